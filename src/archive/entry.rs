@@ -1,0 +1,105 @@
+//! What an index says of one file, directory or link.
+
+use super::digest::{Blake3, Md5};
+use super::path::EntryPath;
+use std::ops::Range;
+
+/// Owner, permissions and time of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    /// Permission bits, set-id and sticky bits included: `0..=0o7777`.
+    pub mode: u32,
+    /// Time of the last change of the content, in nanoseconds since 1970; negative before.
+    pub mtime_ns: i64,
+    /// Numeric owner.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+}
+
+/// Where the indexer saw a file; it tells later whether the file was touched, and never leaves the digest of an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Time of the last change of the inode, in nanoseconds since 1970.
+    pub ctime_ns: i64,
+}
+
+/// A regular file: one row of table `tar` and what we know beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileEntry {
+    /// Dense from 0.
+    pub id: u64,
+    /// Relative to the base folder.
+    pub path: EntryPath,
+    /// Length in bytes.
+    pub size: u64,
+    /// Where its content starts in the archive.
+    pub offset: u64,
+    /// md5 of the content.
+    pub md5: Md5,
+    /// BLAKE3 of the content; absent in an index that the original program wrote.
+    pub blake3: Option<Blake3>,
+    /// Absent in an index that the original program wrote.
+    pub meta: Option<Meta>,
+    /// Absent in an index that the original program wrote, or that came over the network.
+    pub origin: Option<Origin>,
+}
+
+impl FileEntry {
+    /// The bytes of the archive that this file occupies.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.size
+    }
+}
+
+/// What an entry without content of its own is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeKind {
+    /// A directory.
+    Dir,
+    /// A symbolic link; its target is any text.
+    Symlink,
+    /// A further name of a file of the index; its target is that file's path.
+    Hardlink,
+}
+
+impl NodeKind {
+    /// The letter that stands for it in the index.
+    #[must_use]
+    pub fn letter(self) -> &'static str {
+        match self {
+            Self::Dir => "d",
+            Self::Symlink => "l",
+            Self::Hardlink => "h",
+        }
+    }
+
+    /// The kind that `letter` stands for.
+    #[must_use]
+    pub fn from_letter(letter: &str) -> Option<Self> {
+        match letter {
+            "d" => Some(Self::Dir),
+            "l" => Some(Self::Symlink),
+            "h" => Some(Self::Hardlink),
+            _ => None,
+        }
+    }
+}
+
+/// A directory or link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// What it is.
+    pub kind: NodeKind,
+    /// Relative to the base folder.
+    pub path: EntryPath,
+    /// Where a link points to; empty for a directory.
+    pub target: Box<[u8]>,
+    /// Owner, permissions and time.
+    pub meta: Option<Meta>,
+}

@@ -1,0 +1,9 @@
+//! Pure parts: entry paths, layout, digests, codec, protocol types. No I/O, async, clock, randomness or environment.
+
+pub mod codec;
+pub mod digest;
+pub mod entry;
+pub mod layout;
+pub mod path;
+pub mod protocol;
+pub mod ranges;

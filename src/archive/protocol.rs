@@ -1,0 +1,178 @@
+//! What sender and receiver say to each other over HTTP (FORMATS 1.3 and 2.3).
+
+use serde::{Deserialize, Serialize};
+
+/// On every answer of our receiver; tells a sender that it does not talk to the original program. Its value is [`VERSION`].
+pub const HEADER_SERVER: &str = "x-tar-like";
+/// The version of the protocol beyond FORMATS 1.3.
+pub const VERSION: &str = "1";
+/// On a PUT: the digest of the index that the sender works by, as 64 hex digits.
+pub const HEADER_INDEX: &str = "x-tar-like-index";
+/// On the PUT of a block: BLAKE3 of its uncompressed content, as 64 hex digits.
+pub const HEADER_DIGEST: &str = "x-tar-like-digest";
+/// On the PUT of a block: ids of files, separated by commas, whose bytes in this block are zeros because they could not be
+/// read; a run of ids is `first-last`, both inclusive.
+pub const HEADER_FAILED: &str = "x-tar-like-failed";
+
+/// How many missing ranges one status answer names; the rest follows with `from`.
+pub const STATUS_RANGES: usize = 10_000;
+/// How many failed files an answer names.
+pub const FAILED_NAMES: usize = 1_000;
+
+/// Answer to the PUT of an index.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IndexAnswer {
+    /// `"ok"`; the original's clients look for a key of this name.
+    pub rc: String,
+    /// The digest that the receiver computed from the rows.
+    pub digest: Option<String>,
+    /// Whether everything is in place already.
+    #[serde(default)]
+    pub complete: bool,
+}
+
+/// Answer to the PUT of a block.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockAnswer {
+    /// The block's number.
+    pub blk_no: u64,
+    /// The block size of the URL, in bytes.
+    pub blk_size: u64,
+    /// How many files the block touched.
+    pub frags: u64,
+    /// `[tar_id, blk_size, blk_no]` as text, as the original answers.
+    pub path: Vec<String>,
+    /// How long the receiver took, in seconds.
+    pub dur: f64,
+    /// Length of the body, in bytes.
+    pub in_len: u64,
+    /// Ids of files whose bytes are not what the index says. They were not accepted and count as missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<u64>,
+}
+
+/// A file that is not published, and why.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct FailedFile {
+    /// The file's id in the index; absent for a directory or link.
+    pub id: Option<u64>,
+    /// Its path, printable.
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Answer to `GET status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The archive.
+    pub tar_id: u64,
+    /// Which state of the index this is, counted from 1.
+    pub generation: u64,
+    /// The digest of the active index.
+    pub digest: String,
+    /// Size of the archive, in bytes.
+    pub total_bytes: u64,
+    /// How many of them are on stable storage.
+    pub done_bytes: u64,
+    /// What is missing from `from` on, as half-open byte ranges of the archive; at most [`STATUS_RANGES`].
+    pub missing: Vec<(u64, u64)>,
+    /// Where to go on asking, if `missing` was cut.
+    pub next: Option<u64>,
+    /// The block size that the next two are counted in, in bytes.
+    pub blk_size: u64,
+    /// Blocks of the archive.
+    pub blocks_total: u64,
+    /// Blocks of which every byte is done.
+    pub blocks_done: u64,
+    /// Files of the index.
+    pub files_total: u64,
+    /// Files that have their final name.
+    pub files_published: u64,
+    /// Files that could not be published so far; at most [`FAILED_NAMES`].
+    pub failed: Vec<FailedFile>,
+    /// Everything is published, and directories, links and metadata are in place.
+    pub complete: bool,
+}
+
+/// Body of `POST finish`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct FinishRequest {
+    /// Create empty files, directories and links even if content is missing.
+    #[serde(default)]
+    pub partial: bool,
+}
+
+/// Answer to `POST finish`: with status 200 the outcome, with 202 how far it is (ask again).
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct FinishAnswer {
+    /// Everything that the index says is in place and proven.
+    pub complete: bool,
+    /// Bytes that were never accepted, or not any more.
+    pub missing_bytes: u64,
+    /// Files that have their final name.
+    pub files_published: u64,
+    /// What could not be put in place; at most [`FAILED_NAMES`].
+    pub failed: Vec<FailedFile>,
+    /// How many there are, named or not.
+    pub failed_total: u64,
+}
+
+/// Body of every answer that is no success.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    /// What happened.
+    pub error: String,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Set where the receiver's storage failed and only a restart helps; tells this 503 from an overload.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub degraded: bool,
+}
+
+/// Writes ids, ascending, as the value of [`HEADER_FAILED`].
+#[must_use]
+pub fn format_ids(ids: &[u64]) -> String {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for &id in ids {
+        match runs.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(id) => *last = id,
+            _ => runs.push((id, id)),
+        }
+    }
+    let runs: Vec<String> = runs
+        .iter()
+        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
+        .collect();
+    runs.join(",")
+}
+
+/// Reads the value of [`HEADER_FAILED`] as inclusive runs; `None` if it is malformed.
+#[must_use]
+pub fn parse_ids(text: &str) -> Option<Vec<(u64, u64)>> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+            (first <= last).then_some((first, last))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_lists_round_trip() {
+        assert_eq!(format_ids(&[1, 2, 3, 7, 9, 10]), "1-3,7,9-10");
+        assert_eq!(parse_ids("1-3,7, 9-10"), Some(vec![(1, 3), (7, 7), (9, 10)]));
+        assert_eq!(parse_ids(""), Some(vec![]));
+        for bad in ["x", "3-1", "-1", "1-", "1;2"] {
+            assert_eq!(parse_ids(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! `tar-like index`
+
+use super::output::{Outcome, Output, human_bytes, human_count};
+use super::{args, default_database, interruptible, threads};
+use crate::engine::index::{IndexOptions, IndexReport, index, refuse_existing};
+use crate::error::Result;
+use crate::telemetry::{Monitor, Notice};
+use clap::Args;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const EXAMPLES: &str = "\
+Examples:
+  tar-like index -b /data
+  tar-like index -c -b /data -db /tmp/data.sqlite -x '\\.tmp$' -x '^cache/'
+
+Exit codes: 0 everything is indexed, 1 error, 2 wrong usage, 3 some entries were skipped (they are listed).";
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct IndexArgs {
+    /// The folder to index
+    #[arg(short, long, value_name = "FOLDER", default_value = ".")]
+    base_folder: PathBuf,
+    /// Where the index goes, also -db [default: ~/.tar_like.sqlite]
+    #[arg(long, value_name = "FILE")]
+    database: Option<PathBuf>,
+    /// Leave out relative paths that match this regular expression; may be given several times
+    #[arg(short = 'x', long, value_name = "REGEX", value_parser = args::regex, allow_hyphen_values = true)]
+    exclude: Vec<regex::bytes::Regex>,
+    /// Replace an index that is there
+    #[arg(short, long)]
+    clean: bool,
+}
+
+pub(super) async fn run(args: IndexArgs, output: &Arc<Output>) -> Result<Outcome> {
+    let database = args.database.map_or_else(default_database, Ok)?;
+    let options = IndexOptions {
+        base: args.base_folder,
+        database,
+        exclude: args.exclude,
+        own_files: Vec::new(),
+        reuse: false,
+        threads: threads(),
+    };
+    refuse_existing(&options, args.clean)?;
+    let report = make(options, output).await?;
+    Ok(Outcome {
+        command: "index",
+        exit: if report.skipped > 0 { 3 } else { 0 },
+        text: describe(&report),
+        fields: fields(&report),
+    })
+}
+
+/// Makes an index, with progress.
+pub(super) async fn make(options: IndexOptions, output: &Arc<Output>) -> Result<IndexReport> {
+    output.notice(Notice::Phase("indexing"));
+    let _watch = output.watch();
+    let monitor = output.clone();
+    interruptible(output, move || index(&options, &*monitor)).await
+}
+
+pub(super) fn describe(report: &IndexReport) -> String {
+    let skipped = if report.skipped > 0 { format!(", {} skipped", human_count(report.skipped)) } else { String::new() };
+    format!(
+        "indexed {} files, {} folders and links, {}{skipped}",
+        human_count(report.files),
+        human_count(report.nodes),
+        human_bytes(report.total_bytes)
+    )
+}
+
+pub(super) fn fields(report: &IndexReport) -> Value {
+    json!({
+        "files": report.files, "nodes": report.nodes, "total_bytes": report.total_bytes, "skipped": report.skipped,
+        "digest": report.digest.to_string(), "unchanged": report.unchanged,
+    })
+}

@@ -1,0 +1,157 @@
+//! The command line: flags, environment, terminal, exit codes. The only place for clap, indicatif, `std::env` and stdout.
+
+mod args;
+mod check;
+mod index;
+mod output;
+mod proxy;
+mod sync;
+mod upload;
+
+use crate::error::{Error, ErrorKind, Result};
+use clap::{Args, Parser, Subcommand};
+use output::{Outcome, Output};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Index, send, receive and verify folders: fast, resumable, proven.
+#[derive(Parser)]
+#[command(name = "tar-like", version, propagate_version = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done and confirmed, 1 stopped by an error (check: differences found), 2 wrong usage,
+3 finished, but some files or blocks failed, 4 receiver full or degraded, 130 interrupted.
+
+Examples:
+  tar-like sync /data http://backup:8000/tar       the whole job in one command
+  tar-like index -b /data                          make an index of /data in ~/.tar_like.sqlite
+  tar-like proxy -b /srv/copy                      receive on 127.0.0.1:8000
+  tar-like upload -b /data -u http://localhost:8000/tar
+  tar-like check -b /srv/copy                      verify a copy against the index";
+
+#[derive(Args, Clone)]
+struct Global {
+    /// Say more (-vv: even more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Write one JSON object a line to standard output, a summary last
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Record paths, sizes, digests and metadata of a folder in an index
+    Index(index::IndexArgs),
+    /// Receive archives over HTTP and put the files in place
+    Proxy(proxy::ProxyArgs),
+    /// Send what a receiver misses of an indexed folder
+    Upload(upload::UploadArgs),
+    /// Compare a folder with an index
+    Check(check::CheckArgs),
+    /// Index, send and verify in one command
+    Sync(sync::SyncArgs),
+}
+
+/// The index that commands use unless told otherwise.
+fn default_database() -> Result<PathBuf> {
+    home("-db FILE").map(|home| home.join(".tar_like.sqlite"))
+}
+
+/// The progress database that commands use unless told otherwise.
+fn default_progress() -> Result<PathBuf> {
+    home("-dbp FILE").map(|home| home.join(".tar_like_progress.sqlite"))
+}
+
+fn home(instead: &str) -> Result<PathBuf> {
+    std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from).ok_or_else(|| {
+        Error::new(ErrorKind::Usage, "HOME is not set, so there is no default place for databases").hint(format!("give {instead}"))
+    })
+}
+
+/// Threads for hashing: one a core.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Runs the program with these arguments, the first of which is its name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args::old_spellings(arguments)) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version go to standard output and are a success; clap knows.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let output = Output::new(&cli.global);
+    let code = match run(cli.command, &output) {
+        Ok(outcome) => output.summary(&outcome),
+        Err(e) => output.error(&e),
+    };
+    ExitCode::from(code)
+}
+
+fn run(command: Command, output: &Arc<Output>) -> Result<Outcome> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("cannot start the runtime", e))?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Index(args) => index::run(args, output).await,
+            Command::Proxy(args) => proxy::run(args, output).await,
+            Command::Upload(args) => upload::run(args, output).await,
+            Command::Check(args) => check::run(args, output).await,
+            Command::Sync(args) => sync::run(args, output).await,
+        }
+    });
+    // A request that hangs in a blocking call must not keep the program from ending.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Runs `work` on a thread of its own; on SIGINT or SIGTERM tells it to stop and waits until it has cleaned up.
+async fn interruptible<T: Send + 'static>(
+    output: &Arc<Output>,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let stop = stop_signal();
+    let mut work = tokio::task::spawn_blocking(work);
+    let ended = tokio::select! {
+        ended = &mut work => ended,
+        () = stop => {
+            output.cancel();
+            work.await
+        }
+    };
+    ended.map_err(|e| Error::new(ErrorKind::Internal, "the work crashed; this is a bug of tar-like").because(e))?
+}
+
+/// Is ready when the user or the system wants the program to end. Signals count from this call on, not from the first poll.
+fn stop_signal() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else { return std::future::pending().await };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+}
+
+fn interrupted() -> Error {
+    Error::new(ErrorKind::Interrupted, "interrupted").hint("run the same command again: it goes on where it was")
+}

@@ -1,0 +1,130 @@
+//! `tar-like proxy`
+
+use super::output::{Outcome, Output};
+use super::{args, stop_signal, upload::read_token};
+use crate::db::index_read::IndexReader;
+use crate::engine::receive::{Receiver, ReceiverOptions};
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::{self, ServerOptions, Token};
+use crate::telemetry::{Monitor, Notice};
+use clap::Args;
+use serde_json::json;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+const EXAMPLES: &str = "\
+Partial files and the receiver's journal lie in FOLDER/.tar-like; everything else in FOLDER is complete and proven.
+With a token, every request must carry it; /healthz and /readyz are open.
+
+Examples:
+  tar-like proxy -b /srv/copy
+  tar-like proxy 8000 -b /srv/copy --bind 0.0.0.0 --token-file /etc/tar-like.token
+
+Exit codes: 0 stopped by SIGTERM or SIGINT, 1 error, 2 wrong usage.";
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ProxyArgs {
+    /// The port to listen on; 0 takes a free one
+    #[arg(value_name = "PORT", default_value_t = 8000)]
+    port: u16,
+    /// The folder to receive into; made if missing
+    #[arg(short, long, value_name = "FOLDER", default_value = "tmp/recv")]
+    base_folder: PathBuf,
+    /// Take this index for archive 0 without waiting for a sender's, also -db
+    #[arg(long, value_name = "FILE")]
+    database: Option<PathBuf>,
+    /// The address to listen on; any but a loopback address needs a token or --insecure
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    bind: IpAddr,
+    /// A file with the token that senders must give [default: environment TARLIKE_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Serve everybody who can reach the address, without a token
+    #[arg(long)]
+    insecure: bool,
+    /// Serve senders that know only the original protocol
+    #[arg(long)]
+    legacy: bool,
+    /// The largest block that is taken, in bytes; K, M, G are powers of 1024
+    #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = args::some_bytes)]
+    max_block_size: u64,
+    /// The largest index that is taken, in bytes
+    #[arg(long, value_name = "BYTES", default_value = "16G", value_parser = args::some_bytes)]
+    max_index_size: u64,
+    /// How many blocks may be in memory at once
+    #[arg(long, value_name = "NUMBER", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    max_inflight: u16,
+}
+
+pub(super) async fn run(args: ProxyArgs, output: &Arc<Output>) -> Result<Outcome> {
+    let token = read_token(args.token_file.as_deref())?.map(|text| Token::new(&text)).transpose()?;
+    if token.is_none() && !args.insecure && !args.bind.is_loopback() {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("anybody who reaches {} could write into {}", args.bind, args.base_folder.display()),
+        )
+        .hint("give --token-file FILE or TARLIKE_TOKEN, or --insecure if the network is yours alone"));
+    }
+    if args.insecure && token.is_none() {
+        output.notice(Notice::Warning("--insecure: everybody who can reach this address may write here".to_string()));
+    }
+    std::fs::create_dir_all(&args.base_folder)
+        .map_err(|e| Error::io(format!("cannot make the base folder {}", args.base_folder.display()), e))?;
+    let address = SocketAddr::new(args.bind, args.port);
+    let listener = TcpListener::bind(address).await.map_err(|e| {
+        Error::io(format!("cannot listen on {address}"), e).hint("is another proxy running? give another port")
+    })?;
+    let base = args.base_folder.clone();
+    let options = ReceiverOptions { legacy: args.legacy };
+    let database = args.database.clone();
+    let receiver = tokio::task::spawn_blocking(move || -> Result<Arc<Receiver>> {
+        let receiver = Receiver::open(&base, options)?;
+        if let Some(database) = database {
+            take_shared_index(&receiver, &database)?;
+        }
+        Ok(receiver)
+    })
+    .await
+    .map_err(|e| Error::new(ErrorKind::Internal, "the start crashed").because(e))??;
+    let address = listener.local_addr().map_err(|e| Error::io("cannot ask for the address", e))?;
+    let url = format!("http://{address}");
+    // The handlers stand before anybody learns the address: a stop right after it must be a graceful one.
+    let stop = std::pin::pin!(stop_signal());
+    output.announce(&format!("listening on {url}"), &json!({"event": "listening", "url": url}));
+    let options = ServerOptions {
+        token,
+        max_block_bytes: args.max_block_size,
+        max_index_bytes: args.max_index_size,
+        max_inflight: usize::from(args.max_inflight),
+        ..ServerOptions::default()
+    };
+    server::run(listener, receiver.clone(), options, stop).await?;
+    let counters = &receiver.counters;
+    let (blocks, files) = (counters.blocks.get(), counters.files_published.get());
+    Ok(Outcome {
+        command: "proxy",
+        exit: 0,
+        text: format!("stopped; {blocks} blocks received, {files} files published"),
+        fields: json!({"blocks": blocks, "files_published": files}),
+    })
+}
+
+/// An index that reached this host by another way. It never replaces what a sender put.
+fn take_shared_index(receiver: &Arc<Receiver>, database: &Path) -> Result<()> {
+    if !database.exists() {
+        tracing::info!("{} is not there; waiting for a sender's index", database.display());
+        return Ok(());
+    }
+    let digest = IndexReader::open(database)?.summary()?.digest;
+    match receiver.status(0, 1, 0) {
+        Ok(status) if status.digest != digest.to_string() => {
+            tracing::warn!("archive 0 has another index than {}; the one that a sender put stays", database.display());
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+        Err(_) => receiver.put_index(0, database, Some(&digest)).map(drop),
+    }
+}

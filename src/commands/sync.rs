@@ -1,0 +1,184 @@
+//! `tar-like sync`
+
+use super::output::{Outcome, Output};
+use super::{args, default_database, index, threads, upload};
+use crate::db::index_read::IndexReader;
+use crate::engine::index::IndexOptions;
+use crate::engine::receive::{Receiver, ReceiverOptions};
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::{self, ServerOptions, Token};
+use clap::Args;
+use rand::distr::{Alphanumeric, SampleString};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+const EXAMPLES: &str = "\
+The contents of SOURCE become the contents of DESTINATION, as with `rsync -a SOURCE/ DESTINATION/`. Nothing is deleted there.
+The index is kept: running the same command again reads only what changed, and sends nothing if nothing did.
+
+Examples:
+  tar-like sync /data http://backup:8000/tar
+  tar-like sync /data /mnt/disk/data -db /tmp/data.sqlite
+  tar-like sync /data https://backup/tar --token-file token --dry-run
+
+Exit codes: 0 the receiver confirmed every file, 1 error, 2 wrong usage, 3 some files failed or were skipped (they are
+listed), 4 receiver full or degraded, 130 interrupted.";
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct SyncArgs {
+    /// The folder to copy
+    #[arg(value_name = "SOURCE")]
+    source: PathBuf,
+    /// A receiver (http://host:8000/tar) or a folder on this host
+    #[arg(value_name = "DESTINATION")]
+    destination: PathBuf,
+    /// Where the index is kept, also -db [default: ~/.tar_like.sqlite]
+    #[arg(long, value_name = "FILE")]
+    database: Option<PathBuf>,
+    /// Leave out relative paths that match this regular expression; may be given several times
+    #[arg(short = 'x', long, value_name = "REGEX", value_parser = args::regex, allow_hyphen_values = true)]
+    exclude: Vec<regex::bytes::Regex>,
+    /// Replace an index that is there and read every file again
+    #[arg(short, long)]
+    clean: bool,
+    #[command(flatten)]
+    transfer: upload::TransferArgs,
+}
+
+/// Where the archive goes.
+enum Destination {
+    Remote(String),
+    Local(PathBuf),
+}
+
+pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome> {
+    let destination = destination(&args.destination, &args.source)?;
+    let kept = args.database.map_or_else(default_database, Ok)?;
+    if !args.clean {
+        check_same_folder(&kept, &args.source)?;
+    }
+    let scratch = tempfile::tempdir().map_err(|e| Error::io("cannot make a temporary folder", e))?;
+    let (database, reuse) = if args.transfer.dry_run { dry_database(&kept, scratch.path(), args.clean)? } else { (kept.clone(), !args.clean) };
+    let options = IndexOptions {
+        base: args.source.clone(),
+        database: database.clone(),
+        exclude: args.exclude,
+        own_files: vec![args.transfer.progress()?, kept],
+        reuse,
+        threads: threads(),
+    };
+    let indexed = index::make(options, output).await?;
+    let mut token = args.transfer.token()?;
+    let mut embedded = None;
+    let url = match destination {
+        Destination::Remote(url) => url,
+        Destination::Local(folder) => {
+            let receiver = Embedded::start(&folder).await?;
+            token = Some(receiver.token.clone());
+            let url = receiver.url.clone();
+            embedded = Some(receiver);
+            url
+        }
+    };
+    let report = args.transfer.send(&args.source, database, url, token, (0, None), output).await;
+    if let Some(embedded) = embedded {
+        embedded.stop().await?;
+    }
+    let report = report?;
+    let mut fields = upload::fields(&report);
+    if let Some(fields) = fields.as_object_mut() {
+        fields.insert("index".to_string(), index::fields(&indexed));
+    }
+    let exit = if indexed.skipped > 0 { ErrorKind::Partial.exit_code() } else { 0 };
+    Ok(Outcome {
+        command: "sync",
+        exit: upload::exit(&report).max(exit),
+        text: format!("{}; {}", index::describe(&indexed), upload::describe(&report)),
+        fields,
+    })
+}
+
+fn destination(given: &Path, source: &Path) -> Result<Destination> {
+    if let Some(url) = given.to_str().filter(|text| text.starts_with("http://") || text.starts_with("https://")) {
+        return Ok(Destination::Remote(url.to_owned()));
+    }
+    if given.to_str().is_some_and(|text| text.contains("://")) {
+        return Err(Error::new(ErrorKind::Usage, format!("{} is neither an http(s) address nor a folder", given.display())));
+    }
+    let source = source
+        .canonicalize()
+        .map_err(|e| Error::io(format!("cannot open the source folder {}", source.display()), e))?;
+    std::fs::create_dir_all(given)
+        .map_err(|e| Error::io(format!("cannot make the destination folder {}", given.display()), e))?;
+    let folder = given
+        .canonicalize()
+        .map_err(|e| Error::io(format!("cannot open the destination folder {}", given.display()), e))?;
+    if folder.starts_with(&source) {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("the destination {} lies in the source {}", folder.display(), source.display()),
+        )
+        .hint("the copy would contain itself; choose a destination outside"));
+    }
+    Ok(Destination::Local(folder))
+}
+
+/// The index of another folder is not replaced by accident: the usual place is the same for every folder.
+fn check_same_folder(database: &Path, source: &Path) -> Result<()> {
+    if !database.exists() {
+        return Ok(());
+    }
+    let former = IndexReader::open(database)?.summary()?.base;
+    if former.is_none() || former == source.canonicalize().ok() {
+        return Ok(());
+    }
+    let former = former.unwrap_or_default();
+    Err(Error::new(ErrorKind::Source, format!("{} is the index of {}", database.display(), former.display()))
+        .hint("give -db FILE to keep an index for each folder, or -c to replace this one"))
+}
+
+/// A dry run changes nothing, the index included: it works on a copy.
+fn dry_database(kept: &Path, scratch: &Path, clean: bool) -> Result<(PathBuf, bool)> {
+    let copy = scratch.join("index.sqlite");
+    if clean || !kept.exists() {
+        return Ok((copy, false));
+    }
+    std::fs::copy(kept, &copy).map_err(|e| Error::io(format!("cannot copy the index {}", kept.display()), e))?;
+    Ok((copy, true))
+}
+
+/// A receiver in this process, on loopback, that only this process has the token of.
+struct Embedded {
+    url: String,
+    token: String,
+    stop: tokio::sync::oneshot::Sender<()>,
+    server: tokio::task::JoinHandle<Result<()>>,
+}
+
+impl Embedded {
+    async fn start(folder: &Path) -> Result<Self> {
+        let folder = folder.to_path_buf();
+        let receiver = tokio::task::spawn_blocking(move || Receiver::open(&folder, ReceiverOptions::default()))
+            .await
+            .map_err(|e| Error::new(ErrorKind::Internal, "the receiver crashed").because(e))??;
+        let listener =
+            TcpListener::bind(("127.0.0.1", 0)).await.map_err(|e| Error::io("cannot listen on loopback", e))?;
+        let address = listener.local_addr().map_err(|e| Error::io("cannot ask for the address", e))?;
+        let token = Alphanumeric.sample_string(&mut rand::rng(), 40);
+        let options = ServerOptions { token: Some(Token::new(&token)?), max_block_bytes: 1 << 32, ..ServerOptions::default() };
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let server = tokio::spawn(server::run(listener, receiver, options, async {
+            // An error says that the sender is gone, which is a reason to stop, too.
+            let _ = stopped.await;
+        }));
+        Ok(Self { url: format!("http://{address}/tar"), token, stop, server })
+    }
+
+    async fn stop(self) -> Result<()> {
+        // An error says that the server has ended already; it is the server's to say why.
+        let _ = self.stop.send(());
+        self.server.await.map_err(|e| Error::new(ErrorKind::Internal, "the receiver crashed").because(e))?
+    }
+}

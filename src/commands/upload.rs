@@ -1,0 +1,235 @@
+//! `tar-like upload`
+
+use super::output::{Outcome, Output, exit_of, human_bytes, human_count};
+use super::{args, default_database, default_progress, interrupted, stop_signal};
+use crate::archive::codec::Compression;
+use crate::archive::layout::DEFAULT_BLOCK_SIZE;
+use crate::engine::upload::{UploadOptions, UploadReport, upload};
+use crate::error::{Error, ErrorKind, Result};
+use crate::remote::{Bandwidth, Client, ClientOptions, Patience};
+use crate::source::disk::DiskSource;
+use crate::telemetry::{Monitor, Notice};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+The receiver is asked what it misses, and only that is sent; after any interruption the same command goes on.
+Several hosts may send at once: give each its own range of blocks with -f and -l.
+
+Examples:
+  tar-like upload -b /data -u http://backup:8000/tar
+  tar-like upload -b /data -db /tmp/data.sqlite -u https://backup/tar --token-file token -p 8
+  tar-like upload -b /data -f 0 -l 999            this host sends the first 1000 blocks
+  tar-like upload -b /data --dry-run              what would be sent
+
+Exit codes: 0 the receiver confirmed every file (with -f/-l: every block of the range), 1 error, 2 wrong usage,
+3 some files failed (they are listed), 4 receiver full or degraded, 130 interrupted.";
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct UploadArgs {
+    /// The folder that was indexed
+    #[arg(short, long, value_name = "FOLDER", default_value = ".")]
+    base_folder: PathBuf,
+    /// The index, also -db [default: ~/.tar_like.sqlite]
+    #[arg(long, value_name = "FILE")]
+    database: Option<PathBuf>,
+    /// The receiver
+    #[arg(short, long, value_name = "URL", default_value = "http://localhost:8000/tar")]
+    upload_url: String,
+    /// Send from this block on
+    #[arg(short, long, value_name = "BLOCK", default_value_t = 0)]
+    first_block: u64,
+    /// Send up to this block, inclusive [default: the last one]
+    #[arg(short, long, value_name = "BLOCK")]
+    last_block: Option<u64>,
+    #[command(flatten)]
+    transfer: TransferArgs,
+}
+
+/// The flags that `upload` and `sync` share.
+#[derive(Args)]
+pub(super) struct TransferArgs {
+    /// A cache of what was accepted, also -dbp [default: ~/.tar_like_progress.sqlite]
+    #[arg(long, value_name = "FILE")]
+    database_progress: Option<PathBuf>,
+    /// Blocks that are read, compressed and sent at once
+    #[arg(short = 'p', long, value_name = "NUMBER", default_value_t = 5, alias = "workers", value_parser = clap::value_parser!(u16).range(1..))]
+    no_processes: u16,
+    /// The size of a block in bytes; K, M, G are powers of 1024
+    #[arg(short = 's', long, value_name = "BYTES", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = args::some_bytes)]
+    block_size: u64,
+    /// The number of the archive at the receiver: different folders need different numbers
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    tar_id: u64,
+    /// Send also what the receiver has already
+    #[arg(long)]
+    ignore_done: bool,
+    /// Do not verify the receiver's certificate
+    #[arg(long)]
+    ignore_ca: bool,
+    /// A PEM file with certificates to trust beside the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "ignore_ca")]
+    ca_file: Option<PathBuf>,
+    /// A file with the receiver's token [default: environment TARLIKE_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Send at most this many bytes a second; K, M, G are powers of 1024
+    #[arg(long, value_name = "RATE", value_parser = args::some_bytes)]
+    bwlimit: Option<u64>,
+    /// Only say what would be sent
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Compress blocks: where a sample shrinks, always, or never
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Compress::Auto)]
+    compress: Compress,
+    /// Give up when nothing was accepted for this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..))]
+    stall_timeout: u64,
+    /// A block must be answered within this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    block_timeout: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Compress {
+    Auto,
+    Lz4,
+    None,
+}
+
+impl TransferArgs {
+    /// The progress database.
+    pub(super) fn progress(&self) -> Result<PathBuf> {
+        self.database_progress.clone().map_or_else(default_progress, Ok)
+    }
+
+    /// The token that the flags or the environment give.
+    pub(super) fn token(&self) -> Result<Option<String>> {
+        read_token(self.token_file.as_deref())
+    }
+
+    /// Sends the archive of `base` and `database` to `url`.
+    pub(super) async fn send(
+        &self,
+        base: &Path,
+        database: PathBuf,
+        url: String,
+        token: Option<String>,
+        range: (u64, Option<u64>),
+        output: &Arc<Output>,
+    ) -> Result<UploadReport> {
+        if self.ignore_ca {
+            output.notice(Notice::Warning("--ignore-ca: the receiver's certificate is not verified".to_string()));
+        }
+        let client = ClientOptions {
+            url,
+            tar_id: self.tar_id,
+            token,
+            ca_file: self.ca_file.clone(),
+            ignore_ca: self.ignore_ca,
+            connections: usize::from(self.no_processes),
+            block_deadline: Duration::from_secs(self.block_timeout),
+            bandwidth: self.bwlimit.map(|rate| Arc::new(Bandwidth::new(rate))),
+        };
+        let patience = Patience::new(Duration::from_secs(self.stall_timeout));
+        let client = Arc::new(Client::new(client, patience, output.clone())?);
+        let options = UploadOptions {
+            database,
+            progress: self.progress()?,
+            tar_id: self.tar_id,
+            block_size: self.block_size,
+            first: range.0,
+            last: range.1,
+            workers: usize::from(self.no_processes),
+            ignore_done: self.ignore_done,
+            dry_run: self.dry_run,
+            compression: match self.compress {
+                Compress::Auto => Compression::Auto,
+                Compress::Lz4 => Compression::Lz4,
+                Compress::None => Compression::None,
+            },
+            scratch: std::env::temp_dir(),
+        };
+        let source = Arc::new(DiskSource::open(base)?);
+        let counters = output.counters();
+        for counter in [&counters.files_total, &counters.files_done, &counters.total_bytes, &counters.done_bytes] {
+            counter.set(0);
+        }
+        output.notice(Notice::Phase("sending"));
+        let watch = output.watch();
+        let outcome = tokio::select! {
+            outcome = upload(source, client, &options, output.clone()) => outcome,
+            () = stop_signal() => Err(interrupted()),
+        };
+        if outcome.as_ref().is_ok_and(|report| report.complete) {
+            output.verified();
+        }
+        drop(watch);
+        outcome
+    }
+}
+
+/// A token never stands on the command line, where everybody on the host could read it.
+pub(super) fn read_token(file: Option<&Path>) -> Result<Option<String>> {
+    let text = match file {
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|e| Error::io(format!("cannot read the token file {}", path.display()), e).with_kind(ErrorKind::Usage))?,
+        None => std::env::var("TARLIKE_TOKEN").unwrap_or_default(),
+    };
+    let text = text.trim().to_owned();
+    match (text.is_empty(), file) {
+        (true, Some(path)) => Err(Error::new(ErrorKind::Usage, format!("the token file {} is empty", path.display()))),
+        (true, None) => Ok(None),
+        (false, _) => Ok(Some(text)),
+    }
+}
+
+pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcome> {
+    let database = args.database.map_or_else(default_database, Ok)?;
+    let token = args.transfer.token()?;
+    let range = (args.first_block, args.last_block);
+    let report = args.transfer.send(&args.base_folder, database, args.upload_url, token, range, output).await?;
+    Ok(Outcome { command: "upload", exit: exit(&report), text: describe(&report), fields: fields(&report) })
+}
+
+/// 0 only if the receiver confirmed everything, or everything that was this run's to send.
+pub(super) fn exit(report: &UploadReport) -> u8 {
+    let confirmed = report.complete || report.legacy || report.dry_run || report.others_bytes > 0;
+    if confirmed && report.failed_total == 0 { 0 } else { exit_of(ErrorKind::Partial) }
+}
+
+pub(super) fn describe(report: &UploadReport) -> String {
+    let what = format!("{} blocks, {}", human_count(report.sent_blocks), human_bytes(report.sent_bytes));
+    if report.dry_run {
+        let to = if report.legacy { " (the receiver knows only the original protocol)" } else { "" };
+        return format!("would send {what} of {} in {} files{to}", human_bytes(report.total_bytes), human_count(report.files));
+    }
+    let state = if report.failed_total > 0 {
+        format!("{} FAILED", human_count(report.failed_total))
+    } else if report.complete && !report.legacy {
+        format!("all {} files confirmed by the receiver", human_count(report.files))
+    } else if report.others_bytes > 0 {
+        format!("this range is done, {} are left for other senders", human_bytes(report.others_bytes))
+    } else if report.legacy {
+        "accepted, but not proven: run check on the receiver".to_string()
+    } else {
+        "NOT confirmed by the receiver".to_string()
+    };
+    format!("sent {what} ({} on the wire); {state}", human_bytes(report.wire_bytes))
+}
+
+pub(super) fn fields(report: &UploadReport) -> Value {
+    let failed: Vec<Value> =
+        report.failed.iter().map(|entry| json!({"path": entry.path, "reason": entry.reason})).collect();
+    json!({
+        "files": report.files, "total_bytes": report.total_bytes, "sent_blocks": report.sent_blocks,
+        "sent_bytes": report.sent_bytes, "wire_bytes": report.wire_bytes, "stored_blocks": report.stored_blocks,
+        "retries": report.retries, "failed": failed, "failed_total": report.failed_total,
+        "complete": report.complete, "others_bytes": report.others_bytes, "legacy": report.legacy,
+        "dry_run": report.dry_run,
+    })
+}

@@ -1,0 +1,238 @@
+//! Taking in an index that came over the network. The file is hostile until proven otherwise: it is opened read-only under
+//! limits, only plain tables are read, every row is validated and copied into a database of our own, and then it is dropped.
+
+use super::index_read::IndexReader;
+use super::index_write::{IndexWriter, Written};
+use super::paths::PathTable;
+#[cfg(test)]
+use super::text_or_blob;
+use crate::archive::entry::NodeKind;
+use crate::archive::path::{EntryPath, printable};
+use crate::error::{Error, ErrorKind, Result};
+use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthAction, Authorization};
+use rusqlite::limits::Limit;
+#[cfg(test)]
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{Connection, OpenFlags};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+/// The longest value that any column may have, in bytes: a path, with room to spare.
+const LONGEST_VALUE: i32 = 64 << 10;
+
+/// Copies the index at `uploaded` into a new index at `target`, as generation `generation`, with `created_s` in seconds since
+/// 1970. `name` stands for the upload in messages.
+///
+/// # Errors
+/// [`ErrorKind::BadIndex`] says what is wrong with the upload; nothing is written then. Others: our own disk or database.
+pub fn import(
+    uploaded: &Path,
+    target: &Path,
+    name: &str,
+    generation: u64,
+    created_s: u64,
+) -> Result<Written> {
+    let refuse = |e: Error| match e.kind() {
+        ErrorKind::Database => e.with_kind(ErrorKind::BadIndex),
+        _ => e,
+    };
+    check_header(uploaded, name)?;
+    let reader = IndexReader::on(open_hostile(uploaded, name)?, Path::new(name)).map_err(refuse)?;
+    let mut writer = IndexWriter::create(target)?;
+    let paths = PathTable::create(target.parent().unwrap_or(Path::new(".")))?;
+    let mut own_failure = None;
+    let read = reader.files(|file| {
+        if file.id != writer.files() {
+            return Err(refused(
+                name,
+                format!("file ids are not dense from 0: {} follows {} rows", file.id, writer.files()),
+            ));
+        }
+        if file.offset != writer.total_bytes() {
+            return Err(refused(
+                name,
+                format!("file {} \"{}\" does not start where the one before ends", file.id, file.path),
+            ));
+        }
+        if let Err(e) = add(&paths, &file.path, "f").and_then(|()| writer.file(&file)) {
+            own_failure = Some(e.kind());
+            return Err(e);
+        }
+        Ok(ControlFlow::Continue(()))
+    });
+    // A failure of our own database is not the upload's fault and must not be reported as such.
+    read.map_err(|e| if own_failure.is_some() { e } else { refuse(e) })?;
+    let read = reader.nodes(|node| {
+        if let Err(e) = add(&paths, &node.path, node.kind.letter()).and_then(|()| writer.node(&node)) {
+            own_failure = Some(e.kind());
+            return Err(e);
+        }
+        Ok(ControlFlow::Continue(()))
+    });
+    read.map_err(|e| if own_failure.is_some() { e } else { refuse(e) })?;
+    if let Some(path) = paths.conflict()? {
+        return Err(refused(name, format!("\"{path}\" is both a file and a folder")));
+    }
+    reader
+        .nodes(|node| {
+            if node.kind == NodeKind::Hardlink && paths.kind_of(&node.target)?.as_deref() != Some("f") {
+                return Err(refused(
+                    name,
+                    format!(
+                        "hard link \"{}\" points to \"{}\", which is no file of it",
+                        node.path,
+                        printable(&node.target)
+                    ),
+                ));
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+        .map_err(refuse)?;
+    writer.finish(b"", generation, created_s)
+}
+
+fn add(paths: &PathTable, path: &EntryPath, kind: &str) -> Result<()> {
+    if paths.add(path, kind)? {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::BadIndex, format!("the index is refused: path \"{path}\" occurs twice")))
+}
+
+fn refused(name: &str, why: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::BadIndex, format!("{name} is refused: {why}"))
+}
+
+/// A cut upload must not pass for a whole one: the header says how many pages there are.
+fn check_header(path: &Path, name: &str) -> Result<()> {
+    use std::io::Read;
+    let io = |e: std::io::Error| Error::io(format!("cannot read {name}"), e);
+    let mut file = std::fs::File::open(path).map_err(io)?;
+    let length = file.metadata().map_err(io)?.len();
+    let mut header = [0; 100];
+    if length < 512 || file.read_exact(&mut header).is_err() || !header.starts_with(b"SQLite format 3\0") {
+        return Err(refused(name, "it is no SQLite database"));
+    }
+    let page = match u16::from_be_bytes([header[16], header[17]]) {
+        1 => 65_536,
+        size => u64::from(size),
+    };
+    let pages = u64::from(u32::from_be_bytes([header[28], header[29], header[30], header[31]]));
+    // The page count is only valid when these two counters agree; old writers leave it 0.
+    let valid = header[24..28] == header[92..96] && pages > 0;
+    if valid && pages * page != length {
+        return Err(refused(name, format!("its header says {} bytes, it has {length}", pages * page)));
+    }
+    Ok(())
+}
+
+fn open_hostile(path: &Path, name: &str) -> Result<Connection> {
+    let bad = |e: rusqlite::Error| refused(name, e);
+    let mut uri = b"file:".to_vec();
+    for &byte in std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()) {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
+            uri.push(byte);
+        } else {
+            uri.extend(format!("%{byte:02X}").bytes());
+        }
+    }
+    // Immutable: no lock, no journal or WAL beside it is looked at, whatever the header says.
+    uri.extend(b"?mode=ro&immutable=1");
+    let uri = String::from_utf8(uri).map_err(|e| refused(name, e))?;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(&uri, flags).map_err(bad)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE).map_err(bad)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0).map_err(bad)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_COLUMN, 64).map_err(bad)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 1).map_err(bad)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).map_err(bad)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false).map_err(bad)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).map_err(bad)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false).map_err(bad)?;
+    connection.execute_batch("PRAGMA cell_size_check=ON; PRAGMA mmap_size=0;").map_err(bad)?;
+    check_schema(&connection, name)?;
+    connection.authorizer(Some(authorize)).map_err(bad)?;
+    Ok(connection)
+}
+
+/// Only plain tables and plain indexes on them, and of our own tables only those that we know.
+fn check_schema(connection: &Connection, name: &str) -> Result<()> {
+    let bad = |e: rusqlite::Error| refused(name, e);
+    let mut statement =
+        connection.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema").map_err(bad)?;
+    let mut rows = statement.query([]).map_err(bad)?;
+    while let Some(row) = rows.next().map_err(bad)? {
+        let kind: String = row.get(0).map_err(bad)?;
+        let object: String = row.get(1).map_err(bad)?;
+        let table: String = row.get(2).map_err(bad)?;
+        let sql: String = row.get::<_, Option<String>>(3).map_err(bad)?.unwrap_or_default();
+        let known = matches!(&*table, "tar" | "tarlike_meta" | "tarlike_file" | "tarlike_node")
+            || table.starts_with("sqlite_stat");
+        let plain = match &*kind {
+            "table" => sql.get(..12).is_some_and(|start| start.eq_ignore_ascii_case("create table")),
+            "index" => true,
+            _ => false,
+        };
+        if !known || !plain {
+            return Err(refused(
+                name,
+                format!("it holds a {} \"{}\"", printable(kind.as_bytes()), printable(object.as_bytes())),
+            ));
+        }
+    }
+    drop(rows);
+    drop(statement);
+    for table in ["tar", "tarlike_meta", "tarlike_file", "tarlike_node"] {
+        let mut statement = connection.prepare(&format!("PRAGMA table_xinfo({table})")).map_err(bad)?;
+        let hidden: Vec<i64> =
+            statement.query_map([], |row| row.get(6)).and_then(|rows| rows.collect()).map_err(bad)?;
+        if hidden.iter().any(|&hidden| hidden != 0) {
+            return Err(refused(name, format!("table {table} has computed columns")));
+        }
+    }
+    Ok(())
+}
+
+/// What reading an index needs, and nothing else.
+fn authorize(context: rusqlite::hooks::AuthContext<'_>) -> Authorization {
+    let fine = match context.action {
+        AuthAction::Select => true,
+        AuthAction::Read { table_name, .. } => {
+            table_name == "tar" || table_name == "sqlite_master" || table_name.starts_with("tarlike_")
+        }
+        AuthAction::Pragma { pragma_name, .. } => matches!(pragma_name, "cache_size" | "temp_store"),
+        _ => false,
+    };
+    if fine { Authorization::Allow } else { Authorization::Deny }
+}
+
+/// Used by tests of other modules too: an index as the original program writes it.
+#[cfg(test)]
+pub(crate) fn write_original(path: &Path, files: &[(&[u8], &[u8])]) {
+    use rusqlite::params;
+    let connection = Connection::open(path).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TABLE tar(id INT64, path TEXT, size INT64, offset INT64, offset_end INT64, hash TEXT);",
+        )
+        .unwrap();
+    let mut offset = 0;
+    for (id, (name, content)) in files.iter().enumerate() {
+        let size = content.len() as i64;
+        connection
+            .execute(
+                "INSERT INTO tar VALUES(?,?,?,?,?,?)",
+                params![
+                    id as i64,
+                    ToSqlOutput::Borrowed(text_or_blob(name)),
+                    size,
+                    offset,
+                    offset + size - 1,
+                    crate::archive::digest::md5(content).to_string()
+                ],
+            )
+            .unwrap();
+        offset += size;
+    }
+}

@@ -1,0 +1,389 @@
+//! Reading an index, ours or the original program's.
+
+use super::{INDEX_FORMAT, db_error, from_sql_int, sql_int};
+use crate::archive::digest::{Digest, IndexDigest, IndexDigester};
+use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
+use crate::archive::path::{EntryPath, printable};
+use crate::error::{Error, ErrorKind, Result};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
+
+/// What is known of an index as a whole.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Names this state of the index.
+    pub digest: IndexDigest,
+    /// Which state this is, counted from 1.
+    pub generation: u64,
+    /// Rows of table `tar`.
+    pub files: u64,
+    /// Directories and links.
+    pub nodes: u64,
+    /// Size of the archive, in bytes.
+    pub total_bytes: u64,
+    /// The folder that was indexed, if the index says so.
+    pub base: Option<PathBuf>,
+}
+
+/// An index, opened for reading. Not shared between threads: open one each.
+pub struct IndexReader {
+    connection: Connection,
+    path: PathBuf,
+    ours: bool,
+}
+
+const FILE_COLUMNS: &str = "tar.id, tar.path, tar.size, tar.offset, tar.offset_end, tar.hash";
+const OUR_COLUMNS: &str = "f.blake3, f.mode, f.mtime_ns, f.uid, f.gid, f.dev, f.ino, f.ctime_ns";
+
+impl IndexReader {
+    /// Opens the index at `path`.
+    ///
+    /// # Errors
+    /// There is none, it is no index, it was never completed, or a newer version wrote it.
+    pub fn open(path: &Path) -> Result<Self> {
+        if let Err(e) = std::fs::metadata(path) {
+            return Err(Error::io(format!("cannot open the index {}", path.display()), e)
+                .hint("make it with: tar-like index -b FOLDER -db FILE"));
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)
+            .map_err(|e| db_error(format!("cannot open the index {}", path.display()), e))?;
+        Self::on(connection, path)
+    }
+
+    /// The same on a connection that is open already; `path` is for messages.
+    pub(super) fn on(connection: Connection, path: &Path) -> Result<Self> {
+        let what = || format!("{} is no index", path.display());
+        let bad = |e: rusqlite::Error| {
+            Error::new(ErrorKind::BadIndex, what()).because(e).hint("make a new one with: tar-like index -c")
+        };
+        connection.execute_batch("PRAGMA cache_size=-8000; PRAGMA temp_store=FILE;").map_err(bad)?;
+        let table = |name: &str| {
+            connection
+                .query_row("SELECT 1 FROM sqlite_schema WHERE type='table' AND name=?", [name], |_| Ok(()))
+                .optional()
+                .map(|row| row.is_some())
+        };
+        if !table("tar").map_err(bad)? {
+            return Err(Error::new(ErrorKind::BadIndex, format!("{}: it has no table 'tar'", what())));
+        }
+        let ours = table("tarlike_meta").map_err(bad)?;
+        let reader = Self { connection, path: path.to_path_buf(), ours };
+        if ours {
+            let format = reader.meta_int("format")?;
+            if format != Some(INDEX_FORMAT) {
+                return Err(Error::new(
+                    ErrorKind::BadIndex,
+                    format!("{} has index format {format:?}, this program knows {INDEX_FORMAT}", path.display()),
+                )
+                .hint("use the same version of tar-like on all hosts, or make a new index with: tar-like index -c"));
+            }
+            if reader.meta_int("complete")? != Some(1) {
+                return Err(Error::new(
+                    ErrorKind::BadIndex,
+                    format!("{} was never completed", path.display()),
+                ));
+            }
+        }
+        Ok(reader)
+    }
+
+    fn error(&self, error: rusqlite::Error) -> Error {
+        db_error(format!("cannot read the index {}", self.path.display()), error)
+    }
+
+    fn meta_int(&self, key: &str) -> Result<Option<i64>> {
+        self.connection
+            .query_row("SELECT value FROM tarlike_meta WHERE key=?", [key], |row| row.get(0))
+            .optional()
+            .map_err(|e| self.error(e))
+    }
+
+    fn meta_bytes(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        self.connection
+            .query_row("SELECT value FROM tarlike_meta WHERE key=?", [key], |row| {
+                Ok(row.get_ref(0)?.as_bytes_or_null()?.map(<[u8]>::to_vec))
+            })
+            .optional()
+            .map(Option::flatten)
+            .map_err(|e| self.error(e))
+    }
+
+    /// Whether the index has our tables beside `tar`.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.ours
+    }
+
+    /// What is known of the index as a whole. The digest of an index that the original wrote is computed from its rows.
+    ///
+    /// # Errors
+    /// SQLite fails, or a row is invalid.
+    pub fn summary(&self) -> Result<Summary> {
+        let (files, end): (i64, Option<i64>) = self
+            .connection
+            .query_row(
+                "SELECT count(*), (SELECT offset_end FROM tar ORDER BY rowid DESC LIMIT 1) FROM tar",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .map_err(|e| self.error(e))?;
+        let mut summary = Summary {
+            digest: IndexDigester::default().finish(),
+            generation: 1,
+            files: from_sql_int(files),
+            nodes: 0,
+            total_bytes: from_sql_int(end.unwrap_or(-1).saturating_add(1)),
+            base: None,
+        };
+        if !self.ours {
+            let mut digester = IndexDigester::default();
+            self.files(|file| {
+                digester.file(&file);
+                Ok(ControlFlow::Continue(()))
+            })?;
+            summary.digest = digester.finish();
+            return Ok(summary);
+        }
+        let nodes: i64 = self
+            .connection
+            .query_row("SELECT count(*) FROM tarlike_node", [], |row| row.get(0))
+            .map_err(|e| self.error(e))?;
+        summary.nodes = from_sql_int(nodes);
+        summary.generation = from_sql_int(self.meta_int("generation")?.unwrap_or(1));
+        summary.base = self.meta_bytes("base")?.filter(|base| !base.is_empty()).map(|base| {
+            PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(base))
+        });
+        summary.digest = self
+            .meta_bytes("digest")?
+            .and_then(|text| String::from_utf8(text).ok()?.parse().ok())
+            .ok_or_else(|| {
+                Error::new(ErrorKind::BadIndex, format!("{} has no digest", self.path.display()))
+            })?;
+        Ok(summary)
+    }
+
+    fn file_query(&self, tail: &str) -> String {
+        if self.ours {
+            format!(
+                "SELECT {FILE_COLUMNS}, {OUR_COLUMNS} FROM tar LEFT JOIN tarlike_file f ON f.id = tar.id {tail}"
+            )
+        } else {
+            format!("SELECT {FILE_COLUMNS} FROM tar {tail}")
+        }
+    }
+
+    fn each_file(
+        &self,
+        tail: &str,
+        parameters: impl rusqlite::Params,
+        mut each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let mut statement =
+            self.connection.prepare_cached(&self.file_query(tail)).map_err(|e| self.error(e))?;
+        let mut rows = statement.query(parameters).map_err(|e| self.error(e))?;
+        while let Some(row) = rows.next().map_err(|e| self.error(e))? {
+            let file = file_of(row, self.ours)
+                .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", self.path.display())))?;
+            if each(file)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives every file, in the order in which they were written.
+    ///
+    /// # Errors
+    /// SQLite fails, a row is invalid, or `each` fails.
+    pub fn files(&self, each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>) -> Result<()> {
+        self.each_file("ORDER BY tar.rowid", [], each)
+    }
+
+    /// Gives every non-empty file that has a byte in `range` of the archive, ascending.
+    ///
+    /// One index look-up and a scan of the hits: the two-sided comparison of the original program reads the whole table.
+    ///
+    /// # Errors
+    /// SQLite fails, a row is invalid, or `each` fails.
+    pub fn files_in(
+        &self,
+        range: Range<u64>,
+        mut each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        self.each_file(
+            "WHERE tar.offset_end >= ? AND tar.size > 0 ORDER BY tar.offset_end",
+            [sql_int(range.start)],
+            |file| if file.offset >= range.end { Ok(ControlFlow::Break(())) } else { each(file) },
+        )
+    }
+
+    /// Gives the last file that starts before `offset` of the archive, if there is one.
+    ///
+    /// # Errors
+    /// As [`IndexReader::files`].
+    pub fn last_file_before(&self, offset: u64) -> Result<Option<FileEntry>> {
+        let mut last = None;
+        self.each_file(
+            "WHERE tar.offset < ? ORDER BY tar.offset DESC, tar.id DESC LIMIT 1",
+            [sql_int(offset)],
+            |file| {
+                last = Some(file);
+                Ok(ControlFlow::Break(()))
+            },
+        )?;
+        Ok(last)
+    }
+
+    /// Gives the empty files.
+    ///
+    /// # Errors
+    /// As [`IndexReader::files`].
+    pub fn empty_files(&self, each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>) -> Result<()> {
+        self.each_file("WHERE tar.size = 0 ORDER BY tar.rowid", [], each)
+    }
+
+    /// Gives the files with ids in `ids`, ascending.
+    ///
+    /// # Errors
+    /// SQLite fails, a row is invalid, or `each` fails.
+    pub fn files_with_ids(
+        &self,
+        ids: Range<u64>,
+        each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        // Ids are dense from 0 in row order, so an id is a rowid less 1 in every index that was written in one go.
+        self.each_file(
+            "WHERE tar.rowid > ? AND tar.rowid <= ? ORDER BY tar.rowid",
+            [sql_int(ids.start), sql_int(ids.end)],
+            each,
+        )
+    }
+
+    /// Gives every directory and link, in the order in which they were written: a directory before what it contains.
+    ///
+    /// # Errors
+    /// SQLite fails, a row is invalid, or `each` fails.
+    pub fn nodes(&self, each: impl FnMut(Node) -> Result<ControlFlow<()>>) -> Result<()> {
+        self.each_node("ORDER BY id", each)
+    }
+
+    /// Gives every directory, in the reverse order.
+    ///
+    /// # Errors
+    /// As [`IndexReader::nodes`].
+    pub fn directories_deepest_first(&self, each: impl FnMut(Node) -> Result<ControlFlow<()>>) -> Result<()> {
+        self.each_node("WHERE kind='d' ORDER BY id DESC", each)
+    }
+
+    fn each_node(&self, tail: &str, mut each: impl FnMut(Node) -> Result<ControlFlow<()>>) -> Result<()> {
+        if !self.ours {
+            return Ok(());
+        }
+        let query = format!("SELECT kind, path, target, mode, mtime_ns, uid, gid FROM tarlike_node {tail}");
+        let mut statement = self.connection.prepare_cached(&query).map_err(|e| self.error(e))?;
+        let mut rows = statement.query([]).map_err(|e| self.error(e))?;
+        while let Some(row) = rows.next().map_err(|e| self.error(e))? {
+            let node = node_of(row)
+                .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", self.path.display())))?;
+            if each(node)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One row of the file query as an entry, every column checked. The message names the row.
+fn file_of(row: &Row<'_>, ours: bool) -> std::result::Result<FileEntry, String> {
+    let id = unsigned(row, 0).ok_or("a row of table tar has no valid id")?;
+    let at = |what: &str| format!("file {id}: {what}");
+    let path = bytes(row, 1).ok_or_else(|| at("its path is neither text nor blob"))?;
+    let path = EntryPath::new(path).map_err(|why| at(&format!("its path \"{}\" {why}", printable(path))))?;
+    let size = unsigned(row, 2).ok_or_else(|| at("its size is no number from 0 on"))?;
+    let offset = unsigned(row, 3).ok_or_else(|| at("its offset is no number from 0 on"))?;
+    let end = offset.checked_add(size).filter(|&end| end <= i64::MAX as u64);
+    let end = end.ok_or_else(|| at("it ends behind 2^63 bytes"))?;
+    if signed(row, 4) != Some(sql_int(end) - 1) {
+        return Err(at("its offset_end is not offset + size - 1"));
+    }
+    let md5 = bytes(row, 5)
+        .and_then(|hex| std::str::from_utf8(hex).ok()?.parse().ok())
+        .ok_or_else(|| at("its hash is no lowercase md5"))?;
+    let mut file = FileEntry { id, path, size, offset, md5, blake3: None, meta: None, origin: None };
+    if ours {
+        file.blake3 = match row.get_ref(6) {
+            Ok(ValueRef::Null) => None,
+            Ok(ValueRef::Blob(blob)) => {
+                let bytes = <[u8; 32]>::try_from(blob).map_err(|_| at("its BLAKE3 has the wrong length"))?;
+                Some(Digest::from(bytes))
+            }
+            _ => return Err(at("its BLAKE3 is no blob")),
+        };
+        file.meta = meta(row, 7).map_err(|why| at(&why))?;
+        file.origin = match (signed(row, 11), signed(row, 12), signed(row, 13)) {
+            (Some(dev), Some(ino), Some(ctime_ns)) => {
+                Some(Origin { dev: dev.cast_unsigned(), ino: ino.cast_unsigned(), ctime_ns })
+            }
+            _ => None,
+        };
+    }
+    Ok(file)
+}
+
+fn node_of(row: &Row<'_>) -> std::result::Result<Node, String> {
+    let path = bytes(row, 1).ok_or("a node's path is neither text nor blob")?;
+    let at = |what: &str| format!("node \"{}\": {what}", printable(path));
+    let kind = bytes(row, 0)
+        .and_then(|letter| NodeKind::from_letter(std::str::from_utf8(letter).ok()?))
+        .ok_or_else(|| at("its kind is not d, l or h"))?;
+    let target = bytes(row, 2).ok_or_else(|| at("its target is neither text nor blob"))?;
+    let good_target = match kind {
+        NodeKind::Dir => target.is_empty(),
+        NodeKind::Symlink => !target.is_empty() && !target.contains(&0) && target.len() <= 4095,
+        NodeKind::Hardlink => EntryPath::new(target).is_ok(),
+    };
+    if !good_target {
+        return Err(at("its target is not valid"));
+    }
+    let meta = meta(row, 3).map_err(|why| at(&why))?;
+    let target = target.into();
+    let path = EntryPath::new(path).map_err(|why| at(&format!("its path {why}")))?;
+    Ok(Node { kind, path, target, meta })
+}
+
+fn meta(row: &Row<'_>, first: usize) -> std::result::Result<Option<Meta>, String> {
+    if matches!(row.get_ref(first), Ok(ValueRef::Null)) {
+        return Ok(None);
+    }
+    let small = |column: usize| unsigned(row, column).and_then(|n| u32::try_from(n).ok());
+    let meta = (|| {
+        Some(Meta {
+            mode: small(first).filter(|&mode| mode <= 0o7777)?,
+            mtime_ns: signed(row, first + 1)?,
+            uid: small(first + 2)?,
+            gid: small(first + 3)?,
+        })
+    })();
+    meta.map(Some).ok_or_else(|| "its mode, time or owner is not valid".to_string())
+}
+
+fn signed(row: &Row<'_>, column: usize) -> Option<i64> {
+    match row.get_ref(column) {
+        Ok(ValueRef::Integer(number)) => Some(number),
+        _ => None,
+    }
+}
+
+fn unsigned(row: &Row<'_>, column: usize) -> Option<u64> {
+    signed(row, column).and_then(|number| u64::try_from(number).ok())
+}
+
+fn bytes<'r>(row: &'r Row<'_>, column: usize) -> Option<&'r [u8]> {
+    match row.get_ref(column) {
+        Ok(ValueRef::Text(bytes) | ValueRef::Blob(bytes)) => Some(bytes),
+        _ => None,
+    }
+}

@@ -1,0 +1,289 @@
+//! The receiver's journal: which archives there are, which bytes of them are on stable storage, which files are published.
+//! It is the only truth about progress.
+
+use super::{db_error, from_sql_int, sql_int};
+use crate::archive::digest::IndexDigest;
+use crate::archive::ranges::RangeSet;
+use crate::error::{Error, ErrorKind, Result};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::ops::Range;
+use std::path::Path;
+
+const FORMAT: i64 = 1;
+
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS archive(tar_id INTEGER PRIMARY KEY, digest TEXT NOT NULL, generation INT NOT NULL,
+                                       finished INT NOT NULL);
+    CREATE TABLE IF NOT EXISTS done(tar_id INT NOT NULL, first INT NOT NULL, end INT NOT NULL);
+    CREATE TABLE IF NOT EXISTS published(tar_id INT NOT NULL, first INT NOT NULL, end INT NOT NULL);
+    CREATE INDEX IF NOT EXISTS done_tar ON done(tar_id);
+    CREATE INDEX IF NOT EXISTS published_tar ON published(tar_id);";
+
+/// What the journal knows of one archive.
+#[derive(Debug, Clone)]
+pub struct ArchiveState {
+    /// Its number.
+    pub tar_id: u64,
+    /// The digest of its active index.
+    pub digest: IndexDigest,
+    /// Which state of the index that is, counted from 1.
+    pub generation: u64,
+    /// Directories, links, empty files and metadata were put in place.
+    pub finished: bool,
+    /// Bytes of the archive that are on stable storage.
+    pub done: RangeSet,
+    /// Ids of files that have their final name, also after a power loss.
+    pub published: RangeSet,
+}
+
+/// One change, to be made durable together with others.
+#[derive(Debug, Clone)]
+pub enum Record {
+    /// These bytes of the archive are on stable storage.
+    Done(u64, Range<u64>),
+    /// These files have their final name on stable storage.
+    Published(u64, Range<u64>),
+}
+
+/// The open journal.
+pub struct Journal {
+    connection: Connection,
+}
+
+impl Journal {
+    /// Opens or makes the journal at `path`, and holds it against other receivers until dropped.
+    ///
+    /// # Errors
+    /// It cannot be opened, another process holds it, or a newer version wrote it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let what = || format!("cannot use the journal {}", path.display());
+        let connection = Connection::open(path).map_err(|e| db_error(what(), e))?;
+        // Exclusive: the journal's owner is the only receiver on its base folder. It also keeps the WAL index in memory,
+        // so that no shared-memory file is needed.
+        let run = || -> rusqlite::Result<i64> {
+            connection.execute_batch(
+                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-4000;
+                 BEGIN EXCLUSIVE;",
+            )?;
+            let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            if version == 0 {
+                connection.execute_batch(TABLES)?;
+                connection.execute_batch(&format!("PRAGMA user_version={FORMAT};"))?;
+            }
+            connection.execute_batch("COMMIT;")?;
+            Ok(version)
+        };
+        let version = run().map_err(|e| match e.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy) => Error::new(ErrorKind::Io, what())
+                .because("another tar-like receiver uses this base folder")
+                .hint("stop the other one, or give this one its own base folder"),
+            _ => db_error(what(), e),
+        })?;
+        if version != 0 && version != FORMAT {
+            return Err(Error::new(
+                ErrorKind::Database,
+                format!("{}: it has format {version}, this program knows {FORMAT}", what()),
+            )
+            .hint("use the version of tar-like that wrote it"));
+        }
+        Ok(Self { connection })
+    }
+
+    fn error(error: rusqlite::Error) -> Error {
+        db_error("cannot write the journal", error)
+    }
+
+    /// All archives.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn archives(&self) -> Result<Vec<ArchiveState>> {
+        let run = || -> rusqlite::Result<Vec<ArchiveState>> {
+            let mut archives = Vec::new();
+            let mut statement =
+                self.connection.prepare("SELECT tar_id, digest, generation, finished FROM archive")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let tar_id: i64 = row.get(0)?;
+                let digest: String = row.get(1)?;
+                let Ok(digest) = digest.parse() else { continue };
+                archives.push(ArchiveState {
+                    tar_id: from_sql_int(tar_id),
+                    digest,
+                    generation: from_sql_int(row.get(2)?),
+                    finished: row.get(3)?,
+                    done: self.set("SELECT first, end FROM done WHERE tar_id=?", tar_id)?,
+                    published: self.set("SELECT first, end FROM published WHERE tar_id=?", tar_id)?,
+                });
+            }
+            Ok(archives)
+        };
+        run().map_err(|e| db_error("cannot read the journal", e))
+    }
+
+    fn set(&self, query: &str, tar_id: i64) -> rusqlite::Result<RangeSet> {
+        self.connection
+            .prepare(query)?
+            .query_map([tar_id], |row| Ok(from_sql_int(row.get(0)?)..from_sql_int(row.get(1)?)))?
+            .collect()
+    }
+
+    /// Makes `digest` the active index of `tar_id`, with nothing done. Gives the number of this generation.
+    ///
+    /// # Errors
+    /// SQLite fails; the former state stands then.
+    pub fn activate(&mut self, tar_id: u64, digest: &IndexDigest) -> Result<u64> {
+        let mut run = || -> rusqlite::Result<u64> {
+            let tx = self.connection.transaction()?;
+            let id = sql_int(tar_id);
+            let former: Option<i64> = tx
+                .query_row("SELECT generation FROM archive WHERE tar_id=?", [id], |row| row.get(0))
+                .optional()?;
+            let generation = former.unwrap_or(0).saturating_add(1);
+            tx.execute("DELETE FROM done WHERE tar_id=?", [id])?;
+            tx.execute("DELETE FROM published WHERE tar_id=?", [id])?;
+            tx.execute(
+                "INSERT OR REPLACE INTO archive VALUES(?,?,?,0)",
+                params![id, digest.to_string(), generation],
+            )?;
+            tx.commit()?;
+            Ok(from_sql_int(generation))
+        };
+        run().map_err(Self::error)
+    }
+
+    /// Makes all of `records` durable, or none.
+    ///
+    /// # Errors
+    /// SQLite fails, or the disk is full.
+    pub fn append(&mut self, records: &[Record]) -> Result<()> {
+        let mut run = || -> rusqlite::Result<()> {
+            let tx = self.connection.transaction()?;
+            for record in records {
+                let (query, tar_id, range) = match record {
+                    Record::Done(tar_id, range) => ("INSERT INTO done VALUES(?,?,?)", tar_id, range),
+                    Record::Published(tar_id, range) => {
+                        ("INSERT INTO published VALUES(?,?,?)", tar_id, range)
+                    }
+                };
+                tx.prepare_cached(query)?.execute([
+                    sql_int(*tar_id),
+                    sql_int(range.start),
+                    sql_int(range.end),
+                ])?;
+            }
+            tx.commit()
+        };
+        run().map_err(Self::error)
+    }
+
+    /// Takes back that these bytes are done and these files published.
+    ///
+    /// # Errors
+    /// SQLite fails; the former state stands then.
+    pub fn forget(&mut self, tar_id: u64, done: Range<u64>, published: Range<u64>) -> Result<()> {
+        let mut run = || -> rusqlite::Result<()> {
+            let tx = self.connection.transaction()?;
+            let id = sql_int(tar_id);
+            for (table, gone) in [("done", &done), ("published", &published)] {
+                let query =
+                    format!("SELECT rowid, first, end FROM {table} WHERE tar_id=? AND first<? AND end>?");
+                let hits: Vec<(i64, u64, u64)> = tx
+                    .prepare(&query)?
+                    .query_map([id, sql_int(gone.end), sql_int(gone.start)], |row| {
+                        Ok((row.get(0)?, from_sql_int(row.get(1)?), from_sql_int(row.get(2)?)))
+                    })?
+                    .collect::<rusqlite::Result<_>>()?;
+                for (rowid, first, end) in hits {
+                    tx.execute(&format!("DELETE FROM {table} WHERE rowid=?"), [rowid])?;
+                    for rest in [first..end.min(gone.start), first.max(gone.end)..end] {
+                        if rest.start < rest.end {
+                            let values = [id, sql_int(rest.start), sql_int(rest.end)];
+                            tx.execute(&format!("INSERT INTO {table} VALUES(?,?,?)"), values)?;
+                        }
+                    }
+                }
+            }
+            tx.execute("UPDATE archive SET finished=0 WHERE tar_id=?", [id])?;
+            tx.commit()
+        };
+        run().map_err(Self::error)
+    }
+
+    /// Says that everything of an archive is in place, or not.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn set_finished(&mut self, tar_id: u64, finished: bool) -> Result<()> {
+        self.connection
+            .execute("UPDATE archive SET finished=? WHERE tar_id=?", params![finished, sql_int(tar_id)])
+            .map(drop)
+            .map_err(Self::error)
+    }
+
+    /// Writes the merged ranges of `state` instead of the many rows that made them.
+    ///
+    /// # Errors
+    /// SQLite fails; the former rows stand then.
+    pub fn compact(&mut self, state: &ArchiveState) -> Result<()> {
+        let mut run = || -> rusqlite::Result<()> {
+            let tx = self.connection.transaction()?;
+            let id = sql_int(state.tar_id);
+            for (table, set) in [("done", &state.done), ("published", &state.published)] {
+                tx.execute(&format!("DELETE FROM {table} WHERE tar_id=?"), [id])?;
+                let mut insert = tx.prepare(&format!("INSERT INTO {table} VALUES(?,?,?)"))?;
+                for range in set.iter() {
+                    insert.execute([id, sql_int(range.start), sql_int(range.end)])?;
+                }
+            }
+            tx.commit()
+        };
+        run().map_err(Self::error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::digest::Digest;
+
+    #[test]
+    fn survives_reopening_and_a_new_index_starts_from_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let mut journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.activate(7, &Digest::from([1; 32])).unwrap(), 1);
+        journal
+            .append(&[Record::Done(7, 0..10), Record::Done(7, 20..30), Record::Published(7, 0..2)])
+            .unwrap();
+        journal.append(&[Record::Done(7, 10..20)]).unwrap();
+        drop(journal);
+        let mut journal = Journal::open(&path).unwrap();
+        let state = journal.archives().unwrap().remove(0);
+        assert_eq!((state.tar_id, state.done.covered(), state.published.covered()), (7, 30, 2));
+        assert_eq!(journal.activate(7, &Digest::from([2; 32])).unwrap(), 2);
+        let state = journal.archives().unwrap().remove(0);
+        assert_eq!((state.digest, state.done.covered(), state.finished), (Digest::from([2; 32]), 0, false));
+        journal
+            .append(&[Record::Done(7, 0..10), Record::Done(7, 10..20), Record::Published(7, 0..9)])
+            .unwrap();
+        journal.set_finished(7, true).unwrap();
+        assert!(journal.archives().unwrap()[0].finished);
+        journal.forget(7, 5..12, 3..4).unwrap();
+        let state = journal.archives().unwrap().remove(0);
+        assert_eq!(state.done.iter().collect::<Vec<_>>(), [0..5, 12..20]);
+        assert_eq!(state.published.iter().collect::<Vec<_>>(), [0..3, 4..9]);
+        assert!(!state.finished);
+        journal.compact(&state).unwrap();
+        assert_eq!(journal.archives().unwrap()[0].done, state.done);
+    }
+
+    #[test]
+    fn a_second_receiver_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let _held = Journal::open(&path).unwrap();
+        let error = Journal::open(&path).err().unwrap();
+        assert!(error.to_string().contains("another tar-like receiver"), "{error}");
+    }
+}

@@ -1,0 +1,39 @@
+//! SQLite: the index, the sender's progress, the receiver's journal. The only place for rusqlite and SQL.
+
+pub mod import;
+pub mod index_read;
+pub mod index_write;
+pub mod journal;
+pub mod paths;
+pub mod progress;
+
+use crate::error::{Error, ErrorKind};
+use rusqlite::types::ValueRef;
+use std::fmt;
+
+/// Version of our tables beside `tar`.
+pub const INDEX_FORMAT: i64 = 1;
+
+/// An error of SQLite about `what`; a full disk becomes [`ErrorKind::NoSpace`].
+fn db_error(what: impl fmt::Display, error: rusqlite::Error) -> Error {
+    let kind = match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => ErrorKind::NoSpace,
+        _ => ErrorKind::Database,
+    };
+    Error::new(kind, what.to_string()).because(error)
+}
+
+/// A path or link target as it is stored: TEXT where it is UTF-8, else BLOB, byte for byte.
+fn text_or_blob(bytes: &[u8]) -> ValueRef<'_> {
+    if std::str::from_utf8(bytes).is_ok() { ValueRef::Text(bytes) } else { ValueRef::Blob(bytes) }
+}
+
+/// A number of ours as SQLite keeps it. Sizes and offsets are checked to fit when they enter an index.
+fn sql_int(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A number that SQLite gave back; negative ones, which we never write, become 0.
+fn from_sql_int(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}

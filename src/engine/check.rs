@@ -1,0 +1,316 @@
+//! Comparing a folder with an index: the proof after a transfer, independent of how it was made.
+
+use super::pipeline::{Feed, ordered};
+use crate::archive::digest::ContentHasher;
+use crate::archive::entry::{FileEntry, Meta, Node, NodeKind};
+use crate::archive::layout::Grid;
+use crate::archive::path::EntryPath;
+use crate::db::index_read::IndexReader;
+use crate::db::paths::PathTable;
+use crate::error::{Error, ErrorKind, Result};
+use crate::folder::{Folder, is_kind, meta_of};
+use crate::source::walk::{FoundKind, Walk};
+use crate::telemetry::Monitor;
+use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+/// What to compare.
+pub struct CheckOptions {
+    /// The folder.
+    pub base: PathBuf,
+    /// The index.
+    pub database: PathBuf,
+    /// Only files that touch the blocks from this one on …
+    pub first: u64,
+    /// … to this one, inclusive; `None` means to the end.
+    pub last: Option<u64>,
+    /// The size of these blocks, in bytes.
+    pub block_size: u64,
+    /// Report what is in the folder and not in the index, too.
+    pub extra: bool,
+    /// Compare permissions, times and (as root) owners, too.
+    pub metadata: bool,
+    /// Hashing threads.
+    pub threads: usize,
+    /// A folder for temporary files.
+    pub scratch: PathBuf,
+}
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// The entry is there, but not as the index says; the text says how.
+    Different(String, String),
+    /// The entry is not there.
+    Missing(String),
+    /// The index does not know the entry.
+    Extra(String),
+}
+
+/// The result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Entries that are as the index says.
+    pub ok: u64,
+    /// Entries that are there, but different.
+    pub different: u64,
+    /// Entries that are not there.
+    pub missing: u64,
+    /// Entries that the index does not know.
+    pub extra: u64,
+}
+
+impl CheckReport {
+    /// Whether nothing differs.
+    #[must_use]
+    pub fn is_equal(&self) -> bool {
+        (self.different, self.missing, self.extra) == (0, 0, 0)
+    }
+}
+
+enum Entry {
+    File(FileEntry),
+    Node(Node),
+}
+
+const BATCH_ENTRIES: usize = 64;
+const BATCH_BYTES: u64 = 8 << 20;
+const READ_BYTES: usize = 256 << 10;
+
+/// Compares, and tells `report` of each difference, in the order of the index.
+///
+/// # Errors
+/// The folder or the index cannot be read, or `report` fails.
+pub fn check(
+    options: &CheckOptions,
+    monitor: &dyn Monitor,
+    mut report: impl FnMut(&Finding) -> Result<()>,
+) -> Result<CheckReport> {
+    let base = Folder::open(&options.base)
+        .map_err(|e| Error::io(format!("cannot open the base folder {}", options.base.display()), e))?;
+    let index = IndexReader::open(&options.database)?;
+    let summary = index.summary()?;
+    let grid = Grid::new(summary.total_bytes, options.block_size)
+        .ok_or_else(|| Error::new(ErrorKind::Usage, "the block size must not be 0"))?;
+    let whole = options.first == 0 && options.last.is_none();
+    let window = grid.window(options.first, options.last);
+    monitor.counters().files_total.set(summary.files);
+    monitor.counters().total_bytes.set(window.end - window.start);
+    let comparer = Comparer {
+        base: &base,
+        metadata: options.metadata,
+        owner: rustix::process::geteuid().is_root(),
+        monitor,
+    };
+    let mut totals = CheckReport::default();
+    let range = window.clone();
+    let produce = move |feed: Feed<Vec<Entry>, Vec<Option<Finding>>>| {
+        let mut batch = Batch { feed: &feed, entries: Vec::new(), bytes: 0 };
+        if whole {
+            index.files(|file| batch.add(file.size, Entry::File(file)))?;
+            index.nodes(|node| batch.add(0, Entry::Node(node)))?;
+        } else {
+            index.files_in(range, |file| batch.add(file.size, Entry::File(file)))?;
+        }
+        let _ = batch.flush();
+        Ok(())
+    };
+    ordered(
+        options.threads,
+        produce,
+        |entries| entries.iter().map(|entry| comparer.compare(entry)).collect(),
+        |findings: Vec<Option<Finding>>| {
+            if monitor.is_cancelled() {
+                return Err(Error::new(ErrorKind::Interrupted, "interrupted"));
+            }
+            for finding in findings {
+                match &finding {
+                    None => totals.ok += 1,
+                    Some(Finding::Different(..)) => totals.different += 1,
+                    Some(Finding::Missing(_)) => totals.missing += 1,
+                    Some(Finding::Extra(_)) => totals.extra += 1,
+                }
+                if let Some(finding) = &finding {
+                    report(finding)?;
+                }
+            }
+            Ok(())
+        },
+    )?;
+    if options.extra {
+        totals.extra = report_extra(options, &mut report)?;
+    }
+    Ok(totals)
+}
+
+struct Batch<'a> {
+    feed: &'a Feed<Vec<Entry>, Vec<Option<Finding>>>,
+    entries: Vec<Entry>,
+    bytes: u64,
+}
+
+impl Batch<'_> {
+    fn add(&mut self, size: u64, entry: Entry) -> Result<ControlFlow<()>> {
+        self.entries.push(entry);
+        self.bytes += size;
+        if self.entries.len() < BATCH_ENTRIES && self.bytes < BATCH_BYTES {
+            return Ok(ControlFlow::Continue(()));
+        }
+        Ok(if self.flush() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    }
+
+    fn flush(&mut self) -> bool {
+        self.bytes = 0;
+        self.feed.push(std::mem::take(&mut self.entries))
+    }
+}
+
+struct Comparer<'a> {
+    base: &'a Folder,
+    metadata: bool,
+    owner: bool,
+    monitor: &'a dyn Monitor,
+}
+
+impl Comparer<'_> {
+    fn compare(&self, entry: &Entry) -> Option<Finding> {
+        let (path, outcome) = match entry {
+            Entry::File(file) => {
+                self.monitor.counters().files_done.add(1);
+                (&file.path, self.file(file))
+            }
+            Entry::Node(node) => (&node.path, self.node(node)),
+        };
+        match outcome {
+            Ok(None) => None,
+            Ok(Some(why)) => Some(Finding::Different(path.to_string(), why)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Some(Finding::Missing(path.to_string())),
+            Err(e) => Some(Finding::Different(
+                path.to_string(),
+                format!("it cannot be read: {}", std::io::Error::from(e)),
+            )),
+        }
+    }
+
+    fn stat(&self, path: &EntryPath) -> std::result::Result<Stat, Errno> {
+        let (parent, name) = path.split();
+        self.base.open_folder(parent)?.stat(name)?.ok_or(Errno::NOENT)
+    }
+
+    fn file(&self, file: &FileEntry) -> std::result::Result<Option<String>, Errno> {
+        let opened = match self.base.open_file(file.path.as_bytes()) {
+            // A link in the place of the file is a difference, a link in the place of its folder makes it missing.
+            Err(Errno::LOOP | Errno::NXIO) => {
+                return self.stat(&file.path).map(|_| Some("it is no regular file".to_string()));
+            }
+            other => other?,
+        };
+        let stat = rustix::fs::fstat(&opened)?;
+        if !is_kind(&stat, FileType::RegularFile) {
+            return Ok(Some("it is no regular file".to_string()));
+        }
+        if u64::try_from(stat.st_size) != Ok(file.size) {
+            return Ok(Some(format!("its size is {}, not {}", stat.st_size, file.size)));
+        }
+        let mut hasher = ContentHasher::default();
+        let mut buffer =
+            vec![0; READ_BYTES.min(usize::try_from(file.size).unwrap_or(READ_BYTES).saturating_add(1))];
+        let mut reader = opened.take(file.size.saturating_add(1));
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(_) if self.monitor.is_cancelled() => return Ok(None),
+                Ok(n) => {
+                    hasher.update(&buffer[..n]);
+                    self.monitor.counters().done_bytes.add(n as u64);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Ok(Some(format!("it cannot be read: {e}"))),
+            }
+        }
+        let (md5, blake3) = hasher.finish();
+        if md5 != file.md5 {
+            return Ok(Some(format!("its md5 is {md5}, not {}", file.md5)));
+        }
+        if file.blake3.is_some_and(|wanted| wanted != blake3) {
+            return Ok(Some("its BLAKE3 differs although its md5 does not".to_string()));
+        }
+        Ok(self.meta(&stat, file.meta.as_ref(), true))
+    }
+
+    fn node(&self, node: &Node) -> std::result::Result<Option<String>, Errno> {
+        let stat = self.stat(&node.path)?;
+        let wrong = |what: &str| Ok(Some(format!("it is no {what}")));
+        match node.kind {
+            NodeKind::Dir if !is_kind(&stat, FileType::Directory) => wrong("folder"),
+            NodeKind::Dir => Ok(self.meta(&stat, node.meta.as_ref(), true)),
+            NodeKind::Symlink if !is_kind(&stat, FileType::Symlink) => wrong("symbolic link"),
+            NodeKind::Symlink => {
+                let (parent, name) = node.path.split();
+                let target = rustix::fs::readlinkat(self.base.open_folder(parent)?, name, Vec::new())?;
+                if target.as_bytes() != &*node.target {
+                    return Ok(Some("it points somewhere else".to_string()));
+                }
+                Ok(self.meta(&stat, node.meta.as_ref(), false))
+            }
+            NodeKind::Hardlink => {
+                let Ok(target) = EntryPath::new(node.target.clone()) else { return wrong("hard link") };
+                let same =
+                    self.stat(&target).is_ok_and(|t| (t.st_dev, t.st_ino) == (stat.st_dev, stat.st_ino));
+                Ok((!same).then(|| format!("it is not the same file as \"{target}\"")))
+            }
+        }
+    }
+
+    /// Symbolic links have no permissions of their own. Who is not root could neither have set owners nor set-id bits.
+    fn meta(&self, stat: &Stat, wanted: Option<&Meta>, mode: bool) -> Option<String> {
+        let wanted = wanted.filter(|_| self.metadata)?;
+        let found = meta_of(stat);
+        let bits = if self.owner { 0o7777 } else { 0o1777 };
+        if mode && found.mode & bits != wanted.mode & bits {
+            return Some(format!("its mode is {:04o}, not {:04o}", found.mode & bits, wanted.mode & bits));
+        }
+        if found.mtime_ns != wanted.mtime_ns {
+            return Some(format!("its time is {}, not {} ns", found.mtime_ns, wanted.mtime_ns));
+        }
+        if self.owner && (found.uid, found.gid) != (wanted.uid, wanted.gid) {
+            return Some(format!(
+                "its owner is {}:{}, not {}:{}",
+                found.uid, found.gid, wanted.uid, wanted.gid
+            ));
+        }
+        None
+    }
+}
+
+fn report_extra(options: &CheckOptions, report: &mut impl FnMut(&Finding) -> Result<()>) -> Result<u64> {
+    let known = PathTable::create(&options.scratch)?;
+    let index = IndexReader::open(&options.database)?;
+    index.files(|file| known.add(&file.path, "f").map(|_| ControlFlow::Continue(())))?;
+    index.nodes(|node| known.add(&node.path, node.kind.letter()).map(|_| ControlFlow::Continue(())))?;
+    let (mut count, mut outcome) = (0, Ok(()));
+    let plain = !index.is_ours();
+    Walk::new(&options.base, Vec::new(), &[&options.database])?.run(|found| {
+        let path = match found {
+            // An index of the original program lists no directories: they are no difference.
+            Ok(found) if plain && matches!(found.kind, FoundKind::Dir) => return true,
+            Ok(found) => match known.kind_of(found.path.as_bytes()) {
+                Ok(Some(_)) => return true,
+                Ok(None) => found.path.to_string(),
+                Err(e) => {
+                    outcome = Err(e);
+                    return false;
+                }
+            },
+            // What no index could name, or what has no content to copy.
+            Err(skipped) => skipped.path,
+        };
+        count += 1;
+        outcome = report(&Finding::Extra(path));
+        outcome.is_ok()
+    })?;
+    outcome.map(|()| count)
+}

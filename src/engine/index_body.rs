@@ -1,0 +1,92 @@
+//! An index on the wire: its SQLite file as one LZ4 frame, of any size, through files.
+
+use crate::archive::codec::frame_info;
+use crate::error::{Error, ErrorKind, Result};
+use lz4_flex::frame::{FrameDecoder, FrameEncoder};
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, Write};
+use std::path::Path;
+
+/// Compresses the index at `path` into a file without a name in the folder `scratch`, positioned at its start; gives its length in bytes, too.
+///
+/// # Errors
+/// The index cannot be read, or the temporary folder cannot be written to.
+pub fn pack(path: &Path, scratch: &Path) -> Result<(File, u64)> {
+    let source =
+        File::open(path).map_err(|e| Error::io(format!("cannot open the index {}", path.display()), e))?;
+    let pack = || -> std::io::Result<(File, u64)> {
+        let mut encoder = FrameEncoder::with_frame_info(frame_info(), tempfile::tempfile_in(scratch)?);
+        std::io::copy(&mut BufReader::with_capacity(1 << 20, source), &mut encoder)?;
+        let mut body = encoder.finish().map_err(std::io::Error::other)?;
+        let length = body.stream_position()?;
+        body.rewind()?;
+        Ok((body, length))
+    };
+    pack().map_err(|e| {
+        Error::io("cannot compress the index into the temporary folder", e)
+            .hint("set TMPDIR to a folder with as much free space as the index has")
+    })
+}
+
+/// Decompresses `body` into a new file at `target`, at most `limit_bytes`.
+///
+/// # Errors
+/// The body is no whole LZ4 frame ([`ErrorKind::BadIndex`]), its content is over the limit ([`ErrorKind::TooLarge`]), or the
+/// disk is full.
+pub fn unpack(body: &Path, target: &Path, limit_bytes: u64) -> Result<()> {
+    let io = |e: std::io::Error| Error::io("cannot unpack the uploaded index", e);
+    let bad = |why: &dyn std::fmt::Display| {
+        Error::new(ErrorKind::BadIndex, format!("the uploaded index is no LZ4 frame: {why}"))
+    };
+    let mut decoder = FrameDecoder::new(BufReader::with_capacity(1 << 20, File::open(body).map_err(io)?));
+    let mut target = File::create_new(target).map_err(io)?;
+    let mut buffer = vec![0; 1 << 18];
+    let mut written = 0;
+    loop {
+        let n = decoder.read(&mut buffer).map_err(|e| bad(&e))?;
+        if n == 0 {
+            break;
+        }
+        written += n as u64;
+        if written > limit_bytes {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("the uploaded index is larger than {limit_bytes} bytes"),
+            )
+            .hint("start the proxy with a larger --max-index-size"));
+        }
+        target.write_all(&buffer[..n]).map_err(io)?;
+    }
+    if decoder.into_inner().read(&mut [0]).map_err(io)? != 0 {
+        return Err(bad(&"there are bytes behind it"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_limit_and_garbage() {
+        let folder = tempfile::tempdir().unwrap();
+        let (index, body) = (folder.path().join("index"), folder.path().join("body"));
+        std::fs::write(&index, b"SQLite and so on ".repeat(100_000)).unwrap();
+        let (mut packed, length) = pack(&index, folder.path()).unwrap();
+        let mut bytes = Vec::new();
+        packed.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, length);
+        std::fs::write(&body, &bytes).unwrap();
+        unpack(&body, &folder.path().join("a"), 1_700_000).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("a")).unwrap(), std::fs::read(&index).unwrap());
+        assert_eq!(
+            unpack(&body, &folder.path().join("b"), 1_699_999).unwrap_err().kind(),
+            ErrorKind::TooLarge
+        );
+        bytes.push(0);
+        std::fs::write(&body, &bytes).unwrap();
+        assert_eq!(unpack(&body, &folder.path().join("c"), 1 << 30).unwrap_err().kind(), ErrorKind::BadIndex);
+        std::fs::write(&body, b"GET /").unwrap();
+        assert_eq!(unpack(&body, &folder.path().join("d"), 1 << 30).unwrap_err().kind(), ErrorKind::BadIndex);
+    }
+}

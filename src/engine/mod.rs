@@ -1,0 +1,8 @@
+//! What the program does: index, upload, receive, check, sync. It never prints and never reads the environment.
+
+pub mod check;
+pub mod index;
+pub mod index_body;
+mod pipeline;
+pub mod receive;
+pub mod upload;

@@ -1,0 +1,243 @@
+//! Taking in one block.
+
+use super::archive::Archive;
+use super::{Receiver, publish};
+use crate::archive::codec;
+use crate::archive::digest::{Blake3, IndexDigest, blake3, proves};
+use crate::archive::entry::FileEntry;
+use crate::archive::layout::{Grid, intersect};
+use crate::archive::protocol::BlockAnswer;
+use crate::archive::ranges::RangeSet;
+use crate::db::journal::Record;
+use crate::error::{Error, ErrorKind, Result};
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A block as it came in.
+pub struct BlockPut {
+    /// Which archive.
+    pub tar_id: u64,
+    /// The block size of the URL, in bytes.
+    pub block_size: u64,
+    /// The block's number.
+    pub number: u64,
+    /// One LZ4 frame.
+    pub body: bytes::Bytes,
+    /// The index that the sender works by; a legacy sender names none.
+    pub index: Option<IndexDigest>,
+    /// BLAKE3 of the uncompressed block; a legacy sender names none.
+    pub digest: Option<Blake3>,
+    /// Inclusive runs of ids of files whose bytes in this block are zeros because they could not be read.
+    pub failed: Vec<(u64, u64)>,
+}
+
+/// Whole files of a block that are staged and wait for the next sync before they get their names. A block may hold millions
+/// of tiny files: beyond this many bytes of paths, the sync comes earlier.
+const STAGED_BYTES: usize = 8 << 20;
+/// What one staged file costs besides its path, in bytes, about.
+const STAGED_ENTRY_BYTES: usize = 160;
+
+struct Intake<'a> {
+    receiver: &'a Receiver,
+    archive: &'a Arc<Archive>,
+    staged: Vec<FileEntry>,
+    staged_bytes: usize,
+    /// Bytes that are written and correct as far as this block can tell.
+    accepted: RangeSet,
+    frags: u64,
+    rejected: Vec<u64>,
+    /// Files that go beyond this block.
+    large: Vec<FileEntry>,
+}
+
+impl Receiver {
+    /// Takes in a block: proves it, writes it to staging, makes it durable, gives files that are complete their names.
+    ///
+    /// # Errors
+    /// The kind says what the sender has to do; nothing was written unless storage itself failed.
+    pub fn put_block(&self, put: &BlockPut) -> Result<BlockAnswer> {
+        let start = Instant::now();
+        self.committer.check()?;
+        let archive = self.archive(put.tar_id)?;
+        let _entered = archive.enter()?;
+        self.check_binding(&archive, put.index.as_ref())?;
+        let range = block_range(&archive, put)?;
+        let content = decode(put, &range)?;
+        let _claim = archive.claim(range.clone());
+        let mut intake = Intake {
+            receiver: self,
+            archive: &archive,
+            staged: Vec::new(),
+            staged_bytes: 0,
+            accepted: RangeSet::default(),
+            frags: 0,
+            rejected: Vec::new(),
+            large: Vec::new(),
+        };
+        let missing: RangeSet = archive.state().done.missing(range.clone()).collect();
+        if missing.covered() > 0 {
+            self.sink.check_space(missing.covered())?;
+        }
+        archive.with_index(|index| {
+            index.files_in(range.clone(), |file| {
+                intake.file(put, &range, &content, &missing, file)?;
+                Ok(ControlFlow::Continue(()))
+            })
+        })?;
+        drop(content);
+        intake.commit()?;
+        self.counters.blocks.add(1);
+        self.counters.block_bytes.add(range.end - range.start);
+        self.counters.wire_bytes.add(put.body.len() as u64);
+        Ok(BlockAnswer {
+            blk_no: put.number,
+            blk_size: put.block_size,
+            frags: intake.frags,
+            path: vec![put.tar_id.to_string(), put.block_size.to_string(), put.number.to_string()],
+            dur: start.elapsed().as_secs_f64(),
+            in_len: put.body.len() as u64,
+            rejected: intake.rejected,
+        })
+    }
+
+    /// What can be said of a block before its body is there.
+    ///
+    /// # Errors
+    /// As [`Receiver::put_block`].
+    pub fn check_block(&self, put: &BlockPut) -> Result<()> {
+        self.committer.check()?;
+        let archive = self.archive(put.tar_id)?;
+        self.check_binding(&archive, put.index.as_ref())?;
+        block_range(&archive, put).map(drop)
+    }
+
+    fn check_binding(&self, archive: &Archive, named: Option<&IndexDigest>) -> Result<()> {
+        match named {
+            Some(digest) if *digest == archive.digest => Ok(()),
+            Some(digest) => Err(Error::new(
+                ErrorKind::WrongIndex,
+                format!("the block belongs to index {digest}, but index {} is active", archive.digest),
+            )
+            .hint("another sender put another index in place, or this one is out of date; run upload again with the index that is wanted")),
+            None if self.options.legacy => Ok(()),
+            None => Err(Error::new(ErrorKind::NoIndexNamed, "the block names no index")
+                .hint("the sender is too old for this receiver; start the proxy with --legacy to serve it")),
+        }
+    }
+}
+
+fn block_range(archive: &Archive, put: &BlockPut) -> Result<Range<u64>> {
+    Grid::new(archive.total_bytes, put.block_size)
+        .ok_or_else(|| Error::new(ErrorKind::Malformed, "the block size must not be 0"))?
+        .range(put.number)
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::Malformed,
+                format!(
+                    "block {} of {} bytes lies behind the archive's end at {} bytes",
+                    put.number, put.block_size, archive.total_bytes
+                ),
+            )
+        })
+}
+
+fn decode(put: &BlockPut, range: &Range<u64>) -> Result<Vec<u8>> {
+    let bad = |why: String| {
+        Error::new(ErrorKind::BadBlock, format!("block {} of {} bytes: {why}", put.number, put.block_size))
+    };
+    let length = usize::try_from(range.end - range.start).map_err(|e| bad(e.to_string()))?;
+    let content = codec::decode(&put.body, length).map_err(|e| bad(e.to_string()))?;
+    match &put.digest {
+        Some(digest) if blake3(&content) != *digest => {
+            Err(bad("its digest is wrong: it was changed on the way".to_string()))
+        }
+        _ => Ok(content),
+    }
+}
+
+impl Intake<'_> {
+    fn file(
+        &mut self,
+        put: &BlockPut,
+        block: &Range<u64>,
+        content: &[u8],
+        missing: &RangeSet,
+        file: FileEntry,
+    ) -> Result<()> {
+        self.frags += 1;
+        let range = file.range();
+        let piece = intersect(&range, block);
+        let whole = piece == range;
+        if missing.missing(piece.clone()).next() == Some(piece.clone()) {
+            // All of it is done: sent twice.
+            return Ok(());
+        }
+        if put.failed.iter().any(|&(first, last)| (first..=last).contains(&file.id)) {
+            self.archive.state().fail(file.id, &file.path, "the sender could not read it");
+            return Ok(());
+        }
+        let bytes = &content[(piece.start - block.start) as usize..(piece.end - block.start) as usize];
+        if !whole {
+            self.archive.staging.write_at(&file, piece.start - range.start, bytes)?;
+            self.accepted.insert(piece);
+            self.large.push(file);
+            return Ok(());
+        }
+        if !proves(&file, bytes) {
+            self.archive.state().fail(file.id, &file.path, publish::NOT_AS_INDEXED);
+            self.rejected.push(file.id);
+            return Ok(());
+        }
+        self.archive.staging.write_whole(&file, bytes)?;
+        self.staged_bytes += file.path.as_bytes().len() + STAGED_ENTRY_BYTES;
+        self.staged.push(file);
+        if self.staged_bytes >= STAGED_BYTES {
+            self.publish_staged()?;
+        }
+        Ok(())
+    }
+
+    /// Syncs, then gives the staged whole files their names. What cannot get its name is not accepted.
+    fn publish_staged(&mut self) -> Result<()> {
+        self.receiver.committer.sync()?;
+        self.staged_bytes = 0;
+        let mut ids = RangeSet::default();
+        let published =
+            publish::publish_staged(self.receiver, self.archive, std::mem::take(&mut self.staged), |file| {
+                ids.insert(file.id..file.id + 1);
+                self.accepted.insert(file.range());
+            });
+        // Also when a full disk stopped it half-way: those that have their names have them.
+        publish::note_published(self.receiver, self.archive, &ids);
+        published
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        self.publish_staged()?;
+        let (tar_id, archive) = (self.archive.tar_id, self.archive);
+        if self.accepted.covered() == 0 {
+            return Ok(());
+        }
+        self.receiver
+            .committer
+            .record(self.accepted.iter().map(|range| Record::Done(tar_id, range)).collect())?;
+        let mut complete = Vec::new();
+        {
+            let mut state = archive.state();
+            for range in self.accepted.iter() {
+                state.done.insert(range);
+            }
+            // Under the same lock: exactly one of several blocks sees that a file has become complete.
+            for file in self.large.drain(..) {
+                if state.done.contains(file.range()) && state.proving.insert(file.id) {
+                    complete.push(file);
+                }
+            }
+        }
+        for file in complete {
+            self.receiver.prove_later(archive, file);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! The end of a transfer: confirm what is published, publish what is left, make directories and links, set metadata.
+
+use super::archive::Archive;
+use super::commit::lock;
+use super::{Receiver, publish};
+use crate::archive::entry::{FileEntry, Node, NodeKind};
+use crate::archive::path::EntryPath;
+use crate::archive::protocol::{FAILED_NAMES, FailedFile, FinishAnswer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::folder::{is_kind, mtime_ns};
+use crate::sink::disk::{FolderCache, Staging};
+use rustix::fs::FileType;
+use std::ops::{ControlFlow, Range};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// A `finish` that runs; several senders may wait for the same one.
+pub struct FinishJob {
+    outcome: Mutex<Option<std::result::Result<FinishAnswer, (ErrorKind, String)>>>,
+    ended: Condvar,
+}
+
+impl FinishJob {
+    /// Waits until the job ends, at most `patience`. `None` says that it still runs.
+    ///
+    /// # Errors
+    /// The job's own.
+    pub fn wait(&self, patience: Duration) -> Result<Option<FinishAnswer>> {
+        let outcome = lock(&self.outcome);
+        let (outcome, _) = self
+            .ended
+            .wait_timeout_while(outcome, patience, |o| o.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        match &*outcome {
+            None => Ok(None),
+            Some(Ok(answer)) => Ok(Some(answer.clone())),
+            Some(Err((kind, message))) => Err(Error::new(*kind, message.clone())),
+        }
+    }
+}
+
+impl Receiver {
+    /// Starts to finish an archive, or joins the `finish` that runs already. With `partial`, directories, links and empty
+    /// files are made although content is missing.
+    ///
+    /// # Errors
+    /// There is no such archive, or storage failed earlier.
+    pub fn finish(self: &Arc<Self>, tar_id: u64, partial: bool) -> Result<Arc<FinishJob>> {
+        self.committer.check()?;
+        let archive = self.archive(tar_id)?;
+        let mut jobs = lock(&self.finishing);
+        if let Some((job, running_partial)) = jobs.get(&tar_id)
+            && lock(&job.outcome).is_none()
+            && *running_partial == partial
+        {
+            return Ok(job.clone());
+        }
+        let job = Arc::new(FinishJob { outcome: Mutex::new(None), ended: Condvar::new() });
+        jobs.insert(tar_id, (job.clone(), partial));
+        drop(jobs);
+        let (receiver, theirs) = (self.clone(), job.clone());
+        let spawned = std::thread::Builder::new().name("finish".into()).spawn(move || {
+            // One at a time for each archive: two would take back and make the same things at once.
+            let outcome = {
+                let _one = lock(&archive.finish);
+                run(&receiver, &archive, partial)
+            };
+            *lock(&theirs.outcome) = Some(outcome.map_err(|e| (e.kind(), publish::reason(&e))));
+            theirs.ended.notify_all();
+        });
+        spawned.map_err(|e| Error::io("cannot start a thread", e))?;
+        Ok(job)
+    }
+}
+
+/// What could not be put in place, named up to a limit and counted beyond.
+#[derive(Default)]
+struct Failures {
+    named: Vec<FailedFile>,
+    total: u64,
+}
+
+impl Failures {
+    fn add(&mut self, id: Option<u64>, path: &EntryPath, error: &Error) -> Result<()> {
+        if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Degraded) {
+            return Err(Error::new(error.kind(), publish::reason(error)));
+        }
+        self.total += 1;
+        if self.named.len() < FAILED_NAMES {
+            self.named.push(FailedFile { id, path: path.to_string(), reason: publish::reason(error) });
+        }
+        Ok(())
+    }
+}
+
+fn run(receiver: &Receiver, archive: &Archive, partial: bool) -> Result<FinishAnswer> {
+    archive.wait(|state| state.proving.is_empty());
+    let _entered = archive.enter()?;
+    confirm(receiver, archive)?;
+    publish_complete(receiver, archive)?;
+    let missing_bytes = archive.total_bytes - archive.state().done.covered();
+    let mut failures = Failures::default();
+    if missing_bytes == 0 || partial {
+        empty_files(receiver, archive, &mut failures)?;
+        nodes(receiver, archive, &mut failures)?;
+    }
+    receiver.committer.settle()?;
+    let state = archive.state();
+    // Content that is done but has no name is in nobody's list of missing bytes: its reason is.
+    let unpublished = state.failed.len() as u64;
+    let mut failed: Vec<FailedFile> = state.failed.values().cloned().collect();
+    failed.extend(failures.named);
+    failed.truncate(FAILED_NAMES);
+    let complete = missing_bytes == 0
+        && failures.total == 0
+        && unpublished == 0
+        && state.published.covered() == archive.files;
+    let answer = FinishAnswer {
+        complete,
+        missing_bytes,
+        files_published: state.published.covered(),
+        failed,
+        failed_total: failures.total + unpublished,
+    };
+    let changed = state.finished != complete;
+    drop(state);
+    if changed {
+        receiver.committer.rewrite(|journal| journal.set_finished(archive.tar_id, complete))?;
+        archive.state().finished = complete;
+    }
+    Ok(answer)
+}
+
+/// Looks at every file that an earlier process published: what was removed or changed since is asked for again.
+fn confirm(receiver: &Receiver, archive: &Archive) -> Result<()> {
+    let known: Vec<Range<u64>> = {
+        let state = archive.state();
+        state.published.iter().flat_map(|range| state.fresh.missing(range).collect::<Vec<_>>()).collect()
+    };
+    let mut cache = FolderCache::default();
+    for ids in known {
+        archive.with_index(|index| {
+            index.files_with_ids(ids.clone(), |file| {
+                let stands = receiver.sink.stat(&file.path, &mut cache)?.is_some_and(|stat| {
+                    is_kind(&stat, FileType::RegularFile)
+                        && u64::try_from(stat.st_size) == Ok(file.size)
+                        && file.meta.is_none_or(|meta| meta.mtime_ns == mtime_ns(&stat))
+                });
+                if !stands {
+                    tracing::info!(
+                        "\"{}\" was changed or removed since it was received; it is asked for again",
+                        file.path
+                    );
+                    publish::take_back(receiver, archive, &file)?;
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+        })?;
+        archive.state().fresh.insert(ids);
+    }
+    // What was taken back is published no more, hence not fresh either.
+    let mut state = archive.state();
+    state.fresh = state.published.clone();
+    Ok(())
+}
+
+/// Publishes files whose bytes are all done and which have no name yet: a full disk or a folder in the way prevented it.
+fn publish_complete(receiver: &Receiver, archive: &Archive) -> Result<()> {
+    for file in archive.unpublished()? {
+        publish::prove(receiver, archive, &file);
+    }
+    Ok(())
+}
+
+fn empty_files(receiver: &Receiver, archive: &Archive, failures: &mut Failures) -> Result<()> {
+    let mut cache = FolderCache::default();
+    archive.with_index(|index| {
+        index.empty_files(|file| {
+            if !archive.state().published.contains(file.id..file.id + 1)
+                && let Err(e) = empty_file(receiver, archive, &file, &mut cache)
+            {
+                failures.add(Some(file.id), &file.path, &e)?;
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+    })
+}
+
+fn empty_file(
+    receiver: &Receiver,
+    archive: &Archive,
+    file: &FileEntry,
+    cache: &mut FolderCache,
+) -> Result<()> {
+    archive.staging.write_whole(file, &[])?;
+    receiver.sink.publish(&archive.staging, &Staging::name(file.id), &file.path, cache)?;
+    publish::note_published(receiver, archive, &std::iter::once(file.id..file.id + 1).collect());
+    Ok(())
+}
+
+/// Directories, then links, then the directories' metadata, deepest first: making something in a directory changes its time.
+fn nodes(receiver: &Receiver, archive: &Archive, failures: &mut Failures) -> Result<()> {
+    let sink = &receiver.sink;
+    let mut cache = FolderCache::default();
+    archive.with_index(|index| {
+        index.nodes(|node| {
+            let made = match node.kind {
+                NodeKind::Dir => sink.make_folder(&node.path),
+                NodeKind::Symlink => {
+                    sink.symlink(&archive.staging, &node.path, &node.target, node.meta.as_ref(), &mut cache)
+                }
+                NodeKind::Hardlink => hardlink(receiver, archive, &node, &mut cache),
+            };
+            if let Err(e) = made {
+                failures.add(None, &node.path, &e)?;
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        index.directories_deepest_first(|node| {
+            if let Some(meta) = &node.meta
+                && let Err(e) = sink.apply_folder_meta(&node.path, meta)
+            {
+                failures.add(None, &node.path, &e)?;
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+    })
+}
+
+fn hardlink(receiver: &Receiver, archive: &Archive, node: &Node, cache: &mut FolderCache) -> Result<()> {
+    let target = EntryPath::new(node.target.clone()).map_err(|e| {
+        Error::new(ErrorKind::BadIndex, format!("the target of hard link \"{}\" {e}", node.path))
+    })?;
+    receiver.sink.hardlink(&archive.staging, &node.path, &target, cache)
+}

@@ -1,0 +1,315 @@
+//! The receiver: takes an index and blocks, and puts files in place. Free of HTTP, so that any server can drive it.
+
+mod archive;
+mod block;
+mod commit;
+mod finish;
+mod publish;
+
+pub use block::BlockPut;
+pub use finish::FinishJob;
+
+use crate::archive::digest::IndexDigest;
+use crate::archive::protocol::{IndexAnswer, Status};
+use crate::db::import::import;
+use crate::db::index_read::IndexReader;
+use crate::db::journal::{ArchiveState, Journal};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sink::disk::DiskSink;
+use crate::telemetry::Counter;
+use archive::{Archive, State};
+use commit::{Committer, lock};
+use publish::Proof;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak, mpsc};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How a receiver behaves.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReceiverOptions {
+    /// Serve senders that know only FORMATS 1.3: they name neither index nor digest, and never say that they are done.
+    pub legacy: bool,
+}
+
+/// What a receiver did since it started.
+#[derive(Debug, Default)]
+pub struct ReceiverCounters {
+    /// Blocks accepted.
+    pub blocks: Counter,
+    /// Bytes of content in them.
+    pub block_bytes: Counter,
+    /// Bytes of their bodies.
+    pub wire_bytes: Counter,
+    /// Files that got their final name.
+    pub files_published: Counter,
+}
+
+/// A base folder that takes in archives.
+pub struct Receiver {
+    sink: Arc<DiskSink>,
+    committer: Committer,
+    archives: RwLock<HashMap<u64, Arc<Archive>>>,
+    finishing: Mutex<HashMap<u64, (Arc<FinishJob>, bool)>>,
+    proofs: mpsc::Sender<Proof>,
+    /// Held while an index is put in place.
+    replacing: Mutex<()>,
+    options: ReceiverOptions,
+    /// What it did since it started.
+    pub counters: ReceiverCounters,
+}
+
+const PROVERS: usize = 2;
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+impl Receiver {
+    /// Opens `base`, which must exist, and takes up what an earlier receiver left in it.
+    ///
+    /// # Errors
+    /// The folder cannot be used, or another receiver uses it.
+    pub fn open(base: &Path, options: ReceiverOptions) -> Result<Arc<Self>> {
+        let sink = Arc::new(DiskSink::open(base)?);
+        let mut journal = Journal::open(&sink.state_path().join("journal.sqlite"))?;
+        let states = journal.archives()?;
+        for state in &states {
+            journal.compact(state)?;
+        }
+        let (proofs, work) = mpsc::channel();
+        let receiver = Arc::new(Self {
+            committer: Committer::new(sink.clone(), journal),
+            sink,
+            archives: RwLock::default(),
+            finishing: Mutex::default(),
+            proofs,
+            replacing: Mutex::new(()),
+            options,
+            counters: ReceiverCounters::default(),
+        });
+        start_provers(&receiver, work)?;
+        receiver.clean_incoming()?;
+        let keep: Vec<String> = states.iter().map(|s| staging_name(s.tar_id, s.generation)).collect();
+        receiver.sink.remove_other_staging(|name| keep.iter().any(|kept| kept == name))?;
+        for state in states {
+            let tar_id = state.tar_id;
+            match receiver.load(state) {
+                Ok(archive) => receiver.resume(&archive)?,
+                // The sender puts the index again when it hears that there is none.
+                Err(e) => tracing::error!("archive {tar_id} is dropped, its index cannot be read: {e}"),
+            }
+        }
+        Ok(receiver)
+    }
+
+    fn clean_incoming(&self) -> Result<()> {
+        let path = self.sink.state_path().join("incoming");
+        let clean = || -> std::io::Result<()> {
+            for entry in std::fs::read_dir(&path)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    std::fs::remove_dir_all(entry.path())?;
+                } else {
+                    std::fs::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
+        };
+        clean().map_err(|e| Error::io(format!("cannot clean {}", path.display()), e))
+    }
+
+    fn index_path(&self, tar_id: u64, digest: &IndexDigest) -> PathBuf {
+        self.sink.state_path().join("archives").join(format!("{tar_id}-{digest}.sqlite"))
+    }
+
+    fn load(&self, state: ArchiveState) -> Result<Arc<Archive>> {
+        let path = self.index_path(state.tar_id, &state.digest);
+        let summary = IndexReader::open(&path)?.summary()?;
+        if summary.digest != state.digest {
+            return Err(Error::new(
+                ErrorKind::BadIndex,
+                format!("{} is another index than its name says", path.display()),
+            ));
+        }
+        let staging = self.sink.staging(&staging_name(state.tar_id, state.generation))?;
+        let archive = Arc::new(Archive::new(
+            state.tar_id,
+            path,
+            &summary,
+            state.generation,
+            staging,
+            State {
+                done: state.done,
+                published: state.published,
+                finished: state.finished,
+                ..State::default()
+            },
+        ));
+        self.archives.write().unwrap_or_else(PoisonError::into_inner).insert(state.tar_id, archive.clone());
+        Ok(archive)
+    }
+
+    /// Files that were complete when an earlier process ended, but of which the journal does not know that they are named.
+    fn resume(&self, archive: &Arc<Archive>) -> Result<()> {
+        for file in archive.unpublished()? {
+            archive.state().proving.insert(file.id);
+            self.prove_later(archive, file);
+        }
+        Ok(())
+    }
+
+    fn prove_later(&self, archive: &Arc<Archive>, file: crate::archive::entry::FileEntry) {
+        // Fails only when the provers have ended, and they end with the receiver.
+        let _ = self.proofs.send(Proof { archive: archive.clone(), file });
+    }
+
+    fn archive(&self, tar_id: u64) -> Result<Arc<Archive>> {
+        self.archives.read().unwrap_or_else(PoisonError::into_inner).get(&tar_id).cloned().ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("there is no index for archive {tar_id}"))
+                .hint("put the index first: PUT …/{tar_id}/db")
+        })
+    }
+
+    /// Whether storage failed, so that nothing is accepted.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.committer.is_degraded()
+    }
+
+    /// The folder in which a request body may be kept while it comes in; emptied at the start.
+    #[must_use]
+    pub fn incoming_path(&self) -> PathBuf {
+        self.sink.state_path().join("incoming")
+    }
+
+    /// Checks that `needed_bytes` fit on the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`] if they do not.
+    pub fn check_space(&self, needed_bytes: u64) -> Result<()> {
+        self.sink.check_space(needed_bytes)
+    }
+
+    /// Takes in an index for archive `tar_id`: validates it and makes it the active one. The same index again changes
+    /// nothing; another one replaces what was there, files that are in place stay. `expected` is the digest that the sender
+    /// names; a legacy sender names none.
+    ///
+    /// # Errors
+    /// The index is refused, or our disk fails.
+    pub fn put_index(
+        self: &Arc<Self>,
+        tar_id: u64,
+        uploaded: &Path,
+        expected: Option<&IndexDigest>,
+    ) -> Result<IndexAnswer> {
+        self.committer.check()?;
+        if expected.is_none() && !self.options.legacy {
+            return Err(Error::new(ErrorKind::NoIndexNamed, "the index comes without its digest")
+                .hint("the sender is too old for this receiver; start the proxy with --legacy to serve it"));
+        }
+        let _one = lock(&self.replacing);
+        let folder = tempfile::tempdir_in(self.incoming_path())
+            .map_err(|e| Error::io("cannot make a temporary folder", e))?;
+        let imported = folder.path().join("index.sqlite");
+        let written = import(uploaded, &imported, "the uploaded index", 1, now_s())?;
+        if let Some(expected) = expected.filter(|&expected| *expected != written.digest) {
+            return Err(Error::new(
+                ErrorKind::BadIndex,
+                format!("the uploaded index has digest {}, the sender says {expected}", written.digest),
+            )
+            .hint("it was changed on the way, or edited after it was made; make a new one with: tar-like index -c"));
+        }
+        let former = self.archives.read().unwrap_or_else(PoisonError::into_inner).get(&tar_id).cloned();
+        let answer = |complete| IndexAnswer {
+            rc: "ok".to_string(),
+            digest: Some(written.digest.to_string()),
+            complete,
+        };
+        if let Some(former) = former.as_ref().filter(|former| former.digest == written.digest) {
+            return Ok(answer(former.state().finished));
+        }
+        let path = self.index_path(tar_id, &written.digest);
+        std::fs::rename(&imported, &path)
+            .map_err(|e| Error::io(format!("cannot put {} in place", path.display()), e))?;
+        // The journal must never name an index that a power loss can take away.
+        self.committer.sync()?;
+        if let Some(former) = &former {
+            former.retire();
+        }
+        let outcome = self.activate(tar_id, &written.digest);
+        match (&outcome, former) {
+            (Ok(_), Some(former)) => {
+                let _ = std::fs::remove_file(&former.index_path);
+                let gone = staging_name(tar_id, former.generation);
+                self.sink.remove_other_staging(|name| name != gone)?;
+            }
+            (Err(_), Some(former)) => former.revive(),
+            _ => {}
+        }
+        let archive = outcome?;
+        tracing::info!(
+            "archive {tar_id}: index {} with {} files, {} bytes",
+            archive.digest,
+            archive.files,
+            archive.total_bytes
+        );
+        if expected.is_none() {
+            // A legacy sender never says that it is done: what no block brings is made now.
+            self.finish(tar_id, true)?;
+        }
+        Ok(answer(false))
+    }
+
+    fn activate(&self, tar_id: u64, digest: &IndexDigest) -> Result<Arc<Archive>> {
+        self.committer.drop_pending(tar_id);
+        let generation = self.committer.rewrite(|journal| journal.activate(tar_id, digest))?;
+        self.load(ArchiveState {
+            tar_id,
+            digest: *digest,
+            generation,
+            finished: false,
+            done: Default::default(),
+            published: Default::default(),
+        })
+    }
+
+    /// How far archive `tar_id` is; see [`Status`].
+    ///
+    /// # Errors
+    /// There is no such archive, or the block size is 0.
+    pub fn status(&self, tar_id: u64, block_size: u64, from: u64) -> Result<Status> {
+        self.archive(tar_id)?.status(block_size, from)
+    }
+
+    /// Makes everything so far durable and known to the journal: for a graceful stop.
+    ///
+    /// # Errors
+    /// Storage fails.
+    pub fn settle(&self) -> Result<()> {
+        self.committer.settle()
+    }
+}
+
+fn staging_name(tar_id: u64, generation: u64) -> String {
+    format!("{tar_id}.{generation}")
+}
+
+fn start_provers(receiver: &Arc<Receiver>, work: mpsc::Receiver<Proof>) -> Result<()> {
+    let work = Arc::new(Mutex::new(work));
+    for _ in 0..PROVERS {
+        let (work, receiver): (_, Weak<Receiver>) = (work.clone(), Arc::downgrade(receiver));
+        let prover = move || {
+            loop {
+                let next = lock(&work).recv();
+                let (Ok(proof), Some(receiver)) = (next, receiver.upgrade()) else { return };
+                proof.run(&receiver);
+            }
+        };
+        std::thread::Builder::new()
+            .name("prover".into())
+            .spawn(prover)
+            .map_err(|e| Error::io("cannot start a thread", e))?;
+    }
+    Ok(())
+}

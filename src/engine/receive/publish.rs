@@ -1,0 +1,154 @@
+//! Final names: proof of what is staged, rename, and taking back what is not as the index says.
+
+use super::Receiver;
+use super::archive::Archive;
+use crate::archive::digest::ProofHasher;
+use crate::archive::entry::FileEntry;
+use crate::archive::ranges::RangeSet;
+use crate::db::journal::Record;
+use crate::error::{ErrorKind, Result};
+use crate::sink::disk::{FolderCache, Staging};
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+
+/// Why a proof fails.
+pub(super) const NOT_AS_INDEXED: &str =
+    "its content is not what the index says: it changed after it was indexed";
+
+const READ_BYTES: usize = 1 << 20;
+
+/// Gives staged whole files, which are proven and synced, their names; `done` is told of each that has it.
+///
+/// # Errors
+/// A full disk. Any other failure is about one file, and is kept as the reason why it is not published.
+pub(super) fn publish_staged(
+    receiver: &Receiver,
+    archive: &Archive,
+    files: Vec<FileEntry>,
+    mut done: impl FnMut(&FileEntry),
+) -> Result<()> {
+    let mut cache = FolderCache::default();
+    for file in files {
+        match receiver.sink.publish(&archive.staging, &Staging::name(file.id), &file.path, &mut cache) {
+            Ok(()) => done(&file),
+            Err(e) if e.kind() == ErrorKind::NoSpace => return Err(e),
+            Err(e) => {
+                archive.staging.remove(file.id);
+                archive.state().fail(file.id, &file.path, reason(&e));
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn reason(error: &crate::error::Error) -> String {
+    match error.hint_text() {
+        Some(hint) => format!("{error} ({hint})"),
+        None => error.to_string(),
+    }
+}
+
+/// Takes note that the files `ids` have their names.
+pub(super) fn note_published(receiver: &Receiver, archive: &Archive, ids: &RangeSet) {
+    {
+        let mut state = archive.state();
+        for range in ids.iter() {
+            state.published.insert(range.clone());
+            state.fresh.insert(range.clone());
+            if !state.failed.is_empty() {
+                state.failed.retain(|id, _| !range.contains(id));
+            }
+        }
+    }
+    receiver.counters.files_published.add(ids.covered());
+    receiver.committer.renamed(ids.iter().map(|range| Record::Published(archive.tar_id, range)));
+}
+
+/// Proves a file all of whose bytes are done, and gives it its name; takes its bytes back if it is not what the index says.
+/// The caller has entered the archive.
+pub(super) fn prove(receiver: &Receiver, archive: &Archive, file: &FileEntry) {
+    match proven(receiver, archive, file) {
+        Ok(true) => {
+            let id = file.id;
+            note_published(receiver, archive, &std::iter::once(id..id + 1).collect());
+        }
+        Ok(false) => {
+            if let Err(e) = take_back(receiver, archive, file) {
+                tracing::error!("cannot take back \"{}\": {e}", file.path);
+            }
+            archive.state().fail(file.id, &file.path, NOT_AS_INDEXED);
+        }
+        // Stays done and unpublished; the next `finish` tries again.
+        Err(e) => archive.state().fail(file.id, &file.path, reason(&e)),
+    }
+}
+
+fn proven(receiver: &Receiver, archive: &Archive, file: &FileEntry) -> Result<bool> {
+    if let Some(staged) = archive.staging.open(file.id)? {
+        if !is_as_indexed(&staged, file)? {
+            return Ok(false);
+        }
+        archive.staging.apply_meta(&staged, file)?;
+        let name = Staging::name(file.id);
+        receiver.sink.publish(&archive.staging, &name, &file.path, &mut FolderCache::default())?;
+        return Ok(true);
+    }
+    // A crash came between the rename and the journal.
+    match receiver.sink.open_final(&file.path)? {
+        Some(named) => is_as_indexed(&named, file),
+        None => Ok(false),
+    }
+}
+
+fn is_as_indexed(content: &File, file: &FileEntry) -> Result<bool> {
+    let read = || -> std::io::Result<bool> {
+        let meta = content.metadata()?;
+        if !meta.is_file() || meta.len() != file.size {
+            return Ok(false);
+        }
+        let mut proof = ProofHasher::of(file);
+        let mut buffer = vec![0; READ_BYTES.min(file.size as usize + 1)];
+        let mut reader = content;
+        loop {
+            match reader.read(&mut buffer)? {
+                0 => return Ok(proof.proven()),
+                n => proof.update(&buffer[..n]),
+            }
+        }
+    };
+    read().map_err(|e| crate::error::Error::io(format!("cannot read back \"{}\"", file.path), e))
+}
+
+/// Asks for all bytes of `file` again. Nobody may be writing any of them meanwhile.
+pub(super) fn take_back(receiver: &Receiver, archive: &Archive, file: &FileEntry) -> Result<()> {
+    let _claim = archive.claim(file.range());
+    archive.staging.remove(file.id);
+    receiver
+        .committer
+        .rewrite(|journal| journal.forget(archive.tar_id, file.range(), file.id..file.id + 1))?;
+    let mut state = archive.state();
+    state.done.remove(file.range());
+    state.published.remove(file.id..file.id + 1);
+    state.fresh.remove(file.id..file.id + 1);
+    state.finished = false;
+    Ok(())
+}
+
+/// Work for the threads that prove large files, off the path of the blocks.
+pub(super) struct Proof {
+    pub(super) archive: Arc<Archive>,
+    pub(super) file: FileEntry,
+}
+
+impl Proof {
+    /// Does the work.
+    pub(super) fn run(&self, receiver: &Receiver) {
+        // Replaced meanwhile: nobody wants this file any more.
+        if let Ok(_entered) = self.archive.enter() {
+            prove(receiver, &self.archive, &self.file);
+        }
+        self.archive.state().proving.remove(&self.file.id);
+        self.archive.notify();
+    }
+}

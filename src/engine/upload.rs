@@ -1,0 +1,367 @@
+//! Sending an archive: ask what is missing, send the blocks that hold it, finish.
+
+mod block;
+mod report;
+
+pub use report::{FailedEntry, UploadReport};
+
+use super::index_body;
+use crate::archive::codec::Compression;
+use crate::archive::layout::{DEFAULT_BLOCK_SIZE, Grid};
+use crate::archive::protocol::{FinishAnswer, Status};
+use crate::archive::ranges::RangeSet;
+use crate::db::index_read::{IndexReader, Summary};
+use crate::db::progress::Progress;
+use crate::error::{Error, ErrorKind, Result};
+use crate::queue::range::RangeQueue;
+use crate::remote::{Client, IndexBody};
+use crate::source::Source;
+use crate::telemetry::{Monitor, Notice};
+use block::Sender;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::task::{JoinSet, spawn_blocking};
+
+/// What to send, and how.
+#[derive(Debug, Clone)]
+pub struct UploadOptions {
+    /// The index.
+    pub database: PathBuf,
+    /// The progress database.
+    pub progress: PathBuf,
+    /// Which archive.
+    pub tar_id: u64,
+    /// In bytes.
+    pub block_size: u64,
+    /// Only the blocks from this one on …
+    pub first: u64,
+    /// … to this one, inclusive; `None` means to the end.
+    pub last: Option<u64>,
+    /// Blocks that are read, compressed and sent at once.
+    pub workers: usize,
+    /// Send what the receiver has already, too.
+    pub ignore_done: bool,
+    /// Only say what would be sent.
+    pub dry_run: bool,
+    /// How blocks become frames.
+    pub compression: Compression,
+    /// A folder for temporary files.
+    pub scratch: PathBuf,
+}
+
+impl Default for UploadOptions {
+    fn default() -> Self {
+        Self {
+            database: PathBuf::new(),
+            progress: PathBuf::new(),
+            tar_id: 0,
+            block_size: DEFAULT_BLOCK_SIZE,
+            first: 0,
+            last: None,
+            workers: 5,
+            ignore_done: false,
+            dry_run: false,
+            compression: Compression::Auto,
+            scratch: PathBuf::from("/tmp"),
+        }
+    }
+}
+
+/// How often what is missing after all was sent is sent again, before the files that it belongs to count as failed.
+const ROUNDS: usize = 3;
+
+/// Sends what the receiver misses.
+///
+/// # Errors
+/// What stopped the upload as a whole. Files that failed are in the report.
+pub async fn upload(
+    source: Arc<dyn Source>,
+    client: Arc<Client>,
+    options: &UploadOptions,
+    monitor: Arc<dyn Monitor>,
+) -> Result<UploadReport> {
+    let database = options.database.clone();
+    let summary = blocking(move || IndexReader::open(&database)?.summary()).await?;
+    let grid = Grid::new(summary.total_bytes, options.block_size)
+        .ok_or_else(|| Error::new(ErrorKind::Usage, "the block size must not be 0"))?;
+    let window = grid.window(options.first, options.last);
+    monitor.counters().files_total.set(summary.files);
+    monitor.counters().total_bytes.set(window.end - window.start);
+    let upload = Upload { source, client, options, monitor, summary, grid, window };
+    upload.client.patience().start();
+    upload.run().await
+}
+
+struct Upload<'a> {
+    source: Arc<dyn Source>,
+    client: Arc<Client>,
+    options: &'a UploadOptions,
+    monitor: Arc<dyn Monitor>,
+    summary: Summary,
+    grid: Grid,
+    window: Range<u64>,
+}
+
+/// What a receiver said when it was asked for the first time.
+enum Receiver {
+    /// It has this index, and misses these bytes.
+    Ours(RangeSet),
+    /// It has another index or none.
+    Empty,
+    /// It knows only FORMATS 1.3.
+    Legacy,
+}
+
+impl Upload<'_> {
+    async fn run(&self) -> Result<UploadReport> {
+        let receiver = self.ask().await?;
+        if self.options.dry_run {
+            return Ok(self.plan(&receiver));
+        }
+        let missing = match receiver {
+            Receiver::Legacy => return self.run_legacy().await,
+            Receiver::Ours(missing) => missing,
+            Receiver::Empty => {
+                self.put_index().await?;
+                self.missing().await?
+            }
+        };
+        let progress = self.open_progress().await?;
+        progress.clear()?;
+        let sender = Arc::new(Sender::new(self, Some(progress)));
+        let mut todo = self.blocks_of(if self.options.ignore_done { None } else { Some(&missing) });
+        self.note_present(&missing);
+        for round in 1.. {
+            self.send(&sender, &todo).await?;
+            if self.options.first > 0 || self.options.last.is_some() {
+                let missing = self.missing().await?;
+                if missing.covered() > 0 && !self.remaining(&sender, &missing).any(|_| true) {
+                    // This host's part is done; whoever ends last finishes.
+                    let others_bytes = self.outside(&missing);
+                    if others_bytes > 0 {
+                        return Ok(sender.report(&self.summary, false, others_bytes));
+                    }
+                }
+            }
+            let answer = self.finish(false).await?;
+            if answer.missing_bytes == 0 {
+                return self.conclude(&sender, answer).await;
+            }
+            let missing = self.missing().await?;
+            todo = self.remaining(&sender, &missing).collect();
+            if todo.is_empty() || round >= ROUNDS {
+                let others_bytes = self.outside(&missing);
+                if others_bytes > 0 {
+                    return Ok(sender.report(&self.summary, false, others_bytes));
+                }
+                sender.give_up(&missing).await?;
+                let answer = self.finish(true).await?;
+                return self.conclude(&sender, answer).await;
+            }
+            self.monitor.notice(Notice::Info(format!(
+                "the receiver still misses {} bytes; sending them again",
+                missing.covered()
+            )));
+        }
+        Err(Error::new(ErrorKind::Internal, "the rounds of an upload never end"))
+    }
+
+    /// Sends the blocks `todo` with as many workers as wanted. The first error stops all of them.
+    async fn send(&self, sender: &Arc<Sender>, todo: &[Range<u64>]) -> Result<()> {
+        let queue = Arc::new(RangeQueue::new(todo.iter().cloned()));
+        let workers = usize::try_from(queue.len()).unwrap_or(usize::MAX).min(self.options.workers.max(1));
+        let mut tasks = JoinSet::new();
+        for _ in 0..workers {
+            let (sender, queue) = (sender.clone(), queue.clone());
+            tasks.spawn(async move {
+                while let Some(number) = queue.claim() {
+                    sender.send(number).await?;
+                }
+                Ok(())
+            });
+        }
+        while let Some(outcome) = tasks.join_next().await {
+            // Leaving drops the set, which stops the other workers.
+            outcome.map_err(|e| Error::new(ErrorKind::Internal, "a worker crashed").because(e))??;
+        }
+        Ok(())
+    }
+
+    async fn ask(&self) -> Result<Receiver> {
+        let status = match self.client.status(self.options.block_size, 0).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Receiver::Empty),
+            other => other?,
+        };
+        let Some(status) = status else { return Ok(Receiver::Legacy) };
+        if status.digest == self.summary.digest.to_string() {
+            return Ok(Receiver::Ours(self.all_missing(status).await?));
+        }
+        if !status.complete && status.done_bytes > 0 && !self.options.dry_run {
+            self.monitor.notice(Notice::Warning(format!(
+                "archive {} of the receiver had another index that was not finished; it is replaced",
+                self.options.tar_id
+            )));
+        }
+        Ok(Receiver::Empty)
+    }
+
+    async fn put_index(&self) -> Result<()> {
+        self.monitor.notice(Notice::Phase("sending the index"));
+        let (database, scratch) = (self.options.database.clone(), self.options.scratch.clone());
+        let (file, length) = blocking(move || index_body::pack(&database, &scratch)).await?;
+        let answer = self.client.put_index(&IndexBody { file, length, digest: self.summary.digest }).await?;
+        match answer.digest {
+            Some(digest) if digest != self.summary.digest.to_string() => Err(Error::new(
+                ErrorKind::BadIndex,
+                format!("the receiver read index {digest}, this is {}", self.summary.digest),
+            )
+            .hint("the index was edited after it was made; make a new one with: tar-like index -c")),
+            _ => Ok(()),
+        }
+    }
+
+    async fn missing(&self) -> Result<RangeSet> {
+        let status = self.client.status(self.options.block_size, 0).await?;
+        let status = status.ok_or_else(|| Error::new(ErrorKind::Malformed, "the receiver was replaced by another program"))?;
+        if status.digest != self.summary.digest.to_string() {
+            return Err(Error::new(
+                ErrorKind::WrongIndex,
+                format!("another sender put index {} in place of ours, {}", status.digest, self.summary.digest),
+            )
+            .hint("let only senders with the same index use the same archive number, or give --tar-id"));
+        }
+        self.all_missing(status).await
+    }
+
+    /// All pages of what is missing.
+    async fn all_missing(&self, mut status: Status) -> Result<RangeSet> {
+        let mut missing = RangeSet::default();
+        loop {
+            for (start, end) in &status.missing {
+                missing.insert(*start..*end);
+            }
+            let Some(next) = status.next else { return Ok(missing) };
+            status = self
+                .client
+                .status(self.options.block_size, next)
+                .await?
+                .ok_or_else(|| Error::new(ErrorKind::Malformed, "the receiver was replaced by another program"))?;
+        }
+    }
+
+    /// The blocks of this run that hold anything of `missing`, or all of them.
+    fn blocks_of(&self, missing: Option<&RangeSet>) -> Vec<Range<u64>> {
+        let mut blocks = RangeSet::default();
+        match missing {
+            None => blocks.insert(self.grid.blocks_of(self.window.clone())),
+            Some(missing) => {
+                for range in missing.iter() {
+                    blocks.insert(self.grid.blocks_of(crate::archive::layout::intersect(&range, &self.window)));
+                }
+            }
+        }
+        blocks.iter().collect()
+    }
+
+    /// The blocks of this run that hold anything of `missing` which is not of a file that failed already.
+    fn remaining(&self, sender: &Sender, missing: &RangeSet) -> impl Iterator<Item = Range<u64>> + use<> {
+        let mut wanted = missing.clone();
+        for range in sender.failed_ranges() {
+            wanted.remove(range);
+        }
+        self.blocks_of(Some(&wanted)).into_iter()
+    }
+
+    /// How much of `missing` is not this run's to send.
+    fn outside(&self, missing: &RangeSet) -> u64 {
+        let mut outside = missing.clone();
+        outside.remove(self.window.clone());
+        outside.covered()
+    }
+
+    /// Progress starts from what is there already.
+    fn note_present(&self, missing: &RangeSet) {
+        let mut wanted = missing.clone();
+        wanted.remove(0..self.window.start);
+        wanted.remove(self.window.end..u64::MAX);
+        let present = (self.window.end - self.window.start).saturating_sub(wanted.covered());
+        if !self.options.ignore_done {
+            self.monitor.counters().done_bytes.set(present);
+            self.monitor.counters().resumed_bytes.set(present);
+        }
+    }
+
+    async fn finish(&self, partial: bool) -> Result<FinishAnswer> {
+        self.monitor.notice(Notice::Phase("verifying"));
+        self.client.finish(partial).await
+    }
+
+    async fn conclude(&self, sender: &Sender, answer: FinishAnswer) -> Result<UploadReport> {
+        sender.note_receiver_failures(&answer);
+        self.monitor.counters().files_done.set(answer.files_published);
+        Ok(sender.report(&self.summary, answer.complete, 0))
+    }
+
+    async fn open_progress(&self) -> Result<Progress> {
+        let (path, digest, url) =
+            (self.options.progress.clone(), self.summary.digest, self.client.address().to_owned());
+        let (tar_id, block_size) = (self.options.tar_id, self.options.block_size);
+        blocking(move || Progress::open(&path, tar_id, block_size, &digest, &url)).await
+    }
+
+    /// A receiver that can neither be asked nor told: our own record of what it accepted is all there is.
+    async fn run_legacy(&self) -> Result<UploadReport> {
+        self.monitor.notice(Notice::Warning(
+            "the receiver knows only the original protocol: it cannot say what it has, nor prove what it got; \
+             run check on its side afterwards"
+                .to_string(),
+        ));
+        let progress = self.open_progress().await?;
+        if self.options.ignore_done {
+            progress.clear()?;
+        }
+        let mut done = RangeSet::default();
+        for block in progress.blocks()? {
+            if let Some(range) = self.grid.range(block) {
+                done.insert(range);
+            }
+        }
+        let missing: RangeSet = done.missing(0..self.summary.total_bytes).collect();
+        self.note_present(&missing);
+        self.put_index().await?;
+        let sender = Arc::new(Sender::new(self, Some(progress)));
+        let todo = self.blocks_of(Some(&missing));
+        self.send(&sender, &todo).await?;
+        let mut report = sender.report(&self.summary, sender.failed_ranges().is_empty(), 0);
+        report.legacy = true;
+        Ok(report)
+    }
+
+    fn plan(&self, receiver: &Receiver) -> UploadReport {
+        let all = std::iter::once(0..self.summary.total_bytes).collect();
+        let missing = match receiver {
+            Receiver::Ours(missing) => missing,
+            Receiver::Empty | Receiver::Legacy => &all,
+        };
+        let blocks = self.blocks_of(if self.options.ignore_done { None } else { Some(missing) });
+        let sent_bytes = blocks
+            .iter()
+            .filter_map(|range| Some(self.grid.range(range.end - 1)?.end - self.grid.range(range.start)?.start))
+            .sum();
+        UploadReport {
+            sent_blocks: blocks.iter().map(|range| range.end - range.start).sum(),
+            sent_bytes,
+            files: self.summary.files,
+            total_bytes: self.summary.total_bytes,
+            dry_run: true,
+            complete: missing.covered() == 0,
+            legacy: matches!(receiver, Receiver::Legacy),
+            ..UploadReport::default()
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    spawn_blocking(work).await.map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").because(e))?
+}

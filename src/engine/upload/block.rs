@@ -1,0 +1,280 @@
+//! Preparing and sending one block, and remembering what failed.
+
+use super::report::{FailedEntry, UploadReport};
+use super::{Upload, blocking};
+use crate::archive::codec::{self, Compression};
+use crate::archive::digest::{IndexDigest, blake3};
+use crate::archive::entry::FileEntry;
+use crate::archive::layout::{Grid, intersect};
+use crate::archive::protocol::FinishAnswer;
+use crate::archive::ranges::RangeSet;
+use crate::db::index_read::{IndexReader, Summary};
+use crate::db::progress::Progress;
+use crate::error::{Error, ErrorKind, Result};
+use crate::remote::{BlockBody, Client};
+use crate::source::Source;
+use crate::telemetry::{Monitor, Notice};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{ControlFlow, Range};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Why the receiver refuses a file whose bytes arrived as they were sent.
+const CHANGED: &str = "its content is not what the index says: it changed after it was indexed";
+
+/// Everything that the workers share.
+pub(super) struct Sender {
+    source: Arc<dyn Source>,
+    client: Arc<Client>,
+    monitor: Arc<dyn Monitor>,
+    database: PathBuf,
+    digest: IndexDigest,
+    grid: Grid,
+    block_size: u64,
+    compression: Compression,
+    progress: Mutex<Option<Progress>>,
+    readers: Mutex<Vec<IndexReader>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Where the content of failed files lies in the archive. Files of their own are not kept: there may be millions.
+    failed: RangeSet,
+    named: BTreeMap<String, String>,
+    failed_total: u64,
+    /// Files that the receiver refused once; the second time they count as failed.
+    refused: BTreeSet<u64>,
+}
+
+/// How many failed files are named in the report.
+const NAMED: usize = 1_000;
+
+/// A block as it was read.
+struct Prepared {
+    block: BlockBody,
+    compressed: bool,
+    /// Bytes that could be read.
+    good_bytes: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sender {
+    pub(super) fn new(upload: &Upload<'_>, progress: Option<Progress>) -> Self {
+        Self {
+            source: upload.source.clone(),
+            client: upload.client.clone(),
+            monitor: upload.monitor.clone(),
+            database: upload.options.database.clone(),
+            digest: upload.summary.digest,
+            grid: upload.grid,
+            block_size: upload.options.block_size,
+            compression: upload.options.compression,
+            progress: Mutex::new(progress),
+            readers: Mutex::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Reads and sends block `number`. What is wrong with a file is noted; only what stops everything is an error.
+    pub(super) async fn send(self: &Arc<Self>, number: u64) -> Result<()> {
+        for attempt in 1..=2 {
+            let this = self.clone();
+            let prepared = blocking(move || this.prepare(number)).await?;
+            if prepared.good_bytes == 0 {
+                return Ok(());
+            }
+            match self.client.put_block(&prepared.block, &self.digest).await {
+                Ok(answer) => {
+                    self.note_sent(&prepared)?;
+                    let rejected = answer.map(|answer| answer.rejected).unwrap_or_default();
+                    return self.note_rejected(&rejected).await;
+                }
+                // Damaged on the way, most likely: read it again and send it once more.
+                Err(e) if e.kind() == ErrorKind::BadBlock && attempt == 1 => {
+                    self.monitor.notice(Notice::Warning(format!("block {number} was refused and is sent again ({e})")));
+                }
+                Err(e) if e.kind() == ErrorKind::BadBlock => {
+                    let range = self.grid.range(number).unwrap_or_default();
+                    return self.fail_range(range, format!("block {number} was refused twice: {e}")).await;
+                }
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    return Err(e.hint("the receiver lost the index; run the same command again: it puts the index anew"));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, number: u64) -> Result<Prepared> {
+        let range = self
+            .grid
+            .range(number)
+            .ok_or_else(|| Error::new(ErrorKind::Internal, format!("block {number} lies behind the end")))?;
+        let length = usize::try_from(range.end - range.start)
+            .map_err(|_| Error::new(ErrorKind::Usage, "the block size is too large for this machine"))?;
+        let mut content = vec![0; length];
+        let mut failed = Vec::new();
+        let mut good_bytes = 0;
+        self.with_index(|index| {
+            index.files_in(range.clone(), |file| {
+                let piece = intersect(&file.range(), &range);
+                let buffer = &mut content[(piece.start - range.start) as usize..(piece.end - range.start) as usize];
+                match self.source.read(&file, piece.start - file.offset, buffer) {
+                    Ok(()) => good_bytes += piece.end - piece.start,
+                    Err(reason) => {
+                        buffer.fill(0);
+                        failed.push(file.id);
+                        self.fail(&file, reason);
+                    }
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+        })?;
+        let digest = blake3(&content);
+        let (frame, compressed) = codec::encode(&content, self.compression);
+        let block = BlockBody { number, block_size: self.block_size, body: frame.into(), digest, failed };
+        Ok(Prepared { block, compressed, good_bytes })
+    }
+
+    fn with_index<T>(&self, work: impl FnOnce(&IndexReader) -> Result<T>) -> Result<T> {
+        let reader = lock(&self.readers).pop();
+        let reader = match reader {
+            Some(reader) => reader,
+            None => IndexReader::open(&self.database)?,
+        };
+        let outcome = work(&reader);
+        lock(&self.readers).push(reader);
+        outcome
+    }
+
+    fn note_sent(&self, prepared: &Prepared) -> Result<()> {
+        let counters = self.monitor.counters();
+        counters.sent_blocks.add(1);
+        counters.sent_bytes.add(prepared.good_bytes);
+        counters.done_bytes.add(prepared.good_bytes);
+        if !prepared.compressed {
+            counters.stored_blocks.add(1);
+        }
+        if !prepared.block.failed.is_empty() {
+            // Not done as a whole: the next run must look at it again.
+            return Ok(());
+        }
+        match &*lock(&self.progress) {
+            Some(progress) => progress.add(prepared.block.number),
+            None => Ok(()),
+        }
+    }
+
+    /// Files that the receiver did not accept are asked for once more by the next round, and fail the second time.
+    async fn note_rejected(self: &Arc<Self>, ids: &[u64]) -> Result<()> {
+        let again: Vec<u64> = {
+            let mut state = lock(&self.state);
+            ids.iter().copied().filter(|&id| !state.refused.insert(id)).collect()
+        };
+        let this = self.clone();
+        blocking(move || {
+            this.with_index(|index| {
+                for id in again {
+                    index.files_with_ids(id..id + 1, |file| {
+                        this.fail(&file, CHANGED.to_string());
+                        Ok(ControlFlow::Continue(()))
+                    })?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    fn fail(&self, file: &FileEntry, reason: String) {
+        let path = file.path.to_string();
+        {
+            let mut state = lock(&self.state);
+            if state.failed.contains(file.range()) {
+                return;
+            }
+            state.failed.insert(file.range());
+            state.failed_total += 1;
+            if state.named.len() < NAMED {
+                state.named.insert(path.clone(), reason.clone());
+            }
+        }
+        self.monitor.counters().files_failed.add(1);
+        self.monitor.notice(Notice::Failed { path, reason });
+    }
+
+    async fn fail_range(self: &Arc<Self>, range: Range<u64>, reason: String) -> Result<()> {
+        let this = self.clone();
+        blocking(move || {
+            this.with_index(|index| {
+                index.files_in(range, |file| {
+                    this.fail(&file, reason.clone());
+                    Ok(ControlFlow::Continue(()))
+                })
+            })
+        })
+        .await
+    }
+
+    /// The files that `missing` belongs to count as failed: the receiver does not take them.
+    pub(super) async fn give_up(self: &Arc<Self>, missing: &RangeSet) -> Result<()> {
+        for range in missing.iter() {
+            self.fail_range(range, CHANGED.to_string()).await?;
+        }
+        Ok(())
+    }
+
+    /// Where the content of failed files lies in the archive.
+    pub(super) fn failed_ranges(&self) -> Vec<Range<u64>> {
+        lock(&self.state).failed.iter().collect()
+    }
+
+    /// What the receiver could not put in place.
+    pub(super) fn note_receiver_failures(&self, answer: &FinishAnswer) {
+        let mut unnamed = answer.failed_total;
+        for failed in &answer.failed {
+            unnamed = unnamed.saturating_sub(1);
+            {
+                let mut state = lock(&self.state);
+                if state.named.contains_key(&failed.path) {
+                    continue;
+                }
+                state.failed_total += 1;
+                if state.named.len() < NAMED {
+                    state.named.insert(failed.path.clone(), failed.reason.clone());
+                }
+            }
+            self.monitor.counters().files_failed.add(1);
+            self.monitor.notice(Notice::Failed { path: failed.path.clone(), reason: failed.reason.clone() });
+        }
+        lock(&self.state).failed_total += unnamed;
+    }
+
+    pub(super) fn report(&self, summary: &Summary, complete: bool, others_bytes: u64) -> UploadReport {
+        let (state, counters) = (lock(&self.state), self.monitor.counters());
+        UploadReport {
+            files: summary.files,
+            total_bytes: summary.total_bytes,
+            sent_blocks: counters.sent_blocks.get(),
+            sent_bytes: counters.sent_bytes.get(),
+            wire_bytes: counters.wire_bytes.get(),
+            stored_blocks: counters.stored_blocks.get(),
+            retries: counters.retries.get(),
+            failed: state
+                .named
+                .iter()
+                .map(|(path, reason)| FailedEntry { path: path.clone(), reason: reason.clone() })
+                .collect(),
+            failed_total: state.failed_total,
+            complete,
+            others_bytes,
+            legacy: false,
+            dry_run: false,
+        }
+    }
+}

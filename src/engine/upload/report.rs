@@ -1,0 +1,41 @@
+//! What an upload ends with.
+
+/// A file that is not at the receiver as the index says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedEntry {
+    /// Its path, printable.
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What an upload did, or would do.
+#[derive(Debug, Clone, Default)]
+pub struct UploadReport {
+    /// Files of the index.
+    pub files: u64,
+    /// Size of the archive, in bytes.
+    pub total_bytes: u64,
+    /// Blocks that were accepted.
+    pub sent_blocks: u64,
+    /// Bytes of content in them.
+    pub sent_bytes: u64,
+    /// Bytes of bodies, attempts that failed included.
+    pub wire_bytes: u64,
+    /// Blocks that were sent stored.
+    pub stored_blocks: u64,
+    /// Requests that were sent again.
+    pub retries: u64,
+    /// Files that failed, and how many entries failed in all: the list may be shorter.
+    pub failed: Vec<FailedEntry>,
+    /// How many failed.
+    pub failed_total: u64,
+    /// The receiver confirmed everything that the index says.
+    pub complete: bool,
+    /// What other senders have still to send, in bytes: only with a range of blocks.
+    pub others_bytes: u64,
+    /// The receiver knows only FORMATS 1.3, so that nothing is confirmed.
+    pub legacy: bool,
+    /// Nothing was sent: this is a plan.
+    pub dry_run: bool,
+}

@@ -1,0 +1,265 @@
+//! A folder that is held open, and access to what lies beneath it that no symbolic link, `..` or race can lead outside.
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::archive::entry::Meta;
+
+/// A directory by its descriptor. Paths beneath it are bytes; the empty path is the folder itself.
+#[derive(Debug)]
+pub struct Folder(OwnedFd);
+
+/// Set once the kernel (or a container's filter) refused `openat2`; then every component is opened on its own.
+static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
+
+const RESOLVE: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
+
+impl Folder {
+    /// Opens `path`, which may be a symbolic link: whoever names a base folder means where it leads.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn open(path: &Path) -> std::io::Result<Self> {
+        Ok(Self(rustix::fs::open(path, DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
+    }
+
+    /// Opens what lies at `path` beneath this folder. Any symbolic link on the way is `ELOOP`.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn open_at(&self, path: &[u8], flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+        let path = if path.is_empty() { b"." } else { path };
+        if !NO_OPENAT2.load(Ordering::Relaxed) {
+            loop {
+                match rustix::fs::openat2(&self.0, path, flags, mode, RESOLVE) {
+                    // A rename elsewhere on the system raced with the look-up.
+                    Err(Errno::AGAIN) => {}
+                    Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => break,
+                    other => return other,
+                }
+            }
+            // EPERM and EINVAL may also be about this very file: only a refused call on ourselves settles it.
+            match rustix::fs::openat2(&self.0, ".", DIRECTORY | OFlags::CLOEXEC, Mode::empty(), RESOLVE) {
+                Ok(_) => {}
+                Err(_) => NO_OPENAT2.store(true, Ordering::Relaxed),
+            }
+        }
+        self.walk(path, flags, mode)
+    }
+
+    /// The same for kernels without `openat2`: one component at a time, none of them a link.
+    fn walk(&self, path: &[u8], flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+        let mut held: Option<OwnedFd> = None;
+        let mut names = path.split(|&b| b == b'/').peekable();
+        while let Some(name) = names.next() {
+            if name == b".." || name.is_empty() {
+                return Err(Errno::XDEV);
+            }
+            let at = held.as_ref().map_or(self.0.as_fd(), AsFd::as_fd);
+            let last = names.peek().is_none();
+            let (flags, mode) = if last {
+                (flags, mode)
+            } else {
+                (DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+            };
+            held = Some(rustix::fs::openat(at, name, flags, mode)?);
+        }
+        held.ok_or(Errno::NOENT)
+    }
+
+    /// Opens a regular file for reading; it never waits for the other end of a FIFO.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn open_file(&self, path: &[u8]) -> Result<File, Errno> {
+        self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).map(File::from)
+    }
+
+    /// Opens the folder at `path` beneath this one.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn open_folder(&self, path: &[u8]) -> Result<Self, Errno> {
+        self.open_at(path, DIRECTORY, Mode::empty()).map(Self)
+    }
+
+    /// Opens the folder `name` directly in this one, making it with `mode` if it is not there.
+    ///
+    /// # Errors
+    /// The system's error; `ELOOP` or `ENOTDIR` if something else has that name.
+    pub fn make_folder(&self, name: &str, mode: u32) -> Result<Self, Errno> {
+        match rustix::fs::mkdirat(&self.0, name, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => self.open_folder(name.as_bytes()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What stands at `name` directly in this folder, links not followed; `None` if nothing does.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn stat(&self, name: &[u8]) -> Result<Option<Stat>, Errno> {
+        match rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The folder `path` beneath this one, made with all its parents where missing. What is no folder and stands in the
+    /// way, a symbolic link included, is replaced, as rsync does; `replaced` is told.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn make_folders(&self, path: &[u8], replaced: &mut dyn FnMut(&[u8])) -> Result<Self, Errno> {
+        match self.open_folder(path) {
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) if !path.is_empty() => {}
+            other => return other,
+        }
+        let cut = path.iter().rposition(|&b| b == b'/');
+        let (parent, name) = cut.map_or((&[][..], path), |cut| (&path[..cut], &path[cut + 1..]));
+        let parent = self.make_folders(parent, replaced)?;
+        // Another thread may make or replace the same folder: a few rounds settle that.
+        for _ in 0..8 {
+            match rustix::fs::mkdirat(&parent.0, name, Mode::from_raw_mode(0o777)) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => match parent.stat(name)? {
+                    Some(stat) if !is_kind(&stat, FileType::Directory) => {
+                        match rustix::fs::unlinkat(&parent.0, name, AtFlags::empty()) {
+                            Ok(()) => replaced(path),
+                            Err(Errno::NOENT | Errno::ISDIR) => {}
+                            Err(e) => return Err(e),
+                        }
+                        continue;
+                    }
+                    _ => {}
+                },
+                Err(e) => return Err(e),
+            }
+            match parent.open_folder(name) {
+                Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {}
+                other => return other,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Whether `stat` is about something of `kind`.
+#[must_use]
+pub fn is_kind(stat: &Stat, kind: FileType) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == kind
+}
+
+/// Owner, permissions and time as an index records them.
+#[must_use]
+pub fn meta_of(stat: &Stat) -> Meta {
+    Meta { mode: stat.st_mode & 0o7777, mtime_ns: mtime_ns(stat), uid: stat.st_uid, gid: stat.st_gid }
+}
+
+/// Time of the last change of the content, in nanoseconds since 1970. Times outside the years 1678 to 2261 are clamped.
+#[must_use]
+pub fn mtime_ns(stat: &Stat) -> i64 {
+    nanoseconds(stat.st_mtime, stat.st_mtime_nsec)
+}
+
+/// Time of the last change of the inode, in nanoseconds since 1970.
+#[must_use]
+pub fn ctime_ns(stat: &Stat) -> i64 {
+    nanoseconds(stat.st_ctime, stat.st_ctime_nsec)
+}
+
+fn nanoseconds(seconds: i64, nanoseconds: u64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add_unsigned(nanoseconds)
+}
+
+/// The times to set on an entry: the access time stays.
+#[must_use]
+pub fn timestamps(meta: &Meta) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: Timespec {
+            tv_sec: meta.mtime_ns.div_euclid(1_000_000_000),
+            tv_nsec: meta.mtime_ns.rem_euclid(1_000_000_000),
+        },
+    }
+}
+
+/// Sets owner (where `owner`), permissions and time of an open file or folder. Without the owner the set-id bits are left
+/// out: they would give the rights of whoever runs this program.
+///
+/// # Errors
+/// The system's error.
+pub fn apply_meta(fd: impl AsFd, meta: &Meta, owner: bool) -> Result<(), Errno> {
+    let fd = fd.as_fd();
+    let mut mode = meta.mode;
+    if owner {
+        rustix::fs::fchown(
+            fd,
+            Some(rustix::fs::Uid::from_raw(meta.uid)),
+            Some(rustix::fs::Gid::from_raw(meta.gid)),
+        )?;
+    } else {
+        mode &= 0o1777;
+    }
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))?;
+    rustix::fs::futimens(fd, &timestamps(meta))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn no_link_leads_outside() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("secret"), "x").unwrap();
+        let base = tempfile::tempdir().unwrap();
+        symlink(outside.path(), base.path().join("link")).unwrap();
+        std::fs::create_dir(base.path().join("real")).unwrap();
+        symlink("../link", base.path().join("real/nested")).unwrap();
+        let folder = Folder::open(base.path()).unwrap();
+        for fallback in [false, true] {
+            let open = |path: &[u8]| {
+                if fallback {
+                    folder.walk(path, OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())
+                } else {
+                    folder.open_at(path, OFlags::RDONLY, Mode::empty())
+                }
+            };
+            for path in [&b"link"[..], b"link/secret", b"real/nested/secret", b"..", b"real/../../x"] {
+                assert!(open(path).is_err(), "{path:?} {fallback}");
+            }
+            assert!(open(b"real").is_ok());
+        }
+        let mut replaced = Vec::new();
+        folder.make_folders(b"link/a/b", &mut |path| replaced.push(path.to_vec())).unwrap();
+        assert_eq!(replaced, [b"link"]);
+        assert!(base.path().join("link/a/b").is_dir() && !outside.path().join("a").exists());
+    }
+
+    #[test]
+    fn times_before_1970_survive() {
+        let file = tempfile::tempfile().unwrap();
+        for mtime_ns in [-1, -1_500_000_000, 0, 1_700_000_000_123_456_789] {
+            let meta = Meta { mode: 0o640, mtime_ns, uid: 0, gid: 0 };
+            apply_meta(&file, &meta, false).unwrap();
+            let stat = rustix::fs::fstat(&file).unwrap();
+            assert_eq!((super::mtime_ns(&stat), stat.st_mode & 0o7777), (mtime_ns, 0o640));
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Who sends which block.
+
+pub mod range;

@@ -1,0 +1,381 @@
+//! The requests of the protocol, each with its deadline and the meaning of its answers.
+
+use super::limit::{Bandwidth, PIECE_BYTES};
+use super::retry::{Failed, Patience, retry};
+use crate::archive::digest::{Blake3, IndexDigest};
+use crate::archive::protocol::{
+    BlockAnswer, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX,
+    HEADER_SERVER, IndexAnswer, Status, VERSION, format_ids,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::Monitor;
+use bytes::Bytes;
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url, header, redirect};
+use serde::de::DeserializeOwned;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How a client talks.
+pub struct ClientOptions {
+    /// The base address, `http://host:port/tar` by default.
+    pub url: String,
+    /// Which archive.
+    pub tar_id: u64,
+    /// The receiver's token, if it wants one.
+    pub token: Option<String>,
+    /// A PEM file with the certificates to trust beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Do not verify the receiver's certificate.
+    pub ignore_ca: bool,
+    /// Connections that are kept open.
+    pub connections: usize,
+    /// A block must be answered within this time.
+    pub block_deadline: Duration,
+    /// The limit on what is sent.
+    pub bandwidth: Option<Arc<Bandwidth>>,
+}
+
+/// A receiver, seen from a sender.
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    tar_id: u64,
+    token: Option<String>,
+    block_deadline: Duration,
+    bandwidth: Option<Arc<Bandwidth>>,
+    patience: Patience,
+    monitor: Arc<dyn Monitor>,
+}
+
+/// A block, ready to be sent.
+pub struct BlockBody {
+    /// Its number.
+    pub number: u64,
+    /// The block size, in bytes.
+    pub block_size: u64,
+    /// One LZ4 frame.
+    pub body: Bytes,
+    /// BLAKE3 of the content.
+    pub digest: Blake3,
+    /// Ids, ascending, of files whose bytes are zeros because they could not be read.
+    pub failed: Vec<u64>,
+}
+
+/// An index, ready to be sent.
+pub struct IndexBody {
+    /// One LZ4 frame, in a file without a name.
+    pub file: std::fs::File,
+    /// Its length, in bytes.
+    pub length: u64,
+    /// The digest of the index.
+    pub digest: IndexDigest,
+}
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+const SHORT_DEADLINE: Duration = Duration::from_secs(60);
+/// An index of ten million files takes its time on both sides.
+const INDEX_DEADLINE: Duration = Duration::from_secs(3600);
+const INDEX_PIECE_BYTES: usize = 256 << 10;
+
+impl Client {
+    /// Makes a client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// The address or the CA file is not valid.
+    pub fn new(options: ClientOptions, patience: Patience, monitor: Arc<dyn Monitor>) -> Result<Self> {
+        let usage = |why: String| Error::new(ErrorKind::Usage, why);
+        let mut base = Url::parse(&options.url).map_err(|e| {
+            usage(format!("\"{}\" is no address: {e}", options.url)).hint("for example http://host:8000/tar")
+        })?;
+        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
+            return Err(usage(format!("\"{}\" is no http or https address", options.url))
+                .hint("for example http://host:8000/tar"));
+        }
+        if !base.username().is_empty()
+            || base.password().is_some()
+            || base.query().is_some()
+            || base.fragment().is_some()
+        {
+            return Err(usage("the address must have no user, password, query or fragment".to_string())
+                .hint("give the token by --token-file or TARLIKE_TOKEN"));
+        }
+        if !base.path().ends_with('/') {
+            base.set_path(&format!("{}/", base.path()));
+        }
+        let mut http = reqwest::Client::builder()
+            .http1_only()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_DEADLINE)
+            .pool_max_idle_per_host(options.connections)
+            .tcp_nodelay(true)
+            .user_agent(concat!("tar-like/", env!("CARGO_PKG_VERSION")));
+        let host = base.host_str().unwrap_or_default();
+        if host == "localhost" || host == "[::1]" || host.starts_with("127.") {
+            // A proxy of the environment cannot reach what this host calls itself.
+            http = http.no_proxy();
+        }
+        if base.scheme() == "http" {
+            // No certificate is looked at: a host without any trusted one can still talk plain HTTP.
+            http = http.tls_certs_only([]);
+        } else if options.ignore_ca {
+            http = http.tls_certs_only([]).tls_danger_accept_invalid_certs(true);
+        } else if let Some(path) = &options.ca_file {
+            let pem = std::fs::read(path).map_err(|e| {
+                Error::io(format!("cannot read the CA file {}", path.display()), e)
+                    .with_kind(ErrorKind::Usage)
+            })?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| {
+                usage(format!("{} is no PEM file of certificates", path.display())).because(e)
+            })?;
+            if certificates.is_empty() {
+                return Err(usage(format!("{} has no certificate", path.display())));
+            }
+            http = http.tls_certs_merge(certificates);
+        }
+        let http = http.build().map_err(|e| {
+            Error::new(ErrorKind::Usage, "cannot set up the HTTP client")
+                .because(e)
+                .hint("for https, is the package ca-certificates installed?")
+        })?;
+        Ok(Self {
+            http,
+            base,
+            tar_id: options.tar_id,
+            token: options.token,
+            block_deadline: options.block_deadline,
+            bandwidth: options.bandwidth,
+            patience,
+            monitor,
+        })
+    }
+
+    /// The base address, for people and the progress database.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    /// When this client gives up.
+    #[must_use]
+    pub fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    fn request(&self, method: Method, tail: &str, deadline: Duration) -> Result<RequestBuilder> {
+        let url = self.base.join(&format!("{}/{tail}", self.tar_id)).map_err(|e| {
+            Error::new(ErrorKind::Usage, format!("cannot make an address of {}", self.base)).because(e)
+        })?;
+        let mut request = self.http.request(method, url).timeout(deadline);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        Ok(request)
+    }
+
+    /// How far the archive is; `Ok(None)` says that the receiver knows only FORMATS 1.3.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if the receiver has no index for this archive, or what the retries ended with.
+    pub async fn status(&self, block_size: u64, from: u64) -> Result<Option<Status>> {
+        retry(&self.patience, &*self.monitor, || async {
+            let tail = format!("status?blk_size={block_size}&from={from}");
+            let response = send(self.request(Method::GET, &tail, SHORT_DEADLINE)?).await?;
+            let unknown =
+                [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
+            if !is_ours(&response) && unknown.contains(&response.status()) {
+                return Ok(None);
+            }
+            json(accepted(response).await?).await.map(Some)
+        })
+        .await
+    }
+
+    /// Puts the index.
+    ///
+    /// # Errors
+    /// The receiver refuses it, or what the retries ended with.
+    pub async fn put_index(&self, index: &IndexBody) -> Result<IndexAnswer> {
+        retry(&self.patience, &*self.monitor, || async {
+            let request = self
+                .request(Method::PUT, "db", INDEX_DEADLINE)?
+                .header(header::CONTENT_LENGTH, index.length)
+                .header(HEADER_INDEX, index.digest.to_string())
+                .body(self.file_body(index)?);
+            json(accepted(send(request).await?).await?).await
+        })
+        .await
+    }
+
+    fn file_body(&self, index: &IndexBody) -> Result<Body> {
+        let io = |e: std::io::Error| Error::io("cannot read back the compressed index", e);
+        let mut file = index.file.try_clone().map_err(io)?;
+        std::io::Seek::rewind(&mut file).map_err(io)?;
+        let bandwidth = self.bandwidth.clone();
+        let pieces = futures_util::stream::unfold((file, bandwidth), |(file, bandwidth)| async move {
+            let read = tokio::task::spawn_blocking(move || {
+                let mut piece = Vec::new();
+                let outcome = (&file).take(INDEX_PIECE_BYTES as u64).read_to_end(&mut piece);
+                (file, outcome.map(|_| Bytes::from(piece)))
+            });
+            let (file, piece) = match read.await {
+                Ok((file, piece)) => (file, piece),
+                Err(_) => return None,
+            };
+            match &piece {
+                Ok(bytes) if bytes.is_empty() => return None,
+                Ok(bytes) => {
+                    if let Some(bandwidth) = &bandwidth {
+                        bandwidth.take(bytes.len()).await;
+                    }
+                }
+                Err(_) => {}
+            }
+            Some((piece, (file, bandwidth)))
+        });
+        Ok(Body::wrap_stream(pieces))
+    }
+
+    /// Puts a block; gives what our receiver answers, or `None` where a receiver of the original's kind accepted it.
+    ///
+    /// # Errors
+    /// The receiver refuses it, or what the retries ended with.
+    pub async fn put_block(&self, block: &BlockBody, index: &IndexDigest) -> Result<Option<BlockAnswer>> {
+        retry(&self.patience, &*self.monitor, || async {
+            let tail = format!("{}/{}", block.block_size, block.number);
+            let mut request = self
+                .request(Method::PUT, &tail, self.block_deadline)?
+                .header(header::CONTENT_LENGTH, block.body.len())
+                .header(HEADER_INDEX, index.to_string())
+                .header(HEADER_DIGEST, block.digest.to_string());
+            if !block.failed.is_empty() {
+                request = request.header(HEADER_FAILED, format_ids(&block.failed));
+            }
+            let response = send(request.body(self.bytes_body(&block.body))).await;
+            self.monitor.counters().wire_bytes.add(block.body.len() as u64);
+            let response = accepted(response?).await?;
+            if !is_ours(&response) {
+                return Ok(None);
+            }
+            json(response).await.map(Some)
+        })
+        .await
+    }
+
+    fn bytes_body(&self, body: &Bytes) -> Body {
+        let Some(bandwidth) = self.bandwidth.clone() else { return Body::from(body.clone()) };
+        let pieces =
+            futures_util::stream::unfold((body.clone(), bandwidth), |(mut rest, bandwidth)| async move {
+                if rest.is_empty() {
+                    return None;
+                }
+                let piece = rest.split_to(PIECE_BYTES.min(rest.len()));
+                bandwidth.take(piece.len()).await;
+                Some((Ok::<_, std::io::Error>(piece), (rest, bandwidth)))
+            });
+        Body::wrap_stream(pieces)
+    }
+
+    /// Says that this sender is done, and waits for what that sets off.
+    ///
+    /// # Errors
+    /// The receiver refuses, or what the retries ended with.
+    pub async fn finish(&self, partial: bool) -> Result<FinishAnswer> {
+        loop {
+            let answer = retry(&self.patience, &*self.monitor, || async {
+                let request =
+                    self.request(Method::POST, "finish", SHORT_DEADLINE)?.json(&FinishRequest { partial });
+                let response = accepted(send(request).await?).await?;
+                if response.status() == StatusCode::ACCEPTED {
+                    return Ok(None);
+                }
+                json(response).await.map(Some)
+            })
+            .await?;
+            if let Some(answer) = answer {
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+fn is_ours(response: &Response) -> bool {
+    response.headers().get(HEADER_SERVER).is_some_and(|version| version == VERSION)
+}
+
+async fn send(request: RequestBuilder) -> std::result::Result<Response, Failed> {
+    request.send().await.map_err(|e| {
+        let what =
+            if e.is_timeout() { "the receiver did not answer in time" } else { "cannot reach the receiver" };
+        // A wrong certificate or an address that is none does not get better by trying again; everything else may.
+        let kind = if e.is_builder() || is_tls(&e) { ErrorKind::Internal } else { ErrorKind::Unreachable };
+        let tls = is_tls(&e);
+        let error = Error::new(kind, what).because(e.without_url());
+        Failed::from(if tls { error.hint("trust the receiver's CA with --ca-file FILE") } else { error })
+    })
+}
+
+fn is_tls(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
+    while let Some(e) = cause {
+        if e.to_string().contains("certificate") {
+            return true;
+        }
+        cause = e.source();
+    }
+    false
+}
+
+/// Turns an answer that is no success into the error that it means.
+async fn accepted(response: Response) -> std::result::Result<Response, Failed> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let retry_after = response
+        .headers()
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .map(Duration::from_secs);
+    let ours = is_ours(&response);
+    // A body that cannot be read says nothing; the status does.
+    let answer: Option<ErrorAnswer> =
+        response.bytes().await.ok().and_then(|body| serde_json::from_slice(&body).ok()).filter(|_| ours);
+    let degraded = answer.as_ref().is_some_and(|answer| answer.degraded);
+    let kind = match status.as_u16() {
+        401 | 403 => ErrorKind::Unauthorized,
+        404 => ErrorKind::NotFound,
+        405 | 501 => ErrorKind::MethodNotAllowed,
+        409 => ErrorKind::WrongIndex,
+        411 => ErrorKind::LengthRequired,
+        412 => ErrorKind::NoIndexNamed,
+        413 => ErrorKind::TooLarge,
+        422 => ErrorKind::BadBlock,
+        503 if degraded => ErrorKind::Degraded,
+        429 | 503 => ErrorKind::Busy,
+        507 => ErrorKind::NoSpace,
+        408 | 500 | 502 | 504 => ErrorKind::Unreachable,
+        // A cut body is malformed in the receiver's eyes, and as good as a lost connection in ours.
+        400 if answer.as_ref().is_some_and(|a| a.error.starts_with("the body")) => ErrorKind::Unreachable,
+        _ => ErrorKind::Malformed,
+    };
+    let text = answer.as_ref().map_or_else(|| "no explanation".to_string(), |answer| answer.error.clone());
+    let mut error = Error::new(kind, format!("the receiver answered {}: {text}", status.as_u16()));
+    if let Some(hint) = answer.and_then(|answer| answer.hint) {
+        error = error.hint(hint);
+    }
+    Err(Failed { error, retry_after })
+}
+
+async fn json<T: DeserializeOwned>(response: Response) -> std::result::Result<T, Failed> {
+    let body = response.bytes().await.map_err(|e| {
+        Error::new(ErrorKind::Unreachable, "the receiver's answer was cut").because(e.without_url())
+    })?;
+    serde_json::from_slice(&body).map_err(|e| {
+        Error::new(ErrorKind::Malformed, "the receiver's answer is not what this program expects")
+            .because(e)
+            .hint("use the same version of tar-like on all hosts")
+            .into()
+    })
+}

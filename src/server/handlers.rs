@@ -1,0 +1,274 @@
+//! One function for each request of the protocol.
+
+use super::route::{Route, route};
+use super::{Server, body, metrics};
+use crate::archive::codec::frame_bound;
+use crate::archive::digest::{Blake3, IndexDigest};
+use crate::archive::layout::DEFAULT_BLOCK_SIZE;
+use crate::archive::protocol::{
+    ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_SERVER,
+    VERSION, parse_ids,
+};
+use crate::engine::index_body;
+use crate::engine::receive::BlockPut;
+use crate::error::{Error, ErrorKind, Result};
+use axum::body::Body;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::task::spawn_blocking;
+
+/// How long a block waits for its turn before the sender is asked to come back.
+const TURN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long one `finish` request waits for the work; then the sender asks again.
+const FINISH_PATIENCE: Duration = Duration::from_secs(10);
+/// The largest body of `finish`, in bytes.
+const FINISH_BYTES: u64 = 4 << 10;
+
+pub(super) fn router(server: Arc<Server>) -> Router {
+    // One entry: the address of an archive may have any prefix, which no route pattern can say.
+    Router::new().fallback(handle).with_state(server)
+}
+
+async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let method = parts.method.clone();
+    let path = parts.uri.path().to_owned();
+    let mut response = match serve(&server, parts, body).await {
+        Ok(response) => response,
+        Err(e) => failure(&e),
+    };
+    let status = response.status();
+    server.requests.count(status.as_u16());
+    tracing::debug!("{method} {path} {status}");
+    let headers = response.headers_mut();
+    headers.insert(HEADER_SERVER, HeaderValue::from_static(VERSION));
+    if server.stopping.load(Ordering::SeqCst) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn failure(error: &Error) -> Response {
+    let kind = error.kind();
+    match kind {
+        ErrorKind::Internal | ErrorKind::Io | ErrorKind::Database | ErrorKind::Degraded => {
+            tracing::error!("{error}")
+        }
+        ErrorKind::NotFound | ErrorKind::MethodNotAllowed => tracing::debug!("{error}"),
+        _ => tracing::warn!("refused: {error}"),
+    }
+    let answer = ErrorAnswer {
+        error: error.to_string(),
+        hint: error.hint_text().map(str::to_owned),
+        degraded: kind == ErrorKind::Degraded,
+    };
+    let status = StatusCode::from_u16(kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Json(answer)).into_response();
+    let retry_after = match kind {
+        ErrorKind::Busy => Some("1"),
+        ErrorKind::NoSpace => Some("5"),
+        ErrorKind::Degraded => Some("60"),
+        _ => None,
+    };
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+    }
+    if kind == ErrorKind::Unauthorized {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+async fn serve(server: &Arc<Server>, parts: Parts, body: Body) -> Result<Response> {
+    let route = route(parts.method.as_str(), parts.uri.path());
+    match &route {
+        Ok(Route::Health) => return Ok("ok\n".into_response()),
+        Ok(Route::Ready) => return Ok(ready(server)),
+        _ => {}
+    }
+    // Before anything else is said: who has no token learns nothing, not even which paths there are.
+    if let Some(token) = &server.options.token {
+        token.check(&parts.headers)?;
+    }
+    match route? {
+        Route::Health | Route::Ready => Err(Error::new(ErrorKind::Internal, "answered above")),
+        Route::Metrics => {
+            let text = metrics::render(server);
+            Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+        }
+        Route::Status { tar_id } => status(server, tar_id, &parts).await,
+        Route::Finish { tar_id } => finish(server, tar_id, &parts.headers, body).await,
+        Route::PutIndex { tar_id } => put_index(server, tar_id, &parts.headers, body).await,
+        Route::PutBlock { tar_id, block_size, number } => {
+            let put = BlockPut {
+                tar_id,
+                block_size,
+                number,
+                body: bytes::Bytes::new(),
+                index: digest_header(&parts.headers, HEADER_INDEX)?,
+                digest: digest_header::<Blake3>(&parts.headers, HEADER_DIGEST)?,
+                failed: failed_header(&parts.headers)?,
+            };
+            put_block(server, put, &parts.headers, body).await
+        }
+    }
+}
+
+fn ready(server: &Server) -> Response {
+    let state = if server.receiver.is_degraded() {
+        "degraded\n"
+    } else if server.stopping.load(Ordering::SeqCst) {
+        "stopping\n"
+    } else {
+        return "ready\n".into_response();
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, state).into_response()
+}
+
+#[derive(Deserialize)]
+struct StatusQuery {
+    blk_size: Option<u64>,
+    #[serde(default)]
+    from: u64,
+}
+
+async fn status(server: &Arc<Server>, tar_id: u64, parts: &Parts) -> Result<Response> {
+    let Query(query) = Query::<StatusQuery>::try_from_uri(&parts.uri)
+        .map_err(|e| Error::new(ErrorKind::Malformed, "the query is malformed").because(e))?;
+    let receiver = server.receiver.clone();
+    blocking(move || receiver.status(tar_id, query.blk_size.unwrap_or(DEFAULT_BLOCK_SIZE), query.from))
+        .await
+        .map(|status| Json(status).into_response())
+}
+
+async fn finish(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
+    let length =
+        if headers.contains_key(header::CONTENT_LENGTH) { body::declared_length(headers)? } else { 0 };
+    if length > FINISH_BYTES {
+        return Err(Error::new(ErrorKind::TooLarge, format!("the body is longer than {FINISH_BYTES} bytes")));
+    }
+    let body = body::read(body, length).await?;
+    let request: FinishRequest = if body.is_empty() {
+        FinishRequest::default()
+    } else {
+        serde_json::from_slice(&body)
+            .map_err(|e| Error::new(ErrorKind::Malformed, "the body is no JSON of finish").because(e))?
+    };
+    check_running(server)?;
+    let receiver = server.receiver.clone();
+    let outcome = blocking(move || receiver.finish(tar_id, request.partial)?.wait(FINISH_PATIENCE)).await?;
+    Ok(match outcome {
+        Some(answer) => Json(answer).into_response(),
+        None => (StatusCode::ACCEPTED, Json(FinishAnswer::default())).into_response(),
+    })
+}
+
+async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
+    let expected = digest_header::<IndexDigest>(headers, HEADER_INDEX)?;
+    let length = body::declared_length(headers)?;
+    let limit_bytes = server.options.max_index_bytes;
+    if length > frame_bound(limit_bytes) {
+        return Err(Error::new(ErrorKind::TooLarge, format!("the index is larger than {limit_bytes} bytes"))
+            .hint("start the proxy with a larger --max-index-size"));
+    }
+    check_running(server)?;
+    let receiver = server.receiver.clone();
+    receiver.check_space(length)?;
+    let (folder, file) = blocking(move || {
+        let io = |e: std::io::Error| Error::io("cannot keep the uploaded index", e);
+        let folder = tempfile::tempdir_in(receiver.incoming_path()).map_err(io)?;
+        let file = std::fs::File::create_new(folder.path().join("body")).map_err(io)?;
+        Ok((folder, file))
+    })
+    .await?;
+    body::save(body, length, file).await?;
+    let receiver = server.receiver.clone();
+    let answer = blocking(move || {
+        let (body, unpacked) = (folder.path().join("body"), folder.path().join("index"));
+        index_body::unpack(&body, &unpacked, limit_bytes)?;
+        receiver.put_index(tar_id, &unpacked, expected.as_ref())
+    })
+    .await?;
+    Ok(Json(answer).into_response())
+}
+
+async fn put_block(
+    server: &Arc<Server>,
+    mut put: BlockPut,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response> {
+    let limit_bytes = server.options.max_block_bytes;
+    let length = body::declared_length(headers)?;
+    if put.block_size > limit_bytes || length > frame_bound(put.block_size) {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("a block of {} bytes in a body of {length} bytes is over the limit of {limit_bytes} bytes", put.block_size),
+        )
+        .hint(format!("upload with --block-size {limit_bytes} or less, or start the proxy with a larger --max-block-size")));
+    }
+    let turn = match admit(server, &put).await {
+        Ok(turn) => turn,
+        Err(e) => {
+            body::drain(body, server.largest_body()).await;
+            return Err(e);
+        }
+    };
+    put.body = body::read(body, length).await?;
+    let receiver = server.receiver.clone();
+    let answer = blocking(move || {
+        let outcome = receiver.put_block(&put);
+        drop(turn);
+        outcome
+    })
+    .await?;
+    Ok(Json(answer).into_response())
+}
+
+/// What can be known before the body is read: refuses early, and reserves memory.
+async fn admit(server: &Arc<Server>, put: &BlockPut) -> Result<tokio::sync::OwnedSemaphorePermit> {
+    check_running(server)?;
+    server.receiver.check_block(put)?;
+    match tokio::time::timeout(TURN_PATIENCE, server.inflight.clone().acquire_owned()).await {
+        Ok(Ok(turn)) => Ok(turn),
+        _ => Err(Error::new(ErrorKind::Busy, "too many blocks at once").hint("send it again a little later")),
+    }
+}
+
+fn check_running(server: &Server) -> Result<()> {
+    if server.stopping.load(Ordering::SeqCst) {
+        return Err(Error::new(ErrorKind::Busy, "the receiver is stopping")
+            .hint("it takes up where it was when it is back"));
+    }
+    Ok(())
+}
+
+fn digest_header<D: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<Option<D>> {
+    headers
+        .get(name)
+        .map(|value| {
+            value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+                Error::new(ErrorKind::Malformed, format!("header {name} is no lowercase hexadecimal digest"))
+            })
+        })
+        .transpose()
+}
+
+fn failed_header(headers: &HeaderMap) -> Result<Vec<(u64, u64)>> {
+    let Some(value) = headers.get(HEADER_FAILED) else { return Ok(Vec::new()) };
+    value.to_str().ok().and_then(parse_ids).ok_or_else(|| {
+        Error::new(ErrorKind::Malformed, format!("header {HEADER_FAILED} is no list of file ids"))
+    })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    spawn_blocking(work).await.map_err(|e| {
+        Error::new(ErrorKind::Internal, "the request crashed; this is a bug of tar-like").because(e)
+    })?
+}

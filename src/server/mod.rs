@@ -1,0 +1,146 @@
+//! HTTP in: connections, routes, authentication, limits, metrics. The only place for axum and hyper's server.
+
+mod auth;
+mod body;
+mod handlers;
+mod metrics;
+mod route;
+
+pub use auth::{MIN_TOKEN_BYTES, Token};
+
+use crate::archive::codec::frame_bound;
+use crate::engine::receive::Receiver;
+use crate::error::{Error, Result};
+use crate::telemetry::Counter;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// Limits and secrets of a server.
+#[derive(Clone)]
+pub struct ServerOptions {
+    /// The token that every request but the health checks must carry; `None` serves everybody.
+    pub token: Option<Token>,
+    /// The largest block, in bytes of content.
+    pub max_block_bytes: u64,
+    /// The largest index, in bytes as a SQLite file.
+    pub max_index_bytes: u64,
+    /// How many blocks may be in memory at once.
+    pub max_inflight: usize,
+    /// How many connections may be open at once.
+    pub max_connections: usize,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            token: None,
+            max_block_bytes: 256 << 20,
+            max_index_bytes: 16 << 30,
+            max_inflight: 16,
+            max_connections: 512,
+        }
+    }
+}
+
+/// How long a stop waits for what is in flight.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(25);
+/// A client must have sent its request's head by then.
+const HEAD_PATIENCE: Duration = Duration::from_secs(15);
+/// The longest head of a request, in bytes; beyond it the answer is 431.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+
+struct Server {
+    receiver: Arc<Receiver>,
+    options: ServerOptions,
+    /// One permit for each block that may be in memory.
+    inflight: Arc<Semaphore>,
+    stopping: AtomicBool,
+    requests: metrics::Requests,
+    connections: Counter,
+}
+
+impl Server {
+    fn largest_body(&self) -> u64 {
+        frame_bound(self.options.max_block_bytes)
+    }
+}
+
+/// Serves `receiver` on `listener` until `shutdown` is ready; then finishes what is in flight, at most [`STOP_PATIENCE`].
+///
+/// # Errors
+/// The final sync failed: the last renames may not survive a power loss; the next start finds that out.
+pub async fn run(
+    listener: TcpListener,
+    receiver: Arc<Receiver>,
+    options: ServerOptions,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let server = Arc::new(Server {
+        inflight: Arc::new(Semaphore::new(options.max_inflight)),
+        receiver: receiver.clone(),
+        stopping: AtomicBool::new(false),
+        requests: metrics::Requests::default(),
+        connections: Counter::default(),
+        options,
+    });
+    let router = handlers::router(server.clone());
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(MAX_HEAD_BYTES.max(1 << 19));
+    let graceful = GracefulShutdown::new();
+    let slots = Arc::new(Semaphore::new(server.options.max_connections));
+    tokio::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            // A connection more than allowed waits in the kernel's queue until another one ends.
+            accepted = accept(&listener, &slots) => accepted,
+            () = &mut shutdown => break,
+        };
+        let Some((stream, slot)) = accepted else { continue };
+        // Answers are small and wait for nothing: the kernel must not hold them back.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let server = server.clone();
+        tokio::spawn(async move {
+            server.connections.add(1);
+            if let Err(e) = connection.await {
+                tracing::debug!("connection ended: {e}");
+            }
+            server.connections.sub(1);
+            drop(slot);
+        });
+    }
+    drop(listener);
+    server.stopping.store(true, Ordering::SeqCst);
+    tracing::info!("stopping: finishing what is in flight");
+    if tokio::time::timeout(STOP_PATIENCE, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests were still running after {} s and were cut", STOP_PATIENCE.as_secs());
+    }
+    tokio::task::spawn_blocking(move || receiver.settle())
+        .await
+        .map_err(|e| Error::new(crate::error::ErrorKind::Internal, "the final sync crashed").because(e))?
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = slots.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, slot)),
+        Err(e) => {
+            tracing::warn!("cannot accept a connection: {e}");
+            // Out of descriptors, mostly: give others time to end.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! The receiver's folder: staging below `.tar-like/`, final names by rename, everything from held descriptors.
+
+use crate::archive::entry::{FileEntry, Meta};
+use crate::archive::path::{EntryPath, STATE_DIR, printable};
+use crate::error::{Error, ErrorKind, Result};
+use crate::folder::{Folder, apply_meta, is_kind, timestamps};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Free space that is left alone, in bytes, so that the journal can still be written when the disk is nearly full.
+const RESERVE_BYTES: u64 = 4 << 20;
+
+/// A base folder with the receiver's own folder in it.
+pub struct DiskSink {
+    base: Folder,
+    state: Folder,
+    state_path: PathBuf,
+    owner: bool,
+}
+
+/// Partial files of one archive's generation, by file id.
+pub struct Staging {
+    folder: Folder,
+    owner: bool,
+}
+
+/// Folders that were used last, held open: files of one block mostly share a few. Lives no longer than one block.
+#[derive(Default)]
+pub struct FolderCache {
+    entries: Vec<(Box<[u8]>, Arc<Folder>)>,
+}
+
+const CACHED_FOLDERS: usize = 32;
+
+impl DiskSink {
+    /// Opens `base`, which must exist, and makes `.tar-like` in it.
+    ///
+    /// # Errors
+    /// The base is no folder or cannot be written to, or `.tar-like` is something else than a folder.
+    pub fn open(base: &Path) -> Result<Self> {
+        let folder = Folder::open(base)
+            .map_err(|e| Error::io(format!("cannot open the base folder {}", base.display()), e))?;
+        let state_path = base.join(STATE_DIR);
+        let state = folder.make_folder(STATE_DIR, 0o700).map_err(|e| {
+            Error::io(format!("cannot make the receiver's folder {}", state_path.display()), e)
+        })?;
+        for name in ["archives", "staging", "incoming"] {
+            state
+                .make_folder(name, 0o700)
+                .map_err(|e| Error::io(format!("cannot make {}", state_path.join(name).display()), e))?;
+        }
+        Ok(Self { base: folder, state, state_path, owner: rustix::process::geteuid().is_root() })
+    }
+
+    /// The path of the receiver's own folder.
+    #[must_use]
+    pub fn state_path(&self) -> &Path {
+        &self.state_path
+    }
+
+    /// Waits until everything that was written so far, by anybody on this file system, is on stable storage.
+    ///
+    /// # Errors
+    /// Storage failed. What was written since the last success must count as lost.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.state).map_err(|e| {
+            Error::io("cannot sync the base folder's file system", e).with_kind(ErrorKind::Degraded)
+        })
+    }
+
+    /// Checks that `needed_bytes` fit besides a reserve.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`] if they do not.
+    pub fn check_space(&self, needed_bytes: u64) -> Result<()> {
+        let stat = rustix::fs::fstatvfs(&self.base).map_err(|e| Error::io("cannot ask for free space", e))?;
+        let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free_bytes < needed_bytes.saturating_add(RESERVE_BYTES) {
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                format!("no space: {free_bytes} bytes free, {needed_bytes} and a reserve of {RESERVE_BYTES} needed"),
+            )
+            .hint("free space on the receiver's disk; the sender goes on by itself"));
+        }
+        Ok(())
+    }
+
+    /// The staging folder `name`, made if missing.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn staging(&self, name: &str) -> Result<Staging> {
+        let open = || self.state.open_folder(b"staging")?.make_folder(name, 0o700);
+        let folder = open().map_err(|e| Error::io(format!("cannot make the staging folder {name}"), e))?;
+        Ok(Staging { folder, owner: self.owner })
+    }
+
+    /// Removes all staging folders but those named.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn remove_other_staging(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
+        let path = self.state_path.join("staging");
+        let io = |e| Error::io(format!("cannot clean {}", path.display()), e);
+        for entry in std::fs::read_dir(&path).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            if !entry.file_name().to_str().is_some_and(&keep) {
+                std::fs::remove_dir_all(entry.path()).map_err(io)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn folder_of(
+        &self,
+        path: &EntryPath,
+        cache: &mut FolderCache,
+    ) -> std::result::Result<Arc<Folder>, Errno> {
+        let (parent, _) = path.split();
+        if let Some((_, folder)) = cache.entries.iter().rev().find(|(cached, _)| **cached == *parent) {
+            return Ok(folder.clone());
+        }
+        let folder = Arc::new(self.base.make_folders(parent, &mut |replaced| {
+            tracing::warn!("replaced \"{}\", which was no folder, by a folder", printable(replaced));
+        })?);
+        if cache.entries.len() >= CACHED_FOLDERS {
+            cache.entries.remove(0);
+        }
+        cache.entries.push((parent.into(), folder.clone()));
+        Ok(folder)
+    }
+
+    /// What has the final name `path`; `None` if nothing does, or its folder is not there or leads through a link.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn stat(&self, path: &EntryPath, cache: &mut FolderCache) -> Result<Option<Stat>> {
+        let (parent, name) = path.split();
+        let mut stat = || {
+            if let Some((_, folder)) = cache.entries.iter().rev().find(|(cached, _)| **cached == *parent) {
+                return folder.stat(name);
+            }
+            let folder = match self.base.open_folder(parent) {
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+                other => Arc::new(other?),
+            };
+            let stat = folder.stat(name);
+            if cache.entries.len() >= CACHED_FOLDERS {
+                cache.entries.remove(0);
+            }
+            cache.entries.push((parent.into(), folder));
+            stat
+        };
+        stat().map_err(|e| Error::io(format!("cannot look at \"{path}\""), e))
+    }
+
+    /// Opens the file with the final name `path`; `None` if there is no regular file of this name.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn open_final(&self, path: &EntryPath) -> Result<Option<File>> {
+        match self.base.open_file(path.as_bytes()) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => Ok(None),
+            Err(e) => Err(Error::io(format!("cannot open \"{path}\""), e)),
+        }
+    }
+
+    /// Gives a staged file its final name, replacing in one step what had it. An empty folder in the way is removed.
+    ///
+    /// # Errors
+    /// The system's error, as a sentence about this file.
+    pub fn publish(
+        &self,
+        staging: &Staging,
+        staged: &str,
+        path: &EntryPath,
+        cache: &mut FolderCache,
+    ) -> Result<()> {
+        let name = path.split().1;
+        let mut publish = || {
+            for _ in 0..3 {
+                let folder = self.folder_of(path, cache)?;
+                match rustix::fs::renameat(&staging.folder, staged, &*folder, name) {
+                    Err(Errno::ISDIR | Errno::NOTDIR | Errno::EXIST) => {
+                        rustix::fs::unlinkat(&*folder, name, AtFlags::REMOVEDIR)?;
+                    }
+                    // The cached folder was removed behind our back.
+                    Err(Errno::NOENT) if staging.folder.stat(staged.as_bytes())?.is_some() => {
+                        cache.entries.clear()
+                    }
+                    other => return other,
+                }
+            }
+            Err(Errno::AGAIN)
+        };
+        publish().map_err(|e| {
+            let error = Error::io(format!("cannot put \"{path}\" in place"), e);
+            match e {
+                Errno::NOTEMPTY | Errno::EXIST => error.hint("a folder that is not empty stands where the file must be; move it away"),
+                Errno::XDEV => error.hint("its folder is on another file system than .tar-like; mount nothing below the base folder"),
+                _ => error,
+            }
+        })
+    }
+
+    /// Makes the folder `path`.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn make_folder(&self, path: &EntryPath) -> Result<()> {
+        self.base
+            .make_folders(path.as_bytes(), &mut |replaced| {
+                tracing::warn!("replaced \"{}\", which was no folder, by a folder", printable(replaced));
+            })
+            .map(drop)
+            .map_err(|e| Error::io(format!("cannot make the folder \"{path}\""), e))
+    }
+
+    /// Sets owner, permissions and time of the folder `path`.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn apply_folder_meta(&self, path: &EntryPath, meta: &Meta) -> Result<()> {
+        self.base
+            .open_folder(path.as_bytes())
+            .and_then(|folder| apply_meta(&folder, meta, self.owner))
+            .map_err(|e| Error::io(format!("cannot set mode, owner or time of the folder \"{path}\""), e))
+    }
+
+    /// Makes the symbolic link `path`, unless it is there already.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn symlink(
+        &self,
+        staging: &Staging,
+        path: &EntryPath,
+        target: &[u8],
+        meta: Option<&Meta>,
+        cache: &mut FolderCache,
+    ) -> Result<()> {
+        let make = |cache: &mut FolderCache| -> std::result::Result<Arc<Folder>, Errno> {
+            let folder = self.folder_of(path, cache)?;
+            let same = rustix::fs::readlinkat(&*folder, path.split().1, Vec::new())
+                .is_ok_and(|now| now.as_bytes() == target);
+            if !same {
+                let _ = rustix::fs::unlinkat(&staging.folder, "link", AtFlags::empty());
+                rustix::fs::symlinkat(target, &staging.folder, "link")?;
+            }
+            Ok(folder)
+        };
+        let what = |e: Errno| Error::io(format!("cannot make the symbolic link \"{path}\""), e);
+        let folder = make(cache).map_err(what)?;
+        if staging.folder.stat(b"link").map_err(what)?.is_some() {
+            self.publish(staging, "link", path, cache)?;
+        }
+        if let Some(meta) = meta {
+            let name = path.split().1;
+            let set = || -> std::result::Result<(), Errno> {
+                if self.owner {
+                    let (uid, gid) =
+                        (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
+                    rustix::fs::chownat(&*folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                }
+                rustix::fs::utimensat(&*folder, name, &timestamps(meta), AtFlags::SYMLINK_NOFOLLOW)
+            };
+            set().map_err(|e| {
+                Error::io(format!("cannot set owner or time of the symbolic link \"{path}\""), e)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Makes `path` a further name of the file `target`, unless it is already.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn hardlink(
+        &self,
+        staging: &Staging,
+        path: &EntryPath,
+        target: &EntryPath,
+        cache: &mut FolderCache,
+    ) -> Result<()> {
+        let what = |e: Errno| Error::io(format!("cannot make the hard link \"{path}\" to \"{target}\""), e);
+        let Some(wanted) = self.stat(target, cache)? else { return Err(what(Errno::NOENT)) };
+        if !is_kind(&wanted, FileType::RegularFile) {
+            return Err(what(Errno::INVAL));
+        }
+        if self
+            .stat(path, cache)?
+            .is_some_and(|now| (now.st_dev, now.st_ino) == (wanted.st_dev, wanted.st_ino))
+        {
+            return Ok(());
+        }
+        let _ = rustix::fs::unlinkat(&staging.folder, "link", AtFlags::empty());
+        let folder = self.folder_of(target, cache).map_err(what)?;
+        rustix::fs::linkat(&*folder, target.split().1, &staging.folder, "link", AtFlags::empty())
+            .map_err(what)?;
+        self.publish(staging, "link", path, cache)
+    }
+}
+
+impl Staging {
+    /// The name under which the file with this id is staged.
+    #[must_use]
+    pub fn name(id: u64) -> String {
+        id.to_string()
+    }
+
+    /// Stages a whole file, metadata included.
+    ///
+    /// # Errors
+    /// The system's error; nothing is left behind then.
+    pub fn write_whole(&self, file: &FileEntry, content: &[u8]) -> Result<()> {
+        let name = Self::name(file.id);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let write = || -> std::io::Result<()> {
+            let mode = Mode::from_raw_mode(if file.meta.is_some() { 0o600 } else { 0o666 });
+            let fd = match rustix::fs::openat(&self.folder, &*name, flags, mode) {
+                // Left over from an attempt that was cut; never written through, it may be linked elsewhere.
+                Err(Errno::EXIST) => {
+                    rustix::fs::unlinkat(&self.folder, &*name, AtFlags::empty())?;
+                    rustix::fs::openat(&self.folder, &*name, flags, mode)?
+                }
+                other => other?,
+            };
+            let mut staged = File::from(fd);
+            staged.write_all(content)?;
+            if let Some(meta) = &file.meta {
+                apply_meta(&staged, meta, self.owner)?;
+            }
+            Ok(())
+        };
+        write().map_err(|e| {
+            self.remove(file.id);
+            Error::io(format!("cannot write \"{}\"", file.path), e)
+        })
+    }
+
+    /// Writes a piece of a file that more than one block holds.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn write_at(&self, file: &FileEntry, file_offset: u64, piece: &[u8]) -> Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let write = || -> std::io::Result<()> {
+            let fd =
+                rustix::fs::openat(&self.folder, &*Self::name(file.id), flags, Mode::from_raw_mode(0o600))?;
+            File::from(fd).write_all_at(piece, file_offset)
+        };
+        write().map_err(|e| Error::io(format!("cannot write \"{}\" at {file_offset}", file.path), e))
+    }
+
+    /// Opens a staged file for reading; `None` if it is not staged.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn open(&self, id: u64) -> Result<Option<File>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.folder, &*Self::name(id), flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(Error::io(format!("cannot open the staged file {id}"), e)),
+        }
+    }
+
+    /// Sets owner, permissions and time of a staged file that is complete. Without metadata it gets the usual permissions.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn apply_meta(&self, staged: &File, file: &FileEntry) -> Result<()> {
+        match &file.meta {
+            Some(meta) => apply_meta(staged, meta, self.owner),
+            None => rustix::fs::fchmod(staged, Mode::from_raw_mode(0o644)),
+        }
+        .map_err(|e| Error::io(format!("cannot set mode, owner or time of \"{}\"", file.path), e))
+    }
+
+    /// Removes a staged file, if it is there.
+    pub fn remove(&self, id: u64) {
+        let _ = rustix::fs::unlinkat(&self.folder, &*Self::name(id), AtFlags::empty());
+    }
+}

@@ -1,0 +1,3 @@
+//! Where bytes go: a folder on disk, path-safe, staged and durable.
+
+pub mod disk;

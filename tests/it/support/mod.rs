@@ -1,0 +1,51 @@
+//! What the integration tests share. A test makes a [`Lab`] (its own temporary folder with its own HOME and TMPDIR), builds
+//! folders with [`Tree`], runs the program with `lab.run(args![...])` (captured, with a time limit, no environment but PATH),
+//! starts receivers with `lab.proxy(&base)` (killed when dropped), and compares with [`assert_same_tree`], which knows nothing
+//! of the program. [`http`] speaks raw HTTP, [`index`] makes and reads index databases by plain SQL and makes LZ4 frames as the
+//! original program does. A tool that is missing fails the test with the command that installs it ([`need_tool`]); what a
+//! machine cannot give at all is said by [`skip`].
+
+#[macro_use]
+pub(crate) mod run;
+pub(crate) mod http;
+pub(crate) mod index;
+pub(crate) mod proxy;
+pub(crate) mod same;
+pub(crate) mod tree;
+
+pub(crate) use proxy::Proxy;
+pub(crate) use run::{Cmd, Lab, Output, Running};
+pub(crate) use same::{assert_same_files, assert_same_tree, tree_diff};
+pub(crate) use tree::{Rng, Tree, set_mtime};
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// Fails the test, with the command that helps, where `tool` is not in PATH.
+pub(crate) fn need_tool(tool: &str, install: &str) {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    assert!(
+        std::env::split_paths(&path).any(|dir| dir.join(tool).is_file()),
+        "{tool} is missing; install it with: {install}"
+    );
+}
+
+/// Says past the capture of test output that the running test cannot test this here, and why.
+pub(crate) fn skip(reason: &str) {
+    let thread = std::thread::current();
+    let _ = writeln!(std::io::stderr(), "SKIP {}: {reason}", thread.name().unwrap_or("?"));
+}
+
+/// Waits until `done`, at most `patience`; fails the test then.
+pub(crate) fn wait_until(what: &str, patience: Duration, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < patience, "waited {patience:?} in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether the tests run as root: owners can be set then, and permissions do not stop reading.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

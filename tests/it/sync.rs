@@ -1,0 +1,107 @@
+//! The whole job in one command, to a receiver elsewhere and to a folder.
+
+use crate::support::{Lab, Tree, assert_same_tree, index};
+use std::os::unix::fs::MetadataExt;
+
+#[test]
+fn to_a_receiver_and_again() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    Tree::new(&src, 30).rich(100_000);
+    let proxy = lab.proxy(&dst);
+    lab.sync(&src, &proxy.url, args!["-s", "5000"]).code(0);
+    assert_same_tree(&src, &dst);
+    let accepted = proxy.blocks_accepted();
+    assert!(accepted > 10);
+    lab.sync(&src, &proxy.url, args!["-s", "5000"]).code(0);
+    assert_eq!(proxy.blocks_accepted(), accepted, "nothing changed, but blocks were sent");
+    assert_same_tree(&src, &dst);
+}
+
+#[test]
+fn to_a_folder_and_again() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.path("new/dst"));
+    Tree::new(&src, 31).rich(100_000);
+    let first = lab.sync(&src, &dst, args!["--json", "-s", "5000"]).code(0).summary();
+    assert!(first["sent_blocks"].as_u64().unwrap() > 10, "{first}");
+    assert_same_tree(&src, &dst);
+    let again = lab.sync(&src, &dst, args!["--json", "-s", "5000"]).code(0).summary();
+    assert_eq!(again["sent_blocks"], 0, "{again}");
+    assert_same_tree(&src, &dst);
+}
+
+#[test]
+fn a_changed_folder_is_brought_up_to_date() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    let mut tree = Tree::new(&src, 32);
+    tree.noise("grows", 3000).noise("shrinks", 9000).noise("changes", 4000).noise("stays", 2000).file("becomes-dir", "x");
+    tree.dir("d").file("mode", "m").text("touched", 500).symlink("link", "stays");
+    let proxy = lab.proxy(&dst);
+    let sync = || lab.sync(&src, &proxy.url, args!["-s", "1000"]).code(0);
+    sync();
+    assert_same_tree(&src, &dst);
+    let stays = dst.join("stays").metadata().unwrap().ino();
+    tree.noise("grows", 7000).noise("shrinks", 10).noise("changes", 4000).remove("becomes-dir");
+    tree.file("becomes-dir/new", "y").noise("new/file", 1234).mode("mode", 0o640).mtime("touched", 5);
+    tree.remove("link").symlink("link", "grows").mode("d", 0o711).file("new/empty", "");
+    sync();
+    assert_same_tree(&src, &dst);
+    // Not a promise, but what an unchanged file should cost: nothing, or a rename at most.
+    assert!(dst.join("stays").metadata().unwrap().ino() > 0 && stays > 0);
+}
+
+#[test]
+fn a_database_in_the_source_is_neither_sent_nor_a_change() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.path("dst"));
+    let mut tree = Tree::new(&src, 33);
+    tree.noise("file", 5000).dir("sub");
+    let (db, progress) = (src.join("sub/index.sqlite"), src.join("progress.sqlite"));
+    let sync = || lab.sync(&src, &dst, args!["-db", db, "-dbp", progress, "--json"]).code(0).summary();
+    sync();
+    assert_eq!(index::paths(&db), ["file"]);
+    assert_eq!(sync()["sent_blocks"], 0, "the databases changed, the folder did not");
+    assert_eq!(index::paths(&db), ["file"]);
+}
+
+#[test]
+fn what_is_excluded_stays_behind() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.path("dst"));
+    let mut tree = Tree::new(&src, 34);
+    tree.file("keep.txt", "k").file("drop.log", "d").file("cache/x", "x").file("sub/cache/y", "y");
+    lab.sync(&src, &dst, args!["-x", r"\.log$", "-x", "^cache(/|$)"]).code(0);
+    assert!(dst.join("keep.txt").exists() && dst.join("sub/cache/y").exists());
+    assert!(!dst.join("drop.log").exists() && !dst.join("cache").exists());
+}
+
+#[test]
+fn a_source_that_is_not_there_or_no_folder_is_an_error() {
+    let lab = Lab::new();
+    let (dst, file) = (lab.path("dst"), lab.file("file", "x"));
+    let missing = lab.sync(&lab.path("nowhere"), &dst, vec![]);
+    assert!(matches!(missing.code, 1 | 2), "{missing:?}");
+    assert!(missing.stderr.contains("nowhere"), "{missing:?}");
+    let no_folder = lab.sync(&file, &dst, vec![]);
+    assert!(matches!(no_folder.code, 1 | 2), "{no_folder:?}");
+    assert!(!dst.join("file").exists());
+}
+
+#[test]
+fn a_destination_inside_the_source_does_not_feed_on_itself() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    Tree::new(&src, 35).noise("file", 3000);
+    let dst = src.join("copy");
+    for _ in 0..2 {
+        let output = lab.sync(&src, &dst, vec![]);
+        if output.code != 0 {
+            assert!(matches!(output.code, 1 | 2) && !output.stderr.is_empty(), "{output:?}");
+            assert!(!dst.join("file").exists(), "refused, but copied");
+            return;
+        }
+    }
+    assert!(!dst.join("copy").exists(), "the copy holds itself");
+}
