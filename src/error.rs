@@ -11,6 +11,8 @@ pub enum ErrorKind {
     Usage,
     /// A request or answer is malformed.
     Malformed,
+    /// A request's body came too slowly, or was cut.
+    TooSlow,
     /// A request has no `Content-Length`.
     LengthRequired,
     /// A body or block is over the receiver's limit.
@@ -62,6 +64,7 @@ impl ErrorKind {
             Self::Unauthorized => 401,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::TooSlow => 408,
             Self::WrongIndex => 409,
             Self::LengthRequired => 411,
             Self::NoIndexNamed => 412,
@@ -95,7 +98,7 @@ impl ErrorKind {
     /// Whether sending the same request again may succeed without anybody changing anything on the sender.
     #[must_use]
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::NoSpace | Self::Degraded | Self::Busy | Self::Unreachable)
+        matches!(self, Self::NoSpace | Self::Degraded | Self::Busy | Self::Unreachable | Self::TooSlow)
     }
 }
 

@@ -113,6 +113,18 @@ impl Folder {
         }
     }
 
+    /// Gives the owner of this folder all rights to it; false if there was nothing to give.
+    ///
+    /// # Errors
+    /// The system's error: the folder belongs to somebody else.
+    pub fn make_writable(&self) -> Result<bool, Errno> {
+        let mode = rustix::fs::fstat(&self.0)?.st_mode & 0o7777;
+        if mode & 0o700 == 0o700 {
+            return Ok(false);
+        }
+        rustix::fs::fchmod(&self.0, Mode::from_raw_mode(mode | 0o700)).map(|()| true)
+    }
+
     /// The folder `path` beneath this one, made with all its parents where missing. What is no folder and stands in the
     /// way, a symbolic link included, is replaced, as rsync does; `replaced` is told.
     ///
@@ -141,6 +153,8 @@ impl Folder {
                     }
                     _ => {}
                 },
+                // Ours, but without write permission for its owner; whoever made it so sets its mode again.
+                Err(Errno::ACCESS) if parent.make_writable()? => continue,
                 Err(e) => return Err(e),
             }
             match parent.open_folder(name) {

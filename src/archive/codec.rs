@@ -52,21 +52,20 @@ pub fn frame_bound(length: u64) -> u64 {
     length + length / 255 + (length / 65_536 + 1) * 8 + 64
 }
 
-/// Makes one LZ4 frame of `content`. The second value tells whether it was compressed.
-#[must_use]
-pub fn encode(content: &[u8], compression: Compression) -> (Vec<u8>, bool) {
+/// Makes `frame` one LZ4 frame of `content`, whatever was in it before. Tells whether it was compressed.
+pub fn encode(content: &[u8], compression: Compression, frame: &mut Vec<u8>) -> bool {
     let compress = match compression {
         Compression::Lz4 => true,
         Compression::None => false,
         Compression::Auto => shrinks(content),
     };
-    if compress {
-        let mut frame = Vec::with_capacity(content.len() / 2 + 64);
-        if compress_into(content, &mut frame).is_ok() {
-            return (frame, true);
-        }
+    frame.clear();
+    if compress && compress_into(content, frame).is_ok() {
+        return true;
     }
-    (store(content), false)
+    frame.clear();
+    store(content, frame);
+    false
 }
 
 /// The frame header that all of our compressing writers use: independent blocks of 64 KiB, which decode fastest.
@@ -82,15 +81,14 @@ fn compress_into(content: &[u8], frame: &mut Vec<u8>) -> Result<(), lz4_flex::fr
     Ok(())
 }
 
-fn store(content: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(content.len() + (content.len() / STORED_PIECE + 1) * 4 + 11);
+fn store(content: &[u8], frame: &mut Vec<u8>) {
+    frame.reserve(content.len() + (content.len() / STORED_PIECE + 1) * 4 + 11);
     frame.extend(STORED_HEADER);
     for piece in content.chunks(STORED_PIECE) {
         frame.extend((piece.len() as u32 | STORED_FLAG).to_le_bytes());
         frame.extend(piece);
     }
     frame.extend([0; 4]);
-    frame
 }
 
 /// Whether a few samples of `content` shrink by at least 1/32.
@@ -108,25 +106,24 @@ fn compressed_len(sample: &[u8]) -> usize {
     lz4_flex::block::compress(sample).len()
 }
 
-/// Gives the content of a body that is exactly one whole LZ4 frame of exactly `length` bytes of content.
-///
-/// At most `length + 1` bytes are ever produced, whatever the frame says.
+/// Makes `content` the content of a body that is exactly one whole LZ4 frame of exactly `length` bytes of content, whatever
+/// was in it before. At most `length + 1` bytes are ever produced, whatever the frame says.
 ///
 /// # Errors
-/// Says what is wrong with the body.
-pub fn decode(body: &[u8], length: usize) -> Result<Vec<u8>, FrameError> {
+/// Says what is wrong with the body; `content` is of no use then.
+pub fn decode(body: &[u8], length: usize, content: &mut Vec<u8>) -> Result<(), FrameError> {
     let end = frame_end(body)?;
     if end != body.len() {
         return Err(FrameError::Trailing);
     }
-    let mut content = vec![0; length];
+    content.resize(length, 0);
     let mut decoder = FrameDecoder::new(body);
-    decoder.read_exact(&mut content).map_err(|error| match error.kind() {
+    decoder.read_exact(content).map_err(|error| match error.kind() {
         std::io::ErrorKind::UnexpectedEof => FrameError::WrongLength,
         _ => FrameError::Corrupt,
     })?;
     match decoder.read(&mut [0]) {
-        Ok(0) => Ok(content),
+        Ok(0) => Ok(()),
         Ok(_) => Err(FrameError::WrongLength),
         Err(_) => Err(FrameError::Corrupt),
     }
@@ -177,6 +174,17 @@ fn frame_end(body: &[u8]) -> Result<usize, FrameError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn encode(content: &[u8], compression: Compression) -> (Vec<u8>, bool) {
+        let mut frame = vec![1, 2, 3];
+        let compressed = super::encode(content, compression, &mut frame);
+        (frame, compressed)
+    }
+
+    fn decode(body: &[u8], length: usize) -> Result<Vec<u8>, FrameError> {
+        let mut content = vec![9; length / 2];
+        super::decode(body, length, &mut content).map(|()| content)
+    }
 
     fn noise(length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];

@@ -111,7 +111,7 @@ mod tests {
         set.insert(0..10);
         set.insert(20..30);
         set.insert(10..20);
-        assert_eq!(set.iter().collect::<Vec<_>>(), [0..30]);
+        assert_eq!((set.iter().count(), set.iter().next()), (1, Some(0..30)));
         set.remove(5..7);
         assert_eq!(set.missing(0..40).collect::<Vec<_>>(), [5..7, 30..40]);
     }

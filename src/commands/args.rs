@@ -39,7 +39,8 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         Some(b'T') => (&text[..text.len() - 1], 1u64 << 40),
         _ => (text, 1),
     };
-    let number: u64 = digits.parse().map_err(|_| "not a number of bytes such as 30000000, 512K, 16M or 1G".to_string())?;
+    let number: u64 =
+        digits.parse().map_err(|_| "not a number of bytes such as 30000000, 512K, 16M or 1G".to_string())?;
     number.checked_mul(unit).filter(|&n| i64::try_from(n).is_ok()).ok_or_else(|| "too large".to_string())
 }
 
@@ -63,7 +64,8 @@ mod tests {
     #[test]
     fn single_dash_spellings() {
         let given = ["t", "upload", "-db", "a", "-dbp=b", "--", "-db"].map(OsString::from);
-        let wanted = ["t", "upload", "--database", "a", "--database-progress=b", "--", "-db"].map(OsString::from);
+        let wanted =
+            ["t", "upload", "--database", "a", "--database-progress=b", "--", "-db"].map(OsString::from);
         assert_eq!(old_spellings(given), wanted);
     }
 

@@ -63,7 +63,8 @@ pub(super) async fn make(options: IndexOptions, output: &Arc<Output>) -> Result<
 }
 
 pub(super) fn describe(report: &IndexReport) -> String {
-    let skipped = if report.skipped > 0 { format!(", {} skipped", human_count(report.skipped)) } else { String::new() };
+    let skipped =
+        if report.skipped > 0 { format!(", {} skipped", human_count(report.skipped)) } else { String::new() };
     format!(
         "indexed {} files, {} folders and links, {}{skipped}",
         human_count(report.files),

@@ -76,7 +76,8 @@ fn default_progress() -> Result<PathBuf> {
 
 fn home(instead: &str) -> Result<PathBuf> {
     std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from).ok_or_else(|| {
-        Error::new(ErrorKind::Usage, "HOME is not set, so there is no default place for databases").hint(format!("give {instead}"))
+        Error::new(ErrorKind::Usage, "HOME is not set, so there is no default place for databases")
+            .hint(format!("give {instead}"))
     })
 }
 
@@ -136,7 +137,9 @@ async fn interruptible<T: Send + 'static>(
             work.await
         }
     };
-    ended.map_err(|e| Error::new(ErrorKind::Internal, "the work crashed; this is a bug of tar-like").because(e))?
+    ended.map_err(|e| {
+        Error::new(ErrorKind::Internal, "the work crashed; this is a bug of tar-like").because(e)
+    })?
 }
 
 /// Is ready when the user or the system wants the program to end. Signals count from this call on, not from the first poll.
@@ -153,5 +156,6 @@ fn stop_signal() -> impl Future<Output = ()> {
 }
 
 fn interrupted() -> Error {
-    Error::new(ErrorKind::Interrupted, "interrupted").hint("run the same command again: it goes on where it was")
+    Error::new(ErrorKind::Interrupted, "interrupted")
+        .hint("run the same command again: it goes on where it was")
 }

@@ -80,7 +80,8 @@ impl Output {
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
         let (output, stopped) = (self.clone(), stop.clone());
-        let thread = std::thread::Builder::new().name("progress".into()).spawn(move || output.tick(&stopped)).ok();
+        let thread =
+            std::thread::Builder::new().name("progress".into()).spawn(move || output.tick(&stopped)).ok();
         Watch { stop, thread, output: self.clone() }
     }
 
@@ -135,7 +136,9 @@ impl Output {
     fn line(&self, text: &str) -> Result<()> {
         self.bar.suspend(|| {
             let mut stdout = std::io::stdout().lock();
-            writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(|e| Error::io("cannot write to standard output", e))
+            writeln!(stdout, "{text}")
+                .and_then(|()| stdout.flush())
+                .map_err(|e| Error::io("cannot write to standard output", e))
         })
     }
 
@@ -264,7 +267,8 @@ fn style(verified: Arc<AtomicBool>) -> ProgressStyle {
         let percent = if verified.load(Ordering::Relaxed) { 100.0 } else { fraction.floor().min(99.0) };
         let _ = write!(text, "{percent:.0}%");
     };
-    let template = "{msg:16} [{bar:30}] {checked} {bytes}/{total_bytes} {prefix} files {bytes_per_sec} ETA {eta}";
+    let template =
+        "{msg:16} [{bar:30}] {checked} {bytes}/{total_bytes} {prefix} files {bytes_per_sec} ETA {eta}";
     match ProgressStyle::with_template(template) {
         Ok(style) => style.with_key("checked", percent).progress_chars("=> "),
         Err(_) => ProgressStyle::default_bar(),

@@ -69,13 +69,16 @@ pub(super) async fn run(args: ProxyArgs, output: &Arc<Output>) -> Result<Outcome
         .hint("give --token-file FILE or TARLIKE_TOKEN, or --insecure if the network is yours alone"));
     }
     if args.insecure && token.is_none() {
-        output.notice(Notice::Warning("--insecure: everybody who can reach this address may write here".to_string()));
+        output.notice(Notice::Warning(
+            "--insecure: everybody who can reach this address may write here".to_string(),
+        ));
     }
     std::fs::create_dir_all(&args.base_folder)
         .map_err(|e| Error::io(format!("cannot make the base folder {}", args.base_folder.display()), e))?;
     let address = SocketAddr::new(args.bind, args.port);
     let listener = TcpListener::bind(address).await.map_err(|e| {
-        Error::io(format!("cannot listen on {address}"), e).hint("is another proxy running? give another port")
+        Error::io(format!("cannot listen on {address}"), e)
+            .hint("is another proxy running? give another port")
     })?;
     let base = args.base_folder.clone();
     let options = ReceiverOptions { legacy: args.legacy };
@@ -121,7 +124,10 @@ fn take_shared_index(receiver: &Arc<Receiver>, database: &Path) -> Result<()> {
     let digest = IndexReader::open(database)?.summary()?.digest;
     match receiver.status(0, 1, 0) {
         Ok(status) if status.digest != digest.to_string() => {
-            tracing::warn!("archive 0 has another index than {}; the one that a sender put stays", database.display());
+            tracing::warn!(
+                "archive 0 has another index than {}; the one that a sender put stays",
+                database.display()
+            );
             Ok(())
         }
         Ok(_) => Ok(()),

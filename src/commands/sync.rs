@@ -2,9 +2,11 @@
 
 use super::output::{Outcome, Output};
 use super::{args, default_database, index, threads, upload};
+use crate::archive::path::STATE_DIR;
 use crate::db::index_read::IndexReader;
-use crate::engine::index::IndexOptions;
+use crate::engine::index::{IndexOptions, IndexReport};
 use crate::engine::receive::{Receiver, ReceiverOptions};
+use crate::engine::upload::UploadReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{self, ServerOptions, Token};
 use clap::Args;
@@ -54,13 +56,17 @@ enum Destination {
 }
 
 pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome> {
-    let destination = destination(&args.destination, &args.source)?;
+    let destination = destination(&args.destination, &args.source, args.transfer.dry_run)?;
     let kept = args.database.map_or_else(default_database, Ok)?;
     if !args.clean {
         check_same_folder(&kept, &args.source)?;
     }
     let scratch = tempfile::tempdir().map_err(|e| Error::io("cannot make a temporary folder", e))?;
-    let (database, reuse) = if args.transfer.dry_run { dry_database(&kept, scratch.path(), args.clean)? } else { (kept.clone(), !args.clean) };
+    let (database, reuse) = if args.transfer.dry_run {
+        dry_database(&kept, scratch.path(), args.clean)?
+    } else {
+        (kept.clone(), !args.clean)
+    };
     let options = IndexOptions {
         base: args.source.clone(),
         database: database.clone(),
@@ -70,6 +76,13 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         threads: threads(),
     };
     let indexed = index::make(options, output).await?;
+    if let (true, Destination::Local(folder)) = (args.transfer.dry_run, &destination)
+        && !folder.join(STATE_DIR).join("journal.sqlite").exists()
+    {
+        // Nothing was ever received there: to ask would mean to make the receiver's folder.
+        let report = args.transfer.plan_from_nothing(database, output).await?;
+        return Ok(outcome(&indexed, &report));
+    }
     let mut token = args.transfer.token()?;
     let mut embedded = None;
     let url = match destination {
@@ -86,30 +99,41 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     if let Some(embedded) = embedded {
         embedded.stop().await?;
     }
-    let report = report?;
-    let mut fields = upload::fields(&report);
-    if let Some(fields) = fields.as_object_mut() {
-        fields.insert("index".to_string(), index::fields(&indexed));
-    }
-    let exit = if indexed.skipped > 0 { ErrorKind::Partial.exit_code() } else { 0 };
-    Ok(Outcome {
-        command: "sync",
-        exit: upload::exit(&report).max(exit),
-        text: format!("{}; {}", index::describe(&indexed), upload::describe(&report)),
-        fields,
-    })
+    Ok(outcome(&indexed, &report?))
 }
 
-fn destination(given: &Path, source: &Path) -> Result<Destination> {
-    if let Some(url) = given.to_str().filter(|text| text.starts_with("http://") || text.starts_with("https://")) {
+fn outcome(indexed: &IndexReport, report: &UploadReport) -> Outcome {
+    let mut fields = upload::fields(report);
+    if let Some(fields) = fields.as_object_mut() {
+        fields.insert("index".to_string(), index::fields(indexed));
+    }
+    let exit = if indexed.skipped > 0 { ErrorKind::Partial.exit_code() } else { 0 };
+    Outcome {
+        command: "sync",
+        exit: upload::exit(report).max(exit),
+        text: format!("{}; {}", index::describe(indexed), upload::describe(report)),
+        fields,
+    }
+}
+
+fn destination(given: &Path, source: &Path, dry_run: bool) -> Result<Destination> {
+    if let Some(url) =
+        given.to_str().filter(|text| text.starts_with("http://") || text.starts_with("https://"))
+    {
         return Ok(Destination::Remote(url.to_owned()));
     }
     if given.to_str().is_some_and(|text| text.contains("://")) {
-        return Err(Error::new(ErrorKind::Usage, format!("{} is neither an http(s) address nor a folder", given.display())));
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("{} is neither an http(s) address nor a folder", given.display()),
+        ));
     }
     let source = source
         .canonicalize()
         .map_err(|e| Error::io(format!("cannot open the source folder {}", source.display()), e))?;
+    if dry_run && !given.exists() {
+        return Ok(Destination::Local(given.to_path_buf()));
+    }
     std::fs::create_dir_all(given)
         .map_err(|e| Error::io(format!("cannot make the destination folder {}", given.display()), e))?;
     let folder = given
@@ -130,12 +154,13 @@ fn check_same_folder(database: &Path, source: &Path) -> Result<()> {
     if !database.exists() {
         return Ok(());
     }
-    let former = IndexReader::open(database)?.summary()?.base;
-    if former.is_none() || former == source.canonicalize().ok() {
+    let former = IndexReader::open(database)?;
+    let base = if former.is_ours() { former.summary()?.base } else { None };
+    if base.is_some() && base == source.canonicalize().ok() {
         return Ok(());
     }
-    let former = former.unwrap_or_default();
-    Err(Error::new(ErrorKind::Source, format!("{} is the index of {}", database.display(), former.display()))
+    let of = base.map_or_else(|| "another program".to_string(), |base| base.display().to_string());
+    Err(Error::new(ErrorKind::Source, format!("{} is the index of {of}", database.display()))
         .hint("give -db FILE to keep an index for each folder, or -c to replace this one"))
 }
 
@@ -145,7 +170,8 @@ fn dry_database(kept: &Path, scratch: &Path, clean: bool) -> Result<(PathBuf, bo
     if clean || !kept.exists() {
         return Ok((copy, false));
     }
-    std::fs::copy(kept, &copy).map_err(|e| Error::io(format!("cannot copy the index {}", kept.display()), e))?;
+    std::fs::copy(kept, &copy)
+        .map_err(|e| Error::io(format!("cannot copy the index {}", kept.display()), e))?;
     Ok((copy, true))
 }
 
@@ -160,14 +186,20 @@ struct Embedded {
 impl Embedded {
     async fn start(folder: &Path) -> Result<Self> {
         let folder = folder.to_path_buf();
-        let receiver = tokio::task::spawn_blocking(move || Receiver::open(&folder, ReceiverOptions::default()))
+        let receiver =
+            tokio::task::spawn_blocking(move || Receiver::open(&folder, ReceiverOptions::default()))
+                .await
+                .map_err(|e| Error::new(ErrorKind::Internal, "the receiver crashed").because(e))??;
+        let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
-            .map_err(|e| Error::new(ErrorKind::Internal, "the receiver crashed").because(e))??;
-        let listener =
-            TcpListener::bind(("127.0.0.1", 0)).await.map_err(|e| Error::io("cannot listen on loopback", e))?;
+            .map_err(|e| Error::io("cannot listen on loopback", e))?;
         let address = listener.local_addr().map_err(|e| Error::io("cannot ask for the address", e))?;
         let token = Alphanumeric.sample_string(&mut rand::rng(), 40);
-        let options = ServerOptions { token: Some(Token::new(&token)?), max_block_bytes: 1 << 32, ..ServerOptions::default() };
+        let options = ServerOptions {
+            token: Some(Token::new(&token)?),
+            max_block_bytes: 1 << 32,
+            ..ServerOptions::default()
+        };
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let server = tokio::spawn(server::run(listener, receiver, options, async {
             // An error says that the sender is gone, which is a reason to stop, too.

@@ -1,10 +1,10 @@
 //! `tar-like upload`
 
 use super::output::{Outcome, Output, exit_of, human_bytes, human_count};
-use super::{args, default_database, default_progress, interrupted, stop_signal};
+use super::{args, default_database, default_progress, interrupted, interruptible, stop_signal};
 use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
-use crate::engine::upload::{UploadOptions, UploadReport, upload};
+use crate::engine::upload::{UploadOptions, UploadReport, plan_from_nothing, upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{Bandwidth, Client, ClientOptions, Patience};
 use crate::source::disk::DiskSource;
@@ -112,32 +112,8 @@ impl TransferArgs {
         read_token(self.token_file.as_deref())
     }
 
-    /// Sends the archive of `base` and `database` to `url`.
-    pub(super) async fn send(
-        &self,
-        base: &Path,
-        database: PathBuf,
-        url: String,
-        token: Option<String>,
-        range: (u64, Option<u64>),
-        output: &Arc<Output>,
-    ) -> Result<UploadReport> {
-        if self.ignore_ca {
-            output.notice(Notice::Warning("--ignore-ca: the receiver's certificate is not verified".to_string()));
-        }
-        let client = ClientOptions {
-            url,
-            tar_id: self.tar_id,
-            token,
-            ca_file: self.ca_file.clone(),
-            ignore_ca: self.ignore_ca,
-            connections: usize::from(self.no_processes),
-            block_deadline: Duration::from_secs(self.block_timeout),
-            bandwidth: self.bwlimit.map(|rate| Arc::new(Bandwidth::new(rate))),
-        };
-        let patience = Patience::new(Duration::from_secs(self.stall_timeout));
-        let client = Arc::new(Client::new(client, patience, output.clone())?);
-        let options = UploadOptions {
+    fn options(&self, database: PathBuf, range: (u64, Option<u64>)) -> Result<UploadOptions> {
+        Ok(UploadOptions {
             database,
             progress: self.progress()?,
             tar_id: self.tar_id,
@@ -153,13 +129,55 @@ impl TransferArgs {
                 Compress::None => Compression::None,
             },
             scratch: std::env::temp_dir(),
+        })
+    }
+
+    /// What would be sent to a receiver that has nothing.
+    pub(super) async fn plan_from_nothing(
+        &self,
+        database: PathBuf,
+        output: &Arc<Output>,
+    ) -> Result<UploadReport> {
+        let options = self.options(database, (0, None))?;
+        interruptible(output, move || plan_from_nothing(&options)).await
+    }
+
+    /// Sends the archive of `base` and `database` to `url`.
+    pub(super) async fn send(
+        &self,
+        base: &Path,
+        database: PathBuf,
+        url: String,
+        token: Option<String>,
+        range: (u64, Option<u64>),
+        output: &Arc<Output>,
+    ) -> Result<UploadReport> {
+        if self.ignore_ca {
+            output.notice(Notice::Warning(
+                "--ignore-ca: the receiver's certificate is not verified".to_string(),
+            ));
+        }
+        let client = ClientOptions {
+            url,
+            tar_id: self.tar_id,
+            token,
+            ca_file: self.ca_file.clone(),
+            ignore_ca: self.ignore_ca,
+            connections: usize::from(self.no_processes),
+            block_deadline: Duration::from_secs(self.block_timeout),
+            bandwidth: self.bwlimit.map(|rate| Arc::new(Bandwidth::new(rate))),
         };
+        let patience = Patience::new(Duration::from_secs(self.stall_timeout));
+        let client = Arc::new(Client::new(client, patience, output.clone())?);
+        let options = self.options(database, range)?;
         let source = Arc::new(DiskSource::open(base)?);
         let counters = output.counters();
-        for counter in [&counters.files_total, &counters.files_done, &counters.total_bytes, &counters.done_bytes] {
+        for counter in
+            [&counters.files_total, &counters.files_done, &counters.total_bytes, &counters.done_bytes]
+        {
             counter.set(0);
         }
-        output.notice(Notice::Phase("sending"));
+        output.notice(Notice::Phase("asking"));
         let watch = output.watch();
         let outcome = tokio::select! {
             outcome = upload(source, client, &options, output.clone()) => outcome,
@@ -176,13 +194,16 @@ impl TransferArgs {
 /// A token never stands on the command line, where everybody on the host could read it.
 pub(super) fn read_token(file: Option<&Path>) -> Result<Option<String>> {
     let text = match file {
-        Some(path) => std::fs::read_to_string(path)
-            .map_err(|e| Error::io(format!("cannot read the token file {}", path.display()), e).with_kind(ErrorKind::Usage))?,
+        Some(path) => std::fs::read_to_string(path).map_err(|e| {
+            Error::io(format!("cannot read the token file {}", path.display()), e).with_kind(ErrorKind::Usage)
+        })?,
         None => std::env::var("TARLIKE_TOKEN").unwrap_or_default(),
     };
     let text = text.trim().to_owned();
     match (text.is_empty(), file) {
-        (true, Some(path)) => Err(Error::new(ErrorKind::Usage, format!("the token file {} is empty", path.display()))),
+        (true, Some(path)) => {
+            Err(Error::new(ErrorKind::Usage, format!("the token file {} is empty", path.display())))
+        }
         (true, None) => Ok(None),
         (false, _) => Ok(Some(text)),
     }
@@ -192,7 +213,8 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
     let database = args.database.map_or_else(default_database, Ok)?;
     let token = args.transfer.token()?;
     let range = (args.first_block, args.last_block);
-    let report = args.transfer.send(&args.base_folder, database, args.upload_url, token, range, output).await?;
+    let report =
+        args.transfer.send(&args.base_folder, database, args.upload_url, token, range, output).await?;
     Ok(Outcome { command: "upload", exit: exit(&report), text: describe(&report), fields: fields(&report) })
 }
 
@@ -206,7 +228,11 @@ pub(super) fn describe(report: &UploadReport) -> String {
     let what = format!("{} blocks, {}", human_count(report.sent_blocks), human_bytes(report.sent_bytes));
     if report.dry_run {
         let to = if report.legacy { " (the receiver knows only the original protocol)" } else { "" };
-        return format!("would send {what} of {} in {} files{to}", human_bytes(report.total_bytes), human_count(report.files));
+        return format!(
+            "would send {what} of {} in {} files{to}",
+            human_bytes(report.total_bytes),
+            human_count(report.files)
+        );
     }
     let state = if report.failed_total > 0 {
         format!("{} FAILED", human_count(report.failed_total))

@@ -4,16 +4,12 @@
 use super::index_read::IndexReader;
 use super::index_write::{IndexWriter, Written};
 use super::paths::PathTable;
-#[cfg(test)]
-use super::text_or_blob;
 use crate::archive::entry::NodeKind;
 use crate::archive::path::{EntryPath, printable};
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, Authorization};
 use rusqlite::limits::Limit;
-#[cfg(test)]
-use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -205,34 +201,4 @@ fn authorize(context: rusqlite::hooks::AuthContext<'_>) -> Authorization {
         _ => false,
     };
     if fine { Authorization::Allow } else { Authorization::Deny }
-}
-
-/// Used by tests of other modules too: an index as the original program writes it.
-#[cfg(test)]
-pub(crate) fn write_original(path: &Path, files: &[(&[u8], &[u8])]) {
-    use rusqlite::params;
-    let connection = Connection::open(path).unwrap();
-    connection
-        .execute_batch(
-            "CREATE TABLE tar(id INT64, path TEXT, size INT64, offset INT64, offset_end INT64, hash TEXT);",
-        )
-        .unwrap();
-    let mut offset = 0;
-    for (id, (name, content)) in files.iter().enumerate() {
-        let size = content.len() as i64;
-        connection
-            .execute(
-                "INSERT INTO tar VALUES(?,?,?,?,?,?)",
-                params![
-                    id as i64,
-                    ToSqlOutput::Borrowed(text_or_blob(name)),
-                    size,
-                    offset,
-                    offset + size - 1,
-                    crate::archive::digest::md5(content).to_string()
-                ],
-            )
-            .unwrap();
-        offset += size;
-    }
 }

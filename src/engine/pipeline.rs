@@ -78,7 +78,7 @@ mod tests {
             Ok(())
         };
         let work = |i: u64| {
-            if i % 97 == 0 {
+            if i.is_multiple_of(97) {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
             i * 2

@@ -133,6 +133,7 @@ impl Upload<'_> {
         let mut todo = self.blocks_of(if self.options.ignore_done { None } else { Some(&missing) });
         self.note_present(&missing);
         for round in 1.. {
+            self.monitor.notice(Notice::Phase("sending"));
             self.send(&sender, &todo).await?;
             if self.options.first > 0 || self.options.last.is_some() {
                 let missing = self.missing().await?;
@@ -223,11 +224,16 @@ impl Upload<'_> {
 
     async fn missing(&self) -> Result<RangeSet> {
         let status = self.client.status(self.options.block_size, 0).await?;
-        let status = status.ok_or_else(|| Error::new(ErrorKind::Malformed, "the receiver was replaced by another program"))?;
+        let status = status.ok_or_else(|| {
+            Error::new(ErrorKind::Malformed, "the receiver was replaced by another program")
+        })?;
         if status.digest != self.summary.digest.to_string() {
             return Err(Error::new(
                 ErrorKind::WrongIndex,
-                format!("another sender put index {} in place of ours, {}", status.digest, self.summary.digest),
+                format!(
+                    "another sender put index {} in place of ours, {}",
+                    status.digest, self.summary.digest
+                ),
             )
             .hint("let only senders with the same index use the same archive number, or give --tar-id"));
         }
@@ -242,11 +248,9 @@ impl Upload<'_> {
                 missing.insert(*start..*end);
             }
             let Some(next) = status.next else { return Ok(missing) };
-            status = self
-                .client
-                .status(self.options.block_size, next)
-                .await?
-                .ok_or_else(|| Error::new(ErrorKind::Malformed, "the receiver was replaced by another program"))?;
+            status = self.client.status(self.options.block_size, next).await?.ok_or_else(|| {
+                Error::new(ErrorKind::Malformed, "the receiver was replaced by another program")
+            })?;
         }
     }
 
@@ -257,7 +261,8 @@ impl Upload<'_> {
             None => blocks.insert(self.grid.blocks_of(self.window.clone())),
             Some(missing) => {
                 for range in missing.iter() {
-                    blocks.insert(self.grid.blocks_of(crate::archive::layout::intersect(&range, &self.window)));
+                    blocks
+                        .insert(self.grid.blocks_of(crate::archive::layout::intersect(&range, &self.window)));
                 }
             }
         }
@@ -332,6 +337,7 @@ impl Upload<'_> {
         self.put_index().await?;
         let sender = Arc::new(Sender::new(self, Some(progress)));
         let todo = self.blocks_of(Some(&missing));
+        self.monitor.notice(Notice::Phase("sending"));
         self.send(&sender, &todo).await?;
         let mut report = sender.report(&self.summary, sender.failed_ranges().is_empty(), 0);
         report.legacy = true;
@@ -345,21 +351,33 @@ impl Upload<'_> {
             Receiver::Empty | Receiver::Legacy => &all,
         };
         let blocks = self.blocks_of(if self.options.ignore_done { None } else { Some(missing) });
-        let sent_bytes = blocks
-            .iter()
-            .filter_map(|range| Some(self.grid.range(range.end - 1)?.end - self.grid.range(range.start)?.start))
-            .sum();
-        UploadReport {
-            sent_blocks: blocks.iter().map(|range| range.end - range.start).sum(),
-            sent_bytes,
-            files: self.summary.files,
-            total_bytes: self.summary.total_bytes,
-            dry_run: true,
-            complete: missing.covered() == 0,
-            legacy: matches!(receiver, Receiver::Legacy),
-            ..UploadReport::default()
-        }
+        let legacy = matches!(receiver, Receiver::Legacy);
+        UploadReport { complete: missing.covered() == 0, legacy, ..plan(self.grid, &blocks, &self.summary) }
     }
+}
+
+fn plan(grid: Grid, blocks: &[Range<u64>], summary: &Summary) -> UploadReport {
+    let bytes = |range: &Range<u64>| Some(grid.range(range.end - 1)?.end - grid.range(range.start)?.start);
+    UploadReport {
+        sent_blocks: blocks.iter().map(|range| range.end - range.start).sum(),
+        sent_bytes: blocks.iter().filter_map(bytes).sum(),
+        files: summary.files,
+        total_bytes: summary.total_bytes,
+        dry_run: true,
+        ..UploadReport::default()
+    }
+}
+
+/// What would be sent to a receiver that has nothing.
+///
+/// # Errors
+/// The index cannot be read.
+pub fn plan_from_nothing(options: &UploadOptions) -> Result<UploadReport> {
+    let summary = IndexReader::open(&options.database)?.summary()?;
+    let grid = Grid::new(summary.total_bytes, options.block_size)
+        .ok_or_else(|| Error::new(ErrorKind::Usage, "the block size must not be 0"))?;
+    let blocks: RangeSet = std::iter::once(0..grid.blocks()).collect();
+    Ok(plan(grid, &blocks.iter().collect::<Vec<_>>(), &summary))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

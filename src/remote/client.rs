@@ -356,8 +356,6 @@ async fn accepted(response: Response) -> std::result::Result<Response, Failed> {
         429 | 503 => ErrorKind::Busy,
         507 => ErrorKind::NoSpace,
         408 | 500 | 502 | 504 => ErrorKind::Unreachable,
-        // A cut body is malformed in the receiver's eyes, and as good as a lost connection in ours.
-        400 if answer.as_ref().is_some_and(|a| a.error.starts_with("the body")) => ErrorKind::Unreachable,
         _ => ErrorKind::Malformed,
     };
     let text = answer.as_ref().map_or_else(|| "no explanation".to_string(), |answer| answer.error.clone());

@@ -29,7 +29,12 @@ impl Patience {
     /// Gives up after `stall` without any success.
     #[must_use]
     pub fn new(stall: Duration) -> Self {
-        Self { stall, last_success: Mutex::new(Instant::now()), told: AtomicBool::new(false), met: AtomicBool::new(false) }
+        Self {
+            stall,
+            last_success: Mutex::new(Instant::now()),
+            told: AtomicBool::new(false),
+            met: AtomicBool::new(false),
+        }
     }
 
     /// Takes note that something worked.
@@ -158,12 +163,14 @@ mod tests {
             let (patience, monitor) = (Patience::new(Duration::from_secs(60)), Silent::default());
             let start = Instant::now();
             let outcome: Result<()> =
-                retry(&patience, &monitor, || async { Err(Error::new(ErrorKind::Unreachable, "no").into()) }).await;
+                retry(&patience, &monitor, || async { Err(Error::new(ErrorKind::Unreachable, "no").into()) })
+                    .await;
             assert!(outcome.is_err() && start.elapsed().as_secs() <= 51, "{:?}", start.elapsed());
             patience.succeeded();
             let start = Instant::now();
             let outcome: Result<()> =
-                retry(&patience, &monitor, || async { Err(Error::new(ErrorKind::NoSpace, "full").into()) }).await;
+                retry(&patience, &monitor, || async { Err(Error::new(ErrorKind::NoSpace, "full").into()) })
+                    .await;
             let error = outcome.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::NoSpace);
             assert!(error.hint_text().is_some());

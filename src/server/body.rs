@@ -3,7 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -46,12 +46,12 @@ impl Pieces {
         loop {
             let deadline = self.deadline.min(Instant::now() + IDLE);
             let frame = timeout_at(deadline, self.body.frame()).await.map_err(|_| {
-                Error::new(ErrorKind::Malformed, "the body came too slowly and was given up")
+                Error::new(ErrorKind::TooSlow, "the body came too slowly and was given up")
                     .hint("send it again")
             })?;
             match frame {
                 None => return Ok(None),
-                Some(Err(e)) => return Err(Error::new(ErrorKind::Malformed, "the body was cut").because(e)),
+                Some(Err(e)) => return Err(Error::new(ErrorKind::TooSlow, "the body was cut").because(e)),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         return Ok(Some(data));
@@ -62,9 +62,10 @@ impl Pieces {
     }
 }
 
-/// Reads a whole body of exactly `length` bytes into memory; the caller has checked that this is little enough.
-pub(super) async fn read(body: Body, length: u64) -> Result<Bytes> {
-    let mut whole = BytesMut::with_capacity(length as usize);
+/// Makes `whole` a body of exactly `length` bytes; the caller has checked that this is little enough.
+pub(super) async fn read(body: Body, length: u64, whole: &mut Vec<u8>) -> Result<()> {
+    whole.clear();
+    whole.reserve(length as usize);
     let mut pieces = Pieces::new(body, length);
     while let Some(piece) = pieces.next().await? {
         if whole.len() + piece.len() > length as usize {
@@ -73,9 +74,9 @@ pub(super) async fn read(body: Body, length: u64) -> Result<Bytes> {
         whole.extend_from_slice(&piece);
     }
     if whole.len() as u64 != length {
-        return Err(Error::new(ErrorKind::Malformed, "the body is shorter than its Content-Length"));
+        return Err(Error::new(ErrorKind::TooSlow, "the body is shorter than its Content-Length"));
     }
-    Ok(whole.freeze())
+    Ok(())
 }
 
 /// Writes a whole body to `file`.

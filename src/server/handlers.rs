@@ -110,7 +110,7 @@ async fn serve(server: &Arc<Server>, parts: Parts, body: Body) -> Result<Respons
                 tar_id,
                 block_size,
                 number,
-                body: bytes::Bytes::new(),
+                body: server.receiver.buffers.take(),
                 index: digest_header(&parts.headers, HEADER_INDEX)?,
                 digest: digest_header::<Blake3>(&parts.headers, HEADER_DIGEST)?,
                 failed: failed_header(&parts.headers)?,
@@ -153,7 +153,8 @@ async fn finish(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Bo
     if length > FINISH_BYTES {
         return Err(Error::new(ErrorKind::TooLarge, format!("the body is longer than {FINISH_BYTES} bytes")));
     }
-    let body = body::read(body, length).await?;
+    let (pieces, mut body) = (body, Vec::new());
+    body::read(pieces, length, &mut body).await?;
     let request: FinishRequest = if body.is_empty() {
         FinishRequest::default()
     } else {
@@ -173,13 +174,11 @@ async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body:
     let expected = digest_header::<IndexDigest>(headers, HEADER_INDEX)?;
     let length = body::declared_length(headers)?;
     let limit_bytes = server.options.max_index_bytes;
-    if length > frame_bound(limit_bytes) {
-        return Err(Error::new(ErrorKind::TooLarge, format!("the index is larger than {limit_bytes} bytes"))
-            .hint("start the proxy with a larger --max-index-size"));
+    if let Err(e) = admit_index(server, expected.as_ref(), length) {
+        body::drain(body, server.largest_body()).await;
+        return Err(e);
     }
-    check_running(server)?;
     let receiver = server.receiver.clone();
-    receiver.check_space(length)?;
     let (folder, file) = blocking(move || {
         let io = |e: std::io::Error| Error::io("cannot keep the uploaded index", e);
         let folder = tempfile::tempdir_in(receiver.incoming_path()).map_err(io)?;
@@ -198,29 +197,32 @@ async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body:
     Ok(Json(answer).into_response())
 }
 
+fn admit_index(server: &Server, expected: Option<&IndexDigest>, length: u64) -> Result<()> {
+    let limit_bytes = server.options.max_index_bytes;
+    if length > frame_bound(limit_bytes) {
+        return Err(Error::new(ErrorKind::TooLarge, format!("the index is larger than {limit_bytes} bytes"))
+            .hint("start the proxy with a larger --max-index-size"));
+    }
+    check_running(server)?;
+    server.receiver.check_index(expected)?;
+    server.receiver.check_space(length)
+}
+
 async fn put_block(
     server: &Arc<Server>,
     mut put: BlockPut,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response> {
-    let limit_bytes = server.options.max_block_bytes;
     let length = body::declared_length(headers)?;
-    if put.block_size > limit_bytes || length > frame_bound(put.block_size) {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            format!("a block of {} bytes in a body of {length} bytes is over the limit of {limit_bytes} bytes", put.block_size),
-        )
-        .hint(format!("upload with --block-size {limit_bytes} or less, or start the proxy with a larger --max-block-size")));
-    }
-    let turn = match admit(server, &put).await {
+    let turn = match admit(server, &put, length).await {
         Ok(turn) => turn,
         Err(e) => {
             body::drain(body, server.largest_body()).await;
             return Err(e);
         }
     };
-    put.body = body::read(body, length).await?;
+    body::read(body, length, &mut put.body).await?;
     let receiver = server.receiver.clone();
     let answer = blocking(move || {
         let outcome = receiver.put_block(&put);
@@ -232,8 +234,25 @@ async fn put_block(
 }
 
 /// What can be known before the body is read: refuses early, and reserves memory.
-async fn admit(server: &Arc<Server>, put: &BlockPut) -> Result<tokio::sync::OwnedSemaphorePermit> {
+async fn admit(
+    server: &Arc<Server>,
+    put: &BlockPut,
+    length: u64,
+) -> Result<tokio::sync::OwnedSemaphorePermit> {
     check_running(server)?;
+    let limit_bytes = server.options.max_block_bytes;
+    if put.block_size > limit_bytes || length > frame_bound(put.block_size) {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!(
+                "a block of {} bytes in a body of {length} bytes is over the limit of {limit_bytes} bytes",
+                put.block_size
+            ),
+        )
+        .hint(format!(
+            "upload with --block-size {limit_bytes} or less, or start the proxy with a larger --max-block-size"
+        )));
+    }
     server.receiver.check_block(put)?;
     match tokio::time::timeout(TURN_PATIENCE, server.inflight.clone().acquire_owned()).await {
         Ok(Ok(turn)) => Ok(turn),

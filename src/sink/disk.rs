@@ -190,6 +190,8 @@ impl DiskSink {
                     Err(Errno::ISDIR | Errno::NOTDIR | Errno::EXIST) => {
                         rustix::fs::unlinkat(&*folder, name, AtFlags::REMOVEDIR)?;
                     }
+                    // A folder of ours without write permission for its owner; `finish` sets its mode again.
+                    Err(Errno::ACCESS) if folder.make_writable()? => {}
                     // The cached folder was removed behind our back.
                     Err(Errno::NOENT) if staging.folder.stat(staged.as_bytes())?.is_some() => {
                         cache.entries.clear()

@@ -19,7 +19,12 @@ impl Setting {
         for name in ["a", "b", "c", "d", "e"] {
             tree.noise(name, 1000);
         }
-        tree.file("empty", "").dir("dir/sub").symlink("link", "a").hardlink("hard", "a").mode("dir", 0o750).times();
+        tree.file("empty", "")
+            .dir("dir/sub")
+            .symlink("link", "a")
+            .hardlink("hard", "a")
+            .mode("dir", 0o750)
+            .times();
         let db = lab.index(&src);
         assert!(std::process::Command::new("cp").arg("-a").arg(&src).arg(&copy).status().unwrap().success());
         Self { lab, copy, db }
@@ -48,7 +53,10 @@ fn a_true_copy_has_no_difference() {
     let output = setting.lab.check(&setting.copy, &setting.db, args!["--extra", "--json"]).code(0);
     assert_eq!(output.json().len(), 1);
     let summary = output.summary();
-    assert_eq!((&summary["different"], &summary["missing"], &summary["extra"]), (&0.into(), &0.into(), &0.into()));
+    assert_eq!(
+        (&summary["different"], &summary["missing"], &summary["extra"]),
+        (&0.into(), &0.into(), &0.into())
+    );
 }
 
 /// Changes the copy, and gives the one line that must follow: its kind, path, and a word of the reason.
@@ -169,9 +177,11 @@ fn link_target_and_type() {
 
 #[test]
 fn a_hard_link_that_is_a_copy() {
-    finds("different", "hard", "link", vec![], |tree| {
-        let (content, time) =
-            (std::fs::read(tree.path("hard")).unwrap(), tree.path("hard").metadata().unwrap().modified().unwrap());
+    finds("different", "hard", "same file", vec![], |tree| {
+        let (content, time) = (
+            std::fs::read(tree.path("hard")).unwrap(),
+            tree.path("hard").metadata().unwrap().modified().unwrap(),
+        );
         tree.remove("hard").file("hard", content);
         std::fs::File::options().write(true).open(tree.path("hard")).unwrap().set_modified(time).unwrap();
     });
@@ -198,7 +208,8 @@ fn ranges_look_at_the_files_that_touch_these_blocks() {
         overwrite(&tree, name, b"changed");
     }
     tree.remove("link");
-    let names = |first: &str, last: &str, size: &str| setting.names(args!["-f", first, "-l", last, "-s", size]);
+    let names =
+        |first: &str, last: &str, size: &str| setting.names(args!["-f", first, "-l", last, "-s", size]);
     assert_eq!(names("1", "2", "1000"), ["b", "c"]);
     assert_eq!(names("0", "0", "1000"), ["a"]);
     assert_eq!(names("0", "0", "1001"), ["a", "b"]);
@@ -228,10 +239,14 @@ fn json_has_a_line_for_each_difference_and_a_summary() {
     overwrite(&tree, "c", &[7; 1000]);
     let output = setting.lab.check(&setting.copy, &setting.db, args!["--extra", "--json"]).code(1);
     let lines = output.json();
-    let find = |event: &str, path: &str| lines.iter().any(|line| line["event"] == event && line["path"] == path);
+    let find =
+        |event: &str, path: &str| lines.iter().any(|line| line["event"] == event && line["path"] == path);
     assert!(find("different", "c") && find("missing", "b") && find("extra", "more"), "{lines:?}");
     let summary = output.summary();
-    assert_eq!((&summary["different"], &summary["missing"], &summary["extra"]), (&1.into(), &1.into(), &1.into()));
+    assert_eq!(
+        (&summary["different"], &summary["missing"], &summary["extra"]),
+        (&1.into(), &1.into(), &1.into())
+    );
 }
 
 #[test]

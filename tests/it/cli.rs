@@ -19,13 +19,31 @@ fn short_spellings_of_the_original() {
     lab.run(args!["index", "-b", src, "-db", db, "-x", "zzz", "-x", "yyy", "-c"]).code(0);
     let proxy = lab.cmd(args!["proxy", "0", "-b", dst, "-db", lab.path("receiver.sqlite")]).serve();
     let all = args![
-        "upload", "-b", src, "-db", db, "-dbp", dbp, "-u", proxy.url, "-p", "2", "-f", "0", "-l", "99", "-s", "1000",
-        "--ignore-done", "--ignore-ca"
+        "upload",
+        "-b",
+        src,
+        "-db",
+        db,
+        "-dbp",
+        dbp,
+        "-u",
+        proxy.url,
+        "-p",
+        "2",
+        "-f",
+        "0",
+        "-l",
+        "99",
+        "-s",
+        "1000",
+        "--ignore-done",
+        "--ignore-ca"
     ];
     lab.run(all).code(0);
     lab.run(args!["check", "-b", dst, "-db", db, "-f", "0", "-l", "99", "-s", "1000"]).code(0);
     assert_same_tree(&src, &dst);
-    let columns = index::open(&dbp).prepare("SELECT tar_id, blk_size, blk_id FROM res").unwrap().column_count();
+    let columns =
+        index::open(&dbp).prepare("SELECT tar_id, blk_size, blk_id FROM res").unwrap().column_count();
     assert_eq!(columns, 3);
 }
 
@@ -35,14 +53,40 @@ fn long_spellings_of_the_original() {
     let lab = Lab::new();
     let (src, dst, db, dbp) = (source(&lab), lab.dir("dst"), lab.path("i.sqlite"), lab.path("p.sqlite"));
     lab.run(args!["index", "--base-folder", src, "--database", db, "--exclude", "zzz", "--clean"]).code(0);
-    let proxy = lab.cmd(args!["proxy", "0", "--base-folder", dst, "--database", lab.path("r.sqlite")]).serve();
+    let proxy =
+        lab.cmd(args!["proxy", "0", "--base-folder", dst, "--database", lab.path("r.sqlite")]).serve();
     let all = args![
-        "upload", "--base-folder", src, "--database", db, "--database-progress", dbp, "--upload-url", proxy.url,
-        "--no-processes", "2", "--first-block", "0", "--last-block", "99", "--block-size", "1000", "--ignore-done"
+        "upload",
+        "--base-folder",
+        src,
+        "--database",
+        db,
+        "--database-progress",
+        dbp,
+        "--upload-url",
+        proxy.url,
+        "--no-processes",
+        "2",
+        "--first-block",
+        "0",
+        "--last-block",
+        "99",
+        "--block-size",
+        "1000",
+        "--ignore-done"
     ];
     lab.run(all).code(0);
-    lab.run(args!["check", "--base-folder", dst, "--database", db, "--first-block=0", "--last-block=99", "--block-size=1000"])
-        .code(0);
+    lab.run(args![
+        "check",
+        "--base-folder",
+        dst,
+        "--database",
+        db,
+        "--first-block=0",
+        "--last-block=99",
+        "--block-size=1000"
+    ])
+    .code(0);
     assert_same_tree(&src, &dst);
 }
 
@@ -92,12 +136,31 @@ fn help_tells_defaults_and_examples() {
     let help = |command: &str| lab.run(args![command, "--help"]).stdout;
     for (command, words) in [
         ("index", &["-b", "-db", "-x", "-c", "--base-folder", "--database", "--exclude", "--clean"][..]),
-        ("proxy", &["8000", "tmp/recv", "127.0.0.1", "--token-file", "--insecure", "--legacy", "TARLIKE_TOKEN"]),
-        ("upload", &["-dbp", "30000000", "http://localhost:8000/tar", "--bwlimit", "--dry-run", "--ignore-ca", "900", "300"]),
+        (
+            "proxy",
+            &["8000", "tmp/recv", "127.0.0.1", "--token-file", "--insecure", "--legacy", "TARLIKE_TOKEN"],
+        ),
+        (
+            "upload",
+            &[
+                "-dbp",
+                "30000000",
+                "http://localhost:8000/tar",
+                "--bwlimit",
+                "--dry-run",
+                "--ignore-ca",
+                "900",
+                "300",
+            ],
+        ),
         ("check", &["--extra", "--no-metadata", "tmp/recv", "inclusive"]),
     ] {
         for word in words {
-            assert!(help(command).contains(word), "help of {command} does not say {word:?}:\n{}", help(command));
+            assert!(
+                help(command).contains(word),
+                "help of {command} does not say {word:?}:\n{}",
+                help(command)
+            );
         }
     }
     assert!(lab.run(args!["--version"]).code(0).stdout.contains(env!("CARGO_PKG_VERSION")));
@@ -168,8 +231,12 @@ fn a_token_from_a_file_or_the_environment_opens_the_door() {
     assert!(!dst.join("a").exists());
     upload(args!["--token-file", file]).run().code(0);
     assert_same_tree(&src, &dst);
-    let through = upload(args!["--ignore-done", "-v", "-v", "--json"]).env("TARLIKE_TOKEN", secret).run().code(0);
-    assert!(!through.stderr.contains(secret) && !through.stdout.contains(secret), "the secret is in the output");
+    let through =
+        upload(args!["--ignore-done", "-v", "-v", "--json"]).env("TARLIKE_TOKEN", secret).run().code(0);
+    assert!(
+        !through.stderr.contains(secret) && !through.stdout.contains(secret),
+        "the secret is in the output"
+    );
     assert!(!proxy.stderr().contains(secret));
     drop(proxy);
     let proxy = lab.cmd(args!["proxy", "0", "-b", dst]).env("TARLIKE_TOKEN", secret).serve();
@@ -187,7 +254,11 @@ fn only_loopback_may_do_without_a_token() {
     let dst = lab.dir("dst");
     for address in ["0.0.0.0", "::"] {
         let refused = lab.run(args!["proxy", "0", "-b", dst, "--bind", address]).code(2);
-        assert!(refused.stderr.contains("--insecure") && refused.stderr.contains("token"), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("--insecure") && refused.stderr.contains("token"),
+            "{}",
+            refused.stderr
+        );
     }
     let proxy = lab.proxy_with(&dst, args!["--bind", "0.0.0.0", "--insecure"]);
     assert_eq!(proxy.request("GET", "/healthz", &[], b"").status, 200);
@@ -206,7 +277,9 @@ fn loglevel_is_honoured_in_all_spellings() {
         let more = args!["--ignore-done", "-s", "1000"];
         lab.upload_cmd(&src, &db, &proxy.url, more).env("LOGLEVEL", level).run().code(0).stderr.len()
     };
-    for level in ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "debug", "info", "warn", "warning", "error", "trace"] {
+    for level in [
+        "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "debug", "info", "warn", "warning", "error", "trace",
+    ] {
         run(level);
     }
     assert!(run("DEBUG") > run("WARNING"), "more is said at DEBUG");

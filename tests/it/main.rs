@@ -4,4 +4,17 @@
 
 #[macro_use]
 mod support;
+
+mod architecture;
+mod check;
+mod cli;
+mod defects;
 mod harness;
+mod http;
+mod index;
+mod legacy;
+mod options;
+mod proxy;
+mod ranges;
+mod roundtrip;
+mod sync;

@@ -140,7 +140,9 @@ fn folders_255_deep() {
     let deep = "d/".repeat(255);
     let mut tree = Tree::new(&src, 7);
     tree.text(format!("{deep}file"), 5000).file(format!("{deep}empty"), "");
-    tree.hardlink(format!("{deep}hard"), format!("{deep}file")).symlink(format!("{deep}soft"), "../file").times();
+    tree.hardlink(format!("{deep}hard"), format!("{deep}file"))
+        .symlink(format!("{deep}soft"), "../file")
+        .times();
     transfer(&lab, &src, args!["-s", "1000"]);
 }
 
@@ -166,7 +168,9 @@ fn several_archives_on_one_receiver_at_once() {
     let running: Vec<_> = sources
         .iter()
         .zip(ids)
-        .map(|((src, db), id)| lab.upload_cmd(src, db, &proxy.url, args!["--tar-id", id, "-s", "2000", "-p", "2"]).spawn())
+        .map(|((src, db), id)| {
+            lab.upload_cmd(src, db, &proxy.url, args!["--tar-id", id, "-s", "2000", "-p", "2"]).spawn()
+        })
         .collect();
     for upload in running {
         upload.wait().code(0);
@@ -174,7 +178,11 @@ fn several_archives_on_one_receiver_at_once() {
     for ((src, db), id) in sources.iter().zip(ids) {
         lab.check(&dst, db, vec![]).code(0);
         let status = proxy.status(id.parse().unwrap());
-        assert_eq!((&status["complete"], &status["digest"]), (&true.into(), &index::digest(db).into()), "{id}");
+        assert_eq!(
+            (&status["complete"], &status["digest"]),
+            (&true.into(), &index::digest(db).into()),
+            "{id}"
+        );
         assert_eq!(status["files_total"], index::rows(db).len());
         assert!(src.exists());
     }

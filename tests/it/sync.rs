@@ -36,7 +36,11 @@ fn a_changed_folder_is_brought_up_to_date() {
     let lab = Lab::new();
     let (src, dst) = (lab.path("src"), lab.dir("dst"));
     let mut tree = Tree::new(&src, 32);
-    tree.noise("grows", 3000).noise("shrinks", 9000).noise("changes", 4000).noise("stays", 2000).file("becomes-dir", "x");
+    tree.noise("grows", 3000)
+        .noise("shrinks", 9000)
+        .noise("changes", 4000)
+        .noise("stays", 2000)
+        .file("becomes-dir", "x");
     tree.dir("d").file("mode", "m").text("touched", 500).symlink("link", "stays");
     let proxy = lab.proxy(&dst);
     let sync = || lab.sync(&src, &proxy.url, args!["-s", "1000"]).code(0);
@@ -99,7 +103,7 @@ fn a_destination_inside_the_source_does_not_feed_on_itself() {
         let output = lab.sync(&src, &dst, vec![]);
         if output.code != 0 {
             assert!(matches!(output.code, 1 | 2) && !output.stderr.is_empty(), "{output:?}");
-            assert!(!dst.join("file").exists(), "refused, but copied");
+            assert!(!dst.exists(), "refused, but something was made in the source");
             return;
         }
     }

@@ -1,5 +1,6 @@
 //! Taking in one block.
 
+use super::super::buffers::Buffer;
 use super::archive::Archive;
 use super::{Receiver, publish};
 use crate::archive::codec;
@@ -23,7 +24,7 @@ pub struct BlockPut {
     /// The block's number.
     pub number: u64,
     /// One LZ4 frame.
-    pub body: bytes::Bytes,
+    pub body: Buffer,
     /// The index that the sender works by; a legacy sender names none.
     pub index: Option<IndexDigest>,
     /// BLAKE3 of the uncompressed block; a legacy sender names none.
@@ -63,7 +64,7 @@ impl Receiver {
         let _entered = archive.enter()?;
         self.check_binding(&archive, put.index.as_ref())?;
         let range = block_range(&archive, put)?;
-        let content = decode(put, &range)?;
+        let content = self.decode(put, &range)?;
         let _claim = archive.claim(range.clone());
         let mut intake = Intake {
             receiver: self,
@@ -112,6 +113,24 @@ impl Receiver {
         block_range(&archive, put).map(drop)
     }
 
+    fn decode(&self, put: &BlockPut, range: &Range<u64>) -> Result<Buffer> {
+        let bad = |why: String| {
+            Error::new(
+                ErrorKind::BadBlock,
+                format!("block {} of {} bytes: {why}", put.number, put.block_size),
+            )
+        };
+        let length = usize::try_from(range.end - range.start).map_err(|e| bad(e.to_string()))?;
+        let mut content = self.buffers.take();
+        codec::decode(&put.body, length, &mut content).map_err(|e| bad(e.to_string()))?;
+        match &put.digest {
+            Some(digest) if blake3(&content) != *digest => {
+                Err(bad("its digest is wrong: it was changed on the way".to_string()))
+            }
+            _ => Ok(content),
+        }
+    }
+
     fn check_binding(&self, archive: &Archive, named: Option<&IndexDigest>) -> Result<()> {
         match named {
             Some(digest) if *digest == archive.digest => Ok(()),
@@ -140,20 +159,6 @@ fn block_range(archive: &Archive, put: &BlockPut) -> Result<Range<u64>> {
                 ),
             )
         })
-}
-
-fn decode(put: &BlockPut, range: &Range<u64>) -> Result<Vec<u8>> {
-    let bad = |why: String| {
-        Error::new(ErrorKind::BadBlock, format!("block {} of {} bytes: {why}", put.number, put.block_size))
-    };
-    let length = usize::try_from(range.end - range.start).map_err(|e| bad(e.to_string()))?;
-    let content = codec::decode(&put.body, length).map_err(|e| bad(e.to_string()))?;
-    match &put.digest {
-        Some(digest) if blake3(&content) != *digest => {
-            Err(bad("its digest is wrong: it was changed on the way".to_string()))
-        }
-        _ => Ok(content),
-    }
 }
 
 impl Intake<'_> {

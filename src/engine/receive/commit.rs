@@ -6,6 +6,9 @@ use crate::sink::disk::DiskSink;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
+/// Records of one block, and where their outcome is waited for.
+type Waiting = (Vec<Record>, mpsc::Sender<std::result::Result<(), ErrorKind>>);
+
 /// Makes blocks durable. After the first failed sync or journal write (a full disk apart) nothing is acknowledged any more:
 /// the kernel may have dropped the dirty pages, so trying again would succeed without the data being there.
 pub(super) struct Committer {
@@ -15,7 +18,7 @@ pub(super) struct Committer {
     /// The highest request that a finished sync covers.
     synced: Mutex<u64>,
     journal: Mutex<Journal>,
-    waiting: Mutex<Vec<(Vec<Record>, mpsc::Sender<std::result::Result<(), ErrorKind>>)>>,
+    waiting: Mutex<Vec<Waiting>>,
     /// Files with their final name, which the next sync makes safe against a power loss.
     renamed: Mutex<Vec<Record>>,
     /// Files whose final name is safe, which the next transaction says.
@@ -100,11 +103,7 @@ impl Committer {
         }
     }
 
-    fn append(
-        &self,
-        journal: &mut Journal,
-        batch: Vec<(Vec<Record>, mpsc::Sender<std::result::Result<(), ErrorKind>>)>,
-    ) {
+    fn append(&self, journal: &mut Journal, batch: Vec<Waiting>) {
         let settled = std::mem::take(&mut *lock(&self.settled));
         let mut records = settled.clone();
         for (wanted, _) in &batch {

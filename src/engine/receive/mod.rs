@@ -9,6 +9,7 @@ mod publish;
 pub use block::BlockPut;
 pub use finish::FinishJob;
 
+use super::buffers::Buffers;
 use crate::archive::digest::IndexDigest;
 use crate::archive::protocol::{IndexAnswer, Status};
 use crate::db::import::import;
@@ -55,11 +56,15 @@ pub struct Receiver {
     /// Held while an index is put in place.
     replacing: Mutex<()>,
     options: ReceiverOptions,
+    /// Bodies and contents of blocks.
+    pub buffers: Arc<Buffers>,
     /// What it did since it started.
     pub counters: ReceiverCounters,
 }
 
 const PROVERS: usize = 2;
+/// Two for each of a few blocks at once; more than that are made and dropped.
+const KEPT_BUFFERS: usize = 16;
 
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
@@ -86,10 +91,13 @@ impl Receiver {
             proofs,
             replacing: Mutex::new(()),
             options,
+            buffers: Buffers::new(KEPT_BUFFERS),
             counters: ReceiverCounters::default(),
         });
         start_provers(&receiver, work)?;
-        receiver.clean_incoming()?;
+        receiver.empty_state_folder("incoming", |_| false)?;
+        let named: Vec<String> = states.iter().map(|s| index_name(s.tar_id, &s.digest)).collect();
+        receiver.empty_state_folder("archives", |name| named.iter().any(|named| named == name))?;
         let keep: Vec<String> = states.iter().map(|s| staging_name(s.tar_id, s.generation)).collect();
         receiver.sink.remove_other_staging(|name| keep.iter().any(|kept| kept == name))?;
         for state in states {
@@ -103,11 +111,15 @@ impl Receiver {
         Ok(receiver)
     }
 
-    fn clean_incoming(&self) -> Result<()> {
-        let path = self.sink.state_path().join("incoming");
+    /// Removes what a crash left in a folder of the receiver's state, but for what `keep` names.
+    fn empty_state_folder(&self, name: &str, keep: impl Fn(&str) -> bool) -> Result<()> {
+        let path = self.sink.state_path().join(name);
         let clean = || -> std::io::Result<()> {
             for entry in std::fs::read_dir(&path)? {
                 let entry = entry?;
+                if entry.file_name().to_str().is_some_and(&keep) {
+                    continue;
+                }
                 if entry.file_type()?.is_dir() {
                     std::fs::remove_dir_all(entry.path())?;
                 } else {
@@ -120,7 +132,7 @@ impl Receiver {
     }
 
     fn index_path(&self, tar_id: u64, digest: &IndexDigest) -> PathBuf {
-        self.sink.state_path().join("archives").join(format!("{tar_id}-{digest}.sqlite"))
+        self.sink.state_path().join("archives").join(index_name(tar_id, digest))
     }
 
     fn load(&self, state: ArchiveState) -> Result<Arc<Archive>> {
@@ -191,6 +203,19 @@ impl Receiver {
         self.sink.check_space(needed_bytes)
     }
 
+    /// What can be said of an index before its body is there.
+    ///
+    /// # Errors
+    /// Storage failed earlier, or the sender names no digest and must.
+    pub fn check_index(&self, expected: Option<&IndexDigest>) -> Result<()> {
+        self.committer.check()?;
+        if expected.is_none() && !self.options.legacy {
+            return Err(Error::new(ErrorKind::NoIndexNamed, "the index comes without its digest")
+                .hint("the sender is too old for this receiver; start the proxy with --legacy to serve it"));
+        }
+        Ok(())
+    }
+
     /// Takes in an index for archive `tar_id`: validates it and makes it the active one. The same index again changes
     /// nothing; another one replaces what was there, files that are in place stay. `expected` is the digest that the sender
     /// names; a legacy sender names none.
@@ -203,11 +228,7 @@ impl Receiver {
         uploaded: &Path,
         expected: Option<&IndexDigest>,
     ) -> Result<IndexAnswer> {
-        self.committer.check()?;
-        if expected.is_none() && !self.options.legacy {
-            return Err(Error::new(ErrorKind::NoIndexNamed, "the index comes without its digest")
-                .hint("the sender is too old for this receiver; start the proxy with --legacy to serve it"));
-        }
+        self.check_index(expected)?;
         let _one = lock(&self.replacing);
         let folder = tempfile::tempdir_in(self.incoming_path())
             .map_err(|e| Error::io("cannot make a temporary folder", e))?;
@@ -289,6 +310,10 @@ impl Receiver {
     pub fn settle(&self) -> Result<()> {
         self.committer.settle()
     }
+}
+
+fn index_name(tar_id: u64, digest: &IndexDigest) -> String {
+    format!("{tar_id}-{digest}.sqlite")
 }
 
 fn staging_name(tar_id: u64, generation: u64) -> String {

@@ -1,5 +1,6 @@
 //! Preparing and sending one block, and remembering what failed.
 
+use super::super::buffers::Buffers;
 use super::report::{FailedEntry, UploadReport};
 use super::{Upload, blocking};
 use crate::archive::codec::{self, Compression};
@@ -32,6 +33,7 @@ pub(super) struct Sender {
     grid: Grid,
     block_size: u64,
     compression: Compression,
+    buffers: Arc<Buffers>,
     progress: Mutex<Option<Progress>>,
     readers: Mutex<Vec<IndexReader>>,
     state: Mutex<State>,
@@ -50,12 +52,17 @@ struct State {
 /// How many failed files are named in the report.
 const NAMED: usize = 1_000;
 
+/// How many failed files of one block are named to the receiver.
+const NAMED_TO_RECEIVER: usize = 500;
+
 /// A block as it was read.
 struct Prepared {
     block: BlockBody,
     compressed: bool,
     /// Bytes that could be read.
     good_bytes: u64,
+    /// Every file in it could be read.
+    whole: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -73,6 +80,7 @@ impl Sender {
             grid: upload.grid,
             block_size: upload.options.block_size,
             compression: upload.options.compression,
+            buffers: Buffers::new(upload.options.workers.max(1) * 2),
             progress: Mutex::new(progress),
             readers: Mutex::default(),
             state: Mutex::default(),
@@ -95,14 +103,18 @@ impl Sender {
                 }
                 // Damaged on the way, most likely: read it again and send it once more.
                 Err(e) if e.kind() == ErrorKind::BadBlock && attempt == 1 => {
-                    self.monitor.notice(Notice::Warning(format!("block {number} was refused and is sent again ({e})")));
+                    self.monitor.notice(Notice::Warning(format!(
+                        "block {number} was refused and is sent again ({e})"
+                    )));
                 }
                 Err(e) if e.kind() == ErrorKind::BadBlock => {
                     let range = self.grid.range(number).unwrap_or_default();
                     return self.fail_range(range, format!("block {number} was refused twice: {e}")).await;
                 }
                 Err(e) if e.kind() == ErrorKind::NotFound => {
-                    return Err(e.hint("the receiver lost the index; run the same command again: it puts the index anew"));
+                    return Err(e.hint(
+                        "the receiver lost the index; run the same command again: it puts the index anew",
+                    ));
                 }
                 Err(e) => return Err(e),
             }
@@ -117,18 +129,24 @@ impl Sender {
             .ok_or_else(|| Error::new(ErrorKind::Internal, format!("block {number} lies behind the end")))?;
         let length = usize::try_from(range.end - range.start)
             .map_err(|_| Error::new(ErrorKind::Usage, "the block size is too large for this machine"))?;
-        let mut content = vec![0; length];
+        let mut content = self.buffers.take();
+        content.resize(length, 0);
         let mut failed = Vec::new();
         let mut good_bytes = 0;
         self.with_index(|index| {
             index.files_in(range.clone(), |file| {
                 let piece = intersect(&file.range(), &range);
-                let buffer = &mut content[(piece.start - range.start) as usize..(piece.end - range.start) as usize];
+                let buffer =
+                    &mut content[(piece.start - range.start) as usize..(piece.end - range.start) as usize];
                 match self.source.read(&file, piece.start - file.offset, buffer) {
                     Ok(()) => good_bytes += piece.end - piece.start,
                     Err(reason) => {
                         buffer.fill(0);
-                        failed.push(file.id);
+                        // Of a file that lies whole in this block the receiver notices by itself that it is not right; a
+                        // header has no room for all of many.
+                        if piece != file.range() || failed.len() < NAMED_TO_RECEIVER {
+                            failed.push(file.id);
+                        }
                         self.fail(&file, reason);
                     }
                 }
@@ -136,9 +154,12 @@ impl Sender {
             })
         })?;
         let digest = blake3(&content);
-        let (frame, compressed) = codec::encode(&content, self.compression);
-        let block = BlockBody { number, block_size: self.block_size, body: frame.into(), digest, failed };
-        Ok(Prepared { block, compressed, good_bytes })
+        let mut frame = self.buffers.take();
+        let compressed = codec::encode(&content, self.compression, &mut frame);
+        let body = bytes::Bytes::from_owner(frame);
+        let block = BlockBody { number, block_size: self.block_size, body, digest, failed };
+        let whole = good_bytes == range.end - range.start;
+        Ok(Prepared { block, compressed, good_bytes, whole })
     }
 
     fn with_index<T>(&self, work: impl FnOnce(&IndexReader) -> Result<T>) -> Result<T> {
@@ -160,7 +181,7 @@ impl Sender {
         if !prepared.compressed {
             counters.stored_blocks.add(1);
         }
-        if !prepared.block.failed.is_empty() {
+        if !prepared.whole {
             // Not done as a whole: the next run must look at it again.
             return Ok(());
         }

@@ -9,6 +9,7 @@
 pub(crate) mod run;
 pub(crate) mod http;
 pub(crate) mod index;
+pub(crate) mod original;
 pub(crate) mod proxy;
 pub(crate) mod same;
 pub(crate) mod tree;

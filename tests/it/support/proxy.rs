@@ -64,6 +64,11 @@ impl Proxy {
         self.running.wait()
     }
 
+    /// Waits for its end.
+    pub(crate) fn wait(self) -> Output {
+        self.running.wait()
+    }
+
     /// What it has said so far.
     pub(crate) fn stderr(&self) -> String {
         self.running.stderr_so_far()

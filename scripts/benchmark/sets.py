@@ -1,0 +1,162 @@
+"""The data sets: real files of this machine, chosen in a fixed order up to a size, and copied once."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import Bench, Counts, count
+from measure import Stop, say
+
+SMALL_FILES = 90_000
+SMALL_BYTES = 1_200_000_000
+TOOLCHAIN_BYTES = 2_860_000_000
+RANDOM_BYTES = 1_500_000_000
+# The names come on standard input.
+PACK = ["tar", "-C", "/", "--null", "--verbatim-files-from", "--no-recursion", "-T", "-"]
+
+
+@dataclass
+class DataSet:
+    name: str
+    tree: Path
+    counts: Counts
+    origin: str
+
+
+def make_set(bench: Bench, name: str, scale: float) -> DataSet:
+    """The set as it is, or newly made; its manifest is written last."""
+    folder = bench.keep / "sets" / name
+    tree, manifest = folder / "tree", folder / "manifest.json"
+    if manifest.exists():
+        known = json.loads(manifest.read_text())
+        if known["scale"] == scale and count(tree) == known["counts"]:
+            return DataSet(name, tree, Counts(known["counts"]), known["origin"])
+    say(f"making the set {name}")
+    bench.remove_tree(folder)
+    tree.mkdir(parents=True)
+    origin = SETS[name](tree, scale)
+    data = DataSet(name, tree, count(tree), origin)
+    manifest.write_text(json.dumps({"scale": scale, "counts": data.counts, "origin": data.origin}))
+    say(f"{name}: {data.counts}; from {data.origin}")
+    return data
+
+
+def space_wanted(names: list[str], scale: float) -> int:
+    """Bytes for all sets, and one copy of the largest."""
+    # Small files take whole pages: 90,000 of them about a third more than their bytes.
+    sizes = {"small": SMALL_BYTES * 1.35, "big": (TOOLCHAIN_BYTES + RANDOM_BYTES) * 1.03}
+    return int((sum(sizes[name] for name in names) + max(sizes[name] for name in names)) * scale + 0.5e9)
+
+
+def make_small(tree: Path, scale: float) -> str:
+    sources = ["/usr/share", sysconfig.get_paths()["stdlib"], *python_libraries()]
+    for toolchain in toolchains():
+        sources += [f"{toolchain}/share", f"{toolchain}/lib/rustlib"]
+    sources += ["/usr/include", "/usr/lib"]
+    chosen, origin = choose(sources, SMALL_FILES * scale, SMALL_BYTES * scale, tree)
+    with subprocess.Popen([*PACK, "-cf", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as pack:
+        unpack = subprocess.Popen(["tar", "-C", tree, "-xpf", "-", *writable()], stdin=pack.stdout)
+        pack.stdout.close()
+        feed(pack, chosen)
+        if unpack.wait() != 0:
+            raise Stop("tar could not write the set small")
+    return origin
+
+
+def make_big(tree: Path, scale: float) -> str:
+    sources = [*toolchains(), "/usr/lib", "/usr/bin"]
+    # In a tar each file has a header and is filled up to 512 bytes.
+    chosen, origin = choose(sources, float("inf"), TOOLCHAIN_BYTES * scale, tree, overhead=768)
+    with subprocess.Popen([*PACK, "-cf", tree / "toolchain.tar"], stdin=subprocess.PIPE) as pack:
+        feed(pack, chosen)
+    left = int(RANDOM_BYTES * scale)
+    with open(tree / "random.bin", "wb") as file:
+        while left > 0:
+            left -= file.write(os.urandom(min(left, 1 << 24)))
+    return f"{origin} as one tar, and random bytes"
+
+
+SETS = {"small": make_small, "big": make_big}
+
+
+def python_libraries() -> list[str]:
+    found = sorted(Path("/usr/lib").glob("python3*"))
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found += sorted(pyenv.glob("versions/*/lib/python3*"))
+    return [str(path) for path in found]
+
+
+def toolchains() -> list[str]:
+    """The Rust toolchain in use, then others beside it."""
+    try:
+        said = subprocess.run(["rustc", "--print", "sysroot"], capture_output=True, text=True)
+    except OSError:
+        return []
+    sysroot = os.path.realpath(said.stdout.strip()) if said.returncode == 0 else "/usr"
+    if Path(sysroot) == Path("/usr"):
+        return []
+    others = {os.path.realpath(path) for path in Path(sysroot).parent.iterdir() if (path / "bin/rustc").exists()}
+    return [sysroot, *sorted(others - {sysroot})]
+
+
+def choose(sources: list[str], most_files: float, most_bytes: float, avoid: Path, overhead: int = 0) -> tuple[list[bytes], str]:
+    """Names below the sources, in order, until one of the limits is reached, and where they are from."""
+    chosen, used, taken = [], [], set()
+    files = size = 0
+
+    def full() -> bool:
+        return files >= most_files or size >= most_bytes
+
+    for source in map(os.path.realpath, sources):
+        before = files
+        if full() or source in taken or not os.path.isdir(source):
+            continue
+        for folder, folders, names in os.walk(os.fsencode(source)):
+            if full():
+                break
+            if os.fsdecode(folder) in taken or folder == os.fsencode(avoid):
+                folders.clear()
+                continue
+            folders.sort()
+            chosen.append(folder)
+            links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+            for name in sorted(names + links):
+                path = os.path.join(folder, name)
+                try:
+                    status = os.lstat(path)
+                except OSError:
+                    continue
+                if stat.S_ISLNK(status.st_mode):
+                    chosen.append(path)
+                elif stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK) and not full():
+                    chosen.append(path)
+                    files += 1
+                    size += status.st_size + overhead
+        taken.add(source)
+        if files > before:
+            used.append(short_name(source) + (" (in part)" if full() else ""))
+    return chosen, ", ".join(used)
+
+
+def short_name(path: str) -> str:
+    home = f"{Path.home()}/"
+    return f"~/{path[len(home) :]}" if path.startswith(home) else path
+
+
+def feed(pack: subprocess.Popen, names: list[bytes]) -> None:
+    with pack.stdin as names_in:
+        names_in.write(b"".join(name.lstrip(b"/") + b"\0" for name in names))
+    # 1: a file changed meanwhile. What was written is what counts.
+    if pack.wait() not in (0, 1):
+        raise Stop("tar could not read the files of the set")
+
+
+def writable() -> list[str]:
+    """An ordinary user could not remove a copy of a folder that is not writable."""
+    return [] if os.geteuid() == 0 else ["--mode=u+rwX"]

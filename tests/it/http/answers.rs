@@ -1,0 +1,198 @@
+//! Requests that are right: what is answered, and what it sets off.
+
+use super::{SIZE, Setting, refused};
+use crate::support::index::{self, blake3_hex, frame};
+use crate::support::{Lab, Tree};
+
+/// The keys and values of FORMATS 1.3.
+#[test]
+fn answers_have_the_original_keys() {
+    let setting = Setting::new(vec![]);
+    let answer = setting.put_index();
+    let json = answer.json();
+    assert_eq!(
+        (answer.status, &json["rc"], &json["digest"]),
+        (200, &"ok".into(), &setting.digest.clone().into())
+    );
+    assert_eq!(json["complete"], false);
+    let answer = setting.put_block(1);
+    assert_eq!((answer.status, answer.header("x-tar-like")), (200, Some("1")));
+    let json = answer.json();
+    assert_eq!(
+        (&json["blk_no"], &json["blk_size"], &json["frags"]),
+        (&1.into(), &1000.into(), &3.into()),
+        "{json}"
+    );
+    let in_len = frame(index::block(&setting.archive, SIZE, 1)).len();
+    assert_eq!((&json["in_len"], &json["path"].as_array().unwrap().len()), (&in_len.into(), &3));
+    assert!(json["dur"].is_f64());
+    assert_eq!(
+        json["path"].as_array().unwrap().iter().map(|v| v.to_string().replace('"', "")).collect::<Vec<_>>(),
+        ["0", "1000", "1"]
+    );
+}
+
+#[test]
+fn health_and_metrics() {
+    let setting = Setting::with_index(vec![]);
+    for path in ["/healthz", "/readyz"] {
+        let answer = setting.proxy.request("GET", path, &[], b"");
+        assert_eq!((answer.status, answer.header("x-tar-like")), (200, Some("1")), "{path}");
+        let head = setting.proxy.request("HEAD", path, &[], b"");
+        assert_eq!((head.status, head.body.len()), (200, 0));
+    }
+    setting.put_block(0);
+    setting.put_block(0);
+    let metrics = setting.proxy.request("GET", "/metrics", &[], b"");
+    assert!(metrics.header("content-type").unwrap().starts_with("text/plain"));
+    let text = metrics.text();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?}"));
+        let name = name.split('{').next().unwrap();
+        assert!(
+            value.parse::<f64>().is_ok() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
+            "{line:?}"
+        );
+        assert!(
+            text.contains(&format!("# TYPE {name} ")) && text.contains(&format!("# HELP {name} ")),
+            "{line:?}"
+        );
+    }
+    assert_eq!(setting.proxy.blocks_accepted(), 2);
+}
+
+#[test]
+fn the_same_index_again_keeps_what_is_there_and_another_one_replaces_it() {
+    let setting = Setting::with_index(vec![]);
+    assert_eq!(setting.put_block(0).status, 200);
+    assert_eq!(setting.put_block(1).status, 200);
+    assert_eq!(setting.put_index().json()["complete"], false);
+    assert_eq!(setting.proxy.status(0)["done_bytes"], 2000, "the same index again forgets nothing");
+    let generation = setting.proxy.status(0)["generation"].as_u64().unwrap();
+    Tree::new(&setting.src, 81).noise("d", 100);
+    let other = setting.lab.index(&setting.src);
+    let digest = index::digest(&other);
+    assert_ne!(digest, setting.digest);
+    let answer = setting.put("/tar/0/db", &[("x-tar-like-index", &digest)], &index::frame_of(&other));
+    assert_eq!((answer.status, answer.json()["digest"].as_str()), (200, Some(&*digest)), "{}", answer.text());
+    refused(&setting.put_block(2), 409);
+    let status = setting.proxy.status(0);
+    assert_eq!(status["digest"], digest);
+    assert!(status["generation"].as_u64().unwrap() > generation, "{status}");
+}
+
+#[test]
+fn status_pages() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    Tree::new(&src, 82).noise("a", 2500);
+    let db = lab.index(&src);
+    let (archive, digest) = (index::archive(&src, &db), index::digest(&db));
+    let proxy = lab.proxy(&dst);
+    proxy.request("PUT", "/tar/0/db", &[("x-tar-like-index", &digest)], &index::frame_of(&db));
+    for number in [0, 2, 4] {
+        let body = frame(index::block(&archive, 500, number));
+        let answer =
+            proxy.request("PUT", &format!("/tar/0/500/{number}"), &[("x-tar-like-index", &*digest)], &body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let get = |query: &str| proxy.request("GET", &format!("/tar/0/status{query}"), &[], b"");
+    let status = get("?blk_size=500").json();
+    for (key, value) in [
+        ("tar_id", 0),
+        ("total_bytes", 2500),
+        ("done_bytes", 1500),
+        ("blk_size", 500),
+        ("blocks_total", 5),
+        ("blocks_done", 3),
+        ("files_total", 1),
+        ("files_published", 0),
+    ] {
+        assert_eq!(status[key], value, "{key} in {status}");
+    }
+    assert_eq!(status["missing"], serde_json::json!([[500, 1000], [1500, 2000]]));
+    assert_eq!((&status["complete"], &status["next"]), (&false.into(), &serde_json::Value::Null));
+    assert_eq!((&status["failed"], &status["digest"]), (&serde_json::json!([]), &digest.into()));
+    assert_eq!(
+        get("?blk_size=500&from=700").json()["missing"],
+        serde_json::json!([[700, 1000], [1500, 2000]])
+    );
+    assert_eq!(get("?from=1000").json()["missing"], serde_json::json!([[1500, 2000]]));
+    assert_eq!(get("?from=99999").json()["missing"], serde_json::json!([]));
+    assert_eq!(get("?blk_size=1000").json()["blocks_done"], 1, "only the short last one is whole");
+    assert_eq!(
+        (get("").json()["blk_size"].as_u64(), get("").json()["blocks_total"].as_u64()),
+        (Some(30_000_000), Some(1))
+    );
+    for bad in ["?blk_size=0", "?blk_size=x", "?from=-1", "?from=1e9"] {
+        refused(&get(bad), 400);
+    }
+}
+
+#[test]
+fn finish_says_what_is_missing() {
+    let setting = Setting::with_index(vec![]);
+    let finish = |body: &[u8]| setting.proxy.request("POST", "/tar/0/finish", &[], body);
+    setting.put_block(0);
+    for body in [&b"{\"partial\":false}"[..], b"{}", b""] {
+        let answer = finish(body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let json = answer.json();
+        assert_eq!((&json["complete"], &json["missing_bytes"]), (&false.into(), &2500.into()), "{json}");
+    }
+    assert!(!setting.dst.join("empty").exists(), "nothing is made of what is not whole");
+    refused(&finish(b"nonsense"), 400);
+    refused(&finish(b"[1]"), 400);
+    refused(&finish(&vec![b' '; 100_000]), 413);
+    assert_eq!(finish(b"{\"partial\":true}").json()["complete"], false);
+    assert!(setting.dst.join("empty").exists(), "partial makes what can be made");
+    for number in 1..4 {
+        assert_eq!(setting.put_block(number).status, 200);
+    }
+    assert_eq!(finish(b"{}").json()["complete"], true);
+    assert_eq!(finish(b"{}").json()["complete"], true, "again");
+    assert_eq!(setting.put_index().json()["complete"], true);
+    crate::support::assert_same_tree(&setting.src, &setting.dst);
+}
+
+/// A sender that could not read a file sends zeros for it and says so; a lie about the others is found.
+#[test]
+fn failed_files_and_wrong_bytes_are_not_published() {
+    let setting = Setting::with_index(vec![]);
+    let ends = [0..1500, 1500..1700, 1700..3500];
+    let mut archive = setting.archive.clone();
+    archive[ends[1].clone()].fill(0);
+    let put = |failed: Option<&str>, archive: &[u8]| {
+        let digest = blake3_hex(archive);
+        let mut headers = vec![("x-tar-like-index", &*setting.digest), ("x-tar-like-digest", &*digest)];
+        headers.extend(failed.map(|ids| ("x-tar-like-failed", ids)));
+        setting.put("/tar/0/3500/0", &headers, &frame(archive))
+    };
+    refused(&put(Some("x"), &archive), 400);
+    let answer = put(Some("1"), &archive);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(
+        setting.dst.join("a").exists() && setting.dst.join("c").exists() && !setting.dst.join("b").exists()
+    );
+    let status = setting.proxy.status(0);
+    assert_eq!(status["missing"], serde_json::json!([[1500, 1700]]));
+    assert_eq!(
+        (&status["failed"][0]["id"], &status["failed"][0]["path"]),
+        (&1.into(), &"b".into()),
+        "{status}"
+    );
+    // Without saying so.
+    let answer = put(None, &archive);
+    assert_eq!(
+        (answer.status, &answer.json()["rejected"]),
+        (200, &serde_json::json!([1])),
+        "{}",
+        answer.text()
+    );
+    assert!(!setting.dst.join("b").exists());
+    assert_eq!(setting.proxy.status(0)["done_bytes"], 3300);
+    // The right bytes heal it.
+    assert_eq!(put(None, &setting.archive).status, 200);
+    let finish = setting.proxy.request("POST", "/tar/0/finish", &[], b"{}").json();
+    assert_eq!((&finish["complete"], &finish["failed"]), (&true.into(), &serde_json::json!([])), "{finish}");
+}

@@ -1,0 +1,126 @@
+//! Flags of a transfer that change how it goes, not what comes out.
+
+use crate::support::{Lab, Tree, assert_same_tree};
+use serde_json::Value;
+use std::time::Instant;
+
+/// The summary of an upload of noise and text, 200,000 bytes each, in blocks of 50,000.
+fn upload(flag: &str, value: &str) -> Value {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    Tree::new(&src, 120).noise("a-noise", 200_000).text("b-text", 200_000);
+    let db = lab.index(&src);
+    let proxy = lab.proxy(&dst);
+    let summary =
+        lab.upload(&src, &db, &proxy.url, args![flag, value, "-s", "50000", "--json"]).code(0).summary();
+    assert_eq!((&summary["sent_blocks"], &summary["sent_bytes"]), (&8.into(), &400_000.into()), "{summary}");
+    assert_eq!(summary["wire_bytes"].as_f64(), Some(proxy.metric("tarlike_wire_bytes_total")));
+    assert_same_tree(&src, &dst);
+    summary
+}
+
+#[test]
+fn what_does_not_compress_is_not_compressed() {
+    let wire = |summary: &Value| summary["wire_bytes"].as_u64().unwrap();
+    let stored = |summary: &Value| summary["stored_blocks"].as_u64().unwrap();
+    let (auto, lz4, none) =
+        (upload("--compress", "auto"), upload("--compress", "lz4"), upload("--compress", "none"));
+    assert_eq!((stored(&auto), stored(&lz4), stored(&none)), (4, 0, 8));
+    assert!((400_000..401_000).contains(&wire(&none)), "{none}");
+    assert!((200_000..330_000).contains(&wire(&auto)), "{auto}");
+    assert!(wire(&lz4) < 330_000, "{lz4}");
+}
+
+#[test]
+fn bandwidth_is_limited() {
+    let start = Instant::now();
+    let summary = upload("--bwlimit", "200K");
+    let least = (summary["wire_bytes"].as_f64().unwrap() - 16_384.0) / 204_800.0;
+    let took = start.elapsed().as_secs_f64();
+    assert!(took >= least * 0.9, "took {took} s, at least {least} s at this rate");
+    assert!(took < least + 20.0, "took {took} s for {least} s");
+}
+
+#[test]
+fn ignore_done_sends_everything_again() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    Tree::new(&src, 121).rich(30_000);
+    let db = lab.index(&src);
+    let proxy = lab.proxy(&dst);
+    let progress = lab.path("progress.sqlite");
+    let upload = |more: Vec<std::ffi::OsString>| {
+        lab.upload(&src, &db, &proxy.url, [args!["-s", "5000", "-dbp", progress], more].concat()).code(0);
+        proxy.blocks_accepted()
+    };
+    let blocks = upload(vec![]);
+    assert_eq!(upload(vec![]), blocks);
+    assert_eq!(upload(args!["--ignore-done"]), 2 * blocks);
+    assert_same_tree(&src, &dst);
+    // The progress database is a cache: nothing depends on it.
+    std::fs::remove_file(&progress).unwrap();
+    assert_eq!(upload(vec![]), 2 * blocks);
+    std::fs::write(&progress, "junk").unwrap();
+    let junk = lab.upload(&src, &db, &proxy.url, args!["-dbp", progress]);
+    assert!(junk.code == 0 || (junk.code == 1 && junk.stderr.contains("progress.sqlite")), "{junk:?}");
+}
+
+/// What the progress database says of another receiver, or of one that lost its state, is not believed.
+#[test]
+fn progress_of_another_receiver_is_not_believed() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    Tree::new(&src, 122).rich(30_000);
+    let db = lab.index(&src);
+    let progress = lab.path("progress.sqlite");
+    for name in ["one", "two"] {
+        let dst = lab.dir(name);
+        let proxy = lab.proxy(&dst);
+        lab.upload(&src, &db, &proxy.url, args!["-s", "5000", "-dbp", progress]).code(0);
+        assert_same_tree(&src, &dst);
+    }
+    let mut proxy = lab.proxy(&lab.path("two"));
+    proxy.kill9();
+    std::fs::remove_dir_all(lab.path("two")).unwrap();
+    proxy.restart();
+    lab.upload(&src, &db, &proxy.url, args!["-s", "5000", "-dbp", progress]).code(0);
+    assert_same_tree(&src, &lab.path("two"));
+}
+
+#[test]
+fn the_index_must_be_there_and_be_one() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    Tree::new(&src, 123).file("a", "1");
+    let proxy = lab.proxy(&lab.dir("dst"));
+    let missing = lab.upload(&src, &lab.path("nowhere.sqlite"), &proxy.url, vec![]).code(1);
+    assert!(
+        missing.stderr.contains("nowhere.sqlite") && missing.stderr.contains("index"),
+        "{}",
+        missing.stderr
+    );
+    let junk = lab.file("junk.sqlite", "junk");
+    lab.upload(&src, &junk, &proxy.url, vec![]).code(1);
+    let other = lab.path("other.sqlite");
+    rusqlite::Connection::open(&other).unwrap().execute_batch("CREATE TABLE x (y)").unwrap();
+    lab.upload(&src, &other, &proxy.url, vec![]).code(1).says("tar");
+    assert_eq!(proxy.request("GET", "/tar/0/status", &[], b"").status, 404, "nothing was put");
+}
+
+/// Rows edited after the index was made: its digest no longer fits.
+#[test]
+fn an_edited_index_is_refused() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    Tree::new(&src, 124).file("a", "1").file("b", "2");
+    let db = lab.index(&src);
+    rusqlite::Connection::open(&db)
+        .unwrap()
+        .execute_batch("UPDATE tar SET path = 'c' WHERE path = 'a'")
+        .unwrap();
+    let dst = lab.dir("dst");
+    let proxy = lab.proxy(&dst);
+    let output = lab.upload(&src, &db, &proxy.url, vec![]).code(1);
+    assert!(output.stderr.contains("index"), "{}", output.stderr);
+    assert!(!dst.join("c").exists());
+}
