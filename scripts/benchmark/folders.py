@@ -1,4 +1,4 @@
-"""The section folder to folder: from nothing, and again, on one machine, over loopback where a tool has a network side."""
+"""The section folder to folder: on one machine, over loopback where a tool has a network side."""
 
 from __future__ import annotations
 

@@ -69,13 +69,16 @@ def render(bench, sections, results, started, load: float, options) -> str:
 
 def render_set(section, result: SetResult) -> list[str]:
     counts = result.data.counts
-    amount = f"{counts['files']:,} files, {counts['folders']:,} folders, {counts['links']:,} links, {counts['bytes'] / 1e9:.2f} GB"
+    amount = ", ".join(f"{counts[kind]:,} {kind}" for kind in ("files", "folders", "links"))
+    amount += f", {counts['bytes'] / 1e9:.2f} GB"
+    columns = ["", "median s", "min–max s", f"× {section.base}", "CPU s sender", "CPU s receiver"]
+    columns += ["peak MiB sender", "peak MiB receiver"]
     lines = [
         f"### {section.title}, {result.data.name}: {amount}",
         "",
         f"From {result.data.origin}.",
         "",
-        f"| | median s | min–max s | × {section.base} | CPU s sender | CPU s receiver | peak MiB sender | peak MiB receiver |",
+        f"| {' | '.join(columns)} |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in result.rows:

@@ -105,7 +105,9 @@ def toolchains() -> list[str]:
     return [sysroot, *sorted(others - {sysroot})]
 
 
-def choose(sources: list[str], most_files: float, most_bytes: float, avoid: Path, overhead: int = 0) -> tuple[list[bytes], str]:
+def choose(
+    sources: list[str], most_files: float, most_bytes: float, avoid: Path, overhead: int = 0
+) -> tuple[list[bytes], str]:
     """Names below the sources, in order, until one of the limits is reached, and where they are from."""
     chosen, used, taken = [], [], set()
     files = size = 0

@@ -60,6 +60,8 @@ pub fn encode(content: &[u8], compression: Compression, frame: &mut Vec<u8>) -> 
         Compression::Auto => shrinks(content),
     };
     frame.clear();
+    // Once and for all: growing by doubling would take twice the memory, and copy.
+    frame.reserve_exact(frame_bound(content.len() as u64) as usize);
     if compress && compress_into(content, frame).is_ok() {
         return true;
     }
@@ -82,7 +84,6 @@ fn compress_into(content: &[u8], frame: &mut Vec<u8>) -> Result<(), lz4_flex::fr
 }
 
 fn store(content: &[u8], frame: &mut Vec<u8>) {
-    frame.reserve(content.len() + (content.len() / STORED_PIECE + 1) * 4 + 11);
     frame.extend(STORED_HEADER);
     for piece in content.chunks(STORED_PIECE) {
         frame.extend((piece.len() as u32 | STORED_FLAG).to_le_bytes());
@@ -116,6 +117,7 @@ pub fn decode(body: &[u8], length: usize, content: &mut Vec<u8>) -> Result<(), F
     if end != body.len() {
         return Err(FrameError::Trailing);
     }
+    content.reserve_exact(length.saturating_sub(content.len()));
     content.resize(length, 0);
     let mut decoder = FrameDecoder::new(body);
     decoder.read_exact(content).map_err(|error| match error.kind() {

@@ -77,6 +77,8 @@ impl Output {
             return Watch { stop, thread: None, output: self.clone() };
         }
         if self.terminal {
+            // A bar that was finished by an earlier phase shows no time left.
+            self.bar.reset();
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
         let (output, stopped) = (self.clone(), stop.clone());
@@ -254,7 +256,8 @@ impl Drop for Watch {
         if self.output.verified.load(Ordering::Relaxed) {
             self.output.bar.finish();
         } else {
-            self.output.bar.abandon();
+            // What was not proven leaves no line behind that looks like a result.
+            self.output.bar.finish_and_clear();
         }
         self.output.bar.set_draw_target(ProgressDrawTarget::hidden());
     }

@@ -59,7 +59,7 @@ impl IndexReader {
         let bad = |e: rusqlite::Error| {
             Error::new(ErrorKind::BadIndex, what()).because(e).hint("make a new one with: tar-like index -c")
         };
-        connection.execute_batch("PRAGMA cache_size=-8000; PRAGMA temp_store=FILE;").map_err(bad)?;
+        connection.execute_batch("PRAGMA cache_size=-2000; PRAGMA temp_store=FILE;").map_err(bad)?;
         let table = |name: &str| {
             connection
                 .query_row("SELECT 1 FROM sqlite_schema WHERE type='table' AND name=?", [name], |_| Ok(()))

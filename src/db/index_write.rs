@@ -75,7 +75,7 @@ impl IndexWriter {
         let connection = Connection::open(&partial).map_err(|e| db_error(what(), e))?;
         // The file has no name that anybody waits for until it is synced as a whole: SQLite need not sync or keep a journal.
         connection
-            .execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-16000; PRAGMA temp_store=FILE;")
+            .execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8000; PRAGMA temp_store=FILE;")
             .and_then(|()| connection.execute_batch(TABLES))
             .map_err(|e| db_error(what(), e))?;
         let digest = IndexDigester::default().finish();

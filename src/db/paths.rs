@@ -29,7 +29,7 @@ impl PathTable {
         let connection = Connection::open(folder.path().join("paths")).map_err(failed)?;
         connection
             .execute_batch(
-                "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-16000;
+                "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8000;
                  CREATE TABLE path(key BLOB PRIMARY KEY, kind TEXT) WITHOUT ROWID; BEGIN;",
             )
             .map_err(failed)?;

@@ -65,7 +65,7 @@ impl Pieces {
 /// Makes `whole` a body of exactly `length` bytes; the caller has checked that this is little enough.
 pub(super) async fn read(body: Body, length: u64, whole: &mut Vec<u8>) -> Result<()> {
     whole.clear();
-    whole.reserve(length as usize);
+    whole.reserve_exact(length as usize);
     let mut pieces = Pieces::new(body, length);
     while let Some(piece) = pieces.next().await? {
         if whole.len() + piece.len() > length as usize {

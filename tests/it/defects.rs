@@ -138,6 +138,22 @@ fn a_source_file_that_became_something_else() {
     });
 }
 
+/// A new time alone changes no content: the file arrives as it was indexed.
+#[test]
+fn a_source_file_that_was_only_touched() {
+    for size in ["30000000", "1000"] {
+        let lab = Lab::new();
+        let (src, dst) = (lab.path("src"), lab.dir("dst"));
+        let mut tree = Tree::new(&src, 109);
+        tree.noise("large", 5000).noise("small", 100).file("empty", "").times();
+        let db = lab.index(&src);
+        tree.mtime("large", 5).mtime("small", 6).mtime("empty", 7);
+        let proxy = lab.proxy(&dst);
+        lab.upload(&src, &db, &proxy.url, args!["-s", size]).code(0);
+        lab.check(&dst, &db, args!["--extra"]).code(0);
+    }
+}
+
 /// Once the source is right again, the same command completes.
 #[test]
 fn a_failed_file_is_sent_when_it_is_there_again() {

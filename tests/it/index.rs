@@ -1,11 +1,10 @@
 //! `tar-like index`: what is in the database, what is left out, and what a broken run leaves behind.
 
 use crate::support::index::{self, Row};
-use crate::support::{Lab, Tree, is_root, need_tool, set_mtime};
+use crate::support::{Lab, Tree, is_root, set_mtime};
 use rustix::fs::{CWD, FileType, Mode};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::time::Duration;
 
 /// FORMATS 1.1, every column of every row.
@@ -249,21 +248,8 @@ fn what_cannot_be_read_is_skipped_and_named() {
         .file("z", "4");
     let out = lab.dir("out");
     let db = out.join("x.sqlite");
-    let mut cmd = lab.cmd(args!["index", "-b", src, "-db", db]);
-    if is_root() {
-        // Root reads everything: nobody does not.
-        need_tool("setpriv", "apt-get install util-linux");
-        let world = |path: &Path| {
-            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap()
-        };
-        for path in [lab.path("."), out, lab.path("home"), lab.path("tmp")] {
-            world(&path);
-        }
-        let copy = lab.path("tar-like");
-        std::fs::copy(env!("CARGO_BIN_EXE_tar-like"), &copy).unwrap();
-        cmd = cmd.program(&copy).wrap(args!["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
-    }
-    let output = cmd.run();
+    Tree::new(&out, 0).mode("", 0o777);
+    let output = lab.unprivileged(lab.cmd(args!["index", "-b", src, "-db", db])).run();
     tree.mode("sub", 0o755);
     let output = output.code(3);
     for name in ["closed", "sub"] {
@@ -349,4 +335,49 @@ fn a_base_that_is_no_folder_is_an_error() {
     let file = lab.file("file", "");
     assert!(matches!(lab.run(args!["index", "-b", file, "-db", db]).code, 1 | 2));
     assert!(!db.exists());
+}
+
+/// The names of one file are one row; the others are links to the first that is not left out.
+#[test]
+fn hard_links_to_what_is_left_out() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    let mut tree = Tree::new(&src, 51);
+    tree.file("a", "x").hardlink("b", "a").hardlink("c", "a").hardlink("sub-d", "a").file("outside/e", "y");
+    std::fs::hard_link(src.join("outside/e"), lab.path("not-in-the-base")).unwrap();
+    let db = lab.path("x.sqlite");
+    lab.run(args!["index", "-b", src, "-db", db, "-x", "^a$", "-x", "^c$"]).code(0);
+    assert_eq!(index::paths(&db), ["b", "outside/e"]);
+    let links: Vec<_> = index::nodes(&db).into_iter().filter(|(kind, ..)| kind == "h").collect();
+    assert_eq!(links, [("h".to_string(), "sub-d".to_string(), "b".to_string())]);
+}
+
+/// A folder whose absolute path no system call takes, and one just short of it.
+#[test]
+fn paths_at_the_limit_of_the_system() {
+    use rustix::fs::OFlags;
+    let lab = Lab::new();
+    let src = lab.dir("s");
+    let name = "n".repeat(200);
+    let mut folder = rustix::fs::open(&src, OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let mut depths = 0;
+    // 25 folders of 201 bytes: the last 5 or so cannot be reached by an absolute path.
+    for _ in 0..25 {
+        rustix::fs::mkdirat(&folder, &*name, Mode::from_raw_mode(0o755)).unwrap();
+        folder = rustix::fs::openat(&folder, &*name, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        drop(rustix::fs::openat(&folder, "f", flags, Mode::from_raw_mode(0o644)).unwrap());
+        depths += 1;
+    }
+    assert_eq!(depths, 25);
+    let db = lab.path("x.sqlite");
+    let output = lab.run(args!["index", "-b", src, "-db", db]).code(3);
+    assert!(output.stderr.contains("nnn"), "{}", output.stderr);
+    let rows = index::rows(&db).len();
+    assert!((18..=20).contains(&rows), "{rows} files");
+    // What the index has, a receiver in a folder with a longer name can keep.
+    let dst = lab.dir(&"longer".repeat(20));
+    let proxy = lab.proxy(&dst);
+    lab.upload(&src, &db, &proxy.url, vec![]).code(0);
+    lab.check(&dst, &db, vec![]).code(0);
 }

@@ -18,3 +18,4 @@ mod proxy;
 mod ranges;
 mod roundtrip;
 mod sync;
+mod unprivileged;

@@ -124,3 +124,15 @@ fn an_edited_index_is_refused() {
     assert!(output.stderr.contains("index"), "{}", output.stderr);
     assert!(!dst.join("c").exists());
 }
+
+/// A receiver that takes one block at a time makes the others wait, and loses none.
+#[test]
+fn more_senders_than_the_receiver_takes_at_once() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    Tree::new(&src, 125).rich(50_000);
+    let db = lab.index(&src);
+    let proxy = lab.proxy_with(&dst, args!["--max-inflight", "1"]);
+    lab.upload(&src, &db, &proxy.url, args!["-s", "1000", "-p", "16"]).code(0);
+    assert_same_tree(&src, &dst);
+}

@@ -130,6 +130,8 @@ impl Sender {
         let length = usize::try_from(range.end - range.start)
             .map_err(|_| Error::new(ErrorKind::Usage, "the block size is too large for this machine"))?;
         let mut content = self.buffers.take();
+        let more = length.saturating_sub(content.len());
+        content.reserve_exact(more);
         content.resize(length, 0);
         let mut failed = Vec::new();
         let mut good_bytes = 0;

@@ -4,6 +4,7 @@ use super::proxy::Proxy;
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -60,6 +61,24 @@ impl Lab {
             ("TMPDIR".into(), self.path("tmp").into()),
         ];
         Cmd { program: args!(env!("CARGO_BIN_EXE_tar-like")), args, env, cwd: home, patience: PATIENCE }
+    }
+
+    /// The same command as somebody without rights, who may enter the lab and write to its folders HOME and TMPDIR. Root runs
+    /// it as nobody.
+    pub(crate) fn unprivileged(&self, cmd: Cmd) -> Cmd {
+        if !super::is_root() {
+            return cmd;
+        }
+        super::need_tool("setpriv", "apt-get install util-linux");
+        for name in [".", "home", "tmp"] {
+            std::fs::set_permissions(self.path(name), PermissionsExt::from_mode(0o777)).unwrap();
+        }
+        // The built program may lie where nobody else may go.
+        let copy = self.path("tar-like");
+        if !copy.exists() {
+            std::fs::copy(env!("CARGO_BIN_EXE_tar-like"), &copy).unwrap();
+        }
+        cmd.program(&copy).wrap(args!["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
     }
 
     /// Runs the program to its end.
@@ -191,9 +210,12 @@ impl Cmd {
     }
 }
 
+/// What came through a pipe, and whether it has ended.
+type Seen = (Vec<u8>, bool);
+
 /// What came through a pipe so far. A thread reads, so that the child never blocks.
 pub(super) struct Pipe {
-    bytes: Arc<(Mutex<(Vec<u8>, bool)>, Condvar)>,
+    bytes: Arc<(Mutex<Seen>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
 
