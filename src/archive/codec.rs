@@ -131,14 +131,32 @@ pub fn decode(body: &[u8], length: usize, content: &mut Vec<u8>) -> Result<(), F
     }
 }
 
-/// Walks a frame's structure without decompressing; gives the position behind its end. `lz4_flex` alone takes a frame
-/// that is cut between two of its blocks for a whole one, and does not look at what follows.
 fn frame_end(body: &[u8]) -> Result<usize, FrameError> {
-    let byte = |at: usize| body.get(at).copied().ok_or(FrameError::Cut);
-    if !body.starts_with(&MAGIC) {
-        return Err(if MAGIC.starts_with(body) { FrameError::Cut } else { FrameError::NotAFrame });
+    let end = walk_frame(|at, bytes| {
+        let at = usize::try_from(at).ok()?;
+        bytes.copy_from_slice(body.get(at..at.checked_add(bytes.len())?)?);
+        Some(())
+    })?;
+    usize::try_from(end).ok().filter(|&end| end <= body.len()).ok_or(FrameError::Cut)
+}
+
+/// Walks a frame's structure without decompressing; gives the position behind its end, which may lie behind the end of what
+/// there is. `fetch` fills its buffer with the bytes at a position, if they are there. `lz4_flex` alone takes a frame that is
+/// cut between two of its blocks for a whole one, and does not look at what follows.
+///
+/// # Errors
+/// It is no frame, or one that is cut.
+pub fn walk_frame(mut fetch: impl FnMut(u64, &mut [u8]) -> Option<()>) -> Result<u64, FrameError> {
+    let mut magic = [0; 4];
+    for (at, byte) in (0..).zip(magic.iter_mut()) {
+        fetch(at, std::slice::from_mut(byte)).ok_or(FrameError::Cut)?;
+        if *byte != MAGIC[at as usize] {
+            return Err(FrameError::NotAFrame);
+        }
     }
-    let (flags, sizes) = (byte(4)?, byte(5)?);
+    let mut header = [0; 2];
+    fetch(4, &mut header).ok_or(FrameError::Cut)?;
+    let [flags, sizes] = header;
     let (version, block_checksum, content_size, content_checksum) =
         (flags >> 6, flags & 0x10 != 0, flags & 0x08 != 0, flags & 0x04 != 0);
     // Reserved bits must be 0, and nobody sends dictionary ids.
@@ -154,22 +172,20 @@ fn frame_end(body: &[u8]) -> Result<usize, FrameError> {
     }
     let mut at = 7 + if content_size { 8 } else { 0 };
     loop {
-        let size = body.get(at..at + 4).ok_or(FrameError::Cut)?;
-        let size = u32::from_le_bytes([size[0], size[1], size[2], size[3]]);
+        let mut size = [0; 4];
+        fetch(at, &mut size).ok_or(FrameError::Cut)?;
+        let size = u32::from_le_bytes(size);
         at += 4;
         if size == 0 {
             break;
         }
-        let size = (size & !STORED_FLAG) as usize;
+        let size = u64::from(size & !STORED_FLAG);
         if size > largest {
             return Err(FrameError::Corrupt);
         }
         at += size + if block_checksum { 4 } else { 0 };
     }
-    if content_checksum {
-        at += 4;
-    }
-    if at > body.len() { Err(FrameError::Cut) } else { Ok(at) }
+    Ok(at + if content_checksum { 4 } else { 0 })
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use std::path::Path;
 /// The receiver's own folder below its base. No entry may live there.
 pub const STATE_DIR: &str = ".tar-like";
 
+/// Between an index's name and a random end: the name of an index that is being written.
+pub const PARTIAL_INFIX: &str = ".partial-";
+
 /// The longest path of an entry, in bytes: Linux' `PATH_MAX` less its final NUL.
 pub const MAX_PATH_BYTES: usize = 4095;
 

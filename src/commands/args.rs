@@ -1,5 +1,6 @@
 //! Values and spellings of flags that clap does not know by itself.
 
+use crate::error::{Error, ErrorKind};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -49,6 +50,17 @@ pub(super) fn some_bytes(text: &str) -> Result<u64, String> {
     match bytes(text)? {
         0 => Err("must not be 0".to_string()),
         n => Ok(n),
+    }
+}
+
+/// Checks `-f` and `-l`, both inclusive.
+pub(super) fn block_range(first: u64, last: Option<u64>) -> Result<(), Error> {
+    match last {
+        Some(last) if last < first => Err(Error::new(
+            ErrorKind::Usage,
+            format!("the last block, {last}, comes before the first, {first}"),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome> {
+    args::block_range(args.first_block, args.last_block)?;
     let options = CheckOptions {
         base: args.base_folder,
         database: args.database.map_or_else(default_database, Ok)?,

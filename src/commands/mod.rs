@@ -88,12 +88,22 @@ fn threads() -> usize {
 
 /// Runs the program with these arguments, the first of which is its name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args::old_spellings(arguments)) {
+    let arguments = args::old_spellings(arguments);
+    let json = arguments.iter().any(|argument| argument == "--json");
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(e) => {
-            // Help and version go to standard output and are a success; clap knows.
+        // Help and version go to standard output and are a success; clap knows.
+        Err(e) if !e.use_stderr() => {
             let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            let _ = e.print();
+            let kind = ErrorKind::Usage;
+            if json {
+                output::usage_summary(&e.kind().to_string(), kind.exit_code());
+            }
+            return ExitCode::from(kind.exit_code());
         }
     };
     let output = Output::new(&cli.global);

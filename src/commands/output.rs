@@ -180,6 +180,13 @@ impl Output {
                 return 1;
             }
         }
+        if outcome.fields["dry_run"] == true && !self.json {
+            // The plan is what was asked for: data, whatever standard error is.
+            return match self.line(&outcome.text) {
+                Ok(()) => outcome.exit,
+                Err(e) => self.error(&e),
+            };
+        }
         let wanted = self.terminal || self.verbose || outcome.exit != 0 || outcome.command == "check";
         if wanted && !self.quiet && !self.json {
             self.say(&format!("{} ({seconds:.1} s)", outcome.text));
@@ -306,6 +313,13 @@ impl Write for BarWriter {
     fn flush(&mut self) -> std::io::Result<()> {
         std::io::stderr().flush()
     }
+}
+
+/// The last JSON line when the command line itself was wrong, so that nothing else could be set up.
+pub(super) fn usage_summary(error: &str, exit: u8) {
+    let line = json!({"event": "summary", "exit": exit, "error": error});
+    // Nobody is left to be told that standard output is gone.
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 /// Bytes for people.

@@ -131,14 +131,8 @@ fn destination(given: &Path, source: &Path, dry_run: bool) -> Result<Destination
     let source = source
         .canonicalize()
         .map_err(|e| Error::io(format!("cannot open the source folder {}", source.display()), e))?;
-    if dry_run && !given.exists() {
-        return Ok(Destination::Local(given.to_path_buf()));
-    }
-    std::fs::create_dir_all(given)
-        .map_err(|e| Error::io(format!("cannot make the destination folder {}", given.display()), e))?;
-    let folder = given
-        .canonicalize()
-        .map_err(|e| Error::io(format!("cannot open the destination folder {}", given.display()), e))?;
+    let folder = resolve(given)
+        .map_err(|e| Error::io(format!("cannot resolve the destination folder {}", given.display()), e))?;
     if folder.starts_with(&source) {
         return Err(Error::new(
             ErrorKind::Usage,
@@ -146,7 +140,24 @@ fn destination(given: &Path, source: &Path, dry_run: bool) -> Result<Destination
         )
         .hint("the copy would contain itself; choose a destination outside"));
     }
+    if !dry_run {
+        std::fs::create_dir_all(&folder)
+            .map_err(|e| Error::io(format!("cannot make the destination folder {}", folder.display()), e))?;
+    }
     Ok(Destination::Local(folder))
+}
+
+/// Where `path` leads, which need not be there yet.
+fn resolve(path: &Path) -> std::io::Result<PathBuf> {
+    match path.canonicalize() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        other => return other,
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return std::path::absolute(path);
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    Ok(resolve(parent)?.join(name))
 }
 
 /// The index of another folder is not replaced by accident: the usual place is the same for every folder.

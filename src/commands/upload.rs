@@ -213,6 +213,7 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
     let database = args.database.map_or_else(default_database, Ok)?;
     let token = args.transfer.token()?;
     let range = (args.first_block, args.last_block);
+    args::block_range(range.0, range.1)?;
     let report =
         args.transfer.send(&args.base_folder, database, args.upload_url, token, range, output).await?;
     Ok(Outcome { command: "upload", exit: exit(&report), text: describe(&report), fields: fields(&report) })

@@ -3,6 +3,7 @@
 use super::{INDEX_FORMAT, db_error, sql_int, text_or_blob};
 use crate::archive::digest::{IndexDigest, IndexDigester};
 use crate::archive::entry::{FileEntry, Node};
+use crate::archive::path::PARTIAL_INFIX;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, params};
@@ -64,7 +65,7 @@ impl IndexWriter {
             _ => Path::new("."),
         };
         let mut prefix = target.file_name().unwrap_or_default().to_os_string();
-        prefix.push(".partial-");
+        prefix.push(PARTIAL_INFIX);
         let partial = tempfile::Builder::new()
             .prefix(&prefix)
             // An index is shared like any other file: as the umask says, which applies to this mode.

@@ -258,13 +258,9 @@ fn item_of(
     links: &mut HashMap<(u64, u64), (EntryPath, u64)>,
     former: Option<&mut FormerRows>,
 ) -> Result<(Item, u64)> {
-    let Found { path, kind, metadata } = found;
-    let meta = Some(Meta {
-        mode: metadata.mode() & 0o7777,
-        mtime_ns: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
-        uid: metadata.uid(),
-        gid: metadata.gid(),
-    });
+    let Found { path, kind, metadata, mtime_ns } = found;
+    let meta =
+        Some(Meta { mode: metadata.mode() & 0o7777, mtime_ns, uid: metadata.uid(), gid: metadata.gid() });
     let node = |kind, path, target: &[u8]| (Item::Node(Node { kind, path, target: target.into(), meta }), 0);
     Ok(match kind {
         FoundKind::Dir => node(NodeKind::Dir, path, b""),

@@ -1,10 +1,12 @@
 //! An index on the wire: its SQLite file as one LZ4 frame, of any size, through files.
 
-use crate::archive::codec::frame_info;
+use crate::archive::codec::{FrameError, frame_info, walk_frame};
 use crate::error::{Error, ErrorKind, Result};
 use lz4_flex::frame::{FrameDecoder, FrameEncoder};
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Compresses the index at `path` into a file without a name in the folder `scratch`, positioned at its start; gives its length in bytes, too.
@@ -38,7 +40,14 @@ pub fn unpack(body: &Path, target: &Path, limit_bytes: u64) -> Result<()> {
     let bad = |why: &dyn std::fmt::Display| {
         Error::new(ErrorKind::BadIndex, format!("the uploaded index is no LZ4 frame: {why}"))
     };
-    let mut decoder = FrameDecoder::new(BufReader::with_capacity(1 << 20, File::open(body).map_err(io)?));
+    let body = File::open(body).map_err(io)?;
+    let end = walk_frame(|at, bytes| body.read_exact_at(bytes, at).ok()).map_err(|e| bad(&e))?;
+    match body.metadata().map_err(io)?.len().cmp(&end) {
+        Ordering::Less => return Err(bad(&FrameError::Cut)),
+        Ordering::Greater => return Err(bad(&FrameError::Trailing)),
+        Ordering::Equal => {}
+    }
+    let mut decoder = FrameDecoder::new(BufReader::with_capacity(1 << 20, body));
     let mut target = File::create_new(target).map_err(io)?;
     let mut buffer = vec![0; 1 << 18];
     let mut written = 0;
@@ -56,9 +65,6 @@ pub fn unpack(body: &Path, target: &Path, limit_bytes: u64) -> Result<()> {
             .hint("start the proxy with a larger --max-index-size"));
         }
         target.write_all(&buffer[..n]).map_err(io)?;
-    }
-    if decoder.into_inner().read(&mut [0]).map_err(io)? != 0 {
-        return Err(bad(&"there are bytes behind it"));
     }
     Ok(())
 }
@@ -83,6 +89,8 @@ mod tests {
             unpack(&body, &folder.path().join("b"), 1_699_999).unwrap_err().kind(),
             ErrorKind::TooLarge
         );
+        std::fs::write(&body, &bytes[..bytes.len() - 4]).unwrap();
+        assert_eq!(unpack(&body, &folder.path().join("e"), 1 << 30).unwrap_err().kind(), ErrorKind::BadIndex);
         bytes.push(0);
         std::fs::write(&body, &bytes).unwrap();
         assert_eq!(unpack(&body, &folder.path().join("c"), 1 << 30).unwrap_err().kind(), ErrorKind::BadIndex);

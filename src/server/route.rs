@@ -33,7 +33,15 @@ pub(super) fn route(method: &str, path: &str) -> Result<Route> {
         [prefix @ .., tar_id, block_size, block] if plain(prefix) => (
             Route::PutBlock {
                 tar_id: number("tar_id", tar_id)?,
-                block_size: number("block size", block_size)?,
+                block_size: match number("block size", block_size)? {
+                    0 => {
+                        return Err(Error::new(
+                            ErrorKind::Malformed,
+                            "the block size in the address must not be 0",
+                        ));
+                    }
+                    size => size,
+                },
                 number: number("block number", block)?,
             },
             "PUT",
@@ -96,7 +104,7 @@ mod tests {
         ] {
             assert_eq!(kind("PUT", path), ErrorKind::Malformed, "{path}");
         }
-        for path in ["/../tar/0/db", "//tar/0/db", "/%2e%2e/0/db"] {
+        for path in ["/../tar/0/db", "//tar/0/db", "/%2e%2e/tar/0/db"] {
             assert_eq!(kind("PUT", path), ErrorKind::NotFound, "{path}");
         }
     }

@@ -366,7 +366,14 @@ impl Staging {
     /// The system's error.
     pub fn open(&self, id: u64) -> Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.folder, &*Self::name(id), flags, Mode::empty()) {
+        let name = Self::name(id);
+        let mut opened = rustix::fs::openat(&self.folder, &*name, flags, Mode::empty());
+        if let Err(Errno::ACCESS) = opened {
+            // It has the mode of its index entry already, which forbids reading.
+            opened = rustix::fs::chmodat(&self.folder, &*name, Mode::from_raw_mode(0o600), AtFlags::empty())
+                .and_then(|()| rustix::fs::openat(&self.folder, &*name, flags, Mode::empty()));
+        }
+        match opened {
             Ok(fd) => Ok(Some(File::from(fd))),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(Error::io(format!("cannot open the staged file {id}"), e)),

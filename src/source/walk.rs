@@ -1,12 +1,12 @@
 //! Walking a folder in a stable order.
 
-use crate::archive::path::{EntryPath, MAX_PATH_BYTES, PathError, printable};
+use crate::archive::path::{EntryPath, MAX_PATH_BYTES, PARTIAL_INFIX, PathError, printable};
 use crate::error::{Error, ErrorKind, Result};
 use regex::bytes::Regex;
 use std::collections::HashSet;
 use std::fs::{FileType, Metadata};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
@@ -18,6 +18,8 @@ pub struct Found {
     pub kind: FoundKind,
     /// The entry itself, links not followed.
     pub metadata: Metadata,
+    /// When its content changed, in nanoseconds since 1970.
+    pub mtime_ns: i64,
 }
 
 /// What a walk finds.
@@ -43,6 +45,8 @@ pub struct Walk {
     base: PathBuf,
     exclude: Vec<Regex>,
     own: HashSet<Vec<u8>>,
+    /// Folders with files of ours in them: writing those changes the folder's time, which is no change of the source.
+    own_folders: HashSet<PathBuf>,
 }
 
 impl Walk {
@@ -58,17 +62,18 @@ impl Walk {
         if !resolved.is_dir() {
             return Err(Error::new(ErrorKind::Source, format!("the base {} is no folder", base.display())));
         }
-        let mut own = HashSet::new();
+        let (mut own, mut own_folders) = (HashSet::new(), HashSet::new());
         for file in own_files {
             let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let Ok(folder) = folder.canonicalize() else { continue };
             let Ok(inside) = folder.strip_prefix(&resolved) else { continue };
             let path = inside.join(file.file_name().unwrap_or_default()).into_os_string().into_vec();
+            own_folders.insert(folder.clone());
             for suffix in ["-journal", "-wal", "-shm", ""] {
                 own.insert([&path, suffix.as_bytes()].concat());
             }
         }
-        Ok(Self { base: resolved, exclude, own })
+        Ok(Self { base: resolved, exclude, own, own_folders })
     }
 
     /// Gives every entry but the base itself, a directory before what it contains, the names of one directory in the order
@@ -98,7 +103,10 @@ impl Walk {
                 }
             };
             let relative = self.relative(entry.path());
-            if self.own.contains(relative) || self.exclude.iter().any(|regex| regex.is_match(relative)) {
+            if self.own.contains(relative)
+                || self.own.iter().any(|own| is_partial(relative, own))
+                || self.exclude.iter().any(|regex| regex.is_match(relative))
+            {
                 if entry.file_type().is_dir() {
                     entries.skip_current_dir();
                 }
@@ -128,7 +136,11 @@ impl Walk {
             let found =
                 look_at(&entry, entry.file_type()).map(|(kind, metadata)| (path.clone(), kind, metadata));
             let item = match found {
-                Ok((path, kind, metadata)) => Ok(Found { path, kind, metadata }),
+                Ok((path, kind, metadata)) => {
+                    let own = matches!(kind, FoundKind::Dir) && self.own_folders.contains(entry.path());
+                    let mtime_ns = if own { self.newest_inside(entry.path()) } else { mtime_ns(&metadata) };
+                    Ok(Found { path, kind, metadata, mtime_ns })
+                }
                 Err(reason) => Err(Skipped { path: path.to_string(), reason }),
             };
             if !each(item) {
@@ -138,9 +150,34 @@ impl Walk {
         Ok(())
     }
 
+    /// The time of the newest entry of a folder that is not ours; 0 for an empty folder.
+    fn newest_inside(&self, folder: &Path) -> i64 {
+        let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+        entries
+            .flatten()
+            .filter(|entry| {
+                let path = entry.path();
+                let relative = self.relative(&path);
+                !self.own.contains(relative) && !self.own.iter().any(|own| is_partial(relative, own))
+            })
+            .filter_map(|entry| entry.metadata().ok())
+            .map(|metadata| mtime_ns(&metadata))
+            .max()
+            .unwrap_or(0)
+    }
+
     fn relative<'p>(&self, path: &'p Path) -> &'p [u8] {
         path.strip_prefix(&self.base).unwrap_or(path).as_os_str().as_bytes()
     }
+}
+
+/// Whether `path` is an index that is being written, or was when its writer was killed.
+fn is_partial(path: &[u8], database: &[u8]) -> bool {
+    path.strip_prefix(database).is_some_and(|rest| rest.starts_with(PARTIAL_INFIX.as_bytes()))
+}
+
+fn mtime_ns(metadata: &Metadata) -> i64 {
+    metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
 }
 
 fn look_at(entry: &walkdir::DirEntry, kind: FileType) -> std::result::Result<(FoundKind, Metadata), String> {

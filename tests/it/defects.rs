@@ -235,8 +235,15 @@ fn redirects_are_not_followed() {
     let src = lab.path("src");
     Tree::new(&src, 106).noise("a", 3000);
     let db = lab.index(&src);
-    let receiver = OriginalReceiver::start(501, Box::new(|_, _, _| Some(302)));
-    assert_eq!(lab.upload(&src, &db, &receiver.url(), args!["--stall-timeout", "1"]).code, 1);
+    for status in [301, 302, 307, 308] {
+        let moved = move |_: &str, path: &str, _: usize| (path != "/elsewhere").then_some(status);
+        let receiver = OriginalReceiver::start(501, Box::new(moved));
+        assert_eq!(lab.upload(&src, &db, &receiver.url(), args!["--stall-timeout", "1"]).code, 1);
+        assert!(
+            receiver.take().iter().all(|request| request.path.starts_with("/tar/")),
+            "{status} was followed"
+        );
+    }
 }
 
 /// Row "older, longer file at the destination": it kept its tail.

@@ -6,16 +6,26 @@
 mod support;
 
 mod architecture;
+mod change;
+mod chaos;
 mod check;
 mod cli;
 mod defects;
+mod full;
 mod harness;
+mod hostile_block;
+mod hostile_index;
 mod http;
 mod index;
+mod inject;
+mod kill;
 mod legacy;
 mod options;
+mod power;
 mod proxy;
 mod ranges;
 mod roundtrip;
+mod scale;
+mod symlinks;
 mod sync;
 mod unprivileged;

@@ -57,7 +57,7 @@ impl Receiver {
     ///
     /// # Errors
     /// The kind says what the sender has to do; nothing was written unless storage itself failed.
-    pub fn put_block(&self, put: &BlockPut) -> Result<BlockAnswer> {
+    pub fn put_block(self: &Arc<Self>, put: &BlockPut) -> Result<BlockAnswer> {
         let start = Instant::now();
         self.committer.check()?;
         let archive = self.archive(put.tar_id)?;
@@ -88,6 +88,10 @@ impl Receiver {
         })?;
         drop(content);
         intake.commit()?;
+        if put.index.is_none() && archive.state().done.covered() == archive.total_bytes {
+            // The last block of a legacy sender, which never says that it is done.
+            self.finish(put.tar_id, false)?;
+        }
         self.counters.blocks.add(1);
         self.counters.block_bytes.add(range.end - range.start);
         self.counters.wire_bytes.add(put.body.len() as u64);

@@ -7,9 +7,7 @@ use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::EntryPath;
 use crate::archive::protocol::{FAILED_NAMES, FailedFile, FinishAnswer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::folder::{is_kind, mtime_ns};
 use crate::sink::disk::{FolderCache, Staging};
-use rustix::fs::FileType;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -141,11 +139,7 @@ fn confirm(receiver: &Receiver, archive: &Archive) -> Result<()> {
     for ids in known {
         archive.with_index(|index| {
             index.files_with_ids(ids.clone(), |file| {
-                let stands = receiver.sink.stat(&file.path, &mut cache)?.is_some_and(|stat| {
-                    is_kind(&stat, FileType::RegularFile)
-                        && u64::try_from(stat.st_size) == Ok(file.size)
-                        && file.meta.is_none_or(|meta| meta.mtime_ns == mtime_ns(&stat))
-                });
+                let stands = publish::stands(receiver, &file, &mut cache)?;
                 if !stands {
                     tracing::info!(
                         "\"{}\" was changed or removed since it was received; it is asked for again",

@@ -24,7 +24,7 @@ use publish::Proof;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak, mpsc};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How a receiver behaves.
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,6 +66,9 @@ const PROVERS: usize = 2;
 /// Two for each of a few blocks at once; more than that are made and dropped.
 const KEPT_BUFFERS: usize = 16;
 
+/// How long the answer to a legacy sender's index waits for empty files and folders to be made.
+const LEGACY_PATIENCE: Duration = Duration::from_secs(20);
+
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
@@ -103,7 +106,13 @@ impl Receiver {
         for state in states {
             let tar_id = state.tar_id;
             match receiver.load(state) {
-                Ok(archive) => receiver.resume(&archive)?,
+                Ok(archive) => {
+                    receiver.resume(&archive)?;
+                    // A legacy sender puts its index once, and never says that it is done.
+                    if options.legacy && !archive.state().finished {
+                        receiver.finish(tar_id, true)?;
+                    }
+                }
                 // The sender puts the index again when it hears that there is none.
                 Err(e) => tracing::error!("archive {tar_id} is dropped, its index cannot be read: {e}"),
             }
@@ -248,7 +257,9 @@ impl Receiver {
             complete,
         };
         if let Some(former) = former.as_ref().filter(|former| former.digest == written.digest) {
-            return Ok(answer(former.state().finished));
+            self.finish_legacy(tar_id, expected)?;
+            let finished = former.state().finished;
+            return Ok(answer(finished));
         }
         let path = self.index_path(tar_id, &written.digest);
         std::fs::rename(&imported, &path)
@@ -275,11 +286,17 @@ impl Receiver {
             archive.files,
             archive.total_bytes
         );
-        if expected.is_none() {
-            // A legacy sender never says that it is done: what no block brings is made now.
-            self.finish(tar_id, true)?;
-        }
+        self.finish_legacy(tar_id, expected)?;
         Ok(answer(false))
+    }
+
+    /// A legacy sender never says that it is done: what no block brings is made when it puts its index.
+    fn finish_legacy(self: &Arc<Self>, tar_id: u64, expected: Option<&IndexDigest>) -> Result<()> {
+        if expected.is_none() {
+            // It runs on if it takes longer; such a sender waits for no answer but that it has one.
+            self.finish(tar_id, true)?.wait(LEGACY_PATIENCE)?;
+        }
+        Ok(())
     }
 
     fn activate(&self, tar_id: u64, digest: &IndexDigest) -> Result<Arc<Archive>> {

@@ -7,7 +7,9 @@ use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
 use crate::db::journal::Record;
 use crate::error::{ErrorKind, Result};
+use crate::folder::{is_kind, mtime_ns};
 use crate::sink::disk::{FolderCache, Staging};
+use rustix::fs::FileType;
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
@@ -95,10 +97,21 @@ fn proven(receiver: &Receiver, archive: &Archive, file: &FileEntry) -> Result<bo
         return Ok(true);
     }
     // A crash came between the rename and the journal.
-    match receiver.sink.open_final(&file.path)? {
-        Some(named) => is_as_indexed(&named, file),
-        None => Ok(false),
+    match receiver.sink.open_final(&file.path) {
+        Ok(Some(named)) => is_as_indexed(&named, file),
+        Ok(None) => Ok(false),
+        // Its own mode forbids us to read it. Only what was proven ever gets a name: its size and time must do.
+        Err(_) => stands(receiver, file, &mut FolderCache::default()),
     }
+}
+
+/// Whether a regular file of the right size and time has the final name.
+pub(super) fn stands(receiver: &Receiver, file: &FileEntry, cache: &mut FolderCache) -> Result<bool> {
+    Ok(receiver.sink.stat(&file.path, cache)?.is_some_and(|stat| {
+        is_kind(&stat, FileType::RegularFile)
+            && u64::try_from(stat.st_size) == Ok(file.size)
+            && file.meta.is_none_or(|meta| meta.mtime_ns == mtime_ns(&stat))
+    }))
 }
 
 fn is_as_indexed(content: &File, file: &FileEntry) -> Result<bool> {

@@ -11,7 +11,9 @@ pub(crate) mod http;
 pub(crate) mod index;
 pub(crate) mod original;
 pub(crate) mod proxy;
+pub(crate) mod relay;
 pub(crate) mod same;
+pub(crate) mod stress;
 pub(crate) mod tree;
 
 pub(crate) use proxy::Proxy;

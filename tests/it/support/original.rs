@@ -98,7 +98,9 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Request>>, unknown: u16, refuse: &Re
     drop(log);
     let answer = if status == 200 { answer } else { "<!DOCTYPE HTML><p>Error response</p>".to_string() };
     let mut stream = stream;
+    let location = if (300..400).contains(&status) { "Location: /elsewhere\r\n" } else { "" };
+    let length = answer.len();
     let head =
-        format!("HTTP/1.0 {status} x\r\nServer: BaseHTTP/0.6\r\nContent-Length: {}\r\n\r\n", answer.len());
+        format!("HTTP/1.0 {status} x\r\nServer: BaseHTTP/0.6\r\n{location}Content-Length: {length}\r\n\r\n");
     stream.write_all((head + &answer).as_bytes()).ok()
 }

@@ -171,6 +171,11 @@ impl Cmd {
         self
     }
 
+    pub(super) fn map_program(mut self, change: impl FnOnce(&mut Vec<OsString>)) -> Self {
+        change(&mut self.program);
+        self
+    }
+
     pub(super) fn map_args(mut self, change: impl FnOnce(&mut Vec<OsString>)) -> Self {
         change(&mut self.args);
         self

@@ -1,0 +1,1 @@
+//! A bad network between sender and receiver: the result is right or nothing is published.

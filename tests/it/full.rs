@@ -1,0 +1,238 @@
+//! P9: a disk that is really full, as a file system of limited size. It is skipped where nothing may be mounted.
+
+use crate::support::index::{self, blake3_hex, frame};
+use crate::support::stress::Mount;
+use crate::support::{Lab, Proxy, Tree, assert_same_tree, wait_until};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Fails unless every file below `dst`, the receiver's own apart, is exactly as in `src`; gives their number.
+#[track_caller]
+fn nothing_torn(src: &Path, dst: &Path) -> usize {
+    let entries = walkdir::WalkDir::new(dst).into_iter();
+    let mut files = 0;
+    for entry in entries.filter_entry(|e| e.file_name() != ".tar-like" && e.file_name() != "ballast") {
+        let entry = entry.unwrap();
+        if entry.file_type().is_file() {
+            let name = entry.path().strip_prefix(dst).unwrap();
+            let same = std::fs::read(entry.path()).unwrap() == std::fs::read(src.join(name)).unwrap();
+            assert!(same, "{} is torn", name.display());
+            files += 1;
+        }
+    }
+    files
+}
+
+#[track_caller]
+fn still_serves(proxy: &Proxy) {
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(proxy.request("GET", path, &[], b"").status, 200, "{path}");
+    }
+}
+
+/// About 6 MB in files of all sizes.
+fn source(lab: &Lab) -> (PathBuf, PathBuf) {
+    let src = lab.path("src");
+    let mut tree = Tree::new(&src, 220);
+    tree.rich(400_000).noise("large", 2_000_000).noise("larger", 3_000_000);
+    for number in 0..100 {
+        tree.noise(format!("small/{number}"), 3000);
+    }
+    let db = lab.index(&src);
+    (src, db)
+}
+
+fn ballast(dst: &Path, bytes: usize) -> PathBuf {
+    let path = dst.join("ballast");
+    std::fs::write(&path, vec![1; bytes]).unwrap();
+    path
+}
+
+#[test]
+fn the_sender_waits_for_space() {
+    let lab = Lab::new();
+    let (src, db) = source(&lab);
+    let Some(disk) = Mount::tmpfs(&lab.path("dst"), "size=16m") else { return };
+    // Room for the reserve and about half of the content.
+    let ballast = ballast(&disk.path, 8 << 20);
+    let proxy = lab.proxy(&disk.path);
+    let mut sender = lab.upload_cmd(&src, &db, &proxy.url, args!["-s", "100000"]).spawn();
+    wait_until("the sender waits for space", PATIENCE, || {
+        sender.has_ended() || sender.stderr_so_far().contains("no space left")
+    });
+    assert!(!sender.has_ended(), "{:?}", sender.wait());
+    std::thread::sleep(Duration::from_millis(500));
+    still_serves(&proxy);
+    let status = proxy.status(0);
+    let done = status["done_bytes"].as_u64().unwrap();
+    assert!(done > 0 && done < status["total_bytes"].as_u64().unwrap(), "{status}");
+    nothing_torn(&src, &disk.path);
+    std::fs::remove_file(ballast).unwrap();
+    sender.wait().code(0);
+    assert_same_tree(&src, &disk.path);
+    drop(proxy);
+    disk.unmount();
+}
+
+/// Not even the reserve is there: the answers are 507, and what is small still works.
+#[test]
+fn the_answer_is_507_and_says_what_is_missing() {
+    let lab = Lab::new();
+    let (src, db) = source(&lab);
+    let Some(disk) = Mount::tmpfs(&lab.path("dst"), "size=16m") else { return };
+    let proxy = lab.proxy(&disk.path);
+    let digest = index::digest(&db);
+    let put_index =
+        || proxy.request("PUT", "/tar/0/db", &[("x-tar-like-index", &*digest)], &index::frame_of(&db));
+    assert_eq!(put_index().status, 200);
+    let ballast = ballast(&disk.path, 12 << 20);
+    let archive = index::archive(&src, &db);
+    let content = index::block(&archive, 100_000, 0);
+    let put = || {
+        let headers = [("x-tar-like-index", &*digest), ("x-tar-like-digest", &*blake3_hex(content))];
+        proxy.request("PUT", "/tar/0/100000/0", &headers, &frame(content))
+    };
+    for _ in 0..3 {
+        let answer = put();
+        assert_eq!(answer.status, 507, "{}", answer.text());
+        assert!(answer.header("retry-after").is_some());
+        assert!(answer.json()["error"].as_str().unwrap().contains("space"), "{}", answer.text());
+    }
+    still_serves(&proxy);
+    assert_eq!(proxy.status(0)["done_bytes"], 0);
+    assert_eq!(nothing_torn(&src, &disk.path), 0);
+    // Another index does not fit either, and the one that is active stays.
+    let other = proxy.request("PUT", "/tar/1/db", &[("x-tar-like-index", &*digest)], &index::frame_of(&db));
+    assert_eq!(other.status, 507, "{}", other.text());
+    assert_eq!(proxy.request("GET", "/tar/1/status", &[], b"").status, 404);
+    assert_eq!(put_index().status, 507);
+    assert_eq!(std::fs::read_dir(disk.path.join(".tar-like/incoming")).unwrap().count(), 0, "left behind");
+    std::fs::remove_file(ballast).unwrap();
+    assert_eq!((put().status, put_index().status), (200, 200));
+    assert_eq!(proxy.status(0)["done_bytes"], 100_000);
+    drop(proxy);
+    disk.unmount();
+}
+
+/// The disk fills up to the last byte while blocks are written, whatever the reserve says.
+#[test]
+fn full_to_the_last_byte() {
+    let lab = Lab::new();
+    let (src, db) = source(&lab);
+    let Some(disk) = Mount::tmpfs(&lab.path("dst"), "size=20m") else { return };
+    let proxy = lab.proxy(&disk.path);
+    let mut sender =
+        lab.upload_cmd(&src, &db, &proxy.url, args!["-s", "50000", "--bwlimit", "4M", "-p", "3"]).spawn();
+    wait_until("some blocks are there", PATIENCE, || proxy.blocks_accepted() > 5);
+    // Somebody else takes all of it, again and again, and gives it back.
+    let path = disk.path.join("ballast");
+    for _ in 0..3 {
+        let mut file = std::fs::File::create(&path).unwrap();
+        while std::io::Write::write_all(&mut file, &[1; 65536]).is_ok() {}
+        std::thread::sleep(Duration::from_millis(400));
+        still_serves(&proxy);
+        nothing_torn(&src, &disk.path);
+        std::fs::remove_file(&path).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(sender.has_ended() || sender.stderr_so_far().contains("no space"), "{}", sender.stderr_so_far());
+    sender.wait().code(0);
+    assert_same_tree(&src, &disk.path);
+    drop(proxy);
+    disk.unmount();
+}
+
+/// The space comes too late.
+#[test]
+fn the_stall_timeout_is_exit_4() {
+    let lab = Lab::new();
+    let (src, db) = source(&lab);
+    let Some(disk) = Mount::tmpfs(&lab.path("dst"), "size=16m") else { return };
+    let ballast = ballast(&disk.path, 8 << 20);
+    let proxy = lab.proxy(&disk.path);
+    let start = Instant::now();
+    let args = args!["-s", "100000", "--stall-timeout", "2", "--json"];
+    let output = lab.upload(&src, &db, &proxy.url, args).code(4);
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(output.stderr.contains("space"), "{}", output.stderr);
+    output.summary();
+    nothing_torn(&src, &disk.path);
+    still_serves(&proxy);
+    let before = proxy.blocks_accepted();
+    std::fs::remove_file(ballast).unwrap();
+    lab.upload(&src, &db, &proxy.url, args!["-s", "100000"]).code(0);
+    let blocks = proxy.status(0);
+    let blocks = proxy_blocks(&blocks, 100_000);
+    assert_eq!(proxy.blocks_accepted(), blocks, "{before} were there already");
+    assert_same_tree(&src, &disk.path);
+    drop(proxy);
+    disk.unmount();
+}
+
+fn proxy_blocks(status: &serde_json::Value, size: u64) -> u64 {
+    status["total_bytes"].as_u64().unwrap().div_ceil(size)
+}
+
+/// There is no space for the index itself: it is unpacked, read and written again.
+#[test]
+fn the_sender_waits_for_space_for_the_index() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    let mut tree = Tree::new(&src, 221);
+    for number in 0..3000 {
+        tree.file(format!("{:03}/{number}-{}", number % 50, "long-name".repeat(20)), "x");
+    }
+    let db = lab.index(&src);
+    let size = std::fs::metadata(&db).unwrap().len();
+    let Some(disk) = Mount::tmpfs(&lab.path("dst"), "size=24m") else { return };
+    let proxy = lab.proxy(&disk.path);
+    // The body fits, and what comes of it does not.
+    let free = (4 << 20) + index::frame_of(&db).len() as u64 + size / 2 - (3 << 20);
+    let ballast = ballast(&disk.path, (24 << 20) - (4 << 20) - 200_000);
+    assert!(size > 1 << 20 && free > 0);
+    let mut sender = lab.upload_cmd(&src, &db, &proxy.url, vec![]).spawn();
+    wait_until("the sender waits for space", PATIENCE, || {
+        sender.has_ended() || sender.stderr_so_far().contains("no space left")
+    });
+    assert!(!sender.has_ended(), "{:?}", sender.wait());
+    still_serves(&proxy);
+    assert_eq!(proxy.request("GET", "/tar/0/status", &[], b"").status, 404);
+    std::fs::remove_file(ballast).unwrap();
+    sender.wait().code(0);
+    assert_same_tree(&src, &disk.path);
+    drop(proxy);
+    disk.unmount();
+}
+
+/// No inode is left for the empty files, directories and links that only `finish` makes.
+#[test]
+fn the_sender_waits_for_space_at_the_end() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    let mut tree = Tree::new(&src, 222);
+    tree.noise("content", 5000).noise("more", 500);
+    for number in 0..300 {
+        tree.file(format!("empty/{}/{number}", number % 9), "");
+        tree.symlink(format!("empty/{}/link-{number}", number % 9), "nowhere");
+    }
+    tree.times();
+    let db = lab.index(&src);
+    let Some(disk) = Mount::tmpfs(&lab.path("dst"), "size=64m,nr_inodes=200") else { return };
+    let proxy = lab.proxy(&disk.path);
+    let mut sender = lab.upload_cmd(&src, &db, &proxy.url, args!["-s", "1000"]).spawn();
+    wait_until("the sender waits for space", PATIENCE, || {
+        sender.has_ended() || sender.stderr_so_far().contains("no space left")
+    });
+    assert!(!sender.has_ended(), "{:?}", sender.wait());
+    still_serves(&proxy);
+    let status = proxy.status(0);
+    assert_eq!((&status["done_bytes"], &status["complete"]), (&5500.into(), &false.into()), "{status}");
+    nothing_torn(&src, &disk.path);
+    disk.remount("nr_inodes=5000");
+    sender.wait().code(0);
+    assert_same_tree(&src, &disk.path);
+    drop(proxy);
+    disk.unmount();
+}

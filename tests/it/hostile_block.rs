@@ -1,0 +1,1 @@
+//! Blocks that are wrong on purpose.

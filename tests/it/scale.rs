@@ -1,0 +1,1 @@
+//! A million rows and tens of thousands of files, with bounded memory.

@@ -1,0 +1,1 @@
+//! Symbolic links planted in the base folder of a receiver.
