@@ -161,7 +161,7 @@ fn confirm(receiver: &Receiver, archive: &Archive) -> Result<()> {
 /// Publishes files whose bytes are all done and which have no name yet: a full disk or a folder in the way prevented it.
 fn publish_complete(receiver: &Receiver, archive: &Archive) -> Result<()> {
     for file in archive.unpublished()? {
-        publish::prove(receiver, archive, &file);
+        publish::prove(receiver, archive, &file)?;
     }
     Ok(())
 }

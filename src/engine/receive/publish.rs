@@ -68,21 +68,31 @@ pub(super) fn note_published(receiver: &Receiver, archive: &Archive, ids: &Range
 }
 
 /// Proves a file all of whose bytes are done, and gives it its name; takes its bytes back if it is not what the index says.
-/// The caller has entered the archive.
-pub(super) fn prove(receiver: &Receiver, archive: &Archive, file: &FileEntry) {
-    match proven(receiver, archive, file) {
+/// The caller has entered the archive. A failure is kept as the reason why the file is not published; it stays done, and the
+/// next `finish` tries again.
+///
+/// # Errors
+/// The disk is full, or storage failed: no reason against this file.
+pub(super) fn prove(receiver: &Receiver, archive: &Archive, file: &FileEntry) -> Result<()> {
+    let outcome = match proven(receiver, archive, file) {
         Ok(true) => {
             let id = file.id;
             note_published(receiver, archive, &std::iter::once(id..id + 1).collect());
+            Ok(())
         }
         Ok(false) => {
-            if let Err(e) = take_back(receiver, archive, file) {
-                tracing::error!("cannot take back \"{}\": {e}", file.path);
-            }
             archive.state().fail(file.id, &file.path, NOT_AS_INDEXED);
+            take_back(receiver, archive, file)
         }
-        // Stays done and unpublished; the next `finish` tries again.
-        Err(e) => archive.state().fail(file.id, &file.path, reason(&e)),
+        Err(e) => Err(e),
+    };
+    match outcome {
+        Err(e) if matches!(e.kind(), ErrorKind::NoSpace | ErrorKind::Degraded) => Err(e),
+        Err(e) => {
+            archive.state().fail(file.id, &file.path, reason(&e));
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 
@@ -158,8 +168,10 @@ impl Proof {
     /// Does the work.
     pub(super) fn run(&self, receiver: &Receiver) {
         // Replaced meanwhile: nobody wants this file any more.
-        if let Ok(_entered) = self.archive.enter() {
-            prove(receiver, &self.archive, &self.file);
+        if let Ok(_entered) = self.archive.enter()
+            && let Err(e) = prove(receiver, &self.archive, &self.file)
+        {
+            tracing::warn!("\"{}\" is complete but not in place yet: {e}", self.file.path);
         }
         self.archive.state().proving.remove(&self.file.id);
         self.archive.notify();

@@ -25,7 +25,9 @@ fn headers_and_lengths() {
         cases.push((format!("cut within page {page}"), good[..page * 4096 + 77].to_vec()));
     }
     cases.push(("the last byte is missing".into(), good[..good.len() - 1].to_vec()));
-    for (at, value) in [(16, 0), (17, 7), (21, 255), (22, 255), (23, 255), (28, 255), (29, 1), (44, 255), (47, 9), (56, 255)] {
+    for (at, value) in
+        [(16, 0), (17, 7), (21, 255), (22, 255), (23, 255), (28, 255), (29, 1), (47, 9), (59, 2)]
+    {
         let mut bad = good.clone();
         bad[at] = value;
         cases.push((format!("byte {at} of the header is {value}"), bad));
