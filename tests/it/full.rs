@@ -163,16 +163,11 @@ fn the_stall_timeout_is_exit_4() {
     let before = proxy.blocks_accepted();
     std::fs::remove_file(ballast).unwrap();
     lab.upload(&src, &db, &proxy.url, args!["-s", "100000"]).code(0);
-    let blocks = proxy.status(0);
-    let blocks = proxy_blocks(&blocks, 100_000);
+    let blocks = proxy.status(0)["total_bytes"].as_u64().unwrap().div_ceil(100_000);
     assert_eq!(proxy.blocks_accepted(), blocks, "{before} were there already");
     assert_same_tree(&src, &disk.path);
     drop(proxy);
     disk.unmount();
-}
-
-fn proxy_blocks(status: &serde_json::Value, size: u64) -> u64 {
-    status["total_bytes"].as_u64().unwrap().div_ceil(size)
 }
 
 /// There is no space for the index itself: it is unpacked, read and written again.
@@ -189,9 +184,8 @@ fn the_sender_waits_for_space_for_the_index() {
     let Some(disk) = Mount::tmpfs(&lab.path("dst"), "size=24m") else { return };
     let proxy = lab.proxy(&disk.path);
     // The body fits, and what comes of it does not.
-    let free = (4 << 20) + index::frame_of(&db).len() as u64 + size / 2 - (3 << 20);
     let ballast = ballast(&disk.path, (24 << 20) - (4 << 20) - 200_000);
-    assert!(size > 1 << 20 && free > 0);
+    assert!(size > 1 << 20, "{size}");
     let mut sender = lab.upload_cmd(&src, &db, &proxy.url, vec![]).spawn();
     wait_until("the sender waits for space", PATIENCE, || {
         sender.has_ended() || sender.stderr_so_far().contains("no space left")

@@ -313,8 +313,6 @@ fn no_space_for_links() {
 fn a_full_disk_is_answered_507() {
     let lab = Lab::new();
     let (src, db) = small_job(&lab);
-    let only: Vec<PathBuf> =
-        (0..5).map(|id| lab.path("dst/.tar-like/staging/0.1").join(id.to_string())).collect();
     let rules = ["write:error=ENOSPC:when=1", "pwrite64:error=ENOSPC:when=1"];
     let (dst, proxy) = with_index(&lab, &src, &db, &rules, &staged(&lab.path("dst")));
     let statuses: Vec<u16> = (0..5).map(|number| put_block(&proxy, &src, &db, number).status).collect();
@@ -329,8 +327,6 @@ fn a_full_disk_is_answered_507() {
 fn a_write_that_fails_is_not_acknowledged() {
     let lab = Lab::new();
     let (src, db) = small_job(&lab);
-    let only: Vec<PathBuf> =
-        (0..5).map(|id| lab.path("dst/.tar-like/staging/0.1").join(id.to_string())).collect();
     let rules = ["write:error=EIO:when=1", "pwrite64:error=EIO:when=1"];
     let (dst, proxy) = with_index(&lab, &src, &db, &rules, &staged(&lab.path("dst")));
     let statuses: Vec<u16> = (0..5).map(|number| put_block(&proxy, &src, &db, number).status).collect();

@@ -14,7 +14,6 @@ mod defects;
 mod full;
 mod harness;
 mod hostile_block;
-mod hostile_block;
 mod hostile_index;
 mod http;
 mod index;

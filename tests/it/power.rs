@@ -264,8 +264,10 @@ fn cut_once(job: &Job, disk: &mut Disk, proxy: &mut Proxy, rng: &mut Rng, after:
     let putting = job.start(proxy.addr, todo);
     putting.wait_for(after);
     std::thread::sleep(Duration::from_micros(rng.below(20_000)));
+    let before = putting.state.acknowledged.lock().unwrap().clone();
     disk.cut(fuse, proxy);
     let acknowledged = putting.end();
+    println!("late: {:?}", acknowledged.difference(&before).collect::<Vec<_>>());
     println!("{} blocks were acknowledged, {} before", acknowledged.len(), done_before.len());
     assert!(acknowledged.len() >= after.min(1), "nothing was acknowledged: nothing is tested");
     // Before the receiver has had a chance to repair anything.

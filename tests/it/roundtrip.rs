@@ -232,3 +232,26 @@ fn what_was_removed_or_changed_at_the_destination_is_sent_again() {
     assert_same_tree(&src, &dst);
     assert_eq!(proxy.blocks_accepted(), 2, "only the two files are sent again");
 }
+
+/// P5: also by the receiver that put everything in place itself and never stopped.
+#[test]
+fn what_was_removed_behind_a_running_receiver_is_sent_again() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    let mut tree = Tree::new(&src, 10);
+    for number in 0..10 {
+        tree.noise(format!("f{number}"), 1000);
+    }
+    tree.noise("empty", 0);
+    let db = lab.index(&src);
+    let proxy = lab.proxy(&dst);
+    lab.upload(&src, &db, &proxy.url, args!["-s", "1000"]).code(0);
+    for name in ["f3", "f8", "empty"] {
+        std::fs::remove_file(dst.join(name)).unwrap();
+    }
+    lab.upload(&src, &db, &proxy.url, args!["-s", "1000"]).code(0);
+    assert_same_tree(&src, &dst);
+    assert_eq!(proxy.blocks_accepted(), 12, "ten blocks, and the two whose files are gone");
+    lab.upload(&src, &db, &proxy.url, args!["-s", "1000"]).code(0);
+    assert_eq!(proxy.blocks_accepted(), 12, "nothing is missing any more");
+}

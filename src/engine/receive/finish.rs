@@ -5,6 +5,7 @@ use super::commit::lock;
 use super::{Receiver, publish};
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::EntryPath;
+use crate::archive::ranges::RangeSet;
 use crate::archive::protocol::{FAILED_NAMES, FailedFile, FinishAnswer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::{FolderCache, Staging};
@@ -129,10 +130,14 @@ fn run(receiver: &Receiver, archive: &Archive, partial: bool) -> Result<FinishAn
     Ok(answer)
 }
 
-/// Looks at every file that an earlier process published: what was removed or changed since is asked for again.
+/// Looks at every file that was published before this transfer: what was removed or changed since is asked for again.
 fn confirm(receiver: &Receiver, archive: &Archive) -> Result<()> {
     let known: Vec<Range<u64>> = {
-        let state = archive.state();
+        let mut state = archive.state();
+        if state.finished {
+            // All was in place once already; whoever asks again wants to know whether it still is.
+            state.fresh = RangeSet::default();
+        }
         state.published.iter().flat_map(|range| state.fresh.missing(range).collect::<Vec<_>>()).collect()
     };
     let mut cache = FolderCache::default();
