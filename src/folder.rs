@@ -200,6 +200,14 @@ fn nanoseconds(seconds: i64, nanoseconds: u64) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add_unsigned(nanoseconds)
 }
 
+/// Whether a file system that was given the time `wanted` may have kept it as `found`: many keep whole microseconds,
+/// some whole seconds, FAT every second one. Both in nanoseconds since 1970.
+#[must_use]
+pub fn is_same_time(found: i64, wanted: i64) -> bool {
+    let kept = |grain: i64| found % grain == 0 && found.abs_diff(wanted) < grain.unsigned_abs();
+    found == wanted || [100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000].into_iter().any(kept)
+}
+
 /// The times to set on an entry: the access time stays.
 #[must_use]
 pub fn timestamps(meta: &Meta) -> Timestamps {
@@ -264,6 +272,23 @@ mod tests {
         folder.make_folders(b"link/a/b", &mut |path| replaced.push(path.to_vec())).unwrap();
         assert_eq!(replaced, [b"link"]);
         assert!(base.path().join("link/a/b").is_dir() && !outside.path().join("a").exists());
+    }
+
+    #[test]
+    fn coarse_file_systems_keep_the_same_time() {
+        let wanted = 1_700_000_001_123_456_789;
+        for found in [
+            wanted,
+            1_700_000_001_123_456_700,
+            1_700_000_001_123_456_000,
+            1_700_000_001_000_000_000,
+            1_700_000_000_000_000_000,
+        ] {
+            assert!(is_same_time(found, wanted), "{found}");
+        }
+        for found in [wanted + 1, wanted - 1, 1_700_000_003_000_000_000, 1_699_999_999_000_000_000] {
+            assert!(!is_same_time(found, wanted), "{found}");
+        }
     }
 
     #[test]

@@ -180,7 +180,8 @@ pub fn walk_frame(mut fetch: impl FnMut(u64, &mut [u8]) -> Option<()>) -> Result
             break;
         }
         let size = u64::from(size & !STORED_FLAG);
-        if size > largest {
+        // A piece of no length, which decoders take for the end, hides what comes behind it.
+        if size > largest || size == 0 {
             return Err(FrameError::Corrupt);
         }
         at += size + if block_checksum { 4 } else { 0 };

@@ -1,5 +1,6 @@
 //! What sender and receiver say to each other over HTTP (FORMATS 1.3 and 2.3).
 
+use super::ranges::RangeSet;
 use serde::{Deserialize, Serialize};
 
 /// On every answer of our receiver; tells a sender that it does not talk to the original program. Its value is [`VERSION`].
@@ -148,16 +149,21 @@ pub fn format_ids(ids: &[u64]) -> String {
     runs.join(",")
 }
 
-/// Reads the value of [`HEADER_FAILED`] as inclusive runs; `None` if it is malformed.
+/// Reads the value of [`HEADER_FAILED`]; `None` if it is malformed.
 #[must_use]
-pub fn parse_ids(text: &str) -> Option<Vec<(u64, u64)>> {
+pub fn parse_ids(text: &str) -> Option<RangeSet> {
+    // `parse` alone takes signs, too. Ids fit in 63 bits, so that the end of a run does not overflow.
+    let id = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|&id: &u64| digits && i64::try_from(id).is_ok())
+    };
     text.split(',')
         .map(str::trim)
         .filter(|part| !part.is_empty())
         .map(|part| {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (first, last) = (first.parse().ok()?, last.parse().ok()?);
-            (first <= last).then_some((first, last))
+            let (first, last) = (id(first)?, id(last)?);
+            (first <= last).then_some(first..last + 1)
         })
         .collect()
 }
@@ -169,9 +175,9 @@ mod tests {
     #[test]
     fn id_lists_round_trip() {
         assert_eq!(format_ids(&[1, 2, 3, 7, 9, 10]), "1-3,7,9-10");
-        assert_eq!(parse_ids("1-3,7, 9-10"), Some(vec![(1, 3), (7, 7), (9, 10)]));
-        assert_eq!(parse_ids(""), Some(vec![]));
-        for bad in ["x", "3-1", "-1", "1-", "1;2"] {
+        assert_eq!(parse_ids("1-3,7, 9-10").map(|ids| ids.iter().collect()), Some(vec![1..4, 7..8, 9..11]));
+        assert_eq!(parse_ids(""), Some(RangeSet::default()));
+        for bad in ["x", "3-1", "-1", "1-", "1;2", "+1", "1-+2", "0-18446744073709551615"] {
             assert_eq!(parse_ids(bad), None, "{bad}");
         }
     }

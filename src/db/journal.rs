@@ -5,7 +5,7 @@ use super::{db_error, from_sql_int, sql_int};
 use crate::archive::digest::IndexDigest;
 use crate::archive::ranges::RangeSet;
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::ops::Range;
 use std::path::Path;
 
@@ -51,13 +51,17 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens or makes the journal at `path`, and holds it against other receivers until dropped.
+    /// Opens or makes the journal at `path`, which no symbolic link may be part of, and holds it against other receivers until dropped.
     ///
     /// # Errors
     /// It cannot be opened, another process holds it, or a newer version wrote it.
     pub fn open(path: &Path) -> Result<Self> {
         let what = || format!("cannot use the journal {}", path.display());
-        let connection = Connection::open(path).map_err(|e| db_error(what(), e))?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let connection = Connection::open_with_flags(path, flags).map_err(|e| db_error(what(), e))?;
         // Exclusive: the journal's owner is the only receiver on its base folder. It also keeps the WAL index in memory,
         // so that no shared-memory file is needed.
         let run = || -> rusqlite::Result<i64> {

@@ -8,7 +8,7 @@ use crate::archive::path::EntryPath;
 use crate::db::index_read::IndexReader;
 use crate::db::paths::PathTable;
 use crate::error::{Error, ErrorKind, Result};
-use crate::folder::{Folder, is_kind, meta_of};
+use crate::folder::{Folder, is_kind, is_same_time, meta_of};
 use crate::source::walk::{FoundKind, Walk};
 use crate::telemetry::Monitor;
 use rustix::fs::{FileType, Stat};
@@ -273,7 +273,7 @@ impl Comparer<'_> {
         if mode && found.mode & bits != wanted.mode & bits {
             return Some(format!("its mode is {:04o}, not {:04o}", found.mode & bits, wanted.mode & bits));
         }
-        if found.mtime_ns != wanted.mtime_ns {
+        if !is_same_time(found.mtime_ns, wanted.mtime_ns) {
             return Some(format!("its time is {}, not {} ns", found.mtime_ns, wanted.mtime_ns));
         }
         if self.owner && (found.uid, found.gid) != (wanted.uid, wanted.gid) {

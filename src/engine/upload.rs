@@ -120,10 +120,12 @@ impl Upload<'_> {
             return Ok(self.plan(&receiver));
         }
         let missing = match receiver {
-            Receiver::Legacy => return self.run_legacy().await,
             Receiver::Ours(missing) => missing,
-            Receiver::Empty => {
-                self.put_index().await?;
+            // The answer to the index settles which program it is: a lost header must not cost the proof.
+            Receiver::Legacy | Receiver::Empty => {
+                if !self.put_index().await? {
+                    return self.run_legacy().await;
+                }
                 self.missing().await?
             }
         };
@@ -207,18 +209,29 @@ impl Upload<'_> {
         Ok(Receiver::Empty)
     }
 
-    async fn put_index(&self) -> Result<()> {
+    /// Puts the index. False says that the receiver's answer is that of the original program.
+    async fn put_index(&self) -> Result<bool> {
         self.monitor.notice(Notice::Phase("sending the index"));
         let (database, scratch) = (self.options.database.clone(), self.options.scratch.clone());
         let (file, length) = blocking(move || index_body::pack(&database, &scratch)).await?;
-        let answer = self.client.put_index(&IndexBody { file, length, digest: self.summary.digest }).await?;
+        let body = IndexBody { file, length, digest: self.summary.digest };
+        let answer = match self.client.put_index(&body).await {
+            // Damaged on the way, most likely.
+            Err(e) if e.kind() == ErrorKind::BadBlock => {
+                self.monitor
+                    .notice(Notice::Warning(format!("the index was refused and is sent again ({e})")));
+                self.client.put_index(&body).await?
+            }
+            other => other?,
+        };
         match answer.digest {
-            Some(digest) if digest != self.summary.digest.to_string() => Err(Error::new(
+            None => Ok(false),
+            Some(digest) if digest == self.summary.digest.to_string() => Ok(true),
+            Some(digest) => Err(Error::new(
                 ErrorKind::BadIndex,
                 format!("the receiver read index {digest}, this is {}", self.summary.digest),
             )
             .hint("the index was edited after it was made; make a new one with: tar-like index -c")),
-            _ => Ok(()),
         }
     }
 
@@ -334,7 +347,6 @@ impl Upload<'_> {
         }
         let missing: RangeSet = done.missing(0..self.summary.total_bytes).collect();
         self.note_present(&missing);
-        self.put_index().await?;
         let sender = Arc::new(Sender::new(self, Some(progress)));
         let todo = self.blocks_of(Some(&missing));
         self.monitor.notice(Notice::Phase("sending"));

@@ -9,6 +9,7 @@ use crate::archive::protocol::{
     ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_SERVER,
     VERSION, parse_ids,
 };
+use crate::archive::ranges::RangeSet;
 use crate::engine::index_body;
 use crate::engine::receive::BlockPut;
 use crate::error::{Error, ErrorKind, Result};
@@ -269,8 +270,7 @@ fn check_running(server: &Server) -> Result<()> {
 }
 
 fn digest_header<D: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<Option<D>> {
-    headers
-        .get(name)
+    only_header(headers, name)?
         .map(|value| {
             value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
                 Error::new(ErrorKind::Malformed, format!("header {name} is no lowercase hexadecimal digest"))
@@ -279,8 +279,17 @@ fn digest_header<D: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Resul
         .transpose()
 }
 
-fn failed_header(headers: &HeaderMap) -> Result<Vec<(u64, u64)>> {
-    let Some(value) = headers.get(HEADER_FAILED) else { return Ok(Vec::new()) };
+/// A header that may be there once: of two, nobody knows which one a proxy on the way meant.
+fn only_header<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h HeaderValue>> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        _ => Err(Error::new(ErrorKind::Malformed, format!("header {name} is there more than once"))),
+    }
+}
+
+fn failed_header(headers: &HeaderMap) -> Result<RangeSet> {
+    let Some(value) = only_header(headers, HEADER_FAILED)? else { return Ok(RangeSet::default()) };
     value.to_str().ok().and_then(parse_ids).ok_or_else(|| {
         Error::new(ErrorKind::Malformed, format!("header {HEADER_FAILED} is no list of file ids"))
     })

@@ -52,7 +52,7 @@ impl Default for ServerOptions {
 pub const STOP_PATIENCE: Duration = Duration::from_secs(25);
 /// A client must have sent its request's head by then.
 const HEAD_PATIENCE: Duration = Duration::from_secs(15);
-/// The longest head of a request, in bytes; beyond it the answer is 431.
+/// The longest head of a request, in bytes; beyond it the answer is 431. Every connection may hold as much.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
 struct Server {
@@ -91,9 +91,7 @@ pub async fn run(
     });
     let router = handlers::router(server.clone());
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
-        .max_buf_size(MAX_HEAD_BYTES.max(1 << 19));
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(MAX_HEAD_BYTES);
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(server.options.max_connections));
     tokio::pin!(shutdown);

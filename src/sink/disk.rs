@@ -8,6 +8,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,10 +46,15 @@ impl DiskSink {
     pub fn open(base: &Path) -> Result<Self> {
         let folder = Folder::open(base)
             .map_err(|e| Error::io(format!("cannot open the base folder {}", base.display()), e))?;
-        let state_path = base.join(STATE_DIR);
+        // Resolved once: only the way to the base may lead through symbolic links.
+        let state_path = base
+            .canonicalize()
+            .map_err(|e| Error::io(format!("cannot resolve the base folder {}", base.display()), e))?
+            .join(STATE_DIR);
         let state = folder.make_folder(STATE_DIR, 0o700).map_err(|e| {
             Error::io(format!("cannot make the receiver's folder {}", state_path.display()), e)
         })?;
+        check_private(&state, &state_path)?;
         for name in ["archives", "staging", "incoming"] {
             state
                 .make_folder(name, 0o700)
@@ -57,9 +63,17 @@ impl DiskSink {
         Ok(Self { base: folder, state, state_path, owner: rustix::process::geteuid().is_root() })
     }
 
-    /// The path of the receiver's own folder.
+    /// The path of the receiver's own folder: by its descriptor where the system has /proc, so that it leads to the folder
+    /// that was opened at the start, whatever has its name now.
     #[must_use]
-    pub fn state_path(&self) -> &Path {
+    pub fn state_path(&self) -> PathBuf {
+        let held = PathBuf::from(format!("/proc/self/fd/{}", self.state.as_fd().as_raw_fd()));
+        if held.exists() { held } else { self.state_path.clone() }
+    }
+
+    /// The path that the receiver's own folder had when it was opened, for people, and for what is opened once and for all.
+    #[must_use]
+    pub fn state_name(&self) -> &Path {
         &self.state_path
     }
 
@@ -105,7 +119,7 @@ impl DiskSink {
     /// # Errors
     /// The system's error.
     pub fn remove_other_staging(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
-        let path = self.state_path.join("staging");
+        let path = self.state_path().join("staging");
         let io = |e| Error::io(format!("cannot clean {}", path.display()), e);
         for entry in std::fs::read_dir(&path).map_err(io)? {
             let entry = entry.map_err(io)?;
@@ -247,19 +261,20 @@ impl DiskSink {
         meta: Option<&Meta>,
         cache: &mut FolderCache,
     ) -> Result<()> {
-        let make = |cache: &mut FolderCache| -> std::result::Result<Arc<Folder>, Errno> {
+        let make = |cache: &mut FolderCache| -> std::result::Result<(Arc<Folder>, bool), Errno> {
             let folder = self.folder_of(path, cache)?;
-            let same = rustix::fs::readlinkat(&*folder, path.split().1, Vec::new())
+            let stands = rustix::fs::readlinkat(&*folder, path.split().1, Vec::new())
                 .is_ok_and(|now| now.as_bytes() == target);
-            if !same {
+            if !stands {
+                // Left over from a link that could not be put in place.
                 let _ = rustix::fs::unlinkat(&staging.folder, "link", AtFlags::empty());
                 rustix::fs::symlinkat(target, &staging.folder, "link")?;
             }
-            Ok(folder)
+            Ok((folder, stands))
         };
-        let what = |e: Errno| Error::io(format!("cannot make the symbolic link \"{path}\""), e);
-        let folder = make(cache).map_err(what)?;
-        if staging.folder.stat(b"link").map_err(what)?.is_some() {
+        let (folder, stands) =
+            make(cache).map_err(|e| Error::io(format!("cannot make the symbolic link \"{path}\""), e))?;
+        if !stands {
             self.publish(staging, "link", path, cache)?;
         }
         if let Some(meta) = meta {
@@ -307,6 +322,20 @@ impl DiskSink {
             .map_err(what)?;
         self.publish(staging, "link", path, cache)
     }
+}
+
+/// Refuses a state folder in which somebody else could have put links or databases for us to follow.
+fn check_private(state: &Folder, path: &Path) -> Result<()> {
+    let stat =
+        rustix::fs::fstat(state).map_err(|e| Error::io(format!("cannot look at {}", path.display()), e))?;
+    if stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Io,
+        format!("{} belongs to another user, or others may write there", path.display()),
+    )
+    .hint("run the receiver as the user who owns it; if nothing there is needed, remove the folder"))
 }
 
 impl Staging {

@@ -1,6 +1,8 @@
 //! A source that changes between index and upload, and while the upload runs: what changed is named, its neighbours arrive byte
 //! for byte, and once it is as it was the same command completes (P3, P4, P5, P6).
 
+mod hosts;
+
 use crate::support::stress::sleep_some;
 use crate::support::{
     Cmd, Lab, Output, Proxy, Rng, Tree, assert_same_tree, set_mtime, tree_diff, wait_until,
@@ -75,7 +77,7 @@ impl Change {
                 std::fs::remove_file(&file).unwrap();
                 rustix::fs::mknodat(CWD, &file, FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
             }
-            Unreadable => std::fs::set_permissions(&file, PermissionsExt::from_mode(0)).unwrap(),
+            Unreadable => std::fs::set_permissions(&file, PermissionsExt::from_mode(0o0)).unwrap(),
             ParentBecomesLink => {
                 std::fs::rename(&parent, aside.join("kept")).unwrap();
                 symlink(aside.join("kept"), &parent).unwrap();
@@ -346,118 +348,6 @@ fn a_file_that_never_rests() {
     assert_same_tree(&setting.twin, &dst);
 }
 
-/// Two hosts send the same archive; the second has an older state of some files.
-#[test]
-fn one_of_two_hosts_is_stale() {
-    for together in [false, true] {
-        let mut setting = Setting::new(layout);
-        let (dst, proxy) = setting.receiver();
-        let stale = setting.lab.path("stale");
-        copy(&setting.src, &stale);
-        let aside = setting.lab.dir("aside");
-        ReplacedInSecret.apply(&stale, Path::new("b-middle"), &aside);
-        RewrittenInSecret.apply(&stale, Path::new("e-spans"), &aside);
-        Grows.apply(&stale, Path::new("g-block"), &aside);
-        Vanishes.apply(&stale, Path::new("h/first"), &aside);
-        let send = |from: &Path, more: &[&str]| {
-            let more = ["-s", SIZE, "--json"].iter().chain(more).map(Into::into).collect();
-            setting.lab.upload_cmd(from, &setting.db, &proxy.url, more)
-        };
-        // Folders get their time with the last `finish`.
-        let never_wrong = || {
-            let mut wrong = tree_diff(&setting.twin, &dst);
-            wrong.retain(|line| !line.starts_with("missing: ") && !line.starts_with("h: mtime"));
-            assert!(wrong.is_empty(), "{wrong:?}");
-        };
-        if together {
-            // Both send everything at once; who wins a block is open, what stands at the end is not.
-            let other = send(&stale, &["--ignore-done"]).spawn();
-            let ours = send(&setting.src, &["--ignore-done"]).run();
-            assert!(matches!(ours.code, 0 | 3), "{ours:?}");
-            let other = other.wait();
-            assert!(matches!(other.code, 0 | 3), "{other:?}");
-            never_wrong();
-        } else {
-            // Halves, cut within the file that both have a part of.
-            send(&setting.src, &["-l", "1"]).run().code(0);
-            never_wrong();
-            let output = send(&stale, &["-f", "2"]).run().code(3);
-            assert!(["g-block", "h/first"].iter().all(|path| output.stderr.contains(path)), "{output:?}");
-            never_wrong();
-            let output = send(&stale, &[]).run().code(3);
-            assert!(["e-spans", "g-block", "h/first"].iter().all(|path| output.stderr.contains(path)));
-            assert!(!output.stderr.contains("b-middle"), "it is there already: {output:?}");
-            never_wrong();
-        }
-        send(&setting.src, &[]).run().code(0);
-        assert_same_tree(&setting.twin, &dst);
-    }
-}
-
-/// Another host puts an index of its own state while the first sends: the first stops and says so, nothing is mixed.
-#[test]
-fn another_host_with_another_index() {
-    let mut setting = Setting::new(|tree| {
-        tree.noise("a", 60_000).noise("b", 60_000).noise("c", 500);
-    });
-    let (dst, proxy) = setting.receiver();
-    let other = setting.lab.path("other");
-    copy(&setting.src, &other);
-    Grows.apply(&other, Path::new("b"), &setting.lab.dir("aside"));
-    let other_db = setting.lab.index(&other);
-    let slow = ["--bwlimit", "64K", "-p", "1", "--compress", "none"];
-    let ours = setting.upload(Replaced, &proxy.url, &slow).spawn();
-    wait_until("some is sent", Duration::from_secs(60), || {
-        proxy.request("GET", "/tar/0/status", &[], b"").status == 200 && proxy.blocks_accepted() > 2
-    });
-    setting.lab.upload(&other, &other_db, &proxy.url, args!["-s", SIZE]).code(0);
-    assert_same_tree(&other, &dst);
-    let output = ours.wait().code(1);
-    assert!(output.stderr.contains("index"), "{}", output.stderr);
-    assert_same_tree(&other, &dst);
-    setting.upload(Replaced, &proxy.url, &[]).run().code(0);
-    assert_same_tree(&setting.twin, &dst);
-}
-
-/// A file with two names of which the one that the index reads vanishes.
-#[test]
-fn the_first_name_of_a_hard_link_vanishes() {
-    for size in ["4000", "1000"] {
-        let lab = Lab::new();
-        let (src, dst) = (lab.path("src"), lab.dir("dst"));
-        let mut tree = Tree::new(&src, 203);
-        tree.noise("a", 700)
-            .noise("first", 2500)
-            .noise("z", 700)
-            .dir("m")
-            .hardlink("m/second", "first")
-            .times();
-        let db = lab.index(&src);
-        let proxy = lab.proxy(&dst);
-        let upload = || lab.upload(&src, &db, &proxy.url, args!["-s", size]);
-        tree.remove("first");
-        upload().code(3).says("first");
-        for name in ["a", "z"] {
-            assert_eq!(std::fs::read(dst.join(name)).unwrap(), std::fs::read(src.join(name)).unwrap());
-        }
-        assert!(!dst.join("first").exists());
-        // The second name may be made only with the content; without the first it has none.
-        assert!(!dst.join("m/second").exists());
-        tree.hardlink("first", "m/second");
-        upload().code(0);
-        assert_same_tree(&src, &dst);
-        // That a further name vanishes is no loss: the index knows the file by its first.
-        let dst = lab.dir("dst-2");
-        let proxy = lab.proxy(&dst);
-        tree.remove("m/second");
-        lab.upload(&src, &db, &proxy.url, args!["-s", size]).code(0);
-        assert_eq!(
-            dst.join("m/second").metadata().unwrap().ino(),
-            dst.join("first").metadata().unwrap().ino()
-        );
-    }
-}
-
 /// A folder that may not be entered takes all its files with it, and nothing else.
 #[test]
 fn a_folder_becomes_unreadable() {
@@ -466,7 +356,7 @@ fn a_folder_becomes_unreadable() {
         tree.noise("h/second", 5000).file("h/zz-empty", "");
     });
     let (dst, proxy) = setting.receiver();
-    std::fs::set_permissions(setting.src.join("h"), PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(setting.src.join("h"), PermissionsExt::from_mode(0o0)).unwrap();
     let output = setting.upload(Unreadable, &proxy.url, &[]).run().code(3);
     only_failed(&output, &["h/first", "h/second"], &setting.twin, &dst, "folder");
     setting.restore();

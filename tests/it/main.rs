@@ -14,6 +14,7 @@ mod defects;
 mod full;
 mod harness;
 mod hostile_block;
+mod hostile_frames;
 mod hostile_index;
 mod http;
 mod index;

@@ -39,8 +39,6 @@ pub(super) struct State {
     pub(super) done: RangeSet,
     /// Ids of files with their final name.
     pub(super) published: RangeSet,
-    /// Those of them that this process itself put in place: nothing needs to look at them again.
-    pub(super) fresh: RangeSet,
     /// Everything is in place.
     pub(super) finished: bool,
     /// Why files are not published.

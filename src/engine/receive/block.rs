@@ -29,8 +29,8 @@ pub struct BlockPut {
     pub index: Option<IndexDigest>,
     /// BLAKE3 of the uncompressed block; a legacy sender names none.
     pub digest: Option<Blake3>,
-    /// Inclusive runs of ids of files whose bytes in this block are zeros because they could not be read.
-    pub failed: Vec<(u64, u64)>,
+    /// Ids of files whose bytes in this block are zeros because they could not be read.
+    pub failed: RangeSet,
 }
 
 /// Whole files of a block that are staged and wait for the next sync before they get their names. A block may hold millions
@@ -182,7 +182,7 @@ impl Intake<'_> {
             // All of it is done: sent twice.
             return Ok(());
         }
-        if put.failed.iter().any(|&(first, last)| (first..=last).contains(&file.id)) {
+        if put.failed.contains(file.id..file.id + 1) {
             self.archive.state().fail(file.id, &file.path, "the sender could not read it");
             return Ok(());
         }

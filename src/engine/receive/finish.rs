@@ -5,7 +5,6 @@ use super::commit::lock;
 use super::{Receiver, publish};
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::EntryPath;
-use crate::archive::ranges::RangeSet;
 use crate::archive::protocol::{FAILED_NAMES, FailedFile, FinishAnswer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::{FolderCache, Staging};
@@ -130,22 +129,14 @@ fn run(receiver: &Receiver, archive: &Archive, partial: bool) -> Result<FinishAn
     Ok(answer)
 }
 
-/// Looks at every file that was published before this transfer: what was removed or changed since is asked for again.
+/// Looks at every published file: what was removed or changed since, by whomever, is asked for again.
 fn confirm(receiver: &Receiver, archive: &Archive) -> Result<()> {
-    let known: Vec<Range<u64>> = {
-        let mut state = archive.state();
-        if state.finished {
-            // All was in place once already; whoever asks again wants to know whether it still is.
-            state.fresh = RangeSet::default();
-        }
-        state.published.iter().flat_map(|range| state.fresh.missing(range).collect::<Vec<_>>()).collect()
-    };
+    let published: Vec<Range<u64>> = archive.state().published.iter().collect();
     let mut cache = FolderCache::default();
-    for ids in known {
+    for ids in published {
         archive.with_index(|index| {
-            index.files_with_ids(ids.clone(), |file| {
-                let stands = publish::stands(receiver, &file, &mut cache)?;
-                if !stands {
+            index.files_with_ids(ids, |file| {
+                if !publish::stands(receiver, &file, &mut cache)? {
                     tracing::info!(
                         "\"{}\" was changed or removed since it was received; it is asked for again",
                         file.path
@@ -155,11 +146,7 @@ fn confirm(receiver: &Receiver, archive: &Archive) -> Result<()> {
                 Ok(ControlFlow::Continue(()))
             })
         })?;
-        archive.state().fresh.insert(ids);
     }
-    // What was taken back is published no more, hence not fresh either.
-    let mut state = archive.state();
-    state.fresh = state.published.clone();
     Ok(())
 }
 

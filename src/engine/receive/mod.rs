@@ -80,7 +80,7 @@ impl Receiver {
     /// The folder cannot be used, or another receiver uses it.
     pub fn open(base: &Path, options: ReceiverOptions) -> Result<Arc<Self>> {
         let sink = Arc::new(DiskSink::open(base)?);
-        let mut journal = Journal::open(&sink.state_path().join("journal.sqlite"))?;
+        let mut journal = Journal::open(&sink.state_name().join("journal.sqlite"))?;
         let states = journal.archives()?;
         for state in &states {
             journal.compact(state)?;

@@ -7,7 +7,7 @@ use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
 use crate::db::journal::Record;
 use crate::error::{ErrorKind, Result};
-use crate::folder::{is_kind, mtime_ns};
+use crate::folder::{is_kind, is_same_time, mtime_ns};
 use crate::sink::disk::{FolderCache, Staging};
 use rustix::fs::FileType;
 use std::fs::File;
@@ -57,7 +57,6 @@ pub(super) fn note_published(receiver: &Receiver, archive: &Archive, ids: &Range
         let mut state = archive.state();
         for range in ids.iter() {
             state.published.insert(range.clone());
-            state.fresh.insert(range.clone());
             if !state.failed.is_empty() {
                 state.failed.retain(|id, _| !range.contains(id));
             }
@@ -120,7 +119,7 @@ pub(super) fn stands(receiver: &Receiver, file: &FileEntry, cache: &mut FolderCa
     Ok(receiver.sink.stat(&file.path, cache)?.is_some_and(|stat| {
         is_kind(&stat, FileType::RegularFile)
             && u64::try_from(stat.st_size) == Ok(file.size)
-            && file.meta.is_none_or(|meta| meta.mtime_ns == mtime_ns(&stat))
+            && file.meta.is_none_or(|meta| is_same_time(mtime_ns(&stat), meta.mtime_ns))
     }))
 }
 
@@ -153,7 +152,6 @@ pub(super) fn take_back(receiver: &Receiver, archive: &Archive, file: &FileEntry
     let mut state = archive.state();
     state.done.remove(file.range());
     state.published.remove(file.id..file.id + 1);
-    state.fresh.remove(file.id..file.id + 1);
     state.finished = false;
     Ok(())
 }

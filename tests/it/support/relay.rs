@@ -22,8 +22,37 @@ impl Message {
         String::from_utf8_lossy(line).trim_end_matches(" HTTP/1.1").to_string()
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         [&self.head[..], &self.body[..]].concat()
+    }
+
+    /// Whether it puts a block.
+    pub(crate) fn is_block(&self) -> bool {
+        self.head.starts_with(b"PUT ") && !self.line().ends_with("/db")
+    }
+
+    /// With a bit of the head turned. Line ends and the length stay: turned, they only make the other side wait.
+    pub(crate) fn with_head_flipped(&self, at: usize, bit: u8) -> Self {
+        let mut changed = self.clone();
+        let mut start = 0;
+        let mut places = Vec::new();
+        for line in self.head.split_inclusive(|&byte| byte == b'\n') {
+            if !line.to_ascii_lowercase().starts_with(b"content-length") {
+                places.extend(start..start + line.len().saturating_sub(2));
+            }
+            start += line.len();
+        }
+        changed.head[places[at % places.len()]] ^= 1 << (bit % 8);
+        changed
+    }
+
+    /// With a bit of the body turned, if it has one.
+    pub(crate) fn with_body_flipped(&self, at: usize, bit: u8) -> Self {
+        let mut changed = self.clone();
+        if !self.body.is_empty() {
+            changed.body[at % self.body.len()] ^= 1 << (bit % 8);
+        }
+        changed
     }
 }
 
@@ -42,8 +71,12 @@ pub(crate) enum Fate {
     Repeat(usize),
     /// Arrives changed.
     Changed(Message),
-    /// Its answer arrives with this bit of this byte (from the start of its body, modulo its length) turned.
+    /// Its answer arrives with this bit of this byte of its body (modulo the length) turned.
     FlipAnswer(usize, u8),
+    /// The same of its head.
+    FlipAnswerHead(usize, u8),
+    /// Its answer arrives with these bytes replaced by those.
+    ReplaceInAnswer(&'static str, &'static str),
 }
 
 type Decide = dyn Fn(u64, &Message) -> Fate + Send + Sync;
@@ -115,7 +148,18 @@ impl Inner {
             let shown: String = format!("{fate:?}").chars().take(40).collect();
             self.log.lock().unwrap().push(format!("{number} {} {shown}", request.line()));
             let Some(answer) = relay(&mut receiver, &request, &fate) else { break };
-            let Some(answer) = answer_of(answer, &fate) else { break };
+            let answer = match fate {
+                Fate::FlipAnswer(at, bit) => answer.with_body_flipped(at, bit).bytes(),
+                Fate::FlipAnswerHead(at, bit) => answer.with_head_flipped(at, bit).bytes(),
+                Fate::ReplaceInAnswer(what, with) => {
+                    // Names in lower case, but for the version.
+                    let head = String::from_utf8_lossy(&answer.head).to_ascii_lowercase();
+                    let text = head.replacen("http", "HTTP", 1) + &String::from_utf8_lossy(&answer.body);
+                    assert!(text.contains(what), "no {what} in {text}");
+                    text.replace(what, with).into_bytes()
+                }
+                _ => answer.bytes(),
+            };
             let cut = if let Fate::CutAnswer(length) = fate { Some(length) } else { None };
             let length = cut.unwrap_or(answer.len()).min(answer.len());
             if sender.write_all(&answer[..length]).is_err() || cut.is_some() {
@@ -147,16 +191,6 @@ fn relay(receiver: &mut TcpStream, request: &Message, fate: &Fate) -> Option<Mes
         answer = Some(read_message(receiver)?);
     }
     answer
-}
-
-fn answer_of(mut answer: Message, fate: &Fate) -> Option<Vec<u8>> {
-    if let Fate::FlipAnswer(at, bit) = fate {
-        let length = answer.body.len();
-        if length > 0 {
-            answer.body[at % length] ^= 1 << (bit % 8);
-        }
-    }
-    Some(answer.bytes())
 }
 
 /// One message, which must have a Content-Length if it has a body, or be chunked.

@@ -87,15 +87,15 @@ pub(crate) struct Mount {
 impl Mount {
     /// Mounts a file system in memory at `path` with these options; `None`, and said, where that is not permitted.
     pub(crate) fn tmpfs(path: &Path, options: &str) -> Option<Self> {
-        Self::mount(args!["-t", "tmpfs", "-o", options, "tmpfs", path], path)
+        Self::mount_by(args!["-t", "tmpfs", "-o", options, "tmpfs", path], path)
     }
 
     /// Mounts the file system in the file `image`.
     pub(crate) fn image(image: &Path, path: &Path) -> Option<Self> {
-        Self::mount(args!["-o", "loop", image, path], path)
+        Self::mount_by(args!["-o", "loop", image, path], path)
     }
 
-    fn mount(arguments: Vec<OsString>, path: &Path) -> Option<Self> {
+    fn mount_by(arguments: Vec<OsString>, path: &Path) -> Option<Self> {
         need_tool("mount", "apt-get install mount");
         if !is_root() {
             skip("only root may mount");

@@ -1,6 +1,6 @@
 //! A thread that keeps exchanging folders and files of the base with links to outside, while blocks arrive and `finish` runs.
 
-use super::{SIZE, Setting, remove};
+use super::Setting;
 use crate::support::stress::{chance, sleep_some};
 use crate::support::{Rng, Tree, skip};
 use rustix::fs::{CWD, RenameFlags};
@@ -15,7 +15,10 @@ fn wide(tree: &mut Tree) {
     for folder in ["d", "d/e", "d/e/f", "g"] {
         for number in 0..25 {
             let name = |kind: &str| format!("{folder}/{kind}{number}");
-            tree.noise(name("file"), 120).file(name("empty"), "").dir(name("sub")).file(name("sub/inner"), "");
+            tree.noise(name("file"), 120)
+                .file(name("empty"), "")
+                .dir(name("sub"))
+                .file(name("sub/inner"), "");
             tree.symlink(name("link"), "file0").hardlink(name("hard"), name("file"));
         }
         tree.noise(format!("{folder}/large"), 5300);
@@ -38,18 +41,21 @@ impl Attacker<'_> {
         while !stop.load(Ordering::SeqCst) {
             let name = self.names[rng.below(self.names.len() as u64) as usize];
             let target = if rng.below(2) == 0 { self.outside.to_path_buf() } else { self.outside.join(name) };
-            remove(&link);
+            clear(&link);
             symlink(target, &link).unwrap();
             let place = self.base.join(name);
             if self.exchange(&place, &link) {
                 sleep_some(&mut rng, Duration::from_micros(400));
-                // Back; or, if a folder of its own was made there meanwhile, that one goes.
-                self.exchange(&place, &link);
+                // Back. A folder that was made there meanwhile goes; where nothing is for a moment, a rename does.
+                while !self.exchange(&place, &link)
+                    && rustix::fs::renameat_with(CWD, &link, CWD, &place, RenameFlags::NOREPLACE).is_err()
+                    && !stop.load(Ordering::SeqCst)
+                {}
                 self.exchanges.fetch_add(1, Ordering::SeqCst);
             }
             sleep_some(&mut rng, Duration::from_micros(400));
         }
-        remove(&link);
+        clear(&link);
     }
 
     fn exchange(&self, place: &Path, link: &Path) -> bool {
@@ -59,6 +65,13 @@ impl Attacker<'_> {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => false,
             Err(e) => panic!("cannot exchange {}: {e}", place.display()),
         }
+    }
+}
+
+/// Removes what may be written to while it is removed.
+fn clear(path: &Path) {
+    while let Ok(meta) = path.symlink_metadata() {
+        let _ = if meta.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
     }
 }
 
@@ -157,7 +170,18 @@ fn files_are_exchanged_while_blocks_arrive() {
         return;
     }
     let proxy = setting.proxy();
-    let names = ["top", "z-large", "dir/file", "dir/large", "first", "hard", "empty", "link", "dir/hard", "empty-dir"];
+    let names = [
+        "top",
+        "z-large",
+        "dir/file",
+        "dir/large",
+        "first",
+        "hard",
+        "empty",
+        "link",
+        "dir/hard",
+        "empty-dir",
+    ];
     let start = Instant::now();
     let exchanges = under_attack(&setting, &names, || {
         for id in 0.. {
@@ -213,5 +237,4 @@ fn the_attacker_attacks() {
     });
     assert!(seen.load(Ordering::SeqCst));
     assert_eq!(std::fs::read(setting.dst.join("d/file")).unwrap(), b"x");
-    let _ = SIZE;
 }

@@ -12,7 +12,9 @@ fn victim(setting: &mut Setting) {
     for name in ["archives", "staging/0.1", "staging/7.9", "incoming", "incoming/x"] {
         tree.file(format!("{name}/precious"), "precious");
     }
-    tree.file("staging/0.1/0", "precious").file("staging/0.1/1", "precious").file("staging/0.1/link", "precious");
+    tree.file("staging/0.1/0", "precious")
+        .file("staging/0.1/1", "precious")
+        .file("staging/0.1/link", "precious");
     rusqlite::Connection::open(setting.outside.join("other.sqlite"))
         .unwrap()
         .execute_batch("CREATE TABLE precious (x); INSERT INTO precious VALUES (1);")
@@ -29,7 +31,9 @@ fn start(setting: &Setting) -> Output {
 fn a_state_folder_that_is_none_is_refused() {
     let mut setting = Setting::new();
     victim(&mut setting);
-    for target in [setting.outside.clone(), setting.outside.join("file"), setting.outside.join("new"), "..".into()] {
+    for target in
+        [setting.outside.clone(), setting.outside.join("file"), setting.outside.join("new"), "..".into()]
+    {
         setting.plant(".tar-like", &target);
         let output = start(&setting).code(1);
         assert!(output.stderr.contains(".tar-like"), "{}", output.stderr);
