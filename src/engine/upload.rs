@@ -121,11 +121,11 @@ impl Upload<'_> {
         }
         let missing = match receiver {
             Receiver::Ours(missing) => missing,
-            // The answer to the index settles which program it is: a lost header must not cost the proof.
-            Receiver::Legacy | Receiver::Empty => {
-                if !self.put_index().await? {
-                    return self.run_legacy().await;
-                }
+            // Only if both answers are the original's: damage to one of them must not cost the proof.
+            Receiver::Legacy if !self.put_index().await? => return self.run_legacy().await,
+            Receiver::Legacy => self.missing().await?,
+            Receiver::Empty => {
+                self.put_index().await?;
                 self.missing().await?
             }
         };

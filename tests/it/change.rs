@@ -3,6 +3,7 @@
 
 mod hosts;
 
+use crate::support::stop::StopAtEnd;
 use crate::support::stress::sleep_some;
 use crate::support::{
     Cmd, Lab, Output, Proxy, Rng, Tree, assert_same_tree, set_mtime, tree_diff, wait_until,
@@ -334,6 +335,8 @@ fn a_file_that_never_rests() {
                 }
             }
         });
+        // Also when an assertion fails: else the scope would wait for the thread for ever.
+        let _stop = StopAtEnd(&stop);
         for _ in 0..8 {
             let output = setting.upload(Replaced, &proxy.url, &[]).run();
             let missing = tree_diff(&setting.twin, &dst);
@@ -341,7 +344,6 @@ fn a_file_that_never_rests() {
             assert!(missing.iter().all(|line| allowed.contains(&line.as_str())), "{missing:?}");
             assert!(output.code == 3 || output.code == 0 && missing.is_empty(), "{missing:?} {output:?}");
         }
-        stop.store(true, Ordering::SeqCst);
     });
     setting.restore();
     setting.upload(Replaced, &proxy.url, &[]).run().code(0);

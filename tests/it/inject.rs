@@ -63,7 +63,7 @@ fn killed_at(lab: &Lab, src: &Path, db: &Path, call: &str, number: u32) -> bool 
         std::thread::sleep(Duration::from_millis(2));
     }
     // Every second sender goes on by itself, the others are run again.
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         drop(sender.take());
     }
     let proxy = lab.proxy_cmd(port, &dst).serve();

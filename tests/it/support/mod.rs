@@ -13,6 +13,7 @@ pub(crate) mod original;
 pub(crate) mod proxy;
 pub(crate) mod relay;
 pub(crate) mod same;
+pub(crate) mod stop;
 pub(crate) mod stress;
 pub(crate) mod tree;
 

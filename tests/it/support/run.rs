@@ -181,11 +181,6 @@ impl Cmd {
         self
     }
 
-    pub(crate) fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
-        self
-    }
-
     /// Runs to the end.
     pub(crate) fn run(self) -> Output {
         self.spawn().wait()

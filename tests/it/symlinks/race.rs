@@ -1,6 +1,7 @@
 //! A thread that keeps exchanging folders and files of the base with links to outside, while blocks arrive and `finish` runs.
 
 use super::Setting;
+use crate::support::stop::StopAtEnd;
 use crate::support::stress::{chance, sleep_some};
 use crate::support::{Rng, Tree, skip};
 use rustix::fs::{CWD, RenameFlags};
@@ -98,13 +99,9 @@ fn under_attack(setting: &Setting, names: &[&str], work: impl FnOnce()) -> u64 {
             exchanges: &exchanges,
         };
         let stopped = &stop;
-        let thread = scope.spawn(move || attacker.run(rng, stopped));
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        stop.store(true, Ordering::SeqCst);
-        thread.join().unwrap();
-        if let Err(panic) = done {
-            std::panic::resume_unwind(panic);
-        }
+        scope.spawn(move || attacker.run(rng, stopped));
+        let _stop = StopAtEnd(stopped);
+        work();
     });
     exchanges.into_inner()
 }

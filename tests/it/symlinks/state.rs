@@ -2,9 +2,10 @@
 
 use super::{SIZE, Setting, remove};
 use crate::support::stress::fingerprint;
-use crate::support::{Output, Tree, assert_same_tree};
-use std::os::unix::fs::symlink;
+use crate::support::{Output, Tree, assert_same_tree, skip, wait_until};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::time::Duration;
 
 /// A folder as `.tar-like` is, outside: whoever follows a link to it does harm there.
 fn victim(setting: &mut Setting) {
@@ -49,6 +50,26 @@ fn a_state_folder_that_is_none_is_refused() {
     setting.completes(&setting.proxy(), "as it should be");
 }
 
+/// Where others may write, they may plant what a receiver would follow.
+#[test]
+fn a_state_folder_of_others_is_refused() {
+    let setting = Setting::new();
+    let state = Tree::new(&setting.dst, 0).dir(".tar-like").path(".tar-like");
+    for mode in [0o777, 0o1777, 0o770, 0o702] {
+        std::fs::set_permissions(&state, PermissionsExt::from_mode(mode)).unwrap();
+        start(&setting).code(1).says(".tar-like");
+    }
+    std::fs::set_permissions(&state, PermissionsExt::from_mode(0o700)).unwrap();
+    match std::os::unix::fs::chown(&state, Some(65534), None) {
+        Err(e) => skip(&format!("cannot give a folder away: {e}")),
+        Ok(()) => {
+            start(&setting).code(1).says(".tar-like");
+            std::os::unix::fs::chown(&state, Some(0), None).unwrap();
+        }
+    }
+    setting.completes(&setting.proxy(), "ours alone");
+}
+
 /// Somebody made `.tar-like` before us, with links in it: the receiver refuses to start, or does without them.
 #[test]
 fn links_in_the_state_folder() {
@@ -80,7 +101,7 @@ fn links_in_the_state_folder() {
         let mut running = cmd.spawn();
         let mut patience = 200;
         while !running.has_ended() && !running.stderr_so_far().contains("listening on") && patience > 0 {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
             patience -= 1;
         }
         if running.has_ended() {
@@ -154,12 +175,20 @@ fn the_state_folder_is_exchanged_while_it_runs() {
         if way_back {
             remove(&state);
             std::fs::rename(&kept, &state).unwrap();
+            if again.code == 0 {
+                // The held descriptors led to the folder that was moved away: the other archive is in place.
+                for name in ["other", "other-empty"] {
+                    remove(&setting.dst.join(name));
+                }
+            }
+            // What the other index brought is no part of this one.
+            for name in ["other", "other-empty"] {
+                remove(&setting.dst.join(name));
+            }
             setting.completes(&proxy, "the folder is back");
         } else {
             proxy.signal(rustix::process::Signal::TERM);
-            while !proxy.has_ended() {
-                std::thread::sleep(std::time::Duration::from_millis(20));
-            }
+            wait_until("it stopped", Duration::from_secs(40), || proxy.has_ended());
             setting.nothing_touched("the receiver stopped");
             start(&setting).code(1).says(".tar-like");
         }
