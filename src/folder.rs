@@ -16,6 +16,9 @@ pub struct Folder(OwnedFd);
 /// Set once the kernel (or a container's filter) refused `openat2`; then every component is opened on its own.
 static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 
+/// Set once an owner could not be set, to say so only once.
+static NO_OWNER: AtomicBool = AtomicBool::new(false);
+
 const RESOLVE: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
@@ -41,6 +44,8 @@ impl Folder {
                 match rustix::fs::openat2(&self.0, path, flags, mode, RESOLVE) {
                     // A rename elsewhere on the system raced with the look-up.
                     Err(Errno::AGAIN) => {}
+                    // A folder on the way was moved out of the base just now: as good as a link that leads outside.
+                    Err(Errno::XDEV) => return Err(Errno::LOOP),
                     Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => break,
                     other => return other,
                 }
@@ -208,6 +213,12 @@ pub fn is_same_time(found: i64, wanted: i64) -> bool {
     found == wanted || [100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000].into_iter().any(kept)
 }
 
+/// Whether every file system can keep this time, in nanoseconds since 1970; some keep the nearest that they know instead.
+#[must_use]
+pub fn is_common_time(mtime_ns: i64) -> bool {
+    (0..=i64::from(i32::MAX) * 1_000_000_000).contains(&mtime_ns)
+}
+
 /// The times to set on an entry: the access time stays.
 #[must_use]
 pub fn timestamps(meta: &Meta) -> Timestamps {
@@ -220,6 +231,26 @@ pub fn timestamps(meta: &Meta) -> Timestamps {
     }
 }
 
+/// Whether an owner could be set. Not even root may everywhere: user namespaces, NFS and FAT refuse it, and a file without its
+/// owner is better than no file.
+///
+/// # Errors
+/// Any other error than that.
+pub fn owner_set(outcome: Result<(), Errno>) -> Result<bool, Errno> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(Errno::PERM | Errno::INVAL | Errno::NOTSUP) => {
+            if !NO_OWNER.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "the file system does not let us set owners; they and the set-id bits are left out"
+                );
+            }
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
+}
+
 /// Sets owner (where `owner`), permissions and time of an open file or folder. Without the owner the set-id bits are left
 /// out: they would give the rights of whoever runs this program.
 ///
@@ -227,14 +258,10 @@ pub fn timestamps(meta: &Meta) -> Timestamps {
 /// The system's error.
 pub fn apply_meta(fd: impl AsFd, meta: &Meta, owner: bool) -> Result<(), Errno> {
     let fd = fd.as_fd();
+    let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
     let mut mode = meta.mode;
-    if owner {
-        rustix::fs::fchown(
-            fd,
-            Some(rustix::fs::Uid::from_raw(meta.uid)),
-            Some(rustix::fs::Gid::from_raw(meta.gid)),
-        )?;
-    } else {
+    let owned = owner && owner_set(rustix::fs::fchown(fd, Some(uid), Some(gid)))?;
+    if !owned {
         mode &= 0o1777;
     }
     rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))?;

@@ -1,7 +1,7 @@
 //! `tar-like index`
 
 use super::output::{Outcome, Output, human_bytes, human_count};
-use super::{args, default_database, interruptible, threads};
+use super::{args, default_database, default_progress, interruptible, threads};
 use crate::engine::index::{IndexOptions, IndexReport, index, refuse_existing};
 use crate::error::Result;
 use crate::telemetry::{Monitor, Notice};
@@ -40,7 +40,7 @@ pub(super) async fn run(args: IndexArgs, output: &Arc<Output>) -> Result<Outcome
         base: args.base_folder,
         database,
         exclude: args.exclude,
-        own_files: Vec::new(),
+        own_files: default_progress().into_iter().collect(),
         reuse: false,
         threads: threads(),
     };

@@ -97,7 +97,11 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     };
     let report = args.transfer.send(&args.source, database, url, token, (0, None), output).await;
     if let Some(embedded) = embedded {
-        embedded.stop().await?;
+        let stopped = embedded.stop().await;
+        // What went wrong first is what the user wants to know.
+        if report.is_ok() {
+            stopped?;
+        }
     }
     Ok(outcome(&indexed, &report?))
 }

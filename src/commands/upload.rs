@@ -89,7 +89,7 @@ pub(super) struct TransferArgs {
     /// Give up when nothing was accepted for this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..))]
     stall_timeout: u64,
-    /// A block must be answered within this many seconds
+    /// Send a block again when nothing of it moved for this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     block_timeout: u64,
 }

@@ -16,6 +16,8 @@ use std::path::Path;
 
 /// The longest value that any column may have, in bytes: a path, with room to spare.
 const LONGEST_VALUE: i32 = 64 << 10;
+/// After so many steps of SQLite's machine, the budget is looked at.
+const STEP: i32 = 1_000;
 
 /// Copies the index at `uploaded` into a new index at `target`, as generation `generation`, with `created_s` in seconds since
 /// 1970. `name` stands for the upload in messages.
@@ -138,6 +140,14 @@ fn open_hostile(path: &Path, name: &str) -> Result<Connection> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(&uri, flags).map_err(bad)?;
+    // Pages of a hostile file may be each other's children many times over: reading may not cost much more than its length.
+    let length = std::fs::metadata(path).map_err(|e| Error::io(format!("cannot read {name}"), e))?.len();
+    let mut budget = 1_000_000 + length.saturating_mul(20);
+    let spend = move || {
+        budget = budget.saturating_sub(STEP as u64);
+        budget == 0
+    };
+    connection.progress_handler(STEP, Some(spend)).map_err(bad)?;
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE).map_err(bad)?;
     connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0).map_err(bad)?;
     connection.set_limit(Limit::SQLITE_LIMIT_COLUMN, 64).map_err(bad)?;

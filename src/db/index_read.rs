@@ -1,11 +1,11 @@
 //! Reading an index, ours or the original program's.
 
-use super::{INDEX_FORMAT, db_error, from_sql_int, sql_int};
+use super::{INDEX_FORMAT, db_error, from_sql_int, sql_int, text_or_blob};
 use crate::archive::digest::{Digest, IndexDigest, IndexDigester};
 use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
 use crate::archive::path::{EntryPath, printable};
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::types::ValueRef;
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,8 @@ pub struct Summary {
     pub nodes: u64,
     /// Size of the archive, in bytes.
     pub total_bytes: u64,
+    /// When the indexing began, in seconds since 1970; 0 if the index does not say.
+    pub created_s: u64,
     /// The folder that was indexed, if the index says so.
     pub base: Option<PathBuf>,
 }
@@ -136,6 +138,7 @@ impl IndexReader {
             files: from_sql_int(files),
             nodes: 0,
             total_bytes: from_sql_int(end.unwrap_or(-1).saturating_add(1)),
+            created_s: 0,
             base: None,
         };
         if !self.ours {
@@ -152,6 +155,7 @@ impl IndexReader {
             .query_row("SELECT count(*) FROM tarlike_node", [], |row| row.get(0))
             .map_err(|e| self.error(e))?;
         summary.nodes = from_sql_int(nodes);
+        summary.created_s = from_sql_int(self.meta_int("created")?.unwrap_or(0));
         summary.generation = from_sql_int(self.meta_int("generation")?.unwrap_or(1));
         summary.base = self.meta_bytes("base")?.filter(|base| !base.is_empty()).map(|base| {
             PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(base))
@@ -235,6 +239,20 @@ impl IndexReader {
             },
         )?;
         Ok(last)
+    }
+
+    /// The id of the file with this path, if there is one.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn id_of(&self, path: &EntryPath) -> Result<Option<u64>> {
+        self.connection
+            .prepare_cached("SELECT id FROM tar WHERE path=?")
+            .and_then(|mut statement| {
+                let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
+                statement.query_row([path], |row| row.get(0).map(from_sql_int)).optional()
+            })
+            .map_err(|e| self.error(e))
     }
 
     /// Gives the empty files.

@@ -38,11 +38,22 @@ pub struct ArchiveState {
 
 /// One change, to be made durable together with others.
 #[derive(Debug, Clone)]
-pub enum Record {
+pub struct Record {
+    /// The archive.
+    pub tar_id: u64,
+    /// The state of its index that the change is about; when another one is active by then, the change means nothing.
+    pub generation: u64,
+    /// What changes.
+    pub change: Change,
+}
+
+/// What changes in the state of an archive.
+#[derive(Debug, Clone)]
+pub enum Change {
     /// These bytes of the archive are on stable storage.
-    Done(u64, Range<u64>),
+    Done(Range<u64>),
     /// These files have their final name on stable storage.
-    Published(u64, Range<u64>),
+    Published(Range<u64>),
 }
 
 /// The open journal.
@@ -132,26 +143,34 @@ impl Journal {
             .collect()
     }
 
-    /// Makes `digest` the active index of `tar_id`, with nothing done. Gives the number of this generation.
+    /// The number that the next index of `tar_id` gets.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn next_generation(&self, tar_id: u64) -> Result<u64> {
+        let former: Option<i64> = self
+            .connection
+            .query_row("SELECT generation FROM archive WHERE tar_id=?", [sql_int(tar_id)], |row| row.get(0))
+            .optional()
+            .map_err(|e| db_error("cannot read the journal", e))?;
+        Ok(from_sql_int(former.unwrap_or(0)).saturating_add(1))
+    }
+
+    /// Makes `digest` the active index of `tar_id` as this generation, with nothing done.
     ///
     /// # Errors
     /// SQLite fails; the former state stands then.
-    pub fn activate(&mut self, tar_id: u64, digest: &IndexDigest) -> Result<u64> {
-        let mut run = || -> rusqlite::Result<u64> {
+    pub fn activate(&mut self, tar_id: u64, digest: &IndexDigest, generation: u64) -> Result<()> {
+        let mut run = || -> rusqlite::Result<()> {
             let tx = self.connection.transaction()?;
             let id = sql_int(tar_id);
-            let former: Option<i64> = tx
-                .query_row("SELECT generation FROM archive WHERE tar_id=?", [id], |row| row.get(0))
-                .optional()?;
-            let generation = former.unwrap_or(0).saturating_add(1);
             tx.execute("DELETE FROM done WHERE tar_id=?", [id])?;
             tx.execute("DELETE FROM published WHERE tar_id=?", [id])?;
             tx.execute(
                 "INSERT OR REPLACE INTO archive VALUES(?,?,?,0)",
-                params![id, digest.to_string(), generation],
+                params![id, digest.to_string(), sql_int(generation)],
             )?;
-            tx.commit()?;
-            Ok(from_sql_int(generation))
+            tx.commit()
         };
         run().map_err(Self::error)
     }
@@ -164,14 +183,18 @@ impl Journal {
         let mut run = || -> rusqlite::Result<()> {
             let tx = self.connection.transaction()?;
             for record in records {
-                let (query, tar_id, range) = match record {
-                    Record::Done(tar_id, range) => ("INSERT INTO done VALUES(?,?,?)", tar_id, range),
-                    Record::Published(tar_id, range) => {
-                        ("INSERT INTO published VALUES(?,?,?)", tar_id, range)
-                    }
+                let (table, range) = match &record.change {
+                    Change::Done(range) => ("done", range),
+                    Change::Published(range) => ("published", range),
                 };
-                tx.prepare_cached(query)?.execute([
-                    sql_int(*tar_id),
+                let query = format!(
+                    "INSERT INTO {table} SELECT ?1, ?3, ?4
+                     WHERE EXISTS(SELECT 1 FROM archive WHERE tar_id=?1 AND generation=?2)"
+                );
+                let (id, generation) = (sql_int(record.tar_id), sql_int(record.generation));
+                tx.prepare_cached(&query)?.execute([
+                    id,
+                    generation,
                     sql_int(range.start),
                     sql_int(range.end),
                 ])?;
@@ -251,26 +274,35 @@ mod tests {
     use super::*;
     use crate::archive::digest::Digest;
 
+    fn done(generation: u64, range: Range<u64>) -> Record {
+        Record { tar_id: 7, generation, change: Change::Done(range) }
+    }
+
+    fn published(generation: u64, range: Range<u64>) -> Record {
+        Record { tar_id: 7, generation, change: Change::Published(range) }
+    }
+
     #[test]
     fn survives_reopening_and_a_new_index_starts_from_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("j");
+        let path = folder.path().canonicalize().unwrap().join("j");
         let mut journal = Journal::open(&path).unwrap();
-        assert_eq!(journal.activate(7, &Digest::from([1; 32])).unwrap(), 1);
-        journal
-            .append(&[Record::Done(7, 0..10), Record::Done(7, 20..30), Record::Published(7, 0..2)])
-            .unwrap();
-        journal.append(&[Record::Done(7, 10..20)]).unwrap();
+        assert_eq!(journal.next_generation(7).unwrap(), 1);
+        journal.activate(7, &Digest::from([1; 32]), 1).unwrap();
+        journal.append(&[done(1, 0..10), done(1, 20..30), published(1, 0..2)]).unwrap();
+        journal.append(&[done(1, 10..20)]).unwrap();
         drop(journal);
         let mut journal = Journal::open(&path).unwrap();
         let state = journal.archives().unwrap().remove(0);
         assert_eq!((state.tar_id, state.done.covered(), state.published.covered()), (7, 30, 2));
-        assert_eq!(journal.activate(7, &Digest::from([2; 32])).unwrap(), 2);
+        assert_eq!(journal.next_generation(7).unwrap(), 2);
+        journal.activate(7, &Digest::from([2; 32]), 2).unwrap();
+        // Late news of the former index is no news of this one.
+        journal.append(&[done(1, 0..5), published(1, 0..1)]).unwrap();
         let state = journal.archives().unwrap().remove(0);
         assert_eq!((state.digest, state.done.covered(), state.finished), (Digest::from([2; 32]), 0, false));
-        journal
-            .append(&[Record::Done(7, 0..10), Record::Done(7, 10..20), Record::Published(7, 0..9)])
-            .unwrap();
+        assert_eq!(state.published.covered(), 0);
+        journal.append(&[done(2, 0..10), done(2, 10..20), published(2, 0..9)]).unwrap();
         journal.set_finished(7, true).unwrap();
         assert!(journal.archives().unwrap()[0].finished);
         journal.forget(7, 5..12, 3..4).unwrap();

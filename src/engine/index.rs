@@ -66,7 +66,8 @@ const ATTEMPTS: usize = 3;
 /// A file that is to be hashed, or whose digests are known from the former index.
 struct Candidate {
     path: EntryPath,
-    linked: bool,
+    /// Device and inode of a file that has other names, too.
+    linked: Option<(u64, u64)>,
     known: Option<FileEntry>,
 }
 
@@ -77,9 +78,13 @@ enum Item {
 }
 
 enum Outcome {
-    File(FileEntry),
+    /// A file, and whether it was read.
+    File(FileEntry, bool),
     Node(Node),
-    Skipped { skipped: Skipped, linked: Option<EntryPath> },
+    Skipped {
+        skipped: Skipped,
+        linked: Option<EntryPath>,
+    },
 }
 
 /// Makes the index.
@@ -87,6 +92,7 @@ enum Outcome {
 /// # Errors
 /// The base folder cannot be read, or the database cannot be written.
 pub fn index(options: &IndexOptions, monitor: &dyn Monitor) -> Result<IndexReport> {
+    let started_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let mut own: Vec<&std::path::Path> = options.own_files.iter().map(PathBuf::as_path).collect();
     let mut writer = IndexWriter::create(&options.database)?;
     let partial = writer.partial_path().to_path_buf();
@@ -96,9 +102,9 @@ pub fn index(options: &IndexOptions, monitor: &dyn Monitor) -> Result<IndexRepor
         .map_err(|e| Error::io(format!("cannot open the base folder {}", options.base.display()), e))?;
     let former = former_index(options)?;
     let former_summary = former.as_ref().map(|(_, summary)| summary.clone());
-    let mut former_rows = former.map(|(reader, summary)| FormerRows::new(reader, summary.files));
+    let mut former_rows = former.map(|(reader, summary)| FormerRows::new(reader, &summary));
     let mut failed_links: HashSet<EntryPath> = HashSet::new();
-    let mut skipped_count = 0;
+    let (mut skipped_count, mut read_count) = (0, 0);
     ordered(
         options.threads,
         |feed| walk_into(&walk, feed, former_rows.as_mut(), monitor),
@@ -111,7 +117,8 @@ pub fn index(options: &IndexOptions, monitor: &dyn Monitor) -> Result<IndexRepor
             }
             for outcome in outcomes {
                 let skipped = match outcome {
-                    Outcome::File(mut file) => {
+                    Outcome::File(mut file, read) => {
+                        read_count += u64::from(read);
                         (file.id, file.offset) = (writer.files(), writer.total_bytes());
                         writer.file(&file)?;
                         monitor.counters().files_done.add(1);
@@ -142,7 +149,6 @@ pub fn index(options: &IndexOptions, monitor: &dyn Monitor) -> Result<IndexRepor
         },
     )?;
     let base_path = options.base.canonicalize().unwrap_or_else(|_| options.base.clone());
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let digest = writer.digest();
     let report = |digest, files, nodes, total_bytes, unchanged| IndexReport {
         digest,
@@ -152,12 +158,14 @@ pub fn index(options: &IndexOptions, monitor: &dyn Monitor) -> Result<IndexRepor
         skipped: skipped_count,
         unchanged,
     };
-    if let Some(former) = former_summary.as_ref().filter(|former| former.digest == digest) {
+    let unchanged = former_summary.as_ref().is_some_and(|former| former.digest == digest);
+    if let Some(former) = former_summary.as_ref().filter(|_| unchanged && read_count == 0) {
         return Ok(report(digest, former.files, former.nodes, former.total_bytes, true));
     }
-    let generation = former_summary.map_or(1, |former| former.generation + 1);
-    let written = writer.finish(base_path.as_os_str().as_bytes(), generation, now_s)?;
-    Ok(report(written.digest, written.files, written.nodes, written.total_bytes, false))
+    // Files that were read again although nothing changed have new inodes or times: the next run wants to know them.
+    let generation = former_summary.map_or(1, |former| former.generation + u64::from(!unchanged));
+    let written = writer.finish(base_path.as_os_str().as_bytes(), generation, started_s)?;
+    Ok(report(written.digest, written.files, written.nodes, written.total_bytes, unchanged))
 }
 
 fn former_index(options: &IndexOptions) -> Result<Option<(IndexReader, Summary)>> {
@@ -177,14 +185,21 @@ struct FormerRows {
     reader: IndexReader,
     next_id: u64,
     files: u64,
+    /// Files that changed from here on, in nanoseconds since 1970, may have changed again unnoticed in the same tick of the clock.
+    settled_ns: i64,
     rows: VecDeque<(Vec<u8>, FileEntry)>,
 }
 
 impl FormerRows {
     const PAGE: u64 = 4096;
 
-    fn new(reader: IndexReader, files: u64) -> Self {
-        Self { reader, next_id: 0, files, rows: VecDeque::new() }
+    /// A clock tick of the coarsest file systems.
+    const TICK_S: u64 = 2;
+
+    fn new(reader: IndexReader, summary: &Summary) -> Self {
+        let settled_s = summary.created_s.saturating_sub(Self::TICK_S);
+        let settled_ns = i64::try_from(settled_s).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+        Self { reader, next_id: 0, files: summary.files, settled_ns, rows: VecDeque::new() }
     }
 
     /// The former row of `path`. Paths are asked for in ascending order of their keys.
@@ -268,7 +283,7 @@ fn item_of(
         FoundKind::File => {
             let inode = (metadata.dev(), metadata.ino());
             let linked = metadata.nlink() > 1;
-            if let Some((first, left)) = links.get_mut(&inode) {
+            if linked && let Some((first, left)) = links.get_mut(&inode) {
                 let first_path = first.clone();
                 *left -= 1;
                 if *left == 0 {
@@ -284,7 +299,8 @@ fn item_of(
             let origin = Origin { dev: inode.0, ino: inode.1, ctime_ns };
             let known = match former {
                 Some(former) => former.find(&path)?.filter(|file| {
-                    file.size == metadata.len()
+                    ctime_ns.max(mtime_ns) < former.settled_ns
+                        && file.size == metadata.len()
                         && file.origin == Some(origin)
                         && file.blake3.is_some()
                         && file.meta.map(|m| m.mtime_ns) == meta.map(|m| m.mtime_ns)
@@ -292,6 +308,7 @@ fn item_of(
                 None => None,
             };
             let known = known.map(|file| FileEntry { meta, ..file });
+            let linked = linked.then_some(inode);
             (Item::File(Candidate { path, linked, known }), metadata.len())
         }
     })
@@ -303,21 +320,24 @@ fn examine(base: &Folder, item: Item, monitor: &dyn Monitor) -> Outcome {
         Item::Skipped(skipped) => Outcome::Skipped { skipped, linked: None },
         Item::File(Candidate { known: Some(file), .. }) => {
             monitor.counters().done_bytes.add(file.size);
-            Outcome::File(file)
+            Outcome::File(file, false)
         }
-        Item::File(Candidate { path, linked, known: None }) => match hash_file(base, &path, monitor) {
-            Ok(file) => Outcome::File(file),
-            Err(reason) => {
-                let skipped = Skipped { path: path.to_string(), reason };
-                Outcome::Skipped { skipped, linked: linked.then_some(path) }
+        Item::File(Candidate { path, linked, known: None }) => {
+            match hash_file(base, &path, linked, monitor) {
+                Ok(file) => Outcome::File(file, true),
+                Err(reason) => {
+                    let skipped = Skipped { path: path.to_string(), reason };
+                    Outcome::Skipped { skipped, linked: linked.map(|_| path) }
+                }
             }
-        },
+        }
     }
 }
 
 fn hash_file(
     base: &Folder,
     path: &EntryPath,
+    linked: Option<(u64, u64)>,
     monitor: &dyn Monitor,
 ) -> std::result::Result<FileEntry, String> {
     for _ in 0..ATTEMPTS {
@@ -326,6 +346,10 @@ fn hash_file(
         let before = rustix::fs::fstat(&file).map_err(|e| cannot("looked at", e.into()))?;
         if !is_kind(&before, FileType::RegularFile) {
             return Err("it is no regular file any more".to_string());
+        }
+        if linked.is_some_and(|inode| inode != (before.st_dev, before.st_ino)) {
+            // Its other names still mean the former file.
+            return Err("it was replaced while its folder was indexed".to_string());
         }
         let size = u64::try_from(before.st_size).unwrap_or(0);
         let (length, (md5, blake3)) = hash(file.try_clone().map_err(|e| cannot("read", e))?, size, monitor)

@@ -137,16 +137,7 @@ impl Upload<'_> {
         for round in 1.. {
             self.monitor.notice(Notice::Phase("sending"));
             self.send(&sender, &todo).await?;
-            if self.options.first > 0 || self.options.last.is_some() {
-                let missing = self.missing().await?;
-                if missing.covered() > 0 && !self.remaining(&sender, &missing).any(|_| true) {
-                    // This host's part is done; whoever ends last finishes.
-                    let others_bytes = self.outside(&missing);
-                    if others_bytes > 0 {
-                        return Ok(sender.report(&self.summary, false, others_bytes));
-                    }
-                }
-            }
+            // It waits for the proof of large files: only then is it known what is missing.
             let answer = self.finish(false).await?;
             if answer.missing_bytes == 0 {
                 return self.conclude(&sender, answer).await;
@@ -154,13 +145,7 @@ impl Upload<'_> {
             let missing = self.missing().await?;
             todo = self.remaining(&sender, &missing).collect();
             if todo.is_empty() || round >= ROUNDS {
-                let others_bytes = self.outside(&missing);
-                if others_bytes > 0 {
-                    return Ok(sender.report(&self.summary, false, others_bytes));
-                }
-                sender.give_up(&missing).await?;
-                let answer = self.finish(true).await?;
-                return self.conclude(&sender, answer).await;
+                return self.end_incomplete(&sender, &missing, &answer).await;
             }
             self.monitor.notice(Notice::Info(format!(
                 "the receiver still misses {} bytes; sending them again",
@@ -168,6 +153,25 @@ impl Upload<'_> {
             )));
         }
         Err(Error::new(ErrorKind::Internal, "the rounds of an upload never end"))
+    }
+
+    /// What is still missing was sent as often as makes sense, or is not this run's to send.
+    async fn end_incomplete(
+        &self,
+        sender: &Arc<Sender>,
+        missing: &RangeSet,
+        answer: &FinishAnswer,
+    ) -> Result<UploadReport> {
+        // The receiver's own reason, if it has one, is better than our guess.
+        sender.note_receiver_failures(answer);
+        sender.give_up(&self.inside(missing)).await?;
+        let others_bytes = self.outside(missing);
+        if others_bytes > 0 {
+            // Whoever ends last finishes.
+            return Ok(sender.report(&self.summary, false, others_bytes));
+        }
+        let answer = self.finish(true).await?;
+        self.conclude(sender, answer).await
     }
 
     /// Sends the blocks `todo` with as many workers as wanted. The first error stops all of them.
@@ -291,6 +295,14 @@ impl Upload<'_> {
         self.blocks_of(Some(&wanted)).into_iter()
     }
 
+    /// What of `missing` is this run's to send.
+    fn inside(&self, missing: &RangeSet) -> RangeSet {
+        let mut inside = missing.clone();
+        inside.remove(0..self.window.start);
+        inside.remove(self.window.end..u64::MAX);
+        inside
+    }
+
     /// How much of `missing` is not this run's to send.
     fn outside(&self, missing: &RangeSet) -> u64 {
         let mut outside = missing.clone();
@@ -300,10 +312,7 @@ impl Upload<'_> {
 
     /// Progress starts from what is there already.
     fn note_present(&self, missing: &RangeSet) {
-        let mut wanted = missing.clone();
-        wanted.remove(0..self.window.start);
-        wanted.remove(self.window.end..u64::MAX);
-        let present = (self.window.end - self.window.start).saturating_sub(wanted.covered());
+        let present = (self.window.end - self.window.start).saturating_sub(self.inside(missing).covered());
         if !self.options.ignore_done {
             self.monitor.counters().done_bytes.set(present);
             self.monitor.counters().resumed_bytes.set(present);
@@ -316,7 +325,12 @@ impl Upload<'_> {
     }
 
     async fn conclude(&self, sender: &Sender, answer: FinishAnswer) -> Result<UploadReport> {
-        sender.note_receiver_failures(&answer);
+        if answer.complete {
+            // Also what could not be read here any more had arrived before.
+            sender.forgive();
+        } else {
+            sender.note_receiver_failures(&answer);
+        }
         self.monitor.counters().files_done.set(answer.files_published);
         Ok(sender.report(&self.summary, answer.complete, 0))
     }

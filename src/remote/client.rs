@@ -1,6 +1,7 @@
 //! The requests of the protocol, each with its deadline and the meaning of its answers.
 
 use super::limit::{Bandwidth, PIECE_BYTES};
+use super::pulse::Pulse;
 use super::retry::{Failed, Patience, retry};
 use crate::archive::digest::{Blake3, IndexDigest};
 use crate::archive::protocol::{
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How a client talks.
@@ -31,7 +33,7 @@ pub struct ClientOptions {
     pub ignore_ca: bool,
     /// Connections that are kept open.
     pub connections: usize,
-    /// A block must be answered within this time.
+    /// A block's body must go on, and after its end be answered, within this time.
     pub block_deadline: Duration,
     /// The limit on what is sent.
     pub bandwidth: Option<Arc<Bandwidth>>,
@@ -47,6 +49,8 @@ pub struct Client {
     bandwidth: Option<Arc<Bandwidth>>,
     patience: Patience,
     monitor: Arc<dyn Monitor>,
+    /// A receiver of ours has answered: from then on, other answers are those of something on the way to it.
+    met: AtomicBool,
 }
 
 /// A block, ready to be sent.
@@ -78,6 +82,7 @@ const SHORT_DEADLINE: Duration = Duration::from_secs(60);
 /// An index of ten million files takes its time on both sides.
 const INDEX_DEADLINE: Duration = Duration::from_secs(3600);
 const INDEX_PIECE_BYTES: usize = 256 << 10;
+const BODY_PIECE_BYTES: usize = 256 << 10;
 
 impl Client {
     /// Makes a client; nothing is sent yet.
@@ -148,6 +153,7 @@ impl Client {
             bandwidth: options.bandwidth,
             patience,
             monitor,
+            met: AtomicBool::new(false),
         })
     }
 
@@ -163,11 +169,14 @@ impl Client {
         &self.patience
     }
 
-    fn request(&self, method: Method, tail: &str, deadline: Duration) -> Result<RequestBuilder> {
+    fn request(&self, method: Method, tail: &str, deadline: Option<Duration>) -> Result<RequestBuilder> {
         let url = self.base.join(&format!("{}/{tail}", self.tar_id)).map_err(|e| {
             Error::new(ErrorKind::Usage, format!("cannot make an address of {}", self.base)).because(e)
         })?;
-        let mut request = self.http.request(method, url).timeout(deadline);
+        let mut request = self.http.request(method, url);
+        if let Some(deadline) = deadline {
+            request = request.timeout(deadline);
+        }
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
@@ -181,13 +190,14 @@ impl Client {
     pub async fn status(&self, block_size: u64, from: u64) -> Result<Option<Status>> {
         retry(&self.patience, &*self.monitor, || async {
             let tail = format!("status?blk_size={block_size}&from={from}");
-            let response = send(self.request(Method::GET, &tail, SHORT_DEADLINE)?).await?;
+            let response = send(self.request(Method::GET, &tail, Some(SHORT_DEADLINE))?).await?;
             let unknown =
                 [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
-            if !is_ours(&response) && unknown.contains(&response.status()) {
+            let ours = self.is_ours(&response);
+            if !ours && !self.met.load(Ordering::Relaxed) && unknown.contains(&response.status()) {
                 return Ok(None);
             }
-            json(accepted(response).await?).await.map(Some)
+            json(self.accepted(response).await?).await.map(Some)
         })
         .await
     }
@@ -198,42 +208,98 @@ impl Client {
     /// The receiver refuses it, or what the retries ended with.
     pub async fn put_index(&self, index: &IndexBody) -> Result<IndexAnswer> {
         retry(&self.patience, &*self.monitor, || async {
+            let pulse = Pulse::new();
             let request = self
-                .request(Method::PUT, "db", INDEX_DEADLINE)?
+                .request(Method::PUT, "db", None)?
                 .header(header::CONTENT_LENGTH, index.length)
                 .header(HEADER_INDEX, index.digest.to_string())
-                .body(self.file_body(index)?);
-            json(accepted(send(request).await?).await?).await
+                .body(self.file_body(index, &pulse)?);
+            let response = pulse.watch(INDEX_DEADLINE, send(request)).await?;
+            json(self.accepted(response).await?).await
         })
         .await
     }
 
-    fn file_body(&self, index: &IndexBody) -> Result<Body> {
+    /// Turns an answer that is no success into the error that it means.
+    async fn accepted(&self, response: Response) -> std::result::Result<Response, Failed> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let retry_after = response
+            .headers()
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
+        let ours = self.is_ours(&response);
+        // A body that cannot be read says nothing; the status does.
+        let answer: Option<ErrorAnswer> =
+            response.bytes().await.ok().and_then(|body| serde_json::from_slice(&body).ok()).filter(|_| ours);
+        let degraded = answer.as_ref().is_some_and(|answer| answer.degraded);
+        let between = !ours && self.met.load(Ordering::Relaxed);
+        let kind = match status.as_u16() {
+            // The receiver is away for a moment, and whatever stands before it knows of nothing here.
+            404 | 405 | 501 if between => ErrorKind::Unreachable,
+            401 | 403 => ErrorKind::Unauthorized,
+            404 => ErrorKind::NotFound,
+            405 | 501 => ErrorKind::MethodNotAllowed,
+            409 => ErrorKind::WrongIndex,
+            411 => ErrorKind::LengthRequired,
+            412 => ErrorKind::NoIndexNamed,
+            413 => ErrorKind::TooLarge,
+            422 => ErrorKind::BadBlock,
+            503 if degraded => ErrorKind::Degraded,
+            429 | 503 => ErrorKind::Busy,
+            507 => ErrorKind::NoSpace,
+            408 | 500 | 502 | 504 => ErrorKind::Unreachable,
+            _ => ErrorKind::Malformed,
+        };
+        let text =
+            answer.as_ref().map_or_else(|| "no explanation".to_string(), |answer| answer.error.clone());
+        let mut error = Error::new(kind, format!("the receiver answered {}: {text}", status.as_u16()));
+        if let Some(hint) = answer.and_then(|answer| answer.hint) {
+            error = error.hint(hint);
+        }
+        Err(Failed { error, retry_after })
+    }
+
+    fn is_ours(&self, response: &Response) -> bool {
+        let ours = response.headers().get(HEADER_SERVER).is_some_and(|version| version == VERSION);
+        if ours {
+            self.met.store(true, Ordering::Relaxed);
+        }
+        ours
+    }
+
+    fn file_body(&self, index: &IndexBody, pulse: &Pulse) -> Result<Body> {
         let io = |e: std::io::Error| Error::io("cannot read back the compressed index", e);
         let mut file = index.file.try_clone().map_err(io)?;
         std::io::Seek::rewind(&mut file).map_err(io)?;
         let bandwidth = self.bandwidth.clone();
-        let pieces = futures_util::stream::unfold((file, bandwidth), |(file, bandwidth)| async move {
-            let read = tokio::task::spawn_blocking(move || {
-                let mut piece = Vec::new();
-                let outcome = (&file).take(INDEX_PIECE_BYTES as u64).read_to_end(&mut piece);
-                (file, outcome.map(|_| Bytes::from(piece)))
-            });
-            let (file, piece) = match read.await {
-                Ok((file, piece)) => (file, piece),
-                Err(_) => return None,
-            };
-            match &piece {
-                Ok(bytes) if bytes.is_empty() => return None,
-                Ok(bytes) => {
-                    if let Some(bandwidth) = &bandwidth {
-                        bandwidth.take(bytes.len()).await;
+        let pulse = pulse.clone();
+        let pieces =
+            futures_util::stream::unfold((file, bandwidth, pulse), |(file, bandwidth, pulse)| async move {
+                let read = tokio::task::spawn_blocking(move || {
+                    let mut piece = Vec::new();
+                    let outcome = (&file).take(INDEX_PIECE_BYTES as u64).read_to_end(&mut piece);
+                    (file, outcome.map(|_| Bytes::from(piece)))
+                });
+                let (file, piece) = match read.await {
+                    Ok((file, piece)) => (file, piece),
+                    Err(_) => return None,
+                };
+                match &piece {
+                    Ok(bytes) if bytes.is_empty() => return None,
+                    Ok(bytes) => {
+                        if let Some(bandwidth) = &bandwidth {
+                            bandwidth.take(bytes.len()).await;
+                        }
                     }
+                    Err(_) => {}
                 }
-                Err(_) => {}
-            }
-            Some((piece, (file, bandwidth)))
-        });
+                pulse.beat();
+                Some((piece, (file, bandwidth, pulse)))
+            });
         Ok(Body::wrap_stream(pieces))
     }
 
@@ -245,17 +311,19 @@ impl Client {
         retry(&self.patience, &*self.monitor, || async {
             let tail = format!("{}/{}", block.block_size, block.number);
             let mut request = self
-                .request(Method::PUT, &tail, self.block_deadline)?
+                .request(Method::PUT, &tail, None)?
                 .header(header::CONTENT_LENGTH, block.body.len())
                 .header(HEADER_INDEX, index.to_string())
                 .header(HEADER_DIGEST, block.digest.to_string());
             if !block.failed.is_empty() {
                 request = request.header(HEADER_FAILED, format_ids(&block.failed));
             }
-            let response = send(request.body(self.bytes_body(&block.body))).await;
+            let pulse = Pulse::new();
+            let request = request.body(self.bytes_body(&block.body, &pulse));
+            let response = pulse.watch(self.block_deadline, send(request)).await;
             self.monitor.counters().wire_bytes.add(block.body.len() as u64);
-            let response = accepted(response?).await?;
-            if !is_ours(&response) {
+            let response = self.accepted(response?).await?;
+            if !self.is_ours(&response) {
                 return Ok(None);
             }
             json(response).await.map(Some)
@@ -263,17 +331,21 @@ impl Client {
         .await
     }
 
-    fn bytes_body(&self, body: &Bytes) -> Body {
-        let Some(bandwidth) = self.bandwidth.clone() else { return Body::from(body.clone()) };
-        let pieces =
-            futures_util::stream::unfold((body.clone(), bandwidth), |(mut rest, bandwidth)| async move {
-                if rest.is_empty() {
-                    return None;
-                }
-                let piece = rest.split_to(PIECE_BYTES.min(rest.len()));
+    /// A body whose pieces tell that it moves: whatever the rate of the link, only a body that stands still is given up.
+    fn bytes_body(&self, body: &Bytes, pulse: &Pulse) -> Body {
+        let state = (body.clone(), self.bandwidth.clone(), pulse.clone());
+        let pieces = futures_util::stream::unfold(state, |(mut rest, bandwidth, pulse)| async move {
+            if rest.is_empty() {
+                return None;
+            }
+            let piece_bytes = if bandwidth.is_some() { PIECE_BYTES } else { BODY_PIECE_BYTES };
+            let piece = rest.split_to(piece_bytes.min(rest.len()));
+            if let Some(bandwidth) = &bandwidth {
                 bandwidth.take(piece.len()).await;
-                Some((Ok::<_, std::io::Error>(piece), (rest, bandwidth)))
-            });
+            }
+            pulse.beat();
+            Some((Ok::<_, std::io::Error>(piece), (rest, bandwidth, pulse)))
+        });
         Body::wrap_stream(pieces)
     }
 
@@ -284,9 +356,10 @@ impl Client {
     pub async fn finish(&self, partial: bool) -> Result<FinishAnswer> {
         loop {
             let answer = retry(&self.patience, &*self.monitor, || async {
-                let request =
-                    self.request(Method::POST, "finish", SHORT_DEADLINE)?.json(&FinishRequest { partial });
-                let response = accepted(send(request).await?).await?;
+                let request = self
+                    .request(Method::POST, "finish", Some(SHORT_DEADLINE))?
+                    .json(&FinishRequest { partial });
+                let response = self.accepted(send(request).await?).await?;
                 if response.status() == StatusCode::ACCEPTED {
                     return Ok(None);
                 }
@@ -298,10 +371,6 @@ impl Client {
             }
         }
     }
-}
-
-fn is_ours(response: &Response) -> bool {
-    response.headers().get(HEADER_SERVER).is_some_and(|version| version == VERSION)
 }
 
 async fn send(request: RequestBuilder) -> std::result::Result<Response, Failed> {
@@ -327,51 +396,13 @@ fn is_tls(error: &reqwest::Error) -> bool {
     false
 }
 
-/// Turns an answer that is no success into the error that it means.
-async fn accepted(response: Response) -> std::result::Result<Response, Failed> {
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
-    }
-    let retry_after = response
-        .headers()
-        .get(header::RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.parse().ok())
-        .map(Duration::from_secs);
-    let ours = is_ours(&response);
-    // A body that cannot be read says nothing; the status does.
-    let answer: Option<ErrorAnswer> =
-        response.bytes().await.ok().and_then(|body| serde_json::from_slice(&body).ok()).filter(|_| ours);
-    let degraded = answer.as_ref().is_some_and(|answer| answer.degraded);
-    let kind = match status.as_u16() {
-        401 | 403 => ErrorKind::Unauthorized,
-        404 => ErrorKind::NotFound,
-        405 | 501 => ErrorKind::MethodNotAllowed,
-        409 => ErrorKind::WrongIndex,
-        411 => ErrorKind::LengthRequired,
-        412 => ErrorKind::NoIndexNamed,
-        413 => ErrorKind::TooLarge,
-        422 => ErrorKind::BadBlock,
-        503 if degraded => ErrorKind::Degraded,
-        429 | 503 => ErrorKind::Busy,
-        507 => ErrorKind::NoSpace,
-        408 | 500 | 502 | 504 => ErrorKind::Unreachable,
-        _ => ErrorKind::Malformed,
-    };
-    let text = answer.as_ref().map_or_else(|| "no explanation".to_string(), |answer| answer.error.clone());
-    let mut error = Error::new(kind, format!("the receiver answered {}: {text}", status.as_u16()));
-    if let Some(hint) = answer.and_then(|answer| answer.hint) {
-        error = error.hint(hint);
-    }
-    Err(Failed { error, retry_after })
-}
-
 async fn json<T: DeserializeOwned>(response: Response) -> std::result::Result<T, Failed> {
     let body = response.bytes().await.map_err(|e| {
         Error::new(ErrorKind::Unreachable, "the receiver's answer was cut").because(e.without_url())
     })?;
     serde_json::from_slice(&body).map_err(|e| {
-        Error::new(ErrorKind::Malformed, "the receiver's answer is not what this program expects")
+        // Damaged on the way, perhaps: what it was about may have happened or not, and does no harm twice.
+        Error::new(ErrorKind::Unreachable, "the receiver's answer is not what this program expects")
             .because(e)
             .hint("use the same version of tar-like on all hosts")
             .into()

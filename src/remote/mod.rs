@@ -2,6 +2,7 @@
 
 mod client;
 mod limit;
+mod pulse;
 mod retry;
 
 pub use client::{BlockBody, Client, ClientOptions, IndexBody};

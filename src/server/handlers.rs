@@ -179,6 +179,18 @@ async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body:
         body::drain(body, server.largest_body()).await;
         return Err(e);
     }
+    if let Some(answer) = expected.as_ref().and_then(|digest| server.receiver.has_index(tar_id, digest)) {
+        body::drain(body, frame_bound(limit_bytes)).await;
+        return Ok(Json(answer).into_response());
+    }
+    // Each takes memory, processor time and disk: they come one after another.
+    let Ok(Ok(turn)) = tokio::time::timeout(TURN_PATIENCE, server.indexes.clone().acquire_owned()).await
+    else {
+        body::drain(body, server.largest_body()).await;
+        return Err(
+            Error::new(ErrorKind::Busy, "too many indexes at once").hint("send it again a little later")
+        );
+    };
     let receiver = server.receiver.clone();
     let (folder, file) = blocking(move || {
         let io = |e: std::io::Error| Error::io("cannot keep the uploaded index", e);
@@ -192,7 +204,9 @@ async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body:
     let answer = blocking(move || {
         let (body, unpacked) = (folder.path().join("body"), folder.path().join("index"));
         index_body::unpack(&body, &unpacked, limit_bytes)?;
-        receiver.put_index(tar_id, &unpacked, expected.as_ref())
+        let outcome = receiver.put_index(tar_id, &unpacked, expected.as_ref());
+        drop(turn);
+        outcome
     })
     .await?;
     Ok(Json(answer).into_response())

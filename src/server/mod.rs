@@ -48,6 +48,8 @@ impl Default for ServerOptions {
     }
 }
 
+/// How many indexes may be on their way at once.
+const INDEXES_AT_ONCE: usize = 2;
 /// How long a stop waits for what is in flight.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(25);
 /// A client must have sent its request's head by then.
@@ -60,6 +62,8 @@ struct Server {
     options: ServerOptions,
     /// One permit for each block that may be in memory.
     inflight: Arc<Semaphore>,
+    /// One permit for each index that may be on its way.
+    indexes: Arc<Semaphore>,
     stopping: AtomicBool,
     requests: metrics::Requests,
     connections: Counter,
@@ -83,6 +87,7 @@ pub async fn run(
 ) -> Result<()> {
     let server = Arc::new(Server {
         inflight: Arc::new(Semaphore::new(options.max_inflight)),
+        indexes: Arc::new(Semaphore::new(INDEXES_AT_ONCE)),
         receiver: receiver.clone(),
         stopping: AtomicBool::new(false),
         requests: metrics::Requests::default(),

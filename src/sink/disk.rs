@@ -3,7 +3,7 @@
 use crate::archive::entry::{FileEntry, Meta};
 use crate::archive::path::{EntryPath, STATE_DIR, printable};
 use crate::error::{Error, ErrorKind, Result};
-use crate::folder::{Folder, apply_meta, is_kind, timestamps};
+use crate::folder::{Folder, apply_meta, is_kind, owner_set, timestamps};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::fs::File;
@@ -283,7 +283,8 @@ impl DiskSink {
                 if self.owner {
                     let (uid, gid) =
                         (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
-                    rustix::fs::chownat(&*folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                    let flags = AtFlags::SYMLINK_NOFOLLOW;
+                    owner_set(rustix::fs::chownat(&*folder, name, Some(uid), Some(gid), flags))?;
                 }
                 rustix::fs::utimensat(&*folder, name, &timestamps(meta), AtFlags::SYMLINK_NOFOLLOW)
             };

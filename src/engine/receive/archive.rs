@@ -7,6 +7,7 @@ use crate::archive::layout::Grid;
 use crate::archive::protocol::{FAILED_NAMES, FailedFile, STATUS_RANGES, Status};
 use crate::archive::ranges::RangeSet;
 use crate::db::index_read::{IndexReader, Summary};
+use crate::db::journal::{Change, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::Staging;
 use std::collections::{BTreeMap, BTreeSet};
@@ -189,6 +190,11 @@ impl Archive {
             }
             Ok(first.map_or(0..0, |first| first..end.max(first)))
         })
+    }
+
+    /// A change of this archive's state for the journal.
+    pub(super) fn record(&self, change: Change) -> Record {
+        Record { tar_id: self.tar_id, generation: self.generation, change }
     }
 
     /// How far this archive is; `missing` starts at byte `from`.

@@ -9,7 +9,7 @@ use crate::archive::entry::FileEntry;
 use crate::archive::layout::{Grid, intersect};
 use crate::archive::protocol::BlockAnswer;
 use crate::archive::ranges::RangeSet;
-use crate::db::journal::Record;
+use crate::db::journal::Change;
 use crate::error::{Error, ErrorKind, Result};
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -224,13 +224,13 @@ impl Intake<'_> {
 
     fn commit(&mut self) -> Result<()> {
         self.publish_staged()?;
-        let (tar_id, archive) = (self.archive.tar_id, self.archive);
+        let archive = self.archive;
         if self.accepted.covered() == 0 {
             return Ok(());
         }
         self.receiver
             .committer
-            .record(self.accepted.iter().map(|range| Record::Done(tar_id, range)).collect())?;
+            .record(self.accepted.iter().map(|range| archive.record(Change::Done(range))).collect())?;
         let mut complete = Vec::new();
         {
             let mut state = archive.state();

@@ -95,7 +95,8 @@ impl Committer {
             }
         }
         match outcome.recv() {
-            Ok(Ok(())) => Ok(()),
+            // A sync that failed meanwhile may have hidden the failure from the journal's own.
+            Ok(Ok(())) => self.check(),
             Ok(Err(ErrorKind::NoSpace)) => Err(Error::new(ErrorKind::NoSpace, "no space for the journal")
                 .hint("free space on the receiver's disk")),
             Ok(Err(kind)) => Err(Error::new(kind, "cannot write the journal")),
@@ -146,14 +147,5 @@ impl Committer {
             ErrorKind::NoSpace => e,
             _ => self.degrade(e),
         })
-    }
-
-    /// Drops what waits to be said of `tar_id`: its index is about to be replaced.
-    pub(super) fn drop_pending(&self, tar_id: u64) {
-        for list in [&self.renamed, &self.settled] {
-            lock(list).retain(
-                |record| !matches!(record, Record::Done(t, _) | Record::Published(t, _) if *t == tar_id),
-            );
-        }
     }
 }

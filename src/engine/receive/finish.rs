@@ -6,9 +6,11 @@ use super::{Receiver, publish};
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::EntryPath;
 use crate::archive::protocol::{FAILED_NAMES, FailedFile, FinishAnswer};
+use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::{FolderCache, Staging};
 use std::ops::{ControlFlow, Range};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +18,10 @@ use std::time::Duration;
 pub struct FinishJob {
     outcome: Mutex<Option<std::result::Result<FinishAnswer, (ErrorKind, String)>>>,
     ended: Condvar,
+    partial: bool,
+    generation: u64,
+    /// How many bytes were done when it began.
+    covered: u64,
 }
 
 impl FinishJob {
@@ -47,22 +53,34 @@ impl Receiver {
         self.committer.check()?;
         let archive = self.archive(tar_id)?;
         let mut jobs = lock(&self.finishing);
-        if let Some((job, running_partial)) = jobs.get(&tar_id)
+        // A job that began before the last block came, or for another index, would answer for what was then.
+        let covered = archive.state().done.covered();
+        if let Some(job) = jobs.get(&tar_id)
             && lock(&job.outcome).is_none()
-            && *running_partial == partial
+            && (job.partial, job.generation, job.covered) == (partial, archive.generation, covered)
         {
             return Ok(job.clone());
         }
-        let job = Arc::new(FinishJob { outcome: Mutex::new(None), ended: Condvar::new() });
-        jobs.insert(tar_id, (job.clone(), partial));
+        let job = Arc::new(FinishJob {
+            outcome: Mutex::new(None),
+            ended: Condvar::new(),
+            partial,
+            generation: archive.generation,
+            covered,
+        });
+        jobs.insert(tar_id, job.clone());
         drop(jobs);
         let (receiver, theirs) = (self.clone(), job.clone());
         let spawned = std::thread::Builder::new().name("finish".into()).spawn(move || {
             // One at a time for each archive: two would take back and make the same things at once.
-            let outcome = {
+            let work = || {
                 let _one = lock(&archive.finish);
                 run(&receiver, &archive, partial)
             };
+            // A crash must not leave those who wait for it without an answer.
+            let outcome = std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Internal, "finish crashed; this is a bug of tar-like"))
+            });
             *lock(&theirs.outcome) = Some(outcome.map_err(|e| (e.kind(), publish::reason(&e))));
             theirs.ended.notify_all();
         });
@@ -136,7 +154,12 @@ fn confirm(receiver: &Receiver, archive: &Archive) -> Result<()> {
     for ids in published {
         archive.with_index(|index| {
             index.files_with_ids(ids, |file| {
-                if !publish::stands(receiver, &file, &mut cache)? {
+                let stands = publish::stands(receiver, &file, &mut cache).unwrap_or_else(|e| {
+                    // Its folder forbids even to look: nobody can confirm it, and nobody can replace it.
+                    archive.state().fail(file.id, &file.path, publish::reason(&e));
+                    true
+                });
+                if !stands {
                     tracing::info!(
                         "\"{}\" was changed or removed since it was received; it is asked for again",
                         file.path
@@ -195,7 +218,7 @@ fn nodes(receiver: &Receiver, archive: &Archive, failures: &mut Failures) -> Res
                 NodeKind::Symlink => {
                     sink.symlink(&archive.staging, &node.path, &node.target, node.meta.as_ref(), &mut cache)
                 }
-                NodeKind::Hardlink => hardlink(receiver, archive, &node, &mut cache),
+                NodeKind::Hardlink => hardlink(receiver, archive, index, &node, &mut cache),
             };
             if let Err(e) = made {
                 failures.add(None, &node.path, &e)?;
@@ -213,9 +236,23 @@ fn nodes(receiver: &Receiver, archive: &Archive, failures: &mut Failures) -> Res
     })
 }
 
-fn hardlink(receiver: &Receiver, archive: &Archive, node: &Node, cache: &mut FolderCache) -> Result<()> {
+fn hardlink(
+    receiver: &Receiver,
+    archive: &Archive,
+    index: &IndexReader,
+    node: &Node,
+    cache: &mut FolderCache,
+) -> Result<()> {
     let target = EntryPath::new(node.target.clone()).map_err(|e| {
         Error::new(ErrorKind::BadIndex, format!("the target of hard link \"{}\" {e}", node.path))
     })?;
+    // Whatever else has the target's name is no content that was proven.
+    let published = index.id_of(&target)?.is_some_and(|id| archive.state().published.contains(id..id + 1));
+    if !published {
+        return Err(Error::new(
+            ErrorKind::Source,
+            format!("\"{target}\", of which it is another name, is not in place"),
+        ));
+    }
     receiver.sink.hardlink(&archive.staging, &node.path, &target, cache)
 }

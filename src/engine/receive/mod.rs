@@ -51,7 +51,7 @@ pub struct Receiver {
     sink: Arc<DiskSink>,
     committer: Committer,
     archives: RwLock<HashMap<u64, Arc<Archive>>>,
-    finishing: Mutex<HashMap<u64, (Arc<FinishJob>, bool)>>,
+    finishing: Mutex<HashMap<u64, Arc<FinishJob>>>,
     proofs: mpsc::Sender<Proof>,
     /// Held while an index is put in place.
     replacing: Mutex<()>,
@@ -107,6 +107,8 @@ impl Receiver {
             let tar_id = state.tar_id;
             match receiver.load(state) {
                 Ok(archive) => {
+                    let archives = &receiver.archives;
+                    archives.write().unwrap_or_else(PoisonError::into_inner).insert(tar_id, archive.clone());
                     receiver.resume(&archive)?;
                     // A legacy sender puts its index once, and never says that it is done.
                     if options.legacy && !archive.state().finished {
@@ -167,7 +169,6 @@ impl Receiver {
                 ..State::default()
             },
         ));
-        self.archives.write().unwrap_or_else(PoisonError::into_inner).insert(state.tar_id, archive.clone());
         Ok(archive)
     }
 
@@ -238,7 +239,6 @@ impl Receiver {
         expected: Option<&IndexDigest>,
     ) -> Result<IndexAnswer> {
         self.check_index(expected)?;
-        let _one = lock(&self.replacing);
         let folder = tempfile::tempdir_in(self.incoming_path())
             .map_err(|e| Error::io("cannot make a temporary folder", e))?;
         let imported = folder.path().join("index.sqlite");
@@ -250,6 +250,7 @@ impl Receiver {
             )
             .hint("it was changed on the way, or edited after it was made; make a new one with: tar-like index -c"));
         }
+        let _one = lock(&self.replacing);
         let former = self.archives.read().unwrap_or_else(PoisonError::into_inner).get(&tar_id).cloned();
         let answer = |complete| IndexAnswer {
             rc: "ok".to_string(),
@@ -300,16 +301,27 @@ impl Receiver {
     }
 
     fn activate(&self, tar_id: u64, digest: &IndexDigest) -> Result<Arc<Archive>> {
-        self.committer.drop_pending(tar_id);
-        let generation = self.committer.rewrite(|journal| journal.activate(tar_id, digest))?;
-        self.load(ArchiveState {
+        let generation = self.committer.rewrite(|journal| journal.next_generation(tar_id))?;
+        // Everything that can fail comes before the journal says which index is active.
+        let archive = self.load(ArchiveState {
             tar_id,
             digest: *digest,
             generation,
             finished: false,
             done: Default::default(),
             published: Default::default(),
-        })
+        })?;
+        self.committer.rewrite(|journal| journal.activate(tar_id, digest, generation))?;
+        self.archives.write().unwrap_or_else(PoisonError::into_inner).insert(tar_id, archive.clone());
+        Ok(archive)
+    }
+
+    /// Whether `digest` is the active index of `tar_id`: the answer to putting it once more.
+    #[must_use]
+    pub fn has_index(&self, tar_id: u64, digest: &IndexDigest) -> Option<IndexAnswer> {
+        let archive = self.archive(tar_id).ok().filter(|archive| archive.digest == *digest)?;
+        let complete = archive.state().finished;
+        Some(IndexAnswer { rc: "ok".to_string(), digest: Some(digest.to_string()), complete })
     }
 
     /// How far archive `tar_id` is; see [`Status`].

@@ -5,9 +5,9 @@ use super::archive::Archive;
 use crate::archive::digest::ProofHasher;
 use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
-use crate::db::journal::Record;
+use crate::db::journal::Change;
 use crate::error::{ErrorKind, Result};
-use crate::folder::{is_kind, is_same_time, mtime_ns};
+use crate::folder::{is_common_time, is_kind, is_same_time, mtime_ns};
 use crate::sink::disk::{FolderCache, Staging};
 use rustix::fs::FileType;
 use std::fs::File;
@@ -63,7 +63,7 @@ pub(super) fn note_published(receiver: &Receiver, archive: &Archive, ids: &Range
         }
     }
     receiver.counters.files_published.add(ids.covered());
-    receiver.committer.renamed(ids.iter().map(|range| Record::Published(archive.tar_id, range)));
+    receiver.committer.renamed(ids.iter().map(|range| archive.record(Change::Published(range))));
 }
 
 /// Proves a file all of whose bytes are done, and gives it its name; takes its bytes back if it is not what the index says.
@@ -119,7 +119,9 @@ pub(super) fn stands(receiver: &Receiver, file: &FileEntry, cache: &mut FolderCa
     Ok(receiver.sink.stat(&file.path, cache)?.is_some_and(|stat| {
         is_kind(&stat, FileType::RegularFile)
             && u64::try_from(stat.st_size) == Ok(file.size)
-            && file.meta.is_none_or(|meta| is_same_time(mtime_ns(&stat), meta.mtime_ns))
+            && file.meta.is_none_or(|meta| {
+                !is_common_time(meta.mtime_ns) || is_same_time(mtime_ns(&stat), meta.mtime_ns)
+            })
     }))
 }
 

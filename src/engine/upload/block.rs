@@ -97,7 +97,7 @@ impl Sender {
             }
             match self.client.put_block(&prepared.block, &self.digest).await {
                 Ok(answer) => {
-                    self.note_sent(&prepared)?;
+                    self.note_sent(&prepared);
                     let rejected = answer.map(|answer| answer.rejected).unwrap_or_default();
                     return self.note_rejected(&rejected).await;
                 }
@@ -175,7 +175,7 @@ impl Sender {
         outcome
     }
 
-    fn note_sent(&self, prepared: &Prepared) -> Result<()> {
+    fn note_sent(&self, prepared: &Prepared) {
         let counters = self.monitor.counters();
         counters.sent_blocks.add(1);
         counters.sent_bytes.add(prepared.good_bytes);
@@ -185,11 +185,13 @@ impl Sender {
         }
         if !prepared.whole {
             // Not done as a whole: the next run must look at it again.
-            return Ok(());
+            return;
         }
-        match &*lock(&self.progress) {
-            Some(progress) => progress.add(prepared.block.number),
-            None => Ok(()),
+        let mut progress = lock(&self.progress);
+        if let Some(Err(e)) = progress.as_ref().map(|progress| progress.add(prepared.block.number)) {
+            // A cache: without it a block may be sent twice, at worst.
+            *progress = None;
+            self.monitor.notice(Notice::Warning(format!("{e}; going on without it")));
         }
     }
 
@@ -222,6 +224,9 @@ impl Sender {
                 return;
             }
             state.failed.insert(file.range());
+            if state.named.contains_key(&path) {
+                return;
+            }
             state.failed_total += 1;
             if state.named.len() < NAMED {
                 state.named.insert(path.clone(), reason.clone());
@@ -250,6 +255,13 @@ impl Sender {
             self.fail_range(range, CHANGED.to_string()).await?;
         }
         Ok(())
+    }
+
+    /// The receiver confirmed everything: nothing failed after all.
+    pub(super) fn forgive(&self) {
+        let mut state = lock(&self.state);
+        state.named.clear();
+        state.failed_total = 0;
     }
 
     /// Where the content of failed files lies in the archive.

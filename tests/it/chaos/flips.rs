@@ -7,6 +7,7 @@ use crate::support::stress::chance;
 use crate::support::{Proxy, assert_same_files, assert_same_tree, tree_diff};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// What a frame says, if it says anything.
 fn content(frame: &[u8]) -> Option<Vec<u8>> {
@@ -259,7 +260,9 @@ fn the_length_of_an_answer_is_damaged() {
             }
         });
         let args = args!["-s", SIZE.to_string(), "--block-timeout", "2"];
+        let start = Instant::now();
         let output = job.lab.upload(&job.src, &job.db, &relay.url, args);
+        assert!(start.elapsed() < Duration::from_secs(30), "it waited {:?}", start.elapsed());
         assert!(wrong(&job.src, &dst).is_empty(), "{}", output.stderr);
         if round == 0 {
             assert_eq!(output.code, 0, "{}", output.stderr);
