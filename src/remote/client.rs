@@ -214,8 +214,8 @@ impl Client {
                 .header(header::CONTENT_LENGTH, index.length)
                 .header(HEADER_INDEX, index.digest.to_string())
                 .body(self.file_body(index, &pulse)?);
-            let response = pulse.watch(INDEX_DEADLINE, send(request)).await?;
-            json(self.accepted(response).await?).await
+            let exchange = async { json(self.accepted(send(request).await?).await?).await };
+            pulse.watch(INDEX_DEADLINE, exchange).await
         })
         .await
     }
@@ -320,13 +320,16 @@ impl Client {
             }
             let pulse = Pulse::new();
             let request = request.body(self.bytes_body(&block.body, &pulse));
-            let response = pulse.watch(self.block_deadline, send(request)).await;
+            let exchange = async {
+                let response = self.accepted(send(request).await?).await?;
+                if !self.is_ours(&response) {
+                    return Ok(None);
+                }
+                json(response).await.map(Some)
+            };
+            let outcome = pulse.watch(self.block_deadline, exchange).await;
             self.monitor.counters().wire_bytes.add(block.body.len() as u64);
-            let response = self.accepted(response?).await?;
-            if !self.is_ours(&response) {
-                return Ok(None);
-            }
-            json(response).await.map(Some)
+            outcome
         })
         .await
     }
