@@ -76,8 +76,6 @@ def render_set(section, result: SetResult) -> list[str]:
     lines = [
         f"### {section.title}, {result.data.name}: {amount}",
         "",
-        f"From {result.data.origin}.",
-        "",
         f"| {' | '.join(columns)} |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
