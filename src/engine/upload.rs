@@ -162,14 +162,15 @@ impl Upload<'_> {
         missing: &RangeSet,
         answer: &FinishAnswer,
     ) -> Result<UploadReport> {
+        let others_bytes = self.outside(missing);
+        if others_bytes > 0 {
+            // Whoever ends last finishes. The receiver's list names the failures of every host: only ours count here.
+            sender.give_up(&self.inside(missing)).await?;
+            return Ok(sender.report(&self.summary, false, others_bytes));
+        }
         // The receiver's own reason, if it has one, is better than our guess.
         sender.note_receiver_failures(answer);
         sender.give_up(&self.inside(missing)).await?;
-        let others_bytes = self.outside(missing);
-        if others_bytes > 0 {
-            // Whoever ends last finishes.
-            return Ok(sender.report(&self.summary, false, others_bytes));
-        }
         let answer = self.finish(true).await?;
         self.conclude(sender, answer).await
     }

@@ -157,3 +157,21 @@ fn a_range_behind_the_end_or_the_wrong_way_round_is_refused() {
     setting.range(&proxy.url, args!["-l", "999999999"]).code(0);
     assert_same_tree(Path::new(&setting.src), &setting.dst);
 }
+
+/// What another host could not send is no failure of this one: its own range is confirmed.
+#[test]
+fn a_file_that_fails_at_another_host_is_not_this_ones_failure() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    let mut tree = Tree::new(&src, 77);
+    for number in 0..10 {
+        tree.noise(format!("f{number}"), 500);
+    }
+    let db = lab.index(&src);
+    let proxy = lab.proxy(&dst);
+    std::fs::remove_file(src.join("f9")).unwrap();
+    let output = lab.upload(&src, &db, &proxy.url, args!["-s", "1000", "-f", "3"]).code(3);
+    assert!(output.stderr.contains("failed: f9"), "{}", output.stderr);
+    let output = lab.upload(&src, &db, &proxy.url, args!["-s", "1000", "-l", "2"]).code(0);
+    assert!(!output.stderr.contains("f9"), "{}", output.stderr);
+}
