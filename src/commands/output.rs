@@ -1,7 +1,7 @@
 //! What the user sees: progress on a terminal, notices, JSON lines, the summary.
 
 use super::Global;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::telemetry::{Counters, Monitor, Notice};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::{Value, json};
@@ -330,9 +330,4 @@ pub(super) fn human_bytes(bytes: u64) -> String {
 /// A count for people.
 pub(super) fn human_count(count: u64) -> String {
     HumanCount(count).to_string()
-}
-
-/// The error for work that was told to stop.
-pub(super) fn exit_of(kind: ErrorKind) -> u8 {
-    kind.exit_code()
 }

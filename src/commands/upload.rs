@@ -1,6 +1,6 @@
 //! `tar-like upload`
 
-use super::output::{Outcome, Output, exit_of, human_bytes, human_count};
+use super::output::{Outcome, Output, human_bytes, human_count};
 use super::{args, default_database, default_progress, interrupted, interruptible, stop_signal};
 use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
@@ -222,7 +222,7 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
 /// 0 only if the receiver confirmed everything, or everything that was this run's to send.
 pub(super) fn exit(report: &UploadReport) -> u8 {
     let confirmed = report.complete || report.legacy || report.dry_run || report.others_bytes > 0;
-    if confirmed && report.failed_total == 0 { 0 } else { exit_of(ErrorKind::Partial) }
+    if confirmed && report.failed_total == 0 { 0 } else { ErrorKind::Partial.exit_code() }
 }
 
 pub(super) fn describe(report: &UploadReport) -> String {
