@@ -37,10 +37,10 @@ pub enum FrameError {
 }
 
 const MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
-const STORED_FLAG: u32 = 0x8000_0000;
-const STORED_PIECE: usize = 4 << 20;
+pub(super) const STORED_FLAG: u32 = 0x8000_0000;
+pub(super) const STORED_PIECE: usize = 4 << 20;
 /// Magic, version 1 with independent blocks, blocks of at most 4 MiB, and the header's checksum.
-const STORED_HEADER: [u8; 7] = [MAGIC[0], MAGIC[1], MAGIC[2], MAGIC[3], 0x60, 0x70, 0x73];
+pub(super) const STORED_HEADER: [u8; 7] = [MAGIC[0], MAGIC[1], MAGIC[2], MAGIC[3], 0x60, 0x70, 0x73];
 
 const SAMPLE_BYTES: usize = 64 << 10;
 const SAMPLES: usize = 4;

@@ -74,10 +74,33 @@ pub fn blake3(bytes: &[u8]) -> Blake3 {
     Digest(*blake3::hash(bytes).as_bytes())
 }
 
+/// Computes BLAKE3 of a block that comes in pieces.
+#[derive(Default)]
+pub struct BlockHasher(blake3::Hasher);
+
+impl BlockHasher {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all bytes so far.
+    #[must_use]
+    pub fn finish(&self) -> Blake3 {
+        Digest(*self.0.finalize().as_bytes())
+    }
+}
+
 /// md5 of `bytes`.
 #[must_use]
 pub fn md5(bytes: &[u8]) -> Md5 {
     Digest(md5::Md5::digest(bytes).into())
+}
+
+/// md5 of each of `contents`, in their order.
+#[must_use]
+pub fn md5_of_each(contents: &[&[u8]]) -> Vec<Md5> {
+    contents.iter().map(|content| md5(content)).collect()
 }
 
 /// Computes both digests of a content in one pass.

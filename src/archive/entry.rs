@@ -1,7 +1,7 @@
 //! What an index says of one file, directory or link.
 
 use super::digest::{Blake3, Md5};
-use super::path::EntryPath;
+use super::path::{EntryPath, MAX_PATH_BYTES};
 use std::ops::Range;
 
 /// Owner, permissions and time of an entry.
@@ -102,4 +102,18 @@ pub struct Node {
     pub target: Box<[u8]>,
     /// Owner, permissions and time.
     pub meta: Option<Meta>,
+}
+
+impl Node {
+    /// Whether the target is one that the kind can have.
+    #[must_use]
+    pub fn has_good_target(&self) -> bool {
+        match self.kind {
+            NodeKind::Dir => self.target.is_empty(),
+            NodeKind::Symlink => {
+                !self.target.is_empty() && !self.target.contains(&0) && self.target.len() <= MAX_PATH_BYTES
+            }
+            NodeKind::Hardlink => EntryPath::new(self.target.clone()).is_ok(),
+        }
+    }
 }

@@ -3,7 +3,9 @@
 pub mod codec;
 pub mod digest;
 pub mod entry;
+pub mod frame;
 pub mod layout;
+pub mod log;
 pub mod path;
 pub mod protocol;
 pub mod ranges;

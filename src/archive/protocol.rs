@@ -9,6 +9,11 @@ pub const HEADER_SERVER: &str = "x-tar-like";
 pub const VERSION: &str = "1";
 /// On a PUT: the digest of the index that the sender works by, as 64 hex digits.
 pub const HEADER_INDEX: &str = "x-tar-like-index";
+/// On a batch of a log: the stream that it belongs to, as 64 hex digits that the sender chose at random. The batch follows the
+/// prefix of the log that [`HEADER_INDEX`] names.
+pub const HEADER_STREAM: &str = "x-tar-like-stream";
+/// On a batch of a log: its length before compression, in bytes.
+pub const HEADER_LENGTH: &str = "x-tar-like-length";
 /// On the PUT of a block: BLAKE3 of its uncompressed content, as 64 hex digits.
 pub const HEADER_DIGEST: &str = "x-tar-like-digest";
 /// On the PUT of a block: ids of files, separated by commas, whose bytes in this block are zeros because they could not be
@@ -30,6 +35,18 @@ pub struct IndexAnswer {
     /// Whether everything is in place already.
     #[serde(default)]
     pub complete: bool,
+}
+
+/// Answer to a batch of a log ([`super::log`]).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LogAnswer {
+    /// Names the log with the batch.
+    pub digest: String,
+    /// The log is at its end: the index is complete, and its rows are what the end says.
+    pub sealed: bool,
+    /// What the receiver has already of what the batch lays out, as half-open byte ranges of the archive; at most
+    /// [`STATUS_RANGES`].
+    pub held: Vec<(u64, u64)>,
 }
 
 /// Answer to the PUT of a block.

@@ -81,7 +81,7 @@ pub(super) async fn run(args: ProxyArgs, output: &Arc<Output>) -> Result<Outcome
             .hint("is another proxy running? give another port")
     })?;
     let base = args.base_folder.clone();
-    let options = ReceiverOptions { legacy: args.legacy };
+    let options = ReceiverOptions { legacy: args.legacy, max_index_bytes: args.max_index_size };
     let database = args.database.clone();
     let receiver = tokio::task::spawn_blocking(move || -> Result<Arc<Receiver>> {
         let receiver = Receiver::open(&base, options)?;

@@ -71,17 +71,19 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         base: args.source.clone(),
         database: database.clone(),
         exclude: args.exclude,
-        own_files: vec![args.transfer.progress()?, kept],
+        own_files: vec![args.transfer.progress()?, kept.clone()],
         reuse,
         threads: threads(),
     };
-    let indexed = index::make(options, output).await?;
-    if let (true, Destination::Local(folder)) = (args.transfer.dry_run, &destination)
+    // The first time, and whenever all must be read anyway, everything is read once: to be indexed and sent at the same time.
+    let fresh = !args.transfer.dry_run && (args.clean || !kept.exists());
+    let indexed = if fresh { None } else { Some(index::make(options.clone(), output).await?) };
+    if let (Some(indexed), true, Destination::Local(folder)) = (&indexed, args.transfer.dry_run, &destination)
         && !folder.join(STATE_DIR).join("journal.sqlite").exists()
     {
         // Nothing was ever received there: to ask would mean to make the receiver's folder.
         let report = args.transfer.plan_from_nothing(database, output).await?;
-        return Ok(outcome(&indexed, &report));
+        return Ok(outcome(indexed, &report));
     }
     let mut token = args.transfer.token()?;
     let mut embedded = None;
@@ -95,15 +97,27 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
             url
         }
     };
-    let report = args.transfer.send(&args.source, database, url, token, (0, None), output).await;
+    let send = async {
+        let client = args.transfer.client(url, token, output)?;
+        let indexed = match indexed {
+            Some(indexed) => indexed,
+            None => match args.transfer.stream(options.clone(), client.clone(), output).await? {
+                Some(indexed) => indexed,
+                None => index::make(options, output).await?,
+            },
+        };
+        let report = args.transfer.send(&args.source, database, client, (0, None), output).await?;
+        Ok(outcome(&indexed, &report))
+    };
+    let outcome = send.await;
     if let Some(embedded) = embedded {
         let stopped = embedded.stop().await;
         // What went wrong first is what the user wants to know.
-        if report.is_ok() {
+        if outcome.is_ok() {
             stopped?;
         }
     }
-    Ok(outcome(&indexed, &report?))
+    outcome
 }
 
 fn outcome(indexed: &IndexReport, report: &UploadReport) -> Outcome {

@@ -1,15 +1,19 @@
 //! `tar-like upload`
 
 use super::output::{Outcome, Output, human_bytes, human_count};
-use super::{args, default_database, default_progress, interrupted, interruptible, stop_signal};
+use super::{args, default_database, default_progress, interrupted, interruptible, stop_signal, threads};
 use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
+use crate::archive::log::LogDigest;
+use crate::engine::index::{IndexOptions, IndexReport};
+use crate::engine::stream::stream;
 use crate::engine::upload::{UploadOptions, UploadReport, plan_from_nothing, upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{Bandwidth, Client, ClientOptions, Patience};
 use crate::source::disk::DiskSource;
 use crate::telemetry::{Monitor, Notice};
 use clap::{Args, ValueEnum};
+use rand::RngExt;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -128,8 +132,38 @@ impl TransferArgs {
                 Compress::Lz4 => Compression::Lz4,
                 Compress::None => Compression::None,
             },
+            cores: threads(),
             scratch: std::env::temp_dir(),
         })
+    }
+
+    /// Indexes a folder and sends it at once; `None` if the receiver does not know how to take that.
+    pub(super) async fn stream(
+        &self,
+        index: IndexOptions,
+        client: Arc<Client>,
+        output: &Arc<Output>,
+    ) -> Result<Option<IndexReport>> {
+        let options = self.options(index.database.clone(), (0, None))?;
+        let name = LogDigest::from(rand::rng().random::<[u8; 32]>());
+        output.notice(Notice::Phase("asking"));
+        let _watch = output.watch();
+        let work = async {
+            client.patience().start();
+            match client.status(options.block_size, 0).await {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Ok(None) => return Ok(None),
+                answer => drop(answer?),
+            }
+            stream(index, &options, name, client, output.clone()).await.map(Some)
+        };
+        tokio::select! {
+            outcome = work => outcome,
+            () = stop_signal() => {
+                output.cancel();
+                Err(interrupted())
+            }
+        }
     }
 
     /// What would be sent to a receiver that has nothing.
@@ -142,16 +176,13 @@ impl TransferArgs {
         interruptible(output, move || plan_from_nothing(&options)).await
     }
 
-    /// Sends the archive of `base` and `database` to `url`.
-    pub(super) async fn send(
+    /// A client for the receiver at `url`.
+    pub(super) fn client(
         &self,
-        base: &Path,
-        database: PathBuf,
         url: String,
         token: Option<String>,
-        range: (u64, Option<u64>),
         output: &Arc<Output>,
-    ) -> Result<UploadReport> {
+    ) -> Result<Arc<Client>> {
         if self.ignore_ca {
             output.notice(Notice::Warning(
                 "--ignore-ca: the receiver's certificate is not verified".to_string(),
@@ -168,7 +199,18 @@ impl TransferArgs {
             bandwidth: self.bwlimit.map(|rate| Arc::new(Bandwidth::new(rate))),
         };
         let patience = Patience::new(Duration::from_secs(self.stall_timeout));
-        let client = Arc::new(Client::new(client, patience, output.clone())?);
+        Client::new(client, patience, output.clone()).map(Arc::new)
+    }
+
+    /// Sends the archive of `base` and `database`.
+    pub(super) async fn send(
+        &self,
+        base: &Path,
+        database: PathBuf,
+        client: Arc<Client>,
+        range: (u64, Option<u64>),
+        output: &Arc<Output>,
+    ) -> Result<UploadReport> {
         let options = self.options(database, range)?;
         let source = Arc::new(DiskSource::open(base)?);
         let counters = output.counters();
@@ -214,8 +256,9 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
     let token = args.transfer.token()?;
     let range = (args.first_block, args.last_block);
     args::block_range(range.0, range.1)?;
+    let client = args.transfer.client(args.upload_url, token, output)?;
     let report =
-        args.transfer.send(&args.base_folder, database, args.upload_url, token, range, output).await?;
+        args.transfer.send(&args.base_folder, database, client, range, output).await?;
     Ok(Outcome { command: "upload", exit: exit(&report), text: describe(&report), fields: fields(&report) })
 }
 

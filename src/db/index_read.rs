@@ -3,6 +3,7 @@
 use super::{INDEX_FORMAT, db_error, from_sql_int, sql_int, text_or_blob};
 use crate::archive::digest::{Digest, IndexDigest, IndexDigester};
 use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
+use crate::archive::log::LogDigest;
 use crate::archive::path::{EntryPath, printable};
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -34,6 +35,68 @@ pub struct IndexReader {
     connection: Connection,
     path: PathBuf,
     ours: bool,
+    growing: bool,
+}
+
+/// How rows are read.
+#[derive(Clone, Copy)]
+pub(super) struct FileRead<'a> {
+    /// The index has our tables beside `tar`.
+    pub(super) ours: bool,
+    /// Digests may be missing; they read as md5 0 and no BLAKE3 then.
+    pub(super) growing: bool,
+    /// The index, for messages.
+    pub(super) name: &'a Path,
+}
+
+/// Gives the files that `tail` selects.
+pub(super) fn read_files(
+    connection: &Connection,
+    read: FileRead<'_>,
+    tail: &str,
+    parameters: impl rusqlite::Params,
+    mut each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let error = |e| db_error(format!("cannot read the index {}", read.name.display()), e);
+    let query = if read.ours {
+        format!(
+            "SELECT {FILE_COLUMNS}, {OUR_COLUMNS} FROM tar LEFT JOIN tarlike_file f ON f.id = tar.id {tail}"
+        )
+    } else {
+        format!("SELECT {FILE_COLUMNS} FROM tar {tail}")
+    };
+    let mut statement = connection.prepare_cached(&query).map_err(error)?;
+    let mut rows = statement.query(parameters).map_err(error)?;
+    while let Some(row) = rows.next().map_err(error)? {
+        let file = file_of(row, read)
+            .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", read.name.display())))?;
+        if each(file)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Gives the directories and links that `tail` selects.
+pub(super) fn read_nodes(
+    connection: &Connection,
+    name: &Path,
+    tail: &str,
+    parameters: impl rusqlite::Params,
+    mut each: impl FnMut(Node) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let error = |e| db_error(format!("cannot read the index {}", name.display()), e);
+    let query = format!("SELECT kind, path, target, mode, mtime_ns, uid, gid FROM tarlike_node {tail}");
+    let mut statement = connection.prepare_cached(&query).map_err(error)?;
+    let mut rows = statement.query(parameters).map_err(error)?;
+    while let Some(row) = rows.next().map_err(error)? {
+        let node = node_of(row)
+            .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", name.display())))?;
+        if each(node)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 const FILE_COLUMNS: &str = "tar.id, tar.path, tar.size, tar.offset, tar.offset_end, tar.hash";
@@ -49,10 +112,25 @@ impl IndexReader {
             return Err(Error::io(format!("cannot open the index {}", path.display()), e)
                 .hint("make it with: tar-like index -b FOLDER -db FILE"));
         }
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)
+        Self::on(Self::connect(path)?, path)
+    }
+
+    /// The same for an index that may still be growing.
+    ///
+    /// # Errors
+    /// There is none, or it is no index of ours.
+    pub fn open_growing(path: &Path) -> Result<Self> {
+        let connection = Self::connect(path)?;
+        connection
+            .execute_batch("PRAGMA cache_size=-2000; PRAGMA temp_store=FILE;")
             .map_err(|e| db_error(format!("cannot open the index {}", path.display()), e))?;
-        Self::on(connection, path)
+        Ok(Self { connection, path: path.to_path_buf(), ours: true, growing: true })
+    }
+
+    fn connect(path: &Path) -> Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Connection::open_with_flags(path, flags)
+            .map_err(|e| db_error(format!("cannot open the index {}", path.display()), e))
     }
 
     /// The same on a connection that is open already; `path` is for messages.
@@ -72,7 +150,7 @@ impl IndexReader {
             return Err(Error::new(ErrorKind::BadIndex, format!("{}: it has no table 'tar'", what())));
         }
         let ours = table("tarlike_meta").map_err(bad)?;
-        let reader = Self { connection, path: path.to_path_buf(), ours };
+        let reader = Self { connection, path: path.to_path_buf(), ours, growing: false };
         if ours {
             let format = reader.meta_int("format")?;
             if format != Some(INDEX_FORMAT) {
@@ -169,33 +247,29 @@ impl IndexReader {
         Ok(summary)
     }
 
-    fn file_query(&self, tail: &str) -> String {
-        if self.ours {
-            format!(
-                "SELECT {FILE_COLUMNS}, {OUR_COLUMNS} FROM tar LEFT JOIN tarlike_file f ON f.id = tar.id {tail}"
-            )
-        } else {
-            format!("SELECT {FILE_COLUMNS} FROM tar {tail}")
-        }
-    }
-
     fn each_file(
         &self,
         tail: &str,
         parameters: impl rusqlite::Params,
-        mut each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+        each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        let mut statement =
-            self.connection.prepare_cached(&self.file_query(tail)).map_err(|e| self.error(e))?;
-        let mut rows = statement.query(parameters).map_err(|e| self.error(e))?;
-        while let Some(row) = rows.next().map_err(|e| self.error(e))? {
-            let file = file_of(row, self.ours)
-                .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", self.path.display())))?;
-            if each(file)?.is_break() {
-                break;
-            }
-        }
-        Ok(())
+        let read = FileRead { ours: self.ours, growing: self.growing, name: &self.path };
+        read_files(&self.connection, read, tail, parameters, each)
+    }
+
+    /// Where the archive ended when the log of this index had come to the prefix `digest`; `None` if it has none of that name.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn prefix_end(&self, digest: &LogDigest) -> Result<Option<u64>> {
+        self.connection
+            .prepare_cached("SELECT end FROM tarlike_log WHERE digest=?")
+            .and_then(|mut statement| {
+                statement
+                    .query_row([&digest.as_bytes()[..]], |row| row.get(0).map(from_sql_int))
+                    .optional()
+            })
+            .map_err(|e| self.error(e))
     }
 
     /// Gives every file, in the order in which they were written.
@@ -296,26 +370,16 @@ impl IndexReader {
         self.each_node("WHERE kind='d' ORDER BY id DESC", each)
     }
 
-    fn each_node(&self, tail: &str, mut each: impl FnMut(Node) -> Result<ControlFlow<()>>) -> Result<()> {
+    fn each_node(&self, tail: &str, each: impl FnMut(Node) -> Result<ControlFlow<()>>) -> Result<()> {
         if !self.ours {
             return Ok(());
         }
-        let query = format!("SELECT kind, path, target, mode, mtime_ns, uid, gid FROM tarlike_node {tail}");
-        let mut statement = self.connection.prepare_cached(&query).map_err(|e| self.error(e))?;
-        let mut rows = statement.query([]).map_err(|e| self.error(e))?;
-        while let Some(row) = rows.next().map_err(|e| self.error(e))? {
-            let node = node_of(row)
-                .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", self.path.display())))?;
-            if each(node)?.is_break() {
-                break;
-            }
-        }
-        Ok(())
+        read_nodes(&self.connection, &self.path, tail, [], each)
     }
 }
 
 /// One row of the file query as an entry, every column checked. The message names the row.
-fn file_of(row: &Row<'_>, ours: bool) -> std::result::Result<FileEntry, String> {
+fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<FileEntry, String> {
     let id = unsigned(row, 0).ok_or("a row of table tar has no valid id")?;
     let at = |what: &str| format!("file {id}: {what}");
     let path = bytes(row, 1).ok_or_else(|| at("its path is neither text nor blob"))?;
@@ -327,11 +391,14 @@ fn file_of(row: &Row<'_>, ours: bool) -> std::result::Result<FileEntry, String> 
     if signed(row, 4) != Some(sql_int(end) - 1) {
         return Err(at("its offset_end is not offset + size - 1"));
     }
-    let md5 = bytes(row, 5)
-        .and_then(|hex| std::str::from_utf8(hex).ok()?.parse().ok())
-        .ok_or_else(|| at("its hash is no lowercase md5"))?;
+    let md5 = match bytes(row, 5) {
+        None if read.growing && matches!(row.get_ref(5), Ok(ValueRef::Null)) => Digest::from([0; 16]),
+        hex => hex
+            .and_then(|hex| std::str::from_utf8(hex).ok()?.parse().ok())
+            .ok_or_else(|| at("its hash is no lowercase md5"))?,
+    };
     let mut file = FileEntry { id, path, size, offset, md5, blake3: None, meta: None, origin: None };
-    if ours {
+    if read.ours {
         file.blake3 = match row.get_ref(6) {
             Ok(ValueRef::Null) => None,
             Ok(ValueRef::Blob(blob)) => {
@@ -358,18 +425,13 @@ fn node_of(row: &Row<'_>) -> std::result::Result<Node, String> {
         .and_then(|letter| NodeKind::from_letter(std::str::from_utf8(letter).ok()?))
         .ok_or_else(|| at("its kind is not d, l or h"))?;
     let target = bytes(row, 2).ok_or_else(|| at("its target is neither text nor blob"))?;
-    let good_target = match kind {
-        NodeKind::Dir => target.is_empty(),
-        NodeKind::Symlink => !target.is_empty() && !target.contains(&0) && target.len() <= 4095,
-        NodeKind::Hardlink => EntryPath::new(target).is_ok(),
-    };
-    if !good_target {
+    let meta = meta(row, 3).map_err(|why| at(&why))?;
+    let entry_path = EntryPath::new(path).map_err(|why| at(&format!("its path {why}")))?;
+    let node = Node { kind, path: entry_path, target: target.into(), meta };
+    if !node.has_good_target() {
         return Err(at("its target is not valid"));
     }
-    let meta = meta(row, 3).map_err(|why| at(&why))?;
-    let target = target.into();
-    let path = EntryPath::new(path).map_err(|why| at(&format!("its path {why}")))?;
-    Ok(Node { kind, path, target, meta })
+    Ok(node)
 }
 
 fn meta(row: &Row<'_>, first: usize) -> std::result::Result<Option<Meta>, String> {

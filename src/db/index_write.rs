@@ -1,22 +1,27 @@
 //! Writing an index: one transaction into a new file that gets its name only when it is complete.
 
+use super::index_read::{FileRead, read_files, read_nodes};
 use super::{INDEX_FORMAT, db_error, sql_int, text_or_blob};
 use crate::archive::digest::{IndexDigest, IndexDigester};
-use crate::archive::entry::{FileEntry, Node};
+use crate::archive::entry::{FileEntry, Node, Origin};
+use crate::archive::log::Digests;
 use crate::archive::path::PARTIAL_INFIX;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, params};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
     CREATE TABLE tar(id INT64, path TEXT, size INT64, offset INT64, offset_end INT64, hash TEXT);
     CREATE TABLE tarlike_meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
     CREATE TABLE tarlike_file(id INTEGER PRIMARY KEY, blake3 BLOB, mode INT, mtime_ns INT, uid INT, gid INT,
                               dev INT, ino INT, ctime_ns INT);
     CREATE TABLE tarlike_node(id INTEGER PRIMARY KEY, kind TEXT NOT NULL, path TEXT NOT NULL, target TEXT NOT NULL,
-                              mode INT, mtime_ns INT, uid INT, gid INT);
-    BEGIN;";
+                              mode INT, mtime_ns INT, uid INT, gid INT);";
+
+/// Sets one value of `tarlike_meta`.
+pub(super) const META: &str = "INSERT OR REPLACE INTO tarlike_meta VALUES(?,?)";
 
 // Made when the rows are in: three times faster than keeping them up to date row by row.
 const INDEXES: &str = "
@@ -45,8 +50,112 @@ pub struct IndexWriter {
     connection: Connection,
     partial: tempfile::TempPath,
     target: PathBuf,
-    digester: IndexDigester,
+    running: RunningDigest,
     written: Written,
+}
+
+/// The digest of an index while its rows are written. Rows whose digests are not known yet hold it up; what follows them is read
+/// again at the end.
+#[derive(Default)]
+pub(super) struct RunningDigest {
+    digester: IndexDigester,
+    files: u64,
+    nodes: u64,
+}
+
+impl RunningDigest {
+    /// Takes note of a row; `known` says whether it has its digests.
+    pub(super) fn file(&mut self, file: &FileEntry, known: bool) {
+        if known && file.id == self.files {
+            self.digester.file(file);
+            self.files += 1;
+        }
+    }
+
+    /// Takes note of row `id`.
+    pub(super) fn node(&mut self, id: u64, node: &Node) {
+        if id == self.nodes {
+            self.digester.node(node);
+            self.nodes += 1;
+        }
+    }
+
+    /// Reads what it was held up from.
+    pub(super) fn catch_up(&mut self, connection: &Connection, name: &Path) -> Result<()> {
+        let read = FileRead { ours: true, growing: false, name };
+        let from = "WHERE tar.rowid > ? ORDER BY tar.rowid";
+        read_files(connection, read, from, [sql_int(self.files)], |file| {
+            self.file(&file, true);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        read_nodes(connection, name, "WHERE id >= ? ORDER BY id", [sql_int(self.nodes)], |node| {
+            self.node(self.nodes, &node);
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    /// The digest of all rows so far, if nothing holds it up.
+    pub(super) fn digest(&self) -> IndexDigest {
+        self.digester.finish()
+    }
+}
+
+/// Writes the row of a file; without its digests, which follow by [`set_digests`], unless `known`.
+pub(super) fn insert_file(connection: &Connection, file: &FileEntry, known: bool) -> rusqlite::Result<()> {
+    // The end is inclusive: an empty file at the very start ends at -1.
+    let offset_end = sql_int(file.offset + file.size) - 1;
+    connection.prepare_cached("INSERT INTO tar VALUES(?,?,?,?,?,?)")?.execute(params![
+        clamp(file.id),
+        ToSqlOutput::Borrowed(text_or_blob(file.path.as_bytes())),
+        clamp(file.size),
+        clamp(file.offset),
+        offset_end,
+        known.then(|| file.md5.to_string()),
+    ])?;
+    if file.blake3.is_some() || file.meta.is_some() || !known {
+        let (meta, origin) = (file.meta, file.origin);
+        connection.prepare_cached("INSERT INTO tarlike_file VALUES(?,?,?,?,?,?,?,?,?)")?.execute(params![
+            clamp(file.id),
+            file.blake3.as_ref().map(|d| &d.as_bytes()[..]),
+            meta.map(|m| m.mode),
+            meta.map(|m| m.mtime_ns),
+            meta.map(|m| m.uid),
+            meta.map(|m| m.gid),
+            // Device and inode numbers use all 64 bits: kept as the same bits, signed.
+            origin.map(|o| o.dev.cast_signed()),
+            origin.map(|o| o.ino.cast_signed()),
+            origin.map(|o| o.ctime_ns),
+        ])?;
+    }
+    Ok(())
+}
+
+/// Adds the digests of file `id`, whose row came without or with others.
+pub(super) fn set_digests(connection: &Connection, id: u64, digests: &Digests) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE tar SET hash=? WHERE rowid=?")?
+        .execute(params![digests.0.to_string(), sql_int(id + 1)])?;
+    connection
+        .prepare_cached("UPDATE tarlike_file SET blake3=? WHERE id=?")?
+        .execute(params![&digests.1.as_bytes()[..], sql_int(id)])?;
+    Ok(())
+}
+
+/// Writes the row of a directory or link.
+pub(super) fn insert_node(connection: &Connection, id: u64, node: &Node) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT INTO tarlike_node VALUES(?,?,?,?,?,?,?,?)")?
+        .execute(params![
+            clamp(id),
+            node.kind.letter(),
+            ToSqlOutput::Borrowed(text_or_blob(node.path.as_bytes())),
+            ToSqlOutput::Borrowed(text_or_blob(&node.target)),
+            node.meta.map(|m| m.mode),
+            node.meta.map(|m| m.mtime_ns),
+            node.meta.map(|m| m.uid),
+            node.meta.map(|m| m.gid),
+        ])
+        .map(drop)
 }
 
 fn clamp(number: u64) -> ToSqlOutput<'static> {
@@ -78,13 +187,14 @@ impl IndexWriter {
         connection
             .execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8000; PRAGMA temp_store=FILE;")
             .and_then(|()| connection.execute_batch(TABLES))
+            .and_then(|()| connection.execute_batch("BEGIN"))
             .map_err(|e| db_error(what(), e))?;
         let digest = IndexDigester::default().finish();
         Ok(Self {
             connection,
             partial,
             target: target.to_path_buf(),
-            digester: IndexDigester::default(),
+            running: RunningDigest::default(),
             written: Written { digest, files: 0, nodes: 0, total_bytes: 0 },
         })
     }
@@ -107,10 +217,19 @@ impl IndexWriter {
         self.written.files
     }
 
-    /// The digest of everything so far.
+    /// Directories and links so far.
     #[must_use]
-    pub fn digest(&self) -> IndexDigest {
-        self.digester.finish()
+    pub fn nodes(&self) -> u64 {
+        self.written.nodes
+    }
+
+    /// The digest of everything so far.
+    ///
+    /// # Errors
+    /// SQLite fails, or a file has no digests yet.
+    pub fn digest(&mut self) -> Result<IndexDigest> {
+        self.running.catch_up(&self.connection, &self.target)?;
+        Ok(self.running.digest())
     }
 
     /// Adds the next file. Its id and offset must be the next ones.
@@ -118,46 +237,44 @@ impl IndexWriter {
     /// # Errors
     /// The archive would be larger than 2^63 bytes, or SQLite fails.
     pub fn file(&mut self, file: &FileEntry) -> Result<()> {
+        self.add(file, true)
+    }
+
+    /// The same for a file whose digests follow by [`IndexWriter::digests`]; those of the entry mean nothing.
+    ///
+    /// # Errors
+    /// As [`IndexWriter::file`].
+    pub fn file_without_digests(&mut self, file: &FileEntry) -> Result<()> {
+        self.add(file, false)
+    }
+
+    fn add(&mut self, file: &FileEntry, known: bool) -> Result<()> {
         debug_assert_eq!((file.id, file.offset), (self.written.files, self.written.total_bytes));
         let total_bytes =
             file.offset.checked_add(file.size).filter(|&total| i64::try_from(total).is_ok()).ok_or_else(
                 || Error::new(ErrorKind::BadIndex, "the archive would be larger than 2^63 bytes"),
             )?;
-        // The end is inclusive: an empty file at the very start ends at -1.
-        let offset_end = sql_int(total_bytes) - 1;
-        let run = || -> rusqlite::Result<()> {
-            self.connection.prepare_cached("INSERT INTO tar VALUES(?,?,?,?,?,?)")?.execute(params![
-                clamp(file.id),
-                ToSqlOutput::Borrowed(text_or_blob(file.path.as_bytes())),
-                clamp(file.size),
-                clamp(file.offset),
-                offset_end,
-                file.md5.to_string(),
-            ])?;
-            if file.blake3.is_some() || file.meta.is_some() {
-                let (meta, origin) = (file.meta, file.origin);
-                self.connection
-                    .prepare_cached("INSERT INTO tarlike_file VALUES(?,?,?,?,?,?,?,?,?)")?
-                    .execute(params![
-                        clamp(file.id),
-                        file.blake3.as_ref().map(|d| &d.as_bytes()[..]),
-                        meta.map(|m| m.mode),
-                        meta.map(|m| m.mtime_ns),
-                        meta.map(|m| m.uid),
-                        meta.map(|m| m.gid),
-                        // Device and inode numbers use all 64 bits: kept as the same bits, signed.
-                        origin.map(|o| o.dev.cast_signed()),
-                        origin.map(|o| o.ino.cast_signed()),
-                        origin.map(|o| o.ctime_ns),
-                    ])?;
-            }
-            Ok(())
-        };
-        run().map_err(|e| db_error(format!("cannot write the index {}", self.target.display()), e))?;
-        self.digester.file(file);
+        insert_file(&self.connection, file, known).map_err(|e| self.error(e))?;
+        self.running.file(file, known);
         self.written.files += 1;
         self.written.total_bytes = total_bytes;
         Ok(())
+    }
+
+    /// Adds the digests of file `id`. Without `origin` the next run reads the file again.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn digests(&mut self, id: u64, digests: &Digests, origin: Option<Origin>) -> Result<()> {
+        let run = || -> rusqlite::Result<()> {
+            set_digests(&self.connection, id, digests)?;
+            if origin.is_none() {
+                let forget = "UPDATE tarlike_file SET dev=NULL, ino=NULL, ctime_ns=NULL WHERE id=?";
+                self.connection.execute(forget, [sql_int(id)])?;
+            }
+            Ok(())
+        };
+        run().map_err(|e| self.error(e))
     }
 
     /// Adds a directory or link.
@@ -165,24 +282,14 @@ impl IndexWriter {
     /// # Errors
     /// SQLite fails.
     pub fn node(&mut self, node: &Node) -> Result<()> {
-        let run = || -> rusqlite::Result<usize> {
-            self.connection.prepare_cached("INSERT INTO tarlike_node VALUES(?,?,?,?,?,?,?,?)")?.execute(
-                params![
-                    clamp(self.written.nodes),
-                    node.kind.letter(),
-                    ToSqlOutput::Borrowed(text_or_blob(node.path.as_bytes())),
-                    ToSqlOutput::Borrowed(text_or_blob(&node.target)),
-                    node.meta.map(|m| m.mode),
-                    node.meta.map(|m| m.mtime_ns),
-                    node.meta.map(|m| m.uid),
-                    node.meta.map(|m| m.gid),
-                ],
-            )
-        };
-        run().map_err(|e| db_error(format!("cannot write the index {}", self.target.display()), e))?;
-        self.digester.node(node);
+        insert_node(&self.connection, self.written.nodes, node).map_err(|e| self.error(e))?;
+        self.running.node(self.written.nodes, node);
         self.written.nodes += 1;
         Ok(())
+    }
+
+    fn error(&self, error: rusqlite::Error) -> Error {
+        db_error(format!("cannot write the index {}", self.target.display()), error)
     }
 
     /// Seals the index, syncs it and gives it its name, replacing an older one in one step. `base` is what was indexed and
@@ -192,9 +299,9 @@ impl IndexWriter {
     /// SQLite fails, the disk is full, or the rename fails.
     pub fn finish(mut self, base: &[u8], generation: u64, created_s: u64) -> Result<Written> {
         let target = self.target.display().to_string();
-        self.written.digest = self.digester.finish();
+        self.written.digest = self.digest()?;
         let run = || -> rusqlite::Result<()> {
-            let mut meta = self.connection.prepare("INSERT INTO tarlike_meta VALUES(?,?)")?;
+            let mut meta = self.connection.prepare(META)?;
             meta.execute(params!["format", INDEX_FORMAT])?;
             meta.execute(params!["generation", clamp(generation)])?;
             meta.execute(params!["digest", self.written.digest.to_string()])?;

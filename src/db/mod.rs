@@ -1,5 +1,6 @@
 //! SQLite: the index, the sender's progress, the receiver's journal. The only place for rusqlite and SQL.
 
+pub mod growing;
 pub mod import;
 pub mod index_read;
 pub mod index_write;

@@ -76,6 +76,8 @@ enum Entry {
     Node(Node),
 }
 
+/// Batches that may be under way.
+const WINDOW: usize = 256;
 const BATCH_ENTRIES: usize = 64;
 const BATCH_BYTES: u64 = 8 << 20;
 const READ_BYTES: usize = 256 << 10;
@@ -120,6 +122,7 @@ pub fn check(
     };
     ordered(
         options.threads,
+        WINDOW,
         produce,
         |entries| entries.iter().map(|entry| comparer.compare(entry)).collect(),
         |findings: Vec<Option<Finding>>| {

@@ -4,6 +4,8 @@ pub mod buffers;
 pub mod check;
 pub mod index;
 pub mod index_body;
+mod pace;
 mod pipeline;
 pub mod receive;
+pub mod stream;
 pub mod upload;

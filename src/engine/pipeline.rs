@@ -4,9 +4,6 @@ use crate::error::{Error, Result};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-/// How many pieces of work may be under way or wait for their turn to come out.
-const WINDOW: usize = 256;
-
 /// Where the pieces of work go in. It waits while too many are under way.
 pub(super) struct Feed<T, R> {
     work: SyncSender<(T, SyncSender<R>)>,
@@ -21,18 +18,20 @@ impl<T, R> Feed<T, R> {
     }
 }
 
-/// Runs `produce` on a thread of its own, `work` on `threads` threads and `consume` on this one.
+/// Runs `produce` on a thread of its own, `work` on `threads` threads and `consume` on this one. At most about `window` pieces
+/// are under way or wait for their turn to come out.
 ///
 /// # Errors
 /// Whatever `produce` or `consume` returns; `consume`'s comes first.
 pub(super) fn ordered<T: Send, R: Send>(
     threads: usize,
+    window: usize,
     produce: impl FnOnce(Feed<T, R>) -> Result<()> + Send,
     work: impl Fn(T) -> R + Sync,
     mut consume: impl FnMut(R) -> Result<()>,
 ) -> Result<()> {
-    let (work_in, work_out) = sync_channel::<(T, SyncSender<R>)>(WINDOW);
-    let (order_in, order_out) = sync_channel::<Receiver<R>>(WINDOW);
+    let (work_in, work_out) = sync_channel::<(T, SyncSender<R>)>(window);
+    let (order_in, order_out) = sync_channel::<Receiver<R>>(window);
     let work_out = Mutex::new(work_out);
     std::thread::scope(|scope| {
         let producer = scope.spawn(move || produce(Feed { work: work_in, order: order_in }));
@@ -83,7 +82,7 @@ mod tests {
             }
             i * 2
         };
-        ordered(4, produce, work, |r| {
+        ordered(4, 256, produce, work, |r| {
             seen.push(r);
             Ok(())
         })
@@ -102,6 +101,6 @@ mod tests {
             Ok(())
         };
         let stop = |r| if r == 10 { Err(Error::new(ErrorKind::Io, "stop")) } else { Ok(()) };
-        assert_eq!(ordered(2, produce, |i| i, stop).unwrap_err().to_string(), "stop");
+        assert_eq!(ordered(2, 256, produce, |i| i, stop).unwrap_err().to_string(), "stop");
     }
 }

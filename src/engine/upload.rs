@@ -46,6 +46,8 @@ pub struct UploadOptions {
     pub dry_run: bool,
     /// How blocks become frames.
     pub compression: Compression,
+    /// Cores that this program may use.
+    pub cores: usize,
     /// A folder for temporary files.
     pub scratch: PathBuf,
 }
@@ -63,6 +65,7 @@ impl Default for UploadOptions {
             ignore_done: false,
             dry_run: false,
             compression: Compression::Auto,
+            cores: 1,
             scratch: PathBuf::from("/tmp"),
         }
     }
@@ -179,7 +182,7 @@ impl Upload<'_> {
     async fn send(&self, sender: &Arc<Sender>, todo: &[Range<u64>]) -> Result<()> {
         let queue = Arc::new(RangeQueue::new(todo.iter().cloned()));
         let workers = usize::try_from(queue.len()).unwrap_or(usize::MAX).min(self.options.workers.max(1));
-        let mut tasks = JoinSet::new();
+        let mut tasks: JoinSet<Result<()>> = JoinSet::new();
         for _ in 0..workers {
             let (sender, queue) = (sender.clone(), queue.clone());
             tasks.spawn(async move {

@@ -1,12 +1,15 @@
 //! The requests of the protocol, each with its deadline and the meaning of its answers.
 
+use super::goodput::{Goodput, Sending};
 use super::limit::{Bandwidth, PIECE_BYTES};
 use super::pulse::Pulse;
 use super::retry::{Failed, Patience, retry};
 use crate::archive::digest::{Blake3, IndexDigest};
+use crate::archive::frame::Frame;
+use crate::archive::log::LogDigest;
 use crate::archive::protocol::{
     BlockAnswer, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX,
-    HEADER_SERVER, IndexAnswer, Status, VERSION, format_ids,
+    HEADER_LENGTH, HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer, Status, VERSION, format_ids,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
@@ -49,6 +52,8 @@ pub struct Client {
     bandwidth: Option<Arc<Bandwidth>>,
     patience: Patience,
     monitor: Arc<dyn Monitor>,
+    goodput: Goodput,
+    local: bool,
     /// A receiver of ours has answered: from then on, other answers are those of something on the way to it.
     met: AtomicBool,
 }
@@ -60,11 +65,23 @@ pub struct BlockBody {
     /// The block size, in bytes.
     pub block_size: u64,
     /// One LZ4 frame.
-    pub body: Bytes,
+    pub body: Frame,
     /// BLAKE3 of the content.
     pub digest: Blake3,
     /// Ids, ascending, of files whose bytes are zeros because they could not be read.
     pub failed: Vec<u64>,
+}
+
+/// A batch of a log, ready to be sent.
+pub struct LogBatch {
+    /// One LZ4 frame.
+    pub body: Bytes,
+    /// Its length before compression, in bytes.
+    pub length: u64,
+    /// The stream that it belongs to.
+    pub stream: LogDigest,
+    /// The prefix of the log that it follows.
+    pub before: LogDigest,
 }
 
 /// An index, ready to be sent.
@@ -117,7 +134,8 @@ impl Client {
             .tcp_nodelay(true)
             .user_agent(concat!("tar-like/", env!("CARGO_PKG_VERSION")));
         let host = base.host_str().unwrap_or_default();
-        if host == "localhost" || host == "[::1]" || host.starts_with("127.") {
+        let local = host == "localhost" || host == "[::1]" || host.starts_with("127.");
+        if local {
             // A proxy of the environment cannot reach what this host calls itself.
             http = http.no_proxy();
         }
@@ -153,6 +171,8 @@ impl Client {
             bandwidth: options.bandwidth,
             patience,
             monitor,
+            goodput: Goodput::default(),
+            local,
             met: AtomicBool::new(false),
         })
     }
@@ -161,6 +181,18 @@ impl Client {
     #[must_use]
     pub fn address(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
+    }
+
+    /// How fast the link takes what is sent.
+    #[must_use]
+    pub fn goodput(&self) -> &Goodput {
+        &self.goodput
+    }
+
+    /// Whether the receiver is on this host.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.local
     }
 
     /// When this client gives up.
@@ -216,6 +248,25 @@ impl Client {
                 .body(self.file_body(index, &pulse)?);
             let exchange = async { json(self.accepted(send(request).await?).await?).await };
             pulse.watch(INDEX_DEADLINE, exchange).await
+        })
+        .await
+    }
+
+    /// Adds a batch to the log of the index.
+    ///
+    /// # Errors
+    /// The receiver refuses it, or what the retries ended with.
+    pub async fn append_log(&self, batch: &LogBatch) -> Result<LogAnswer> {
+        retry(&self.patience, &*self.monitor, || async {
+            let request = self
+                .request(Method::POST, "log", None)?
+                .header(HEADER_STREAM, batch.stream.to_string())
+                .header(HEADER_INDEX, batch.before.to_string())
+                .header(HEADER_LENGTH, batch.length)
+                .body(batch.body.clone());
+            let exchange = async { json(self.accepted(send(request).await?).await?).await };
+            // The last batch is answered when the whole index was proven.
+            Pulse::new().watch(INDEX_DEADLINE, exchange).await
         })
         .await
     }
@@ -312,14 +363,14 @@ impl Client {
             let tail = format!("{}/{}", block.block_size, block.number);
             let mut request = self
                 .request(Method::PUT, &tail, None)?
-                .header(header::CONTENT_LENGTH, block.body.len())
+                .header(header::CONTENT_LENGTH, block.body.length())
                 .header(HEADER_INDEX, index.to_string())
                 .header(HEADER_DIGEST, block.digest.to_string());
             if !block.failed.is_empty() {
                 request = request.header(HEADER_FAILED, format_ids(&block.failed));
             }
             let pulse = Pulse::new();
-            let request = request.body(self.bytes_body(&block.body, &pulse));
+            let request = request.body(self.frame_body(&block.body, &pulse));
             let exchange = async {
                 let response = self.accepted(send(request).await?).await?;
                 if !self.is_ours(&response) {
@@ -328,26 +379,40 @@ impl Client {
                 json(response).await.map(Some)
             };
             let outcome = pulse.watch(self.block_deadline, exchange).await;
-            self.monitor.counters().wire_bytes.add(block.body.len() as u64);
+            self.monitor.counters().wire_bytes.add(block.body.length());
             outcome
         })
         .await
     }
 
     /// A body whose pieces tell that it moves: whatever the rate of the link, only a body that stands still is given up.
-    fn bytes_body(&self, body: &Bytes, pulse: &Pulse) -> Body {
-        let state = (body.clone(), self.bandwidth.clone(), pulse.clone());
-        let pieces = futures_util::stream::unfold(state, |(mut rest, bandwidth, pulse)| async move {
-            if rest.is_empty() {
-                return None;
+    fn frame_body(&self, frame: &Frame, pulse: &Pulse) -> Body {
+        struct Rest {
+            pieces: std::vec::IntoIter<Bytes>,
+            piece: Bytes,
+            bandwidth: Option<Arc<Bandwidth>>,
+            pulse: Pulse,
+            sending: Sending,
+        }
+        let rest = Rest {
+            pieces: frame.pieces().to_vec().into_iter(),
+            piece: Bytes::new(),
+            bandwidth: self.bandwidth.clone(),
+            pulse: pulse.clone(),
+            sending: self.goodput.begin(),
+        };
+        let pieces = futures_util::stream::unfold(rest, |mut rest| async move {
+            if rest.piece.is_empty() {
+                rest.piece = rest.pieces.next()?;
             }
-            let piece_bytes = if bandwidth.is_some() { PIECE_BYTES } else { BODY_PIECE_BYTES };
-            let piece = rest.split_to(piece_bytes.min(rest.len()));
-            if let Some(bandwidth) = &bandwidth {
+            let piece_bytes = if rest.bandwidth.is_some() { PIECE_BYTES } else { BODY_PIECE_BYTES };
+            let piece = rest.piece.split_to(piece_bytes.min(rest.piece.len()));
+            if let Some(bandwidth) = &rest.bandwidth {
                 bandwidth.take(piece.len()).await;
             }
-            pulse.beat();
-            Some((Ok::<_, std::io::Error>(piece), (rest, bandwidth, pulse)))
+            rest.pulse.beat();
+            rest.sending.sent(piece.len());
+            Some((Ok::<_, std::io::Error>(piece), rest))
         });
         Body::wrap_stream(pieces)
     }

@@ -2,12 +2,13 @@
 
 use super::route::{Route, route};
 use super::{Server, body, metrics};
-use crate::archive::codec::frame_bound;
+use crate::archive::codec::{self, frame_bound};
 use crate::archive::digest::{Blake3, IndexDigest};
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
+use crate::archive::log::{LogDigest, MAX_BATCH_BYTES};
 use crate::archive::protocol::{
-    ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_SERVER,
-    VERSION, parse_ids,
+    ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_LENGTH, HEADER_SERVER,
+    HEADER_STREAM, VERSION, parse_ids,
 };
 use crate::archive::ranges::RangeSet;
 use crate::engine::index_body;
@@ -105,6 +106,7 @@ async fn serve(server: &Arc<Server>, parts: Parts, body: Body) -> Result<Respons
         }
         Route::Status { tar_id } => status(server, tar_id, &parts).await,
         Route::Finish { tar_id } => finish(server, tar_id, &parts.headers, body).await,
+        Route::Log { tar_id } => append_log(server, tar_id, &parts.headers, body).await,
         Route::PutIndex { tar_id } => put_index(server, tar_id, &parts.headers, body).await,
         Route::PutBlock { tar_id, block_size, number } => {
             let put = BlockPut {
@@ -169,6 +171,58 @@ async fn finish(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Bo
         Some(answer) => Json(answer).into_response(),
         None => (StatusCode::ACCEPTED, Json(FinishAnswer::default())).into_response(),
     })
+}
+
+/// A batch of an index that grows.
+async fn append_log(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
+    let length = body::declared_length(headers)?;
+    let admitted = async {
+        check_running(server)?;
+        let content_bytes = length_header(headers)?;
+        if content_bytes > MAX_BATCH_BYTES || length > frame_bound(MAX_BATCH_BYTES) {
+            let what = format!("a batch of the index is longer than {MAX_BATCH_BYTES} bytes");
+            return Err(Error::new(ErrorKind::TooLarge, what));
+        }
+        let stream = required_digest(headers, HEADER_STREAM)?;
+        let before = required_digest(headers, HEADER_INDEX)?;
+        server.receiver.check_space(MAX_BATCH_BYTES)?;
+        match tokio::time::timeout(TURN_PATIENCE, server.indexes.clone().acquire_owned()).await {
+            Ok(Ok(turn)) => Ok((content_bytes, stream, before, turn)),
+            _ => Err(Error::new(ErrorKind::Busy, "too many indexes at once")
+                .hint("send it again a little later")),
+        }
+    };
+    let (content_bytes, stream, before, turn) = match admitted.await {
+        Ok(admitted) => admitted,
+        Err(e) => {
+            body::drain(body, server.largest_body()).await;
+            return Err(e);
+        }
+    };
+    let (pieces, mut body) = (body, Vec::new());
+    body::read(pieces, length, &mut body).await?;
+    let receiver = server.receiver.clone();
+    let answer = blocking(move || {
+        let mut batch = Vec::new();
+        codec::decode(&body, content_bytes as usize, &mut batch)
+            .map_err(|e| Error::new(ErrorKind::BadBlock, "a batch of the index was changed on the way").because(e))?;
+        let outcome = receiver.append_log(tar_id, &stream, &before, &batch);
+        drop(turn);
+        outcome
+    })
+    .await?;
+    Ok(Json(answer).into_response())
+}
+
+fn required_digest(headers: &HeaderMap, name: &str) -> Result<LogDigest> {
+    digest_header(headers, name)?
+        .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("there is no header {name}")))
+}
+
+fn length_header(headers: &HeaderMap) -> Result<u64> {
+    only_header(headers, HEADER_LENGTH)?
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("header {HEADER_LENGTH} is no length")))
 }
 
 async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {

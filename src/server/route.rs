@@ -9,6 +9,7 @@ pub(super) enum Route {
     PutBlock { tar_id: u64, block_size: u64, number: u64 },
     Status { tar_id: u64 },
     Finish { tar_id: u64 },
+    Log { tar_id: u64 },
     Health,
     Ready,
     Metrics,
@@ -26,6 +27,9 @@ pub(super) fn route(method: &str, path: &str) -> Result<Route> {
         }
         [prefix @ .., tar_id, "status"] if plain(prefix) => {
             (Route::Status { tar_id: number("tar_id", tar_id)? }, "GET")
+        }
+        [prefix @ .., tar_id, "log"] if plain(prefix) => {
+            (Route::Log { tar_id: number("tar_id", tar_id)? }, "POST")
         }
         [prefix @ .., tar_id, "finish"] if plain(prefix) => {
             (Route::Finish { tar_id: number("tar_id", tar_id)? }, "POST")

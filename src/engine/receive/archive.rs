@@ -6,36 +6,52 @@ use crate::archive::entry::FileEntry;
 use crate::archive::layout::Grid;
 use crate::archive::protocol::{FAILED_NAMES, FailedFile, STATUS_RANGES, Status};
 use crate::archive::ranges::RangeSet;
-use crate::db::index_read::{IndexReader, Summary};
+use crate::db::growing::GrowingIndex;
+use crate::db::index_read::IndexReader;
 use crate::db::journal::{Change, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::Staging;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// An archive and its active index.
 pub(super) struct Archive {
     pub(super) tar_id: u64,
-    pub(super) digest: IndexDigest,
     pub(super) generation: u64,
-    pub(super) files: u64,
-    pub(super) total_bytes: u64,
     pub(super) staging: Staging,
     pub(super) index_path: PathBuf,
     readers: Mutex<Vec<IndexReader>>,
+    extent: Mutex<Extent>,
     state: Mutex<State>,
     changed: Condvar,
     /// Held by the one `finish` that may run.
     pub(super) finish: Mutex<()>,
+    /// The log by which the index grows, or grew.
+    pub(super) log: Mutex<Option<GrowingIndex>>,
     /// Read by whoever writes for this index, written by whoever replaces it; true once it is replaced.
     retired: RwLock<bool>,
+}
+
+/// What an index comes to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    /// Names it; while it grows, nobody knows the name.
+    pub(super) digest: IndexDigest,
+    /// Files of it.
+    pub(super) files: u64,
+    /// Size of the archive, in bytes.
+    pub(super) total_bytes: u64,
+    /// Nothing will be added.
+    pub(super) sealed: bool,
 }
 
 /// What changes while blocks arrive.
 #[derive(Default)]
 pub(super) struct State {
+    /// Files of a growing index whose digests are still to come.
+    pub(super) pending: BTreeSet<u64>,
     /// Bytes of the archive in the journal.
     pub(super) done: RangeSet,
     /// Ids of files with their final name.
@@ -77,25 +93,46 @@ impl Archive {
     pub(super) fn new(
         tar_id: u64,
         index_path: PathBuf,
-        summary: &Summary,
+        extent: Extent,
+        log: Option<GrowingIndex>,
         generation: u64,
         staging: Staging,
         state: State,
     ) -> Self {
         Self {
             tar_id,
-            digest: summary.digest,
             generation,
-            files: summary.files,
-            total_bytes: summary.total_bytes,
             staging,
             index_path,
             readers: Mutex::default(),
+            log: Mutex::new(log),
+            extent: Mutex::new(extent),
             state: Mutex::new(state),
             changed: Condvar::new(),
             finish: Mutex::new(()),
             retired: RwLock::new(false),
         }
+    }
+
+    pub(super) fn extent(&self) -> Extent {
+        *lock(&self.extent)
+    }
+
+    pub(super) fn set_extent(&self, extent: Extent) {
+        *lock(&self.extent) = extent;
+    }
+
+    /// Where the archive ends in the index that a block names; `None` if that is another index. A block may come before the index
+    /// is complete: then it names the prefix of the log that lays it out.
+    pub(super) fn end_of(&self, named: &IndexDigest) -> Result<Option<u64>> {
+        let extent = self.extent();
+        if extent.sealed && extent.digest == *named {
+            return Ok(Some(extent.total_bytes));
+        }
+        if lock(&self.log).is_none() {
+            return Ok(None);
+        }
+        self.with_index(|index| index.prefix_end(named))
     }
 
     pub(super) fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -117,8 +154,22 @@ impl Archive {
     pub(super) fn enter(&self) -> Result<RwLockReadGuard<'_, bool>> {
         let retired = self.retired.read().unwrap_or_else(PoisonError::into_inner);
         if *retired {
-            return Err(Error::new(ErrorKind::WrongIndex, format!("the index of archive {} was just replaced", self.tar_id))
-                .hint("another sender put a new index in place; run the command again with the index that is wanted"));
+            return Err(self.replaced());
+        }
+        Ok(retired)
+    }
+
+    fn replaced(&self) -> Error {
+        let what = format!("the index of archive {} was just replaced", self.tar_id);
+        Error::new(ErrorKind::WrongIndex, what)
+            .hint("another sender put a new index in place; run the command again with the index that is wanted")
+    }
+
+    /// Waits until nobody writes for this index, and keeps everybody out as long as the guard lives.
+    pub(super) fn pause(&self) -> Result<RwLockWriteGuard<'_, bool>> {
+        let retired = self.retired.write().unwrap_or_else(PoisonError::into_inner);
+        if *retired {
+            return Err(self.replaced());
         }
         Ok(retired)
     }
@@ -149,11 +200,23 @@ impl Archive {
         let reader = lock(&self.readers).pop();
         let reader = match reader {
             Some(reader) => reader,
-            None => IndexReader::open(&self.index_path)?,
+            None => IndexReader::open_growing(&self.index_path)?,
         };
         let outcome = work(&reader);
         lock(&self.readers).push(reader);
         outcome
+    }
+
+    /// The file with this id, if there is one.
+    pub(super) fn file(&self, id: u64) -> Result<Option<FileEntry>> {
+        let mut found = None;
+        self.with_index(|index| {
+            index.files_with_ids(id..id + 1, |file| {
+                found = Some(file);
+                Ok(ControlFlow::Break(()))
+            })
+        })?;
+        Ok(found)
     }
 
     /// Files with content, all of which is done, that have no name yet and that nobody is proving.
@@ -166,7 +229,9 @@ impl Archive {
             for ids in unknown {
                 self.with_index(|index| {
                     index.files_with_ids(ids, |file| {
-                        if file.size > 0 && !self.state().proving.contains(&file.id) {
+                        let state = self.state();
+                        let known = !state.pending.contains(&file.id);
+                        if file.size > 0 && known && !state.proving.contains(&file.id) {
                             files.push(file);
                         }
                         Ok(ControlFlow::Continue(()))
@@ -199,12 +264,13 @@ impl Archive {
 
     /// How far this archive is; `missing` starts at byte `from`.
     pub(super) fn status(&self, block_size: u64, from: u64) -> Result<Status> {
-        let grid = Grid::new(self.total_bytes, block_size)
+        let extent = self.extent();
+        let grid = Grid::new(extent.total_bytes, block_size)
             .ok_or_else(|| Error::new(ErrorKind::Malformed, "the block size must not be 0"))?;
         let state = self.state();
         let mut missing: Vec<(u64, u64)> = state
             .done
-            .missing(from.min(self.total_bytes)..self.total_bytes)
+            .missing(from.min(extent.total_bytes)..extent.total_bytes)
             .take(STATUS_RANGES + 1)
             .map(|range| (range.start, range.end))
             .collect();
@@ -215,22 +281,22 @@ impl Archive {
             .done
             .iter()
             .map(|range| {
-                let end = if range.end == self.total_bytes { grid.blocks() } else { range.end / block_size };
+                let end = if range.end == extent.total_bytes { grid.blocks() } else { range.end / block_size };
                 end.saturating_sub(range.start.div_ceil(block_size))
             })
             .sum();
         Ok(Status {
             tar_id: self.tar_id,
             generation: self.generation,
-            digest: self.digest.to_string(),
-            total_bytes: self.total_bytes,
+            digest: extent.digest.to_string(),
+            total_bytes: extent.total_bytes,
             done_bytes: state.done.covered(),
             missing,
             next,
             blk_size: block_size,
             blocks_total: grid.blocks(),
             blocks_done,
-            files_total: self.files,
+            files_total: extent.files,
             files_published: state.published.covered(),
             failed: state.failed.values().cloned().collect(),
             complete: state.finished,

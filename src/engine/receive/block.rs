@@ -11,6 +11,7 @@ use crate::archive::protocol::BlockAnswer;
 use crate::archive::ranges::RangeSet;
 use crate::db::journal::Change;
 use crate::error::{Error, ErrorKind, Result};
+use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,8 +49,10 @@ struct Intake<'a> {
     accepted: RangeSet,
     frags: u64,
     rejected: Vec<u64>,
-    /// Files that go beyond this block.
+    /// Files that go beyond this block, or cannot be proven yet.
     large: Vec<FileEntry>,
+    /// Files whose digests had not come when the block was looked up.
+    pending: BTreeSet<u64>,
 }
 
 impl Receiver {
@@ -62,8 +65,7 @@ impl Receiver {
         self.committer.check()?;
         let archive = self.archive(put.tar_id)?;
         let _entered = archive.enter()?;
-        self.check_binding(&archive, put.index.as_ref())?;
-        let range = block_range(&archive, put)?;
+        let range = self.range_of(&archive, put)?;
         let content = self.decode(put, &range)?;
         let _claim = archive.claim(range.clone());
         let mut intake = Intake {
@@ -75,6 +77,7 @@ impl Receiver {
             frags: 0,
             rejected: Vec::new(),
             large: Vec::new(),
+            pending: archive.state().pending.clone(),
         };
         let missing: RangeSet = archive.state().done.missing(range.clone()).collect();
         if missing.covered() > 0 {
@@ -88,7 +91,7 @@ impl Receiver {
         })?;
         drop(content);
         intake.commit()?;
-        if put.index.is_none() && archive.state().done.covered() == archive.total_bytes {
+        if put.index.is_none() && archive.state().done.covered() == archive.extent().total_bytes {
             // The last block of a legacy sender, which never says that it is done.
             self.finish(put.tar_id, false)?;
         }
@@ -113,8 +116,7 @@ impl Receiver {
     pub fn check_block(&self, put: &BlockPut) -> Result<()> {
         self.committer.check()?;
         let archive = self.archive(put.tar_id)?;
-        self.check_binding(&archive, put.index.as_ref())?;
-        block_range(&archive, put).map(drop)
+        self.range_of(&archive, put).map(drop)
     }
 
     fn decode(&self, put: &BlockPut, range: &Range<u64>) -> Result<Buffer> {
@@ -135,34 +137,37 @@ impl Receiver {
         }
     }
 
-    fn check_binding(&self, archive: &Archive, named: Option<&IndexDigest>) -> Result<()> {
-        match named {
-            Some(digest) if *digest == archive.digest => Ok(()),
-            Some(digest) => Err(Error::new(
-                ErrorKind::WrongIndex,
-                format!("the block belongs to index {digest}, but index {} is active", archive.digest),
-            )
-            .hint("another sender put another index in place, or this one is out of date; run upload again with the index that is wanted")),
-            None if self.options.legacy => Ok(()),
-            None => Err(Error::new(ErrorKind::NoIndexNamed, "the block names no index")
-                .hint("the sender is too old for this receiver; start the proxy with --legacy to serve it")),
-        }
+    /// The bytes of the archive that the block is, by the index that it names.
+    fn range_of(&self, archive: &Archive, put: &BlockPut) -> Result<Range<u64>> {
+        let end = match &put.index {
+            Some(digest) => archive.end_of(digest)?.ok_or_else(|| {
+                let active = archive.extent().digest;
+                Error::new(
+                    ErrorKind::WrongIndex,
+                    format!("the block belongs to index {digest}, but index {active} is active"),
+                )
+                .hint("another sender put another index in place, or this one is out of date; run upload again with the index that is wanted")
+            })?,
+            None if self.options.legacy => archive.extent().total_bytes,
+            None => {
+                return Err(Error::new(ErrorKind::NoIndexNamed, "the block names no index").hint(
+                    "the sender is too old for this receiver; start the proxy with --legacy to serve it",
+                ));
+            }
+        };
+        Grid::new(end, put.block_size)
+            .ok_or_else(|| Error::new(ErrorKind::Malformed, "the block size must not be 0"))?
+            .range(put.number)
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Malformed,
+                    format!(
+                        "block {} of {} bytes lies behind the archive's end at {end} bytes",
+                        put.number, put.block_size
+                    ),
+                )
+            })
     }
-}
-
-fn block_range(archive: &Archive, put: &BlockPut) -> Result<Range<u64>> {
-    Grid::new(archive.total_bytes, put.block_size)
-        .ok_or_else(|| Error::new(ErrorKind::Malformed, "the block size must not be 0"))?
-        .range(put.number)
-        .ok_or_else(|| {
-            Error::new(
-                ErrorKind::Malformed,
-                format!(
-                    "block {} of {} bytes lies behind the archive's end at {} bytes",
-                    put.number, put.block_size, archive.total_bytes
-                ),
-            )
-        })
 }
 
 impl Intake<'_> {
@@ -177,7 +182,7 @@ impl Intake<'_> {
         self.frags += 1;
         let range = file.range();
         let piece = intersect(&range, block);
-        let whole = piece == range;
+        let whole = piece == range && !self.pending.contains(&file.id);
         if missing.missing(piece.clone()).next() == Some(piece.clone()) {
             // All of it is done: sent twice.
             return Ok(());
@@ -239,13 +244,14 @@ impl Intake<'_> {
             }
             // Under the same lock: exactly one of several blocks sees that a file has become complete.
             for file in self.large.drain(..) {
-                if state.done.contains(file.range()) && state.proving.insert(file.id) {
+                let known = !state.pending.contains(&file.id);
+                if known && state.done.contains(file.range()) && state.proving.insert(file.id) {
                     complete.push(file);
                 }
             }
         }
         for file in complete {
-            self.receiver.prove_later(archive, file);
+            self.receiver.prove_later(archive, file.id);
         }
         Ok(())
     }

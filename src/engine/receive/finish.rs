@@ -52,6 +52,10 @@ impl Receiver {
     pub fn finish(self: &Arc<Self>, tar_id: u64, partial: bool) -> Result<Arc<FinishJob>> {
         self.committer.check()?;
         let archive = self.archive(tar_id)?;
+        if !archive.extent().sealed {
+            let what = format!("the index of archive {tar_id} is not complete: its sender is still at work, or was interrupted");
+            return Err(Error::new(ErrorKind::WrongIndex, what).hint("run the sender's command again; it goes on where it was"));
+        }
         let mut jobs = lock(&self.finishing);
         // A job that began before the last block came, or for another index, would answer for what was then.
         let covered = archive.state().done.covered();
@@ -114,7 +118,8 @@ fn run(receiver: &Receiver, archive: &Archive, partial: bool) -> Result<FinishAn
     let _entered = archive.enter()?;
     confirm(receiver, archive)?;
     publish_complete(receiver, archive)?;
-    let missing_bytes = archive.total_bytes - archive.state().done.covered();
+    let extent = archive.extent();
+    let missing_bytes = extent.total_bytes - archive.state().done.covered();
     let mut failures = Failures::default();
     if missing_bytes == 0 || partial {
         empty_files(receiver, archive, &mut failures)?;
@@ -130,7 +135,7 @@ fn run(receiver: &Receiver, archive: &Archive, partial: bool) -> Result<FinishAn
     let complete = missing_bytes == 0
         && failures.total == 0
         && unpublished == 0
-        && state.published.covered() == archive.files;
+        && state.published.covered() == extent.files;
     let answer = FinishAnswer {
         complete,
         missing_bytes,

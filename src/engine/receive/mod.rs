@@ -4,6 +4,7 @@ mod archive;
 mod block;
 mod commit;
 mod finish;
+mod log;
 mod publish;
 
 pub use block::BlockPut;
@@ -13,24 +14,33 @@ use super::buffers::Buffers;
 use crate::archive::digest::IndexDigest;
 use crate::archive::protocol::{IndexAnswer, Status};
 use crate::db::import::import;
-use crate::db::index_read::IndexReader;
+use crate::db::growing::GrowingIndex;
+use crate::db::index_read::{IndexReader, Summary};
 use crate::db::journal::{ArchiveState, Journal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::DiskSink;
 use crate::telemetry::Counter;
-use archive::{Archive, State};
+use archive::{Archive, Extent, State};
 use commit::{Committer, lock};
 use publish::Proof;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How a receiver behaves.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct ReceiverOptions {
     /// Serve senders that know only FORMATS 1.3: they name neither index nor digest, and never say that they are done.
     pub legacy: bool,
+    /// The largest index, in bytes as a SQLite file.
+    pub max_index_bytes: u64,
+}
+
+impl Default for ReceiverOptions {
+    fn default() -> Self {
+        Self { legacy: false, max_index_bytes: 16 << 30 }
+    }
 }
 
 /// What a receiver did since it started.
@@ -100,7 +110,8 @@ impl Receiver {
         start_provers(&receiver, work)?;
         receiver.empty_state_folder("incoming", |_| false)?;
         let named: Vec<String> = states.iter().map(|s| index_name(s.tar_id, &s.digest)).collect();
-        receiver.empty_state_folder("archives", |name| named.iter().any(|named| named == name))?;
+        // SQLite's own files beside an index begin with its name.
+        receiver.empty_state_folder("archives", |name| named.iter().any(|named| name.starts_with(&**named)))?;
         let keep: Vec<String> = states.iter().map(|s| staging_name(s.tar_id, s.generation)).collect();
         receiver.sink.remove_other_staging(|name| keep.iter().any(|kept| kept == name))?;
         for state in states {
@@ -111,7 +122,7 @@ impl Receiver {
                     archives.write().unwrap_or_else(PoisonError::into_inner).insert(tar_id, archive.clone());
                     receiver.resume(&archive)?;
                     // A legacy sender puts its index once, and never says that it is done.
-                    if options.legacy && !archive.state().finished {
+                    if options.legacy && archive.extent().sealed && !archive.state().finished {
                         receiver.finish(tar_id, true)?;
                     }
                 }
@@ -148,42 +159,41 @@ impl Receiver {
 
     fn load(&self, state: ArchiveState) -> Result<Arc<Archive>> {
         let path = self.index_path(state.tar_id, &state.digest);
-        let summary = IndexReader::open(&path)?.summary()?;
-        if summary.digest != state.digest {
-            return Err(Error::new(
-                ErrorKind::BadIndex,
-                format!("{} is another index than its name says", path.display()),
-            ));
-        }
+        let log = GrowingIndex::open(&path, self.options.max_index_bytes)?;
+        let (extent, pending) = match &log {
+            Some(log) => (log::extent_of(log)?, log.pending()?.into_iter().collect()),
+            None => (sealed_extent(&path, &state.digest)?, BTreeSet::new()),
+        };
         let staging = self.sink.staging(&staging_name(state.tar_id, state.generation))?;
-        let archive = Arc::new(Archive::new(
+        Ok(Arc::new(Archive::new(
             state.tar_id,
             path,
-            &summary,
+            extent,
+            log,
             state.generation,
             staging,
             State {
                 done: state.done,
                 published: state.published,
                 finished: state.finished,
+                pending,
                 ..State::default()
             },
-        ));
-        Ok(archive)
+        )))
     }
 
     /// Files that were complete when an earlier process ended, but of which the journal does not know that they are named.
     fn resume(&self, archive: &Arc<Archive>) -> Result<()> {
         for file in archive.unpublished()? {
             archive.state().proving.insert(file.id);
-            self.prove_later(archive, file);
+            self.prove_later(archive, file.id);
         }
         Ok(())
     }
 
-    fn prove_later(&self, archive: &Arc<Archive>, file: crate::archive::entry::FileEntry) {
+    fn prove_later(&self, archive: &Arc<Archive>, id: u64) {
         // Fails only when the provers have ended, and they end with the receiver.
-        let _ = self.proofs.send(Proof { archive: archive.clone(), file });
+        let _ = self.proofs.send(Proof { archive: archive.clone(), id });
     }
 
     fn archive(&self, tar_id: u64) -> Result<Arc<Archive>> {
@@ -257,7 +267,8 @@ impl Receiver {
             digest: Some(written.digest.to_string()),
             complete,
         };
-        if let Some(former) = former.as_ref().filter(|former| former.digest == written.digest) {
+        let stands = |former: &Extent| former.sealed && former.digest == written.digest;
+        if let Some(former) = former.as_ref().filter(|former| stands(&former.extent())) {
             self.finish_legacy(tar_id, expected)?;
             let finished = former.state().finished;
             return Ok(answer(finished));
@@ -273,7 +284,7 @@ impl Receiver {
         let outcome = self.activate(tar_id, &written.digest);
         match (&outcome, former) {
             (Ok(_), Some(former)) => {
-                let _ = std::fs::remove_file(&former.index_path);
+                remove_index(&former.index_path);
                 let gone = staging_name(tar_id, former.generation);
                 self.sink.remove_other_staging(|name| name != gone)?;
             }
@@ -283,10 +294,11 @@ impl Receiver {
         let archive = outcome?;
         tracing::info!(
             "archive {tar_id}: index {} with {} files, {} bytes",
-            archive.digest,
-            archive.files,
-            archive.total_bytes
+            written.digest,
+            written.files,
+            written.total_bytes
         );
+        drop(archive);
         self.finish_legacy(tar_id, expected)?;
         Ok(answer(false))
     }
@@ -319,7 +331,8 @@ impl Receiver {
     /// Whether `digest` is the active index of `tar_id`: the answer to putting it once more.
     #[must_use]
     pub fn has_index(&self, tar_id: u64, digest: &IndexDigest) -> Option<IndexAnswer> {
-        let archive = self.archive(tar_id).ok().filter(|archive| archive.digest == *digest)?;
+        let stands = |extent: Extent| extent.sealed && extent.digest == *digest;
+        let archive = self.archive(tar_id).ok().filter(|archive| stands(archive.extent()))?;
         let complete = archive.state().finished;
         Some(IndexAnswer { rc: "ok".to_string(), digest: Some(digest.to_string()), complete })
     }
@@ -341,8 +354,29 @@ impl Receiver {
     }
 }
 
+fn sealed_extent(path: &Path, name: &IndexDigest) -> Result<Extent> {
+    let Summary { digest, files, total_bytes, .. } = IndexReader::open(path)?.summary()?;
+    if digest != *name {
+        return Err(Error::new(
+            ErrorKind::BadIndex,
+            format!("{} is another index than its name says", path.display()),
+        ));
+    }
+    Ok(Extent { digest, files, total_bytes, sealed: true })
+}
+
 fn index_name(tar_id: u64, digest: &IndexDigest) -> String {
     format!("{tar_id}-{digest}.sqlite")
+}
+
+/// An index that grew has files of SQLite's beside it.
+fn remove_index(path: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_os_string();
+        name.push(suffix);
+        // What stays is removed at the next start.
+        let _ = std::fs::remove_file(PathBuf::from(name));
+    }
 }
 
 fn staging_name(tar_id: u64, generation: u64) -> String {

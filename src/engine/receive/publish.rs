@@ -161,19 +161,28 @@ pub(super) fn take_back(receiver: &Receiver, archive: &Archive, file: &FileEntry
 /// Work for the threads that prove large files, off the path of the blocks.
 pub(super) struct Proof {
     pub(super) archive: Arc<Archive>,
-    pub(super) file: FileEntry,
+    pub(super) id: u64,
 }
 
 impl Proof {
     /// Does the work.
     pub(super) fn run(&self, receiver: &Receiver) {
-        // Replaced meanwhile: nobody wants this file any more.
-        if let Ok(_entered) = self.archive.enter()
-            && let Err(e) = prove(receiver, &self.archive, &self.file)
-        {
-            tracing::warn!("\"{}\" is complete but not in place yet: {e}", self.file.path);
+        if let Err(e) = self.prove(receiver) {
+            tracing::warn!("file {} is complete but not in place yet: {e}", self.id);
         }
-        self.archive.state().proving.remove(&self.file.id);
+        self.archive.state().proving.remove(&self.id);
         self.archive.notify();
+    }
+
+    fn prove(&self, receiver: &Receiver) -> Result<()> {
+        // An index that was replaced meanwhile: nobody wants this file any more.
+        let Ok(_entered) = self.archive.enter() else { return Ok(()) };
+        // Looked up only now: the row may have been taken back since.
+        let Some(file) = self.archive.file(self.id)? else { return Ok(()) };
+        let stands = {
+            let state = self.archive.state();
+            state.done.contains(file.range()) && !state.pending.contains(&self.id)
+        };
+        if stands { prove(receiver, &self.archive, &file) } else { Ok(()) }
     }
 }

@@ -1,11 +1,13 @@
 //! Preparing and sending one block, and remembering what failed.
 
 use super::super::buffers::Buffers;
+use super::super::pace::Pace;
 use super::report::{FailedEntry, UploadReport};
 use super::{Upload, blocking};
 use crate::archive::codec::{self, Compression};
 use crate::archive::digest::{IndexDigest, blake3};
 use crate::archive::entry::FileEntry;
+use crate::archive::frame::Frame;
 use crate::archive::layout::{Grid, intersect};
 use crate::archive::protocol::FinishAnswer;
 use crate::archive::ranges::RangeSet;
@@ -19,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Why the receiver refuses a file whose bytes arrived as they were sent.
 const CHANGED: &str = "its content is not what the index says: it changed after it was indexed";
@@ -32,7 +35,7 @@ pub(super) struct Sender {
     digest: IndexDigest,
     grid: Grid,
     block_size: u64,
-    compression: Compression,
+    pace: Pace,
     buffers: Arc<Buffers>,
     progress: Mutex<Option<Progress>>,
     readers: Mutex<Vec<IndexReader>>,
@@ -79,7 +82,12 @@ impl Sender {
             digest: upload.summary.digest,
             grid: upload.grid,
             block_size: upload.options.block_size,
-            compression: upload.options.compression,
+            pace: Pace::new(
+                upload.options.compression,
+                upload.client.goodput().clone(),
+                upload.client.is_local(),
+                upload.options.cores,
+            ),
             buffers: Buffers::new(upload.options.workers.max(1) * 2),
             progress: Mutex::new(progress),
             readers: Mutex::default(),
@@ -156,9 +164,17 @@ impl Sender {
             })
         })?;
         let digest = blake3(&content);
-        let mut frame = self.buffers.take();
-        let compressed = codec::encode(&content, self.compression, &mut frame);
-        let body = bytes::Bytes::from_owner(frame);
+        let (body, compressed) = match self.pace.choose() {
+            Compression::None => (Frame::stored(&[bytes::Bytes::from_owner(content)]), false),
+            compression => {
+                let (mut frame, start) = (self.buffers.take(), Instant::now());
+                let compressed = codec::encode(&content, compression, &mut frame);
+                if compressed {
+                    self.pace.compressed(content.len(), start.elapsed());
+                }
+                (Frame::from(bytes::Bytes::from_owner(frame)), compressed)
+            }
+        };
         let block = BlockBody { number, block_size: self.block_size, body, digest, failed };
         let whole = good_bytes == range.end - range.start;
         Ok(Prepared { block, compressed, good_bytes, whole })

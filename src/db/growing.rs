@@ -1,0 +1,549 @@
+//! The receiver's index while it is still arriving: a log of batches, each one transaction. Batches of a later stream are
+//! compared with the rows that are there, which stay as long as they are the same; so an interrupted stream goes on where it was.
+
+use super::index_read::{FileRead, read_files, read_nodes};
+use super::index_write::{META, RunningDigest, TABLES, insert_file, insert_node, set_digests};
+use super::{INDEX_FORMAT, db_error, from_sql_int, sql_int};
+use crate::archive::digest::{Digest, IndexDigest};
+use crate::archive::entry::{FileEntry, Node, NodeKind};
+use crate::archive::log::{Digests, FileRow, LogDigest, LogEnd, LogRecord, first_digest};
+use crate::archive::path::EntryPath;
+use crate::error::{Error, ErrorKind, Result};
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
+
+const LOG_TABLE: &str = "
+    CREATE TABLE IF NOT EXISTS tarlike_log(seq INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, files INT NOT NULL,
+        nodes INT NOT NULL, start INT NOT NULL, end INT NOT NULL, last_key BLOB NOT NULL, last_is_folder INT NOT NULL);
+    CREATE INDEX IF NOT EXISTS idx_tar_offset_end ON tar(offset_end);
+    CREATE INDEX IF NOT EXISTS tarlike_pending ON tar(id) WHERE hash IS NULL;";
+
+/// Rows come in the order of their offsets: this index alone grows at its end only, and blocks are looked up by it.
+const OTHER_INDEXES: &str = "
+    DROP INDEX IF EXISTS idx_tar_path; DROP INDEX IF EXISTS idx_tar_hash; DROP INDEX IF EXISTS idx_tar_offset;
+    DROP INDEX IF EXISTS idx_tar_offset_n_offset_end;";
+
+/// Files whose digests may be outstanding at once.
+const MOST_PENDING: usize = 4096;
+
+/// How far a log is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Names the log up to here.
+    pub digest: LogDigest,
+    files: u64,
+    nodes: u64,
+    end: u64,
+    last_key: Vec<u8>,
+    last_is_folder: bool,
+}
+
+/// Where a batch says something else than the rows that are there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// From this file on, which starts at this byte of the archive, nothing that was received means anything any more.
+    pub files_from: Option<(u64, u64)>,
+    /// The same for these files alone: their digests are others.
+    pub files: Vec<(u64, Range<u64>)>,
+    nodes_from: Option<u64>,
+}
+
+/// What a batch did.
+#[derive(Debug, Default)]
+pub struct Appended {
+    /// The bytes of the archive that it lays out.
+    pub range: Range<u64>,
+    /// Files whose digests are still to come.
+    pub pending: Vec<u64>,
+    /// Files whose digests came now.
+    pub digested: Vec<u64>,
+    /// The log is at its end: this is the index.
+    pub end: Option<LogEnd>,
+}
+
+/// The index of one archive, open for more.
+pub struct GrowingIndex {
+    connection: Connection,
+    path: PathBuf,
+    stream: LogDigest,
+    head: Head,
+    /// Rows that are there, of this stream or of one before.
+    stored: (u64, u64),
+    running: RunningDigest,
+    limit_bytes: u64,
+}
+
+fn refused(why: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::BadIndex, format!("the index is refused: {why}"))
+}
+
+impl GrowingIndex {
+    /// Makes an empty index at `path`, of at most `limit_bytes` on disk.
+    ///
+    /// # Errors
+    /// The folder cannot be written to.
+    pub fn create(path: &Path, stream: &LogDigest, limit_bytes: u64) -> Result<Self> {
+        let connection = Self::connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+        let run = || -> rusqlite::Result<()> {
+            connection.execute_batch(TABLES)?;
+            connection.prepare(META)?.execute(params!["format", INDEX_FORMAT])?;
+            connection.prepare(META)?.execute(params!["hash", "md5"])?;
+            Ok(())
+        };
+        run().map_err(|e| Self::error_at(path, e))?;
+        Self::begin(connection, path, stream, limit_bytes)
+    }
+
+    /// Opens the index at `path` for a new stream, with whose rows those that are there will be compared.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn adopt(path: &Path, stream: &LogDigest, limit_bytes: u64) -> Result<Self> {
+        let connection = Self::connect(path, OpenFlags::empty())?;
+        connection.execute_batch(OTHER_INDEXES).map_err(|e| Self::error_at(path, e))?;
+        Self::begin(connection, path, stream, limit_bytes)
+    }
+
+    /// Opens the index at `path` to go on with its stream; `None` if it never was one.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn open(path: &Path, limit_bytes: u64) -> Result<Option<Self>> {
+        let connection = Self::connect(path, OpenFlags::empty())?;
+        let error = |e| Self::error_at(path, e);
+        let stream: Option<String> = connection
+            .query_row("SELECT value FROM tarlike_meta WHERE key='stream'", [], |row| row.get(0))
+            .optional()
+            .map_err(error)?;
+        let Some(stream) = stream.and_then(|text| text.parse().ok()) else { return Ok(None) };
+        let head = connection
+            .query_row(
+                "SELECT digest, files, nodes, end, last_key, last_is_folder FROM tarlike_log ORDER BY seq DESC LIMIT 1",
+                [],
+                |row| {
+                    Ok(Head {
+                        digest: Digest::from(row.get::<_, [u8; 32]>(0)?),
+                        files: from_sql_int(row.get(1)?),
+                        nodes: from_sql_int(row.get(2)?),
+                        end: from_sql_int(row.get(3)?),
+                        last_key: row.get(4)?,
+                        last_is_folder: row.get(5)?,
+                    })
+                },
+            )
+            .map_err(error)?;
+        Self::with(connection, path, &stream, head, limit_bytes).map(Some)
+    }
+
+    fn connect(path: &Path, more: OpenFlags) -> Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
+        let open = || -> rusqlite::Result<Connection> {
+            let connection = Connection::open_with_flags(path, flags)?;
+            // Not synced at each batch: the sync that comes before a block is acknowledged covers the log, too.
+            connection.execute_batch(
+                "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-8000; PRAGMA temp_store=FILE;",
+            )?;
+            Ok(connection)
+        };
+        open().map_err(|e| Self::error_at(path, e))
+    }
+
+    fn begin(connection: Connection, path: &Path, stream: &LogDigest, limit_bytes: u64) -> Result<Self> {
+        let head = Head {
+            digest: first_digest(stream),
+            files: 0,
+            nodes: 0,
+            end: 0,
+            last_key: Vec::new(),
+            last_is_folder: true,
+        };
+        let run = || -> rusqlite::Result<()> {
+            let tx = connection.unchecked_transaction()?;
+            tx.execute_batch(LOG_TABLE)?;
+            tx.execute("DELETE FROM tarlike_log", [])?;
+            tx.execute("DELETE FROM tarlike_meta WHERE key IN ('complete', 'digest')", [])?;
+            tx.execute(META, params!["stream", stream.to_string()])?;
+            insert_head(&tx, &head, 0)?;
+            tx.commit()
+        };
+        run().map_err(|e| Self::error_at(path, e))?;
+        Self::with(connection, path, stream, head, limit_bytes)
+    }
+
+    fn with(
+        connection: Connection,
+        path: &Path,
+        stream: &LogDigest,
+        head: Head,
+        limit_bytes: u64,
+    ) -> Result<Self> {
+        let rows = |query| connection.query_row(query, [], |row| row.get(0).map(from_sql_int));
+        let stored = rows("SELECT coalesce(max(rowid), 0) FROM tar")
+            .and_then(|files| Ok((files, rows("SELECT coalesce(max(id) + 1, 0) FROM tarlike_node")?)))
+            .map_err(|e| Self::error_at(path, e))?;
+        let (path, stream, running) = (path.to_path_buf(), *stream, RunningDigest::default());
+        Ok(Self { connection, path, stream, head, stored, running, limit_bytes })
+    }
+
+    fn error_at(path: &Path, error: rusqlite::Error) -> Error {
+        db_error(format!("cannot write the index {}", path.display()), error)
+    }
+
+    fn error(&self, error: rusqlite::Error) -> Error {
+        Self::error_at(&self.path, error)
+    }
+
+    /// Which stream this is.
+    #[must_use]
+    pub fn stream(&self) -> &LogDigest {
+        &self.stream
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// How many files and bytes the rows that are there lay out, of whatever stream.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn stored(&self) -> Result<(u64, u64)> {
+        let end: Option<i64> = self
+            .connection
+            .query_row("SELECT offset_end FROM tar ORDER BY rowid DESC LIMIT 1", [], |row| row.get(0))
+            .optional()
+            .map_err(|e| self.error(e))?;
+        Ok((self.stored.0, from_sql_int(end.unwrap_or(-1).saturating_add(1))))
+    }
+
+    /// The digest of the index, if it is complete.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn sealed(&self) -> Result<Option<IndexDigest>> {
+        let digest: Option<String> = self
+            .connection
+            .query_row("SELECT value FROM tarlike_meta WHERE key='digest'", [], |row| row.get(0))
+            .optional()
+            .map_err(|e| self.error(e))?;
+        Ok(digest.and_then(|text| text.parse().ok()))
+    }
+
+    /// The ids of the files whose digests are still to come.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn pending(&self) -> Result<Vec<u64>> {
+        self.connection
+            .prepare("SELECT id FROM tar WHERE hash IS NULL")
+            .and_then(|mut statement| {
+                statement.query_map([], |row| row.get(0).map(from_sql_int))?.collect()
+            })
+            .map_err(|e| self.error(e))
+    }
+
+    /// What the batch that ended with `digest` laid out, if it was appended already.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn appended(&self, digest: &LogDigest) -> Result<Option<Range<u64>>> {
+        self.connection
+            .query_row("SELECT start, end FROM tarlike_log WHERE digest=?", [&digest.as_bytes()[..]], |row| {
+                Ok(from_sql_int(row.get(0)?)..from_sql_int(row.get(1)?))
+            })
+            .optional()
+            .map_err(|e| self.error(e))
+    }
+
+    /// Adds `records`, up to the prefix `digest`. Where they say something else than rows that are there, `settle` is called
+    /// before anything changes, and what it gives lives until everything has.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadIndex`]: no index can say this; nothing was added. Or `settle` or SQLite fails.
+    pub fn append<G>(
+        &mut self,
+        records: &[LogRecord],
+        digest: LogDigest,
+        settle: impl FnOnce(&Differences) -> Result<G>,
+    ) -> Result<Appended> {
+        let coming =
+            records.iter().filter(|r| matches!(r, LogRecord::File(FileRow { digests: None, .. }))).count();
+        if coming > 0 && self.pending()?.len() + coming > MOST_PENDING {
+            return Err(refused(format!("more than {MOST_PENDING} files at once have no digests yet")));
+        }
+        let (differences, mut head) = self.compare(records)?;
+        head.digest = digest;
+        let _held =
+            if differences == Differences::default() { None } else { Some(settle(&differences)?) };
+        let mut stored = self.stored;
+        if let Some((id, _)) = differences.files_from {
+            stored.0 = id;
+            self.running = RunningDigest::default();
+        }
+        if let Some(id) = differences.nodes_from {
+            stored.1 = id;
+            self.running = RunningDigest::default();
+        }
+        let tx = self.connection.unchecked_transaction().map_err(|e| self.error(e))?;
+        if stored != self.stored {
+            self.truncate(stored).map_err(|e| self.error(e))?;
+        }
+        let (mut at, mut running) = (self.head.clone(), std::mem::take(&mut self.running));
+        let mut appended = Appended { range: self.head.end..head.end, ..Appended::default() };
+        for record in records {
+            self.apply(record, &mut at, &mut stored, &mut running, &mut appended)?;
+        }
+        let finish = || -> rusqlite::Result<()> {
+            insert_head(&tx, &head, appended.range.start)?;
+            tx.commit()
+        };
+        finish().map_err(|e| self.error(e))?;
+        (self.head, self.stored, self.running) = (head, stored, running);
+        if !appended.pending.is_empty() || appended.end.is_some() {
+            self.check_size()?;
+        }
+        Ok(appended)
+    }
+
+    fn check_size(&self) -> Result<()> {
+        let size = |name: &str| self.connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
+        let size = size("page_count").and_then(|pages: i64| Ok(pages * size("page_size")?));
+        if from_sql_int(size.map_err(|e| self.error(e))?) > self.limit_bytes {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("the index is larger than {} bytes", self.limit_bytes),
+            )
+            .hint("start the proxy with a larger --max-index-size"));
+        }
+        Ok(())
+    }
+
+    fn truncate(&self, stored: (u64, u64)) -> rusqlite::Result<()> {
+        self.connection.execute("DELETE FROM tar WHERE rowid > ?", [sql_int(stored.0)])?;
+        self.connection.execute("DELETE FROM tarlike_file WHERE id >= ?", [sql_int(stored.0)])?;
+        self.connection.execute("DELETE FROM tarlike_node WHERE id >= ?", [sql_int(stored.1)])?;
+        Ok(())
+    }
+
+    /// Checks what of `records` depends on what came before, and finds out where they differ from what is there.
+    fn compare(&self, records: &[LogRecord]) -> Result<(Differences, Head)> {
+        let (mut differences, mut head) = (Differences::default(), self.head.clone());
+        for (position, record) in records.iter().enumerate() {
+            match record {
+                LogRecord::File(row) => {
+                    advance(&mut head, &row.path, false)?;
+                    if differences.files_from.is_none() && head.files < self.stored.0 {
+                        let there = self.file(head.files)?;
+                        let same = there.as_ref().is_some_and(|(file, known)| is_same(row, file, *known));
+                        if !same {
+                            differences.files_from = Some((head.files, head.end));
+                        }
+                    }
+                    head.files += 1;
+                    head.end = head
+                        .end
+                        .checked_add(row.size)
+                        .filter(|&end| i64::try_from(end).is_ok())
+                        .ok_or_else(|| refused("the archive would be larger than 2^63 bytes"))?;
+                }
+                LogRecord::Node(node) => {
+                    advance(&mut head, &node.path, node.kind == NodeKind::Dir)?;
+                    if differences.nodes_from.is_none()
+                        && head.nodes < self.stored.1
+                        && self.node(head.nodes)?.as_ref() != Some(node)
+                    {
+                        differences.nodes_from = Some(head.nodes);
+                    }
+                    head.nodes += 1;
+                }
+                LogRecord::Digests(id, digests) => {
+                    if *id >= head.files {
+                        return Err(refused(format!("digests of file {id}, which it does not have")));
+                    }
+                    let cut = differences.files_from.map_or(self.stored.0, |(cut, _)| cut);
+                    if *id < cut
+                        && let Some((file, true)) = self.file(*id)?
+                        && !has_digests(&file, digests)
+                    {
+                        differences.files.push((*id, file.range()));
+                    }
+                }
+                LogRecord::End(end) => {
+                    if position + 1 != records.len()
+                        || (end.files, end.nodes, end.total_bytes) != (head.files, head.nodes, head.end)
+                    {
+                        return Err(refused("its end does not fit what came before"));
+                    }
+                    if differences.files_from.is_none() && self.stored.0 > head.files {
+                        differences.files_from = Some((head.files, head.end));
+                    }
+                    if differences.nodes_from.is_none() && self.stored.1 > head.nodes {
+                        differences.nodes_from = Some(head.nodes);
+                    }
+                }
+            }
+        }
+        Ok((differences, head))
+    }
+
+    fn apply(
+        &self,
+        record: &LogRecord,
+        at: &mut Head,
+        stored: &mut (u64, u64),
+        running: &mut RunningDigest,
+        appended: &mut Appended,
+    ) -> Result<()> {
+        match record {
+            LogRecord::File(row) => {
+                let file = entry_of(row, at);
+                if at.files >= stored.0 {
+                    insert_file(&self.connection, &file, row.digests.is_some()).map_err(|e| self.error(e))?;
+                    stored.0 += 1;
+                    if row.digests.is_none() {
+                        appended.pending.push(file.id);
+                    }
+                } else if let Some(digests) = &row.digests
+                    && matches!(self.file(file.id)?, Some((_, false)))
+                {
+                    set_digests(&self.connection, file.id, digests).map_err(|e| self.error(e))?;
+                    appended.digested.push(file.id);
+                }
+                running.file(&file, row.digests.is_some());
+                at.files += 1;
+                at.end += row.size;
+            }
+            LogRecord::Node(node) => {
+                if at.nodes >= stored.1 {
+                    insert_node(&self.connection, at.nodes, node).map_err(|e| self.error(e))?;
+                    stored.1 += 1;
+                }
+                running.node(at.nodes, node);
+                at.nodes += 1;
+            }
+            LogRecord::Digests(id, digests) => {
+                set_digests(&self.connection, *id, digests).map_err(|e| self.error(e))?;
+                appended.digested.push(*id);
+            }
+            LogRecord::End(end) => {
+                self.seal(end, running)?;
+                appended.end = Some(*end);
+            }
+        }
+        Ok(())
+    }
+
+    /// Proves that the rows are the index that the end names.
+    fn seal(&self, end: &LogEnd, running: &mut RunningDigest) -> Result<()> {
+        if let Some(id) = self.pending()?.first() {
+            return Err(refused(format!("file {id} has no digests")));
+        }
+        running.catch_up(&self.connection, &self.path)?;
+        if running.digest() != end.digest {
+            return Err(refused(format!(
+                "its rows have digest {}, its sender says {}",
+                running.digest(),
+                end.digest
+            ))
+            .hint("use the same version of tar-like on all hosts"));
+        }
+        let run = || -> rusqlite::Result<Option<String>> {
+            self.connection.execute_batch("CREATE INDEX IF NOT EXISTS idx_tar_path ON tar(path)")?;
+            let lost = self
+                .connection
+                .query_row(
+                    "SELECT CAST(path AS TEXT) FROM tarlike_node n WHERE kind='h'
+                     AND NOT EXISTS(SELECT 1 FROM tar WHERE tar.path = n.target) LIMIT 1",
+                    [],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            let mut meta = self.connection.prepare(META)?;
+            meta.execute(params!["generation", 1])?;
+            meta.execute(params!["digest", end.digest.to_string()])?;
+            meta.execute(params!["complete", 1])?;
+            Ok(lost)
+        };
+        match run().map_err(|e| self.error(e))? {
+            Some(path) => Err(refused(format!("hard link \"{path}\" points to no file of it"))),
+            None => Ok(()),
+        }
+    }
+
+    /// A file that is there, and whether its digests are known.
+    fn file(&self, id: u64) -> Result<Option<(FileEntry, bool)>> {
+        let mut found = None;
+        let read = FileRead { ours: true, growing: true, name: &self.path };
+        read_files(&self.connection, read, "WHERE tar.rowid = ?", [sql_int(id + 1)], |file| {
+            let known = file.blake3.is_some() || file.md5 != Digest::from([0; 16]);
+            found = Some((file, known));
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
+    }
+
+    fn node(&self, id: u64) -> Result<Option<Node>> {
+        let mut found = None;
+        read_nodes(&self.connection, &self.path, "WHERE id = ?", [sql_int(id)], |node| {
+            found = Some(node);
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
+    }
+}
+
+/// Files and nodes come in one strictly ascending order: so nothing comes twice, and what lies in something that is no folder is
+/// noticed at once.
+fn advance(head: &mut Head, path: &EntryPath, is_folder: bool) -> Result<()> {
+    let key = path.sort_key();
+    if head.files + head.nodes > 0 && key <= head.last_key {
+        return Err(refused(format!("\"{path}\" is not in order, or comes twice")));
+    }
+    let inside = key.strip_prefix(&head.last_key[..]).is_some_and(|rest| rest.first() == Some(&0));
+    if inside && !head.last_is_folder {
+        return Err(refused(format!("\"{path}\" lies in what is no folder")));
+    }
+    (head.last_key, head.last_is_folder) = (key, is_folder);
+    Ok(())
+}
+
+fn entry_of(row: &FileRow, at: &Head) -> FileEntry {
+    FileEntry {
+        id: at.files,
+        path: row.path.clone(),
+        size: row.size,
+        offset: at.end,
+        md5: row.digests.map_or(Digest::from([0; 16]), |(md5, _)| md5),
+        blake3: row.digests.map(|(_, blake3)| blake3),
+        meta: row.meta,
+        origin: None,
+    }
+}
+
+fn has_digests(file: &FileEntry, digests: &Digests) -> bool {
+    (file.md5, file.blake3) == (digests.0, Some(digests.1))
+}
+
+fn is_same(row: &FileRow, file: &FileEntry, known: bool) -> bool {
+    (&row.path, row.size, row.meta) == (&file.path, file.size, file.meta)
+        && row.digests.is_none_or(|digests| !known || has_digests(file, &digests))
+}
+
+fn insert_head(connection: &Connection, head: &Head, start: u64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT INTO tarlike_log(digest, files, nodes, start, end, last_key, last_is_folder) VALUES(?,?,?,?,?,?,?)")?
+        .execute(params![
+            &head.digest.as_bytes()[..],
+            sql_int(head.files),
+            sql_int(head.nodes),
+            sql_int(start),
+            sql_int(head.end),
+            ToSqlOutput::Borrowed(rusqlite::types::ValueRef::Blob(&head.last_key)),
+            head.last_is_folder
+        ])
+        .map(drop)
+}

@@ -1,0 +1,298 @@
+//! Reading files and hashing them: small ones whole and side by side, large ones as a stream.
+
+use super::super::buffers::Buffers;
+use super::scan::{Contents, Scanned};
+use crate::archive::digest::{ContentHasher, blake3, md5_of_each};
+use crate::archive::entry::{FileEntry, Node, Origin};
+use crate::archive::log::Digests;
+use crate::archive::path::EntryPath;
+use crate::folder::{Folder, ctime_ns, is_kind, meta_of};
+use crate::source::walk::Skipped;
+use crate::telemetry::Monitor;
+use bytes::Bytes;
+use rustix::fs::{FileType, Stat};
+use std::fs::File;
+use std::io::Read;
+
+/// Files that are hashed by one thread in one go: so many …
+pub(super) const BATCH_FILES: usize = 256;
+/// … or so many bytes, whichever comes first.
+pub(super) const BATCH_BYTES: u64 = 4 << 20;
+/// Files of more bytes are not read whole.
+pub(super) const LARGE_BYTES: u64 = BATCH_BYTES;
+const READ_BYTES: usize = 256 << 10;
+/// A file that changes while it is read is read again, so many times in all.
+const ATTEMPTS: usize = 3;
+
+/// A file that is to be hashed, or whose digests are known from the former index.
+pub(super) struct Candidate {
+    pub(super) path: EntryPath,
+    /// Device and inode of a file that has other names, too.
+    pub(super) linked: Option<(u64, u64)>,
+    pub(super) known: Option<FileEntry>,
+}
+
+/// What the walk found.
+pub(super) enum Item {
+    File(Candidate),
+    Node(Node),
+    Skipped(Skipped),
+}
+
+/// What became of it.
+pub(super) enum Outcome {
+    Scanned(Scanned),
+    Skipped { skipped: Skipped, linked: Option<EntryPath> },
+}
+
+/// A file that is open, and was looked at, but not read.
+pub(in super::super) struct Large {
+    /// Relative to the base folder.
+    pub(in super::super) path: EntryPath,
+    file: File,
+    before: Stat,
+}
+
+/// One piece of a large file.
+pub(in super::super) struct LargeRead {
+    /// The bytes, zeros where they could not be read.
+    pub(in super::super) bytes: Bytes,
+    /// They are not what the file had when it was opened, or nobody knows.
+    pub(in super::super) bad: bool,
+}
+
+/// Opens files beneath the base; the folder of the last one is kept open, since most files share it with the next.
+struct Opener<'a> {
+    base: &'a Folder,
+    last: Option<(Vec<u8>, Folder)>,
+}
+
+impl Opener<'_> {
+    fn open(&mut self, path: &EntryPath) -> Result<File, rustix::io::Errno> {
+        let (parent, name) = path.split();
+        if parent.is_empty() {
+            return self.base.open_file(name);
+        }
+        if self.last.as_ref().is_none_or(|(last, _)| last != parent) {
+            self.last = Some((parent.to_vec(), self.base.open_folder(parent)?));
+        }
+        match &self.last {
+            Some((_, folder)) => folder.open_file(name),
+            None => self.base.open_file(path.as_bytes()),
+        }
+    }
+}
+
+/// What reading a file came to.
+enum Read1 {
+    /// Its content is the last bytes of the buffer.
+    Small(Stat),
+    Large(Large),
+    /// Hashed on the way.
+    Hashed(FileEntry),
+}
+
+/// The reading threads' shared part.
+pub(super) struct Reader<'a> {
+    pub(super) base: &'a Folder,
+    pub(super) contents: &'a Contents,
+    pub(super) monitor: &'a dyn Monitor,
+}
+
+impl Reader<'_> {
+    /// Reads what must be read of a batch.
+    pub(super) fn examine(&self, items: Vec<Item>) -> Vec<Outcome> {
+        let pool = match self.contents {
+            Contents::Drop => Buffers::new(0),
+            Contents::Keep(pool) => pool.clone(),
+        };
+        let mut buffer = pool.take();
+        buffer.clear();
+        let mut opener = Opener { base: self.base, last: None };
+        let mut outcomes = Vec::with_capacity(items.len());
+        // Where in `outcomes` the files stand whose digests are still to be computed, and where their contents end.
+        let mut small: Vec<(usize, Stat, EntryPath, std::ops::Range<usize>)> = Vec::new();
+        for item in items {
+            let outcome = match item {
+                Item::Node(node) => Outcome::Scanned(Scanned::Node(node)),
+                Item::Skipped(skipped) => Outcome::Skipped { skipped, linked: None },
+                Item::File(Candidate { known: Some(file), .. }) => {
+                    self.note_read(file.size);
+                    Outcome::Scanned(Scanned::File { file, read: false, content: None })
+                }
+                Item::File(Candidate { path, linked, known: None }) => {
+                    let start = buffer.len();
+                    match self.read(&mut opener, &path, linked, &mut buffer) {
+                        Ok(Read1::Small(stat)) => {
+                            let entry = entry_of(&path, &stat, Default::default());
+                            small.push((outcomes.len(), stat, path, start..buffer.len()));
+                            Outcome::Scanned(Scanned::File { file: entry, read: true, content: None })
+                        }
+                        Ok(Read1::Large(large)) => Outcome::Scanned(Scanned::Large(large)),
+                        Ok(Read1::Hashed(file)) => {
+                            Outcome::Scanned(Scanned::File { file, read: true, content: None })
+                        }
+                        Err(reason) => {
+                            buffer.truncate(start);
+                            let skipped = Skipped { path: path.to_string(), reason };
+                            Outcome::Skipped { skipped, linked: linked.map(|_| path) }
+                        }
+                    }
+                }
+            };
+            outcomes.push(outcome);
+        }
+        let slices: Vec<&[u8]> = small.iter().map(|(.., range)| &buffer[range.clone()]).collect();
+        let digests: Vec<Digests> =
+            md5_of_each(&slices).into_iter().zip(&slices).map(|(md5, content)| (md5, blake3(content))).collect();
+        drop(slices);
+        let kept = match self.contents {
+            Contents::Drop => None,
+            Contents::Keep(_) => Some(Bytes::from_owner(buffer)),
+        };
+        for ((position, stat, path, range), digests) in small.into_iter().zip(digests) {
+            let content = kept.as_ref().map(|kept| kept.slice(range));
+            let file = entry_of(&path, &stat, Some(digests));
+            outcomes[position] = Outcome::Scanned(Scanned::File { file, read: true, content });
+        }
+        outcomes
+    }
+
+    /// Progress of an index is what was read; where contents are sent, it is what was sent.
+    fn note_read(&self, bytes: u64) {
+        if matches!(self.contents, Contents::Drop) {
+            self.monitor.counters().done_bytes.add(bytes);
+        }
+    }
+
+    fn read(
+        &self,
+        opener: &mut Opener<'_>,
+        path: &EntryPath,
+        linked: Option<(u64, u64)>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Read1, String> {
+        let start = buffer.len();
+        for _ in 0..ATTEMPTS {
+            let cannot = |what: &str, e: std::io::Error| format!("it cannot be {what}: {e}");
+            let file = opener.open(path).map_err(|e| cannot("opened", e.into()))?;
+            let before = rustix::fs::fstat(&file).map_err(|e| cannot("looked at", e.into()))?;
+            if !is_kind(&before, FileType::RegularFile) {
+                return Err("it is no regular file any more".to_string());
+            }
+            if linked.is_some_and(|inode| inode != (before.st_dev, before.st_ino)) {
+                // Its other names still mean the former file.
+                return Err("it was replaced while its folder was indexed".to_string());
+            }
+            let size = size_of(&before);
+            if size > LARGE_BYTES && matches!(self.contents, Contents::Keep(_)) {
+                return Ok(Read1::Large(Large { path: path.clone(), file, before }));
+            }
+            buffer.truncate(start);
+            let mut digests = None;
+            let length = if size > LARGE_BYTES {
+                let (length, hashed) = self.hash(&file, size).map_err(|e| cannot("read", e))?;
+                digests = Some(hashed);
+                length
+            } else {
+                buffer.reserve(size as usize);
+                // Not a byte more than it had: a file that grows is noticed by its size.
+                let length = (&file).take(size).read_to_end(buffer).map_err(|e| cannot("read", e))? as u64;
+                self.note_read(length);
+                length
+            };
+            let after = rustix::fs::fstat(&file).map_err(|e| cannot("looked at", e.into()))?;
+            if length == size && is_same(&before, &after) {
+                return Ok(match digests {
+                    None => Read1::Small(before),
+                    digests => Read1::Hashed(entry_of(path, &before, digests)),
+                });
+            }
+            if matches!(self.contents, Contents::Drop) {
+                self.monitor.counters().done_bytes.sub(length);
+            }
+        }
+        Err(format!("it changed each time it was read, {ATTEMPTS} times"))
+    }
+
+    /// Hashes at most `size` bytes.
+    fn hash(&self, file: &File, size: u64) -> std::io::Result<(u64, Digests)> {
+        let mut buffer = vec![0; READ_BYTES];
+        let mut reader = file.take(size);
+        let mut hasher = ContentHasher::default();
+        let mut length = 0;
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok((length, hasher.finish())),
+                Ok(_) if self.monitor.is_cancelled() => return Err(std::io::Error::other("interrupted")),
+                Ok(n) => {
+                    hasher.update(&buffer[..n]);
+                    length += n as u64;
+                    self.note_read(n as u64);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+fn size_of(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or(0)
+}
+
+fn is_same(before: &Stat, after: &Stat) -> bool {
+    before.st_size == after.st_size
+        && meta_of(before) == meta_of(after)
+        && ctime_ns(before) == ctime_ns(after)
+}
+
+fn entry_of(path: &EntryPath, stat: &Stat, digests: Option<Digests>) -> FileEntry {
+    FileEntry {
+        id: 0,
+        path: path.clone(),
+        size: size_of(stat),
+        offset: 0,
+        md5: digests.map_or([0; 16].into(), |(md5, _)| md5),
+        blake3: digests.map(|(_, blake3)| blake3),
+        meta: Some(meta_of(stat)),
+        origin: Some(Origin { dev: stat.st_dev, ino: stat.st_ino, ctime_ns: ctime_ns(stat) }),
+    }
+}
+
+impl Large {
+    /// What is known of it before it is read.
+    pub(in super::super) fn entry(&self) -> FileEntry {
+        entry_of(&self.path, &self.before, None)
+    }
+
+    /// Reads the whole file in pieces of `piece_bytes` into buffers of `pool`, and gives them to `each` in order. As many bytes
+    /// come as the file had when it was opened. Gives their digests, and whether they are a content that the file had for sure.
+    pub(in super::super) fn read<E>(
+        &self,
+        piece_bytes: usize,
+        pool: &std::sync::Arc<Buffers>,
+        mut each: impl FnMut(LargeRead) -> Result<(), E>,
+    ) -> Result<(Digests, bool), E> {
+        let (mut left, mut broken) = (size_of(&self.before), false);
+        let mut hasher = ContentHasher::default();
+        while left > 0 {
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(piece_bytes);
+            let mut piece = pool.take();
+            piece.clear();
+            if !broken {
+                let got = (&self.file).take(wanted as u64).read_to_end(&mut piece);
+                broken = got.is_err() || piece.len() < wanted;
+            }
+            piece.resize(wanted, 0);
+            left -= wanted as u64;
+            if left == 0 && !broken {
+                // Its last piece is held back until it is known that nothing changed meanwhile.
+                broken = !rustix::fs::fstat(&self.file).is_ok_and(|after| is_same(&self.before, &after));
+            }
+            hasher.update(&piece);
+            each(LargeRead { bytes: Bytes::from_owner(piece), bad: broken })?;
+        }
+        Ok((hasher.finish(), !broken))
+    }
+}

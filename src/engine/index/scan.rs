@@ -1,0 +1,226 @@
+//! Going through a folder: one thread walks, several read and hash, and the entries come out in the order of the walk.
+
+use super::super::buffers::Buffers;
+use super::super::pipeline::{Feed, ordered};
+use super::IndexOptions;
+use super::former::FormerRows;
+use super::read::{BATCH_BYTES, BATCH_FILES, Candidate, Item, Large, Outcome, Reader};
+use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
+use crate::archive::path::EntryPath;
+use crate::db::index_read::{IndexReader, Summary};
+use crate::error::{Error, ErrorKind, Result};
+use crate::folder::Folder;
+use crate::source::walk::{Found, FoundKind, Skipped, Walk};
+use crate::telemetry::{Monitor, Notice};
+use bytes::Bytes;
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What becomes of the contents that were read.
+#[derive(Clone)]
+pub(in super::super) enum Contents {
+    /// Only their digests are wanted.
+    Drop,
+    /// They come with the entries, in buffers from here; what is too large for that is left unread.
+    Keep(Arc<Buffers>),
+}
+
+/// An entry of the folder, in its place.
+pub(in super::super) enum Scanned {
+    /// A file; its id and offset are not set.
+    File {
+        /// With its digests.
+        file: FileEntry,
+        /// Whether it was read, and not known from the former index.
+        read: bool,
+        /// Where contents are kept.
+        content: Option<Bytes>,
+    },
+    /// A file that is too large to be kept in memory; it was only opened.
+    Large(Large),
+    /// A directory or link.
+    Node(Node),
+}
+
+/// How many batches may be under way where only digests are kept …
+const WINDOW: usize = 256;
+/// … and where contents are.
+const WINDOW_WITH_CONTENTS: usize = 6;
+
+/// A folder that is about to be gone through.
+pub(in super::super) struct Scan {
+    walk: Walk,
+    base: Folder,
+    former: Option<FormerRows>,
+    contents: Contents,
+}
+
+impl Scan {
+    /// `partial` is the index that is being written.
+    pub(in super::super) fn new(
+        options: &IndexOptions,
+        partial: &Path,
+        former: Option<FormerRows>,
+        contents: Contents,
+    ) -> Result<Self> {
+        let mut own: Vec<&Path> = options.own_files.iter().map(PathBuf::as_path).collect();
+        own.extend([options.database.as_path(), partial]);
+        let walk = Walk::new(&options.base, options.exclude.clone(), &own)?;
+        let base = Folder::open(&options.base)
+            .map_err(|e| Error::io(format!("cannot open the base folder {}", options.base.display()), e))?;
+        Ok(Self { walk, base, former, contents })
+    }
+
+    /// Gives every entry to `each`; tells `monitor` of those that are left out, and returns their number.
+    pub(in super::super) fn run(
+        mut self,
+        threads: usize,
+        monitor: &dyn Monitor,
+        mut each: impl FnMut(Scanned) -> Result<()>,
+    ) -> Result<u64> {
+        let (walk, former) = (&self.walk, self.former.as_mut());
+        let window = if matches!(self.contents, Contents::Keep(_)) { WINDOW_WITH_CONTENTS } else { WINDOW };
+        let reader = Reader { base: &self.base, contents: &self.contents, monitor };
+        let mut failed_links: HashSet<EntryPath> = HashSet::new();
+        let mut skipped_count = 0;
+        let produce = |feed| walk_into(walk, feed, former, monitor);
+        ordered(threads, window, produce, |batch: Vec<Item>| reader.examine(batch), |outcomes| {
+            if monitor.is_cancelled() {
+                return Err(Error::new(ErrorKind::Interrupted, "interrupted; no index was written"));
+            }
+            for outcome in outcomes {
+                let skipped = match outcome {
+                    Outcome::Scanned(Scanned::Node(node)) if is_lost(&node, &failed_links) => Skipped {
+                        path: node.path.to_string(),
+                        reason: "another name of the same file failed".to_string(),
+                    },
+                    Outcome::Scanned(scanned) => {
+                        each(scanned)?;
+                        continue;
+                    }
+                    Outcome::Skipped { skipped, linked } => {
+                        failed_links.extend(linked);
+                        skipped
+                    }
+                };
+                skipped_count += 1;
+                monitor.counters().files_failed.add(1);
+                monitor.notice(Notice::Failed { path: skipped.path, reason: skipped.reason });
+            }
+            Ok(())
+        })?;
+        Ok(skipped_count)
+    }
+}
+
+fn is_lost(node: &Node, failed_links: &HashSet<EntryPath>) -> bool {
+    node.kind == NodeKind::Hardlink && failed_links.iter().any(|path| *path.as_bytes() == *node.target)
+}
+
+/// The index that `options` may reuse.
+pub(super) fn former_index(options: &IndexOptions) -> Result<Option<(IndexReader, Summary)>> {
+    if !options.reuse || !options.database.exists() {
+        return Ok(None);
+    }
+    let reader = IndexReader::open(&options.database)?;
+    if !reader.is_ours() {
+        return Ok(None);
+    }
+    let summary = reader.summary()?;
+    Ok(Some((reader, summary)))
+}
+
+fn walk_into(
+    walk: &Walk,
+    feed: Feed<Vec<Item>, Vec<Outcome>>,
+    mut former: Option<&mut FormerRows>,
+    monitor: &dyn Monitor,
+) -> Result<()> {
+    // Only files with several names need to be remembered, and only until all of them were seen.
+    let mut links: HashMap<(u64, u64), (EntryPath, u64)> = HashMap::new();
+    let (mut batch, mut batch_bytes) = (Vec::new(), 0);
+    let mut failure = None;
+    walk.run(|found| {
+        let (item, size_bytes) = match found {
+            Err(skipped) => (Item::Skipped(skipped), 0),
+            Ok(found) => match item_of(found, &mut links, former.as_deref_mut()) {
+                Ok(item) => item,
+                Err(e) => {
+                    failure = Some(e);
+                    return false;
+                }
+            },
+        };
+        if matches!(item, Item::File(_)) {
+            monitor.counters().files_total.add(1);
+            monitor.counters().total_bytes.add(size_bytes);
+        }
+        // A file that does not fit any more begins the next batch: contents of a batch are in memory at once.
+        if batch_bytes > 0 && batch_bytes + size_bytes > BATCH_BYTES {
+            batch_bytes = 0;
+            if !feed.push(std::mem::take(&mut batch)) {
+                return false;
+            }
+        }
+        batch.push(item);
+        batch_bytes += size_bytes;
+        if batch.len() < BATCH_FILES && batch_bytes < BATCH_BYTES {
+            return true;
+        }
+        batch_bytes = 0;
+        feed.push(std::mem::take(&mut batch))
+    })?;
+    if let Some(e) = failure {
+        return Err(e);
+    }
+    feed.push(batch);
+    Ok(())
+}
+
+fn item_of(
+    found: Found,
+    links: &mut HashMap<(u64, u64), (EntryPath, u64)>,
+    former: Option<&mut FormerRows>,
+) -> Result<(Item, u64)> {
+    let Found { path, kind, metadata, mtime_ns } = found;
+    let meta =
+        Some(Meta { mode: metadata.mode() & 0o7777, mtime_ns, uid: metadata.uid(), gid: metadata.gid() });
+    let node = |kind, path, target: &[u8]| (Item::Node(Node { kind, path, target: target.into(), meta }), 0);
+    Ok(match kind {
+        FoundKind::Dir => node(NodeKind::Dir, path, b""),
+        FoundKind::Symlink(target) => node(NodeKind::Symlink, path, &target),
+        FoundKind::File => {
+            let inode = (metadata.dev(), metadata.ino());
+            let linked = metadata.nlink() > 1;
+            if linked && let Some((first, left)) = links.get_mut(&inode) {
+                let first_path = first.clone();
+                *left -= 1;
+                if *left == 0 {
+                    links.remove(&inode);
+                }
+                return Ok(node(NodeKind::Hardlink, path, first_path.as_bytes()));
+            }
+            if linked {
+                links.insert(inode, (path.clone(), metadata.nlink() - 1));
+            }
+            let ctime_ns =
+                metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec());
+            let origin = Origin { dev: inode.0, ino: inode.1, ctime_ns };
+            let known = match former {
+                Some(former) => former.find(&path)?.filter(|file| {
+                    ctime_ns.max(mtime_ns) < former.settled_ns
+                        && file.size == metadata.len()
+                        && file.origin == Some(origin)
+                        && file.blake3.is_some()
+                        && file.meta.map(|m| m.mtime_ns) == meta.map(|m| m.mtime_ns)
+                }),
+                None => None,
+            };
+            let known = known.map(|file| FileEntry { meta, ..file });
+            let linked = linked.then_some(inode);
+            (Item::File(Candidate { path, linked, known }), metadata.len())
+        }
+    })
+}

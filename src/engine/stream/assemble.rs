@@ -1,0 +1,158 @@
+//! Putting blocks together from pieces that come from several files at once.
+
+use crate::archive::layout::Grid;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::mpsc::Sender;
+
+/// A block that is complete.
+pub(super) struct Block {
+    /// Its number.
+    pub(super) number: u64,
+    /// The bytes of the archive that it is.
+    pub(super) range: Range<u64>,
+    /// Its content.
+    pub(super) pieces: Vec<Bytes>,
+    /// Ids, ascending, of files whose bytes in it mean nothing.
+    pub(super) failed: Vec<u64>,
+    /// How many of its bytes do.
+    pub(super) good_bytes: u64,
+}
+
+/// Nobody takes blocks any more.
+#[derive(Debug)]
+pub(super) struct Closed;
+
+#[derive(Default)]
+struct Building {
+    pieces: BTreeMap<u64, Bytes>,
+    filled_bytes: u64,
+    failed: Vec<u64>,
+    bad_bytes: u64,
+}
+
+/// The blocks that are not complete yet.
+pub(super) struct Assembler {
+    block_size: u64,
+    state: Mutex<State>,
+    ready: Sender<Block>,
+}
+
+#[derive(Default)]
+struct State {
+    open: BTreeMap<u64, Building>,
+    /// Where the archive ends, once that is known.
+    total_bytes: Option<u64>,
+}
+
+impl Assembler {
+    pub(super) fn new(block_size: u64, ready: Sender<Block>) -> Self {
+        Self { block_size, state: Mutex::default(), ready }
+    }
+
+    /// Adds bytes of the archive, each exactly once; `bad` names the file that they were meant to be of.
+    pub(super) fn add(&self, mut offset: u64, mut bytes: Bytes, bad: Option<u64>) -> Result<(), Closed> {
+        while !bytes.is_empty() {
+            let number = offset / self.block_size;
+            let room = (number + 1).saturating_mul(self.block_size) - offset;
+            let piece = bytes.split_to(usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len()));
+            let length = piece.len() as u64;
+            let complete = {
+                let mut state = self.lock();
+                let building = state.open.entry(number).or_default();
+                building.filled_bytes += length;
+                building.pieces.insert(offset, piece);
+                if let Some(id) = bad {
+                    building.bad_bytes += length;
+                    if let Err(at) = building.failed.binary_search(&id) {
+                        building.failed.insert(at, id);
+                    }
+                }
+                self.take_if_complete(&mut state, number)
+            };
+            self.hand_over(complete)?;
+            offset += length;
+        }
+        Ok(())
+    }
+
+    /// Says where the archive ends: the last block is shorter than the others.
+    pub(super) fn end(&self, total_bytes: u64) -> Result<(), Closed> {
+        let complete = {
+            let mut state = self.lock();
+            state.total_bytes = Some(total_bytes);
+            if total_bytes == 0 { None } else { self.take_if_complete(&mut state, (total_bytes - 1) / self.block_size) }
+        };
+        self.hand_over(complete)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_if_complete(&self, state: &mut State, number: u64) -> Option<Block> {
+        let grid = Grid::new(state.total_bytes.unwrap_or(u64::MAX), self.block_size)?;
+        let range = grid.range(number)?;
+        if state.open.get(&number)?.filled_bytes != range.end - range.start {
+            return None;
+        }
+        let built = state.open.remove(&number)?;
+        Some(Block {
+            number,
+            good_bytes: built.filled_bytes - built.bad_bytes,
+            range,
+            pieces: built.pieces.into_values().collect(),
+            failed: built.failed,
+        })
+    }
+
+    /// Waits until somebody takes the block.
+    fn hand_over(&self, complete: Option<Block>) -> Result<(), Closed> {
+        match complete {
+            Some(block) => self.ready.blocking_send(block).map_err(|_| Closed),
+            None if self.ready.is_closed() => Err(Closed),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_order_of_pieces_gives_the_same_blocks(
+            lengths in proptest::collection::vec(1usize..40, 1..30),
+            block_size in 1u64..60,
+            order in any::<u64>(),
+        ) {
+            let archive: Vec<u8> = (0..lengths.iter().sum::<usize>()).map(|i| i as u8).collect();
+            let mut pieces: Vec<(u64, Bytes)> = Vec::new();
+            let mut at = 0;
+            for length in lengths {
+                pieces.push((at as u64, Bytes::copy_from_slice(&archive[at..at + length])));
+                at += length;
+            }
+            let spin = order as usize % pieces.len();
+            pieces.rotate_left(spin);
+            let (ready, mut blocks) = tokio::sync::mpsc::channel(10_000);
+            let assembler = Assembler::new(block_size, ready);
+            let end_first = order % 2 == 0;
+            if end_first { assembler.end(at as u64).unwrap(); }
+            for (offset, piece) in pieces { assembler.add(offset, piece, None).unwrap(); }
+            if !end_first { assembler.end(at as u64).unwrap(); }
+            drop(assembler);
+            let mut found = BTreeMap::new();
+            while let Ok(block) = blocks.try_recv() {
+                prop_assert_eq!(block.range.start, block.number * block_size);
+                prop_assert_eq!(block.good_bytes, block.range.end - block.range.start);
+                prop_assert!(found.insert(block.number, block.pieces.concat()).is_none());
+            }
+            prop_assert_eq!(found.into_values().collect::<Vec<_>>().concat(), archive);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Laying out the archive in the order of the walk: rows for the index here, the same for the log, contents for the blocks.
+
+use super::super::buffers::Buffers;
+use super::super::index::{Contents, IndexOptions, IndexReport, Large, Scan, Scanned, now_s};
+use super::LogPart;
+use super::assemble::{Assembler, Block, Closed};
+use crate::archive::entry::{FileEntry, Origin};
+use crate::archive::log::{self, Digests, FileRow, LogEnd, LogRecord};
+use crate::db::index_write::IndexWriter;
+use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::Monitor;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc::Sender as AsyncSender;
+
+/// What to lay out, and where it goes.
+pub(super) struct Plan {
+    pub(super) index: IndexOptions,
+    pub(super) block_size: u64,
+    pub(super) log: AsyncSender<LogPart>,
+    pub(super) blocks: AsyncSender<Block>,
+}
+
+/// A part of the log is sent when it has so many bytes, if nothing else asks for it earlier.
+const PART_BYTES: usize = 1 << 20;
+/// Large files that are read at once: md5 takes a core for each.
+const LARGE_AT_ONCE: usize = 2;
+const PIECE_BYTES: usize = 1 << 20;
+/// Buffers for contents that are kept for the next use.
+const KEPT_BUFFERS: usize = 64;
+
+/// A large file with its place in the archive.
+struct Job {
+    id: u64,
+    offset: u64,
+    large: Large,
+}
+
+/// A large file that was read to its end.
+struct Done {
+    id: u64,
+    digests: Digests,
+    /// Where it was seen, if its content is one that it had for sure.
+    origin: Option<Origin>,
+}
+
+/// Does the work of one stream, but for sending.
+pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
+    let started_s = now_s();
+    let pool = Buffers::new(KEPT_BUFFERS);
+    let writer = IndexWriter::create(&plan.index.database)?;
+    let scan = Scan::new(&plan.index, writer.partial_path(), None, Contents::Keep(pool.clone()))?;
+    let assembler = Assembler::new(plan.block_size, plan.blocks);
+    let (jobs_in, jobs_out) = sync_channel::<Job>(0);
+    let (done_in, done_out) = channel::<Done>();
+    let jobs_out = Mutex::new(jobs_out);
+    std::thread::scope(|scope| {
+        // In here, so that it goes before the threads are waited for: they end when nobody has work for them.
+        let mut layout = Layout {
+            writer,
+            records: Vec::new(),
+            block_size: plan.block_size,
+            log: plan.log,
+            assembler: &assembler,
+            jobs: jobs_in,
+            done: done_out,
+            outstanding: 0,
+        };
+        for _ in 0..LARGE_AT_ONCE.min(plan.index.threads.max(1)) {
+            let done_in = done_in.clone();
+            let (jobs_out, assembler, pool) = (&jobs_out, &assembler, &pool);
+            scope.spawn(move || read_large(jobs_out, assembler, pool, &done_in, monitor));
+        }
+        drop(done_in);
+        let skipped = scan.run(plan.index.threads, monitor, |scanned| layout.take(scanned))?;
+        layout.finish(&plan.index, started_s, skipped)
+    })
+}
+
+fn read_large(
+    jobs: &Mutex<Receiver<Job>>,
+    assembler: &Assembler,
+    pool: &Arc<Buffers>,
+    done: &Sender<Done>,
+    monitor: &dyn Monitor,
+) {
+    loop {
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { id, offset, large }) = next else { return };
+        let mut at = offset;
+        let outcome = large.read(PIECE_BYTES, pool, |piece| {
+            if monitor.is_cancelled() {
+                return Err(Closed);
+            }
+            let length = piece.bytes.len() as u64;
+            assembler.add(at, piece.bytes, piece.bad.then_some(id))?;
+            at += length;
+            Ok(())
+        });
+        // Nobody takes blocks any more: whoever waits for this file learns that, too.
+        let Ok((digests, sure)) = outcome else { return };
+        let origin = if sure { large.entry().origin } else { None };
+        if done.send(Done { id, digests, origin }).is_err() {
+            return;
+        }
+    }
+}
+
+struct Layout<'a> {
+    writer: IndexWriter,
+    records: Vec<u8>,
+    block_size: u64,
+    log: AsyncSender<LogPart>,
+    assembler: &'a Assembler,
+    jobs: SyncSender<Job>,
+    done: Receiver<Done>,
+    outstanding: usize,
+}
+
+/// Whoever closed the channel knows better why.
+fn closed() -> Error {
+    Error::new(ErrorKind::Internal, "sending has ended")
+}
+
+impl From<Closed> for Error {
+    fn from(_: Closed) -> Self {
+        closed()
+    }
+}
+
+impl Layout<'_> {
+    fn take(&mut self, scanned: Scanned) -> Result<()> {
+        while let Ok(done) = self.done.try_recv() {
+            self.note_done(&done)?;
+        }
+        match scanned {
+            Scanned::File { file, content, .. } => {
+                let offset = self.lay_out(file, true)?;
+                if let Some(content) = content {
+                    self.assembler.add(offset, content, None)?;
+                }
+            }
+            Scanned::Large(large) => {
+                let id = self.writer.files();
+                let offset = self.lay_out(large.entry(), false)?;
+                // Its digests must not overtake its row.
+                self.flush()?;
+                self.outstanding += 1;
+                self.jobs.send(Job { id, offset, large }).map_err(|_| closed())?;
+            }
+            Scanned::Node(node) => {
+                self.writer.node(&node)?;
+                log::push(&mut self.records, &LogRecord::Node(node));
+            }
+        }
+        if self.records.len() >= PART_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Gives a file its place; returns where it starts.
+    fn lay_out(&mut self, mut file: FileEntry, known: bool) -> Result<u64> {
+        (file.id, file.offset) = (self.writer.files(), self.writer.total_bytes());
+        if known {
+            self.writer.file(&file)?;
+        } else {
+            self.writer.file_without_digests(&file)?;
+        }
+        let digests = if known { file.blake3.map(|blake3| (file.md5, blake3)) } else { None };
+        let (offset, end) = (file.offset, file.range().end);
+        let row = FileRow { path: file.path, size: file.size, meta: file.meta, digests };
+        log::push(&mut self.records, &LogRecord::File(row));
+        if offset / self.block_size != end / self.block_size {
+            // A block is laid out: it must not wait for the log.
+            self.flush()?;
+        }
+        Ok(offset)
+    }
+
+    fn note_done(&mut self, done: &Done) -> Result<()> {
+        self.outstanding -= 1;
+        self.writer.digests(done.id, &done.digests, done.origin)?;
+        log::push(&mut self.records, &LogRecord::Digests(done.id, done.digests));
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.records.is_empty() {
+            return Ok(());
+        }
+        let part = LogPart { records: std::mem::take(&mut self.records), end: self.writer.total_bytes() };
+        self.log.blocking_send(part).map_err(|_| closed())
+    }
+
+    fn finish(mut self, options: &IndexOptions, started_s: u64, skipped: u64) -> Result<IndexReport> {
+        self.flush()?;
+        let total_bytes = self.writer.total_bytes();
+        self.assembler.end(total_bytes)?;
+        while self.outstanding > 0 {
+            let done = self.done.recv().map_err(|_| closed())?;
+            self.note_done(&done)?;
+            self.flush()?;
+        }
+        let end = LogEnd {
+            digest: self.writer.digest()?,
+            files: self.writer.files(),
+            nodes: self.writer.nodes(),
+            total_bytes,
+        };
+        // Before the index here is complete: the receiver proves its own meanwhile.
+        log::push(&mut self.records, &LogRecord::End(end));
+        self.flush()?;
+        let written = self.writer.finish(&options.base_bytes(), 1, started_s)?;
+        Ok(IndexReport {
+            digest: written.digest,
+            files: written.files,
+            nodes: written.nodes,
+            total_bytes: written.total_bytes,
+            skipped,
+            unchanged: false,
+        })
+    }
+}

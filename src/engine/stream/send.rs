@@ -1,0 +1,209 @@
+//! Sending the log, one batch after the other, and blocks, several at once.
+
+use super::super::buffers::Buffers;
+use super::super::pace::Pace;
+use super::super::upload::UploadOptions;
+use super::assemble::Block;
+use super::{LogPart, Prefix};
+use crate::archive::codec::{self, Compression};
+use crate::archive::digest::BlockHasher;
+use crate::archive::frame::Frame;
+use crate::archive::log::{LogDigest, first_digest, next_digest};
+use crate::archive::ranges::RangeSet;
+use crate::error::{Error, ErrorKind, Result};
+use crate::remote::{BlockBody, Client, LogBatch};
+use crate::telemetry::{Monitor, Notice};
+use bytes::Bytes;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+
+/// A batch takes more parts as long as it has fewer bytes.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Everything that the sending tasks share.
+pub(super) struct Sender {
+    client: Arc<Client>,
+    monitor: Arc<dyn Monitor>,
+    stream: LogDigest,
+    block_size: u64,
+    workers: usize,
+    ignore_done: bool,
+    pace: Pace,
+    buffers: Arc<Buffers>,
+    /// One for each core: more blocks at once would only take memory.
+    cores: Semaphore,
+    /// What the receiver had already.
+    held: Mutex<RangeSet>,
+}
+
+/// The log as far as the receiver has it: its name, and where the archive ends in it.
+#[derive(Clone, Copy)]
+struct Acknowledged {
+    prefix: Prefix,
+    end: u64,
+}
+
+impl Sender {
+    pub(super) fn new(
+        options: &UploadOptions,
+        stream: LogDigest,
+        client: Arc<Client>,
+        monitor: Arc<dyn Monitor>,
+    ) -> Arc<Self> {
+        let cores = options.cores.max(1);
+        Arc::new(Self {
+            pace: Pace::new(options.compression, client.goodput().clone(), client.is_local(), cores),
+            client,
+            monitor,
+            stream,
+            block_size: options.block_size,
+            workers: options.workers.max(1),
+            ignore_done: options.ignore_done,
+            buffers: Buffers::new(options.workers.max(1)),
+            cores: Semaphore::new(cores),
+            held: Mutex::default(),
+        })
+    }
+
+    /// Sends until both channels end. The first error stops everything.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        log: mpsc::Receiver<LogPart>,
+        blocks: mpsc::Receiver<Block>,
+    ) -> Result<()> {
+        let start = Acknowledged { prefix: first_digest(&self.stream), end: 0 };
+        let (tell, acknowledged) = watch::channel(start);
+        let blocks = Arc::new(tokio::sync::Mutex::new(blocks));
+        let mut tasks: JoinSet<Result<()>> = JoinSet::new();
+        for _ in 0..self.workers {
+            let (this, blocks, acknowledged) = (self.clone(), blocks.clone(), acknowledged.clone());
+            tasks.spawn(async move {
+                loop {
+                    let next = blocks.lock().await.recv().await;
+                    let Some(block) = next else { return Ok(()) };
+                    this.send_block(block, acknowledged.clone()).await?;
+                }
+            });
+        }
+        drop((blocks, acknowledged));
+        tasks.spawn(async move { self.send_log(log, tell).await });
+        while let Some(outcome) = tasks.join_next().await {
+            // Leaving drops the set, which stops the other tasks and closes the channels.
+            outcome.map_err(|e| Error::new(ErrorKind::Internal, "a sending task crashed").because(e))??;
+        }
+        Ok(())
+    }
+
+    async fn send_log(
+        self: Arc<Self>,
+        mut log: mpsc::Receiver<LogPart>,
+        tell: watch::Sender<Acknowledged>,
+    ) -> Result<()> {
+        let mut before = first_digest(&self.stream);
+        while let Some(LogPart { records: mut batch, mut end }) = log.recv().await {
+            while batch.len() < BATCH_BYTES
+                && let Ok(more) = log.try_recv()
+            {
+                batch.extend(more.records);
+                end = more.end;
+            }
+            let after = next_digest(&before, &batch);
+            let length = batch.len() as u64;
+            let body = spawn_blocking(move || {
+                let mut body = Vec::new();
+                codec::encode(&batch, Compression::Auto, &mut body);
+                Bytes::from(body)
+            })
+            .await
+            .map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").because(e))?;
+            let batch = LogBatch { body, length, stream: self.stream, before };
+            let answer = match self.client.append_log(&batch).await {
+                // Damaged on the way, most likely.
+                Err(e) if e.kind() == ErrorKind::BadBlock => self.client.append_log(&batch).await?,
+                other => other?,
+            };
+            {
+                let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+                answer.held.iter().for_each(|(start, end)| held.insert(*start..*end));
+            }
+            before = after;
+            // Nobody waits when the last block has left.
+            let _ = tell.send(Acknowledged { prefix: after, end });
+        }
+        Ok(())
+    }
+
+    async fn send_block(
+        self: &Arc<Self>,
+        block: Block,
+        mut acknowledged: watch::Receiver<Acknowledged>,
+    ) -> Result<()> {
+        let until = block.range.end;
+        let covered = acknowledged.wait_for(|known| known.end >= until).await;
+        // The log's own task says why it ended.
+        let Ok(Acknowledged { prefix, .. }) = covered.map(|known| *known) else { return Ok(()) };
+        let counters = self.monitor.counters();
+        let (number, good_bytes) = (block.number, block.good_bytes);
+        let is_held = !self.ignore_done
+            && self.held.lock().unwrap_or_else(PoisonError::into_inner).contains(block.range.clone());
+        if is_held {
+            counters.done_bytes.add(good_bytes);
+            counters.resumed_bytes.add(good_bytes);
+            return Ok(());
+        }
+        if good_bytes == 0 {
+            return Ok(());
+        }
+        let this = self.clone();
+        let core = self.cores.acquire().await;
+        let (body, compressed) = spawn_blocking(move || this.encode(block))
+            .await
+            .map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").because(e))?;
+        drop(core);
+        match self.client.put_block(&body, &prefix).await {
+            Ok(_) => {
+                counters.sent_blocks.add(1);
+                counters.sent_bytes.add(good_bytes);
+                counters.done_bytes.add(good_bytes);
+                counters.stored_blocks.add(u64::from(!compressed));
+                Ok(())
+            }
+            // It is missing then, and read and sent again afterwards.
+            Err(e) if e.kind() == ErrorKind::BadBlock => {
+                self.monitor.notice(Notice::Warning(format!("block {number} was refused and is sent again ({e})")));
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn encode(&self, block: Block) -> (BlockBody, bool) {
+        let mut hasher = BlockHasher::default();
+        block.pieces.iter().for_each(|piece| hasher.update(piece));
+        let (body, compressed) = match self.pace.choose() {
+            Compression::None => (Frame::stored(&block.pieces), false),
+            compression => {
+                let mut content = self.buffers.take();
+                content.clear();
+                block.pieces.iter().for_each(|piece| content.extend_from_slice(piece));
+                drop(block.pieces);
+                let (mut frame, start) = (self.buffers.take(), Instant::now());
+                let compressed = codec::encode(&content, compression, &mut frame);
+                if compressed {
+                    self.pace.compressed(content.len(), start.elapsed());
+                }
+                (Frame::from(Bytes::from_owner(frame)), compressed)
+            }
+        };
+        let body = BlockBody {
+            number: block.number,
+            block_size: self.block_size,
+            body,
+            digest: hasher.finish(),
+            failed: block.failed,
+        };
+        (body, compressed)
+    }
+}
