@@ -100,7 +100,7 @@ pub fn md5(bytes: &[u8]) -> Md5 {
 /// md5 of each of `contents`, in their order.
 #[must_use]
 pub fn md5_of_each(contents: &[&[u8]]) -> Vec<Md5> {
-    contents.iter().map(|content| md5(content)).collect()
+    super::md5::digest_many(contents).into_iter().map(Digest).collect()
 }
 
 /// Computes both digests of a content in one pass.

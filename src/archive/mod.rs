@@ -6,6 +6,7 @@ pub mod entry;
 pub mod frame;
 pub mod layout;
 pub mod log;
+pub mod md5;
 pub mod path;
 pub mod protocol;
 pub mod ranges;

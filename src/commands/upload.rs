@@ -257,8 +257,7 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
     let range = (args.first_block, args.last_block);
     args::block_range(range.0, range.1)?;
     let client = args.transfer.client(args.upload_url, token, output)?;
-    let report =
-        args.transfer.send(&args.base_folder, database, client, range, output).await?;
+    let report = args.transfer.send(&args.base_folder, database, client, range, output).await?;
     Ok(Outcome { command: "upload", exit: exit(&report), text: describe(&report), fields: fields(&report) })
 }
 

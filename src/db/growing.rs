@@ -240,9 +240,7 @@ impl GrowingIndex {
     pub fn pending(&self) -> Result<Vec<u64>> {
         self.connection
             .prepare("SELECT id FROM tar WHERE hash IS NULL")
-            .and_then(|mut statement| {
-                statement.query_map([], |row| row.get(0).map(from_sql_int))?.collect()
-            })
+            .and_then(|mut statement| statement.query_map([], |row| row.get(0).map(from_sql_int))?.collect())
             .map_err(|e| self.error(e))
     }
 
@@ -277,8 +275,7 @@ impl GrowingIndex {
         }
         let (differences, mut head) = self.compare(records)?;
         head.digest = digest;
-        let _held =
-            if differences == Differences::default() { None } else { Some(settle(&differences)?) };
+        let _held = if differences == Differences::default() { None } else { Some(settle(&differences)?) };
         let mut stored = self.stored;
         if let Some((id, _)) = differences.files_from {
             stored.0 = id;

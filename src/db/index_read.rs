@@ -265,9 +265,7 @@ impl IndexReader {
         self.connection
             .prepare_cached("SELECT end FROM tarlike_log WHERE digest=?")
             .and_then(|mut statement| {
-                statement
-                    .query_row([&digest.as_bytes()[..]], |row| row.get(0).map(from_sql_int))
-                    .optional()
+                statement.query_row([&digest.as_bytes()[..]], |row| row.get(0).map(from_sql_int)).optional()
             })
             .map_err(|e| self.error(e))
     }

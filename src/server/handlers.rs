@@ -7,8 +7,8 @@ use crate::archive::digest::{Blake3, IndexDigest};
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::log::{LogDigest, MAX_BATCH_BYTES};
 use crate::archive::protocol::{
-    ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_LENGTH, HEADER_SERVER,
-    HEADER_STREAM, VERSION, parse_ids,
+    ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_LENGTH,
+    HEADER_SERVER, HEADER_STREAM, VERSION, parse_ids,
 };
 use crate::archive::ranges::RangeSet;
 use crate::engine::index_body;
@@ -176,22 +176,23 @@ async fn finish(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Bo
 /// A batch of an index that grows.
 async fn append_log(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
     let length = body::declared_length(headers)?;
-    let admitted = async {
-        check_running(server)?;
-        let content_bytes = length_header(headers)?;
-        if content_bytes > MAX_BATCH_BYTES || length > frame_bound(MAX_BATCH_BYTES) {
-            let what = format!("a batch of the index is longer than {MAX_BATCH_BYTES} bytes");
-            return Err(Error::new(ErrorKind::TooLarge, what));
-        }
-        let stream = required_digest(headers, HEADER_STREAM)?;
-        let before = required_digest(headers, HEADER_INDEX)?;
-        server.receiver.check_space(MAX_BATCH_BYTES)?;
-        match tokio::time::timeout(TURN_PATIENCE, server.indexes.clone().acquire_owned()).await {
-            Ok(Ok(turn)) => Ok((content_bytes, stream, before, turn)),
-            _ => Err(Error::new(ErrorKind::Busy, "too many indexes at once")
-                .hint("send it again a little later")),
-        }
-    };
+    let admitted =
+        async {
+            check_running(server)?;
+            let content_bytes = length_header(headers)?;
+            if content_bytes > MAX_BATCH_BYTES || length > frame_bound(MAX_BATCH_BYTES) {
+                let what = format!("a batch of the index is longer than {MAX_BATCH_BYTES} bytes");
+                return Err(Error::new(ErrorKind::TooLarge, what));
+            }
+            let stream = required_digest(headers, HEADER_STREAM)?;
+            let before = required_digest(headers, HEADER_INDEX)?;
+            server.receiver.check_space(MAX_BATCH_BYTES)?;
+            match tokio::time::timeout(TURN_PATIENCE, server.indexes.clone().acquire_owned()).await {
+                Ok(Ok(turn)) => Ok((content_bytes, stream, before, turn)),
+                _ => Err(Error::new(ErrorKind::Busy, "too many indexes at once")
+                    .hint("send it again a little later")),
+            }
+        };
     let (content_bytes, stream, before, turn) = match admitted.await {
         Ok(admitted) => admitted,
         Err(e) => {
@@ -204,8 +205,9 @@ async fn append_log(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body
     let receiver = server.receiver.clone();
     let answer = blocking(move || {
         let mut batch = Vec::new();
-        codec::decode(&body, content_bytes as usize, &mut batch)
-            .map_err(|e| Error::new(ErrorKind::BadBlock, "a batch of the index was changed on the way").because(e))?;
+        codec::decode(&body, content_bytes as usize, &mut batch).map_err(|e| {
+            Error::new(ErrorKind::BadBlock, "a batch of the index was changed on the way").because(e)
+        })?;
         let outcome = receiver.append_log(tar_id, &stream, &before, &batch);
         drop(turn);
         outcome

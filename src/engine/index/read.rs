@@ -13,6 +13,7 @@ use bytes::Bytes;
 use rustix::fs::{FileType, Stat};
 use std::fs::File;
 use std::io::Read;
+use std::sync::Arc;
 
 /// Files that are hashed by one thread in one go: so many …
 pub(super) const BATCH_FILES: usize = 256;
@@ -95,19 +96,17 @@ enum Read1 {
 /// The reading threads' shared part.
 pub(super) struct Reader<'a> {
     pub(super) base: &'a Folder,
-    pub(super) contents: &'a Contents,
+    pub(super) contents: Contents,
+    pub(super) buffers: Arc<Buffers>,
     pub(super) monitor: &'a dyn Monitor,
 }
 
 impl Reader<'_> {
     /// Reads what must be read of a batch.
     pub(super) fn examine(&self, items: Vec<Item>) -> Vec<Outcome> {
-        let pool = match self.contents {
-            Contents::Drop => Buffers::new(0),
-            Contents::Keep(pool) => pool.clone(),
-        };
-        let mut buffer = pool.take();
+        let mut buffer = self.buffers.take();
         buffer.clear();
+        buffer.reserve_exact(BATCH_BYTES as usize);
         let mut opener = Opener { base: self.base, last: None };
         let mut outcomes = Vec::with_capacity(items.len());
         // Where in `outcomes` the files stand whose digests are still to be computed, and where their contents end.
@@ -143,12 +142,19 @@ impl Reader<'_> {
             outcomes.push(outcome);
         }
         let slices: Vec<&[u8]> = small.iter().map(|(.., range)| &buffer[range.clone()]).collect();
-        let digests: Vec<Digests> =
-            md5_of_each(&slices).into_iter().zip(&slices).map(|(md5, content)| (md5, blake3(content))).collect();
+        let digests: Vec<Digests> = md5_of_each(&slices)
+            .into_iter()
+            .zip(&slices)
+            .map(|(md5, content)| (md5, blake3(content)))
+            .collect();
         drop(slices);
         let kept = match self.contents {
             Contents::Drop => None,
-            Contents::Keep(_) => Some(Bytes::from_owner(buffer)),
+            // Contents may wait for long: not in a buffer that is mostly empty.
+            Contents::Keep if buffer.len() < buffer.capacity() / 4 * 3 => {
+                Some(Bytes::copy_from_slice(&buffer))
+            }
+            Contents::Keep => Some(Bytes::from_owner(buffer)),
         };
         for ((position, stat, path, range), digests) in small.into_iter().zip(digests) {
             let content = kept.as_ref().map(|kept| kept.slice(range));
@@ -185,7 +191,7 @@ impl Reader<'_> {
                 return Err("it was replaced while its folder was indexed".to_string());
             }
             let size = size_of(&before);
-            if size > LARGE_BYTES && matches!(self.contents, Contents::Keep(_)) {
+            if size > LARGE_BYTES && matches!(self.contents, Contents::Keep) {
                 return Ok(Read1::Large(Large { path: path.clone(), file, before }));
             }
             buffer.truncate(start);
@@ -271,7 +277,7 @@ impl Large {
     pub(in super::super) fn read<E>(
         &self,
         piece_bytes: usize,
-        pool: &std::sync::Arc<Buffers>,
+        pool: &Arc<Buffers>,
         mut each: impl FnMut(LargeRead) -> Result<(), E>,
     ) -> Result<(Digests, bool), E> {
         let (mut left, mut broken) = (size_of(&self.before), false);

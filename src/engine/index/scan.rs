@@ -16,15 +16,14 @@ use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// What becomes of the contents that were read.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub(in super::super) enum Contents {
     /// Only their digests are wanted.
     Drop,
-    /// They come with the entries, in buffers from here; what is too large for that is left unread.
-    Keep(Arc<Buffers>),
+    /// They come with the entries; what is too large for that is left unread.
+    Keep,
 }
 
 /// An entry of the folder, in its place.
@@ -48,6 +47,8 @@ pub(in super::super) enum Scanned {
 const WINDOW: usize = 256;
 /// … and where contents are.
 const WINDOW_WITH_CONTENTS: usize = 6;
+/// Buffers for contents that are kept for the next use.
+const KEPT_BUFFERS: usize = 32;
 
 /// A folder that is about to be gone through.
 pub(in super::super) struct Scan {
@@ -81,36 +82,43 @@ impl Scan {
         mut each: impl FnMut(Scanned) -> Result<()>,
     ) -> Result<u64> {
         let (walk, former) = (&self.walk, self.former.as_mut());
-        let window = if matches!(self.contents, Contents::Keep(_)) { WINDOW_WITH_CONTENTS } else { WINDOW };
-        let reader = Reader { base: &self.base, contents: &self.contents, monitor };
+        let window = if matches!(self.contents, Contents::Keep) { WINDOW_WITH_CONTENTS } else { WINDOW };
+        let buffers = Buffers::new(KEPT_BUFFERS);
+        let reader = Reader { base: &self.base, contents: self.contents, buffers, monitor };
         let mut failed_links: HashSet<EntryPath> = HashSet::new();
         let mut skipped_count = 0;
         let produce = |feed| walk_into(walk, feed, former, monitor);
-        ordered(threads, window, produce, |batch: Vec<Item>| reader.examine(batch), |outcomes| {
-            if monitor.is_cancelled() {
-                return Err(Error::new(ErrorKind::Interrupted, "interrupted; no index was written"));
-            }
-            for outcome in outcomes {
-                let skipped = match outcome {
-                    Outcome::Scanned(Scanned::Node(node)) if is_lost(&node, &failed_links) => Skipped {
-                        path: node.path.to_string(),
-                        reason: "another name of the same file failed".to_string(),
-                    },
-                    Outcome::Scanned(scanned) => {
-                        each(scanned)?;
-                        continue;
-                    }
-                    Outcome::Skipped { skipped, linked } => {
-                        failed_links.extend(linked);
-                        skipped
-                    }
-                };
-                skipped_count += 1;
-                monitor.counters().files_failed.add(1);
-                monitor.notice(Notice::Failed { path: skipped.path, reason: skipped.reason });
-            }
-            Ok(())
-        })?;
+        ordered(
+            threads,
+            window,
+            produce,
+            |batch: Vec<Item>| reader.examine(batch),
+            |outcomes| {
+                if monitor.is_cancelled() {
+                    return Err(Error::new(ErrorKind::Interrupted, "interrupted; no index was written"));
+                }
+                for outcome in outcomes {
+                    let skipped = match outcome {
+                        Outcome::Scanned(Scanned::Node(node)) if is_lost(&node, &failed_links) => Skipped {
+                            path: node.path.to_string(),
+                            reason: "another name of the same file failed".to_string(),
+                        },
+                        Outcome::Scanned(scanned) => {
+                            each(scanned)?;
+                            continue;
+                        }
+                        Outcome::Skipped { skipped, linked } => {
+                            failed_links.extend(linked);
+                            skipped
+                        }
+                    };
+                    skipped_count += 1;
+                    monitor.counters().files_failed.add(1);
+                    monitor.notice(Notice::Failed { path: skipped.path, reason: skipped.reason });
+                }
+                Ok(())
+            },
+        )?;
         Ok(skipped_count)
     }
 }

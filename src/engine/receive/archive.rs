@@ -161,8 +161,9 @@ impl Archive {
 
     fn replaced(&self) -> Error {
         let what = format!("the index of archive {} was just replaced", self.tar_id);
-        Error::new(ErrorKind::WrongIndex, what)
-            .hint("another sender put a new index in place; run the command again with the index that is wanted")
+        Error::new(ErrorKind::WrongIndex, what).hint(
+            "another sender put a new index in place; run the command again with the index that is wanted",
+        )
     }
 
     /// Waits until nobody writes for this index, and keeps everybody out as long as the guard lives.
@@ -281,7 +282,8 @@ impl Archive {
             .done
             .iter()
             .map(|range| {
-                let end = if range.end == extent.total_bytes { grid.blocks() } else { range.end / block_size };
+                let end =
+                    if range.end == extent.total_bytes { grid.blocks() } else { range.end / block_size };
                 end.saturating_sub(range.start.div_ceil(block_size))
             })
             .sum();

@@ -53,8 +53,11 @@ impl Receiver {
         self.committer.check()?;
         let archive = self.archive(tar_id)?;
         if !archive.extent().sealed {
-            let what = format!("the index of archive {tar_id} is not complete: its sender is still at work, or was interrupted");
-            return Err(Error::new(ErrorKind::WrongIndex, what).hint("run the sender's command again; it goes on where it was"));
+            let what = format!(
+                "the index of archive {tar_id} is not complete: its sender is still at work, or was interrupted"
+            );
+            return Err(Error::new(ErrorKind::WrongIndex, what)
+                .hint("run the sender's command again; it goes on where it was"));
         }
         let mut jobs = lock(&self.finishing);
         // A job that began before the last block came, or for another index, would answer for what was then.

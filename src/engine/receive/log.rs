@@ -70,7 +70,8 @@ impl Receiver {
     fn archive_of(&self, tar_id: u64, stream: &LogDigest, before: &LogDigest) -> Result<Arc<Archive>> {
         let _one = lock(&self.replacing);
         let former = self.archives.read().unwrap_or_else(PoisonError::into_inner).get(&tar_id).cloned();
-        let is_active = |archive: &Archive| lock(&archive.log).as_ref().is_some_and(|log| log.stream() == stream);
+        let is_active =
+            |archive: &Archive| lock(&archive.log).as_ref().is_some_and(|log| log.stream() == stream);
         match former {
             Some(archive) if is_active(&archive) => Ok(archive),
             _ if *before != first_digest(stream) => Err(other_stream(tar_id)),
@@ -121,8 +122,7 @@ impl Receiver {
             gone.push((offset..end.total_bytes.max(offset), first..end.files.max(first)));
         }
         for (bytes, ids) in gone {
-            self.committer
-                .rewrite(|journal| journal.forget(archive.tar_id, bytes.clone(), ids.clone()))?;
+            self.committer.rewrite(|journal| journal.forget(archive.tar_id, bytes.clone(), ids.clone()))?;
             let mut state = archive.state();
             let staged: Vec<Range<u64>> = state.published.missing(ids.clone()).collect();
             state.done.remove(bytes);
@@ -170,6 +170,9 @@ fn answer(archive: &Archive, after: &LogDigest, range: Range<u64>) -> LogAnswer 
 }
 
 fn other_stream(tar_id: u64) -> Error {
-    Error::new(ErrorKind::WrongIndex, format!("another sender has put another index in place for archive {tar_id}"))
-        .hint("let only one sync at a time use the same archive number, or give --tar-id")
+    Error::new(
+        ErrorKind::WrongIndex,
+        format!("another sender has put another index in place for archive {tar_id}"),
+    )
+    .hint("let only one sync at a time use the same archive number, or give --tar-id")
 }

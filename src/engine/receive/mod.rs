@@ -13,8 +13,8 @@ pub use finish::FinishJob;
 use super::buffers::Buffers;
 use crate::archive::digest::IndexDigest;
 use crate::archive::protocol::{IndexAnswer, Status};
-use crate::db::import::import;
 use crate::db::growing::GrowingIndex;
+use crate::db::import::import;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::journal::{ArchiveState, Journal};
 use crate::error::{Error, ErrorKind, Result};
@@ -111,7 +111,8 @@ impl Receiver {
         receiver.empty_state_folder("incoming", |_| false)?;
         let named: Vec<String> = states.iter().map(|s| index_name(s.tar_id, &s.digest)).collect();
         // SQLite's own files beside an index begin with its name.
-        receiver.empty_state_folder("archives", |name| named.iter().any(|named| name.starts_with(&**named)))?;
+        receiver
+            .empty_state_folder("archives", |name| named.iter().any(|named| name.starts_with(&**named)))?;
         let keep: Vec<String> = states.iter().map(|s| staging_name(s.tar_id, s.generation)).collect();
         receiver.sink.remove_other_staging(|name| keep.iter().any(|kept| kept == name))?;
         for state in states {

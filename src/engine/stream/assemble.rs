@@ -83,7 +83,11 @@ impl Assembler {
         let complete = {
             let mut state = self.lock();
             state.total_bytes = Some(total_bytes);
-            if total_bytes == 0 { None } else { self.take_if_complete(&mut state, (total_bytes - 1) / self.block_size) }
+            if total_bytes == 0 {
+                None
+            } else {
+                self.take_if_complete(&mut state, (total_bytes - 1) / self.block_size)
+            }
         };
         self.hand_over(complete)
     }

@@ -26,8 +26,8 @@ const PART_BYTES: usize = 1 << 20;
 /// Large files that are read at once: md5 takes a core for each.
 const LARGE_AT_ONCE: usize = 2;
 const PIECE_BYTES: usize = 1 << 20;
-/// Buffers for contents that are kept for the next use.
-const KEPT_BUFFERS: usize = 64;
+/// Buffers for pieces that are kept for the next use.
+const KEPT_BUFFERS: usize = 128;
 
 /// A large file with its place in the archive.
 struct Job {
@@ -49,7 +49,7 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
     let started_s = now_s();
     let pool = Buffers::new(KEPT_BUFFERS);
     let writer = IndexWriter::create(&plan.index.database)?;
-    let scan = Scan::new(&plan.index, writer.partial_path(), None, Contents::Keep(pool.clone()))?;
+    let scan = Scan::new(&plan.index, writer.partial_path(), None, Contents::Keep)?;
     let assembler = Assembler::new(plan.block_size, plan.blocks);
     let (jobs_in, jobs_out) = sync_channel::<Job>(0);
     let (done_in, done_out) = channel::<Done>();

@@ -59,7 +59,8 @@ pub async fn stream(
     let sender = send::Sender::new(upload, stream, client, monitor);
     let sent = sender.run(log_out, blocks_out).await;
     // When sending ends early, laying out finds its channels closed, and ends as well.
-    let laid_out = laid_out.await.map_err(|e| Error::new(ErrorKind::Internal, "indexing crashed").because(e))?;
+    let laid_out =
+        laid_out.await.map_err(|e| Error::new(ErrorKind::Internal, "indexing crashed").because(e))?;
     sent?;
     laid_out
 }

@@ -172,7 +172,8 @@ impl Sender {
             }
             // It is missing then, and read and sent again afterwards.
             Err(e) if e.kind() == ErrorKind::BadBlock => {
-                self.monitor.notice(Notice::Warning(format!("block {number} was refused and is sent again ({e})")));
+                self.monitor
+                    .notice(Notice::Warning(format!("block {number} was refused and is sent again ({e})")));
                 Ok(())
             }
             Err(e) => Err(e),
