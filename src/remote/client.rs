@@ -189,10 +189,10 @@ impl Client {
         &self.goodput
     }
 
-    /// Whether the receiver is on this host.
+    /// Whether the receiver is on this host, and nothing limits the rate.
     #[must_use]
     pub fn is_local(&self) -> bool {
-        self.local
+        self.local && self.bandwidth.is_none()
     }
 
     /// When this client gives up.

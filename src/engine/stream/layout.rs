@@ -53,7 +53,7 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
     let assembler = Assembler::new(plan.block_size, plan.blocks);
     let (jobs_in, jobs_out) = sync_channel::<Job>(0);
     let (done_in, done_out) = channel::<Done>();
-    let jobs_out = Mutex::new(jobs_out);
+    let jobs_out = Arc::new(Mutex::new(jobs_out));
     std::thread::scope(|scope| {
         // In here, so that it goes before the threads are waited for: they end when nobody has work for them.
         let mut layout = Layout {
@@ -68,10 +68,11 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
         };
         for _ in 0..LARGE_AT_ONCE.min(plan.index.threads.max(1)) {
             let done_in = done_in.clone();
-            let (jobs_out, assembler, pool) = (&jobs_out, &assembler, &pool);
-            scope.spawn(move || read_large(jobs_out, assembler, pool, &done_in, monitor));
+            let (jobs_out, assembler, pool) = (jobs_out.clone(), &assembler, &pool);
+            scope.spawn(move || read_large(&jobs_out, assembler, pool, &done_in, monitor));
         }
-        drop(done_in);
+        // Only they hold these from now on: when they have given up, laying out learns that.
+        drop((done_in, jobs_out));
         let skipped = scan.run(plan.index.threads, monitor, |scanned| layout.take(scanned))?;
         layout.finish(&plan.index, started_s, skipped)
     })

@@ -1,13 +1,16 @@
 //! The receiver's index while it is still arriving: a log of batches, each one transaction. Batches of a later stream are
 //! compared with the rows that are there, which stay as long as they are the same; so an interrupted stream goes on where it was.
 
+mod compare;
+
+pub use compare::Differences;
+
 use super::index_read::{FileRead, read_files, read_nodes};
 use super::index_write::{META, RunningDigest, TABLES, insert_file, insert_node, set_digests};
 use super::{INDEX_FORMAT, db_error, from_sql_int, sql_int};
 use crate::archive::digest::{Digest, IndexDigest};
-use crate::archive::entry::{FileEntry, Node, NodeKind};
-use crate::archive::log::{Digests, FileRow, LogDigest, LogEnd, LogRecord, first_digest};
-use crate::archive::path::EntryPath;
+use crate::archive::entry::{FileEntry, Node};
+use crate::archive::log::{FileRow, LogDigest, LogEnd, LogRecord, first_digest};
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -38,16 +41,6 @@ pub struct Head {
     end: u64,
     last_key: Vec<u8>,
     last_is_folder: bool,
-}
-
-/// Where a batch says something else than the rows that are there.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Differences {
-    /// From this file on, which starts at this byte of the archive, nothing that was received means anything any more.
-    pub files_from: Option<(u64, u64)>,
-    /// The same for these files alone: their digests are others.
-    pub files: Vec<(u64, Range<u64>)>,
-    nodes_from: Option<u64>,
 }
 
 /// What a batch did.
@@ -326,67 +319,6 @@ impl GrowingIndex {
         Ok(())
     }
 
-    /// Checks what of `records` depends on what came before, and finds out where they differ from what is there.
-    fn compare(&self, records: &[LogRecord]) -> Result<(Differences, Head)> {
-        let (mut differences, mut head) = (Differences::default(), self.head.clone());
-        for (position, record) in records.iter().enumerate() {
-            match record {
-                LogRecord::File(row) => {
-                    advance(&mut head, &row.path, false)?;
-                    if differences.files_from.is_none() && head.files < self.stored.0 {
-                        let there = self.file(head.files)?;
-                        let same = there.as_ref().is_some_and(|(file, known)| is_same(row, file, *known));
-                        if !same {
-                            differences.files_from = Some((head.files, head.end));
-                        }
-                    }
-                    head.files += 1;
-                    head.end = head
-                        .end
-                        .checked_add(row.size)
-                        .filter(|&end| i64::try_from(end).is_ok())
-                        .ok_or_else(|| refused("the archive would be larger than 2^63 bytes"))?;
-                }
-                LogRecord::Node(node) => {
-                    advance(&mut head, &node.path, node.kind == NodeKind::Dir)?;
-                    if differences.nodes_from.is_none()
-                        && head.nodes < self.stored.1
-                        && self.node(head.nodes)?.as_ref() != Some(node)
-                    {
-                        differences.nodes_from = Some(head.nodes);
-                    }
-                    head.nodes += 1;
-                }
-                LogRecord::Digests(id, digests) => {
-                    if *id >= head.files {
-                        return Err(refused(format!("digests of file {id}, which it does not have")));
-                    }
-                    let cut = differences.files_from.map_or(self.stored.0, |(cut, _)| cut);
-                    if *id < cut
-                        && let Some((file, true)) = self.file(*id)?
-                        && !has_digests(&file, digests)
-                    {
-                        differences.files.push((*id, file.range()));
-                    }
-                }
-                LogRecord::End(end) => {
-                    if position + 1 != records.len()
-                        || (end.files, end.nodes, end.total_bytes) != (head.files, head.nodes, head.end)
-                    {
-                        return Err(refused("its end does not fit what came before"));
-                    }
-                    if differences.files_from.is_none() && self.stored.0 > head.files {
-                        differences.files_from = Some((head.files, head.end));
-                    }
-                    if differences.nodes_from.is_none() && self.stored.1 > head.nodes {
-                        differences.nodes_from = Some(head.nodes);
-                    }
-                }
-            }
-        }
-        Ok((differences, head))
-    }
-
     fn apply(
         &self,
         record: &LogRecord,
@@ -493,21 +425,6 @@ impl GrowingIndex {
     }
 }
 
-/// Files and nodes come in one strictly ascending order: so nothing comes twice, and what lies in something that is no folder is
-/// noticed at once.
-fn advance(head: &mut Head, path: &EntryPath, is_folder: bool) -> Result<()> {
-    let key = path.sort_key();
-    if head.files + head.nodes > 0 && key <= head.last_key {
-        return Err(refused(format!("\"{path}\" is not in order, or comes twice")));
-    }
-    let inside = key.strip_prefix(&head.last_key[..]).is_some_and(|rest| rest.first() == Some(&0));
-    if inside && !head.last_is_folder {
-        return Err(refused(format!("\"{path}\" lies in what is no folder")));
-    }
-    (head.last_key, head.last_is_folder) = (key, is_folder);
-    Ok(())
-}
-
 fn entry_of(row: &FileRow, at: &Head) -> FileEntry {
     FileEntry {
         id: at.files,
@@ -519,15 +436,6 @@ fn entry_of(row: &FileRow, at: &Head) -> FileEntry {
         meta: row.meta,
         origin: None,
     }
-}
-
-fn has_digests(file: &FileEntry, digests: &Digests) -> bool {
-    (file.md5, file.blake3) == (digests.0, Some(digests.1))
-}
-
-fn is_same(row: &FileRow, file: &FileEntry, known: bool) -> bool {
-    (&row.path, row.size, row.meta) == (&file.path, file.size, file.meta)
-        && row.digests.is_none_or(|digests| !known || has_digests(file, &digests))
 }
 
 fn insert_head(connection: &Connection, head: &Head, start: u64) -> rusqlite::Result<()> {
