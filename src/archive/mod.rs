@@ -4,6 +4,7 @@ pub mod codec;
 pub mod digest;
 pub mod entry;
 pub mod frame;
+pub mod intake;
 pub mod layout;
 pub mod log;
 pub mod md5;

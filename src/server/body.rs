@@ -1,5 +1,7 @@
 //! Request bodies: bounded in length and time.
 
+use crate::archive::codec::FrameError;
+use crate::archive::intake::{Intake, Taken};
 use crate::error::{Error, ErrorKind, Result};
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
@@ -62,21 +64,40 @@ impl Pieces {
     }
 }
 
+/// Gives each piece of a body of exactly `length` bytes to `take`.
+async fn each(body: Body, length: u64, mut take: impl FnMut(&[u8])) -> Result<()> {
+    let (mut pieces, mut left) = (Pieces::new(body, length), length);
+    while let Some(piece) = pieces.next().await? {
+        left = left
+            .checked_sub(piece.len() as u64)
+            .ok_or_else(|| Error::new(ErrorKind::Malformed, "the body is longer than its Content-Length"))?;
+        take(&piece);
+    }
+    if left > 0 {
+        return Err(Error::new(ErrorKind::TooSlow, "the body is shorter than its Content-Length"));
+    }
+    Ok(())
+}
+
 /// Makes `whole` a body of exactly `length` bytes; the caller has checked that this is little enough.
 pub(super) async fn read(body: Body, length: u64, whole: &mut Vec<u8>) -> Result<()> {
     whole.clear();
     whole.reserve_exact(length as usize);
-    let mut pieces = Pieces::new(body, length);
-    while let Some(piece) = pieces.next().await? {
-        if whole.len() + piece.len() > length as usize {
-            return Err(Error::new(ErrorKind::Malformed, "the body is longer than its Content-Length"));
-        }
-        whole.extend_from_slice(&piece);
-    }
-    if whole.len() as u64 != length {
-        return Err(Error::new(ErrorKind::TooSlow, "the body is shorter than its Content-Length"));
-    }
-    Ok(())
+    each(body, length, |piece| whole.extend_from_slice(piece)).await
+}
+
+/// The same for the body of a block: where its content is stored, `whole` becomes the content. The inner error says that the body,
+/// all of which has come, is no frame.
+pub(super) async fn take_in(
+    body: Body,
+    length: u64,
+    whole: &mut Vec<u8>,
+) -> Result<std::result::Result<Taken, FrameError>> {
+    whole.clear();
+    whole.reserve_exact(length as usize);
+    let mut intake = Intake::default();
+    each(body, length, |piece| intake.feed(piece, whole)).await?;
+    Ok(intake.finish(whole))
 }
 
 /// Writes a whole body to `file`.

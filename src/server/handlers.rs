@@ -4,6 +4,7 @@ use super::route::{Route, route};
 use super::{Server, body, metrics};
 use crate::archive::codec::{self, frame_bound};
 use crate::archive::digest::{Blake3, IndexDigest};
+use crate::archive::intake::Taken;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::log::{LogDigest, MAX_BATCH_BYTES};
 use crate::archive::protocol::{
@@ -114,6 +115,8 @@ async fn serve(server: &Arc<Server>, parts: Parts, body: Body) -> Result<Respons
                 block_size,
                 number,
                 body: server.receiver.buffers.take(),
+                taken: Taken::Body,
+                wire_bytes: 0,
                 index: digest_header(&parts.headers, HEADER_INDEX)?,
                 digest: digest_header::<Blake3>(&parts.headers, HEADER_DIGEST)?,
                 failed: failed_header(&parts.headers)?,
@@ -293,10 +296,13 @@ async fn put_block(
             return Err(e);
         }
     };
-    body::read(body, length, &mut put.body).await?;
+    put.wire_bytes = length;
+    put.taken = body::take_in(body, length, &mut put.body).await?.map_err(|e| {
+        Error::new(ErrorKind::BadBlock, format!("block {} of {} bytes: {e}", put.number, put.block_size))
+    })?;
     let receiver = server.receiver.clone();
     let answer = blocking(move || {
-        let outcome = receiver.put_block(&put);
+        let outcome = receiver.put_block(put);
         drop(turn);
         outcome
     })

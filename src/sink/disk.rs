@@ -28,6 +28,16 @@ pub struct DiskSink {
 pub struct Staging {
     folder: Folder,
     owner: bool,
+    fresh: Option<Fresh>,
+}
+
+/// What a new file in a staging folder is without being asked: then it need not be asked.
+#[derive(Debug, Clone, Copy)]
+struct Fresh {
+    uid: u32,
+    gid: u32,
+    /// The permission bits that it gets of those that it is made with.
+    mode: u32,
 }
 
 /// Folders that were used last, held open: files of one block mostly share a few. Lives no longer than one block.
@@ -111,7 +121,8 @@ impl DiskSink {
     pub fn staging(&self, name: &str) -> Result<Staging> {
         let open = || self.state.open_folder(b"staging")?.make_folder(name, 0o700);
         let folder = open().map_err(|e| Error::io(format!("cannot make the staging folder {name}"), e))?;
-        Ok(Staging { folder, owner: self.owner })
+        let fresh = Fresh::learn(&folder).ok();
+        Ok(Staging { folder, owner: self.owner, fresh })
     }
 
     /// Removes all staging folders but those named.
@@ -339,7 +350,26 @@ fn check_private(state: &Folder, path: &Path) -> Result<()> {
     .hint("run the receiver as the user who owns it; if nothing there is needed, remove the folder"))
 }
 
+impl Fresh {
+    /// Makes a file, looks at it, and removes it: besides the umask, folders and mounts may have their own idea of groups and modes.
+    fn learn(folder: &Folder) -> std::result::Result<Self, Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let _ = rustix::fs::unlinkat(folder, "fresh", AtFlags::empty());
+        let probe = rustix::fs::openat(folder, "fresh", flags, Mode::from_raw_mode(0o777))?;
+        let stat = rustix::fs::fstat(&probe)?;
+        rustix::fs::unlinkat(folder, "fresh", AtFlags::empty())?;
+        Ok(Self { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o777 })
+    }
+}
+
 impl Staging {
+    /// Whether a file that is made with the permissions of `meta` has them, and the owner as well.
+    fn is_born_with(&self, meta: &Meta) -> bool {
+        self.fresh.is_some_and(|fresh| {
+            meta.mode & !fresh.mode == 0 && (!self.owner || (meta.uid, meta.gid) == (fresh.uid, fresh.gid))
+        })
+    }
+
     /// The name under which the file with this id is staged.
     #[must_use]
     pub fn name(id: u64) -> String {
@@ -354,7 +384,13 @@ impl Staging {
         let name = Self::name(file.id);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let write = || -> std::io::Result<()> {
-            let mode = Mode::from_raw_mode(if file.meta.is_some() { 0o600 } else { 0o666 });
+            // Nobody else can get into the staging folder, whatever the mode of what is in it.
+            let born = file.meta.filter(|meta| self.is_born_with(meta));
+            let mode = Mode::from_raw_mode(match (born, file.meta) {
+                (Some(meta), _) => meta.mode,
+                (None, Some(_)) => 0o600,
+                (None, None) => 0o666,
+            });
             let fd = match rustix::fs::openat(&self.folder, &*name, flags, mode) {
                 // Left over from an attempt that was cut; never written through, it may be linked elsewhere.
                 Err(Errno::EXIST) => {
@@ -365,8 +401,10 @@ impl Staging {
             };
             let mut staged = File::from(fd);
             staged.write_all(content)?;
-            if let Some(meta) = &file.meta {
-                apply_meta(&staged, meta, self.owner)?;
+            match (born, &file.meta) {
+                (Some(meta), _) => rustix::fs::futimens(&staged, &timestamps(&meta))?,
+                (None, Some(meta)) => apply_meta(&staged, meta, self.owner)?,
+                (None, None) => {}
             }
             Ok(())
         };

@@ -1,11 +1,12 @@
 //! Taking in one block.
 
-use super::super::buffers::Buffer;
+use super::super::buffers::{Buffer, Buffers};
 use super::archive::Archive;
 use super::{Receiver, publish};
-use crate::archive::codec;
+use crate::archive::codec::{self, FrameError};
 use crate::archive::digest::{Blake3, IndexDigest, blake3, proves};
 use crate::archive::entry::FileEntry;
+use crate::archive::intake::Taken;
 use crate::archive::layout::{Grid, intersect};
 use crate::archive::protocol::BlockAnswer;
 use crate::archive::ranges::RangeSet;
@@ -24,8 +25,12 @@ pub struct BlockPut {
     pub block_size: u64,
     /// The block's number.
     pub number: u64,
-    /// One LZ4 frame.
+    /// What came: its content, or one LZ4 frame.
     pub body: Buffer,
+    /// Which of both.
+    pub taken: Taken,
+    /// Length of what came, in bytes.
+    pub wire_bytes: u64,
     /// The index that the sender works by; a legacy sender names none.
     pub index: Option<IndexDigest>,
     /// BLAKE3 of the uncompressed block; a legacy sender names none.
@@ -60,13 +65,13 @@ impl Receiver {
     ///
     /// # Errors
     /// The kind says what the sender has to do; nothing was written unless storage itself failed.
-    pub fn put_block(self: &Arc<Self>, put: &BlockPut) -> Result<BlockAnswer> {
+    pub fn put_block(self: &Arc<Self>, mut put: BlockPut) -> Result<BlockAnswer> {
         let start = Instant::now();
         self.committer.check()?;
         let archive = self.archive(put.tar_id)?;
         let _entered = archive.enter()?;
-        let range = self.range_of(&archive, put)?;
-        let content = self.decode(put, &range)?;
+        let range = self.range_of(&archive, &put)?;
+        let content = self.content_of(&mut put, &range)?;
         let _claim = archive.claim(range.clone());
         let mut intake = Intake {
             receiver: self,
@@ -85,7 +90,7 @@ impl Receiver {
         }
         archive.with_index(|index| {
             index.files_in(range.clone(), |file| {
-                intake.file(put, &range, &content, &missing, file)?;
+                intake.file(&put, &range, &content, &missing, file)?;
                 Ok(ControlFlow::Continue(()))
             })
         })?;
@@ -97,14 +102,14 @@ impl Receiver {
         }
         self.counters.blocks.add(1);
         self.counters.block_bytes.add(range.end - range.start);
-        self.counters.wire_bytes.add(put.body.len() as u64);
+        self.counters.wire_bytes.add(put.wire_bytes);
         Ok(BlockAnswer {
             blk_no: put.number,
             blk_size: put.block_size,
             frags: intake.frags,
             path: vec![put.tar_id.to_string(), put.block_size.to_string(), put.number.to_string()],
             dur: start.elapsed().as_secs_f64(),
-            in_len: put.body.len() as u64,
+            in_len: put.wire_bytes,
             rejected: intake.rejected,
         })
     }
@@ -119,7 +124,8 @@ impl Receiver {
         self.range_of(&archive, put).map(drop)
     }
 
-    fn decode(&self, put: &BlockPut, range: &Range<u64>) -> Result<Buffer> {
+    /// The content of the block, of which nothing is left in `put`.
+    fn content_of(&self, put: &mut BlockPut, range: &Range<u64>) -> Result<Buffer> {
         let bad = |why: String| {
             Error::new(
                 ErrorKind::BadBlock,
@@ -127,8 +133,16 @@ impl Receiver {
             )
         };
         let length = usize::try_from(range.end - range.start).map_err(|e| bad(e.to_string()))?;
-        let mut content = self.buffers.take();
-        codec::decode(&put.body, length, &mut content).map_err(|e| bad(e.to_string()))?;
+        let body = std::mem::replace(&mut put.body, Buffers::new(0).take());
+        let content = match put.taken {
+            Taken::Content if body.len() == length => body,
+            Taken::Content => return Err(bad(FrameError::WrongLength.to_string())),
+            Taken::Body => {
+                let mut content = self.buffers.take();
+                codec::decode(&body, length, &mut content).map_err(|e| bad(e.to_string()))?;
+                content
+            }
+        };
         match &put.digest {
             Some(digest) if blake3(&content) != *digest => {
                 Err(bad("its digest is wrong: it was changed on the way".to_string()))
