@@ -95,7 +95,9 @@ impl Intake {
             self.state = State::Piece(length as usize);
         } else {
             // Compressed after all, or damaged: the body as it came, again.
-            let content = std::mem::take(out);
+            let content = out.clone();
+            // Its room stays: it was made for the whole body.
+            out.clear();
             out.extend(STORED_HEADER);
             let mut rest = &content[..];
             for &length in &self.pieces {

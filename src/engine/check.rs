@@ -1,7 +1,8 @@
 //! Comparing a folder with an index: the proof after a transfer, independent of how it was made.
 
+use super::opener::Opener;
 use super::pipeline::{Feed, ordered};
-use crate::archive::digest::ContentHasher;
+use crate::archive::digest::{Blake3, ContentHasher, Md5, blake3, md5_of_each};
 use crate::archive::entry::{FileEntry, Meta, Node, NodeKind};
 use crate::archive::layout::Grid;
 use crate::archive::path::EntryPath;
@@ -14,7 +15,7 @@ use crate::telemetry::Monitor;
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 use std::io::Read;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 
 /// What to compare.
@@ -78,8 +79,8 @@ enum Entry {
 
 /// Batches that may be under way.
 const WINDOW: usize = 256;
-const BATCH_ENTRIES: usize = 64;
-const BATCH_BYTES: u64 = 8 << 20;
+const BATCH_ENTRIES: usize = 256;
+const BATCH_BYTES: u64 = 4 << 20;
 const READ_BYTES: usize = 256 << 10;
 
 /// Compares, and tells `report` of each difference, in the order of the index.
@@ -124,7 +125,7 @@ pub fn check(
         options.threads,
         WINDOW,
         produce,
-        |entries| entries.iter().map(|entry| comparer.compare(entry)).collect(),
+        |entries: Vec<Entry>| comparer.compare(&entries),
         |findings: Vec<Option<Finding>>| {
             if monitor.is_cancelled() {
                 return Err(Error::new(ErrorKind::Interrupted, "interrupted"));
@@ -178,24 +179,47 @@ struct Comparer<'a> {
     monitor: &'a dyn Monitor,
 }
 
+/// What is known of a file once it was read.
+enum Seen {
+    /// A difference that shows without its content.
+    Differs(String),
+    /// Its content is in the buffer.
+    Small(Stat, Range<usize>),
+    Hashed(Stat, (Md5, Blake3)),
+    /// The user wants to stop.
+    Cancelled,
+}
+
 impl Comparer<'_> {
-    fn compare(&self, entry: &Entry) -> Option<Finding> {
-        let (path, outcome) = match entry {
-            Entry::File(file) => {
-                self.monitor.counters().files_done.add(1);
-                (&file.path, self.file(file))
-            }
-            Entry::Node(node) => (&node.path, self.node(node)),
-        };
-        match outcome {
-            Ok(None) => None,
-            Ok(Some(why)) => Some(Finding::Different(path.to_string(), why)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Some(Finding::Missing(path.to_string())),
-            Err(e) => Some(Finding::Different(
-                path.to_string(),
-                format!("it cannot be read: {}", std::io::Error::from(e)),
-            )),
+    /// Small files are hashed side by side: that is why they come in batches.
+    fn compare(&self, entries: &[Entry]) -> Vec<Option<Finding>> {
+        let (mut opener, mut buffer) = (Opener::new(self.base), Vec::new());
+        let (mut outcomes, mut small) = (Vec::with_capacity(entries.len()), Vec::new());
+        for (position, entry) in entries.iter().enumerate() {
+            outcomes.push(match entry {
+                Entry::Node(node) => self.node(node),
+                Entry::File(file) => {
+                    self.monitor.counters().files_done.add(1);
+                    match self.file(file, &mut opener, &mut buffer) {
+                        Ok(Seen::Differs(why)) => Ok(Some(why)),
+                        Ok(Seen::Small(stat, range)) => {
+                            small.push((position, file, stat, range));
+                            Ok(None)
+                        }
+                        Ok(Seen::Hashed(stat, digests)) => Ok(self.verdict(file, &stat, digests)),
+                        Ok(Seen::Cancelled) => Ok(None),
+                        Err(e) => Err(e),
+                    }
+                }
+            });
         }
+        let contents: Vec<&[u8]> = small.iter().map(|(.., range)| &buffer[range.clone()]).collect();
+        for ((position, file, stat, _), (md5, content)) in
+            small.iter().zip(md5_of_each(&contents).into_iter().zip(&contents))
+        {
+            outcomes[*position] = Ok(self.verdict(file, stat, (md5, blake3(content))));
+        }
+        entries.iter().zip(outcomes).map(|(entry, outcome)| finding(entry, outcome)).collect()
     }
 
     fn stat(&self, path: &EntryPath) -> std::result::Result<Stat, Errno> {
@@ -203,45 +227,66 @@ impl Comparer<'_> {
         self.base.open_folder(parent)?.stat(name)?.ok_or(Errno::NOENT)
     }
 
-    fn file(&self, file: &FileEntry) -> std::result::Result<Option<String>, Errno> {
-        let opened = match self.base.open_file(file.path.as_bytes()) {
+    fn file(
+        &self,
+        file: &FileEntry,
+        opener: &mut Opener<'_>,
+        buffer: &mut Vec<u8>,
+    ) -> std::result::Result<Seen, Errno> {
+        let opened = match opener.open(&file.path) {
             // A link in the place of the file is a difference, a link in the place of its folder makes it missing.
             Err(Errno::LOOP | Errno::NXIO) => {
-                return self.stat(&file.path).map(|_| Some("it is no regular file".to_string()));
+                return self.stat(&file.path).map(|_| Seen::Differs("it is no regular file".to_string()));
             }
             other => other?,
         };
         let stat = rustix::fs::fstat(&opened)?;
         if !is_kind(&stat, FileType::RegularFile) {
-            return Ok(Some("it is no regular file".to_string()));
+            return Ok(Seen::Differs("it is no regular file".to_string()));
         }
         if u64::try_from(stat.st_size) != Ok(file.size) {
-            return Ok(Some(format!("its size is {}, not {}", stat.st_size, file.size)));
+            return Ok(Seen::Differs(format!("its size is {}, not {}", stat.st_size, file.size)));
         }
-        let mut hasher = ContentHasher::default();
-        let mut buffer =
-            vec![0; READ_BYTES.min(usize::try_from(file.size).unwrap_or(READ_BYTES).saturating_add(1))];
+        let unreadable = |e: std::io::Error| Ok(Seen::Differs(format!("it cannot be read: {e}")));
+        // One byte more than it should have: it may have grown since.
         let mut reader = opened.take(file.size.saturating_add(1));
+        if file.size <= BATCH_BYTES {
+            let start = buffer.len();
+            buffer.reserve(file.size as usize + 1);
+            return match reader.read_to_end(buffer) {
+                Ok(length) => {
+                    self.monitor.counters().done_bytes.add(length as u64);
+                    Ok(Seen::Small(stat, start..buffer.len()))
+                }
+                Err(e) => {
+                    buffer.truncate(start);
+                    unreadable(e)
+                }
+            };
+        }
+        let (mut hasher, mut piece) = (ContentHasher::default(), vec![0; READ_BYTES]);
         loop {
-            match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(_) if self.monitor.is_cancelled() => return Ok(None),
+            match reader.read(&mut piece) {
+                Ok(0) => return Ok(Seen::Hashed(stat, hasher.finish())),
+                Ok(_) if self.monitor.is_cancelled() => return Ok(Seen::Cancelled),
                 Ok(n) => {
-                    hasher.update(&buffer[..n]);
+                    hasher.update(&piece[..n]);
                     self.monitor.counters().done_bytes.add(n as u64);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Ok(Some(format!("it cannot be read: {e}"))),
+                Err(e) => return unreadable(e),
             }
         }
-        let (md5, blake3) = hasher.finish();
+    }
+
+    fn verdict(&self, file: &FileEntry, stat: &Stat, (md5, blake3): (Md5, Blake3)) -> Option<String> {
         if md5 != file.md5 {
-            return Ok(Some(format!("its md5 is {md5}, not {}", file.md5)));
+            return Some(format!("its md5 is {md5}, not {}", file.md5));
         }
         if file.blake3.is_some_and(|wanted| wanted != blake3) {
-            return Ok(Some("its BLAKE3 differs although its md5 does not".to_string()));
+            return Some("its BLAKE3 differs although its md5 does not".to_string());
         }
-        Ok(self.meta(&stat, file.meta.as_ref(), true))
+        self.meta(stat, file.meta.as_ref(), true)
     }
 
     fn node(&self, node: &Node) -> std::result::Result<Option<String>, Errno> {
@@ -286,6 +331,19 @@ impl Comparer<'_> {
             ));
         }
         None
+    }
+}
+
+fn finding(entry: &Entry, outcome: std::result::Result<Option<String>, Errno>) -> Option<Finding> {
+    let path = || match entry {
+        Entry::File(file) => file.path.to_string(),
+        Entry::Node(node) => node.path.to_string(),
+    };
+    match outcome {
+        Ok(None) => None,
+        Ok(Some(why)) => Some(Finding::Different(path(), why)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Some(Finding::Missing(path())),
+        Err(e) => Some(Finding::Different(path(), format!("it cannot be read: {}", std::io::Error::from(e)))),
     }
 }
 

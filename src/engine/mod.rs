@@ -4,6 +4,7 @@ pub mod buffers;
 pub mod check;
 pub mod index;
 pub mod index_body;
+mod opener;
 mod pace;
 mod pipeline;
 pub mod receive;

@@ -1,8 +1,11 @@
 //! md5 of many contents side by side, one in each lane of the processor's SIMD registers: several times faster than one after the
-//! other, since each step of md5 has to wait for the one before. For a single content the `md5` crate is as good as it gets.
+//! other, since each step of md5 has to wait for the one before. A single content takes as long as with any other program.
 
 mod compress;
 mod lanes;
+mod stream;
+
+pub use stream::{Stream, update_pair};
 
 use compress::{Block, START, State};
 use lanes::Lanes;

@@ -4,7 +4,7 @@ mod former;
 mod read;
 mod scan;
 
-pub(super) use read::Large;
+pub(super) use read::{Large, LargeReader};
 pub(super) use scan::{Contents, Scan, Scanned};
 
 use crate::archive::digest::IndexDigest;

@@ -1,8 +1,9 @@
 //! Reading files and hashing them: small ones whole and side by side, large ones as a stream.
 
 use super::super::buffers::Buffers;
+use super::super::opener::Opener;
 use super::scan::{Contents, Scanned};
-use crate::archive::digest::{ContentHasher, blake3, md5_of_each};
+use crate::archive::digest::{ContentHasher, blake3, md5_of_each, update_pair};
 use crate::archive::entry::{FileEntry, Node, Origin};
 use crate::archive::log::Digests;
 use crate::archive::path::EntryPath;
@@ -55,33 +56,11 @@ pub(in super::super) struct Large {
 }
 
 /// One piece of a large file.
-pub(in super::super) struct LargeRead {
+pub(in super::super) struct LargePiece {
     /// The bytes, zeros where they could not be read.
     pub(in super::super) bytes: Bytes,
     /// They are not what the file had when it was opened, or nobody knows.
     pub(in super::super) bad: bool,
-}
-
-/// Opens files beneath the base; the folder of the last one is kept open, since most files share it with the next.
-struct Opener<'a> {
-    base: &'a Folder,
-    last: Option<(Vec<u8>, Folder)>,
-}
-
-impl Opener<'_> {
-    fn open(&mut self, path: &EntryPath) -> Result<File, rustix::io::Errno> {
-        let (parent, name) = path.split();
-        if parent.is_empty() {
-            return self.base.open_file(name);
-        }
-        if self.last.as_ref().is_none_or(|(last, _)| last != parent) {
-            self.last = Some((parent.to_vec(), self.base.open_folder(parent)?));
-        }
-        match &self.last {
-            Some((_, folder)) => folder.open_file(name),
-            None => self.base.open_file(path.as_bytes()),
-        }
-    }
 }
 
 /// What reading a file came to.
@@ -107,7 +86,7 @@ impl Reader<'_> {
         let mut buffer = self.buffers.take();
         buffer.clear();
         buffer.reserve_exact(BATCH_BYTES as usize);
-        let mut opener = Opener { base: self.base, last: None };
+        let mut opener = Opener::new(self.base);
         let mut outcomes = Vec::with_capacity(items.len());
         // Where in `outcomes` the files stand whose digests are still to be computed, and where their contents end.
         let mut small: Vec<(usize, Stat, EntryPath, std::ops::Range<usize>)> = Vec::new();
@@ -271,34 +250,57 @@ impl Large {
     pub(in super::super) fn entry(&self) -> FileEntry {
         entry_of(&self.path, &self.before, None)
     }
+}
 
-    /// Reads the whole file in pieces of `piece_bytes` into buffers of `pool`, and gives them to `each` in order. As many bytes
-    /// come as the file had when it was opened. Gives their digests, and whether they are a content that the file had for sure.
-    pub(in super::super) fn read<E>(
-        &self,
-        piece_bytes: usize,
-        pool: &Arc<Buffers>,
-        mut each: impl FnMut(LargeRead) -> Result<(), E>,
-    ) -> Result<(Digests, bool), E> {
-        let (mut left, mut broken) = (size_of(&self.before), false);
-        let mut hasher = ContentHasher::default();
-        while left > 0 {
-            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(piece_bytes);
-            let mut piece = pool.take();
-            piece.clear();
-            if !broken {
-                let got = (&self.file).take(wanted as u64).read_to_end(&mut piece);
-                broken = got.is_err() || piece.len() < wanted;
-            }
-            piece.resize(wanted, 0);
-            left -= wanted as u64;
-            if left == 0 && !broken {
-                // Its last piece is held back until it is known that nothing changed meanwhile.
-                broken = !rustix::fs::fstat(&self.file).is_ok_and(|after| is_same(&self.before, &after));
-            }
-            hasher.update(&piece);
-            each(LargeRead { bytes: Bytes::from_owner(piece), bad: broken })?;
+/// A large file that is being read, a piece at a time.
+pub(in super::super) struct LargeReader {
+    large: Large,
+    left: u64,
+    broken: bool,
+    hasher: ContentHasher,
+}
+
+impl LargeReader {
+    pub(in super::super) fn new(large: Large) -> Self {
+        Self { left: size_of(&large.before), large, broken: false, hasher: ContentHasher::default() }
+    }
+
+    /// Reads the next piece of `piece_bytes`, or the last one, into a buffer of `pool`; `None` at the end. As many bytes come as
+    /// the file had when it was opened.
+    pub(in super::super) fn piece(&mut self, piece_bytes: usize, pool: &Arc<Buffers>) -> Option<LargePiece> {
+        if self.left == 0 {
+            return None;
         }
-        Ok((hasher.finish(), !broken))
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(piece_bytes);
+        let mut piece = pool.take();
+        piece.clear();
+        if !self.broken {
+            let got = (&self.large.file).take(wanted as u64).read_to_end(&mut piece);
+            self.broken = got.is_err() || piece.len() < wanted;
+        }
+        piece.resize(wanted, 0);
+        self.left -= wanted as u64;
+        if self.left == 0 && !self.broken {
+            // Its last piece is held back until it is known that nothing changed meanwhile.
+            let after = rustix::fs::fstat(&self.large.file);
+            self.broken = !after.is_ok_and(|after| is_same(&self.large.before, &after));
+        }
+        Some(LargePiece { bytes: Bytes::from_owner(piece), bad: self.broken })
+    }
+
+    /// Hashes the pieces that were read last of one or two files; two at once are faster.
+    pub(in super::super) fn hash(readers: &mut [(&mut Self, &[u8])]) {
+        if let [(a, a_bytes), (b, b_bytes)] = readers {
+            return update_pair((&mut a.hasher, a_bytes), (&mut b.hasher, b_bytes));
+        }
+        for (reader, bytes) in readers {
+            reader.hasher.update(bytes);
+        }
+    }
+
+    /// The digests of all pieces, and where the file was seen if they are a content that it had for sure.
+    pub(in super::super) fn finish(self) -> (Digests, Option<Origin>) {
+        let origin = if self.broken { None } else { self.large.entry().origin };
+        (self.hasher.finish(), origin)
     }
 }

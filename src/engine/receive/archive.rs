@@ -1,6 +1,7 @@
 //! One archive on the receiver: its index, what of it has arrived, and who is writing which part of it.
 
 use super::commit::lock;
+use super::proof::Hashed;
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
 use crate::archive::layout::Grid;
@@ -64,6 +65,10 @@ pub(super) struct State {
     pub(super) claims: Vec<Range<u64>>,
     /// Large files that wait for their proof, or are being proven.
     pub(super) proving: BTreeSet<u64>,
+    /// Large files that somebody is hashing.
+    pub(super) hashing: BTreeSet<u64>,
+    /// What is hashed of large files that are not complete.
+    pub(super) hashed: BTreeMap<u64, Hashed>,
 }
 
 impl State {
@@ -142,6 +147,20 @@ impl Archive {
     /// Tells whoever waits in [`Archive::wait`] that the state changed.
     pub(super) fn notify(&self) {
         self.changed.notify_all();
+    }
+
+    /// Waits until nobody hashes file `id`, and takes what is hashed of it.
+    pub(super) fn begin_hashing(&self, id: u64) -> Option<Hashed> {
+        let state = self.state();
+        let busy = |state: &mut State| state.hashing.contains(&id);
+        let mut state = self.changed.wait_while(state, busy).unwrap_or_else(PoisonError::into_inner);
+        state.hashing.insert(id);
+        Some(state.hashed.remove(&id).unwrap_or_default())
+    }
+
+    /// Waits until no large file is being looked at.
+    pub(super) fn wait_for_provers(&self) {
+        self.wait(|state| state.proving.is_empty() && state.hashing.is_empty());
     }
 
     /// Waits until `done` says so.

@@ -250,7 +250,7 @@ impl Intake<'_> {
         self.receiver
             .committer
             .record(self.accepted.iter().map(|range| archive.record(Change::Done(range))).collect())?;
-        let mut complete = Vec::new();
+        let mut to_hash = Vec::new();
         {
             let mut state = archive.state();
             for range in self.accepted.iter() {
@@ -259,13 +259,17 @@ impl Intake<'_> {
             // Under the same lock: exactly one of several blocks sees that a file has become complete.
             for file in self.large.drain(..) {
                 let known = !state.pending.contains(&file.id);
-                if known && state.done.contains(file.range()) && state.proving.insert(file.id) {
-                    complete.push(file);
+                if known && state.done.contains(file.range()) {
+                    if state.proving.insert(file.id) {
+                        to_hash.push(file.id);
+                    }
+                } else if !state.hashing.contains(&file.id) {
+                    to_hash.push(file.id);
                 }
             }
         }
-        for file in complete {
-            self.receiver.prove_later(archive, file.id);
+        for id in to_hash {
+            self.receiver.prove_later(archive, id);
         }
         Ok(())
     }

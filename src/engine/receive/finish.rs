@@ -43,6 +43,9 @@ impl FinishJob {
     }
 }
 
+/// Threads that look at published files at once.
+const MOST_THREADS: usize = 8;
+
 impl Receiver {
     /// Starts to finish an archive, or joins the `finish` that runs already. With `partial`, directories, links and empty
     /// files are made although content is missing.
@@ -117,7 +120,7 @@ impl Failures {
 }
 
 fn run(receiver: &Receiver, archive: &Archive, partial: bool) -> Result<FinishAnswer> {
-    archive.wait(|state| state.proving.is_empty());
+    archive.wait_for_provers();
     let _entered = archive.enter()?;
     confirm(receiver, archive)?;
     publish_complete(receiver, archive)?;
@@ -155,36 +158,68 @@ fn run(receiver: &Receiver, archive: &Archive, partial: bool) -> Result<FinishAn
     Ok(answer)
 }
 
+/// Files that one thread looks at in one go.
+const CONFIRM_FILES: u64 = 4096;
+
 /// Looks at every published file: what was removed or changed since, by whomever, is asked for again.
 fn confirm(receiver: &Receiver, archive: &Archive) -> Result<()> {
     let published: Vec<Range<u64>> = archive.state().published.iter().collect();
-    let mut cache = FolderCache::default();
-    for ids in published {
-        archive.with_index(|index| {
-            index.files_with_ids(ids, |file| {
-                let stands = publish::stands(receiver, &file, &mut cache).unwrap_or_else(|e| {
-                    // Its folder forbids even to look: nobody can confirm it, and nobody can replace it.
-                    archive.state().fail(file.id, &file.path, publish::reason(&e));
-                    true
-                });
-                if !stands {
-                    tracing::info!(
-                        "\"{}\" was changed or removed since it was received; it is asked for again",
-                        file.path
-                    );
-                    publish::take_back(receiver, archive, &file)?;
-                }
-                Ok(ControlFlow::Continue(()))
-            })
-        })?;
-    }
-    Ok(())
+    let parts = published.into_iter().flat_map(|ids| {
+        ids.clone()
+            .step_by(CONFIRM_FILES as usize)
+            .map(move |first| first..ids.end.min(first + CONFIRM_FILES))
+    });
+    let parts = Mutex::new(parts);
+    let work = || -> Result<()> {
+        let mut cache = FolderCache::default();
+        loop {
+            let Some(ids) = lock(&parts).next() else { return Ok(()) };
+            confirm_part(receiver, archive, ids, &mut cache)?;
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut outcome = work();
+        for other in others {
+            let theirs = other.join().unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Internal, "a thread of finish crashed; this is a bug of tar-like"))
+            });
+            outcome = outcome.and(theirs);
+        }
+        outcome
+    })
+}
+
+fn confirm_part(
+    receiver: &Receiver,
+    archive: &Archive,
+    ids: Range<u64>,
+    cache: &mut FolderCache,
+) -> Result<()> {
+    archive.with_index(|index| {
+        index.files_with_ids(ids, |file| {
+            let stands = publish::stands(receiver, &file, cache).unwrap_or_else(|e| {
+                // Its folder forbids even to look: nobody can confirm it, and nobody can replace it.
+                archive.state().fail(file.id, &file.path, publish::reason(&e));
+                true
+            });
+            if !stands {
+                tracing::info!(
+                    "\"{}\" was changed or removed since it was received; it is asked for again",
+                    file.path
+                );
+                publish::take_back(receiver, archive, &file)?;
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+    })
 }
 
 /// Publishes files whose bytes are all done and which have no name yet: a full disk or a folder in the way prevented it.
 fn publish_complete(receiver: &Receiver, archive: &Archive) -> Result<()> {
     for file in archive.unpublished()? {
-        publish::prove(receiver, archive, &file)?;
+        publish::prove(receiver, archive, &file, None)?;
     }
     Ok(())
 }

@@ -89,7 +89,7 @@ impl Receiver {
 
     /// A new stream for an archive that is there: what it says again, stays.
     fn begin_again(&self, archive: Arc<Archive>, stream: &LogDigest) -> Result<Arc<Archive>> {
-        archive.wait(|state| state.proving.is_empty());
+        archive.wait_for_provers();
         let _finishing = lock(&archive.finish);
         let _paused = archive.pause()?;
         let mut slot = lock(&archive.log);
@@ -113,7 +113,7 @@ impl Receiver {
             return Ok(None);
         }
         // Provers enter the archive, too: whoever waits for it to be paused would wait for them for ever.
-        archive.wait(|state| state.proving.is_empty());
+        archive.wait_for_provers();
         let paused = archive.pause()?;
         let end = archive.extent();
         let mut gone: Vec<(Range<u64>, Range<u64>)> =
@@ -128,6 +128,7 @@ impl Receiver {
             state.done.remove(bytes);
             state.published.remove(ids.clone());
             state.pending.retain(|id| !ids.contains(id));
+            state.hashed.retain(|id, _| !ids.contains(id));
             state.failed.retain(|id, _| !ids.contains(id));
             drop(state);
             for id in staged.into_iter().flatten() {

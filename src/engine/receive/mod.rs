@@ -5,6 +5,7 @@ mod block;
 mod commit;
 mod finish;
 mod log;
+mod proof;
 mod publish;
 
 pub use block::BlockPut;
@@ -22,10 +23,10 @@ use crate::sink::disk::DiskSink;
 use crate::telemetry::Counter;
 use archive::{Archive, Extent, State};
 use commit::{Committer, lock};
-use publish::Proof;
+use proof::{Proof, start_provers};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How a receiver behaves.
@@ -72,7 +73,6 @@ pub struct Receiver {
     pub counters: ReceiverCounters,
 }
 
-const PROVERS: usize = 2;
 /// Two for each of a few blocks at once; more than that are made and dropped.
 const KEPT_BUFFERS: usize = 16;
 
@@ -190,11 +190,6 @@ impl Receiver {
             self.prove_later(archive, file.id);
         }
         Ok(())
-    }
-
-    fn prove_later(&self, archive: &Arc<Archive>, id: u64) {
-        // Fails only when the provers have ended, and they end with the receiver.
-        let _ = self.proofs.send(Proof { archive: archive.clone(), id });
     }
 
     fn archive(&self, tar_id: u64) -> Result<Arc<Archive>> {
@@ -382,23 +377,4 @@ fn remove_index(path: &Path) {
 
 fn staging_name(tar_id: u64, generation: u64) -> String {
     format!("{tar_id}.{generation}")
-}
-
-fn start_provers(receiver: &Arc<Receiver>, work: mpsc::Receiver<Proof>) -> Result<()> {
-    let work = Arc::new(Mutex::new(work));
-    for _ in 0..PROVERS {
-        let (work, receiver): (_, Weak<Receiver>) = (work.clone(), Arc::downgrade(receiver));
-        let prover = move || {
-            loop {
-                let next = lock(&work).recv();
-                let (Ok(proof), Some(receiver)) = (next, receiver.upgrade()) else { return };
-                proof.run(&receiver);
-            }
-        };
-        std::thread::Builder::new()
-            .name("prover".into())
-            .spawn(prover)
-            .map_err(|e| Error::io("cannot start a thread", e))?;
-    }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::Receiver;
 use super::archive::Archive;
+use super::proof::Hashed;
 use crate::archive::digest::ProofHasher;
 use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
@@ -12,7 +13,6 @@ use crate::sink::disk::{FolderCache, Staging};
 use rustix::fs::FileType;
 use std::fs::File;
 use std::io::Read;
-use std::sync::Arc;
 
 /// Why a proof fails.
 pub(super) const NOT_AS_INDEXED: &str =
@@ -72,8 +72,13 @@ pub(super) fn note_published(receiver: &Receiver, archive: &Archive, ids: &Range
 ///
 /// # Errors
 /// The disk is full, or storage failed: no reason against this file.
-pub(super) fn prove(receiver: &Receiver, archive: &Archive, file: &FileEntry) -> Result<()> {
-    let outcome = match proven(receiver, archive, file) {
+pub(super) fn prove(
+    receiver: &Receiver,
+    archive: &Archive,
+    file: &FileEntry,
+    hashed: Option<Hashed>,
+) -> Result<()> {
+    let outcome = match proven(receiver, archive, file, hashed) {
         Ok(true) => {
             let id = file.id;
             note_published(receiver, archive, &std::iter::once(id..id + 1).collect());
@@ -95,9 +100,13 @@ pub(super) fn prove(receiver: &Receiver, archive: &Archive, file: &FileEntry) ->
     }
 }
 
-fn proven(receiver: &Receiver, archive: &Archive, file: &FileEntry) -> Result<bool> {
+fn proven(receiver: &Receiver, archive: &Archive, file: &FileEntry, hashed: Option<Hashed>) -> Result<bool> {
     if let Some(staged) = archive.staging.open(file.id)? {
-        if !is_as_indexed(&staged, file)? {
+        let right = match hashed.filter(|hashed| hashed.is_whole(file)) {
+            Some(hashed) => staged.metadata().is_ok_and(|m| m.len() == file.size) && hashed.proves(file),
+            None => is_as_indexed(&staged, file)?,
+        };
+        if !right {
             return Ok(false);
         }
         archive.staging.apply_meta(&staged, file)?;
@@ -154,35 +163,7 @@ pub(super) fn take_back(receiver: &Receiver, archive: &Archive, file: &FileEntry
     let mut state = archive.state();
     state.done.remove(file.range());
     state.published.remove(file.id..file.id + 1);
+    state.hashed.remove(&file.id);
     state.finished = false;
     Ok(())
-}
-
-/// Work for the threads that prove large files, off the path of the blocks.
-pub(super) struct Proof {
-    pub(super) archive: Arc<Archive>,
-    pub(super) id: u64,
-}
-
-impl Proof {
-    /// Does the work.
-    pub(super) fn run(&self, receiver: &Receiver) {
-        if let Err(e) = self.prove(receiver) {
-            tracing::warn!("file {} is complete but not in place yet: {e}", self.id);
-        }
-        self.archive.state().proving.remove(&self.id);
-        self.archive.notify();
-    }
-
-    fn prove(&self, receiver: &Receiver) -> Result<()> {
-        // An index that was replaced meanwhile: nobody wants this file any more.
-        let Ok(_entered) = self.archive.enter() else { return Ok(()) };
-        // Looked up only now: the row may have been taken back since.
-        let Some(file) = self.archive.file(self.id)? else { return Ok(()) };
-        let stands = {
-            let state = self.archive.state();
-            state.done.contains(file.range()) && !state.pending.contains(&self.id)
-        };
-        if stands { prove(receiver, &self.archive, &file) } else { Ok(()) }
-    }
 }

@@ -1,7 +1,7 @@
 //! Laying out the archive in the order of the walk: rows for the index here, the same for the log, contents for the blocks.
 
 use super::super::buffers::Buffers;
-use super::super::index::{Contents, IndexOptions, IndexReport, Large, Scan, Scanned, now_s};
+use super::super::index::{Contents, IndexOptions, IndexReport, Large, LargeReader, Scan, Scanned, now_s};
 use super::LogPart;
 use super::assemble::{Assembler, Block, Closed};
 use crate::archive::entry::{FileEntry, Origin};
@@ -23,8 +23,10 @@ pub(super) struct Plan {
 
 /// A part of the log is sent when it has so many bytes, if nothing else asks for it earlier.
 const PART_BYTES: usize = 1 << 20;
-/// Large files that are read at once: md5 takes a core for each.
-const LARGE_AT_ONCE: usize = 2;
+/// Large files that one thread reads and hashes at once.
+const SIDE_BY_SIDE: usize = 2;
+/// Threads that do so: as many as are worth the memory for what they have begun to put together.
+const LARGE_THREADS: usize = 2;
 const PIECE_BYTES: usize = 1 << 20;
 /// Buffers for pieces that are kept for the next use.
 const KEPT_BUFFERS: usize = 128;
@@ -66,7 +68,7 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
             done: done_out,
             outstanding: 0,
         };
-        for _ in 0..LARGE_AT_ONCE.min(plan.index.threads.max(1)) {
+        for _ in 0..LARGE_THREADS.min(plan.index.threads / SIDE_BY_SIDE).max(1) {
             let done_in = done_in.clone();
             let (jobs_out, assembler, pool) = (jobs_out.clone(), &assembler, &pool);
             scope.spawn(move || read_large(&jobs_out, assembler, pool, &done_in, monitor));
@@ -78,6 +80,20 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
     })
 }
 
+/// A large file that is being read.
+struct Reading {
+    id: u64,
+    /// Where in the archive its next piece belongs.
+    at: u64,
+    reader: LargeReader,
+}
+
+impl From<Job> for Reading {
+    fn from(Job { id, offset, large }: Job) -> Self {
+        Self { id, at: offset, reader: LargeReader::new(large) }
+    }
+}
+
 fn read_large(
     jobs: &Mutex<Receiver<Job>>,
     assembler: &Assembler,
@@ -85,26 +101,50 @@ fn read_large(
     done: &Sender<Done>,
     monitor: &dyn Monitor,
 ) {
+    let mut under_way: Vec<Reading> = Vec::new();
     loop {
-        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { id, offset, large }) = next else { return };
-        let mut at = offset;
-        let outcome = large.read(PIECE_BYTES, pool, |piece| {
-            if monitor.is_cancelled() {
-                return Err(Closed);
-            }
-            let length = piece.bytes.len() as u64;
-            assembler.add(at, piece.bytes, piece.bad.then_some(id))?;
-            at += length;
-            Ok(())
-        });
-        // Nobody takes blocks any more: whoever waits for this file learns that, too.
-        let Ok((digests, sure)) = outcome else { return };
-        let origin = if sure { large.entry().origin } else { None };
-        if done.send(Done { id, digests, origin }).is_err() {
+        let more = match under_way.len() {
+            0 => jobs.lock().unwrap_or_else(PoisonError::into_inner).recv().ok(),
+            SIDE_BY_SIDE.. => None,
+            // Another thread that has nothing to do may wait there.
+            _ => jobs.try_lock().ok().and_then(|jobs| jobs.try_recv().ok()),
+        };
+        under_way.extend(more.map(Reading::from));
+        if under_way.is_empty() {
+            return;
+        }
+        // Nobody takes blocks any more: whoever waits for these files learns that, too.
+        if monitor.is_cancelled() || read_on(&mut under_way, assembler, pool, done).is_err() {
             return;
         }
     }
+}
+
+/// Reads, hashes and hands over a piece of each file; tells of those that are at their end.
+fn read_on(
+    under_way: &mut Vec<Reading>,
+    assembler: &Assembler,
+    pool: &Arc<Buffers>,
+    done: &Sender<Done>,
+) -> std::result::Result<(), Closed> {
+    let pieces: Vec<_> = under_way.iter_mut().map(|file| file.reader.piece(PIECE_BYTES, pool)).collect();
+    let mut to_hash: Vec<(&mut LargeReader, &[u8])> = under_way
+        .iter_mut()
+        .zip(&pieces)
+        .filter_map(|(file, piece)| Some((&mut file.reader, &*piece.as_ref()?.bytes)))
+        .collect();
+    LargeReader::hash(&mut to_hash);
+    for (file, piece) in std::mem::take(under_way).into_iter().zip(pieces) {
+        let Some(piece) = piece else {
+            let (digests, origin) = file.reader.finish();
+            done.send(Done { id: file.id, digests, origin }).map_err(|_| Closed)?;
+            continue;
+        };
+        let length = piece.bytes.len() as u64;
+        assembler.add(file.at, piece.bytes, piece.bad.then_some(file.id))?;
+        under_way.push(Reading { at: file.at + length, ..file });
+    }
+    Ok(())
 }
 
 struct Layout<'a> {
