@@ -20,7 +20,9 @@ fn main() -> Result<()> {
     let start = Instant::now();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| there_and_back(&blocks, &next))).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| Error::other("a thread crashed"))?)
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().map_err(|_| Error::other("a thread crashed"))?)
     })?;
     let seconds = start.elapsed().as_secs_f64();
     writeln!(std::io::stdout(), "{{\"bytes\": {}, \"seconds\": {seconds}}}", content.len())

@@ -10,7 +10,7 @@ use tar_like::archive::codec::{self, Compression};
 use tar_like::archive::digest::{blake3, md5_of_each};
 use tar_like::archive::entry::{FileEntry, Meta};
 use tar_like::archive::intake::Intake;
-use tar_like::archive::md5::{Stream, update_pair};
+use tar_like::archive::md5::{Instructions, Stream, digest_many_with, update_pair};
 use tar_like::archive::path::EntryPath;
 use tar_like::db::index_read::IndexReader;
 use tar_like::db::index_write::IndexWriter;
@@ -62,11 +62,13 @@ mod md5_of {
         });
     }
 
-    #[divan::bench(args = [300, 4_096, 13_000])]
-    fn many_contents_in_lanes(bencher: Bencher, length: usize) {
+    #[divan::bench(args = [300, 4_096, 13_000], consts = [0, 1, 2])]
+    fn many_contents_by_avx512_avx2_base<const I: usize>(bencher: Bencher, length: usize) {
         let content = text(256 * length);
         let contents: Vec<&[u8]> = content.chunks(length).collect();
-        bencher.counter(BytesCount::new(content.len())).bench_local(|| md5_of_each(black_box(&contents)));
+        bencher
+            .counter(BytesCount::new(content.len()))
+            .bench_local(|| digest_many_with(Instructions::ALL[I], black_box(&contents)));
     }
 
     #[divan::bench]

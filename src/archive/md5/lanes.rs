@@ -1,65 +1,126 @@
-//! Which SIMD this processor has. The only place with unsafe code: functions that are compiled for an instruction set may only be
-//! called where it is there, and that is found out at run time.
-#![allow(unsafe_code)]
+//! Which message is in which lane: when one ends, the next takes its place.
 
-use super::compress::{Block, State, run};
+use super::compress::{Block, START, Tail, digest_of, take_one, take_two};
 
-/// A way to hash `N` messages side by side.
-pub(super) struct Lanes<const N: usize>(Set);
+/// The four words of the state, each for all lanes.
+pub(super) type State<const N: usize> = [[u32; N]; 4];
 
-#[derive(Clone, Copy)]
-enum Set {
-    /// What every processor of this architecture has.
-    Base,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
+/// A way to take blocks of `N` messages side by side.
+pub(super) trait Engine<const N: usize> {
+    /// Takes blocks into the first `busy` lanes of `state`, as many as the shortest of `messages` has, and says how many. Lanes
+    /// after these may get any value, but have a message too, of no fewer blocks. Only called with
+    /// more than two `busy` ones.
+    fn take(&self, state: &mut State<N>, messages: &[&[Block]; N], busy: usize) -> usize;
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn run_avx2<const N: usize>(state: &mut State<N>, messages: &[&[Block]; N], count: usize) {
-    run(state, messages, count);
+/// Takes messages one by one or in pairs.
+pub(super) struct Base;
+
+impl Engine<2> for Base {
+    fn take(&self, _: &mut State<2>, _: &[&[Block]; 2], _: usize) -> usize {
+        0 // Never called: there are two lanes only.
+    }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vl,avx512bw")]
-fn run_avx512<const N: usize>(state: &mut State<N>, messages: &[&[Block]; N], count: usize) {
-    run(state, messages, count);
+/// What a lane works on.
+struct Lane<'a> {
+    /// Which content.
+    number: usize,
+    /// What is left of its whole blocks.
+    blocks: &'a [Block],
+    tail: Tail,
+    /// How many blocks of the tail are done.
+    tail_done: usize,
 }
 
-impl<const N: usize> Lanes<N> {
-    /// For every processor.
-    pub(super) fn base() -> Self {
-        Self(Set::Base)
+impl<'a> Lane<'a> {
+    fn new(number: usize, content: &'a [u8]) -> Self {
+        let (blocks, rest) = content.as_chunks();
+        Self { number, blocks, tail: Tail::new(rest, content.len() as u64), tail_done: 0 }
     }
 
-    /// For processors with AVX2; `None` if this is none.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn avx2() -> Option<Self> {
-        is_x86_feature_detected!("avx2").then_some(Self(Set::Avx2))
+    /// The blocks that come next; nothing at the end.
+    fn next(&self) -> &[Block] {
+        if self.blocks.is_empty() { &self.tail.blocks()[self.tail_done..] } else { self.blocks }
     }
 
-    /// For processors with AVX-512; `None` if this is none.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn avx512() -> Option<Self> {
-        let has = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512bw");
-        has.then_some(Self(Set::Avx512))
+    /// Counts blocks of [`Self::next`] that were taken; says whether any are left.
+    fn advance(&mut self, count: usize) -> bool {
+        match self.blocks.split_at_checked(count) {
+            Some((_, left)) if !self.blocks.is_empty() => self.blocks = left,
+            _ => self.tail_done += count,
+        }
+        !self.next().is_empty()
     }
+}
 
-    /// Takes the first `count` blocks of each message, which must have as many.
-    pub(super) fn run(&self, state: &mut State<N>, messages: &[&[Block]; N], count: usize) {
-        match self.0 {
-            Set::Base => run(state, messages, count),
-            // SAFETY: only `avx2` makes this value, and only where the processor has AVX2.
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => unsafe { run_avx2(state, messages, count) },
-            // SAFETY: only `avx512` makes this value, and only where the processor has all that the function was compiled for.
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => unsafe { run_avx512(state, messages, count) },
+/// md5 of each of `contents`, in their order.
+pub(super) fn digest<const N: usize>(engine: &impl Engine<N>, contents: &[&[u8]]) -> Vec<[u8; 16]> {
+    let mut digests = vec![[0; 16]; contents.len()];
+    // From the end, the longest first, so that all lanes end at about the same time.
+    let mut waiting: Vec<(usize, usize)> =
+        contents.iter().enumerate().map(|(number, content)| (content.len(), number)).collect();
+    waiting.sort_unstable();
+    let mut state: State<N> = START.map(|word| [word; N]);
+    let mut lanes = Vec::with_capacity(N);
+    while lanes.len() < N
+        && let Some((_, number)) = waiting.pop()
+    {
+        lanes.push(Lane::new(number, contents[number]));
+    }
+    while !lanes.is_empty() {
+        let count = take(engine, &mut state, &lanes);
+        let mut at = 0;
+        while at < lanes.len() {
+            if lanes[at].advance(count) {
+                at += 1;
+                continue;
+            }
+            digests[lanes[at].number] = digest_of(state.map(|word| word[at]));
+            if let Some((_, number)) = waiting.pop() {
+                lanes[at] = Lane::new(number, contents[number]);
+                put(&mut state, at, START);
+                at += 1;
+            } else {
+                // The last lane moves here, so that the busy ones stay together; it has yet to advance.
+                lanes.swap_remove(at);
+                let last = state.map(|word| word[lanes.len()]);
+                put(&mut state, at, last);
+            }
         }
     }
+    digests
+}
+
+/// Takes blocks into all `lanes`, as many as the lane has that has fewest next; says how many.
+///
+/// One or two messages do not go through vectors: measured, a block of one message takes 80 ns, of two 86 ns, of up to 8 with AVX2
+/// 98 ns, of up to 16 with AVX-512 117 ns.
+fn take<const N: usize>(engine: &impl Engine<N>, state: &mut State<N>, lanes: &[Lane<'_>]) -> usize {
+    match lanes {
+        [] => 0,
+        [lane] => {
+            let mut only = state.map(|word| word[0]);
+            take_one(&mut only, lane.next());
+            put(state, 0, only);
+            lane.next().len()
+        }
+        [a, b] => {
+            let mut both = [0, 1].map(|at| state.map(|word| word[at]));
+            let [first, second] = &mut both;
+            let count = take_two([first, second], [a.next(), b.next()]);
+            both.into_iter().enumerate().for_each(|(at, words)| put(state, at, words));
+            count
+        }
+        [first, ..] => {
+            // Lanes without work repeat another one's.
+            let messages = std::array::from_fn(|at| lanes.get(at).unwrap_or(first).next());
+            engine.take(state, &messages, lanes.len())
+        }
+    }
+}
+
+/// Sets the state of one lane.
+fn put<const N: usize>(state: &mut State<N>, at: usize, words: [u32; 4]) {
+    state.iter_mut().zip(words).for_each(|(lanes, word)| lanes[at] = word);
 }
