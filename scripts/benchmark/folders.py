@@ -2,43 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import socket
-import subprocess
-from dataclasses import dataclass
-from typing import Callable
-
-from bench import Bench, file_system
-from measure import Daemon, Stop
-
-
-@dataclass
-class Row:
-    key: str
-    label: str
-    versus: str | None = None  # a second ratio, to this row
-
-
-@dataclass
-class Job:
-    """Runs that belong together. run yields (row's key, Sample), or (row's key, text) for a note in the report."""
-
-    name: str
-    about: str
-    needs: list[str]
-    rows: list[Row]
-    run: Callable
-
-
-@dataclass
-class Section:
-    title: str
-    sets: list[str]
-    jobs: list[Job]
-    base: str  # the row that ratios refer to
-
+import columns
+from bench import Bench
+from ends import databases, run_alone, run_rsync_once, run_with, start_proxy, verify
+from section import Job, Row, Section
 
 # --- Other tools ---
 
@@ -52,29 +19,9 @@ def run_cp(bench: Bench, data, first: bool):
 
 def run_rsync(bench: Bench, data, first: bool):
     for key in ("rsync", "rsync again"):
-        daemon, url = rsync_daemon(bench)
-        sample = bench.runner.run([bench.tools["rsync"], "-a", f"{data.tree}/", f"{url}/"], bench.log(key))
-        # It forks for every connection; 20 is its exit code for a signal.
-        daemon.until_idle()
-        sample.receiver = daemon.stop(expected=(0, 20))
-        yield key, sample
+        yield key, run_rsync_once(bench, data, key)
     if first:
         bench.compare_counts(data, "rsync")
-
-
-def rsync_daemon(bench: Bench) -> tuple[Daemon, str]:
-    port = free_port()
-    config = bench.run / "rsyncd.conf"
-    lines = ["use chroot = no", "munge symlinks = no", "reverse lookup = no"]
-    lines += ["[dest]", f"path = {bench.dest}", "read only = no"]
-    if os.geteuid() == 0:
-        lines += ["uid = 0", "gid = 0"]
-    config.write_text("\n".join(lines) + "\n")
-    command = [bench.tools["rsync"], "--daemon", "--no-detach", f"--config={config}"]
-    log = bench.log("rsync daemon")
-    daemon = bench.runner.start([*command, "--address=127.0.0.1", f"--port={port}", f"--log-file={log}"], log)
-    daemon.until(lambda: accepts(port), f"on port {port}")
-    return daemon, f"rsync://127.0.0.1:{port}/dest"
 
 
 def run_tar_lz4(bench: Bench, data, first: bool):
@@ -101,9 +48,13 @@ def run_rclone(bench: Bench, data, first: bool):
 
 def run_sync(bench: Bench, data, first: bool):
     proxy, url = start_proxy(bench)
-    databases = ["-db", bench.run / "index.sqlite", "-dbp", bench.run / "progress.sqlite"]
     for key in ("sync", "sync again"):
-        yield key, run_with(bench, proxy, ["sync", data.tree, url, *databases], key)
+        sample = run_with(bench, proxy, ["sync", data.tree, url, *databases(bench)], key)
+        if bench.runner.counter:
+            # What it called is known when it has ended.
+            sample.receiver = proxy.stop()
+            proxy, url = start_proxy(bench)
+        yield key, sample
     proxy.stop()
     yield "check", run_alone(bench, ["check", "-b", bench.dest, "-db", bench.run / "index.sqlite"], "check")
     if first:
@@ -114,89 +65,28 @@ def run_steps(bench: Bench, data, first: bool):
     index = bench.run / "index.sqlite"
     yield "index", run_alone(bench, ["index", "-b", data.tree, "-db", index], "index")
     proxy, url = start_proxy(bench)
-    command = ["upload", "-b", data.tree, "-db", index, "-dbp", bench.run / "progress.sqlite", "-u", url]
-    yield "upload", run_with(bench, proxy, command, "upload")
-    proxy.stop()
+    sample = run_with(bench, proxy, ["upload", "-b", data.tree, *databases(bench), "-u", url], "upload")
+    whole = proxy.stop()
+    if bench.runner.counter:
+        sample.receiver = whole
+    yield "upload", sample
     if first:
         bench.compare_counts(data, "upload")
 
 
-def run_alone(bench: Bench, arguments: list, name: str):
-    return bench.runner.run([bench.tools["tar-like"], *arguments], bench.log(f"tar-like {name}"), env=environment(bench))
-
-
-def run_with(bench: Bench, proxy: Daemon, arguments: list, name: str):
-    proxy.mark()
-    sample = run_alone(bench, arguments, name)
-    sample.receiver = proxy.since_mark()
-    return sample
-
-
-def start_proxy(bench: Bench) -> tuple[Daemon, str]:
-    log = bench.log("tar-like proxy")
-    log.unlink(missing_ok=True)
-    daemon = bench.runner.start([bench.tools["tar-like"], "proxy", "0", "-b", bench.dest], log, env=environment(bench))
-
-    def url() -> str | None:
-        found = re.search(r"listening on (http://[^\s/]+)", log.read_text(errors="replace"))
-        return f"{found[1]}/tar" if found else None
-
-    return daemon, daemon.until(url, "no line 'listening on'")
-
-
-def environment(bench: Bench) -> dict[str, str]:
-    """Nothing of the user's: no settings, no databases in the home folder, no HTTP proxy between the two ends."""
-    return {"HOME": str(bench.run), "PATH": os.environ["PATH"], "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-
-
-def verify(bench: Bench, data) -> str:
-    """Compares source and destination with tools that are not tar-like."""
-    said = []
-    environment = {**os.environ, "LC_ALL": "C"}
-    if "rsync" in bench.tools:
-        command = [bench.tools["rsync"], "-anci", "--delete", "--exclude=/.tar-like", f"{data.tree}/", f"{bench.dest}/"]
-        result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
-        # The root folder's own time is not what was transferred.
-        lines = [line for line in result.stdout.splitlines() if not re.fullmatch(r"\.d\S+ \./", line)]
-        refuse_differences("rsync -anc --delete", result, lines)
-        said.append("`rsync -anc --delete`")
-    command = [bench.tools["diff"], "-r", "--no-dereference", "--exclude=.tar-like", str(data.tree), str(bench.dest)]
-    result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
-    refuse_differences("diff -r", result, result.stdout.splitlines())
-    said.append("`diff -r --no-dereference`")
-    return f"The tree that `sync` wrote was compared with the source: no difference ({', '.join(said)})."
-
-
-def refuse_differences(name: str, result: subprocess.CompletedProcess, lines: list[str]) -> None:
-    lines = lines + result.stderr.splitlines()
-    if result.returncode != 0 or lines:
-        shown = "\n".join(f"    {line}" for line in lines[:20])
-        raise Stop(
-            f"VERIFICATION FAILED: {name} ended with {result.returncode} and {len(lines)} lines\n{shown}",
-            short="WRONG TREE",
-        )
-
-
-# --- Ports ---
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def accepts(port: int) -> bool:
-    with contextlib.suppress(OSError):
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        return True
-    return False
-
-
 SECTION = Section(
+    name="folders",
     title="Folder to folder",
+    about="beside other tools, over loopback",
     sets=["small", "big"],
-    base="rsync",
+    counted_sets=["small"],
+    columns=[
+        columns.ratio("rsync"),
+        *columns.TIMES,
+        *columns.CPU,
+        *columns.CALLS,
+        *columns.PEAKS,
+    ],
     jobs=[
         Job("cp", "no network, no proof", ["cp"], [Row("cp", "`cp -a`: no network, no proof")], run_cp),
         Job(
@@ -205,6 +95,7 @@ SECTION = Section(
             ["rsync"],
             [Row("rsync", "`rsync -a` to a daemon"), Row("rsync again", "rsync again, nothing changed")],
             run_rsync,
+            counted=True,
         ),
         Job(
             "tar-lz4",
@@ -224,6 +115,7 @@ SECTION = Section(
                 Row("check", "`tar-like check` alone"),
             ],
             run_sync,
+            counted=True,
         ),
         Job(
             "steps",
@@ -231,6 +123,7 @@ SECTION = Section(
             ["tar-like"],
             [Row("index", "`tar-like index` alone"), Row("upload", "`tar-like upload` to a proxy, index given")],
             run_steps,
+            counted=True,
         ),
     ],
 )

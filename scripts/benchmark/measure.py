@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from calls import Perf, Strace
+
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -30,12 +32,17 @@ class Stop(Exception):
         self.code = code
 
 
+class Unavailable(Exception):
+    """This machine does not let a section be measured: it is left out, and nothing has failed."""
+
+
 @dataclass
 class Cost:
-    """Of one side. Memory is None where it could not be measured; of a pipeline it is the sum."""
+    """Of one side. What could not be measured, or was not counted, is None; peak memory of a pipeline is the sum."""
 
     cpu: float
     peak: int | None
+    calls: int | None = None
 
     def __add__(self, other: Cost) -> Cost:
         known = self.peak is not None and other.peak is not None
@@ -45,8 +52,9 @@ class Cost:
 @dataclass
 class Sample:
     wall: float
-    sender: Cost
+    sender: Cost | None = None
     receiver: Cost | None = None
+    wire: int | None = None  # bytes that went over a link, where that was measured
 
 
 class Process:
@@ -63,11 +71,15 @@ class Process:
         self._runner = runner
         self._peak_file = log.with_suffix(f".{len(runner.running)}.peak")
         self._pid_file = log.with_suffix(f".{len(runner.running)}.pid")
-        for old in (self._peak_file, self._pid_file):
+        self._calls_file = log.with_suffix(f".{len(runner.running)}.calls")
+        for old in (self._peak_file, self._pid_file, self._calls_file):
             old.unlink(missing_ok=True)
         wrapped = ["sh", "-c", 'echo $$ >"$0"; exec "$@"', self._pid_file, *command]
         if runner.time:
             wrapped = [runner.time, "--quiet", "-f", "%M", "-o", self._peak_file, *wrapped]
+        self._counter = runner.counter
+        if self._counter:
+            wrapped = self._counter.wrap(wrapped, self._calls_file)
         with open(log, "ab") as output:
             self._process = subprocess.Popen(
                 [os.fspath(part) for part in wrapped],
@@ -95,7 +107,8 @@ class Process:
         peak = None
         with contextlib.suppress(OSError, ValueError, IndexError):
             peak = int(self._peak_file.read_text().split()[-1]) * 1024
-        return code, Cost(usage.ru_utime + usage.ru_stime, peak)
+        calls = self._counter.read(self._calls_file) if self._counter else None
+        return code, Cost(usage.ru_utime + usage.ru_stime, peak, calls)
 
     def ended(self) -> bool:
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -136,6 +149,10 @@ class Daemon:
                 return ready
             time.sleep(0.02)
         raise Stop(f"{self._process.name} did not come up ({what}):\n{self._process.tail()}", short="did not start")
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
 
     def mark(self) -> None:
         """From here on counts what since_mark() returns."""
@@ -192,6 +209,7 @@ class Runner:
     def __init__(self, timeout: int):
         self.timeout = timeout
         self.time: str | None = None
+        self.counter: Perf | Strace | None = None
         self.running: list[Process] = []
 
     def run(self, command: list, log: Path, env=None) -> Sample:

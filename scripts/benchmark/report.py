@@ -4,123 +4,55 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 
 from bench import ROOT, file_system, memory
+from columns import NOTHING
 from measure import say
 
 PAGE = ROOT / "docs/PERFORMANCE.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-MIB = 1 << 20
 
 
-class SetResult:
-    """What was measured on one set: samples by row, or why there are none."""
-
-    def __init__(self, data):
-        self.data = data
-        self.rows = []
-        self.samples: dict[str, list] = {}
-        self.reasons: dict[str, str] = {}
-        self.failures: list[str] = []
-        self.notes: list[str] = []
-
-    def add_row(self, row, missing: str | None) -> None:
-        self.rows.append(row)
-        self.samples[row.key] = []
-        if missing:
-            self.reasons[row.key] = f"not available: {missing}"
-
-    def usable(self, job) -> bool:
-        return not any(row.key in self.reasons for row in job.rows)
-
-    def fail(self, job, short: str) -> None:
-        """Ends the job on this set: a figure of a tool that fails now and then is no figure."""
-        self.failures.append(f"{self.data.name}: {job.name}: {short}")
-        for row in job.rows:
-            self.reasons[row.key] = f"FAILED: {short}"
-
-    def median(self, key: str | None) -> float | None:
-        if key in self.reasons or not self.samples.get(key):
-            return None
-        return statistics.median(sample.wall for sample in self.samples[key])
-
-    def raw(self) -> dict:
-        samples = {key: [asdict(sample) for sample in samples] for key, samples in self.samples.items()}
-        return {"set": self.data.name, "counts": self.data.counts, "samples": samples, "reasons": self.reasons}
+def section_mark(name: str) -> str:
+    return f"<!-- bench:section {name} -->"
 
 
-def render(bench, sections, results, started, load: float, options) -> str:
+def render(title: str, head: str, tables: list[str]) -> str:
+    return "\n\n".join([f"### {title}", head, *tables])
+
+
+def render_head(bench, started, load: float, rounds: int, scale: float) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in bench.versions.items())
     lines = [
-        f"Measured on {started:%Y-%m-%d}; rounds: {options.rounds}; {machine(bench)}. Load before: {load:.2f}.",
+        f"Measured on {started:%Y-%m-%d}; rounds: {rounds}; {machine(bench)}. Load before: {load:.2f}.",
         f"{versions}.{commit() if 'tar-like' in bench.tools else ''}",
     ]
-    if options.scale != 1:
-        lines += ["", f"**Not a measurement: a try with sets of {options.scale:g} of their size.**"]
-    for section in sections:
-        for result in results[section.title]:
-            lines += ["", *render_set(section, result)]
+    if scale != 1:
+        lines += ["", f"**Not a measurement: a try with sets of {scale:g} of their size.**"]
     return "\n".join(lines)
 
 
-def render_set(section, result: SetResult) -> list[str]:
-    counts = result.data.counts
-    amount = ", ".join(f"{counts[kind]:,} {kind}" for kind in ("files", "folders", "links"))
-    amount += f", {counts['bytes'] / 1e9:.2f} GB"
-    columns = ["", "median s", "min–max s", f"× {section.base}", "CPU s sender", "CPU s receiver"]
-    columns += ["peak MiB sender", "peak MiB receiver"]
+def render_set(section, result) -> str:
+    # A column that has nothing to say of this set is left out.
+    rows = [row for row in result.rows if row.key not in result.reasons]
+    table = [(column.head, {row.key: column.cell(result, row) for row in rows}) for column in section.columns]
+    table = [(head, cells) for head, cells in table if not rows or set(cells.values()) != {NOTHING}]
     lines = [
-        f"### {section.title}, {result.data.name}: {amount}",
+        f"#### {', '.join(filter(None, [section.case, result.data.name]))}: {section.amount(result.data)}",
         "",
-        f"| {' | '.join(columns)} |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"| {' | '.join(['', *(head for head, _ in table)])} |",
+        "|---" + "|---:" * len(table) + "|",
     ]
     for row in result.rows:
-        lines.append(f"| {row.label} | {' | '.join(cells(section, result, row))} |")
-    for note in result.notes:
+        cells = [texts.get(row.key, NOTHING) for _, texts in table]
+        if row.key in result.reasons:
+            cells = [result.reasons[row.key], *cells[1:]]
+        lines.append(f"| {' | '.join([row.label, *cells])} |")
+    for note in [*section.notes, *result.notes]:
         lines += ["", note]
-    return lines
-
-
-def cells(section, result: SetResult, row) -> list[str]:
-    if row.key in result.reasons:
-        return [result.reasons[row.key]] + ["–"] * 6
-    samples = result.samples[row.key]
-    median = result.median(row.key)
-    walls = [sample.wall for sample in samples]
-    ratio = ratio_to(median, result.median(section.base))
-    if row.versus and result.median(row.versus):
-        ratio += f" ({ratio_to(median, result.median(row.versus))} × {row.versus})"
-    senders = [sample.sender for sample in samples]
-    receivers = [sample.receiver for sample in samples if sample.receiver]
-    return [
-        f"{median:.2f}",
-        f"{min(walls):.2f}–{max(walls):.2f}",
-        ratio,
-        cpu(senders),
-        cpu(receivers),
-        peak(senders),
-        peak(receivers),
-    ]
-
-
-def ratio_to(value: float, base: float | None) -> str:
-    return f"{value / base:.2f}" if base else "–"
-
-
-def cpu(costs: list) -> str:
-    return f"{statistics.median(cost.cpu for cost in costs):.2f}" if costs else "–"
-
-
-def peak(costs: list) -> str:
-    if not costs:
-        return "–"
-    known = [cost.peak for cost in costs if cost.peak is not None]
-    return f"{max(known) / MIB:.0f}" if known else "not measured"
+    return "\n".join(lines)
 
 
 def machine(bench) -> str:
@@ -147,16 +79,17 @@ def commit() -> str:
     return f" tar-like is built from {head}{', with changes' if git('status', '--porcelain', '--', 'src') else ''}."
 
 
-def write(text: str, page: Path = PAGE) -> None:
-    """Puts the table between the markers; all around them is left alone."""
-    if page.exists():
-        old = page.read_text()
-    else:
-        old = f"# Performance\n\n{BEGIN}\n{END}\n"
-    before, begin, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def write(texts: dict[str, str], names: list[str], page: Path = PAGE) -> None:
+    """Puts sections between the page's markers; those that were not measured this time stay, and so does all around."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    old, end, after = rest.partition(END)
     if not begin or not end:
-        old, before, after = "", f"{old.rstrip()}\n\n", "\n"
-    page.parent.mkdir(exist_ok=True)
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        old, before, after = "", f"{before.rstrip()}\n\n", "\n"
+    parts = []
+    for name in names:
+        _, mark, kept = old.partition(section_mark(name))
+        text = texts.get(name) or (kept.partition("<!-- bench:section ")[0].strip() if mark else "")
+        if text:
+            parts.append(f"{section_mark(name)}\n{text}\n")
+    page.write_text(f"{before}{BEGIN}\n{chr(10).join(parts)}{END}{after}")
     say(f"written: {page}")

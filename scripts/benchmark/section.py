@@ -8,8 +8,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Callable
 
 from bench import Bench
+from calls import find_counter
+from columns import Column
 from measure import Sample, Stop, say
-from sets import DataSet, KINDS, make_set
+from sets import KINDS, DataSet, make_set
+
 
 @dataclass
 class Row:
@@ -20,7 +23,7 @@ class Row:
 
 @dataclass
 class Job:
-    """Runs that belong together. run yields (row's key, Sample), or (row's key, text) for a note in the report."""
+    """Runs that belong together. run yields a row's key with a Sample, a list of them, or a note for the report."""
 
     name: str
     about: str
@@ -28,13 +31,6 @@ class Job:
     rows: list[Row]
     run: Callable
     counted: bool = False  # its system calls, in a run of their own, on the section's counted_sets
-
-
-@dataclass
-class Column:
-    head: str
-    cell: Callable  # of (Result, Row), as text
-    only_if: Callable = field(default=lambda result: True)
 
 
 class Result:
@@ -71,17 +67,24 @@ class Result:
         return statistics.median(sample.wall for sample in self.samples[key])
 
     def raw(self) -> dict:
-        samples = {key: [asdict(sample) for sample in samples] for key, samples in self.samples.items()}
-        calls = {key: asdict(sample) for key, sample in self.calls.items()}
-        counts, facts = self.data.counts, self.facts
-        return {"set": self.data.name, "counts": counts, "samples": samples, "calls": calls, "facts": facts} | {
-            "reasons": self.reasons
+        return {
+            "set": self.data.name,
+            "counts": self.data.counts,
+            "facts": self.facts,
+            "samples": {key: [asdict(sample) for sample in samples] for key, samples in self.samples.items()},
+            "calls": {key: asdict(sample) for key, sample in self.calls.items()},
+            "reasons": self.reasons,
         }
+
+
+def amount(data: DataSet) -> str:
+    counts = ", ".join(f"{data.counts[kind]:,} {kind}" for kind in ("files", "folders", "links"))
+    return f"{counts}, {data.counts['bytes'] / 1e9:.2f} GB"
 
 
 @dataclass
 class Section:
-    """name is that of --section; several sections may share one."""
+    """name is that of --section. Several may share name and title, each with a case of its own."""
 
     name: str
     title: str
@@ -89,12 +92,15 @@ class Section:
     sets: list[str]
     jobs: list[Job]
     columns: list[Column]
+    case: str = ""
+    amount: Callable = amount  # of (DataSet), as text
     notes: list[str] = field(default_factory=list)
     counted_sets: list[str] = field(default_factory=list)
     long: bool = False  # only with --all or by its name; its sets are removed afterwards
+    rounds: int | None = None  # instead of --rounds
     copies: float = 1  # how often the largest set lies in the working folder, besides itself
-    # Makes what all runs of the section need, and takes it away. Stop with code 0: it cannot be had on this machine.
-    around: Callable = contextlib.nullcontext
+    # Makes what all runs of the section need, and takes it away; or says that it is Unavailable.
+    around: Callable = contextlib.nullcontext  # of (Bench)
     prepare: Callable | None = None  # of (Bench, Result), before the rounds on a set
 
     def space(self, scale: float) -> int:
@@ -103,13 +109,13 @@ class Section:
         return int((sum(sizes) + max(sizes) * self.copies) * scale + 0.5e9)
 
     def measure(self, bench: Bench, options) -> list[Result]:
-        bench.make_room(self.sets, self.space(options.scale))
-        results = []
+        sets = [name for name in self.sets if name in options.sets]
+        bench.make_room(sets, self.space(options.scale))
         with self.around(bench):
-            for name in (name for name in self.sets if name in options.sets):
-                results.append(self._measure_set(bench, make_set(bench, name, options.scale), options))
+            results = [self._measure_set(bench, make_set(bench, name, options.scale), options) for name in sets]
         if self.long:
-            bench.make_room([], None)
+            for name in sets:
+                bench.remove_set(name)
         return results
 
     def _measure_set(self, bench: Bench, data: DataSet, options) -> Result:
@@ -124,7 +130,7 @@ class Section:
                 say(f"{data.name}: {job.name} not available: {missing}")
         if self.prepare:
             self.prepare(bench, result)
-        for turn in range(1, options.rounds + 1):
+        for turn in range(1, (self.rounds or options.rounds) + 1):
             # Forth and back, so that no job always comes after the same other one.
             for job in jobs if turn % 2 else reversed(jobs):
                 if result.usable(job):
@@ -137,27 +143,32 @@ class Section:
         name = result.data.name
         try:
             with bench.fresh_run():
-                for row, sample in job.run(bench, result.data, turn == 1):
-                    if isinstance(sample, str):
-                        result.notes.append(sample)
-                        say(f"{name} {turn}: {sample}")
-                    else:
-                        result.samples[row].append(sample)
-                        say(f"{name} {turn}: {row}: {sample.wall:.4g} s")
+                for row, got in job.run(bench, result.data, turn == 1):
+                    if isinstance(got, str):
+                        result.notes.append(got)
+                        say(f"{name} {turn}: {got}")
+                        continue
+                    samples = got if isinstance(got, list) else [got]
+                    result.samples[row] += samples
+                    say(f"{name} {turn}: {row}: {statistics.median(sample.wall for sample in samples):.4g} s")
         except Stop as stop:
             say(f"{name} {turn}: {job.name} FAILED: {stop}")
             result.fail(job, stop.short)
 
     def _count_calls(self, bench: Bench, jobs: list[Job], result: Result) -> None:
-        for job in jobs:
-            say(f"{result.data.name}: {job.name}: counting system calls")
-            try:
-                with bench.fresh_run(), bench.runner.counting() as counter:
-                    for row, sample in job.run(bench, result.data, False):
-                        result.calls[row] = sample
-            except Stop as stop:
-                say(f"{result.data.name}: {job.name}: system calls were not counted: {stop}")
-                continue
-            if not counter:
-                result.notes.append("System calls were not counted: neither `perf` nor `strace` works here.")
-                return
+        counter = find_counter()
+        if not counter:
+            result.notes.append("System calls were not counted: neither `perf` nor `strace` works here.")
+            return
+        result.notes.append(f"System calls were counted by {counter.name}, in runs that are not timed.")
+        bench.runner.counter = counter
+        try:
+            for job in jobs:
+                say(f"{result.data.name}: {job.name}: counting system calls")
+                with bench.fresh_run():
+                    result.calls.update(job.run(bench, result.data, False))
+        except Stop as stop:
+            say(f"{result.data.name}: system calls were not counted: {stop}")
+            result.notes.append("System calls were not all counted: a run failed.")
+        finally:
+            bench.runner.counter = None

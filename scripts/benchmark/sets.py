@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import stat
@@ -9,13 +10,16 @@ import subprocess
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable
 
+import generated
 from bench import Bench, Counts, count
 from measure import Stop, say
 
 SMALL_FILES = 90_000
 SMALL_BYTES = 1_200_000_000
 TOOLCHAIN_BYTES = 2_860_000_000
+TAR = "toolchain.tar"
 RANDOM_BYTES = 1_500_000_000
 # The names come on standard input.
 PACK = ["tar", "-C", "/", "--null", "--verbatim-files-from", "--no-recursion", "-T", "-"]
@@ -40,18 +44,11 @@ def make_set(bench: Bench, name: str, scale: float) -> DataSet:
     say(f"making the set {name}")
     bench.remove_tree(folder)
     tree.mkdir(parents=True)
-    origin = SETS[name](tree, scale)
+    origin = KINDS[name].make(tree, scale)
     data = DataSet(name, tree, count(tree), origin)
     manifest.write_text(json.dumps({"scale": scale, "counts": data.counts, "origin": data.origin}))
     say(f"{name}: {data.counts}; from {data.origin}")
     return data
-
-
-def space_wanted(names: list[str], scale: float) -> int:
-    """Bytes for all sets, and one copy of the largest."""
-    # Small files take whole pages: 90,000 of them about a third more than their bytes.
-    sizes = {"small": SMALL_BYTES * 1.35, "big": (TOOLCHAIN_BYTES + RANDOM_BYTES) * 1.03}
-    return int((sum(sizes[name] for name in names) + max(sizes[name] for name in names)) * scale + 0.5e9)
 
 
 def make_small(tree: Path, scale: float) -> str:
@@ -69,20 +66,52 @@ def make_small(tree: Path, scale: float) -> str:
     return origin
 
 
-def make_big(tree: Path, scale: float) -> str:
+def make_tenth(tree: Path, scale: float) -> str:
+    return make_small(tree, scale * 0.11)
+
+
+def make_tar(tree: Path, scale: float) -> str:
     sources = [*toolchains(), "/usr/lib", "/usr/bin"]
     # In a tar each file has a header and is filled up to 512 bytes.
     chosen, origin = choose(sources, float("inf"), TOOLCHAIN_BYTES * scale, tree, overhead=768)
-    with subprocess.Popen([*PACK, "-cf", tree / "toolchain.tar"], stdin=subprocess.PIPE) as pack:
+    with subprocess.Popen([*PACK, "-cf", tree / TAR], stdin=subprocess.PIPE) as pack:
         feed(pack, chosen)
+    return f"{origin} as one tar"
+
+
+def link_tar(tree: Path, scale: float) -> str:
+    """The tar of the set big, if there is one: it takes no space of its own then."""
+    big = tree.parents[1] / "big"
+    if not (big / "manifest.json").exists() or json.loads((big / "manifest.json").read_text())["scale"] != scale:
+        return make_tar(tree, scale)
+    os.link(big / "tree" / TAR, tree / TAR)
+    return "the tar of the set big"
+
+
+def make_big(tree: Path, scale: float) -> str:
+    origin = make_tar(tree, scale)
     left = int(RANDOM_BYTES * scale)
     with open(tree / "random.bin", "wb") as file:
         while left > 0:
             left -= file.write(os.urandom(min(left, 1 << 24)))
-    return f"{origin} as one tar, and random bytes"
+    return f"{origin}, and random bytes"
 
 
-SETS = {"small": make_small, "big": make_big}
+@dataclass
+class Kind:
+    make: Callable  # of (tree, scale); gives what it is made from
+    bytes: float  # that it takes on a tmpfs, about: small files take whole pages
+
+
+KINDS = {
+    "small": Kind(make_small, SMALL_BYTES * 1.35),
+    "big": Kind(make_big, (TOOLCHAIN_BYTES + RANDOM_BYTES) * 1.03),
+    "tar": Kind(link_tar, TOOLCHAIN_BYTES * 1.03),
+    "tenth": Kind(make_tenth, SMALL_BYTES * 0.15),
+    "100k": Kind(functools.partial(generated.make_files, files=100_000), 5.5e8),
+    "1m": Kind(functools.partial(generated.make_files, files=1_000_000), 5.5e9),
+    "rows": Kind(generated.make_index, generated.ROWS * 240),
+}
 
 
 def python_libraries() -> list[str]:

@@ -74,11 +74,11 @@ pub fn blake3(bytes: &[u8]) -> Blake3 {
     Digest(*blake3::hash(bytes).as_bytes())
 }
 
-/// Computes BLAKE3 of a block that comes in pieces.
+/// Computes BLAKE3 of a content that comes in pieces.
 #[derive(Default)]
-pub struct BlockHasher(blake3::Hasher);
+pub struct Blake3Hasher(blake3::Hasher);
 
-impl BlockHasher {
+impl Blake3Hasher {
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
@@ -206,15 +206,27 @@ impl IndexDigester {
 
     /// Takes the next file; files come in id order.
     pub fn file(&mut self, file: &FileEntry) {
-        self.row.clear();
-        push_bytes(&mut self.row, file.path.as_bytes());
-        self.row.extend(file.size.to_le_bytes());
-        self.row.extend(file.offset.to_le_bytes());
-        self.row.extend(file.md5.as_bytes());
-        push_bytes(&mut self.row, file.blake3.as_ref().map_or(&[], |d| &d.as_bytes()[..]));
-        push_meta(&mut self.row, file.meta);
-        self.files.update(&self.row);
+        let mut row = std::mem::take(&mut self.row);
+        row.clear();
+        Self::push_file(&mut row, file);
+        self.file_row(&row);
+        self.row = row;
+    }
+
+    /// The same for a row that [`IndexDigester::push_file`] has made.
+    pub fn file_row(&mut self, row: &[u8]) {
+        self.files.update(row);
         self.file_count += 1;
+    }
+
+    /// Adds what of `file` enters the digest to `row`.
+    pub fn push_file(row: &mut Vec<u8>, file: &FileEntry) {
+        push_bytes(row, file.path.as_bytes());
+        row.extend(file.size.to_le_bytes());
+        row.extend(file.offset.to_le_bytes());
+        row.extend(file.md5.as_bytes());
+        push_bytes(row, file.blake3.as_ref().map_or(&[], |d| &d.as_bytes()[..]));
+        push_meta(row, file.meta);
     }
 
     /// Takes the next node, in the order of the index.

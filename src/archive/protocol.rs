@@ -14,7 +14,7 @@ pub const HEADER_INDEX: &str = "x-tar-like-index";
 pub const HEADER_STREAM: &str = "x-tar-like-stream";
 /// On a batch of a log: its length before compression, in bytes.
 pub const HEADER_LENGTH: &str = "x-tar-like-length";
-/// On the PUT of a block: BLAKE3 of its uncompressed content, as 64 hex digits.
+/// On the PUT of a block: the digest of its uncompressed content ([`super::block_digest::BlockDigest`]).
 pub const HEADER_DIGEST: &str = "x-tar-like-digest";
 /// On the PUT of a block: ids of files, separated by commas, whose bytes in this block are zeros because they could not be
 /// read; a run of ids is `first-last`, both inclusive.

@@ -360,6 +360,22 @@ impl IndexReader {
         self.each_node("ORDER BY id", each)
     }
 
+    /// Gives the directories and links with ids in `ids`, which count from 0 in the order in which they were written.
+    ///
+    /// # Errors
+    /// As [`IndexReader::nodes`].
+    pub fn nodes_with_ids(
+        &self,
+        ids: Range<u64>,
+        each: impl FnMut(Node) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        if !self.ours {
+            return Ok(());
+        }
+        let tail = "WHERE id >= ? AND id < ? ORDER BY id";
+        read_nodes(&self.connection, &self.path, tail, [sql_int(ids.start), sql_int(ids.end)], each)
+    }
+
     /// Gives every directory, in the reverse order.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Writing an index: one transaction into a new file that gets its name only when it is complete.
 
-use super::index_read::{FileRead, read_files, read_nodes};
+use super::running::RunningDigest;
 use super::{INDEX_FORMAT, db_error, sql_int, text_or_blob};
 use crate::archive::digest::{IndexDigest, IndexDigester};
 use crate::archive::entry::{FileEntry, Node, Origin};
@@ -9,7 +9,6 @@ use crate::archive::path::PARTIAL_INFIX;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, params};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 pub(super) const TABLES: &str = "
@@ -52,52 +51,6 @@ pub struct IndexWriter {
     target: PathBuf,
     running: RunningDigest,
     written: Written,
-}
-
-/// The digest of an index while its rows are written. Rows whose digests are not known yet hold it up; what follows them is read
-/// again at the end.
-#[derive(Default)]
-pub(super) struct RunningDigest {
-    digester: IndexDigester,
-    files: u64,
-    nodes: u64,
-}
-
-impl RunningDigest {
-    /// Takes note of a row; `known` says whether it has its digests.
-    pub(super) fn file(&mut self, file: &FileEntry, known: bool) {
-        if known && file.id == self.files {
-            self.digester.file(file);
-            self.files += 1;
-        }
-    }
-
-    /// Takes note of row `id`.
-    pub(super) fn node(&mut self, id: u64, node: &Node) {
-        if id == self.nodes {
-            self.digester.node(node);
-            self.nodes += 1;
-        }
-    }
-
-    /// Reads what it was held up from.
-    pub(super) fn catch_up(&mut self, connection: &Connection, name: &Path) -> Result<()> {
-        let read = FileRead { ours: true, growing: false, name };
-        let from = "WHERE tar.rowid > ? ORDER BY tar.rowid";
-        read_files(connection, read, from, [sql_int(self.files)], |file| {
-            self.file(&file, true);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        read_nodes(connection, name, "WHERE id >= ? ORDER BY id", [sql_int(self.nodes)], |node| {
-            self.node(self.nodes, &node);
-            Ok(ControlFlow::Continue(()))
-        })
-    }
-
-    /// The digest of all rows so far, if nothing holds it up.
-    pub(super) fn digest(&self) -> IndexDigest {
-        self.digester.finish()
-    }
 }
 
 /// Writes the row of a file; without its digests, which follow by [`set_digests`], unless `known`.
@@ -199,12 +152,6 @@ impl IndexWriter {
         })
     }
 
-    /// The path of the file that is being written: it must not be indexed itself.
-    #[must_use]
-    pub fn partial_path(&self) -> &Path {
-        &self.partial
-    }
-
     /// Size of the archive so far: where the next file starts.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
@@ -266,8 +213,9 @@ impl IndexWriter {
     /// # Errors
     /// SQLite fails.
     pub fn digests(&mut self, id: u64, digests: &Digests, origin: Option<Origin>) -> Result<()> {
-        let run = || -> rusqlite::Result<()> {
+        let mut run = || -> rusqlite::Result<()> {
             set_digests(&self.connection, id, digests)?;
+            self.running.digests(id, digests);
             if origin.is_none() {
                 let forget = "UPDATE tarlike_file SET dev=NULL, ino=NULL, ctime_ns=NULL WHERE id=?";
                 self.connection.execute(forget, [sql_int(id)])?;

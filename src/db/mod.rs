@@ -7,6 +7,7 @@ pub mod index_write;
 pub mod journal;
 pub mod paths;
 pub mod progress;
+mod running;
 
 use crate::error::{Error, ErrorKind};
 use rusqlite::types::ValueRef;

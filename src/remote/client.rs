@@ -4,7 +4,8 @@ use super::goodput::{Goodput, Sending};
 use super::limit::{Bandwidth, PIECE_BYTES};
 use super::pulse::Pulse;
 use super::retry::{Failed, Patience, retry};
-use crate::archive::digest::{Blake3, IndexDigest};
+use crate::archive::block_digest::BlockDigest;
+use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{
@@ -66,8 +67,8 @@ pub struct BlockBody {
     pub block_size: u64,
     /// One LZ4 frame.
     pub body: Frame,
-    /// BLAKE3 of the content.
-    pub digest: Blake3,
+    /// The digest of the content.
+    pub digest: BlockDigest,
     /// Ids, ascending, of files whose bytes are zeros because they could not be read.
     pub failed: Vec<u64>,
 }

@@ -2,8 +2,9 @@
 
 use super::route::{Route, route};
 use super::{Server, body, metrics};
+use crate::archive::block_digest::BlockDigest;
 use crate::archive::codec::{self, frame_bound};
-use crate::archive::digest::{Blake3, IndexDigest};
+use crate::archive::digest::IndexDigest;
 use crate::archive::intake::Taken;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::log::{LogDigest, MAX_BATCH_BYTES};
@@ -118,7 +119,7 @@ async fn serve(server: &Arc<Server>, parts: Parts, body: Body) -> Result<Respons
                 taken: Taken::Body,
                 wire_bytes: 0,
                 index: digest_header(&parts.headers, HEADER_INDEX)?,
-                digest: digest_header::<Blake3>(&parts.headers, HEADER_DIGEST)?,
+                digest: digest_header::<BlockDigest>(&parts.headers, HEADER_DIGEST)?,
                 failed: failed_header(&parts.headers)?,
             };
             put_block(server, put, &parts.headers, body).await

@@ -6,7 +6,8 @@ mod compare;
 pub use compare::Differences;
 
 use super::index_read::{FileRead, read_files, read_nodes};
-use super::index_write::{META, RunningDigest, TABLES, insert_file, insert_node, set_digests};
+use super::index_write::{META, TABLES, insert_file, insert_node, set_digests};
+use super::running::RunningDigest;
 use super::{INDEX_FORMAT, db_error, from_sql_int, sql_int};
 use crate::archive::digest::{Digest, IndexDigest};
 use crate::archive::entry::{FileEntry, Node};
@@ -356,6 +357,7 @@ impl GrowingIndex {
             }
             LogRecord::Digests(id, digests) => {
                 set_digests(&self.connection, *id, digests).map_err(|e| self.error(e))?;
+                running.digests(*id, digests);
                 appended.digested.push(*id);
             }
             LogRecord::End(end) => {
@@ -381,7 +383,11 @@ impl GrowingIndex {
             .hint("use the same version of tar-like on all hosts"));
         }
         let run = || -> rusqlite::Result<Option<String>> {
-            self.connection.execute_batch("CREATE INDEX IF NOT EXISTS idx_tar_path ON tar(path)")?;
+            let linked = "SELECT EXISTS(SELECT 1 FROM tarlike_node WHERE kind='h')";
+            if self.connection.query_row(linked, [], |row| row.get(0))? {
+                // Hard links name their target: only they ask for a path.
+                self.connection.execute_batch("CREATE INDEX IF NOT EXISTS idx_tar_path ON tar(path)")?;
+            }
             let lost = self
                 .connection
                 .query_row(

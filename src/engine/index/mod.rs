@@ -2,17 +2,20 @@
 
 mod former;
 mod read;
+mod rows;
 mod scan;
 
 pub(super) use read::{Large, LargeReader};
 pub(super) use scan::{Contents, Scan, Scanned};
 
 use crate::archive::digest::IndexDigest;
-use crate::db::index_write::IndexWriter;
+use crate::db::index_read::Summary;
+use crate::db::index_write::Written;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
 use former::FormerRows;
 use regex::bytes::Regex;
+use rows::Rows;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -71,40 +74,23 @@ impl IndexOptions {
 /// The base folder cannot be read, or the database cannot be written.
 pub fn index(options: &IndexOptions, monitor: &dyn Monitor) -> Result<IndexReport> {
     let started_s = now_s();
-    let mut writer = IndexWriter::create(&options.database)?;
-    let former = scan::former_index(options)?;
-    let former_summary = former.as_ref().map(|(_, summary)| summary.clone());
-    let former_rows = former.map(|(reader, summary)| FormerRows::new(reader, &summary));
-    let scan = Scan::new(options, writer.partial_path(), former_rows, Contents::Drop)?;
-    let mut read_count = 0;
+    let former_rows = scan::former_index(options)?.map(|(reader, summary)| FormerRows::new(reader, &summary));
+    let mut rows = Rows::new(options.database.clone(), scan::former_index(options)?);
+    let scan = Scan::new(options, former_rows, Contents::Drop)?;
     let skipped = scan.run(options.threads, monitor, |scanned| match scanned {
-        Scanned::File { mut file, read, .. } => {
-            read_count += u64::from(read);
-            (file.id, file.offset) = (writer.files(), writer.total_bytes());
-            writer.file(&file)?;
+        Scanned::File { file, same, .. } => {
             monitor.counters().files_done.add(1);
-            Ok(())
+            rows.file(file, same)
         }
-        Scanned::Node(node) => writer.node(&node),
+        Scanned::Node(node) => rows.node(&node),
         Scanned::Large(_) => Err(Error::new(ErrorKind::Internal, "a file was left unread")),
     })?;
-    let digest = writer.digest()?;
-    let report = |digest, files, nodes, total_bytes, unchanged| IndexReport {
-        digest,
-        files,
-        nodes,
-        total_bytes,
-        skipped,
-        unchanged,
-    };
-    let unchanged = former_summary.as_ref().is_some_and(|former| former.digest == digest);
-    if let Some(former) = former_summary.as_ref().filter(|_| unchanged && read_count == 0) {
-        return Ok(report(digest, former.files, former.nodes, former.total_bytes, true));
+    if let Some(Summary { digest, files, nodes, total_bytes, .. }) = rows.unchanged().cloned() {
+        return Ok(IndexReport { digest, files, nodes, total_bytes, skipped, unchanged: true });
     }
-    // Files that were read again although nothing changed have new inodes or times: the next run wants to know them.
-    let generation = former_summary.map_or(1, |former| former.generation + u64::from(!unchanged));
-    let written = writer.finish(&options.base_bytes(), generation, started_s)?;
-    Ok(report(written.digest, written.files, written.nodes, written.total_bytes, unchanged))
+    let (written, unchanged) = rows.finish(&options.base_bytes(), started_s)?;
+    let Written { digest, files, nodes, total_bytes } = written;
+    Ok(IndexReport { digest, files, nodes, total_bytes, skipped, unchanged })
 }
 
 /// Refuses to replace an index that is there, unless `clean` asks for that.

@@ -31,7 +31,8 @@ pub(super) struct Candidate {
     pub(super) path: EntryPath,
     /// Device and inode of a file that has other names, too.
     pub(super) linked: Option<(u64, u64)>,
-    pub(super) known: Option<FileEntry>,
+    /// With whether the row would be the same.
+    pub(super) known: Option<(bool, FileEntry)>,
 }
 
 /// What the walk found.
@@ -94,9 +95,9 @@ impl Reader<'_> {
             let outcome = match item {
                 Item::Node(node) => Outcome::Scanned(Scanned::Node(node)),
                 Item::Skipped(skipped) => Outcome::Skipped { skipped, linked: None },
-                Item::File(Candidate { known: Some(file), .. }) => {
+                Item::File(Candidate { known: Some((same, file)), .. }) => {
                     self.note_read(file.size);
-                    Outcome::Scanned(Scanned::File { file, read: false, content: None })
+                    Outcome::Scanned(Scanned::File { file, same, content: None })
                 }
                 Item::File(Candidate { path, linked, known: None }) => {
                     let start = buffer.len();
@@ -104,11 +105,11 @@ impl Reader<'_> {
                         Ok(Read1::Small(stat)) => {
                             let entry = entry_of(&path, &stat, Default::default());
                             small.push((outcomes.len(), stat, path, start..buffer.len()));
-                            Outcome::Scanned(Scanned::File { file: entry, read: true, content: None })
+                            Outcome::Scanned(Scanned::File { file: entry, same: false, content: None })
                         }
                         Ok(Read1::Large(large)) => Outcome::Scanned(Scanned::Large(large)),
                         Ok(Read1::Hashed(file)) => {
-                            Outcome::Scanned(Scanned::File { file, read: true, content: None })
+                            Outcome::Scanned(Scanned::File { file, same: false, content: None })
                         }
                         Err(reason) => {
                             buffer.truncate(start);
@@ -138,7 +139,7 @@ impl Reader<'_> {
         for ((position, stat, path, range), digests) in small.into_iter().zip(digests) {
             let content = kept.as_ref().map(|kept| kept.slice(range));
             let file = entry_of(&path, &stat, Some(digests));
-            outcomes[position] = Outcome::Scanned(Scanned::File { file, read: true, content });
+            outcomes[position] = Outcome::Scanned(Scanned::File { file, same: false, content });
         }
         outcomes
     }

@@ -32,8 +32,8 @@ pub(in super::super) enum Scanned {
     File {
         /// With its digests.
         file: FileEntry,
-        /// Whether it was read, and not known from the former index.
-        read: bool,
+        /// Whether the former index has this very row; its id is set then.
+        same: bool,
         /// Where contents are kept.
         content: Option<Bytes>,
     },
@@ -59,15 +59,13 @@ pub(in super::super) struct Scan {
 }
 
 impl Scan {
-    /// `partial` is the index that is being written.
     pub(in super::super) fn new(
         options: &IndexOptions,
-        partial: &Path,
         former: Option<FormerRows>,
         contents: Contents,
     ) -> Result<Self> {
         let mut own: Vec<&Path> = options.own_files.iter().map(PathBuf::as_path).collect();
-        own.extend([options.database.as_path(), partial]);
+        own.push(&options.database);
         let walk = Walk::new(&options.base, options.exclude.clone(), &own)?;
         let base = Folder::open(&options.base)
             .map_err(|e| Error::io(format!("cannot open the base folder {}", options.base.display()), e))?;
@@ -226,7 +224,7 @@ fn item_of(
                 }),
                 None => None,
             };
-            let known = known.map(|file| FileEntry { meta, ..file });
+            let known = known.map(|file| (file.meta == meta, FileEntry { meta, ..file }));
             let linked = linked.then_some(inode);
             (Item::File(Candidate { path, linked, known }), metadata.len())
         }

@@ -3,8 +3,9 @@
 use super::super::buffers::{Buffer, Buffers};
 use super::archive::Archive;
 use super::{Receiver, publish};
+use crate::archive::block_digest::BlockDigest;
 use crate::archive::codec::{self, FrameError};
-use crate::archive::digest::{Blake3, IndexDigest, blake3, proves};
+use crate::archive::digest::{IndexDigest, proves};
 use crate::archive::entry::FileEntry;
 use crate::archive::intake::Taken;
 use crate::archive::layout::{Grid, intersect};
@@ -33,8 +34,8 @@ pub struct BlockPut {
     pub wire_bytes: u64,
     /// The index that the sender works by; a legacy sender names none.
     pub index: Option<IndexDigest>,
-    /// BLAKE3 of the uncompressed block; a legacy sender names none.
-    pub digest: Option<Blake3>,
+    /// Of the uncompressed block; a legacy sender names none.
+    pub digest: Option<BlockDigest>,
     /// Ids of files whose bytes in this block are zeros because they could not be read.
     pub failed: RangeSet,
 }
@@ -144,7 +145,7 @@ impl Receiver {
             }
         };
         match &put.digest {
-            Some(digest) if blake3(&content) != *digest => {
+            Some(digest) if !digest.is_of(&content) => {
                 Err(bad("its digest is wrong: it was changed on the way".to_string()))
             }
             _ => Ok(content),

@@ -4,7 +4,7 @@
 use super::archive::Archive;
 use super::commit::lock;
 use super::{Receiver, publish};
-use crate::archive::digest::{Blake3, BlockHasher};
+use crate::archive::digest::{Blake3, Blake3Hasher};
 use crate::archive::entry::FileEntry;
 use crate::error::{Error, Result};
 use std::os::unix::fs::FileExt;
@@ -19,7 +19,7 @@ const KEPT: usize = 256;
 #[derive(Default)]
 pub(super) struct Hashed {
     bytes: u64,
-    hasher: BlockHasher,
+    hasher: Blake3Hasher,
 }
 
 impl Hashed {

@@ -51,7 +51,7 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
     let started_s = now_s();
     let pool = Buffers::new(KEPT_BUFFERS);
     let writer = IndexWriter::create(&plan.index.database)?;
-    let scan = Scan::new(&plan.index, writer.partial_path(), None, Contents::Keep)?;
+    let scan = Scan::new(&plan.index, None, Contents::Keep)?;
     let assembler = Assembler::new(plan.block_size, plan.blocks);
     let (jobs_in, jobs_out) = sync_channel::<Job>(0);
     let (done_in, done_out) = channel::<Done>();

@@ -5,8 +5,9 @@ use super::super::pace::Pace;
 use super::super::upload::UploadOptions;
 use super::assemble::Block;
 use super::{LogPart, Prefix};
+use crate::archive::block_digest::BlockHasher;
 use crate::archive::codec::{self, Compression};
-use crate::archive::digest::BlockHasher;
+
 use crate::archive::frame::Frame;
 use crate::archive::log::{LogDigest, first_digest, next_digest};
 use crate::archive::ranges::RangeSet;

@@ -4,8 +4,9 @@ use super::super::buffers::Buffers;
 use super::super::pace::Pace;
 use super::report::{FailedEntry, UploadReport};
 use super::{Upload, blocking};
+use crate::archive::block_digest::BlockHasher;
 use crate::archive::codec::{self, Compression};
-use crate::archive::digest::{IndexDigest, blake3};
+use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
 use crate::archive::frame::Frame;
 use crate::archive::layout::{Grid, intersect};
@@ -163,7 +164,9 @@ impl Sender {
                 Ok(ControlFlow::Continue(()))
             })
         })?;
-        let digest = blake3(&content);
+        let mut hasher = BlockHasher::default();
+        hasher.update(&content);
+        let digest = hasher.finish();
         let (body, compressed) = match self.pace.choose() {
             Compression::None => (Frame::stored(&[bytes::Bytes::from_owner(content)]), false),
             compression => {
