@@ -40,6 +40,8 @@ pub struct Counters {
     pub files_failed: Counter,
     /// Bytes of content to be done, as far as known.
     pub total_bytes: Counter,
+    /// More than 0 as long as more to do may still be found.
+    pub totals_open: Counter,
     /// Bytes of content done, those included that were there before.
     pub done_bytes: Counter,
     /// Bytes of content that were there before this run.

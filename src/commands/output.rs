@@ -3,7 +3,9 @@
 use super::Global;
 use crate::error::{Error, Result};
 use crate::telemetry::{Counters, Monitor, Notice};
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{
+    HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +35,7 @@ pub(super) struct Output {
     counters: Counters,
     cancelled: AtomicBool,
     verified: Arc<AtomicBool>,
+    open: Arc<AtomicBool>,
     phase: Mutex<&'static str>,
     start: Instant,
 }
@@ -44,9 +47,9 @@ impl Output {
     /// Sets up logging and finds out what standard error is.
     pub(super) fn new(global: &Global) -> Arc<Self> {
         let terminal = std::io::stderr().is_terminal() && !global.quiet && !global.json;
-        let verified = Arc::new(AtomicBool::new(false));
+        let (verified, open) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
-        bar.set_style(style(verified.clone()));
+        bar.set_style(style(verified.clone(), open.clone()));
         let output = Arc::new(Self {
             json: global.json,
             quiet: global.quiet,
@@ -56,6 +59,7 @@ impl Output {
             counters: Counters::default(),
             cancelled: AtomicBool::new(false),
             verified,
+            open,
             phase: Mutex::new(""),
             start: Instant::now(),
         });
@@ -95,7 +99,10 @@ impl Output {
             let counters = &self.counters;
             if self.terminal {
                 let now_resumed = counters.resumed_bytes.get();
-                self.bar.set_length(counters.total_bytes.get());
+                let open = counters.totals_open.get() > 0;
+                self.open.store(open, Ordering::Relaxed);
+                // Of a total that nobody knows yet, nothing is a fraction.
+                self.bar.set_length(if open { u64::MAX } else { counters.total_bytes.get() });
                 self.bar.set_position(counters.done_bytes.get());
                 if now_resumed != resumed {
                     // What was there before is no speed.
@@ -108,7 +115,8 @@ impl Output {
                 let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
                 let _ = self.json_line(&json!({
                     "event": "progress", "phase": phase, "done_bytes": counters.done_bytes.get(),
-                    "total_bytes": counters.total_bytes.get(), "files_done": counters.files_done.get(),
+                    "total_bytes": counters.total_bytes.get(), "totals_open": counters.totals_open.get() > 0,
+                    "files_done": counters.files_done.get(),
                     "files_total": counters.files_total.get(), "sent_bytes": counters.sent_bytes.get(),
                     "wire_bytes": counters.wire_bytes.get(), "retries": counters.retries.get(),
                     "seconds": self.start.elapsed().as_secs_f64(),
@@ -270,17 +278,38 @@ impl Drop for Watch {
     }
 }
 
-fn style(verified: Arc<AtomicBool>) -> ProgressStyle {
+/// `open` says that nobody knows yet how much there is.
+fn style(verified: Arc<AtomicBool>, open: Arc<AtomicBool>) -> ProgressStyle {
+    let (no_total, no_end) = (open.clone(), open.clone());
+    let total = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+        let _ = match state.len().filter(|_| !no_total.load(Ordering::Relaxed)) {
+            Some(total) => write!(text, "{}", HumanBytes(total)),
+            None => write!(text, "?"),
+        };
+    };
+    let left = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+        let _ = match no_end.load(Ordering::Relaxed) {
+            true => write!(text, "?"),
+            false => write!(text, "{:#}", HumanDuration(state.eta())),
+        };
+    };
     let percent = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+        if open.load(Ordering::Relaxed) {
+            let _ = write!(text, "?");
+            return;
+        }
         let fraction = f64::from(state.fraction()) * 100.0;
         // 100 % means proven, not sent.
         let percent = if verified.load(Ordering::Relaxed) { 100.0 } else { fraction.floor().min(99.0) };
         let _ = write!(text, "{percent:.0}%");
     };
-    let template =
-        "{msg:16} [{bar:30}] {checked} {bytes}/{total_bytes} {prefix} files {bytes_per_sec} ETA {eta}";
+    let template = "{msg:16} [{bar:30}] {checked} {bytes}/{total} {prefix} files {bytes_per_sec} ETA {left}";
     match ProgressStyle::with_template(template) {
-        Ok(style) => style.with_key("checked", percent).progress_chars("=> "),
+        Ok(style) => style
+            .with_key("checked", percent)
+            .with_key("total", total)
+            .with_key("left", left)
+            .progress_chars("=> "),
         Err(_) => ProgressStyle::default_bar(),
     }
 }

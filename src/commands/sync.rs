@@ -99,14 +99,19 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     };
     let send = async {
         let client = args.transfer.client(url, token, output)?;
+        let mut again = args.transfer.ignore_done;
         let indexed = match indexed {
             Some(indexed) => indexed,
             None => match args.transfer.stream(options.clone(), client.clone(), output).await? {
-                Some(indexed) => indexed,
+                Some(indexed) => {
+                    // All of it was sent just now.
+                    again = false;
+                    indexed
+                }
                 None => index::make(options, output).await?,
             },
         };
-        let report = args.transfer.send(&args.source, database, client, (0, None), output).await?;
+        let report = args.transfer.send(&args.source, database, client, (0, None), again, output).await?;
         Ok(outcome(&indexed, &report))
     };
     let outcome = send.await;

@@ -71,7 +71,7 @@ pub(super) struct TransferArgs {
     tar_id: u64,
     /// Send also what the receiver has already
     #[arg(long)]
-    ignore_done: bool,
+    pub(super) ignore_done: bool,
     /// Do not verify the receiver's certificate
     #[arg(long)]
     ignore_ca: bool,
@@ -209,9 +209,10 @@ impl TransferArgs {
         database: PathBuf,
         client: Arc<Client>,
         range: (u64, Option<u64>),
+        ignore_done: bool,
         output: &Arc<Output>,
     ) -> Result<UploadReport> {
-        let options = self.options(database, range)?;
+        let options = UploadOptions { ignore_done, ..self.options(database, range)? };
         let source = Arc::new(DiskSource::open(base)?);
         let counters = output.counters();
         for counter in
@@ -257,7 +258,8 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
     let range = (args.first_block, args.last_block);
     args::block_range(range.0, range.1)?;
     let client = args.transfer.client(args.upload_url, token, output)?;
-    let report = args.transfer.send(&args.base_folder, database, client, range, output).await?;
+    let (base, again) = (&args.base_folder, args.transfer.ignore_done);
+    let report = args.transfer.send(base, database, client, range, again, output).await?;
     Ok(Outcome { command: "upload", exit: exit(&report), text: describe(&report), fields: fields(&report) })
 }
 

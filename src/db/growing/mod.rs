@@ -105,13 +105,16 @@ impl GrowingIndex {
     /// # Errors
     /// SQLite fails.
     pub fn open(path: &Path, limit_bytes: u64) -> Result<Option<Self>> {
-        let connection = Self::connect(path, OpenFlags::empty())?;
         let error = |e| Self::error_at(path, e);
-        let stream: Option<String> = connection
-            .query_row("SELECT value FROM tarlike_meta WHERE key='stream'", [], |row| row.get(0))
-            .optional()
-            .map_err(error)?;
+        let find_stream = || -> rusqlite::Result<Option<String>> {
+            // An index that came as a whole must stay as it is.
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let query = "SELECT value FROM tarlike_meta WHERE key='stream'";
+            Connection::open_with_flags(path, flags)?.query_row(query, [], |row| row.get(0)).optional()
+        };
+        let stream = find_stream().map_err(error)?;
         let Some(stream) = stream.and_then(|text| text.parse().ok()) else { return Ok(None) };
+        let connection = Self::connect(path, OpenFlags::empty())?;
         let head = connection
             .query_row(
                 "SELECT digest, files, nodes, end, last_key, last_is_folder FROM tarlike_log ORDER BY seq DESC LIMIT 1",

@@ -148,6 +148,7 @@ fn walk_into(
     let mut links: HashMap<(u64, u64), (EntryPath, u64)> = HashMap::new();
     let (mut batch, mut batch_bytes) = (Vec::new(), 0);
     let mut failure = None;
+    monitor.counters().totals_open.set(1);
     walk.run(|found| {
         let (item, size_bytes) = match found {
             Err(skipped) => (Item::Skipped(skipped), 0),
@@ -178,6 +179,7 @@ fn walk_into(
         batch_bytes = 0;
         feed.push(std::mem::take(&mut batch))
     })?;
+    monitor.counters().totals_open.set(0);
     if let Some(e) = failure {
         return Err(e);
     }
