@@ -310,7 +310,7 @@ fn a_killed_run_leaves_no_database_and_no_wrong_one() {
     for round in 0..12 {
         let target = if round % 2 == 0 { &db } else { &old };
         let mut running = lab.cmd(args!["index", "-c", "-b", src, "-db", target]).spawn();
-        std::thread::sleep(Duration::from_millis(10 + 15 * round));
+        std::thread::sleep(Duration::from_millis(3 + 4 * round));
         killed += u32::from(!running.has_ended());
         running.kill9();
         if target.exists() {

@@ -125,7 +125,11 @@ fn wrong_bytes_of_a_sender_of_the_original_are_not_published() {
     for number in 0..archive.len().div_ceil(SIZE) {
         put(&proxy, &format!("/tar/0/{SIZE}/{number}"), &frame(index::block(&archive, SIZE, number)));
     }
-    wait_until("the large file is judged", || proxy.status(0)["failed"].as_array().unwrap().len() == 2);
+    wait_until("the large files are judged", || {
+        let status = proxy.status(0);
+        let published = status["files_published"].as_u64().unwrap() as usize;
+        status["failed"].as_array().unwrap().len() == 2 && published == contents().len() - 2
+    });
     for (name, content) in contents() {
         let path = dst.join(OsStr::from_bytes(name));
         if wrong.iter().any(|wrong| wrong.as_bytes() == name) {

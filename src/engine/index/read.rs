@@ -19,9 +19,9 @@ use std::sync::Arc;
 /// Files that are hashed by one thread in one go: so many …
 pub(super) const BATCH_FILES: usize = 256;
 /// … or so many bytes, whichever comes first.
-pub(super) const BATCH_BYTES: u64 = 4 << 20;
+pub(super) const BATCH_BYTES: u64 = 1 << 20;
 /// Files of more bytes are not read whole.
-pub(super) const LARGE_BYTES: u64 = BATCH_BYTES;
+pub(super) const LARGE_BYTES: u64 = 4 << 20;
 const READ_BYTES: usize = 256 << 10;
 /// A file that changes while it is read is read again, so many times in all.
 const ATTEMPTS: usize = 3;
@@ -76,7 +76,7 @@ enum Read1 {
 /// The reading threads' shared part.
 pub(super) struct Reader<'a> {
     pub(super) base: &'a Folder,
-    pub(super) contents: Contents,
+    pub(super) contents: &'a Contents,
     pub(super) buffers: Arc<Buffers>,
     pub(super) monitor: &'a dyn Monitor,
 }
@@ -131,10 +131,10 @@ impl Reader<'_> {
         let kept = match self.contents {
             Contents::Drop => None,
             // Contents may wait for long: not in a buffer that is mostly empty.
-            Contents::Keep if buffer.len() < buffer.capacity() / 4 * 3 => {
+            Contents::Keep(_) if buffer.len() < buffer.capacity() / 8 * 7 => {
                 Some(Bytes::copy_from_slice(&buffer))
             }
-            Contents::Keep => Some(Bytes::from_owner(buffer)),
+            Contents::Keep(_) => Some(Bytes::from_owner(buffer)),
         };
         for ((position, stat, path, range), digests) in small.into_iter().zip(digests) {
             let content = kept.as_ref().map(|kept| kept.slice(range));
@@ -171,7 +171,7 @@ impl Reader<'_> {
                 return Err("it was replaced while its folder was indexed".to_string());
             }
             let size = size_of(&before);
-            if size > LARGE_BYTES && matches!(self.contents, Contents::Keep) {
+            if size > LARGE_BYTES && matches!(self.contents, Contents::Keep(_)) {
                 return Ok(Read1::Large(Large { path: path.clone(), file, before }));
             }
             buffer.truncate(start);

@@ -16,14 +16,14 @@ use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What becomes of the contents that were read.
-#[derive(Clone, Copy)]
 pub(in super::super) enum Contents {
     /// Only their digests are wanted.
     Drop,
-    /// They come with the entries; what is too large for that is left unread.
-    Keep,
+    /// They come with the entries, in buffers from here; what is too large for that is left unread.
+    Keep(Arc<Buffers>),
 }
 
 /// An entry of the folder, in its place.
@@ -46,9 +46,7 @@ pub(in super::super) enum Scanned {
 /// How many batches may be under way where only digests are kept …
 const WINDOW: usize = 256;
 /// … and where contents are.
-const WINDOW_WITH_CONTENTS: usize = 6;
-/// Buffers for contents that are kept for the next use.
-const KEPT_BUFFERS: usize = 32;
+const WINDOW_WITH_CONTENTS: usize = 8;
 
 /// A folder that is about to be gone through.
 pub(in super::super) struct Scan {
@@ -80,9 +78,12 @@ impl Scan {
         mut each: impl FnMut(Scanned) -> Result<()>,
     ) -> Result<u64> {
         let (walk, former) = (&self.walk, self.former.as_mut());
-        let window = if matches!(self.contents, Contents::Keep) { WINDOW_WITH_CONTENTS } else { WINDOW };
-        let buffers = Buffers::new(KEPT_BUFFERS);
-        let reader = Reader { base: &self.base, contents: self.contents, buffers, monitor };
+        let window = if matches!(self.contents, Contents::Keep(_)) { WINDOW_WITH_CONTENTS } else { WINDOW };
+        let buffers = match &self.contents {
+            Contents::Drop => Buffers::new(threads),
+            Contents::Keep(buffers) => buffers.clone(),
+        };
+        let reader = Reader { base: &self.base, contents: &self.contents, buffers, monitor };
         let mut failed_links: HashSet<EntryPath> = HashSet::new();
         let mut skipped_count = 0;
         let produce = |feed| walk_into(walk, feed, former, monitor);

@@ -42,9 +42,9 @@ pub struct BlockPut {
 
 /// Whole files of a block that are staged and wait for the next sync before they get their names. A block may hold millions
 /// of tiny files: beyond this many bytes of paths, the sync comes earlier.
-const STAGED_BYTES: usize = 8 << 20;
+const STAGED_BYTES: usize = 4 << 20;
 /// What one staged file costs besides its path, in bytes, about.
-const STAGED_ENTRY_BYTES: usize = 160;
+const STAGED_ENTRY_BYTES: usize = 250;
 
 struct Intake<'a> {
     receiver: &'a Receiver,

@@ -4,8 +4,10 @@ use crate::archive::layout::Grid;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A block that is complete.
 pub(super) struct Block {
@@ -19,6 +21,8 @@ pub(super) struct Block {
     pub(super) failed: Vec<u64>,
     /// How many of its bytes do.
     pub(super) good_bytes: u64,
+    /// Held as long as the block takes memory.
+    pub(super) slot: Option<OwnedSemaphorePermit>,
 }
 
 /// Nobody takes blocks any more.
@@ -38,6 +42,9 @@ pub(super) struct Assembler {
     block_size: u64,
     state: Mutex<State>,
     ready: Sender<Block>,
+    /// One for each block that may wait to be sent, or be on its way.
+    slots: Arc<Semaphore>,
+    runtime: Handle,
 }
 
 #[derive(Default)]
@@ -48,8 +55,9 @@ struct State {
 }
 
 impl Assembler {
-    pub(super) fn new(block_size: u64, ready: Sender<Block>) -> Self {
-        Self { block_size, state: Mutex::default(), ready }
+    /// At most `slots` complete blocks exist at once, besides one that waits for its slot.
+    pub(super) fn new(block_size: u64, ready: Sender<Block>, slots: usize, runtime: Handle) -> Self {
+        Self { block_size, state: Mutex::default(), ready, slots: Arc::new(Semaphore::new(slots)), runtime }
     }
 
     /// Adds bytes of the archive, each exactly once; `bad` names the file that they were meant to be of.
@@ -109,13 +117,18 @@ impl Assembler {
             range,
             pieces: built.pieces.into_values().collect(),
             failed: built.failed,
+            slot: None,
         })
     }
 
     /// Waits until somebody takes the block.
     fn hand_over(&self, complete: Option<Block>) -> Result<(), Closed> {
         match complete {
-            Some(block) => self.ready.blocking_send(block).map_err(|_| Closed),
+            Some(mut block) => {
+                let slot = self.runtime.block_on(self.slots.clone().acquire_owned());
+                block.slot = Some(slot.map_err(|_| Closed)?);
+                self.ready.blocking_send(block).map_err(|_| Closed)
+            }
             None if self.ready.is_closed() => Err(Closed),
             None => Ok(()),
         }
@@ -144,7 +157,8 @@ mod tests {
             let spin = order as usize % pieces.len();
             pieces.rotate_left(spin);
             let (ready, mut blocks) = tokio::sync::mpsc::channel(10_000);
-            let assembler = Assembler::new(block_size, ready);
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let assembler = Assembler::new(block_size, ready, 10_000, runtime.handle().clone());
             let end_first = order % 2 == 0;
             if end_first { assembler.end(at as u64).unwrap(); }
             for (offset, piece) in pieces { assembler.add(offset, piece, None).unwrap(); }

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender as AsyncSender;
 
 /// What to lay out, and where it goes.
@@ -19,6 +20,9 @@ pub(super) struct Plan {
     pub(super) block_size: u64,
     pub(super) log: AsyncSender<LogPart>,
     pub(super) blocks: AsyncSender<Block>,
+    /// Complete blocks that may exist at once.
+    pub(super) slots: usize,
+    pub(super) runtime: Handle,
 }
 
 /// A part of the log is sent when it has so many bytes, if nothing else asks for it earlier.
@@ -28,7 +32,7 @@ const SIDE_BY_SIDE: usize = 2;
 /// Threads that do so: as many as are worth the memory for what they have begun to put together.
 const LARGE_THREADS: usize = 2;
 const PIECE_BYTES: usize = 1 << 20;
-/// Buffers for pieces that are kept for the next use.
+/// Buffers for contents that are kept for the next use.
 const KEPT_BUFFERS: usize = 128;
 
 /// A large file with its place in the archive.
@@ -51,8 +55,8 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
     let started_s = now_s();
     let pool = Buffers::new(KEPT_BUFFERS);
     let writer = IndexWriter::create(&plan.index.database)?;
-    let scan = Scan::new(&plan.index, None, Contents::Keep)?;
-    let assembler = Assembler::new(plan.block_size, plan.blocks);
+    let scan = Scan::new(&plan.index, None, Contents::Keep(pool.clone()))?;
+    let assembler = Assembler::new(plan.block_size, plan.blocks, plan.slots, plan.runtime);
     let (jobs_in, jobs_out) = sync_channel::<Job>(0);
     let (done_in, done_out) = channel::<Done>();
     let jobs_out = Arc::new(Mutex::new(jobs_out));

@@ -51,9 +51,17 @@ pub async fn stream(
     monitor.notice(Notice::Phase("sending"));
     client.patience().start();
     let (log_in, log_out) = mpsc::channel::<LogPart>(LOG_PARTS);
-    // One block waits while the workers are busy; more would only take memory.
-    let (blocks_in, blocks_out) = mpsc::channel::<Block>(1);
-    let plan = layout::Plan { index, block_size: upload.block_size, log: log_in, blocks: blocks_in };
+    // Of the blocks that are under way at once, one is still being put together.
+    let slots = upload.workers.saturating_sub(1).max(1);
+    let (blocks_in, blocks_out) = mpsc::channel::<Block>(slots);
+    let plan = layout::Plan {
+        index,
+        block_size: upload.block_size,
+        log: log_in,
+        blocks: blocks_in,
+        slots,
+        runtime: tokio::runtime::Handle::current(),
+    };
     let theirs = monitor.clone();
     let laid_out = tokio::task::spawn_blocking(move || layout::run(plan, &*theirs));
     let sender = send::Sender::new(upload, stream, client, monitor);

@@ -138,7 +138,7 @@ impl Sender {
 
     async fn send_block(
         self: &Arc<Self>,
-        block: Block,
+        mut block: Block,
         mut acknowledged: watch::Receiver<Acknowledged>,
     ) -> Result<()> {
         let until = block.range.end;
@@ -158,12 +158,15 @@ impl Sender {
             return Ok(());
         }
         let this = self.clone();
+        let slot = block.slot.take();
         let core = self.cores.acquire().await;
         let (body, compressed) = spawn_blocking(move || this.encode(block))
             .await
             .map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").because(e))?;
         drop(core);
-        match self.client.put_block(&body, &prefix).await {
+        let outcome = self.client.put_block(&body, &prefix).await;
+        drop((body, slot));
+        match outcome {
             Ok(_) => {
                 counters.sent_blocks.add(1);
                 counters.sent_bytes.add(good_bytes);
