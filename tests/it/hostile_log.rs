@@ -249,6 +249,37 @@ fn requests_that_are_none() {
     assert!(std::fs::read_dir(&dst).unwrap().all(|entry| entry.unwrap().file_name() == ".tar-like"));
 }
 
+/// Whoever forgets what was received waits until nobody writes, and whoever writes must not wait for the log then.
+#[test]
+fn blocks_come_while_streams_replace_each_other() {
+    let (lab, dst) = lab();
+    let proxy = lab.proxy(&dst);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let contents: Vec<Vec<u8>> = (0..4u8).map(|number| vec![number; 60_000]).collect();
+    std::thread::scope(|scope| {
+        let _end = crate::support::stop::StopAtEnd(&stop);
+        for content in &contents {
+            scope.spawn(|| {
+                let mut stream = Stream::new(&proxy, &format!("writer {}", content[0]));
+                let batch = [file("a", content), file("b", content)].concat();
+                stream.head = blake3_hex(&[bytes_of(&stream.head), batch].concat());
+                while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                    for number in 0..12 {
+                        let piece = &content[..10_000];
+                        assert!([200, 404, 409].contains(&stream.put(number, 10_000, piece)));
+                    }
+                }
+            });
+        }
+        for round in 0..60 {
+            let content = &contents[round % contents.len()];
+            let mut stream = Stream::new(&proxy, &format!("writer {}", content[0]));
+            stream.say(&[file("a", content), file("b", content)]);
+        }
+    });
+    assert_eq!(proxy.request("GET", "/readyz", &[], b"").status, 200);
+}
+
 #[test]
 fn the_token_is_wanted_for_a_log_too() {
     let (lab, dst) = lab();

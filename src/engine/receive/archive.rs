@@ -15,6 +15,7 @@ use crate::sink::disk::Staging;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// An archive and its active index.
@@ -29,8 +30,11 @@ pub(super) struct Archive {
     changed: Condvar,
     /// Held by the one `finish` that may run.
     pub(super) finish: Mutex<()>,
-    /// The log by which the index grows, or grew.
+    /// The log by which the index grows, or grew. Taken before `finish`, and that before anybody enters or pauses: whoever has entered
+    /// must not want it.
     pub(super) log: Mutex<Option<GrowingIndex>>,
+    /// There is one.
+    has_log: AtomicBool,
     /// Read by whoever writes for this index, written by whoever replaces it; true once it is replaced.
     retired: RwLock<bool>,
 }
@@ -110,6 +114,7 @@ impl Archive {
             staging,
             index_path,
             readers: Mutex::default(),
+            has_log: AtomicBool::new(log.is_some()),
             log: Mutex::new(log),
             extent: Mutex::new(extent),
             state: Mutex::new(state),
@@ -123,6 +128,11 @@ impl Archive {
         *lock(&self.extent)
     }
 
+    /// Takes note that the index grows from now on.
+    pub(super) fn note_log(&self) {
+        self.has_log.store(true, Ordering::SeqCst);
+    }
+
     pub(super) fn set_extent(&self, extent: Extent) {
         *lock(&self.extent) = extent;
     }
@@ -134,7 +144,7 @@ impl Archive {
         if extent.sealed && extent.digest == *named {
             return Ok(Some(extent.total_bytes));
         }
-        if lock(&self.log).is_none() {
+        if !self.has_log.load(Ordering::SeqCst) {
             return Ok(None);
         }
         self.with_index(|index| index.prefix_end(named))

@@ -89,16 +89,17 @@ impl Receiver {
 
     /// A new stream for an archive that is there: what it says again, stays.
     fn begin_again(&self, archive: Arc<Archive>, stream: &LogDigest) -> Result<Arc<Archive>> {
+        let mut slot = lock(&archive.log);
         archive.wait_for_provers();
         let _finishing = lock(&archive.finish);
         let _paused = archive.pause()?;
-        let mut slot = lock(&archive.log);
         *slot = None;
         self.committer.rewrite(|journal| journal.set_finished(archive.tar_id, false))?;
         archive.state().finished = false;
         let log = GrowingIndex::adopt(&archive.index_path, stream, self.options.max_index_bytes)?;
         archive.set_extent(extent_of(&log)?);
         *slot = Some(log);
+        archive.note_log();
         drop(slot);
         Ok(archive.clone())
     }
