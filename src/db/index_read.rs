@@ -296,23 +296,6 @@ impl IndexReader {
         )
     }
 
-    /// Gives the last file that starts before `offset` of the archive, if there is one.
-    ///
-    /// # Errors
-    /// As [`IndexReader::files`].
-    pub fn last_file_before(&self, offset: u64) -> Result<Option<FileEntry>> {
-        let mut last = None;
-        self.each_file(
-            "WHERE tar.offset < ? ORDER BY tar.offset DESC, tar.id DESC LIMIT 1",
-            [sql_int(offset)],
-            |file| {
-                last = Some(file);
-                Ok(ControlFlow::Break(()))
-            },
-        )?;
-        Ok(last)
-    }
-
     /// The id of the file with this path, if there is one.
     ///
     /// # Errors

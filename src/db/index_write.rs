@@ -115,6 +115,13 @@ fn clamp(number: u64) -> ToSqlOutput<'static> {
     ToSqlOutput::Borrowed(ValueRef::Integer(sql_int(number)))
 }
 
+/// An index that is complete and has no name yet; it goes when it is dropped.
+pub struct Sealed {
+    partial: tempfile::TempPath,
+    target: PathBuf,
+    written: Written,
+}
+
 impl IndexWriter {
     /// Starts an index that will become `target`; the partial file lies beside it.
     ///
@@ -245,7 +252,15 @@ impl IndexWriter {
     ///
     /// # Errors
     /// SQLite fails, the disk is full, or the rename fails.
-    pub fn finish(mut self, base: &[u8], generation: u64, created_s: u64) -> Result<Written> {
+    pub fn finish(self, base: &[u8], generation: u64, created_s: u64) -> Result<Written> {
+        self.seal(base, generation, created_s)?.put_in_place()
+    }
+
+    /// The first part of [`IndexWriter::finish`]: everything but the name.
+    ///
+    /// # Errors
+    /// SQLite fails, or the disk is full.
+    pub fn seal(mut self, base: &[u8], generation: u64, created_s: u64) -> Result<Sealed> {
         let target = self.target.display().to_string();
         self.written.digest = self.digest()?;
         let run = || -> rusqlite::Result<()> {
@@ -264,6 +279,17 @@ impl IndexWriter {
         std::fs::File::open(&self.partial)
             .and_then(|file| file.sync_all())
             .map_err(|e| Error::io(format!("cannot sync the index {target}"), e))?;
+        Ok(Sealed { partial: self.partial, target: self.target, written: self.written })
+    }
+}
+
+impl Sealed {
+    /// Gives the index its name, replacing an older one in one step.
+    ///
+    /// # Errors
+    /// The rename fails.
+    pub fn put_in_place(self) -> Result<Written> {
+        let target = self.target.display();
         self.partial
             .persist(&self.target)
             .map_err(|e| Error::io(format!("cannot give the index its name {target}"), e.error))?;

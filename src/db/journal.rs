@@ -208,11 +208,12 @@ impl Journal {
     ///
     /// # Errors
     /// SQLite fails; the former state stands then.
-    pub fn forget(&mut self, tar_id: u64, done: Range<u64>, published: Range<u64>) -> Result<()> {
+    pub fn forget(&mut self, tar_id: u64, gone: &[(Range<u64>, Range<u64>)]) -> Result<()> {
         let mut run = || -> rusqlite::Result<()> {
             let tx = self.connection.transaction()?;
             let id = sql_int(tar_id);
-            for (table, gone) in [("done", &done), ("published", &published)] {
+            let tables = gone.iter().flat_map(|(done, published)| [("done", done), ("published", published)]);
+            for (table, gone) in tables {
                 let query =
                     format!("SELECT rowid, first, end FROM {table} WHERE tar_id=? AND first<? AND end>?");
                 let hits: Vec<(i64, u64, u64)> = tx
@@ -305,7 +306,7 @@ mod tests {
         journal.append(&[done(2, 0..10), done(2, 10..20), published(2, 0..9)]).unwrap();
         journal.set_finished(7, true).unwrap();
         assert!(journal.archives().unwrap()[0].finished);
-        journal.forget(7, 5..12, 3..4).unwrap();
+        journal.forget(7, &[(5..12, 3..4)]).unwrap();
         let state = journal.archives().unwrap().remove(0);
         assert_eq!(state.done.iter().collect::<Vec<_>>(), [0..5, 12..20]);
         assert_eq!(state.published.iter().collect::<Vec<_>>(), [0..3, 4..9]);

@@ -57,10 +57,18 @@ impl RunningDigest {
     /// Takes note of digests that came late.
     pub(super) fn digests(&mut self, id: u64, (md5, blake3): &Digests) {
         let at = id.checked_sub(self.files).and_then(|at| usize::try_from(at).ok());
-        if let Some(row) = at.and_then(|at| self.waiting.get_mut(at))
-            && let Row::Pending(file) = row
-        {
-            *row = Row::of(&FileEntry { md5: *md5, blake3: Some(*blake3), ..file.clone() });
+        match at.and_then(|at| self.waiting.get_mut(at)) {
+            Some(row) => match row {
+                Row::Pending(file) => {
+                    self.waiting_bytes = self.waiting_bytes.saturating_sub(ROW_BYTES + pending_bytes(file));
+                    *row = Row::of(&FileEntry { md5: *md5, blake3: Some(*blake3), ..file.clone() });
+                    self.waiting_bytes += row.bytes();
+                }
+                Row::Known(_) => return self.begin_again(),
+            },
+            // Still to be read, with what it has then.
+            None if self.lost && id >= self.files => {}
+            None => return self.begin_again(),
         }
         while let Some(Row::Known(bytes)) = self.waiting.front() {
             self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes.len() + ROW_BYTES);
@@ -68,6 +76,11 @@ impl RunningDigest {
             self.files += 1;
             self.waiting.pop_front();
         }
+    }
+
+    /// A row that was counted already has other digests now: all rows are read again at the end.
+    fn begin_again(&mut self) {
+        *self = Self { lost: true, ..Self::default() };
     }
 
     /// Takes note of row `id`.
@@ -112,7 +125,11 @@ impl Row {
         ROW_BYTES
             + match self {
                 Self::Known(bytes) => bytes.len(),
-                Self::Pending(file) => file.path.as_bytes().len() + size_of::<FileEntry>(),
+                Self::Pending(file) => pending_bytes(file),
             }
     }
+}
+
+fn pending_bytes(file: &FileEntry) -> usize {
+    file.path.as_bytes().len() + size_of::<FileEntry>()
 }

@@ -5,6 +5,12 @@ use crate::remote::Goodput;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+/// What the thread has used of a core so far. Other threads that want the same core make compressing take longer, not cost more.
+pub(super) fn thread_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(used).unwrap_or_default()
+}
+
 /// Decides for each block, from what the blocks before it took.
 pub(super) struct Pace {
     wanted: Compression,
@@ -37,10 +43,11 @@ impl Pace {
         let Some(link) = self.goodput.bytes_per_second() else { return self.local };
         let (bytes, time) = *self.compressed.lock().unwrap_or_else(PoisonError::into_inner);
         let rate = if time.is_zero() { USUAL_RATE } else { bytes as f64 / time.as_secs_f64() };
+        tracing::debug!("the link takes {link:.0} bytes/s, a core compresses {rate:.0} bytes/s");
         link > rate * self.cores * SHARE
     }
 
-    /// Takes note of what compressing a block took.
+    /// Takes note of what compressing a block took of a core.
     pub(super) fn compressed(&self, bytes: usize, time: Duration) {
         let mut compressed = self.compressed.lock().unwrap_or_else(PoisonError::into_inner);
         if compressed.1 > Duration::from_secs(5) {

@@ -325,7 +325,7 @@ impl Upload<'_> {
 
     async fn finish(&self, partial: bool) -> Result<FinishAnswer> {
         self.monitor.notice(Notice::Phase("verifying"));
-        self.client.finish(partial).await
+        self.client.finish(&self.summary.digest, partial).await
     }
 
     async fn conclude(&self, sender: &Sender, answer: FinishAnswer) -> Result<UploadReport> {

@@ -76,13 +76,15 @@ pub struct BlockBody {
 /// A batch of a log, ready to be sent.
 pub struct LogBatch {
     /// One LZ4 frame.
-    pub body: Bytes,
+    pub body: Frame,
     /// Its length before compression, in bytes.
     pub length: u64,
     /// The stream that it belongs to.
     pub stream: LogDigest,
     /// The prefix of the log that it follows.
     pub before: LogDigest,
+    /// It has the end, which is answered when the whole index was proven.
+    pub last: bool,
 }
 
 /// An index, ready to be sent.
@@ -259,15 +261,18 @@ impl Client {
     /// The receiver refuses it, or what the retries ended with.
     pub async fn append_log(&self, batch: &LogBatch) -> Result<LogAnswer> {
         retry(&self.patience, &*self.monitor, || async {
+            let pulse = Pulse::new();
             let request = self
                 .request(Method::POST, "log", None)?
+                .header(header::CONTENT_LENGTH, batch.body.length())
                 .header(HEADER_STREAM, batch.stream.to_string())
                 .header(HEADER_INDEX, batch.before.to_string())
                 .header(HEADER_LENGTH, batch.length)
-                .body(batch.body.clone());
+                .body(self.frame_body(&batch.body, &pulse));
             let exchange = async { json(self.accepted(send(request).await?).await?).await };
-            // The last batch is answered when the whole index was proven.
-            Pulse::new().watch(INDEX_DEADLINE, exchange).await
+            let deadline =
+                if batch.last { INDEX_DEADLINE.max(self.block_deadline) } else { self.block_deadline };
+            pulse.watch(deadline, exchange).await
         })
         .await
     }
@@ -319,6 +324,7 @@ impl Client {
         let ours = response.headers().get(HEADER_SERVER).is_some_and(|version| version == VERSION);
         if ours {
             self.met.store(true, Ordering::Relaxed);
+            self.patience.reached();
         }
         ours
     }
@@ -418,15 +424,16 @@ impl Client {
         Body::wrap_stream(pieces)
     }
 
-    /// Says that this sender is done, and waits for what that sets off.
+    /// Says that this sender is done with `index`, and waits for what that sets off.
     ///
     /// # Errors
-    /// The receiver refuses, or what the retries ended with.
-    pub async fn finish(&self, partial: bool) -> Result<FinishAnswer> {
+    /// [`ErrorKind::WrongIndex`]: another index is active meanwhile. Or the receiver refuses, or what the retries ended with.
+    pub async fn finish(&self, index: &IndexDigest, partial: bool) -> Result<FinishAnswer> {
         loop {
             let answer = retry(&self.patience, &*self.monitor, || async {
                 let request = self
                     .request(Method::POST, "finish", Some(SHORT_DEADLINE))?
+                    .header(HEADER_INDEX, index.to_string())
                     .json(&FinishRequest { partial });
                 let response = self.accepted(send(request).await?).await?;
                 if response.status() == StatusCode::ACCEPTED {

@@ -21,7 +21,7 @@ pub struct Patience {
     last_success: Mutex<Instant>,
     /// Somebody has said that the receiver gives trouble, and nothing has worked since.
     told: AtomicBool,
-    /// Something has worked at least once.
+    /// A receiver has answered at least once.
     met: AtomicBool,
 }
 
@@ -41,6 +41,11 @@ impl Patience {
     pub fn succeeded(&self) {
         *self.last_success.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.told.store(false, Ordering::Relaxed);
+        self.met.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes note that a receiver is there, whatever it said.
+    pub(super) fn reached(&self) {
         self.met.store(true, Ordering::Relaxed);
     }
 

@@ -169,8 +169,10 @@ async fn finish(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Bo
             .map_err(|e| Error::new(ErrorKind::Malformed, "the body is no JSON of finish").because(e))?
     };
     check_running(server)?;
+    let index = digest_header::<IndexDigest>(headers, HEADER_INDEX)?;
     let receiver = server.receiver.clone();
-    let outcome = blocking(move || receiver.finish(tar_id, request.partial)?.wait(FINISH_PATIENCE)).await?;
+    let outcome =
+        blocking(move || receiver.finish(tar_id, index, request.partial)?.wait(FINISH_PATIENCE)).await?;
     Ok(match outcome {
         Some(answer) => Json(answer).into_response(),
         None => (StatusCode::ACCEPTED, Json(FinishAnswer::default())).into_response(),
@@ -191,7 +193,7 @@ async fn append_log(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body
             let stream = required_digest(headers, HEADER_STREAM)?;
             let before = required_digest(headers, HEADER_INDEX)?;
             server.receiver.check_space(MAX_BATCH_BYTES)?;
-            match tokio::time::timeout(TURN_PATIENCE, server.indexes.clone().acquire_owned()).await {
+            match tokio::time::timeout(TURN_PATIENCE, server.logs.clone().acquire_owned()).await {
                 Ok(Ok(turn)) => Ok((content_bytes, stream, before, turn)),
                 _ => Err(Error::new(ErrorKind::Busy, "too many indexes at once")
                     .hint("send it again a little later")),

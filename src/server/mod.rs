@@ -50,6 +50,8 @@ impl Default for ServerOptions {
 
 /// How many indexes may be on their way at once.
 const INDEXES_AT_ONCE: usize = 2;
+/// How many batches of logs may be: a sender has one at a time.
+const LOGS_AT_ONCE: usize = 8;
 /// How long a stop waits for what is in flight.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(25);
 /// A client must have sent its request's head by then.
@@ -64,6 +66,8 @@ struct Server {
     inflight: Arc<Semaphore>,
     /// One permit for each index that may be on its way.
     indexes: Arc<Semaphore>,
+    /// One permit for each batch of a log.
+    logs: Arc<Semaphore>,
     stopping: AtomicBool,
     requests: metrics::Requests,
     connections: Counter,
@@ -88,6 +92,7 @@ pub async fn run(
     let server = Arc::new(Server {
         inflight: Arc::new(Semaphore::new(options.max_inflight)),
         indexes: Arc::new(Semaphore::new(INDEXES_AT_ONCE)),
+        logs: Arc::new(Semaphore::new(LOGS_AT_ONCE)),
         receiver: receiver.clone(),
         stopping: AtomicBool::new(false),
         requests: metrics::Requests::default(),

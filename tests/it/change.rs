@@ -365,3 +365,23 @@ fn a_folder_becomes_unreadable() {
     setting.upload(Unreadable, &proxy.url, &[]).run().code(0);
     assert_same_tree(&setting.twin, &dst);
 }
+
+/// Blocks of two sizes overlap: what is done, and was hashed, is not written again by whoever sends what is beside it.
+#[test]
+fn what_is_done_stays_when_its_source_changes() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.dir("src"), lab.dir("dst"));
+    let content = Rng::new(91).noise(10_000_000);
+    std::fs::write(src.join("large"), &content).unwrap();
+    let db = lab.index(&src);
+    let proxy = lab.proxy(&dst);
+    let first = args!["-s", "3000000", "-l", "1", "--json"];
+    lab.upload(&src, &db, &proxy.url, first).code(0);
+    // Its first 6,000,000 bytes are done; it takes a moment until they are hashed.
+    std::thread::sleep(Duration::from_secs(1));
+    let mut changed = content.clone();
+    changed[5_000_000..6_000_000].fill(b'x');
+    std::fs::write(src.join("large"), &changed).unwrap();
+    lab.upload(&src, &db, &proxy.url, args!["-s", "4000000"]).code(0);
+    assert!(std::fs::read(dst.join("large")).unwrap() == content, "it is not what was proven");
+}

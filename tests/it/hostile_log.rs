@@ -280,6 +280,51 @@ fn blocks_come_while_streams_replace_each_other() {
     assert_eq!(proxy.request("GET", "/readyz", &[], b"").status, 200);
 }
 
+/// The index is what its digest says, whatever came in between.
+#[test]
+fn digests_that_were_known_do_not_change_in_secret() {
+    let (lab, dst) = lab();
+    let proxy = lab.proxy(&dst);
+    let refusal = |stream: &Stream, digest: &str| stream.refused(&[end(digest, 3, 0, 9)]);
+    let computed = |text: &str| text.split("have digest ").nth(1).unwrap()[..64].to_string();
+    let mut honest = Stream::new(&proxy, "honest");
+    honest.say(&[file("a", b"abc"), file("b", b"def"), file("c", b"ghi")]);
+    let said = computed(&refusal(&honest, &"00".repeat(32)));
+    // Also of a file behind one whose digests are still to come.
+    for (name, first) in [("one", file("a", b"abc")), ("two", file_without("a", 3))] {
+        let mut liar = Stream::new(&proxy, name);
+        liar.say(&[first, file("b", b"def"), file("c", b"ghi")]);
+        liar.say(&[digests(1, b"DEF")]);
+        liar.say(&[digests(0, b"abc")]);
+        let truth = computed(&refusal(&liar, &said));
+        assert_ne!(truth, said);
+        liar.say(&[end(&truth, 3, 0, 9)]);
+        assert_eq!(proxy.status(0)["digest"], truth);
+    }
+}
+
+#[test]
+fn nothing_follows_the_end() {
+    let (lab, dst) = lab();
+    let mut proxy = lab.proxy(&dst);
+    let name = "one";
+    let (head, digest) = {
+        let mut stream = Stream::new(&proxy, name);
+        stream.say(&[file("a", b"abc")]);
+        let text = stream.refused(&[end(&"00".repeat(32), 1, 0, 3)]);
+        let digest = text.split("have digest ").nth(1).unwrap()[..64].to_string();
+        stream.say(&[end(&digest, 1, 0, 3)]);
+        assert!(stream.refused(&[file("b", b"def")]).contains("after its end"));
+        (stream.head, digest)
+    };
+    proxy.kill9();
+    proxy.restart();
+    let mut stream = Stream::new(&proxy, name);
+    stream.head = head;
+    assert!(stream.refused(&[file("b", b"def")]).contains("after its end"));
+    assert_eq!((&proxy.status(0)["digest"], &proxy.status(0)["files_total"]), (&digest.into(), &1.into()));
+}
+
 #[test]
 fn the_token_is_wanted_for_a_log_too() {
     let (lab, dst) = lab();

@@ -3,7 +3,8 @@
 use crate::support::stress::{chance, peak_kib, sleep_some};
 use crate::support::{Cmd, Lab, Proxy, Tree, assert_same_tree, index, need_tool, wait_until};
 use std::ffi::OsString;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -135,7 +136,7 @@ fn killed(seed: u64, kills: usize, receiver_too: bool) {
     let mut proxy = lab.proxy(&dst);
     let (mut accepted, mut killed) = (0, 0);
     for _ in 0..kills {
-        let mut sender = sync(&lab, &src, &db, &proxy.url, args!["-p", "3", "--bwlimit", "6M"]).spawn();
+        let mut sender = sync(&lab, &src, &db, &proxy.url, args!["-p", "3", "--bwlimit", "3M"]).spawn();
         sleep_some(&mut rng, Duration::from_millis(1_500));
         if sender.has_ended() || db.exists() {
             break;
@@ -333,6 +334,75 @@ fn a_stream_and_an_upload_take_turns() {
     proxy.restart();
     let summary = sync(&lab, &src, &db, &proxy.url, vec![]).run().code(0).summary();
     assert!(summary["sent_blocks"].as_u64().unwrap() <= 1, "{summary}");
+    assert_same_tree(&src, &dst);
+}
+
+/// The rows that an upload has put, and a stream has changed since, are not mistaken for what they were.
+#[test]
+fn an_index_comes_again_after_a_stream_has_replaced_it() {
+    let lab = Lab::new();
+    let (src, dst, db) = (lab.path("src"), lab.dir("dst"), lab.path("db"));
+    let mut tree = mixed(&src, 416);
+    let mut proxy = lab.proxy(&dst);
+    let made = lab.index(&src);
+    let size = || args!["-s", SIZE.to_string(), "--json"];
+    lab.upload(&src, &made, &proxy.url, size()).code(0);
+    tree.noise("aaa-new", 100_000);
+    sync(&lab, &src, &db, &proxy.url, vec![]).run().code(0);
+    std::fs::remove_file(src.join("aaa-new")).unwrap();
+    lab.upload(&src, &made, &proxy.url, size()).code(0);
+    assert_eq!(proxy.status(0)["digest"], index::digest(&made));
+    lab.check(&dst, &made, vec![]).code(0);
+    proxy.kill9();
+    proxy.restart();
+    assert_eq!(proxy.status(0)["digest"], index::digest(&made));
+    assert_eq!(lab.upload(&src, &made, &proxy.url, size()).code(0).summary()["sent_blocks"], 0);
+}
+
+/// An index that is there goes to the receiver as a whole, which then forgets what it has: so it is there only when the receiver
+/// has it, too.
+#[test]
+fn a_receiver_that_falls_silent_leaves_no_index_here() {
+    let lab = Lab::new();
+    let (src, db) = (lab.path("src"), lab.path("db"));
+    Tree::new(&src, 418).noise("a", 1000);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/tar", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut head = [0; 16];
+                stream.read_exact(&mut head).unwrap();
+                if head.starts_with(b"GET") {
+                    let answer = "HTTP/1.1 404 Not Found\r\nx-tar-like: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    stream.write_all(answer.as_bytes()).unwrap();
+                    return;
+                }
+                // Takes everything, and says nothing.
+                let _ = std::io::copy(&mut stream, &mut std::io::sink());
+            });
+        }
+    });
+    let patience = args!["--stall-timeout", "3", "--block-timeout", "1"];
+    sync(&lab, &src, &db, &url, patience).run().code(1).says("gave up");
+    assert!(!db.exists());
+}
+
+#[test]
+fn a_receiver_that_refuses_the_index_can_have_it_later() {
+    let lab = Lab::new();
+    let (src, dst, db) = (lab.path("src"), lab.dir("dst"), lab.path("db"));
+    mixed(&src, 417);
+    {
+        let proxy = lab.proxy_with(&dst, args!["--max-index-size", "60K"]);
+        sync(&lab, &src, &db, &proxy.url, vec![]).run().code(1).says("--max-index-size");
+        assert!(!db.exists());
+        // Again, with the same end: nothing of it was kept that looks like the whole.
+        sync(&lab, &src, &db, &proxy.url, vec![]).run().code(1).says("--max-index-size");
+        assert!(!db.exists());
+    }
+    let proxy = lab.proxy(&dst);
+    sync(&lab, &src, &db, &proxy.url, vec![]).run().code(0);
     assert_same_tree(&src, &dst);
 }
 

@@ -5,6 +5,7 @@ use crate::archive::entry::{FileEntry, NodeKind};
 use crate::archive::log::{Digests, FileRow, LogRecord};
 use crate::archive::path::EntryPath;
 use crate::error::Result;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Where a batch says something else than the rows that are there.
@@ -13,7 +14,7 @@ pub struct Differences {
     /// From this file on, which starts at this byte of the archive, nothing that was received means anything any more.
     pub files_from: Option<(u64, u64)>,
     /// The same for these files alone: their digests are others.
-    pub files: Vec<(u64, Range<u64>)>,
+    pub files: BTreeMap<u64, Range<u64>>,
     /// From this directory or link on.
     pub(super) nodes_from: Option<u64>,
 }
@@ -59,7 +60,7 @@ impl GrowingIndex {
                         && let Some((file, true)) = self.file(*id)?
                         && !has_digests(&file, digests)
                     {
-                        differences.files.push((*id, file.range()));
+                        differences.files.insert(*id, file.range());
                     }
                 }
                 LogRecord::End(end) => {

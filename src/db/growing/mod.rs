@@ -12,6 +12,7 @@ use super::{INDEX_FORMAT, db_error, from_sql_int, sql_int};
 use crate::archive::digest::{Digest, IndexDigest};
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::log::{FileRow, LogDigest, LogEnd, LogRecord, first_digest};
+use crate::archive::path::printable;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -265,6 +266,9 @@ impl GrowingIndex {
         digest: LogDigest,
         settle: impl FnOnce(&Differences) -> Result<G>,
     ) -> Result<Appended> {
+        if self.sealed()?.is_some() {
+            return Err(refused("it goes on after its end"));
+        }
         let coming =
             records.iter().filter(|r| matches!(r, LogRecord::File(FileRow { digests: None, .. }))).count();
         if coming > 0 && self.pending()?.len() + coming > MOST_PENDING {
@@ -291,15 +295,10 @@ impl GrowingIndex {
         for record in records {
             self.apply(record, &mut at, &mut stored, &mut running, &mut appended)?;
         }
-        let finish = || -> rusqlite::Result<()> {
-            insert_head(&tx, &head, appended.range.start)?;
-            tx.commit()
-        };
-        finish().map_err(|e| self.error(e))?;
+        insert_head(&tx, &head, appended.range.start).map_err(|e| self.error(e))?;
+        self.check_size()?;
+        tx.commit().map_err(|e| self.error(e))?;
         (self.head, self.stored, self.running) = (head, stored, running);
-        if !appended.pending.is_empty() || appended.end.is_some() {
-            self.check_size()?;
-        }
         Ok(appended)
     }
 
@@ -385,7 +384,7 @@ impl GrowingIndex {
             ))
             .hint("use the same version of tar-like on all hosts"));
         }
-        let run = || -> rusqlite::Result<Option<String>> {
+        let run = || -> rusqlite::Result<Option<Vec<u8>>> {
             let linked = "SELECT EXISTS(SELECT 1 FROM tarlike_node WHERE kind='h')";
             if self.connection.query_row(linked, [], |row| row.get(0))? {
                 // Hard links name their target: only they ask for a path.
@@ -394,7 +393,7 @@ impl GrowingIndex {
             let lost = self
                 .connection
                 .query_row(
-                    "SELECT CAST(path AS TEXT) FROM tarlike_node n WHERE kind='h'
+                    "SELECT CAST(path AS BLOB) FROM tarlike_node n WHERE kind='h'
                      AND NOT EXISTS(SELECT 1 FROM tar WHERE tar.path = n.target) LIMIT 1",
                     [],
                     |row| row.get(0),
@@ -407,7 +406,7 @@ impl GrowingIndex {
             Ok(lost)
         };
         match run().map_err(|e| self.error(e))? {
-            Some(path) => Err(refused(format!("hard link \"{path}\" points to no file of it"))),
+            Some(path) => Err(refused(format!("hard link \"{}\" points to no file of it", printable(&path)))),
             None => Ok(()),
         }
     }

@@ -5,8 +5,8 @@ mod read;
 mod rows;
 mod scan;
 
-pub(super) use read::{Large, LargeReader};
-pub(super) use scan::{Contents, Scan, Scanned};
+pub(super) use read::{KEPT_BATCH_BYTES, Large, LargeReader};
+pub(super) use scan::{Content, Contents, Scan, Scanned};
 
 use crate::archive::digest::IndexDigest;
 use crate::db::index_read::Summary;

@@ -2,7 +2,7 @@
 
 use super::super::buffers::Buffers;
 use super::super::opener::Opener;
-use super::scan::{Contents, Scanned};
+use super::scan::{Content, Contents, Scanned};
 use crate::archive::digest::{ContentHasher, blake3, md5_of_each, update_pair};
 use crate::archive::entry::{FileEntry, Node, Origin};
 use crate::archive::log::Digests;
@@ -17,9 +17,11 @@ use std::io::Read;
 use std::sync::Arc;
 
 /// Files that are hashed by one thread in one go: so many …
-pub(super) const BATCH_FILES: usize = 256;
-/// … or so many bytes, whichever comes first.
-pub(super) const BATCH_BYTES: u64 = 1 << 20;
+pub(super) const BATCH_FILES: usize = 1024;
+/// … or so many bytes, whichever comes first: side by side, files take as long as the longest of them …
+const BATCH_BYTES: u64 = 8 << 20;
+/// … and fewer where the contents are kept.
+pub(in super::super) const KEPT_BATCH_BYTES: u64 = 4 << 20;
 /// Files of more bytes are not read whole.
 pub(super) const LARGE_BYTES: u64 = 4 << 20;
 const READ_BYTES: usize = 256 << 10;
@@ -81,12 +83,19 @@ pub(super) struct Reader<'a> {
     pub(super) monitor: &'a dyn Monitor,
 }
 
+impl Contents {
+    /// How many bytes of files go into a batch, if it has more than one.
+    pub(super) fn batch_bytes(&self) -> u64 {
+        if matches!(self, Self::Keep(_)) { KEPT_BATCH_BYTES } else { BATCH_BYTES }
+    }
+}
+
 impl Reader<'_> {
     /// Reads what must be read of a batch.
     pub(super) fn examine(&self, items: Vec<Item>) -> Vec<Outcome> {
         let mut buffer = self.buffers.take();
         buffer.clear();
-        buffer.reserve_exact(BATCH_BYTES as usize);
+        buffer.reserve_exact(self.contents.batch_bytes() as usize);
         let mut opener = Opener::new(self.base);
         let mut outcomes = Vec::with_capacity(items.len());
         // Where in `outcomes` the files stand whose digests are still to be computed, and where their contents end.
@@ -137,7 +146,7 @@ impl Reader<'_> {
             Contents::Keep(_) => Some(Bytes::from_owner(buffer)),
         };
         for ((position, stat, path, range), digests) in small.into_iter().zip(digests) {
-            let content = kept.as_ref().map(|kept| kept.slice(range));
+            let content = kept.as_ref().map(|batch| Content { batch: batch.clone(), range });
             let file = entry_of(&path, &stat, Some(digests));
             outcomes[position] = Outcome::Scanned(Scanned::File { file, same: false, content });
         }

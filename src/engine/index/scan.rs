@@ -4,7 +4,7 @@ use super::super::buffers::Buffers;
 use super::super::pipeline::{Feed, ordered};
 use super::IndexOptions;
 use super::former::FormerRows;
-use super::read::{BATCH_BYTES, BATCH_FILES, Candidate, Item, Large, Outcome, Reader};
+use super::read::{BATCH_FILES, Candidate, Item, Large, Outcome, Reader};
 use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
 use crate::archive::path::EntryPath;
 use crate::db::index_read::{IndexReader, Summary};
@@ -14,6 +14,7 @@ use crate::source::walk::{Found, FoundKind, Skipped, Walk};
 use crate::telemetry::{Monitor, Notice};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,7 +36,7 @@ pub(in super::super) enum Scanned {
         /// Whether the former index has this very row; its id is set then.
         same: bool,
         /// Where contents are kept.
-        content: Option<Bytes>,
+        content: Option<Content>,
     },
     /// A file that is too large to be kept in memory; it was only opened.
     Large(Large),
@@ -43,10 +44,18 @@ pub(in super::super) enum Scanned {
     Node(Node),
 }
 
+/// The content of a file, among those of its batch.
+pub(in super::super) struct Content {
+    /// All of them, one behind the other.
+    pub(in super::super) batch: Bytes,
+    /// Where this one is.
+    pub(in super::super) range: Range<usize>,
+}
+
 /// How many batches may be under way where only digests are kept …
 const WINDOW: usize = 256;
 /// … and where contents are.
-const WINDOW_WITH_CONTENTS: usize = 8;
+const WINDOW_WITH_CONTENTS: usize = 2;
 
 /// A folder that is about to be gone through.
 pub(in super::super) struct Scan {
@@ -86,7 +95,8 @@ impl Scan {
         let reader = Reader { base: &self.base, contents: &self.contents, buffers, monitor };
         let mut failed_links: HashSet<EntryPath> = HashSet::new();
         let mut skipped_count = 0;
-        let produce = |feed| walk_into(walk, feed, former, monitor);
+        let batch_bytes = self.contents.batch_bytes();
+        let produce = |feed| walk_into(walk, feed, batch_bytes, former, monitor);
         ordered(
             threads,
             window,
@@ -142,6 +152,7 @@ pub(super) fn former_index(options: &IndexOptions) -> Result<Option<(IndexReader
 fn walk_into(
     walk: &Walk,
     feed: Feed<Vec<Item>, Vec<Outcome>>,
+    most_bytes: u64,
     mut former: Option<&mut FormerRows>,
     monitor: &dyn Monitor,
 ) -> Result<()> {
@@ -166,7 +177,7 @@ fn walk_into(
             monitor.counters().total_bytes.add(size_bytes);
         }
         // A file that does not fit any more begins the next batch: contents of a batch are in memory at once.
-        if batch_bytes > 0 && batch_bytes + size_bytes > BATCH_BYTES {
+        if batch_bytes > 0 && batch_bytes + size_bytes > most_bytes {
             batch_bytes = 0;
             if !feed.push(std::mem::take(&mut batch)) {
                 return false;
@@ -174,7 +185,7 @@ fn walk_into(
         }
         batch.push(item);
         batch_bytes += size_bytes;
-        if batch.len() < BATCH_FILES && batch_bytes < BATCH_BYTES {
+        if batch.len() < BATCH_FILES && batch_bytes < most_bytes {
             return true;
         }
         batch_bytes = 0;

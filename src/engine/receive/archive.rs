@@ -280,9 +280,10 @@ impl Archive {
                 first = Some(if file.offset < range.start { file.id + 1 } else { file.id });
                 Ok(ControlFlow::Break(()))
             })?;
-            if let Some(file) = index.last_file_before(range.end)? {
+            index.files_in(range.end.saturating_sub(1)..range.end, |file| {
                 end = if file.range().end > range.end { file.id } else { file.id + 1 };
-            }
+                Ok(ControlFlow::Break(()))
+            })?;
             Ok(first.map_or(0..0, |first| first..end.max(first)))
         })
     }

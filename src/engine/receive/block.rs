@@ -99,7 +99,7 @@ impl Receiver {
         intake.commit()?;
         if put.index.is_none() && archive.state().done.covered() == archive.extent().total_bytes {
             // The last block of a legacy sender, which never says that it is done.
-            self.finish(put.tar_id, false)?;
+            self.finish(put.tar_id, None, false)?;
         }
         self.counters.blocks.add(1);
         self.counters.block_bytes.add(range.end - range.start);
@@ -206,13 +206,20 @@ impl Intake<'_> {
             self.archive.state().fail(file.id, &file.path, "the sender could not read it");
             return Ok(());
         }
-        let bytes = &content[(piece.start - block.start) as usize..(piece.end - block.start) as usize];
+        let bytes = |part: &Range<u64>| {
+            &content[(part.start - block.start) as usize..(part.end - block.start) as usize]
+        };
         if !whole {
-            self.archive.staging.write_at(&file, piece.start - range.start, bytes)?;
-            self.accepted.insert(piece);
+            // What is done may be hashed already: nobody would see that it has changed.
+            let gaps: Vec<Range<u64>> = self.archive.state().done.missing(piece).collect();
+            for gap in gaps {
+                self.archive.staging.write_at(&file, gap.start - range.start, bytes(&gap))?;
+                self.accepted.insert(gap);
+            }
             self.large.push(file);
             return Ok(());
         }
+        let bytes = bytes(&piece);
         if !proves(&file, bytes) {
             self.archive.state().fail(file.id, &file.path, publish::NOT_AS_INDEXED);
             self.rejected.push(file.id);

@@ -3,6 +3,7 @@
 use super::archive::Archive;
 use super::commit::lock;
 use super::{Receiver, publish};
+use crate::archive::digest::IndexDigest;
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::EntryPath;
 use crate::archive::protocol::{FAILED_NAMES, FailedFile, FinishAnswer};
@@ -20,6 +21,8 @@ pub struct FinishJob {
     ended: Condvar,
     partial: bool,
     generation: u64,
+    /// The index that it is about.
+    index: IndexDigest,
     /// How many bytes were done when it began.
     covered: u64,
 }
@@ -48,26 +51,27 @@ const MOST_THREADS: usize = 8;
 
 impl Receiver {
     /// Starts to finish an archive, or joins the `finish` that runs already. With `partial`, directories, links and empty
-    /// files are made although content is missing.
+    /// files are made although content is missing. `index` is what the sender has sent; a legacy sender names none.
     ///
     /// # Errors
-    /// There is no such archive, or storage failed earlier.
-    pub fn finish(self: &Arc<Self>, tar_id: u64, partial: bool) -> Result<Arc<FinishJob>> {
+    /// There is no such archive, another index is active, or storage failed earlier.
+    pub fn finish(
+        self: &Arc<Self>,
+        tar_id: u64,
+        index: Option<IndexDigest>,
+        partial: bool,
+    ) -> Result<Arc<FinishJob>> {
         self.committer.check()?;
         let archive = self.archive(tar_id)?;
-        if !archive.extent().sealed {
-            let what = format!(
-                "the index of archive {tar_id} is not complete: its sender is still at work, or was interrupted"
-            );
-            return Err(Error::new(ErrorKind::WrongIndex, what)
-                .hint("run the sender's command again; it goes on where it was"));
-        }
+        let index = index.unwrap_or(archive.extent().digest);
+        check_active(&archive, &index)?;
         let mut jobs = lock(&self.finishing);
         // A job that began before the last block came, or for another index, would answer for what was then.
         let covered = archive.state().done.covered();
         if let Some(job) = jobs.get(&tar_id)
             && lock(&job.outcome).is_none()
-            && (job.partial, job.generation, job.covered) == (partial, archive.generation, covered)
+            && (job.partial, job.generation, job.index, job.covered)
+                == (partial, archive.generation, index, covered)
         {
             return Ok(job.clone());
         }
@@ -76,6 +80,7 @@ impl Receiver {
             ended: Condvar::new(),
             partial,
             generation: archive.generation,
+            index,
             covered,
         });
         jobs.insert(tar_id, job.clone());
@@ -85,7 +90,7 @@ impl Receiver {
             // One at a time for each archive: two would take back and make the same things at once.
             let work = || {
                 let _one = lock(&archive.finish);
-                run(&receiver, &archive, partial)
+                run(&receiver, &archive, &index, partial)
             };
             // A crash must not leave those who wait for it without an answer.
             let outcome = std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
@@ -119,13 +124,36 @@ impl Failures {
     }
 }
 
-fn run(receiver: &Receiver, archive: &Archive, partial: bool) -> Result<FinishAnswer> {
+/// Whether `index` is what the archive has, and all of it.
+fn check_active(archive: &Archive, index: &IndexDigest) -> Result<()> {
+    let (active, tar_id) = (archive.extent(), archive.tar_id);
+    if !active.sealed {
+        let what = format!(
+            "the index of archive {tar_id} is not complete: its sender is still at work, or was interrupted"
+        );
+        return Err(Error::new(ErrorKind::WrongIndex, what)
+            .hint("run the sender's command again; it goes on where it was"));
+    }
+    if active.digest != *index {
+        let what = format!(
+            "index {index} of archive {tar_id} was sent, but another sender has put index {} in place",
+            active.digest
+        );
+        return Err(Error::new(ErrorKind::WrongIndex, what)
+            .hint("let only one sender at a time use the same archive number, or give --tar-id"));
+    }
+    Ok(())
+}
+
+fn run(receiver: &Receiver, archive: &Archive, index: &IndexDigest, partial: bool) -> Result<FinishAnswer> {
     archive.wait_for_provers();
     let _entered = archive.enter()?;
+    // A stream that begins anew waits until `finish` has ended; one that began before has taken this index away.
+    check_active(archive, index)?;
     confirm(receiver, archive)?;
     publish_complete(receiver, archive)?;
     let extent = archive.extent();
-    let missing_bytes = extent.total_bytes - archive.state().done.covered();
+    let missing_bytes = extent.total_bytes.saturating_sub(archive.state().done.covered());
     let mut failures = Failures::default();
     if missing_bytes == 0 || partial {
         empty_files(receiver, archive, &mut failures)?;

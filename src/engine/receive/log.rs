@@ -2,7 +2,7 @@
 
 use super::archive::{Archive, Extent};
 use super::commit::lock;
-use super::{Receiver, index_name};
+use super::{Receiver, remove_index};
 use crate::archive::log::{self, LogDigest, first_digest, next_digest};
 use crate::archive::protocol::{LogAnswer, STATUS_RANGES};
 use crate::db::growing::{Appended, Differences, GrowingIndex};
@@ -41,7 +41,10 @@ impl Receiver {
         };
         if growing.head().digest != *before {
             // Sent again because the answer was lost.
-            let Some(range) = growing.appended(&after)? else { return Err(other_stream(tar_id)) };
+            let Some(range) = growing.appended(&after)? else { return Err(lost_end(tar_id)) };
+            // Or because something failed after it was stored.
+            archive.set_extent(extent_of(growing)?);
+            archive.state().pending = growing.pending()?.into_iter().collect();
             return Ok(answer(&archive, &after, range));
         }
         let appended = growing.append(&records, after, |found| self.forget_differences(&archive, found))?;
@@ -51,8 +54,9 @@ impl Receiver {
             None => (after, false),
         };
         archive.set_extent(Extent { digest, files, total_bytes, sealed });
-        drop(slot);
+        // Before the next batch: it may bring the digests of a file that this one has brought.
         self.note_digests(&archive, &appended)?;
+        drop(slot);
         if let Some(end) = &appended.end {
             // The journal's next record must not be about an index that a power loss can take away.
             self.committer.sync()?;
@@ -68,21 +72,34 @@ impl Receiver {
 
     /// The archive that has `stream` as its log, which begins now if `before` is its start.
     fn archive_of(&self, tar_id: u64, stream: &LogDigest, before: &LogDigest) -> Result<Arc<Archive>> {
-        let _one = lock(&self.replacing);
-        let former = self.archives.read().unwrap_or_else(PoisonError::into_inner).get(&tar_id).cloned();
-        let is_active =
-            |archive: &Archive| lock(&archive.log).as_ref().is_some_and(|log| log.stream() == stream);
-        match former {
-            Some(archive) if is_active(&archive) => Ok(archive),
-            _ if *before != first_digest(stream) => Err(other_stream(tar_id)),
-            Some(archive) => self.begin_again(archive, stream),
+        let active = || {
+            let former = self.archives.read().unwrap_or_else(PoisonError::into_inner).get(&tar_id).cloned();
+            former.map(|archive| {
+                let same = lock(&archive.log).as_ref().is_some_and(|log| log.stream() == stream);
+                (archive, same)
+            })
+        };
+        if let Some((archive, true)) = active() {
+            return Ok(archive);
+        }
+        if *before != first_digest(stream) {
+            return Err(other_stream(tar_id));
+        }
+        let replacing = self.replacing(tar_id);
+        let _one = lock(&replacing);
+        match active() {
+            Some((archive, true)) => Ok(archive),
+            Some((archive, false)) => self.begin_again(archive, stream),
             None => {
-                let path = self.index_path(tar_id, stream);
+                let generation = self.next_generation(tar_id)?;
+                let path = self.index_path(tar_id, stream, generation);
+                // What an attempt left that met a full disk.
+                remove_index(&path);
                 let log = GrowingIndex::create(&path, stream, self.options.max_index_bytes)?;
                 drop(log);
                 self.committer.sync()?;
-                tracing::info!("archive {tar_id}: a new index begins as {}", index_name(tar_id, stream));
-                self.activate(tar_id, stream)
+                tracing::info!("archive {tar_id}: a new index begins as {stream}");
+                self.activate(tar_id, stream, generation)
             }
         }
     }
@@ -90,7 +107,6 @@ impl Receiver {
     /// A new stream for an archive that is there: what it says again, stays.
     fn begin_again(&self, archive: Arc<Archive>, stream: &LogDigest) -> Result<Arc<Archive>> {
         let mut slot = lock(&archive.log);
-        archive.wait_for_provers();
         let _finishing = lock(&archive.finish);
         let _paused = archive.pause()?;
         *slot = None;
@@ -113,17 +129,17 @@ impl Receiver {
         if found.files_from.is_none() && found.files.is_empty() {
             return Ok(None);
         }
-        // Provers enter the archive, too: whoever waits for it to be paused would wait for them for ever.
-        archive.wait_for_provers();
         let paused = archive.pause()?;
+        // The journal must not hear later of names that were given before.
+        self.committer.settle()?;
         let end = archive.extent();
         let mut gone: Vec<(Range<u64>, Range<u64>)> =
             found.files.iter().map(|(id, range)| (range.clone(), *id..id + 1)).collect();
         if let Some((first, offset)) = found.files_from {
             gone.push((offset..end.total_bytes.max(offset), first..end.files.max(first)));
         }
+        self.committer.rewrite(|journal| journal.forget(archive.tar_id, &gone))?;
         for (bytes, ids) in gone {
-            self.committer.rewrite(|journal| journal.forget(archive.tar_id, bytes.clone(), ids.clone()))?;
             let mut state = archive.state();
             let staged: Vec<Range<u64>> = state.published.missing(ids.clone()).collect();
             state.done.remove(bytes);
@@ -169,6 +185,14 @@ fn answer(archive: &Archive, after: &LogDigest, range: Range<u64>) -> LogAnswer 
         starts.zip(ends).filter(|(start, end)| start < end).take(STATUS_RANGES).collect()
     };
     LogAnswer { digest: after.to_string(), sealed: extent.sealed, held }
+}
+
+/// Batches are not synced one by one: a power loss takes the last ones, until a block is answered.
+fn lost_end(tar_id: u64) -> Error {
+    let what = format!(
+        "the receiver does not have the index of archive {tar_id} up to here; it was restarted, perhaps"
+    );
+    Error::new(ErrorKind::WrongIndex, what).hint("run the same command again: it goes on where it was")
 }
 
 fn other_stream(tar_id: u64) -> Error {

@@ -64,8 +64,8 @@ pub struct Receiver {
     archives: RwLock<HashMap<u64, Arc<Archive>>>,
     finishing: Mutex<HashMap<u64, Arc<FinishJob>>>,
     proofs: mpsc::Sender<Proof>,
-    /// Held while an index is put in place.
-    replacing: Mutex<()>,
+    /// Held, for each archive, while an index is put in place.
+    replacing: Mutex<HashMap<u64, Arc<Mutex<()>>>>,
     options: ReceiverOptions,
     /// Bodies and contents of blocks.
     pub buffers: Arc<Buffers>,
@@ -102,14 +102,15 @@ impl Receiver {
             archives: RwLock::default(),
             finishing: Mutex::default(),
             proofs,
-            replacing: Mutex::new(()),
+            replacing: Mutex::default(),
             options,
             buffers: Buffers::new(KEPT_BUFFERS),
             counters: ReceiverCounters::default(),
         });
         start_provers(&receiver, work)?;
         receiver.empty_state_folder("incoming", |_| false)?;
-        let named: Vec<String> = states.iter().map(|s| index_name(s.tar_id, &s.digest)).collect();
+        let named: Vec<String> =
+            states.iter().map(|s| index_name(s.tar_id, &s.digest, s.generation)).collect();
         // SQLite's own files beside an index begin with its name.
         receiver
             .empty_state_folder("archives", |name| named.iter().any(|named| name.starts_with(&**named)))?;
@@ -124,7 +125,7 @@ impl Receiver {
                     receiver.resume(&archive)?;
                     // A legacy sender puts its index once, and never says that it is done.
                     if options.legacy && archive.extent().sealed && !archive.state().finished {
-                        receiver.finish(tar_id, true)?;
+                        receiver.finish(tar_id, None, true)?;
                     }
                 }
                 // The sender puts the index again when it hears that there is none.
@@ -154,12 +155,21 @@ impl Receiver {
         clean().map_err(|e| Error::io(format!("cannot clean {}", path.display()), e))
     }
 
-    fn index_path(&self, tar_id: u64, digest: &IndexDigest) -> PathBuf {
-        self.sink.state_path().join("archives").join(index_name(tar_id, digest))
+    fn index_path(&self, tar_id: u64, name: &IndexDigest, generation: u64) -> PathBuf {
+        self.sink.state_path().join("archives").join(index_name(tar_id, name, generation))
+    }
+
+    /// The lock for putting an index in place.
+    fn replacing(&self, tar_id: u64) -> Arc<Mutex<()>> {
+        lock(&self.replacing).entry(tar_id).or_default().clone()
+    }
+
+    fn next_generation(&self, tar_id: u64) -> Result<u64> {
+        self.committer.rewrite(|journal| journal.next_generation(tar_id))
     }
 
     fn load(&self, state: ArchiveState) -> Result<Arc<Archive>> {
-        let path = self.index_path(state.tar_id, &state.digest);
+        let path = self.index_path(state.tar_id, &state.digest, state.generation);
         let log = GrowingIndex::open(&path, self.options.max_index_bytes)?;
         let (extent, pending) = match &log {
             Some(log) => (log::extent_of(log)?, log.pending()?.into_iter().collect()),
@@ -256,7 +266,8 @@ impl Receiver {
             )
             .hint("it was changed on the way, or edited after it was made; make a new one with: tar-like index -c"));
         }
-        let _one = lock(&self.replacing);
+        let replacing = self.replacing(tar_id);
+        let _one = lock(&replacing);
         let former = self.archives.read().unwrap_or_else(PoisonError::into_inner).get(&tar_id).cloned();
         let answer = |complete| IndexAnswer {
             rc: "ok".to_string(),
@@ -269,7 +280,8 @@ impl Receiver {
             let finished = former.state().finished;
             return Ok(answer(finished));
         }
-        let path = self.index_path(tar_id, &written.digest);
+        let generation = self.next_generation(tar_id)?;
+        let path = self.index_path(tar_id, &written.digest, generation);
         std::fs::rename(&imported, &path)
             .map_err(|e| Error::io(format!("cannot put {} in place", path.display()), e))?;
         // The journal must never name an index that a power loss can take away.
@@ -277,7 +289,7 @@ impl Receiver {
         if let Some(former) = &former {
             former.retire();
         }
-        let outcome = self.activate(tar_id, &written.digest);
+        let outcome = self.activate(tar_id, &written.digest, generation);
         match (&outcome, former) {
             (Ok(_), Some(former)) => {
                 remove_index(&former.index_path);
@@ -303,13 +315,12 @@ impl Receiver {
     fn finish_legacy(self: &Arc<Self>, tar_id: u64, expected: Option<&IndexDigest>) -> Result<()> {
         if expected.is_none() {
             // It runs on if it takes longer; such a sender waits for no answer but that it has one.
-            self.finish(tar_id, true)?.wait(LEGACY_PATIENCE)?;
+            self.finish(tar_id, None, true)?.wait(LEGACY_PATIENCE)?;
         }
         Ok(())
     }
 
-    fn activate(&self, tar_id: u64, digest: &IndexDigest) -> Result<Arc<Archive>> {
-        let generation = self.committer.rewrite(|journal| journal.next_generation(tar_id))?;
+    fn activate(&self, tar_id: u64, digest: &IndexDigest, generation: u64) -> Result<Arc<Archive>> {
         // Everything that can fail comes before the journal says which index is active.
         let archive = self.load(ArchiveState {
             tar_id,
@@ -361,8 +372,9 @@ fn sealed_extent(path: &Path, name: &IndexDigest) -> Result<Extent> {
     Ok(Extent { digest, files, total_bytes, sealed: true })
 }
 
-fn index_name(tar_id: u64, digest: &IndexDigest) -> String {
-    format!("{tar_id}-{digest}.sqlite")
+/// Never used twice: the rows of an index that came as a whole may have been replaced by those of a stream since.
+fn index_name(tar_id: u64, name: &IndexDigest, generation: u64) -> String {
+    format!("{tar_id}-{name}.{generation}.sqlite")
 }
 
 /// An index that grew has files of SQLite's beside it.

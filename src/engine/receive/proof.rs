@@ -51,6 +51,13 @@ impl Receiver {
 
 impl Proof {
     fn run(&self, receiver: &Receiver) {
+        // Held from before the hash is taken until it is back: whoever keeps everybody out finds every hash in its place.
+        let Ok(_entered) = self.archive.enter() else {
+            // An index that was replaced meanwhile: nobody wants this file any more.
+            self.archive.state().proving.remove(&self.id);
+            self.archive.notify();
+            return;
+        };
         let mut hashed = self.archive.begin_hashing(self.id);
         let outcome = self.prove(receiver, &mut hashed);
         if let Err(e) = &outcome {
@@ -72,11 +79,6 @@ impl Proof {
 
     /// True says that nobody need prove the file any more; false, that it is not complete, and another job will come.
     fn prove(&self, receiver: &Receiver, hashed: &mut Option<Hashed>) -> Result<bool> {
-        // An index that was replaced meanwhile: nobody wants this file any more.
-        let Ok(_entered) = self.archive.enter() else {
-            *hashed = None;
-            return Ok(true);
-        };
         // Looked up only now: the row may have been taken back since.
         let Some(file) = self.archive.file(self.id)? else {
             *hashed = None;
@@ -94,7 +96,10 @@ impl Proof {
             (state.proving.contains(&self.id), there)
         };
         if wanted && complete {
-            publish::prove(receiver, &self.archive, &file, hashed.take())?;
+            // Its digests may have come while it was being hashed.
+            if let Some(file) = self.archive.file(self.id)? {
+                publish::prove(receiver, &self.archive, &file, hashed.take())?;
+            }
         }
         // Wanted and not complete: it was taken back meanwhile.
         Ok(wanted)

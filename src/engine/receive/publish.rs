@@ -159,7 +159,7 @@ pub(super) fn take_back(receiver: &Receiver, archive: &Archive, file: &FileEntry
     archive.staging.remove(file.id);
     receiver
         .committer
-        .rewrite(|journal| journal.forget(archive.tar_id, file.range(), file.id..file.id + 1))?;
+        .rewrite(|journal| journal.forget(archive.tar_id, &[(file.range(), file.id..file.id + 1)]))?;
     let mut state = archive.state();
     state.done.remove(file.range());
     state.published.remove(file.id..file.id + 1);

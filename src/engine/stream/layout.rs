@@ -1,7 +1,9 @@
 //! Laying out the archive in the order of the walk: rows for the index here, the same for the log, contents for the blocks.
 
 use super::super::buffers::Buffers;
-use super::super::index::{Contents, IndexOptions, IndexReport, Large, LargeReader, Scan, Scanned, now_s};
+use super::super::index::{
+    Content, Contents, IndexOptions, IndexReport, KEPT_BATCH_BYTES, Large, LargeReader, Scan, Scanned, now_s,
+};
 use super::LogPart;
 use super::assemble::{Assembler, Block, Closed};
 use crate::archive::entry::{FileEntry, Origin};
@@ -13,12 +15,15 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender as AsyncSender;
+use tokio::sync::oneshot;
 
 /// What to lay out, and where it goes.
 pub(super) struct Plan {
     pub(super) index: IndexOptions,
     pub(super) block_size: u64,
     pub(super) log: AsyncSender<LogPart>,
+    /// Told when the receiver has all of the log.
+    pub(super) log_taken: oneshot::Receiver<()>,
     pub(super) blocks: AsyncSender<Block>,
     /// Complete blocks that may exist at once.
     pub(super) slots: usize,
@@ -31,7 +36,8 @@ const PART_BYTES: usize = 1 << 20;
 const SIDE_BY_SIDE: usize = 2;
 /// Threads that do so: as many as are worth the memory for what they have begun to put together.
 const LARGE_THREADS: usize = 2;
-const PIECE_BYTES: usize = 1 << 20;
+/// As long as a batch of small files, so that no short piece holds a long buffer.
+const PIECE_BYTES: usize = KEPT_BATCH_BYTES as usize;
 /// Buffers for contents that are kept for the next use.
 const KEPT_BUFFERS: usize = 128;
 
@@ -71,6 +77,7 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
             jobs: jobs_in,
             done: done_out,
             outstanding: 0,
+            held: None,
         };
         for _ in 0..LARGE_THREADS.min(plan.index.threads / SIDE_BY_SIDE).max(1) {
             let done_in = done_in.clone();
@@ -80,7 +87,7 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
         // Only they hold these from now on: when they have given up, laying out learns that.
         drop((done_in, jobs_out));
         let skipped = scan.run(plan.index.threads, monitor, |scanned| layout.take(scanned))?;
-        layout.finish(&plan.index, started_s, skipped)
+        layout.finish(&plan.index, plan.log_taken, started_s, skipped)
     })
 }
 
@@ -160,6 +167,8 @@ struct Layout<'a> {
     jobs: SyncSender<Job>,
     done: Receiver<Done>,
     outstanding: usize,
+    /// Content with where it begins in the archive, before it goes on.
+    held: Option<(u64, Content)>,
 }
 
 /// Whoever closed the channel knows better why.
@@ -182,10 +191,11 @@ impl Layout<'_> {
             Scanned::File { file, content, .. } => {
                 let offset = self.lay_out(file, true)?;
                 if let Some(content) = content {
-                    self.assembler.add(offset, content, None)?;
+                    self.hold(offset, content)?;
                 }
             }
             Scanned::Large(large) => {
+                self.release()?;
                 let id = self.writer.files();
                 let offset = self.lay_out(large.entry(), false)?;
                 // Its digests must not overtake its row.
@@ -199,6 +209,28 @@ impl Layout<'_> {
             }
         }
         if self.records.len() >= PART_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Neighbours of one batch go on as one piece: a block may have room for a hundred thousand files.
+    fn hold(&mut self, offset: u64, content: Content) -> Result<()> {
+        if let Some((start, held)) = &mut self.held
+            && *start + held.range.len() as u64 == offset
+            && held.range.end == content.range.start
+            && held.batch.as_ptr() == content.batch.as_ptr()
+        {
+            held.range.end = content.range.end;
+            return Ok(());
+        }
+        self.release()?;
+        self.held = Some((offset, content));
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<()> {
+        if let Some((offset, Content { batch, range })) = self.held.take() {
+            self.assembler.add(offset, batch.slice(range), None)?;
+        }
+        Ok(())
     }
 
     /// Gives a file its place; returns where it starts.
@@ -228,15 +260,24 @@ impl Layout<'_> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        if self.records.is_empty() {
-            return Ok(());
-        }
-        let part = LogPart { records: std::mem::take(&mut self.records), end: self.writer.total_bytes() };
+        if self.records.is_empty() { Ok(()) } else { self.send_part(false) }
+    }
+
+    fn send_part(&mut self, last: bool) -> Result<()> {
+        let end = self.writer.total_bytes();
+        let part = LogPart { records: std::mem::take(&mut self.records), end, last };
         self.log.blocking_send(part).map_err(|_| closed())
     }
 
-    fn finish(mut self, options: &IndexOptions, started_s: u64, skipped: u64) -> Result<IndexReport> {
+    fn finish(
+        mut self,
+        options: &IndexOptions,
+        log_taken: oneshot::Receiver<()>,
+        started_s: u64,
+        skipped: u64,
+    ) -> Result<IndexReport> {
         self.flush()?;
+        self.release()?;
         let total_bytes = self.writer.total_bytes();
         self.assembler.end(total_bytes)?;
         while self.outstanding > 0 {
@@ -252,8 +293,12 @@ impl Layout<'_> {
         };
         // Before the index here is complete: the receiver proves its own meanwhile.
         log::push(&mut self.records, &LogRecord::End(end));
-        self.flush()?;
-        let written = self.writer.finish(&options.base_bytes(), 1, started_s)?;
+        self.send_part(true)?;
+        drop(self.log);
+        let sealed = self.writer.seal(&options.base_bytes(), 1, started_s)?;
+        // An index that is there goes to the receiver as a whole: it must not be, before the receiver has it as well.
+        log_taken.blocking_recv().map_err(|_| closed())?;
+        let written = sealed.put_in_place()?;
         Ok(IndexReport {
             digest: written.digest,
             files: written.files,

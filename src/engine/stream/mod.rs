@@ -22,12 +22,14 @@ use crate::remote::Client;
 use crate::telemetry::{Monitor, Notice};
 use assemble::Block;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// A part of the log, and where the archive ends with it.
 struct LogPart {
     records: Vec<u8>,
     end: u64,
+    /// Nothing follows.
+    last: bool,
 }
 
 /// Parts of the log that may wait to be sent, at most [`layout::PART_BYTES`] each.
@@ -54,18 +56,20 @@ pub async fn stream(
     // Of the blocks that are under way at once, one is still being put together.
     let slots = upload.workers.saturating_sub(1).max(1);
     let (blocks_in, blocks_out) = mpsc::channel::<Block>(slots);
+    let (log_taken_in, log_taken) = oneshot::channel();
     let plan = layout::Plan {
         index,
         block_size: upload.block_size,
         log: log_in,
         blocks: blocks_in,
+        log_taken,
         slots,
         runtime: tokio::runtime::Handle::current(),
     };
     let theirs = monitor.clone();
     let laid_out = tokio::task::spawn_blocking(move || layout::run(plan, &*theirs));
     let sender = send::Sender::new(upload, stream, client, monitor);
-    let sent = sender.run(log_out, blocks_out).await;
+    let sent = sender.run(log_out, log_taken_in, blocks_out).await;
     // When sending ends early, laying out finds its channels closed, and ends as well.
     let laid_out =
         laid_out.await.map_err(|e| Error::new(ErrorKind::Internal, "indexing crashed").because(e))?;

@@ -1,13 +1,12 @@
 //! Sending the log, one batch after the other, and blocks, several at once.
 
 use super::super::buffers::Buffers;
-use super::super::pace::Pace;
+use super::super::pace::{Pace, thread_time};
 use super::super::upload::UploadOptions;
 use super::assemble::Block;
 use super::{LogPart, Prefix};
 use crate::archive::block_digest::BlockHasher;
 use crate::archive::codec::{self, Compression};
-
 use crate::archive::frame::Frame;
 use crate::archive::log::{LogDigest, first_digest, next_digest};
 use crate::archive::ranges::RangeSet;
@@ -16,8 +15,7 @@ use crate::remote::{BlockBody, Client, LogBatch};
 use crate::telemetry::{Monitor, Notice};
 use bytes::Bytes;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 
 /// A batch takes more parts as long as it has fewer bytes.
@@ -72,6 +70,7 @@ impl Sender {
     pub(super) async fn run(
         self: Arc<Self>,
         log: mpsc::Receiver<LogPart>,
+        log_taken: oneshot::Sender<()>,
         blocks: mpsc::Receiver<Block>,
     ) -> Result<()> {
         let start = Acknowledged { prefix: first_digest(&self.stream), end: 0 };
@@ -89,7 +88,7 @@ impl Sender {
             });
         }
         drop((blocks, acknowledged));
-        tasks.spawn(async move { self.send_log(log, tell).await });
+        tasks.spawn(async move { self.send_log(log, log_taken, tell).await });
         while let Some(outcome) = tasks.join_next().await {
             // Leaving drops the set, which stops the other tasks and closes the channels.
             outcome.map_err(|e| Error::new(ErrorKind::Internal, "a sending task crashed").because(e))??;
@@ -100,26 +99,27 @@ impl Sender {
     async fn send_log(
         self: Arc<Self>,
         mut log: mpsc::Receiver<LogPart>,
+        taken: oneshot::Sender<()>,
         tell: watch::Sender<Acknowledged>,
     ) -> Result<()> {
         let mut before = first_digest(&self.stream);
-        while let Some(LogPart { records: mut batch, mut end }) = log.recv().await {
+        while let Some(LogPart { records: mut batch, mut end, mut last }) = log.recv().await {
             while batch.len() < BATCH_BYTES
                 && let Ok(more) = log.try_recv()
             {
                 batch.extend(more.records);
-                end = more.end;
+                (end, last) = (more.end, more.last);
             }
             let after = next_digest(&before, &batch);
             let length = batch.len() as u64;
             let body = spawn_blocking(move || {
                 let mut body = Vec::new();
                 codec::encode(&batch, Compression::Auto, &mut body);
-                Bytes::from(body)
+                Frame::from(Bytes::from(body))
             })
             .await
             .map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").because(e))?;
-            let batch = LogBatch { body, length, stream: self.stream, before };
+            let batch = LogBatch { body, length, stream: self.stream, before, last };
             let answer = match self.client.append_log(&batch).await {
                 // Damaged on the way, most likely.
                 Err(e) if e.kind() == ErrorKind::BadBlock => self.client.append_log(&batch).await?,
@@ -133,6 +133,8 @@ impl Sender {
             // Nobody waits when the last block has left.
             let _ = tell.send(Acknowledged { prefix: after, end });
         }
+        // Fails only if laying out has failed.
+        let _ = taken.send(());
         Ok(())
     }
 
@@ -194,10 +196,10 @@ impl Sender {
                 content.clear();
                 block.pieces.iter().for_each(|piece| content.extend_from_slice(piece));
                 drop(block.pieces);
-                let (mut frame, start) = (self.buffers.take(), Instant::now());
+                let (mut frame, start) = (self.buffers.take(), thread_time());
                 let compressed = codec::encode(&content, compression, &mut frame);
                 if compressed {
-                    self.pace.compressed(content.len(), start.elapsed());
+                    self.pace.compressed(content.len(), thread_time().saturating_sub(start));
                 }
                 (Frame::from(Bytes::from_owner(frame)), compressed)
             }

@@ -1,7 +1,7 @@
 //! Preparing and sending one block, and remembering what failed.
 
 use super::super::buffers::Buffers;
-use super::super::pace::Pace;
+use super::super::pace::{Pace, thread_time};
 use super::report::{FailedEntry, UploadReport};
 use super::{Upload, blocking};
 use crate::archive::block_digest::BlockHasher;
@@ -22,7 +22,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 /// Why the receiver refuses a file whose bytes arrived as they were sent.
 const CHANGED: &str = "its content is not what the index says: it changed after it was indexed";
@@ -170,10 +169,10 @@ impl Sender {
         let (body, compressed) = match self.pace.choose() {
             Compression::None => (Frame::stored(&[bytes::Bytes::from_owner(content)]), false),
             compression => {
-                let (mut frame, start) = (self.buffers.take(), Instant::now());
+                let (mut frame, start) = (self.buffers.take(), thread_time());
                 let compressed = codec::encode(&content, compression, &mut frame);
                 if compressed {
-                    self.pace.compressed(content.len(), start.elapsed());
+                    self.pace.compressed(content.len(), thread_time().saturating_sub(start));
                 }
                 (Frame::from(bytes::Bytes::from_owner(frame)), compressed)
             }

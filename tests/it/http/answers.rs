@@ -144,6 +144,12 @@ fn finish_says_what_is_missing() {
     refused(&finish(b"nonsense"), 400);
     refused(&finish(b"[1]"), 400);
     refused(&finish(&vec![b' '; 100_000]), 413);
+    // Whoever has sent another index must not hear that all is well.
+    let named =
+        |digest: &str| setting.proxy.request("POST", "/tar/0/finish", &[("x-tar-like-index", digest)], b"{}");
+    assert_eq!(named(&crate::support::index::digest(&setting.db)).status, 200);
+    refused(&named(&"ab".repeat(32)), 409);
+    refused(&named("nonsense"), 400);
     assert_eq!(finish(b"{\"partial\":true}").json()["complete"], false);
     assert!(setting.dst.join("empty").exists(), "partial makes what can be made");
     for number in 1..4 {

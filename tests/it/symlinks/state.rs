@@ -89,7 +89,7 @@ fn links_in_the_state_folder() {
         ("staging/7.9", "staging/7.9"),
         ("incoming/x", "incoming/x"),
         ("archives/x", "archives"),
-        (&*format!("archives/0-{digest}.sqlite"), "other.sqlite"),
+        (&*format!("archives/0-{digest}.1.sqlite"), "other.sqlite"),
     ];
     let mut wrong = Vec::new();
     for (name, target) in names {
