@@ -2,8 +2,8 @@
 //! folders with [`Tree`], runs the program with `lab.run(args![...])` (captured, with a time limit, no environment but PATH),
 //! starts receivers with `lab.proxy(&base)` (killed when dropped), and compares with [`assert_same_tree`], which knows nothing
 //! of the program. [`http`] speaks raw HTTP, [`index`] makes and reads index databases by plain SQL and makes LZ4 frames as the
-//! original program does. A tool that is missing fails the test with the command that installs it ([`need_tool`]); what a
-//! machine cannot give at all is said by [`skip`].
+//! original program does, [`s3`] serves buckets. A tool that is missing fails the test with the command that installs it
+//! ([`need_tool`]); what a machine cannot give at all is said by [`skip`].
 
 #[macro_use]
 pub(crate) mod run;
@@ -12,6 +12,7 @@ pub(crate) mod index;
 pub(crate) mod original;
 pub(crate) mod proxy;
 pub(crate) mod relay;
+pub(crate) mod s3;
 pub(crate) mod same;
 pub(crate) mod stop;
 pub(crate) mod stress;
