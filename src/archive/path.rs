@@ -64,15 +64,19 @@ impl EntryPath {
         if bytes.len() > MAX_PATH_BYTES {
             return Err(PathError::TooLong);
         }
-        for (position, name) in bytes.split(|&b| b == b'/').enumerate() {
+        for name in bytes.split(|&b| b == b'/') {
             match name {
                 b"" => return Err(PathError::EmptyComponent),
                 b"." | b".." => return Err(PathError::DotComponent),
                 _ if name.len() > MAX_NAME_BYTES => return Err(PathError::TooLong),
-                _ if name.contains(&0) => return Err(PathError::Nul),
-                _ if position == 0 && name == STATE_DIR.as_bytes() => return Err(PathError::Reserved),
                 _ => {}
             }
+        }
+        if bytes.contains(&0) {
+            return Err(PathError::Nul);
+        }
+        if bytes.strip_prefix(STATE_DIR.as_bytes()).is_some_and(|rest| matches!(rest, [] | [b'/', ..])) {
+            return Err(PathError::Reserved);
         }
         Ok(Self(bytes))
     }

@@ -10,7 +10,7 @@ use crate::db::index_read::IndexReader;
 use crate::db::paths::PathTable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::{Folder, is_kind, is_same_time, meta_of};
-use crate::source::walk::{FoundKind, Walk};
+use crate::source::walk::Walk;
 use crate::telemetry::Monitor;
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
@@ -357,7 +357,7 @@ fn report_extra(options: &CheckOptions, report: &mut impl FnMut(&Finding) -> Res
     Walk::new(&options.base, Vec::new(), &[&options.database])?.run(|found| {
         let path = match found {
             // An index of the original program lists no directories: they are no difference.
-            Ok(found) if plain && matches!(found.kind, FoundKind::Dir) => return true,
+            Ok(found) if plain && found.is_dir() => return true,
             Ok(found) => match known.kind_of(found.path.as_bytes()) {
                 Ok(Some(_)) => return true,
                 Ok(None) => found.path.to_string(),

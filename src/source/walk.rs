@@ -2,13 +2,25 @@
 
 use crate::archive::path::{EntryPath, MAX_PATH_BYTES, PARTIAL_INFIX, PathError, printable};
 use crate::error::{Error, ErrorKind, Result};
+use crate::folder::{Folder, mtime_ns};
 use regex::bytes::Regex;
+use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
 use std::collections::HashSet;
-use std::fs::{FileType, Metadata};
+use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
+
+/// One entry of a folder, of which only the name was seen.
+pub struct Seen {
+    /// Relative to the base folder.
+    pub path: EntryPath,
+    is_dir: bool,
+    /// A folder with files of ours in it.
+    own: bool,
+}
 
 /// One entry of a folder.
 pub struct Found {
@@ -17,7 +29,7 @@ pub struct Found {
     /// What it is.
     pub kind: FoundKind,
     /// The entry itself, links not followed.
-    pub metadata: Metadata,
+    pub stat: Stat,
     /// When its content changed, in nanoseconds since 1970.
     pub mtime_ns: i64,
 }
@@ -76,12 +88,12 @@ impl Walk {
         Ok(Self { base: resolved, exclude, own, own_folders })
     }
 
-    /// Gives every entry but the base itself, a directory before what it contains, the names of one directory in the order
+    /// Gives the name of every entry but the base itself, a directory before what it contains, the names of one directory in the order
     /// of their bytes. `each` returns false to stop. What cannot be walked, sent or named is skipped, with the reason.
     ///
     /// # Errors
     /// The base folder itself cannot be read.
-    pub fn run(&self, mut each: impl FnMut(std::result::Result<Found, Skipped>) -> bool) -> Result<()> {
+    pub fn run(&self, mut each: impl FnMut(std::result::Result<Seen, Skipped>) -> bool) -> Result<()> {
         let mut entries = WalkDir::new(&self.base).min_depth(1).sort_by_file_name().into_iter();
         while let Some(entry) = entries.next() {
             let entry = match entry {
@@ -133,16 +145,8 @@ impl Walk {
                     continue;
                 }
             };
-            let found =
-                look_at(&entry, entry.file_type()).map(|(kind, metadata)| (path.clone(), kind, metadata));
-            let item = match found {
-                Ok((path, kind, metadata)) => {
-                    let own = matches!(kind, FoundKind::Dir) && self.own_folders.contains(entry.path());
-                    let mtime_ns = if own { self.newest_inside(entry.path()) } else { mtime_ns(&metadata) };
-                    Ok(Found { path, kind, metadata, mtime_ns })
-                }
-                Err(reason) => Err(Skipped { path: path.to_string(), reason }),
-            };
+            let is_dir = entry.file_type().is_dir();
+            let item = Ok(Seen { path, is_dir, own: is_dir && self.own_folders.contains(entry.path()) });
             if !each(item) {
                 return Ok(());
             }
@@ -151,7 +155,8 @@ impl Walk {
     }
 
     /// The time of the newest entry of a folder that is not ours; 0 for an empty folder.
-    fn newest_inside(&self, folder: &Path) -> i64 {
+    fn newest_inside(&self, folder: &EntryPath) -> i64 {
+        let folder = self.base.join(OsStr::from_bytes(folder.as_bytes()));
         let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
         entries
             .flatten()
@@ -161,13 +166,18 @@ impl Walk {
                 !self.own.contains(relative) && !self.own.iter().any(|own| is_partial(relative, own))
             })
             .filter_map(|entry| entry.metadata().ok())
-            .map(|metadata| mtime_ns(&metadata))
+            .map(|metadata| {
+                metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
+            })
             .max()
             .unwrap_or(0)
     }
 
+    /// Of a path that a walk has made, which begins with the base, byte for byte.
     fn relative<'p>(&self, path: &'p Path) -> &'p [u8] {
-        path.strip_prefix(&self.base).unwrap_or(path).as_os_str().as_bytes()
+        let path = path.as_os_str().as_bytes();
+        let rest = path.strip_prefix(self.base.as_os_str().as_bytes()).unwrap_or(path);
+        rest.strip_prefix(b"/").unwrap_or(rest)
     }
 }
 
@@ -176,35 +186,72 @@ fn is_partial(path: &[u8], database: &[u8]) -> bool {
     path.strip_prefix(database).is_some_and(|rest| rest.starts_with(PARTIAL_INFIX.as_bytes()))
 }
 
-fn mtime_ns(metadata: &Metadata) -> i64 {
-    metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
+impl Seen {
+    /// Whether it is a directory, as far as its name tells.
+    #[must_use]
+    pub fn is_dir(&self) -> bool {
+        self.is_dir
+    }
 }
 
-fn look_at(entry: &walkdir::DirEntry, kind: FileType) -> std::result::Result<(FoundKind, Metadata), String> {
-    let cannot = |e: &dyn std::fmt::Display| format!("it cannot be looked at: {e}");
-    let metadata = entry.metadata().map_err(|e| match e.io_error() {
-        Some(e) => cannot(e),
-        None => cannot(&e),
-    })?;
-    let kind = if kind.is_file() {
-        FoundKind::File
-    } else if kind.is_dir() {
-        FoundKind::Dir
-    } else if kind.is_symlink() {
-        let target = std::fs::read_link(entry.path()).map_err(|e| cannot(&e))?.into_os_string().into_vec();
-        if target.len() > MAX_PATH_BYTES {
-            return Err("the target of the symbolic link is too long".to_string());
+/// Looks at what a walk has seen. Several may do so at once: looking takes longer than walking.
+pub struct Looker<'a> {
+    walk: &'a Walk,
+    base: &'a Folder,
+    /// Most entries share their folder with the next.
+    last: Option<(Vec<u8>, Folder)>,
+}
+
+impl<'a> Looker<'a> {
+    /// `base` is the folder that `walk` walks.
+    #[must_use]
+    pub fn new(walk: &'a Walk, base: &'a Folder) -> Self {
+        Self { walk, base, last: None }
+    }
+
+    /// What the entry is. It is left out, with the reason, if it has no content that could be sent, or is gone.
+    ///
+    /// # Errors
+    /// Why it is left out.
+    pub fn look(&mut self, seen: Seen) -> std::result::Result<Found, Skipped> {
+        let Seen { path, own, .. } = seen;
+        match self.kind_of(&path) {
+            Ok((kind, stat)) => {
+                let own = own && matches!(kind, FoundKind::Dir);
+                let mtime_ns = if own { self.walk.newest_inside(&path) } else { mtime_ns(&stat) };
+                Ok(Found { path, kind, stat, mtime_ns })
+            }
+            Err(reason) => Err(Skipped { path: path.to_string(), reason }),
         }
-        FoundKind::Symlink(target)
-    } else {
-        let what = if kind.is_fifo() {
-            "a FIFO"
-        } else if kind.is_socket() {
-            "a socket"
-        } else {
-            "a device"
+    }
+
+    fn kind_of(&mut self, path: &EntryPath) -> std::result::Result<(FoundKind, Stat), String> {
+        let cannot = |e: Errno| format!("it cannot be looked at: {}", std::io::Error::from(e));
+        let (parent, name) = path.split();
+        if self.last.as_ref().is_none_or(|(last, _)| last != parent) {
+            self.last = Some((parent.to_vec(), self.base.open_folder(parent).map_err(cannot)?));
+        }
+        let folder = self.last.as_ref().map_or(self.base, |(_, folder)| folder);
+        let stat = folder.stat(name).map_err(cannot)?.ok_or_else(|| cannot(Errno::NOENT))?;
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => FoundKind::File,
+            FileType::Directory => FoundKind::Dir,
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(folder, name, Vec::new()).map_err(cannot)?.into_bytes();
+                if target.len() > MAX_PATH_BYTES {
+                    return Err("the target of the symbolic link is too long".to_string());
+                }
+                FoundKind::Symlink(target)
+            }
+            other => {
+                let what = match other {
+                    FileType::Fifo => "a FIFO",
+                    FileType::Socket => "a socket",
+                    _ => "a device",
+                };
+                return Err(format!("it is {what}, which has no content to copy"));
+            }
         };
-        return Err(format!("it is {what}, which has no content to copy"));
-    };
-    Ok((kind, metadata))
+        Ok((kind, stat))
+    }
 }

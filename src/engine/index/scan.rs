@@ -9,13 +9,12 @@ use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
 use crate::archive::path::EntryPath;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::error::{Error, ErrorKind, Result};
-use crate::folder::Folder;
-use crate::source::walk::{Found, FoundKind, Skipped, Walk};
+use crate::folder::{Folder, ctime_ns, meta_of};
+use crate::source::walk::{Found, FoundKind, Looker, Seen, Skipped, Walk};
 use crate::telemetry::{Monitor, Notice};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -96,7 +95,8 @@ impl Scan {
         let mut failed_links: HashSet<EntryPath> = HashSet::new();
         let mut skipped_count = 0;
         let batch_bytes = self.contents.batch_bytes();
-        let produce = |feed| walk_into(walk, feed, batch_bytes, former, monitor);
+        let base = &self.base;
+        let produce = |feed| walk_into(walk, base, threads, feed, batch_bytes, former, monitor);
         ordered(
             threads,
             window,
@@ -149,8 +149,15 @@ pub(super) fn former_index(options: &IndexOptions) -> Result<Option<(IndexReader
     Ok(Some((reader, summary)))
 }
 
+/// Entries that one thread looks at in one go …
+const LOOK_AT: usize = 256;
+/// … and how often so many may be under way.
+const LOOK_AHEAD: usize = 8;
+
 fn walk_into(
     walk: &Walk,
+    base: &Folder,
+    threads: usize,
     feed: Feed<Vec<Item>, Vec<Outcome>>,
     most_bytes: u64,
     mut former: Option<&mut FormerRows>,
@@ -159,43 +166,61 @@ fn walk_into(
     // Only files with several names need to be remembered, and only until all of them were seen.
     let mut links: HashMap<(u64, u64), (EntryPath, u64)> = HashMap::new();
     let (mut batch, mut batch_bytes) = (Vec::new(), 0);
-    let mut failure = None;
+    // Whoever wants no more results says why.
+    let unwanted = || Error::new(ErrorKind::Internal, "nobody wants what is found");
     monitor.counters().totals_open.set(1);
-    walk.run(|found| {
-        let (item, size_bytes) = match found {
-            Err(skipped) => (Item::Skipped(skipped), 0),
-            Ok(found) => match item_of(found, &mut links, former.as_deref_mut()) {
-                Ok(item) => item,
-                Err(e) => {
-                    failure = Some(e);
-                    return false;
+    ordered(
+        threads,
+        LOOK_AHEAD,
+        |looks| walk_names(walk, &looks),
+        |seen: Vec<_>| {
+            let mut looker = Looker::new(walk, base);
+            let look = |seen: std::result::Result<Seen, Skipped>| seen.and_then(|seen| looker.look(seen));
+            seen.into_iter().map(look).collect::<Vec<_>>()
+        },
+        |found| {
+            for found in found {
+                let (item, size_bytes) = match found {
+                    Err(skipped) => (Item::Skipped(skipped), 0),
+                    Ok(found) => item_of(found, &mut links, former.as_deref_mut())?,
+                };
+                if matches!(item, Item::File(_)) {
+                    monitor.counters().files_total.add(1);
+                    monitor.counters().total_bytes.add(size_bytes);
                 }
-            },
-        };
-        if matches!(item, Item::File(_)) {
-            monitor.counters().files_total.add(1);
-            monitor.counters().total_bytes.add(size_bytes);
-        }
-        // A file that does not fit any more begins the next batch: contents of a batch are in memory at once.
-        if batch_bytes > 0 && batch_bytes + size_bytes > most_bytes {
-            batch_bytes = 0;
-            if !feed.push(std::mem::take(&mut batch)) {
-                return false;
+                // A file that does not fit any more begins the next batch: contents of a batch are in memory at once.
+                if batch_bytes > 0 && batch_bytes + size_bytes > most_bytes {
+                    batch_bytes = 0;
+                    if !feed.push(std::mem::take(&mut batch)) {
+                        return Err(unwanted());
+                    }
+                }
+                batch.push(item);
+                batch_bytes += size_bytes;
+                if batch.len() >= BATCH_FILES || batch_bytes >= most_bytes {
+                    batch_bytes = 0;
+                    if !feed.push(std::mem::take(&mut batch)) {
+                        return Err(unwanted());
+                    }
+                }
             }
-        }
-        batch.push(item);
-        batch_bytes += size_bytes;
-        if batch.len() < BATCH_FILES && batch_bytes < most_bytes {
-            return true;
-        }
-        batch_bytes = 0;
-        feed.push(std::mem::take(&mut batch))
-    })?;
+            Ok(())
+        },
+    )?;
     monitor.counters().totals_open.set(0);
-    if let Some(e) = failure {
-        return Err(e);
-    }
     feed.push(batch);
+    Ok(())
+}
+
+type Names = Vec<std::result::Result<Seen, Skipped>>;
+
+fn walk_names<R>(walk: &Walk, looks: &Feed<Names, R>) -> Result<()> {
+    let mut names = Names::with_capacity(LOOK_AT);
+    walk.run(|seen| {
+        names.push(seen);
+        names.len() < LOOK_AT || looks.push(std::mem::replace(&mut names, Names::with_capacity(LOOK_AT)))
+    })?;
+    looks.push(names);
     Ok(())
 }
 
@@ -204,16 +229,16 @@ fn item_of(
     links: &mut HashMap<(u64, u64), (EntryPath, u64)>,
     former: Option<&mut FormerRows>,
 ) -> Result<(Item, u64)> {
-    let Found { path, kind, metadata, mtime_ns } = found;
-    let meta =
-        Some(Meta { mode: metadata.mode() & 0o7777, mtime_ns, uid: metadata.uid(), gid: metadata.gid() });
+    let Found { path, kind, stat, mtime_ns } = found;
+    let size = u64::try_from(stat.st_size).unwrap_or_default();
+    let meta = Some(Meta { mtime_ns, ..meta_of(&stat) });
     let node = |kind, path, target: &[u8]| (Item::Node(Node { kind, path, target: target.into(), meta }), 0);
     Ok(match kind {
         FoundKind::Dir => node(NodeKind::Dir, path, b""),
         FoundKind::Symlink(target) => node(NodeKind::Symlink, path, &target),
         FoundKind::File => {
-            let inode = (metadata.dev(), metadata.ino());
-            let linked = metadata.nlink() > 1;
+            let inode = (stat.st_dev, stat.st_ino);
+            let linked = stat.st_nlink > 1;
             if linked && let Some((first, left)) = links.get_mut(&inode) {
                 let first_path = first.clone();
                 *left -= 1;
@@ -223,15 +248,14 @@ fn item_of(
                 return Ok(node(NodeKind::Hardlink, path, first_path.as_bytes()));
             }
             if linked {
-                links.insert(inode, (path.clone(), metadata.nlink() - 1));
+                links.insert(inode, (path.clone(), stat.st_nlink - 1));
             }
-            let ctime_ns =
-                metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec());
+            let ctime_ns = ctime_ns(&stat);
             let origin = Origin { dev: inode.0, ino: inode.1, ctime_ns };
             let known = match former {
                 Some(former) => former.find(&path)?.filter(|file| {
                     ctime_ns.max(mtime_ns) < former.settled_ns
-                        && file.size == metadata.len()
+                        && file.size == size
                         && file.origin == Some(origin)
                         && file.blake3.is_some()
                         && file.meta.map(|m| m.mtime_ns) == meta.map(|m| m.mtime_ns)
@@ -240,7 +264,7 @@ fn item_of(
             };
             let known = known.map(|file| (file.meta == meta, FileEntry { meta, ..file }));
             let linked = linked.then_some(inode);
-            (Item::File(Candidate { path, linked, known }), metadata.len())
+            (Item::File(Candidate { path, linked, known }), size)
         }
     })
 }
