@@ -56,6 +56,8 @@ pub struct Counters {
     pub retries: Counter,
     /// Blocks that were sent stored, not compressed.
     pub stored_blocks: Counter,
+    /// Blocks that were sent as Zstandard frames.
+    pub zstd_blocks: Counter,
 }
 
 /// Something a user wants to know while the work goes on. The engine never prints: it tells a [`Monitor`].

@@ -7,11 +7,13 @@ use std::io::{Read, Write};
 /// How a block becomes a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
-    /// LZ4 where a sample of the block shrinks, else stored.
+    /// LZ4 where a sample of the block shrinks, else stored; a sender chooses between LZ4, Zstandard and neither for each block.
     #[default]
     Auto,
     /// LZ4 always.
     Lz4,
+    /// Zstandard where the receiver takes it ([`super::zstd`]) and the block shrinks; [`encode`] knows nothing of it.
+    Zstd,
     /// Stored always: a valid frame of uncompressed blocks.
     None,
 }
@@ -19,17 +21,17 @@ pub enum Compression {
 /// Why a body is no frame of the wanted content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// Not the start of an LZ4 frame, or a variant that no sender of ours or the original's produces.
-    #[error("not an LZ4 frame")]
+    /// Not the start of an LZ4 (or Zstandard) frame, or a variant that no sender of ours or the original's produces.
+    #[error("not a frame of that kind")]
     NotAFrame,
     /// The body ends before the frame does.
-    #[error("the LZ4 frame is cut")]
+    #[error("the frame is cut")]
     Cut,
     /// The body goes on behind the frame.
-    #[error("there are bytes behind the LZ4 frame")]
+    #[error("there are bytes behind the frame")]
     Trailing,
     /// The compressed data is corrupt.
-    #[error("the LZ4 data is corrupt")]
+    #[error("the compressed data is corrupt")]
     Corrupt,
     /// The content is shorter or longer than the block must be.
     #[error("the content does not have the block's length")]
@@ -57,7 +59,7 @@ pub fn encode(content: &[u8], compression: Compression, frame: &mut Vec<u8>) -> 
     let compress = match compression {
         Compression::Lz4 => true,
         Compression::None => false,
-        Compression::Auto => shrinks(content),
+        Compression::Auto | Compression::Zstd => shrinks(content),
     };
     frame.clear();
     // Once and for all: growing by doubling would take twice the memory, and copy.
@@ -93,7 +95,8 @@ fn store(content: &[u8], frame: &mut Vec<u8>) {
 }
 
 /// Whether a few samples of `content` shrink by at least 1/32.
-fn shrinks(content: &[u8]) -> bool {
+#[must_use]
+pub fn shrinks(content: &[u8]) -> bool {
     if content.len() <= SAMPLES * SAMPLE_BYTES {
         return compressed_len(content) + content.len() / 32 < content.len();
     }

@@ -9,6 +9,8 @@ pub enum Taken {
     Content,
     /// The body as it came: what it is, [`super::codec::decode`] has to find out.
     Body,
+    /// The body as it came, which says that it is a Zstandard frame: [`super::zstd::decode`] has to find out.
+    Zstd,
 }
 
 /// Takes one body apart, piece by piece.
@@ -149,6 +151,7 @@ mod tests {
         match intake.finish(&mut out)? {
             Taken::Content if out.len() != content_bytes => Err(FrameError::WrongLength),
             Taken::Content => Ok(out),
+            Taken::Zstd => unreachable!(),
             Taken::Body => {
                 assert_eq!(out, body);
                 let mut content = Vec::new();

@@ -12,3 +12,4 @@ pub mod md5;
 pub mod path;
 pub mod protocol;
 pub mod ranges;
+pub mod zstd;

@@ -114,11 +114,18 @@ pub struct Status {
 }
 
 /// Body of `POST finish`.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinishRequest {
     /// Create empty files, directories and links even if content is missing.
     #[serde(default)]
     pub partial: bool,
+    /// Only look whether the files that have their final names are still there; the number, which the sender chooses at random,
+    /// names this look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub look: Option<u64>,
+    /// What this look has looked at need not be looked at again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looked: Option<u64>,
 }
 
 /// Answer to `POST finish`: with status 200 the outcome, with 202 how far it is (ask again).

@@ -1,6 +1,7 @@
 //! `tar-like sync`
 
 use super::output::{Outcome, Output};
+use super::upload::Part;
 use super::{args, default_database, index, threads, upload};
 use crate::archive::path::STATE_DIR;
 use crate::db::index_read::IndexReader;
@@ -8,8 +9,10 @@ use crate::engine::index::{IndexOptions, IndexReport};
 use crate::engine::receive::{Receiver, ReceiverOptions};
 use crate::engine::upload::UploadReport;
 use crate::error::{Error, ErrorKind, Result};
+use crate::remote::Client;
 use crate::server::{self, ServerOptions, Token};
 use clap::Args;
+use rand::RngExt;
 use rand::distr::{Alphanumeric, SampleString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,13 +80,13 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     };
     // The first time, and whenever all must be read anyway, everything is read once: to be indexed and sent at the same time.
     let fresh = !args.transfer.dry_run && (args.clean || !kept.exists());
-    let indexed = if fresh { None } else { Some(index::make(options.clone(), output).await?) };
-    if let (Some(indexed), true, Destination::Local(folder)) = (&indexed, args.transfer.dry_run, &destination)
+    if let (true, Destination::Local(folder)) = (args.transfer.dry_run, &destination)
         && !folder.join(STATE_DIR).join("journal.sqlite").exists()
     {
         // Nothing was ever received there: to ask would mean to make the receiver's folder.
+        let indexed = index::make(options, output).await?;
         let report = args.transfer.plan_from_nothing(database, output).await?;
-        return Ok(outcome(indexed, &report));
+        return Ok(outcome(&indexed, &report));
     }
     let mut token = args.transfer.token()?;
     let mut embedded = None;
@@ -99,19 +102,23 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     };
     let send = async {
         let client = args.transfer.client(url, token, output)?;
-        let mut again = args.transfer.ignore_done;
-        let indexed = match indexed {
-            Some(indexed) => indexed,
-            None => match args.transfer.stream(options.clone(), client.clone(), output).await? {
-                Some(indexed) => {
-                    // All of it was sent just now.
-                    again = false;
-                    indexed
+        let mut part = Part { range: (0, None), ignore_done: args.transfer.ignore_done, looked: None };
+        let streamed =
+            if fresh { args.transfer.stream(options.clone(), client.clone(), output).await? } else { None };
+        let indexed = match streamed {
+            Some(indexed) => {
+                // All of it was sent just now.
+                part.ignore_done = false;
+                indexed
+            }
+            None => {
+                if reuse && !args.transfer.dry_run {
+                    part.looked = look(&kept, &client);
                 }
-                None => index::make(options, output).await?,
-            },
+                index::make(options, output).await?
+            }
         };
-        let report = args.transfer.send(&args.source, database, client, (0, None), again, output).await?;
+        let report = args.transfer.send(&args.source, database, client, part, output).await?;
         Ok(outcome(&indexed, &report))
     };
     let outcome = send.await;
@@ -123,6 +130,19 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         }
     }
     outcome
+}
+
+/// Nothing may have changed here: then all that is left is that the receiver looks at what it has. It does so while the folder is
+/// gone through here.
+fn look(kept: &Path, client: &Arc<Client>) -> Option<u64> {
+    let former = IndexReader::open(kept).ok().filter(IndexReader::is_ours)?.summary().ok()?;
+    let (client, name) = (client.clone(), rand::rng().random());
+    tokio::spawn(async move {
+        if let Err(e) = client.look(&former.digest, name).await {
+            tracing::debug!("the receiver did not look at what it has: {e}");
+        }
+    });
+    Some(name)
 }
 
 fn outcome(indexed: &IndexReport, report: &UploadReport) -> Outcome {

@@ -87,7 +87,7 @@ pub(super) struct TransferArgs {
     /// Only say what would be sent
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Compress blocks: where a sample shrinks, always, or never
+    /// Compress blocks: as link and cores make it worth while; with LZ4; with Zstandard, if the receiver takes it; never
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Compress::Auto)]
     compress: Compress,
     /// Give up when nothing was accepted for this many seconds
@@ -102,7 +102,19 @@ pub(super) struct TransferArgs {
 enum Compress {
     Auto,
     Lz4,
+    Zstd,
     None,
+}
+
+/// What of an archive is sent.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    /// The first block, and the last one, inclusive.
+    pub(super) range: (u64, Option<u64>),
+    /// Also what the receiver has already.
+    pub(super) ignore_done: bool,
+    /// The look at what it has that was asked for just now.
+    pub(super) looked: Option<u64>,
 }
 
 impl TransferArgs {
@@ -127,9 +139,11 @@ impl TransferArgs {
             workers: usize::from(self.no_processes),
             ignore_done: self.ignore_done,
             dry_run: self.dry_run,
+            looked: None,
             compression: match self.compress {
                 Compress::Auto => Compression::Auto,
                 Compress::Lz4 => Compression::Lz4,
+                Compress::Zstd => Compression::Zstd,
                 Compress::None => Compression::None,
             },
             cores: threads(),
@@ -208,11 +222,11 @@ impl TransferArgs {
         base: &Path,
         database: PathBuf,
         client: Arc<Client>,
-        range: (u64, Option<u64>),
-        ignore_done: bool,
+        part: Part,
         output: &Arc<Output>,
     ) -> Result<UploadReport> {
-        let options = UploadOptions { ignore_done, ..self.options(database, range)? };
+        let Part { range, ignore_done, looked } = part;
+        let options = UploadOptions { ignore_done, looked, ..self.options(database, range)? };
         let source = Arc::new(DiskSource::open(base)?);
         let counters = output.counters();
         for counter in
@@ -258,8 +272,8 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
     let range = (args.first_block, args.last_block);
     args::block_range(range.0, range.1)?;
     let client = args.transfer.client(args.upload_url, token, output)?;
-    let (base, again) = (&args.base_folder, args.transfer.ignore_done);
-    let report = args.transfer.send(base, database, client, range, again, output).await?;
+    let part = Part { range, ignore_done: args.transfer.ignore_done, looked: None };
+    let report = args.transfer.send(&args.base_folder, database, client, part, output).await?;
     Ok(Outcome { command: "upload", exit: exit(&report), text: describe(&report), fields: fields(&report) })
 }
 
@@ -299,6 +313,7 @@ pub(super) fn fields(report: &UploadReport) -> Value {
     json!({
         "files": report.files, "total_bytes": report.total_bytes, "sent_blocks": report.sent_blocks,
         "sent_bytes": report.sent_bytes, "wire_bytes": report.wire_bytes, "stored_blocks": report.stored_blocks,
+        "zstd_blocks": report.zstd_blocks,
         "retries": report.retries, "failed": failed, "failed_total": report.failed_total,
         "complete": report.complete, "others_bytes": report.others_bytes, "legacy": report.legacy,
         "dry_run": report.dry_run,

@@ -8,7 +8,7 @@ pub use report::{FailedEntry, UploadReport};
 use super::index_body;
 use crate::archive::codec::Compression;
 use crate::archive::layout::{DEFAULT_BLOCK_SIZE, Grid};
-use crate::archive::protocol::{FinishAnswer, Status};
+use crate::archive::protocol::{FinishAnswer, FinishRequest, Status};
 use crate::archive::ranges::RangeSet;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::progress::Progress;
@@ -44,6 +44,8 @@ pub struct UploadOptions {
     pub ignore_done: bool,
     /// Only say what would be sent.
     pub dry_run: bool,
+    /// The [look](Client::look) at what the receiver has that was asked for just now.
+    pub looked: Option<u64>,
     /// How blocks become frames.
     pub compression: Compression,
     /// Cores that this program may use.
@@ -64,6 +66,7 @@ impl Default for UploadOptions {
             workers: 5,
             ignore_done: false,
             dry_run: false,
+            looked: None,
             compression: Compression::Auto,
             cores: 1,
             scratch: PathBuf::from("/tmp"),
@@ -141,7 +144,9 @@ impl Upload<'_> {
             self.monitor.notice(Notice::Phase("sending"));
             self.send(&sender, &todo).await?;
             // It waits for the proof of large files: only then is it known what is missing.
-            let answer = self.finish(false).await?;
+            // A look that was long ago, because much was to be sent, does not count.
+            let looked = self.options.looked.filter(|_| round == 1 && todo.is_empty());
+            let answer = self.finish(FinishRequest { looked, ..FinishRequest::default() }).await?;
             if answer.missing_bytes == 0 {
                 return self.conclude(&sender, answer).await;
             }
@@ -174,7 +179,7 @@ impl Upload<'_> {
         // The receiver's own reason, if it has one, is better than our guess.
         sender.note_receiver_failures(answer);
         sender.give_up(&self.inside(missing)).await?;
-        let answer = self.finish(true).await?;
+        let answer = self.finish(FinishRequest { partial: true, ..FinishRequest::default() }).await?;
         self.conclude(sender, answer).await
     }
 
@@ -323,9 +328,9 @@ impl Upload<'_> {
         }
     }
 
-    async fn finish(&self, partial: bool) -> Result<FinishAnswer> {
+    async fn finish(&self, request: FinishRequest) -> Result<FinishAnswer> {
         self.monitor.notice(Notice::Phase("verifying"));
-        self.client.finish(&self.summary.digest, partial).await
+        self.client.finish(&self.summary.digest, request).await
     }
 
     async fn conclude(&self, sender: &Sender, answer: FinishAnswer) -> Result<UploadReport> {

@@ -1,7 +1,8 @@
 //! The requests of the protocol, each with its deadline and the meaning of its answers.
 
-use super::goodput::{Goodput, Sending};
-use super::limit::{Bandwidth, PIECE_BYTES};
+use super::body;
+use super::goodput::Goodput;
+use super::limit::Bandwidth;
 use super::pulse::Pulse;
 use super::retry::{Failed, Patience, retry};
 use crate::archive::block_digest::BlockDigest;
@@ -12,12 +13,11 @@ use crate::archive::protocol::{
     BlockAnswer, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX,
     HEADER_LENGTH, HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer, Status, VERSION, format_ids,
 };
+use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
-use bytes::Bytes;
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url, header, redirect};
 use serde::de::DeserializeOwned;
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +55,8 @@ pub struct Client {
     monitor: Arc<dyn Monitor>,
     goodput: Goodput,
     local: bool,
+    /// The receiver has said that it takes Zstandard.
+    zstd: Arc<AtomicBool>,
     /// A receiver of ours has answered: from then on, other answers are those of something on the way to it.
     met: AtomicBool,
 }
@@ -65,8 +67,10 @@ pub struct BlockBody {
     pub number: u64,
     /// The block size, in bytes.
     pub block_size: u64,
-    /// One LZ4 frame.
+    /// One LZ4 frame …
     pub body: Frame,
+    /// … or, to a receiver that [takes](Client::takes_zstd) it, one Zstandard frame.
+    pub zstd: bool,
     /// The digest of the content.
     pub digest: BlockDigest,
     /// Ids, ascending, of files whose bytes are zeros because they could not be read.
@@ -83,8 +87,8 @@ pub struct LogBatch {
     pub stream: LogDigest,
     /// The prefix of the log that it follows.
     pub before: LogDigest,
-    /// It has the end, which is answered when the whole index was proven.
-    pub last: bool,
+    /// Rows of the whole index, if the batch has its end: that is answered when all of them were proven.
+    pub rows: Option<u64>,
 }
 
 /// An index, ready to be sent.
@@ -99,10 +103,10 @@ pub struct IndexBody {
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const SHORT_DEADLINE: Duration = Duration::from_secs(60);
-/// An index of ten million files takes its time on both sides.
-const INDEX_DEADLINE: Duration = Duration::from_secs(3600);
-const INDEX_PIECE_BYTES: usize = 256 << 10;
-const BODY_PIECE_BYTES: usize = 256 << 10;
+/// What a receiver checks of an index in a second, on a slow machine: rows …
+const INDEX_ROWS_PER_S: u64 = 10_000;
+/// … and bytes of a compressed one. An index of ten million files takes its time, and one of a few must not wait as long.
+const INDEX_BYTES_PER_S: u64 = 500_000;
 
 impl Client {
     /// Makes a client; nothing is sent yet.
@@ -176,6 +180,7 @@ impl Client {
             monitor,
             goodput: Goodput::default(),
             local,
+            zstd: Arc::default(),
             met: AtomicBool::new(false),
         })
     }
@@ -196,6 +201,12 @@ impl Client {
     #[must_use]
     pub fn is_local(&self) -> bool {
         self.local && self.bandwidth.is_none()
+    }
+
+    /// Whether the receiver takes blocks as Zstandard frames: false until it has said so.
+    #[must_use]
+    pub fn takes_zstd(&self) -> Arc<AtomicBool> {
+        self.zstd.clone()
     }
 
     /// When this client gives up.
@@ -248,9 +259,9 @@ impl Client {
                 .request(Method::PUT, "db", None)?
                 .header(header::CONTENT_LENGTH, index.length)
                 .header(HEADER_INDEX, index.digest.to_string())
-                .body(self.file_body(index, &pulse)?);
+                .body(body::of_file(&index.file, self.bandwidth.clone(), &pulse)?);
             let exchange = async { json(self.accepted(send(request).await?).await?).await };
-            pulse.watch(INDEX_DEADLINE, exchange).await
+            pulse.watch(self.answer_deadline(index.length / INDEX_BYTES_PER_S), exchange).await
         })
         .await
     }
@@ -270,11 +281,15 @@ impl Client {
                 .header(HEADER_LENGTH, batch.length)
                 .body(self.frame_body(&batch.body, &pulse));
             let exchange = async { json(self.accepted(send(request).await?).await?).await };
-            let deadline =
-                if batch.last { INDEX_DEADLINE.max(self.block_deadline) } else { self.block_deadline };
-            pulse.watch(deadline, exchange).await
+            let work_s = batch.rows.map_or(0, |rows| rows / INDEX_ROWS_PER_S);
+            pulse.watch(self.answer_deadline(work_s), exchange).await
         })
         .await
+    }
+
+    /// How long a request may stand still whose answer takes the receiver `work_s` seconds of work.
+    fn answer_deadline(&self, work_s: u64) -> Duration {
+        self.block_deadline.saturating_add(Duration::from_secs(work_s))
     }
 
     /// Turns an answer that is no success into the error that it means.
@@ -324,41 +339,14 @@ impl Client {
         let ours = response.headers().get(HEADER_SERVER).is_some_and(|version| version == VERSION);
         if ours {
             self.met.store(true, Ordering::Relaxed);
+            let zstd = response
+                .headers()
+                .get(header::ACCEPT_ENCODING)
+                .is_some_and(|accepted| accepted == zstd::CODING);
+            self.zstd.store(zstd, Ordering::Relaxed);
             self.patience.reached();
         }
         ours
-    }
-
-    fn file_body(&self, index: &IndexBody, pulse: &Pulse) -> Result<Body> {
-        let io = |e: std::io::Error| Error::io("cannot read back the compressed index", e);
-        let mut file = index.file.try_clone().map_err(io)?;
-        std::io::Seek::rewind(&mut file).map_err(io)?;
-        let bandwidth = self.bandwidth.clone();
-        let pulse = pulse.clone();
-        let pieces =
-            futures_util::stream::unfold((file, bandwidth, pulse), |(file, bandwidth, pulse)| async move {
-                let read = tokio::task::spawn_blocking(move || {
-                    let mut piece = Vec::new();
-                    let outcome = (&file).take(INDEX_PIECE_BYTES as u64).read_to_end(&mut piece);
-                    (file, outcome.map(|_| Bytes::from(piece)))
-                });
-                let (file, piece) = match read.await {
-                    Ok((file, piece)) => (file, piece),
-                    Err(_) => return None,
-                };
-                match &piece {
-                    Ok(bytes) if bytes.is_empty() => return None,
-                    Ok(bytes) => {
-                        if let Some(bandwidth) = &bandwidth {
-                            bandwidth.take(bytes.len()).await;
-                        }
-                    }
-                    Err(_) => {}
-                }
-                pulse.beat();
-                Some((piece, (file, bandwidth, pulse)))
-            });
-        Ok(Body::wrap_stream(pieces))
     }
 
     /// Puts a block; gives what our receiver answers, or `None` where a receiver of the original's kind accepted it.
@@ -373,6 +361,9 @@ impl Client {
                 .header(header::CONTENT_LENGTH, block.body.length())
                 .header(HEADER_INDEX, index.to_string())
                 .header(HEADER_DIGEST, block.digest.to_string());
+            if block.zstd {
+                request = request.header(header::CONTENT_ENCODING, zstd::CODING);
+            }
             if !block.failed.is_empty() {
                 request = request.header(HEADER_FAILED, format_ids(&block.failed));
             }
@@ -392,50 +383,18 @@ impl Client {
         .await
     }
 
-    /// A body whose pieces tell that it moves: whatever the rate of the link, only a body that stands still is given up.
     fn frame_body(&self, frame: &Frame, pulse: &Pulse) -> Body {
-        struct Rest {
-            pieces: std::vec::IntoIter<Bytes>,
-            piece: Bytes,
-            bandwidth: Option<Arc<Bandwidth>>,
-            pulse: Pulse,
-            sending: Sending,
-        }
-        let rest = Rest {
-            pieces: frame.pieces().to_vec().into_iter(),
-            piece: Bytes::new(),
-            bandwidth: self.bandwidth.clone(),
-            pulse: pulse.clone(),
-            sending: self.goodput.begin(),
-        };
-        let pieces = futures_util::stream::unfold(rest, |mut rest| async move {
-            if rest.piece.is_empty() {
-                rest.piece = rest.pieces.next()?;
-            }
-            let piece_bytes = if rest.bandwidth.is_some() { PIECE_BYTES } else { BODY_PIECE_BYTES };
-            let piece = rest.piece.split_to(piece_bytes.min(rest.piece.len()));
-            if let Some(bandwidth) = &rest.bandwidth {
-                bandwidth.take(piece.len()).await;
-            }
-            rest.pulse.beat();
-            rest.sending.sent(piece.len());
-            Some((Ok::<_, std::io::Error>(piece), rest))
-        });
-        Body::wrap_stream(pieces)
+        body::of_frame(frame, self.bandwidth.clone(), self.goodput.begin(), pulse)
     }
 
     /// Says that this sender is done with `index`, and waits for what that sets off.
     ///
     /// # Errors
     /// [`ErrorKind::WrongIndex`]: another index is active meanwhile. Or the receiver refuses, or what the retries ended with.
-    pub async fn finish(&self, index: &IndexDigest, partial: bool) -> Result<FinishAnswer> {
+    pub async fn finish(&self, index: &IndexDigest, finish: FinishRequest) -> Result<FinishAnswer> {
         loop {
             let answer = retry(&self.patience, &*self.monitor, || async {
-                let request = self
-                    .request(Method::POST, "finish", Some(SHORT_DEADLINE))?
-                    .header(HEADER_INDEX, index.to_string())
-                    .json(&FinishRequest { partial });
-                let response = self.accepted(send(request).await?).await?;
+                let response = self.accepted(self.ask_finish(index, finish).await?).await?;
                 if response.status() == StatusCode::ACCEPTED {
                     return Ok(None);
                 }
@@ -446,6 +405,29 @@ impl Client {
                 return Ok(answer);
             }
         }
+    }
+
+    /// Has the receiver look whether what `index` says is still there, while something else is done here; `name` is what
+    /// [`FinishRequest::looked`] may say afterwards. Tried once: who is not answered asks later, and gets the whole answer then.
+    ///
+    /// # Errors
+    /// Whatever there is; nothing depends on it.
+    pub async fn look(&self, index: &IndexDigest, name: u64) -> Result<()> {
+        let look = FinishRequest { look: Some(name), ..FinishRequest::default() };
+        let answered = async { self.accepted(self.ask_finish(index, look).await?).await };
+        answered.await.map(drop).map_err(|failed: Failed| failed.error)
+    }
+
+    async fn ask_finish(
+        &self,
+        index: &IndexDigest,
+        finish: FinishRequest,
+    ) -> std::result::Result<Response, Failed> {
+        let request = self
+            .request(Method::POST, "finish", Some(SHORT_DEADLINE))?
+            .header(HEADER_INDEX, index.to_string())
+            .json(&finish);
+        send(request).await
     }
 }
 

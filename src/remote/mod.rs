@@ -1,5 +1,6 @@
 //! HTTP out: the client of a receiver. The only place for reqwest, and the only retry driver.
 
+mod body;
 mod client;
 mod goodput;
 mod limit;

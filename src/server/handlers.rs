@@ -13,6 +13,7 @@ use crate::archive::protocol::{
     HEADER_SERVER, HEADER_STREAM, VERSION, parse_ids,
 };
 use crate::archive::ranges::RangeSet;
+use crate::archive::zstd;
 use crate::engine::index_body;
 use crate::engine::receive::BlockPut;
 use crate::error::{Error, ErrorKind, Result};
@@ -52,6 +53,7 @@ async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response
     tracing::debug!("{method} {path} {status}");
     let headers = response.headers_mut();
     headers.insert(HEADER_SERVER, HeaderValue::from_static(VERSION));
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(zstd::CODING));
     if server.stopping.load(Ordering::SeqCst) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -116,7 +118,7 @@ async fn serve(server: &Arc<Server>, parts: Parts, body: Body) -> Result<Respons
                 block_size,
                 number,
                 body: server.receiver.buffers.take(),
-                taken: Taken::Body,
+                taken: coding_header(&parts.headers)?,
                 wire_bytes: 0,
                 index: digest_header(&parts.headers, HEADER_INDEX)?,
                 digest: digest_header::<BlockDigest>(&parts.headers, HEADER_DIGEST)?,
@@ -171,8 +173,7 @@ async fn finish(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Bo
     check_running(server)?;
     let index = digest_header::<IndexDigest>(headers, HEADER_INDEX)?;
     let receiver = server.receiver.clone();
-    let outcome =
-        blocking(move || receiver.finish(tar_id, index, request.partial)?.wait(FINISH_PATIENCE)).await?;
+    let outcome = blocking(move || receiver.finish(tar_id, index, request)?.wait(FINISH_PATIENCE)).await?;
     Ok(match outcome {
         Some(answer) => Json(answer).into_response(),
         None => (StatusCode::ACCEPTED, Json(FinishAnswer::default())).into_response(),
@@ -300,9 +301,13 @@ async fn put_block(
         }
     };
     put.wire_bytes = length;
-    put.taken = body::take_in(body, length, &mut put.body).await?.map_err(|e| {
-        Error::new(ErrorKind::BadBlock, format!("block {} of {} bytes: {e}", put.number, put.block_size))
-    })?;
+    if put.taken == Taken::Zstd {
+        body::read(body, length, &mut put.body).await?;
+    } else {
+        put.taken = body::take_in(body, length, &mut put.body).await?.map_err(|e| {
+            Error::new(ErrorKind::BadBlock, format!("block {} of {} bytes: {e}", put.number, put.block_size))
+        })?;
+    }
     let receiver = server.receiver.clone();
     let answer = blocking(move || {
         let outcome = receiver.put_block(put);
@@ -364,6 +369,17 @@ fn only_header<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h Head
     match (values.next(), values.next()) {
         (value, None) => Ok(value),
         _ => Err(Error::new(ErrorKind::Malformed, format!("header {name} is there more than once"))),
+    }
+}
+
+/// What the body of a block is, as far as the request says.
+fn coding_header(headers: &HeaderMap) -> Result<Taken> {
+    match only_header(headers, header::CONTENT_ENCODING.as_str())?.map(HeaderValue::as_bytes) {
+        None => Ok(Taken::Body),
+        Some(coding) if coding.eq_ignore_ascii_case(zstd::CODING.as_bytes()) => Ok(Taken::Zstd),
+        Some(coding) if coding.eq_ignore_ascii_case(b"identity") => Ok(Taken::Body),
+        Some(_) => Err(Error::new(ErrorKind::Malformed, "the Content-Encoding is not known here")
+            .hint("send an LZ4 frame without that header, or a Zstandard frame as zstd")),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::archive::entry::{FileEntry, Meta};
 use crate::archive::path::{EntryPath, STATE_DIR, printable};
 use crate::error::{Error, ErrorKind, Result};
-use crate::folder::{Folder, apply_meta, is_kind, owner_set, timestamps};
+use crate::folder::{Folder, apply_meta, is_kind, meta_of, mtime_ns, owner_set, timestamps};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::fs::File;
@@ -249,6 +249,31 @@ impl DiskSink {
             .map_err(|e| Error::io(format!("cannot make the folder \"{path}\""), e))
     }
 
+    /// Whether the folder `path` is there, with owner, permissions and time as `meta` says.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn folder_stands(
+        &self,
+        path: &EntryPath,
+        meta: Option<&Meta>,
+        cache: &mut FolderCache,
+    ) -> Result<bool> {
+        let stat = self.stat(path, cache)?.filter(|stat| is_kind(stat, FileType::Directory));
+        Ok(stat.is_some_and(|stat| meta.is_none_or(|meta| self.has_meta(&stat, meta))))
+    }
+
+    /// Whether an entry is as [`apply_meta`] makes it.
+    fn has_meta(&self, stat: &Stat, meta: &Meta) -> bool {
+        let Meta { mode, uid, gid, .. } = meta_of(stat);
+        mtime_ns(stat) == meta.mtime_ns
+            && if self.owner {
+                (mode, uid, gid) == (meta.mode, meta.uid, meta.gid)
+            } else {
+                mode == meta.mode & 0o1777
+            }
+    }
+
     /// Sets owner, permissions and time of the folder `path`.
     ///
     /// # Errors
@@ -260,7 +285,7 @@ impl DiskSink {
             .map_err(|e| Error::io(format!("cannot set mode, owner or time of the folder \"{path}\""), e))
     }
 
-    /// Makes the symbolic link `path`, unless it is there already.
+    /// Makes the symbolic link `path`, unless it is there already; tells whether it was made.
     ///
     /// # Errors
     /// The system's error.
@@ -271,7 +296,7 @@ impl DiskSink {
         target: &[u8],
         meta: Option<&Meta>,
         cache: &mut FolderCache,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let make = |cache: &mut FolderCache| -> std::result::Result<(Arc<Folder>, bool), Errno> {
             let folder = self.folder_of(path, cache)?;
             let stands = rustix::fs::readlinkat(&*folder, path.split().1, Vec::new())
@@ -303,10 +328,10 @@ impl DiskSink {
                 Error::io(format!("cannot set owner or time of the symbolic link \"{path}\""), e)
             })?;
         }
-        Ok(())
+        Ok(!stands)
     }
 
-    /// Makes `path` a further name of the file `target`, unless it is already.
+    /// Makes `path` a further name of the file `target`, unless it is already; tells whether it was made.
     ///
     /// # Errors
     /// The system's error.
@@ -316,7 +341,7 @@ impl DiskSink {
         path: &EntryPath,
         target: &EntryPath,
         cache: &mut FolderCache,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let what = |e: Errno| Error::io(format!("cannot make the hard link \"{path}\" to \"{target}\""), e);
         let Some(wanted) = self.stat(target, cache)? else { return Err(what(Errno::NOENT)) };
         if !is_kind(&wanted, FileType::RegularFile) {
@@ -326,13 +351,13 @@ impl DiskSink {
             .stat(path, cache)?
             .is_some_and(|now| (now.st_dev, now.st_ino) == (wanted.st_dev, wanted.st_ino))
         {
-            return Ok(());
+            return Ok(false);
         }
         let _ = rustix::fs::unlinkat(&staging.folder, "link", AtFlags::empty());
         let folder = self.folder_of(target, cache).map_err(what)?;
         rustix::fs::linkat(&*folder, target.split().1, &staging.folder, "link", AtFlags::empty())
             .map_err(what)?;
-        self.publish(staging, "link", path, cache)
+        self.publish(staging, "link", path, cache).map(|()| true)
     }
 }
 

@@ -370,3 +370,73 @@ fn a_good_transfer_beside_hostile_blocks() {
     let peak = peak_kib(proxy.pid());
     assert!(peak < 64 << 10, "{peak} KiB");
 }
+
+fn zstandard(content: &[u8]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(content.len() + 1000);
+    zstd_safe::compress(&mut body, content, 3).unwrap();
+    body
+}
+
+const ZSTD: (&str, &str) = ("content-encoding", "zstd");
+
+/// A Zstandard frame is one only if the request says so, and is as whole and single as an LZ4 frame has to be.
+#[test]
+fn zstandard_frames() {
+    let setting = Setting::new(vec![], true);
+    let content = setting.content().to_vec();
+    let (good, digest) = (zstandard(&content), blake3_hex(&content));
+    let digest = ("x-tar-like-digest", &*digest);
+    let refused = |what: &str, status: u16, headers: &[(&str, &str)], body: &[u8]| {
+        let answer = setting.put(&[&[digest], headers].concat(), body);
+        assert_eq!(answer.status, status, "{what}: {}", answer.text());
+    };
+    for cut in 0..good.len() {
+        refused("cut", 422, &[ZSTD], &good[..cut]);
+    }
+    for at in 0..good.len() {
+        let mut flipped = good.clone();
+        // Not the one bit of the header that means nothing.
+        flipped[at] ^= 1 << (at % 4);
+        refused(&format!("flipped at {at}"), 422, &[ZSTD], &flipped);
+    }
+    refused("a second frame", 422, &[ZSTD], &[&good[..], &zstandard(b"x")].concat());
+    refused("an empty second frame", 422, &[ZSTD], &[&good[..], &zstandard(b"")].concat());
+    refused("a skippable frame", 422, &[ZSTD], &[&good[..], &[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0]].concat());
+    refused("too short", 422, &[ZSTD], &zstandard(&content[1..]));
+    refused("too long", 422, &[ZSTD], &zstandard(&[&content[..], b"x"].concat()));
+    refused("other content", 422, &[ZSTD], &zstandard(&vec![b'x'; content.len()]));
+    refused("LZ4", 422, &[ZSTD], &frame(&content));
+    refused("nothing said", 422, &[], &good);
+    refused("another coding", 400, &[("content-encoding", "gzip")], &good);
+    refused("two codings", 400, &[("content-encoding", "zstd, zstd")], &good);
+    refused("said twice", 400, &[ZSTD, ZSTD], &good);
+    setting.nothing_written();
+    for coding in ["zstd", "ZSTD"] {
+        let answer = setting.put(&[digest, ("content-encoding", coding)], &good);
+        assert_eq!(
+            (answer.status, answer.header("accept-encoding")),
+            (200, Some("zstd")),
+            "{}",
+            answer.text()
+        );
+    }
+    assert_eq!(setting.put(&[digest, ("content-encoding", "identity")], &frame(&content)).status, 200);
+    setting.serves_a_good_one();
+}
+
+/// A small body that becomes as large as zstd can: memory is taken for what the block may have.
+#[test]
+fn a_zstandard_bomb() {
+    let setting = Setting::new(args!["--max-block-size", "1M"], true);
+    let before = peak_kib(setting.proxy.pid());
+    let bomb = zstandard(&vec![0; 1 << 30]);
+    assert!(bomb.len() < 100_000);
+    for _ in 0..20 {
+        let answer = setting.put_at("/tar/0/1000000/0", &[ZSTD], &bomb);
+        assert_eq!(answer.status, 422, "{}", answer.text());
+    }
+    let grown = peak_kib(setting.proxy.pid()) - before;
+    assert!(grown < 30_000, "{grown} KiB more");
+    setting.nothing_written();
+    setting.serves_a_good_one();
+}

@@ -41,6 +41,20 @@ fn what_does_not_compress_is_not_compressed() {
     assert!(wire(&lz4) < 330_000, "{lz4}");
 }
 
+/// Whoever waits for a link gets less to wait for.
+#[test]
+fn zstandard_makes_less_of_text_than_lz4() {
+    let figures = |summary: &Value| {
+        ["zstd_blocks", "stored_blocks", "wire_bytes"].map(|name| summary[name].as_u64().unwrap())
+    };
+    let [zstd, stored, wire] = figures(&upload(&["--compress", "zstd"]));
+    let [none, _, lz4_wire] = figures(&upload(&["--compress", "lz4"]));
+    assert_eq!((zstd, stored, none), (4, 4, 0), "what does not shrink is stored");
+    assert!(wire < lz4_wire, "{wire} {lz4_wire}");
+    // Behind a slow link it is what is done anyway.
+    assert_eq!(figures(&upload(&["--compress", "auto", "--bwlimit", "10M"]))[..2], [4, 4]);
+}
+
 #[test]
 fn bandwidth_is_limited() {
     let start = Instant::now();

@@ -18,6 +18,34 @@ fn to_a_receiver_and_again() {
     assert_same_tree(&src, &dst);
 }
 
+/// Nothing changed here; the receiver looks at what it has while the folder is gone through.
+#[test]
+fn what_was_changed_there_is_mended() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    Tree::new(&src, 36).rich(50_000).noise("d/e/file", 3000).noise("other", 2000).symlink("d/link", "other");
+    let proxy = lab.proxy(&dst);
+    let sync = || lab.sync(&src, &proxy.url, args!["-s", "5000", "--json"]).code(0).summary();
+    sync();
+    let damages: [&dyn Fn(); 6] = [
+        &|| std::fs::remove_file(dst.join("d/e/file")).unwrap(),
+        &|| std::fs::write(dst.join("other"), "less").unwrap(),
+        &|| std::fs::remove_file(dst.join("d/link")).unwrap(),
+        &|| {
+            std::fs::set_permissions(dst.join("d/e"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+                .unwrap()
+        },
+        &|| std::fs::File::open(dst.join("d")).unwrap().set_modified(std::time::SystemTime::now()).unwrap(),
+        &|| std::fs::remove_dir_all(dst.join("d")).unwrap(),
+    ];
+    for damage in damages {
+        damage();
+        assert_eq!(sync()["index"]["unchanged"], true);
+        assert_same_tree(&src, &dst);
+    }
+    assert_eq!(sync()["sent_blocks"], 0);
+}
+
 #[test]
 fn to_a_folder_and_again() {
     let lab = Lab::new();

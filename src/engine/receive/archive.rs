@@ -63,6 +63,8 @@ pub(super) struct State {
     pub(super) published: RangeSet,
     /// Everything is in place.
     pub(super) finished: bool,
+    /// The name of the last look at published files, and the ids of what was looked at.
+    pub(super) looked: Option<(u64, RangeSet)>,
     /// Why files are not published.
     pub(super) failed: BTreeMap<u64, FailedFile>,
     /// Parts of the archive that somebody is writing.

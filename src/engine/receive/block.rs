@@ -9,8 +9,9 @@ use crate::archive::digest::{IndexDigest, proves};
 use crate::archive::entry::FileEntry;
 use crate::archive::intake::Taken;
 use crate::archive::layout::{Grid, intersect};
-use crate::archive::protocol::BlockAnswer;
+use crate::archive::protocol::{BlockAnswer, FinishRequest};
 use crate::archive::ranges::RangeSet;
+use crate::archive::zstd;
 use crate::db::journal::Change;
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeSet;
@@ -26,9 +27,9 @@ pub struct BlockPut {
     pub block_size: u64,
     /// The block's number.
     pub number: u64,
-    /// What came: its content, or one LZ4 frame.
+    /// What came: its content, or one frame.
     pub body: Buffer,
-    /// Which of both.
+    /// Which of these.
     pub taken: Taken,
     /// Length of what came, in bytes.
     pub wire_bytes: u64,
@@ -99,7 +100,7 @@ impl Receiver {
         intake.commit()?;
         if put.index.is_none() && archive.state().done.covered() == archive.extent().total_bytes {
             // The last block of a legacy sender, which never says that it is done.
-            self.finish(put.tar_id, None, false)?;
+            self.finish(put.tar_id, None, FinishRequest::default())?;
         }
         self.counters.blocks.add(1);
         self.counters.block_bytes.add(range.end - range.start);
@@ -140,7 +141,14 @@ impl Receiver {
             Taken::Content => return Err(bad(FrameError::WrongLength.to_string())),
             Taken::Body => {
                 let mut content = self.buffers.take();
-                codec::decode(&body, length, &mut content).map_err(|e| bad(e.to_string()))?;
+                codec::decode(&body, length, &mut content)
+                    .map_err(|e| bad(format!("as an LZ4 frame: {e}")))?;
+                content
+            }
+            Taken::Zstd => {
+                let mut content = self.buffers.take();
+                zstd::decode(&body, length, &mut content)
+                    .map_err(|e| bad(format!("as a Zstandard frame: {e}")))?;
                 content
             }
         };

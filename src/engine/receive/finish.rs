@@ -6,7 +6,8 @@ use super::{Receiver, publish};
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::EntryPath;
-use crate::archive::protocol::{FAILED_NAMES, FailedFile, FinishAnswer};
+use crate::archive::protocol::{FAILED_NAMES, FailedFile, FinishAnswer, FinishRequest};
+use crate::archive::ranges::RangeSet;
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::{FolderCache, Staging};
@@ -19,7 +20,7 @@ use std::time::Duration;
 pub struct FinishJob {
     outcome: Mutex<Option<std::result::Result<FinishAnswer, (ErrorKind, String)>>>,
     ended: Condvar,
-    partial: bool,
+    request: FinishRequest,
     generation: u64,
     /// The index that it is about.
     index: IndexDigest,
@@ -50,8 +51,8 @@ impl FinishJob {
 const MOST_THREADS: usize = 8;
 
 impl Receiver {
-    /// Starts to finish an archive, or joins the `finish` that runs already. With `partial`, directories, links and empty
-    /// files are made although content is missing. `index` is what the sender has sent; a legacy sender names none.
+    /// Starts to finish an archive, or joins the same `finish` that runs already. `index` is what the sender has sent; a legacy
+    /// sender names none.
     ///
     /// # Errors
     /// There is no such archive, another index is active, or storage failed earlier.
@@ -59,7 +60,7 @@ impl Receiver {
         self: &Arc<Self>,
         tar_id: u64,
         index: Option<IndexDigest>,
-        partial: bool,
+        request: FinishRequest,
     ) -> Result<Arc<FinishJob>> {
         self.committer.check()?;
         let archive = self.archive(tar_id)?;
@@ -70,15 +71,15 @@ impl Receiver {
         let covered = archive.state().done.covered();
         if let Some(job) = jobs.get(&tar_id)
             && lock(&job.outcome).is_none()
-            && (job.partial, job.generation, job.index, job.covered)
-                == (partial, archive.generation, index, covered)
+            && (job.request, job.generation, job.index, job.covered)
+                == (request, archive.generation, index, covered)
         {
             return Ok(job.clone());
         }
         let job = Arc::new(FinishJob {
             outcome: Mutex::new(None),
             ended: Condvar::new(),
-            partial,
+            request,
             generation: archive.generation,
             index,
             covered,
@@ -90,7 +91,7 @@ impl Receiver {
             // One at a time for each archive: two would take back and make the same things at once.
             let work = || {
                 let _one = lock(&archive.finish);
-                run(&receiver, &archive, &index, partial)
+                run(&receiver, &archive, &index, request)
             };
             // A crash must not leave those who wait for it without an answer.
             let outcome = std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
@@ -145,17 +146,34 @@ fn check_active(archive: &Archive, index: &IndexDigest) -> Result<()> {
     Ok(())
 }
 
-fn run(receiver: &Receiver, archive: &Archive, index: &IndexDigest, partial: bool) -> Result<FinishAnswer> {
+fn run(
+    receiver: &Receiver,
+    archive: &Archive,
+    index: &IndexDigest,
+    request: FinishRequest,
+) -> Result<FinishAnswer> {
     archive.wait_for_provers();
     let _entered = archive.enter()?;
     // A stream that begins anew waits until `finish` has ended; one that began before has taken this index away.
     check_active(archive, index)?;
-    confirm(receiver, archive)?;
+    let looked = archive.state().looked.take().filter(|(look, _)| Some(*look) == request.looked);
+    let published = archive.state().published.clone();
+    confirm(receiver, archive, looked.map(|(_, ids)| ids).unwrap_or_default())?;
+    if let Some(look) = request.look {
+        let mut state = archive.state();
+        state.looked = Some((look, published));
+        let missing_bytes = archive.extent().total_bytes.saturating_sub(state.done.covered());
+        return Ok(FinishAnswer {
+            missing_bytes,
+            files_published: state.published.covered(),
+            ..FinishAnswer::default()
+        });
+    }
     publish_complete(receiver, archive)?;
     let extent = archive.extent();
     let missing_bytes = extent.total_bytes.saturating_sub(archive.state().done.covered());
     let mut failures = Failures::default();
-    if missing_bytes == 0 || partial {
+    if missing_bytes == 0 || request.partial {
         empty_files(receiver, archive, &mut failures)?;
         nodes(receiver, archive, &mut failures)?;
     }
@@ -189,9 +207,11 @@ fn run(receiver: &Receiver, archive: &Archive, index: &IndexDigest, partial: boo
 /// Files that one thread looks at in one go.
 const CONFIRM_FILES: u64 = 4096;
 
-/// Looks at every published file: what was removed or changed since, by whomever, is asked for again.
-fn confirm(receiver: &Receiver, archive: &Archive) -> Result<()> {
-    let published: Vec<Range<u64>> = archive.state().published.iter().collect();
+/// Looks at every published file but `looked`: what was removed or changed since, by whomever, is asked for again.
+fn confirm(receiver: &Receiver, archive: &Archive, looked: RangeSet) -> Result<()> {
+    let mut published = archive.state().published.clone();
+    looked.iter().for_each(|ids| published.remove(ids));
+    let published: Vec<Range<u64>> = published.iter().collect();
     let parts = published.into_iter().flat_map(|ids| {
         ids.clone()
             .step_by(CONFIRM_FILES as usize)
@@ -279,23 +299,36 @@ fn empty_file(
 }
 
 /// Directories, then links, then the directories' metadata, deepest first: making something in a directory changes its time.
+/// Where nothing had to be made, all of it is right already.
 fn nodes(receiver: &Receiver, archive: &Archive, failures: &mut Failures) -> Result<()> {
     let sink = &receiver.sink;
-    let mut cache = FolderCache::default();
+    let (mut cache, mut changed) = (FolderCache::default(), false);
     archive.with_index(|index| {
         index.nodes(|node| {
+            let meta = node.meta.as_ref();
             let made = match node.kind {
-                NodeKind::Dir => sink.make_folder(&node.path),
+                NodeKind::Dir => match sink.folder_stands(&node.path, meta, &mut cache) {
+                    Ok(true) => Ok(false),
+                    // What hinders looking hinders making, too, and says it better.
+                    Ok(false) | Err(_) => sink.make_folder(&node.path).map(|()| true),
+                },
                 NodeKind::Symlink => {
-                    sink.symlink(&archive.staging, &node.path, &node.target, node.meta.as_ref(), &mut cache)
+                    sink.symlink(&archive.staging, &node.path, &node.target, meta, &mut cache)
                 }
                 NodeKind::Hardlink => hardlink(receiver, archive, index, &node, &mut cache),
             };
-            if let Err(e) = made {
-                failures.add(None, &node.path, &e)?;
+            match made {
+                Ok(made) => changed |= made,
+                Err(e) => {
+                    changed = true;
+                    failures.add(None, &node.path, &e)?;
+                }
             }
             Ok(ControlFlow::Continue(()))
         })?;
+        if !changed {
+            return Ok(());
+        }
         index.directories_deepest_first(|node| {
             if let Some(meta) = &node.meta
                 && let Err(e) = sink.apply_folder_meta(&node.path, meta)
@@ -313,7 +346,7 @@ fn hardlink(
     index: &IndexReader,
     node: &Node,
     cache: &mut FolderCache,
-) -> Result<()> {
+) -> Result<bool> {
     let target = EntryPath::new(node.target.clone()).map_err(|e| {
         Error::new(ErrorKind::BadIndex, format!("the target of hard link \"{}\" {e}", node.path))
     })?;

@@ -111,7 +111,10 @@ impl Receiver {
         let _paused = archive.pause()?;
         *slot = None;
         self.committer.rewrite(|journal| journal.set_finished(archive.tar_id, false))?;
-        archive.state().finished = false;
+        {
+            let mut state = archive.state();
+            (state.finished, state.looked) = (false, None);
+        }
         let log = GrowingIndex::adopt(&archive.index_path, stream, self.options.max_index_bytes)?;
         archive.set_extent(extent_of(&log)?);
         *slot = Some(log);

@@ -13,7 +13,7 @@ pub use finish::FinishJob;
 
 use super::buffers::Buffers;
 use crate::archive::digest::IndexDigest;
-use crate::archive::protocol::{IndexAnswer, Status};
+use crate::archive::protocol::{FinishRequest, IndexAnswer, Status};
 use crate::db::growing::GrowingIndex;
 use crate::db::import::import;
 use crate::db::index_read::{IndexReader, Summary};
@@ -79,6 +79,9 @@ const KEPT_BUFFERS: usize = 16;
 /// How long the answer to a legacy sender's index waits for empty files and folders to be made.
 const LEGACY_PATIENCE: Duration = Duration::from_secs(20);
 
+/// What can be made is made, although content is missing.
+const PARTIAL: FinishRequest = FinishRequest { partial: true, look: None, looked: None };
+
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
@@ -125,7 +128,7 @@ impl Receiver {
                     receiver.resume(&archive)?;
                     // A legacy sender puts its index once, and never says that it is done.
                     if options.legacy && archive.extent().sealed && !archive.state().finished {
-                        receiver.finish(tar_id, None, true)?;
+                        receiver.finish(tar_id, None, PARTIAL)?;
                     }
                 }
                 // The sender puts the index again when it hears that there is none.
@@ -315,7 +318,7 @@ impl Receiver {
     fn finish_legacy(self: &Arc<Self>, tar_id: u64, expected: Option<&IndexDigest>) -> Result<()> {
         if expected.is_none() {
             // It runs on if it takes longer; such a sender waits for no answer but that it has one.
-            self.finish(tar_id, None, true)?.wait(LEGACY_PATIENCE)?;
+            self.finish(tar_id, None, PARTIAL)?.wait(LEGACY_PATIENCE)?;
         }
         Ok(())
     }

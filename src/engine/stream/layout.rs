@@ -260,12 +260,12 @@ impl Layout<'_> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        if self.records.is_empty() { Ok(()) } else { self.send_part(false) }
+        if self.records.is_empty() { Ok(()) } else { self.send_part(None) }
     }
 
-    fn send_part(&mut self, last: bool) -> Result<()> {
+    fn send_part(&mut self, rows: Option<u64>) -> Result<()> {
         let end = self.writer.total_bytes();
-        let part = LogPart { records: std::mem::take(&mut self.records), end, last };
+        let part = LogPart { records: std::mem::take(&mut self.records), end, rows };
         self.log.blocking_send(part).map_err(|_| closed())
     }
 
@@ -293,7 +293,7 @@ impl Layout<'_> {
         };
         // Before the index here is complete: the receiver proves its own meanwhile.
         log::push(&mut self.records, &LogRecord::End(end));
-        self.send_part(true)?;
+        self.send_part(Some(end.files + end.nodes))?;
         drop(self.log);
         let sealed = self.writer.seal(&options.base_bytes(), 1, started_s)?;
         // An index that is there goes to the receiver as a whole: it must not be, before the receiver has it as well.

@@ -28,8 +28,8 @@ use tokio::sync::{mpsc, oneshot};
 struct LogPart {
     records: Vec<u8>,
     end: u64,
-    /// Nothing follows.
-    last: bool,
+    /// Rows of the whole index, if nothing follows.
+    rows: Option<u64>,
 }
 
 /// Parts of the log that may wait to be sent, at most [`layout::PART_BYTES`] each.

@@ -1,7 +1,7 @@
 //! Sending the log, one batch after the other, and blocks, several at once.
 
 use super::super::buffers::Buffers;
-use super::super::pace::{Pace, thread_time};
+use super::super::pace::{Coding, Pace};
 use super::super::upload::UploadOptions;
 use super::assemble::Block;
 use super::{LogPart, Prefix};
@@ -30,7 +30,6 @@ pub(super) struct Sender {
     workers: usize,
     ignore_done: bool,
     pace: Pace,
-    buffers: Arc<Buffers>,
     /// One for each core: more blocks at once would only take memory.
     cores: Semaphore,
     /// What the receiver had already.
@@ -53,14 +52,13 @@ impl Sender {
     ) -> Arc<Self> {
         let cores = options.cores.max(1);
         Arc::new(Self {
-            pace: Pace::new(options.compression, client.goodput().clone(), client.is_local(), cores),
+            pace: Pace::new(options.compression, &client, cores, Buffers::new(options.workers.max(1))),
             client,
             monitor,
             stream,
             block_size: options.block_size,
             workers: options.workers.max(1),
             ignore_done: options.ignore_done,
-            buffers: Buffers::new(options.workers.max(1)),
             cores: Semaphore::new(cores),
             held: Mutex::default(),
         })
@@ -103,12 +101,12 @@ impl Sender {
         tell: watch::Sender<Acknowledged>,
     ) -> Result<()> {
         let mut before = first_digest(&self.stream);
-        while let Some(LogPart { records: mut batch, mut end, mut last }) = log.recv().await {
+        while let Some(LogPart { records: mut batch, mut end, mut rows }) = log.recv().await {
             while batch.len() < BATCH_BYTES
                 && let Ok(more) = log.try_recv()
             {
                 batch.extend(more.records);
-                (end, last) = (more.end, more.last);
+                (end, rows) = (more.end, more.rows);
             }
             let after = next_digest(&before, &batch);
             let length = batch.len() as u64;
@@ -119,7 +117,7 @@ impl Sender {
             })
             .await
             .map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").because(e))?;
-            let batch = LogBatch { body, length, stream: self.stream, before, last };
+            let batch = LogBatch { body, length, stream: self.stream, before, rows };
             let answer = match self.client.append_log(&batch).await {
                 // Damaged on the way, most likely.
                 Err(e) if e.kind() == ErrorKind::BadBlock => self.client.append_log(&batch).await?,
@@ -162,7 +160,7 @@ impl Sender {
         let this = self.clone();
         let slot = block.slot.take();
         let core = self.cores.acquire().await;
-        let (body, compressed) = spawn_blocking(move || this.encode(block))
+        let (body, coding) = spawn_blocking(move || this.encode(block))
             .await
             .map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").because(e))?;
         drop(core);
@@ -173,7 +171,7 @@ impl Sender {
                 counters.sent_blocks.add(1);
                 counters.sent_bytes.add(good_bytes);
                 counters.done_bytes.add(good_bytes);
-                counters.stored_blocks.add(u64::from(!compressed));
+                coding.count(counters);
                 Ok(())
             }
             // It is missing then, and read and sent again afterwards.
@@ -186,31 +184,18 @@ impl Sender {
         }
     }
 
-    fn encode(&self, block: Block) -> (BlockBody, bool) {
+    fn encode(&self, block: Block) -> (BlockBody, Coding) {
         let mut hasher = BlockHasher::default();
         block.pieces.iter().for_each(|piece| hasher.update(piece));
-        let (body, compressed) = match self.pace.choose() {
-            Compression::None => (Frame::stored(&block.pieces), false),
-            compression => {
-                let mut content = self.buffers.take();
-                content.clear();
-                block.pieces.iter().for_each(|piece| content.extend_from_slice(piece));
-                drop(block.pieces);
-                let (mut frame, start) = (self.buffers.take(), thread_time());
-                let compressed = codec::encode(&content, compression, &mut frame);
-                if compressed {
-                    self.pace.compressed(content.len(), thread_time().saturating_sub(start));
-                }
-                (Frame::from(Bytes::from_owner(frame)), compressed)
-            }
-        };
+        let (body, coding) = self.pace.encode(block.pieces);
         let body = BlockBody {
             number: block.number,
             block_size: self.block_size,
             body,
+            zstd: matches!(coding, Coding::Zstd(_)),
             digest: hasher.finish(),
             failed: block.failed,
         };
-        (body, compressed)
+        (body, coding)
     }
 }

@@ -1,14 +1,12 @@
 //! Preparing and sending one block, and remembering what failed.
 
 use super::super::buffers::Buffers;
-use super::super::pace::{Pace, thread_time};
+use super::super::pace::{Coding, Pace};
 use super::report::{FailedEntry, UploadReport};
 use super::{Upload, blocking};
 use crate::archive::block_digest::BlockHasher;
-use crate::archive::codec::{self, Compression};
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
-use crate::archive::frame::Frame;
 use crate::archive::layout::{Grid, intersect};
 use crate::archive::protocol::FinishAnswer;
 use crate::archive::ranges::RangeSet;
@@ -61,7 +59,7 @@ const NAMED_TO_RECEIVER: usize = 500;
 /// A block as it was read.
 struct Prepared {
     block: BlockBody,
-    compressed: bool,
+    coding: Coding,
     /// Bytes that could be read.
     good_bytes: u64,
     /// Every file in it could be read.
@@ -74,6 +72,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Sender {
     pub(super) fn new(upload: &Upload<'_>, progress: Option<Progress>) -> Self {
+        let buffers = Buffers::new(upload.options.workers.max(1) * 2);
         Self {
             source: upload.source.clone(),
             client: upload.client.clone(),
@@ -84,11 +83,11 @@ impl Sender {
             block_size: upload.options.block_size,
             pace: Pace::new(
                 upload.options.compression,
-                upload.client.goodput().clone(),
-                upload.client.is_local(),
+                &upload.client,
                 upload.options.cores,
+                buffers.clone(),
             ),
-            buffers: Buffers::new(upload.options.workers.max(1) * 2),
+            buffers,
             progress: Mutex::new(progress),
             readers: Mutex::default(),
             state: Mutex::default(),
@@ -166,20 +165,11 @@ impl Sender {
         let mut hasher = BlockHasher::default();
         hasher.update(&content);
         let digest = hasher.finish();
-        let (body, compressed) = match self.pace.choose() {
-            Compression::None => (Frame::stored(&[bytes::Bytes::from_owner(content)]), false),
-            compression => {
-                let (mut frame, start) = (self.buffers.take(), thread_time());
-                let compressed = codec::encode(&content, compression, &mut frame);
-                if compressed {
-                    self.pace.compressed(content.len(), thread_time().saturating_sub(start));
-                }
-                (Frame::from(bytes::Bytes::from_owner(frame)), compressed)
-            }
-        };
-        let block = BlockBody { number, block_size: self.block_size, body, digest, failed };
+        let (body, coding) = self.pace.encode(vec![bytes::Bytes::from_owner(content)]);
+        let zstd = matches!(coding, Coding::Zstd(_));
+        let block = BlockBody { number, block_size: self.block_size, body, zstd, digest, failed };
         let whole = good_bytes == range.end - range.start;
-        Ok(Prepared { block, compressed, good_bytes, whole })
+        Ok(Prepared { block, coding, good_bytes, whole })
     }
 
     fn with_index<T>(&self, work: impl FnOnce(&IndexReader) -> Result<T>) -> Result<T> {
@@ -198,9 +188,7 @@ impl Sender {
         counters.sent_blocks.add(1);
         counters.sent_bytes.add(prepared.good_bytes);
         counters.done_bytes.add(prepared.good_bytes);
-        if !prepared.compressed {
-            counters.stored_blocks.add(1);
-        }
+        prepared.coding.count(counters);
         if !prepared.whole {
             // Not done as a whole: the next run must look at it again.
             return;
@@ -317,6 +305,7 @@ impl Sender {
             sent_bytes: counters.sent_bytes.get(),
             wire_bytes: counters.wire_bytes.get(),
             stored_blocks: counters.stored_blocks.get(),
+            zstd_blocks: counters.zstd_blocks.get(),
             retries: counters.retries.get(),
             failed: state
                 .named

@@ -24,6 +24,8 @@ pub struct UploadReport {
     pub wire_bytes: u64,
     /// Blocks that were sent stored.
     pub stored_blocks: u64,
+    /// Blocks that were sent as Zstandard frames.
+    pub zstd_blocks: u64,
     /// Requests that were sent again.
     pub retries: u64,
     /// Files that failed, and how many entries failed in all: the list may be shorter.

@@ -202,3 +202,33 @@ fn failed_files_and_wrong_bytes_are_not_published() {
     let finish = setting.proxy.request("POST", "/tar/0/finish", &[], b"{}").json();
     assert_eq!((&finish["complete"], &finish["failed"]), (&true.into(), &serde_json::json!([])), "{finish}");
 }
+
+/// `finish` need not look again at what was looked at for it: once, and only by the name of that look.
+#[test]
+fn a_look_counts_once_and_for_whoever_asked_for_it() {
+    let setting = Setting::new(vec![]);
+    setting.lab.upload(&setting.src, &setting.db, &setting.proxy.url, vec![]).code(0);
+    let finish = |body: &str| setting.proxy.request("POST", "/tar/0/finish", &[], body.as_bytes());
+    let look = || {
+        let answer = finish(r#"{"look":7}"#).json();
+        assert_eq!((&answer["complete"], &answer["missing_bytes"]), (&false.into(), &0.into()), "{answer}");
+    };
+    let name = setting.dst.join(&index::paths(&setting.db)[0]);
+    let content = std::fs::read(&name).unwrap();
+    assert!(!content.is_empty());
+    // Another name than that of the look, or none: looked at again.
+    for other in [r#"{"looked":8}"#, "{}"] {
+        look();
+        std::fs::remove_file(&name).unwrap();
+        assert_eq!(finish(other).json()["complete"], false, "{other}");
+        setting.lab.upload(&setting.src, &setting.db, &setting.proxy.url, vec![]).code(0);
+    }
+    look();
+    std::fs::remove_file(&name).unwrap();
+    assert_eq!(finish(r#"{"looked":7}"#).json()["complete"], true, "it was there when it was looked at");
+    assert_eq!(finish(r#"{"looked":7}"#).json()["complete"], false, "a look counts once");
+    // A look itself finds what is gone, and makes nothing.
+    assert_eq!(finish(r#"{"look":9}"#).json()["missing_bytes"], content.len());
+    assert!(!name.exists());
+    refused(&finish(r#"{"look":-1}"#), 400);
+}

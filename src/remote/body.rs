@@ -1,0 +1,87 @@
+//! Request bodies that come in pieces.
+
+use super::goodput::Sending;
+use super::limit::{Bandwidth, PIECE_BYTES};
+use super::pulse::Pulse;
+use crate::archive::frame::Frame;
+use crate::error::{Error, Result};
+use bytes::Bytes;
+use reqwest::Body;
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+
+const INDEX_PIECE_BYTES: usize = 256 << 10;
+const BODY_PIECE_BYTES: usize = 256 << 10;
+
+/// A body of all that is in `file`.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn of_file(file: &File, bandwidth: Option<Arc<Bandwidth>>, pulse: &Pulse) -> Result<Body> {
+    let io = |e: std::io::Error| Error::io("cannot read back the compressed index", e);
+    let mut file = file.try_clone().map_err(io)?;
+    std::io::Seek::rewind(&mut file).map_err(io)?;
+    let pulse = pulse.clone();
+    let pieces =
+        futures_util::stream::unfold((file, bandwidth, pulse), |(file, bandwidth, pulse)| async move {
+            let read = tokio::task::spawn_blocking(move || {
+                let mut piece = Vec::new();
+                let outcome = (&file).take(INDEX_PIECE_BYTES as u64).read_to_end(&mut piece);
+                (file, outcome.map(|_| Bytes::from(piece)))
+            });
+            let (file, piece) = match read.await {
+                Ok((file, piece)) => (file, piece),
+                Err(_) => return None,
+            };
+            match &piece {
+                Ok(bytes) if bytes.is_empty() => return None,
+                Ok(bytes) => {
+                    if let Some(bandwidth) = &bandwidth {
+                        bandwidth.take(bytes.len()).await;
+                    }
+                }
+                Err(_) => {}
+            }
+            pulse.beat();
+            Some((piece, (file, bandwidth, pulse)))
+        });
+    Ok(Body::wrap_stream(pieces))
+}
+
+/// A body whose pieces tell that it moves: whatever the rate of the link, only a body that stands still is given up.
+pub(super) fn of_frame(
+    frame: &Frame,
+    bandwidth: Option<Arc<Bandwidth>>,
+    sending: Sending,
+    pulse: &Pulse,
+) -> Body {
+    struct Rest {
+        pieces: std::vec::IntoIter<Bytes>,
+        piece: Bytes,
+        bandwidth: Option<Arc<Bandwidth>>,
+        pulse: Pulse,
+        sending: Sending,
+    }
+    let rest = Rest {
+        pieces: frame.pieces().to_vec().into_iter(),
+        piece: Bytes::new(),
+        bandwidth,
+        pulse: pulse.clone(),
+        sending,
+    };
+    let pieces = futures_util::stream::unfold(rest, |mut rest| async move {
+        if rest.piece.is_empty() {
+            rest.piece = rest.pieces.next()?;
+        }
+        let piece_bytes = if rest.bandwidth.is_some() { PIECE_BYTES } else { BODY_PIECE_BYTES };
+        let piece = rest.piece.split_to(piece_bytes.min(rest.piece.len()));
+        if let Some(bandwidth) = &rest.bandwidth {
+            bandwidth.take(piece.len()).await;
+        }
+        rest.pulse.beat();
+        rest.sending.sent(piece.len());
+        Some((Ok::<_, std::io::Error>(piece), rest))
+    });
+    Body::wrap_stream(pieces)
+}
