@@ -109,13 +109,16 @@ def run_rsync_z(bench: Bench, data, first: bool):
         bench.compare_counts(data, "rsync -z")
 
 
-def run_sync(bench: Bench, data, first: bool):
-    proxy, url = start_proxy(bench)
-    command = ["sync", data.tree, url, *databases(bench)]
-    yield "sync", measured(bench, lambda: run_with(bench, proxy, command, "sync"))
-    proxy.stop()
-    if first:
-        yield "sync", verify(bench, data)
+def syncing(key: str, *options: str):
+    def run(bench: Bench, data, first: bool):
+        proxy, url = start_proxy(bench)
+        command = ["sync", data.tree, url, *databases(bench), *options]
+        yield key, measured(bench, lambda: run_with(bench, proxy, command, key))
+        proxy.stop()
+        if first:
+            yield key, verify(bench, data)
+
+    return run
 
 
 def find_ratio(bench: Bench, result) -> None:
@@ -167,7 +170,14 @@ def section(megabits: int, case: str, data: str) -> Section:
         jobs=[
             Job("rsync", "to a daemon", ["rsync"], [Row("rsync", "`rsync -a` to a daemon")], run_rsync),
             Job("rsync-z", "compressed", ["rsync"], [Row("rsync -z", "`rsync -az` to a daemon")], run_rsync_z),
-            Job("sync", "to a proxy", ["tar-like"], [Row("sync", "**`tar-like sync`** to a proxy")], run_sync),
+            Job("sync", "to a proxy", ["tar-like"], [Row("sync", "**`tar-like sync`** to a proxy")], syncing("sync")),
+            Job(
+                "sync-lz4",
+                "with LZ4, as for receivers that know nothing else",
+                ["tar-like"],
+                [Row("sync lz4", "`tar-like sync --compress lz4`")],
+                syncing("sync lz4", "--compress", "lz4"),
+            ),
         ],
     )
 
