@@ -1,8 +1,8 @@
 //! Reading an index, ours or the original program's.
 
-use super::{INDEX_FORMAT, db_error, from_sql_int, sql_int, text_or_blob};
-use crate::archive::digest::{Digest, IndexDigest, IndexDigester};
-use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
+use super::{HASH_OPTIONAL, INDEX_FORMAT, db_error, from_sql_int, sql_int, text_or_blob};
+use crate::archive::digest::{Digest, IndexDigest, IndexDigester, Md5};
+use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, ObjectId, Origin};
 use crate::archive::log::LogDigest;
 use crate::archive::path::{EntryPath, printable};
 use crate::error::{Error, ErrorKind, Result};
@@ -36,17 +36,33 @@ pub struct IndexReader {
     path: PathBuf,
     ours: bool,
     growing: bool,
+    optional: bool,
+    objects: bool,
 }
+
+/// What the md5 reads as that is still to come: that of no content.
+pub(super) const PENDING_MD5: Md5 = Digest::ZERO;
 
 /// How rows are read.
 #[derive(Clone, Copy)]
 pub(super) struct FileRead<'a> {
     /// The index has our tables beside `tar`.
     pub(super) ours: bool,
-    /// Digests may be missing; they read as md5 0 and no BLAKE3 then.
+    /// Digests may still be to come; they read as [`PENDING_MD5`] and no BLAKE3 then.
     pub(super) growing: bool,
+    /// Digests may have been left out.
+    pub(super) optional: bool,
+    /// It says which state of an object each file is.
+    pub(super) objects: bool,
     /// The index, for messages.
     pub(super) name: &'a Path,
+}
+
+impl<'a> FileRead<'a> {
+    /// An index with our tables, complete, of a folder.
+    pub(super) fn ours(name: &'a Path) -> Self {
+        Self { ours: true, growing: false, optional: false, objects: false, name }
+    }
 }
 
 /// Gives the files that `tail` selects.
@@ -58,12 +74,12 @@ pub(super) fn read_files(
     mut each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let error = |e| db_error(format!("cannot read the index {}", read.name.display()), e);
-    let query = if read.ours {
-        format!(
-            "SELECT {FILE_COLUMNS}, {OUR_COLUMNS} FROM tar LEFT JOIN tarlike_file f ON f.id = tar.id {tail}"
-        )
-    } else {
-        format!("SELECT {FILE_COLUMNS} FROM tar {tail}")
+    let query = match (read.ours, read.objects) {
+        (true, true) => format!(
+            "SELECT {FILE_COLUMNS}, {OUR_COLUMNS}, {OBJECT_COLUMNS} {OUR_TABLES} {OBJECT_TABLE} {tail}"
+        ),
+        (true, false) => format!("SELECT {FILE_COLUMNS}, {OUR_COLUMNS} {OUR_TABLES} {tail}"),
+        (false, _) => format!("SELECT {FILE_COLUMNS} FROM tar {tail}"),
     };
     let mut statement = connection.prepare_cached(&query).map_err(error)?;
     let mut rows = statement.query(parameters).map_err(error)?;
@@ -101,6 +117,9 @@ pub(super) fn read_nodes(
 
 const FILE_COLUMNS: &str = "tar.id, tar.path, tar.size, tar.offset, tar.offset_end, tar.hash";
 const OUR_COLUMNS: &str = "f.blake3, f.mode, f.mtime_ns, f.uid, f.gid, f.dev, f.ino, f.ctime_ns";
+const OBJECT_COLUMNS: &str = "o.etag, o.version, o.modified_ns";
+const OUR_TABLES: &str = "FROM tar LEFT JOIN tarlike_file f ON f.id = tar.id";
+const OBJECT_TABLE: &str = "LEFT JOIN tarlike_object o ON o.id = tar.id";
 
 impl IndexReader {
     /// Opens the index at `path`.
@@ -124,7 +143,16 @@ impl IndexReader {
         connection
             .execute_batch("PRAGMA cache_size=-2000; PRAGMA temp_store=FILE;")
             .map_err(|e| db_error(format!("cannot open the index {}", path.display()), e))?;
-        Ok(Self { connection, path: path.to_path_buf(), ours: true, growing: true })
+        let mut reader = Self {
+            connection,
+            path: path.to_path_buf(),
+            ours: true,
+            growing: true,
+            optional: false,
+            objects: false,
+        };
+        reader.optional = reader.leaves_out_digests()?;
+        Ok(reader)
     }
 
     fn connect(path: &Path) -> Result<Connection> {
@@ -150,8 +178,11 @@ impl IndexReader {
             return Err(Error::new(ErrorKind::BadIndex, format!("{}: it has no table 'tar'", what())));
         }
         let ours = table("tarlike_meta").map_err(bad)?;
-        let reader = Self { connection, path: path.to_path_buf(), ours, growing: false };
+        let objects = ours && table("tarlike_object").map_err(bad)?;
+        let path_buf = path.to_path_buf();
+        let mut reader = Self { connection, path: path_buf, ours, growing: false, optional: false, objects };
         if ours {
+            reader.optional = reader.leaves_out_digests()?;
             let format = reader.meta_int("format")?;
             if format != Some(INDEX_FORMAT) {
                 return Err(Error::new(
@@ -170,6 +201,11 @@ impl IndexReader {
         Ok(reader)
     }
 
+    /// As if the index did not say which state of an object each file is.
+    pub(super) fn without_objects(self) -> Self {
+        Self { objects: false, ..self }
+    }
+
     fn error(&self, error: rusqlite::Error) -> Error {
         db_error(format!("cannot read the index {}", self.path.display()), error)
     }
@@ -179,6 +215,10 @@ impl IndexReader {
             .query_row("SELECT value FROM tarlike_meta WHERE key=?", [key], |row| row.get(0))
             .optional()
             .map_err(|e| self.error(e))
+    }
+
+    fn leaves_out_digests(&self) -> Result<bool> {
+        Ok(self.meta_bytes("hash")?.as_deref() == Some(HASH_OPTIONAL.as_bytes()))
     }
 
     fn meta_bytes(&self, key: &str) -> Result<Option<Vec<u8>>> {
@@ -253,7 +293,8 @@ impl IndexReader {
         parameters: impl rusqlite::Params,
         each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        let read = FileRead { ours: self.ours, growing: self.growing, name: &self.path };
+        let Self { ours, growing, optional, objects, .. } = *self;
+        let read = FileRead { ours, growing, optional, objects, name: &self.path };
         read_files(&self.connection, read, tail, parameters, each)
     }
 
@@ -335,6 +376,20 @@ impl IndexReader {
         )
     }
 
+    /// How many files with a content have nothing by which it could be proven.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn unprovable(&self) -> Result<u64> {
+        if !self.optional {
+            return Ok(0);
+        }
+        let query = "SELECT count(*) FROM tar WHERE hash IS NULL AND size > 0";
+        self.connection
+            .query_row(query, [], |row| row.get(0).map(from_sql_int))
+            .map_err(|e| self.error(e))
+    }
+
     /// Gives every directory and link, in the order in which they were written: a directory before what it contains.
     ///
     /// # Errors
@@ -389,12 +444,17 @@ fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<FileEntry, 
         return Err(at("its offset_end is not offset + size - 1"));
     }
     let md5 = match bytes(row, 5) {
-        None if read.growing && matches!(row.get_ref(5), Ok(ValueRef::Null)) => Digest::from([0; 16]),
-        hex => hex
-            .and_then(|hex| std::str::from_utf8(hex).ok()?.parse().ok())
-            .ok_or_else(|| at("its hash is no lowercase md5"))?,
+        None if matches!(row.get_ref(5), Ok(ValueRef::Null)) && (read.optional || read.growing) => {
+            // What is still to come must never pass for what was left out: that would need no proof.
+            if read.optional { None } else { Some(PENDING_MD5) }
+        }
+        hex => Some(
+            hex.and_then(|hex| std::str::from_utf8(hex).ok()?.parse().ok())
+                .ok_or_else(|| at("its hash is no lowercase md5"))?,
+        ),
     };
-    let mut file = FileEntry { id, path, size, offset, md5, blake3: None, meta: None, origin: None };
+    let mut file =
+        FileEntry { id, path, size, offset, md5, blake3: None, meta: None, origin: None, object: None };
     if read.ours {
         file.blake3 = match row.get_ref(6) {
             Ok(ValueRef::Null) => None,
@@ -411,6 +471,14 @@ fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<FileEntry, 
             }
             _ => None,
         };
+        if file.md5.is_none() && file.blake3.is_some() {
+            return Err(at("it has a BLAKE3 and no md5"));
+        }
+    }
+    if read.objects
+        && let Some(etag) = text(row, 14)
+    {
+        file.object = Some(Box::new(ObjectId { etag, version: text(row, 15), modified_ns: signed(row, 16) }));
     }
     Ok(file)
 }
@@ -456,6 +524,10 @@ fn signed(row: &Row<'_>, column: usize) -> Option<i64> {
 
 fn unsigned(row: &Row<'_>, column: usize) -> Option<u64> {
     signed(row, column).and_then(|number| u64::try_from(number).ok())
+}
+
+fn text(row: &Row<'_>, column: usize) -> Option<String> {
+    String::from_utf8(bytes(row, column)?.to_vec()).ok()
 }
 
 fn bytes<'r>(row: &'r Row<'_>, column: usize) -> Option<&'r [u8]> {
