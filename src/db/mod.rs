@@ -3,6 +3,7 @@
 pub mod growing;
 pub mod import;
 pub mod index_read;
+mod index_rows;
 pub mod index_write;
 pub mod journal;
 pub mod listing;

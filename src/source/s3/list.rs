@@ -31,6 +31,9 @@ struct Page {
     token: Option<String>,
 }
 
+/// Stores may say that there are more, and then there are none; but not for ever.
+const MOST_EMPTY_PAGES: u32 = 100;
+
 /// Where the next page begins.
 enum Next {
     First,
@@ -47,6 +50,7 @@ impl Bucket {
     pub fn list(&self, mut each: impl FnMut(Listed) -> Result<bool>) -> Result<()> {
         let (mut next, mut v1) = (Next::First, self.list_v1);
         let mut last: Option<Vec<u8>> = None;
+        let mut empty_pages = 0;
         loop {
             if self.monitor.is_cancelled() {
                 return Err(Error::new(ErrorKind::Interrupted, "interrupted"));
@@ -61,6 +65,10 @@ impl Bucket {
                 page => page.map_err(|trouble| self.cannot_list(trouble))?,
             };
             let before = last.clone();
+            empty_pages = if page.objects.is_empty() { empty_pages + 1 } else { 0 };
+            if empty_pages > MOST_EMPTY_PAGES {
+                return Err(self.strange("it goes on with empty pages only"));
+            }
             for object in page.objects {
                 let key = object.key().unwrap_or_default();
                 let key = if page.encoded { url_decode(key) } else { key.as_bytes().to_vec() };
@@ -152,7 +160,7 @@ impl Bucket {
             Next::Token(token) => Some(token.clone()),
             Next::Marker(key) => Some(String::from_utf8(key.clone()).map_err(|_| {
                 let why = format!("a page ends with \"{}\", which no request can name", printable(key));
-                Trouble::Refused(0, why)
+                Trouble::Refused(400, why)
             })?),
         };
         let answer = request.set_marker(marker).send().await.map_err(|e| trouble(&e))?;

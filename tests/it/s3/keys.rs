@@ -36,7 +36,7 @@ fn odd_keys_arrive_as_they_are() {
     }
     job.stub.put("p q", Object::new("the prefix is a folder"));
     job.stub.put("p q+", Object::new("the prefix is a folder"));
-    for (lists, page) in [(Lists::Both, 3), (Lists::V2Refused, 3), (Lists::V2AsV1, 3)] {
+    for (lists, page) in [(Lists::Both, 3), (Lists::V2Refused, 7), (Lists::V2AsV1, 7)] {
         job.stub.set(|settings| (settings.lists, settings.page) = (lists, page));
         job.index(args!["--s3-prefix", "p q+"]).code(0);
         let mut found = paths(&job.db());
