@@ -133,8 +133,9 @@ fn run(command: Command, output: &Arc<Output>) -> Result<Outcome> {
             Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
         }
     });
-    // A request that hangs in a blocking call must not keep the program from ending.
-    runtime.shutdown_background();
+    // A request that hangs in a blocking call must not keep the program from ending; and one that waits for a store would crash,
+    // loudly, in a runtime that is shut down. The process ends in a moment, and all of it with it.
+    std::mem::forget(runtime);
     outcome
 }
 

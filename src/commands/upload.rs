@@ -231,7 +231,11 @@ impl TransferArgs {
         let watch = output.watch();
         let outcome = tokio::select! {
             outcome = upload(source, client, &options, output.clone()) => outcome,
-            () = stop_signal() => Err(interrupted()),
+            () = stop_signal() => {
+                // Whoever waits for a store is told, too.
+                output.cancel();
+                Err(interrupted())
+            }
         };
         if outcome.as_ref().is_ok_and(|report| report.complete) {
             output.verified();

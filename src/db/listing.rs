@@ -94,6 +94,15 @@ impl Listing {
             .map_err(failed)
     }
 
+    /// Whether there is nothing in it.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn is_empty(&self) -> Result<bool> {
+        let mut statement = self.connection.prepare("SELECT 1 FROM object LIMIT 1").map_err(failed)?;
+        statement.exists([]).map(|exists| !exists).map_err(failed)
+    }
+
     /// Gives every object, in the order of an index.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ pub(super) struct BucketComparer<'a> {
 /// How many keys that are no paths are named.
 const NAMED: usize = 1_000;
 
-/// What differs, if anything; the place of the entry; and what is read for it.
+/// What differs, if anything.
 type Difference = Option<String>;
 
 impl<'a> BucketComparer<'a> {

@@ -66,6 +66,10 @@ impl BucketScan {
             skipped_count += 1;
             skip(skipped);
         })?;
+        if skipped_count == 0 && self.listing.is_empty()? {
+            let text = format!("nothing lies below {}: is the prefix right?", self.bucket.address());
+            monitor.notice(Notice::Warning(text));
+        }
         let keeps = matches!(self.contents, Contents::Keep(_));
         let window = if keeps { WINDOW_WITH_CONTENTS } else { WINDOW };
         let batch_bytes = self.contents.batch_bytes();

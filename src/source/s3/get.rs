@@ -73,7 +73,8 @@ impl Bucket {
         while filled < buffer.len() {
             let range = offset + filled as u64..offset + buffer.len() as u64;
             let before = filled;
-            let outcome = self.get_once(wanted, range, &mut buffer[filled..], &mut filled).await;
+            let (rest, got) = (&mut buffer[filled..], &mut filled);
+            let outcome = self.unless_cancelled(self.get_once(wanted, range, rest, got)).await;
             if filled > before {
                 attempts.progressed();
             }

@@ -103,7 +103,9 @@ impl Bucket {
         loop {
             let (name, raw) = super::connect::key_of(key);
             let request = self.client.head_object().bucket(&self.name).key(name).customize();
-            let trouble = match request.mutate_request(super::connect::with_key(raw)).send().await {
+            let request = request.mutate_request(super::connect::with_key(raw));
+            let answer = async { request.send().await.map_err(|e| trouble(&e)) };
+            let trouble = match self.unless_cancelled(answer).await {
                 Ok(answer) => match answer.content_length().and_then(|size| u64::try_from(size).ok()) {
                     Some(size) => {
                         self.patience.succeeded();
@@ -111,7 +113,7 @@ impl Bucket {
                     }
                     None => Trouble::Passing("the store does not say its size".to_string()),
                 },
-                Err(e) => trouble(&e),
+                Err(trouble) => trouble,
             };
             tracing::debug!("HEAD \"{}\": {trouble:?}", printable(key));
             if self.monitor.is_cancelled()

@@ -116,7 +116,8 @@ impl Bucket {
     async fn page(&self, next: &Next, v1: bool) -> std::result::Result<Page, Trouble> {
         let mut attempts = Attempts::new(&self.patience);
         loop {
-            let outcome = if v1 { self.page_v1(next).await } else { self.page_v2(next).await };
+            let page = async { if v1 { self.page_v1(next).await } else { self.page_v2(next).await } };
+            let outcome = self.unless_cancelled(page).await;
             match outcome {
                 Err(passing @ Trouble::Passing(_)) => {
                     tracing::debug!("listing {}: {passing:?}", self.address());

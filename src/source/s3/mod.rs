@@ -120,11 +120,31 @@ impl Bucket {
         self.runtime.block_on(jobs.collect())
     }
 
+    /// Does `work`, but not after the user has said to stop: a request may hang for long.
+    async fn unless_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, retry::Trouble>>,
+    ) -> Result<T, retry::Trouble> {
+        let cancelled = async {
+            while !self.monitor.is_cancelled() {
+                tokio::time::sleep(CANCEL_TICK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = work => outcome,
+            () = cancelled => Err(retry::Trouble::Refused(0, "interrupted".to_string())),
+        }
+    }
+
     /// Asks for what is known of each of these paths, without their contents.
     pub fn heads(&self, paths: &[&[u8]]) -> Vec<Result<Head, String>> {
         self.each(paths.iter().map(|path| self.key(path)), async |key| self.head(&key).await)
     }
 }
+
+/// How often it is looked whether the user wants to stop.
+const CANCEL_TICK: Duration = Duration::from_millis(200);
 
 /// How long the parts are that a range of `length` bytes is cut into.
 fn part_bytes(length: usize, requests: usize) -> usize {

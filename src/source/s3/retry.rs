@@ -103,6 +103,8 @@ pub(super) struct Patience {
     limit: Duration,
     /// When anything succeeded last, in milliseconds from the start.
     success_ms: AtomicU64,
+    /// Since when everything fails; 0 where the last thing has succeeded.
+    failing_ms: AtomicU64,
 }
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -112,20 +114,25 @@ const ATTEMPTS: u32 = 8;
 
 impl Patience {
     pub(super) fn new(limit: Duration) -> Self {
-        Self { start: Instant::now(), limit, success_ms: AtomicU64::new(0) }
+        let (success_ms, failing_ms) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { start: Instant::now(), limit, success_ms, failing_ms }
     }
 
     pub(super) fn succeeded(&self) {
         self.success_ms.fetch_max(self.now_ms(), Ordering::Relaxed);
+        self.failing_ms.store(0, Ordering::Relaxed);
     }
 
+    /// From 1 on.
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
-    /// Since when nothing succeeded.
-    fn idle(&self) -> Duration {
-        Duration::from_millis(self.now_ms().saturating_sub(self.success_ms.load(Ordering::Relaxed)))
+    /// Takes note of a failure; gives how long there were only failures.
+    fn failed(&self) -> Duration {
+        let now_ms = self.now_ms();
+        let since_ms = self.failing_ms.compare_exchange(0, now_ms, Ordering::Relaxed, Ordering::Relaxed);
+        Duration::from_millis(now_ms.saturating_sub(since_ms.map_or_else(|since_ms| since_ms, |_| now_ms)))
     }
 }
 
@@ -133,29 +140,34 @@ impl Patience {
 pub(super) struct Attempts<'a> {
     patience: &'a Patience,
     failed: u32,
-    since: Option<Instant>,
+    /// Of the first failure, in milliseconds from the start of everything.
+    since_ms: u64,
 }
 
 impl<'a> Attempts<'a> {
     pub(super) fn new(patience: &'a Patience) -> Self {
-        Self { patience, failed: 0, since: None }
+        Self { patience, failed: 0, since_ms: 0 }
     }
 
     /// Something came: whatever fails from now on is another failure.
     pub(super) fn progressed(&mut self) {
-        (self.failed, self.since) = (0, None);
+        self.failed = 0;
         self.patience.succeeded();
     }
 
     /// Waits until it is time for the next attempt; false says that there is none.
     pub(super) async fn again(&mut self) -> bool {
+        let (down, now_ms) = (self.patience.failed(), self.patience.now_ms());
+        if self.failed == 0 {
+            self.since_ms = now_ms;
+        }
         self.failed += 1;
-        let since = *self.since.get_or_insert_with(Instant::now);
-        let (failing, limit) = (since.elapsed(), self.patience.limit);
-        let others_work = self.patience.idle() < failing;
+        let limit = self.patience.limit;
+        let others_work = self.patience.success_ms.load(Ordering::Relaxed) > self.since_ms;
+        let long = Duration::from_millis(now_ms - self.since_ms) >= limit;
         // A store that is away altogether gets time to come back, once: not once for each object.
-        let hopeless = self.failed >= 2 && self.patience.idle() > limit + LONGEST_DELAY && failing < limit;
-        if hopeless || self.failed >= ATTEMPTS && (others_work || failing >= limit) {
+        let hopeless = self.failed >= 2 && down > limit + LONGEST_DELAY;
+        if hopeless || self.failed >= ATTEMPTS && (others_work || long) {
             return false;
         }
         tokio::time::sleep(delay(self.failed)).await;
@@ -209,8 +221,23 @@ mod tests {
         let patience = Patience::new(Duration::from_secs(3600));
         let mut attempts = Attempts::new(&patience);
         for _ in 0..3 * ATTEMPTS {
-            std::thread::sleep(Duration::from_millis(1));
             assert!(attempts.again().await);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_away_is_waited_for_once() {
+        let mut patience = Patience::new(Duration::from_millis(20));
+        // Nothing was asked for a long time: that is no failure.
+        patience.start -= Duration::from_secs(60);
+        let mut attempts = Attempts::new(&patience);
+        assert!(attempts.again().await && attempts.again().await && attempts.again().await);
+        // Failing for a minute.
+        patience.failing_ms.store(1, Ordering::Relaxed);
+        let mut attempts = Attempts::new(&patience);
+        assert!(attempts.again().await && !attempts.again().await);
+        patience.succeeded();
+        let mut attempts = Attempts::new(&patience);
+        assert!(attempts.again().await && attempts.again().await && attempts.again().await);
     }
 }

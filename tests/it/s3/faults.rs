@@ -1,8 +1,8 @@
 //! What stores do wrong, one thing at a time: the file arrives as it was indexed or is named as failed, and its neighbours arrive.
 
 use super::Job;
-use crate::support::Rng;
 use crate::support::s3::{Fault, Object, On};
+use crate::support::{Rng, Running, wait_until};
 use std::time::{Duration, Instant};
 
 /// A bucket with one object for each fault of the list, and one before and behind each.
@@ -180,4 +180,42 @@ fn sync_reads_again_what_failed_on_the_way() {
     job.stub.clear_faults();
     job.sync(vec![]).code(0);
     assert!(job.arrived("large").unwrap() == large);
+}
+
+#[test]
+fn whoever_waits_for_the_store_can_be_interrupted() {
+    let stall = || Fault::StallAfter(10, Duration::from_secs(20));
+    let (job, _) = bucket();
+    let asked = |job: &Job, method: &str| {
+        wait_until("the store is asked", Duration::from_secs(20), || {
+            job.stub.take().iter().any(|request| request.method == method && request.key == b"b")
+        });
+    };
+    let interrupt = |running: Running| {
+        let start = Instant::now();
+        running.signal(rustix::process::Signal::INT);
+        let output = running.wait().code(130);
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
+    };
+    job.stub.fault(On::head("b"), 9, Fault::Delay(Duration::from_secs(20)));
+    let args = args!["index", "--use-s3", "-c", "-db", job.db()];
+    let index = job.lab.cmd(args).envs(job.stub.env()).spawn();
+    asked(&job, "HEAD");
+    interrupt(index);
+    assert!(!job.db().exists());
+    job.stub.clear_faults();
+    job.index(vec![]).code(0);
+    let proxy = job.proxy();
+    job.stub.fault(On::get("b"), 9, stall());
+    let args = args!["upload", "--use-s3", "-db", job.db(), "-u", proxy.url];
+    let upload = job.lab.cmd(args).envs(job.stub.env()).spawn();
+    asked(&job, "GET");
+    interrupt(upload);
+    let args = args!["sync", "s3://bkt", job.lab.path("synced"), "-db", job.lab.path("sync.sqlite")];
+    let sync = job.lab.cmd(args).envs(job.stub.env()).spawn();
+    asked(&job, "GET");
+    interrupt(sync);
+    job.stub.clear_faults();
+    job.upload(&proxy, vec![]).code(0);
 }

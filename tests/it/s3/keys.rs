@@ -125,7 +125,7 @@ fn exclusion_sees_the_key_below_the_prefix() {
     assert_eq!(paths(&job.db()), ["keep/cached", "keep/n.tmp.x"]);
     assert_eq!(nodes(&job.db()).len(), 1);
     // A prefix that nothing lies below is an empty, valid transfer.
-    job.index(args!["--s3-prefix", "nothing"]).code(0);
+    job.index(args!["--s3-prefix", "nothing"]).code(0).says("nothing lies below s3://bkt/nothing/");
     let proxy = job.proxy();
     job.upload(&proxy, args!["--s3-prefix", "nothing"]).code(0);
     job.index(args!["--s3-prefix", "a/../b"]).code(2).says("'.' or '..'");
