@@ -150,7 +150,7 @@ impl ObjectsReader<'_> {
         }
         if self.keeps() {
             let wanted = self.bucket.wanted_head(object.path.as_bytes(), &head);
-            let entry = entry_of(&object, &head, None);
+            let entry = entry_of(&object, &head, head.md5().map(|md5| (md5, None)));
             let large = Large::of_object(entry, self.bucket.clone(), wanted);
             return Asked::Known(Outcome::Scanned(Scanned::Large(Box::new(large))));
         }

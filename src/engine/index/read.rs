@@ -3,7 +3,7 @@
 use super::super::buffers::Buffers;
 use super::super::opener::Opener;
 use super::scan::{Content, Contents, Scanned};
-use crate::archive::digest::{ContentHasher, blake3, md5_of_each, update_pair};
+use crate::archive::digest::{Blake3Hasher, ContentHasher, Md5, blake3, md5_of_each, update_pair};
 use crate::archive::entry::{FileEntry, Node, Origin};
 use crate::archive::log::Digests;
 use crate::archive::path::EntryPath;
@@ -51,7 +51,7 @@ pub(super) enum Outcome {
     Skipped { skipped: Skipped, linked: Option<EntryPath> },
 }
 
-/// A file or an object that was looked at, but not read.
+/// A file or an object that was looked at, but not read. The md5 of an object may be known already: it is not computed then.
 pub(in super::super) struct Large {
     entry: FileEntry,
     content: LargeContent,
@@ -266,7 +266,7 @@ fn entry_of(path: &EntryPath, stat: &Stat, digests: Option<Digests>) -> FileEntr
 }
 
 impl Large {
-    /// An object of a bucket; `entry` is without its digests.
+    /// An object of a bucket; `entry` has at most its md5.
     pub(super) fn of_object(entry: FileEntry, bucket: Arc<Bucket>, wanted: Wanted) -> Self {
         Self { entry, content: LargeContent::Object(bucket, wanted) }
     }
@@ -283,7 +283,13 @@ pub(in super::super) struct LargeReader {
     piece_bytes: usize,
     left: u64,
     broken: bool,
-    hasher: ContentHasher,
+    hasher: LargeHasher,
+}
+
+enum LargeHasher {
+    Both(Box<ContentHasher>),
+    /// The md5 is known.
+    Blake3(Box<Blake3Hasher>, Md5),
 }
 
 enum ReaderContent {
@@ -295,13 +301,17 @@ impl LargeReader {
     /// Reads in pieces of `piece_bytes`.
     pub(in super::super) fn new(large: Large, piece_bytes: usize) -> Self {
         let left = large.entry.size;
+        let hasher = match large.entry.md5 {
+            Some(md5) => LargeHasher::Blake3(Box::default(), md5),
+            None => LargeHasher::Both(Box::default()),
+        };
         let content = match large.content {
             LargeContent::File(file, before) => ReaderContent::File(file, before),
             LargeContent::Object(bucket, wanted) => {
                 ReaderContent::Object(ObjectReader::new(bucket, wanted, piece_bytes))
             }
         };
-        Self { content, piece_bytes, left, broken: false, hasher: ContentHasher::default() }
+        Self { content, piece_bytes, left, broken: false, hasher }
     }
 
     /// Reads the next piece, or the last one, into a buffer of `pool`; `None` at the end. As many bytes come as the file had when
@@ -342,16 +352,25 @@ impl LargeReader {
 
     /// Hashes the pieces that were read last of one or two files; two at once are faster.
     pub(in super::super) fn hash(readers: &mut [(&mut Self, &[u8])]) {
-        if let [(a, a_bytes), (b, b_bytes)] = readers {
-            return update_pair((&mut a.hasher, a_bytes), (&mut b.hasher, b_bytes));
+        if let [(a, a_bytes), (b, b_bytes)] = readers
+            && let (LargeHasher::Both(a), LargeHasher::Both(b)) = (&mut a.hasher, &mut b.hasher)
+        {
+            return update_pair((a, a_bytes), (b, b_bytes));
         }
         for (reader, bytes) in readers {
-            reader.hasher.update(bytes);
+            match &mut reader.hasher {
+                LargeHasher::Both(hasher) => hasher.update(bytes),
+                LargeHasher::Blake3(hasher, _) => hasher.update(bytes),
+            }
         }
     }
 
     /// The digests of all pieces, and whether they are a content that it had for sure.
     pub(in super::super) fn finish(self) -> (Digests, bool) {
-        (self.hasher.finish(), !self.broken)
+        let digests = match self.hasher {
+            LargeHasher::Both(hasher) => hasher.finish(),
+            LargeHasher::Blake3(hasher, md5) => (md5, hasher.finish()),
+        };
+        (digests, !self.broken)
     }
 }
