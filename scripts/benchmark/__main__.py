@@ -18,11 +18,12 @@ import link
 import million
 import report
 import rows
+import s3
 from bench import Bench, Stop, say
 from measure import Unavailable
 from sets import KINDS
 
-SECTIONS = [folders.SECTION, compress.SECTION, *link.SECTIONS, million.SECTION, rows.SECTION]
+SECTIONS = [folders.SECTION, compress.SECTION, *link.SECTIONS, *s3.SECTIONS, million.SECTION, rows.SECTION]
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""The sets that are generated, because no machine has them: very many files, and an index of very many rows."""
+"""The sets that are generated, because no machine has them: very many files, objects, and an index of very many rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 
 FILES_IN_FOLDER = 100
 SMALLEST, LARGEST = 100, 600
+
+OBJECTS = 20_000
+OBJECT_BYTES = 2_000_000_000
 
 ROWS = 10_000_000
 ROW_BYTES = 300  # of each file that the index names
@@ -35,6 +38,28 @@ def make_files(tree: Path, scale: float, files: int) -> str:
             os.close(file)
         os.close(at)
     return f"random bytes, {SMALLEST} to {LARGEST} in a file, {FILES_IN_FOLDER} files in a folder"
+
+
+def make_objects(tree: Path, scale: float) -> str:
+    """Files of 10 to 90 kB, 200 in a folder: about 50 kB each."""
+    choose = random.Random(OBJECTS)
+    noise = os.urandom(1 << 20)
+    for number in range(int(OBJECTS * scale)):
+        folder = tree / f"folder-{number // 200:03d}"
+        folder.mkdir(exist_ok=True)
+        size = choose.randint(10_000, 90_000)
+        start = choose.randrange(len(noise) - size)
+        (folder / f"object-{number:05d}.dat").write_bytes(noise[start : start + size])
+    return "random bytes, 10 to 90 kB in an object, 200 objects in a folder"
+
+
+def make_object(tree: Path, scale: float) -> str:
+    """One object of 2 GB."""
+    left = int(OBJECT_BYTES * scale)
+    with open(tree / "object.dat", "wb") as file:
+        while left > 0:
+            left -= file.write(os.urandom(min(left, 1 << 24)))
+    return "random bytes"
 
 
 def make_index(tree: Path, scale: float) -> str:

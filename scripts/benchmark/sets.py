@@ -110,6 +110,8 @@ KINDS = {
     "tenth": Kind(make_tenth, SMALL_BYTES * 0.15),
     "100k": Kind(functools.partial(generated.make_files, files=100_000), 5.5e8),
     "1m": Kind(functools.partial(generated.make_files, files=1_000_000), 5.5e9),
+    "objects": Kind(generated.make_objects, generated.OBJECTS * 52_000),
+    "object": Kind(generated.make_object, generated.OBJECT_BYTES),
     "rows": Kind(generated.make_index, generated.ROWS * 240),
 }
 

@@ -22,6 +22,9 @@ pub type IndexDigest = Digest<32>;
 pub struct NotADigest;
 
 impl<const N: usize> Digest<N> {
+    /// All zeros.
+    pub const ZERO: Self = Self([0; N]);
+
     /// The digest's bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; N] {
@@ -131,21 +134,25 @@ impl ContentHasher {
     }
 }
 
-/// The proof that a content is what the index says: BLAKE3 where the index has it, else md5.
+/// The proof that a content is what the index says: BLAKE3 where the index has it, else md5, and where the index has neither
+/// because the user left both out, its length.
 pub enum ProofHasher {
     /// Against [`FileEntry::blake3`].
     Blake3(Box<blake3::Hasher>, Blake3),
     /// Against [`FileEntry::md5`].
     Md5(md5::Md5, Md5),
+    /// Bytes so far, against [`FileEntry::size`].
+    Length(u64, u64),
 }
 
 impl ProofHasher {
     /// The proof that `file` asks for.
     #[must_use]
     pub fn of(file: &FileEntry) -> Self {
-        match file.blake3 {
-            Some(expected) => Self::Blake3(Box::default(), expected),
-            None => Self::Md5(md5::Md5::new(), file.md5),
+        match (file.blake3, file.md5) {
+            (Some(expected), _) => Self::Blake3(Box::default(), expected),
+            (None, Some(expected)) => Self::Md5(md5::Md5::new(), expected),
+            (None, None) => Self::Length(0, file.size),
         }
     }
 
@@ -156,6 +163,7 @@ impl ProofHasher {
                 hasher.update(bytes);
             }
             Self::Md5(hasher, _) => hasher.update(bytes),
+            Self::Length(length, _) => *length += bytes.len() as u64,
         }
     }
 
@@ -165,6 +173,7 @@ impl ProofHasher {
         match self {
             Self::Blake3(hasher, expected) => hasher.finalize() == blake3::Hash::from(expected.0),
             Self::Md5(hasher, expected) => Digest(hasher.finalize().into()) == expected,
+            Self::Length(length, expected) => length == expected,
         }
     }
 }
@@ -224,7 +233,11 @@ impl IndexDigester {
         push_bytes(row, file.path.as_bytes());
         row.extend(file.size.to_le_bytes());
         row.extend(file.offset.to_le_bytes());
-        row.extend(file.md5.as_bytes());
+        match &file.md5 {
+            Some(md5) => row.extend(md5.as_bytes()),
+            // A length that no BLAKE3 has: the row of a file whose md5 is all zeros is another one.
+            None => row.extend([[0; 16], [0xff; 16]].concat()),
+        }
         push_bytes(row, file.blake3.as_ref().map_or(&[], |d| &d.as_bytes()[..]));
         push_meta(row, file.meta);
     }
@@ -283,10 +296,11 @@ mod tests {
             path: EntryPath::new(path.as_bytes()).unwrap(),
             size: 3,
             offset: 0,
-            md5: md5(b"abc"),
+            md5: Some(md5(b"abc")),
             blake3: Some(blake3(b"abc")),
             meta: Some(Meta { mode: 0o644, mtime_ns: -1, uid: 0, gid: 0 }),
             origin: None,
+            object: None,
         }
     }
 
@@ -312,6 +326,8 @@ mod tests {
         assert!(proves(&f, b"abc") && !proves(&f, b"abd") && !proves(&f, b"ab"));
         f.blake3 = None;
         assert!(proves(&f, b"abc") && !proves(&f, b"abd"));
+        f.md5 = None;
+        assert!(proves(&f, b"abd") && !proves(&f, b"ab") && !f.is_provable());
     }
 
     #[test]
@@ -332,7 +348,9 @@ mod tests {
         for change in [
             |f: &mut FileEntry| f.size = 4,
             |f: &mut FileEntry| f.offset = 1,
-            |f: &mut FileEntry| f.md5 = md5(b"x"),
+            |f: &mut FileEntry| f.md5 = Some(md5(b"x")),
+            |f: &mut FileEntry| f.md5 = Some(Digest([0; 16])),
+            |f: &mut FileEntry| f.md5 = None,
             |f: &mut FileEntry| f.blake3 = None,
             |f: &mut FileEntry| f.meta = None,
             |f: &mut FileEntry| f.meta = Some(Meta { mode: 0o600, mtime_ns: -1, uid: 0, gid: 0 }),

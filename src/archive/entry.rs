@@ -39,14 +39,28 @@ pub struct FileEntry {
     pub size: u64,
     /// Where its content starts in the archive.
     pub offset: u64,
-    /// md5 of the content.
-    pub md5: Md5,
-    /// BLAKE3 of the content; absent in an index that the original program wrote.
+    /// md5 of the content. Absent only where the user left it out, so that nothing can prove the content.
+    pub md5: Option<Md5>,
+    /// BLAKE3 of the content; absent in an index that the original program wrote, and where an object's ETag stands for its
+    /// content.
     pub blake3: Option<Blake3>,
     /// Absent in an index that the original program wrote.
     pub meta: Option<Meta>,
     /// Absent in an index that the original program wrote, or that came over the network.
     pub origin: Option<Origin>,
+    /// Which state of an object in S3 this is; absent for everything else.
+    pub object: Option<Box<ObjectId>>,
+}
+
+/// What tells one state of an object in S3 from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectId {
+    /// The ETag, without quotes.
+    pub etag: String,
+    /// The version, where the bucket keeps versions.
+    pub version: Option<String>,
+    /// When a list said that it was written, in nanoseconds since 1970; absent where the next index has to look again.
+    pub modified_ns: Option<i64>,
 }
 
 impl FileEntry {
@@ -54,6 +68,12 @@ impl FileEntry {
     #[must_use]
     pub fn range(&self) -> Range<u64> {
         self.offset..self.offset + self.size
+    }
+
+    /// Whether the index has something by which its content can be proven. There is one empty content only.
+    #[must_use]
+    pub fn is_provable(&self) -> bool {
+        self.md5.is_some() || self.blake3.is_some() || self.size == 0
     }
 }
 

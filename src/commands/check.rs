@@ -1,9 +1,10 @@
 //! `tar-like check`
 
 use super::output::{Outcome, Output, human_count};
+use super::s3::S3Args;
 use super::{args, default_database, interruptible, threads};
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
-use crate::engine::check::{CheckOptions, Finding, check};
+use crate::engine::check::{CheckOptions, CheckReport, Finding, check};
 use crate::error::{ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
@@ -12,14 +13,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
-Each difference is a line on standard output: `different`, `missing` or `extra`, the path, and how it differs.
+Each difference is a line on standard output: `different`, `missing` or `extra`, the path, and how it differs; `unverified` is
+a file of whose content the index says nothing.
 
 Examples:
   tar-like check -b /srv/copy
   tar-like check -b /srv/copy -db /tmp/data.sqlite --extra
   tar-like check -b /srv/copy -f 0 -l 99          only files of the first 100 blocks
 
-Exit codes: 0 no difference, 1 differences or an error, 2 wrong usage.";
+Exit codes: 0 no difference, 1 differences, unverified files or an error, 2 wrong usage.";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -27,6 +29,9 @@ pub(super) struct CheckArgs {
     /// The folder to compare
     #[arg(short, long, value_name = "FOLDER", default_value = "tmp/recv")]
     base_folder: PathBuf,
+    /// Compare a bucket in S3, not a folder; all of its contents are read
+    #[arg(long)]
+    use_s3: bool,
     /// The index, also -db [default: ~/.tar_like.sqlite]
     #[arg(long, value_name = "FILE")]
     database: Option<PathBuf>,
@@ -45,12 +50,19 @@ pub(super) struct CheckArgs {
     /// Compare names and contents only, not permissions, times and owners
     #[arg(long)]
     no_metadata: bool,
+    #[command(flatten)]
+    s3: S3Args,
 }
 
 pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome> {
     args::block_range(args.first_block, args.last_block)?;
+    let bucket = match args.use_s3 {
+        true => Some(args.s3.connect(args.s3.place()?, output).await?),
+        false => None,
+    };
     let options = CheckOptions {
         base: args.base_folder,
+        bucket,
         database: args.database.map_or_else(default_database, Ok)?,
         first: args.first_block,
         last: args.last_block,
@@ -69,6 +81,7 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
                 Finding::Different(path, why) => ("different", path, Some(why)),
                 Finding::Missing(path) => ("missing", path, None),
                 Finding::Extra(path) => ("extra", path, None),
+                Finding::Unverified(path) => ("unverified", path, None),
             };
             let text = match why {
                 Some(why) => format!("{what}\t{path}\t{why}"),
@@ -85,15 +98,24 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
     Ok(Outcome {
         command: "check",
         exit: if report.is_equal() { 0 } else { ErrorKind::Different.exit_code() },
-        text: format!(
-            "{} ok, {} different, {} missing, {} extra",
-            human_count(report.ok),
-            human_count(report.different),
-            human_count(report.missing),
-            human_count(report.extra)
-        ),
+        text: describe(&report),
         fields: json!({
             "ok": report.ok, "different": report.different, "missing": report.missing, "extra": report.extra,
+            "unverified": report.unverified,
         }),
     })
+}
+
+fn describe(report: &CheckReport) -> String {
+    let unverified = match report.unverified {
+        0 => String::new(),
+        count => format!(", {} UNVERIFIED: the index has no md5 of them", human_count(count)),
+    };
+    format!(
+        "{} ok, {} different, {} missing, {} extra{unverified}",
+        human_count(report.ok),
+        human_count(report.different),
+        human_count(report.missing),
+        human_count(report.extra)
+    )
 }

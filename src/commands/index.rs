@@ -1,6 +1,7 @@
 //! `tar-like index`
 
 use super::output::{Outcome, Output, human_bytes, human_count};
+use super::s3::S3Args;
 use super::{args, default_database, default_progress, interruptible, threads};
 use crate::engine::index::{IndexOptions, IndexReport, index, refuse_existing};
 use crate::error::Result;
@@ -14,6 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   tar-like index -b /data
   tar-like index -c -b /data -db /tmp/data.sqlite -x '\\.tmp$' -x '^cache/'
+  tar-like index --use-s3 --s3-bucket photos --s3-prefix 2024 -db photos.sqlite
 
 Exit codes: 0 everything is indexed, 1 error, 2 wrong usage, 3 some entries were skipped (they are listed).";
 
@@ -23,6 +25,12 @@ pub(super) struct IndexArgs {
     /// The folder to index
     #[arg(short, long, value_name = "FOLDER", default_value = ".")]
     base_folder: PathBuf,
+    /// Index a bucket in S3 instead of a folder
+    #[arg(long)]
+    use_s3: bool,
+    /// Do not read objects whose ETag is no md5: nothing can prove their contents then, and check calls them unverified
+    #[arg(long, requires = "use_s3")]
+    s3_no_md5: bool,
     /// Where the index goes, also -db [default: ~/.tar_like.sqlite]
     #[arg(long, value_name = "FILE")]
     database: Option<PathBuf>,
@@ -32,12 +40,20 @@ pub(super) struct IndexArgs {
     /// Replace an index that is there
     #[arg(short, long)]
     clean: bool,
+    #[command(flatten)]
+    s3: S3Args,
 }
 
 pub(super) async fn run(args: IndexArgs, output: &Arc<Output>) -> Result<Outcome> {
     let database = args.database.map_or_else(default_database, Ok)?;
+    let bucket = match args.use_s3 {
+        true => Some(args.s3.connect(args.s3.place()?, output).await?),
+        false => None,
+    };
     let options = IndexOptions {
         base: args.base_folder,
+        bucket,
+        read_contents: !args.s3_no_md5,
         database,
         exclude: args.exclude,
         own_files: default_progress().into_iter().collect(),

@@ -2,9 +2,11 @@
 
 mod args;
 mod check;
+mod hcp_credentials;
 mod index;
 mod output;
 mod proxy;
+mod s3;
 mod sync;
 mod upload;
 
@@ -16,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// Index, send, receive and verify folders: fast, resumable, proven.
+/// Index, send, receive and verify folders and buckets: fast, resumable, proven.
 #[derive(Parser)]
 #[command(name = "tar-like", version, propagate_version = true, after_help = EXIT_CODES)]
 struct Cli {
@@ -62,6 +64,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Index, send and verify in one command
     Sync(sync::SyncArgs),
+    /// Derive the keys for a Hitachi Content Platform from a user's name and password
+    HcpCredentials(hcp_credentials::HcpCredentialsArgs),
 }
 
 /// The index that commands use unless told otherwise.
@@ -126,10 +130,12 @@ fn run(command: Command, output: &Arc<Output>) -> Result<Outcome> {
             Command::Upload(args) => upload::run(args, output).await,
             Command::Check(args) => check::run(args, output).await,
             Command::Sync(args) => sync::run(args, output).await,
+            Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
         }
     });
-    // A request that hangs in a blocking call must not keep the program from ending.
-    runtime.shutdown_background();
+    // A request that hangs in a blocking call must not keep the program from ending; and one that waits for a store would crash,
+    // loudly, in a runtime that is shut down. The process ends in a moment, and all of it with it.
+    std::mem::forget(runtime);
     outcome
 }
 

@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// How a command ended.
 pub(super) struct Outcome {
@@ -65,12 +68,13 @@ impl Output {
         });
         let bar = output.bar.clone();
         let level = log_level(global);
-        tracing_subscriber::fmt()
-            .with_max_level(level)
+        let lines = tracing_subscriber::fmt::layer()
             .with_target(level >= Level::DEBUG)
             .with_ansi(terminal)
-            .with_writer(move || BarWriter(bar.clone()))
-            .init();
+            .with_writer(move || BarWriter(bar.clone()));
+        // The SDK logs whole requests, with what signs them.
+        let kept = Targets::new().with_default(level).with_target("aws", level.min(Level::WARN));
+        tracing_subscriber::registry().with(lines).with(kept).init();
         output
     }
 

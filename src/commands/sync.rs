@@ -1,6 +1,7 @@
 //! `tar-like sync`
 
 use super::output::{Outcome, Output};
+use super::s3::{Place, S3Args};
 use super::upload::Part;
 use super::{args, default_database, index, threads, upload};
 use crate::archive::path::STATE_DIR;
@@ -11,6 +12,8 @@ use crate::engine::upload::UploadReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::Client;
 use crate::server::{self, ServerOptions, Token};
+use crate::source::Source;
+use crate::source::disk::DiskSource;
 use clap::Args;
 use rand::RngExt;
 use rand::distr::{Alphanumeric, SampleString};
@@ -25,6 +28,7 @@ The index is kept: running the same command again reads only what changed, and s
 Examples:
   tar-like sync /data http://backup:8000/tar
   tar-like sync /data /mnt/disk/data -db /tmp/data.sqlite
+  tar-like sync s3://photos/2024 http://backup:8000/tar --s3-endpoint https://s3.example.org
   tar-like sync /data https://backup/tar --token-file token --dry-run
 
 Exit codes: 0 the receiver confirmed every file, 1 error, 2 wrong usage, 3 some files failed or were skipped (they are
@@ -33,7 +37,7 @@ listed), 4 receiver full or degraded, 130 interrupted.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct SyncArgs {
-    /// The folder to copy
+    /// The folder to copy, or s3://bucket/prefix
     #[arg(value_name = "SOURCE")]
     source: PathBuf,
     /// A receiver (http://host:8000/tar) or a folder on this host
@@ -50,6 +54,8 @@ pub(super) struct SyncArgs {
     clean: bool,
     #[command(flatten)]
     transfer: upload::TransferArgs,
+    #[command(flatten)]
+    s3: S3Args,
 }
 
 /// Where the archive goes.
@@ -59,10 +65,20 @@ enum Destination {
 }
 
 pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome> {
-    let destination = destination(&args.destination, &args.source, args.transfer.dry_run)?;
+    let place = args.source.to_str().and_then(Place::of_url);
+    let folder = place.is_none().then_some(&*args.source);
+    let destination = destination(&args.destination, folder, args.transfer.dry_run)?;
+    let bucket = match place {
+        Some(place) => Some(args.s3.connect(place, output).await?),
+        None => None,
+    };
     let kept = args.database.map_or_else(default_database, Ok)?;
     if !args.clean {
-        check_same_folder(&kept, &args.source)?;
+        let base = match &bucket {
+            Some(bucket) => Some(PathBuf::from(bucket.address())),
+            None => args.source.canonicalize().ok(),
+        };
+        check_same_source(&kept, base)?;
     }
     let scratch = tempfile::tempdir().map_err(|e| Error::io("cannot make a temporary folder", e))?;
     let (database, reuse) = if args.transfer.dry_run {
@@ -72,6 +88,8 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     };
     let options = IndexOptions {
         base: args.source.clone(),
+        bucket: bucket.clone(),
+        read_contents: true,
         database: database.clone(),
         exclude: args.exclude,
         own_files: vec![args.transfer.progress()?, kept.clone()],
@@ -118,7 +136,11 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
                 index::make(options, output).await?
             }
         };
-        let report = args.transfer.send(&args.source, database, client, part, output).await?;
+        let source: Arc<dyn Source> = match bucket {
+            Some(bucket) => bucket,
+            None => Arc::new(DiskSource::open(&args.source)?),
+        };
+        let report = args.transfer.send(source, database, client, part, output).await?;
         Ok(outcome(&indexed, &report))
     };
     let outcome = send.await;
@@ -159,7 +181,8 @@ fn outcome(indexed: &IndexReport, report: &UploadReport) -> Outcome {
     }
 }
 
-fn destination(given: &Path, source: &Path, dry_run: bool) -> Result<Destination> {
+/// `source` is the folder that is copied, if it is one.
+fn destination(given: &Path, source: Option<&Path>, dry_run: bool) -> Result<Destination> {
     if let Some(url) =
         given.to_str().filter(|text| text.starts_with("http://") || text.starts_with("https://"))
     {
@@ -171,12 +194,16 @@ fn destination(given: &Path, source: &Path, dry_run: bool) -> Result<Destination
             format!("{} is neither an http(s) address nor a folder", given.display()),
         ));
     }
-    let source = source
-        .canonicalize()
-        .map_err(|e| Error::io(format!("cannot open the source folder {}", source.display()), e))?;
     let folder = resolve(given)
         .map_err(|e| Error::io(format!("cannot resolve the destination folder {}", given.display()), e))?;
-    if folder.starts_with(&source) {
+    let source = source.map(|source| {
+        source
+            .canonicalize()
+            .map_err(|e| Error::io(format!("cannot open the source folder {}", source.display()), e))
+    });
+    if let Some(source) = source.transpose()?
+        && folder.starts_with(&source)
+    {
         return Err(Error::new(
             ErrorKind::Usage,
             format!("the destination {} lies in the source {}", folder.display(), source.display()),
@@ -203,19 +230,20 @@ fn resolve(path: &Path) -> std::io::Result<PathBuf> {
     Ok(resolve(parent)?.join(name))
 }
 
-/// The index of another folder is not replaced by accident: the usual place is the same for every folder.
-fn check_same_folder(database: &Path, source: &Path) -> Result<()> {
+/// The index of another source is not replaced by accident: the usual place is the same for every one. `source` is the folder
+/// without links, or the address of the bucket.
+fn check_same_source(database: &Path, source: Option<PathBuf>) -> Result<()> {
     if !database.exists() {
         return Ok(());
     }
     let former = IndexReader::open(database)?;
     let base = if former.is_ours() { former.summary()?.base } else { None };
-    if base.is_some() && base == source.canonicalize().ok() {
+    if base.is_some() && base == source {
         return Ok(());
     }
     let of = base.map_or_else(|| "another program".to_string(), |base| base.display().to_string());
     Err(Error::new(ErrorKind::Source, format!("{} is the index of {of}", database.display()))
-        .hint("give -db FILE to keep an index for each folder, or -c to replace this one"))
+        .hint("give -db FILE to keep an index for each source, or -c to replace this one"))
 }
 
 /// A dry run changes nothing, the index included: it works on a copy.

@@ -1,6 +1,7 @@
 //! `tar-like upload`
 
 use super::output::{Outcome, Output, human_bytes, human_count};
+use super::s3::S3Args;
 use super::{args, default_database, default_progress, interrupted, interruptible, stop_signal, threads};
 use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
@@ -10,6 +11,7 @@ use crate::engine::stream::stream;
 use crate::engine::upload::{UploadOptions, UploadReport, plan_from_nothing, upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{Bandwidth, Client, ClientOptions, Patience};
+use crate::source::Source;
 use crate::source::disk::DiskSource;
 use crate::telemetry::{Monitor, Notice};
 use clap::{Args, ValueEnum};
@@ -27,6 +29,7 @@ Examples:
   tar-like upload -b /data -u http://backup:8000/tar
   tar-like upload -b /data -db /tmp/data.sqlite -u https://backup/tar --token-file token -p 8
   tar-like upload -b /data -f 0 -l 999            this host sends the first 1000 blocks
+  tar-like upload --use-s3 --s3-bucket photos --s3-prefix 2024 -db photos.sqlite -u http://backup:8000/tar
   tar-like upload -b /data --dry-run              what would be sent
 
 Exit codes: 0 the receiver confirmed every file (with -f/-l: every block of the range), 1 error, 2 wrong usage,
@@ -38,6 +41,9 @@ pub(super) struct UploadArgs {
     /// The folder that was indexed
     #[arg(short, long, value_name = "FOLDER", default_value = ".")]
     base_folder: PathBuf,
+    /// Read from the bucket that was indexed, not from a folder
+    #[arg(long)]
+    use_s3: bool,
     /// The index, also -db [default: ~/.tar_like.sqlite]
     #[arg(long, value_name = "FILE")]
     database: Option<PathBuf>,
@@ -52,6 +58,8 @@ pub(super) struct UploadArgs {
     last_block: Option<u64>,
     #[command(flatten)]
     transfer: TransferArgs,
+    #[command(flatten)]
+    s3: S3Args,
 }
 
 /// The flags that `upload` and `sync` share.
@@ -216,10 +224,10 @@ impl TransferArgs {
         Client::new(client, patience, output.clone()).map(Arc::new)
     }
 
-    /// Sends the archive of `base` and `database`.
+    /// Sends the archive of `source` and `database`.
     pub(super) async fn send(
         &self,
-        base: &Path,
+        source: Arc<dyn Source>,
         database: PathBuf,
         client: Arc<Client>,
         part: Part,
@@ -227,7 +235,6 @@ impl TransferArgs {
     ) -> Result<UploadReport> {
         let Part { range, ignore_done, looked } = part;
         let options = UploadOptions { ignore_done, looked, ..self.options(database, range)? };
-        let source = Arc::new(DiskSource::open(base)?);
         let counters = output.counters();
         for counter in
             [&counters.files_total, &counters.files_done, &counters.total_bytes, &counters.done_bytes]
@@ -238,7 +245,11 @@ impl TransferArgs {
         let watch = output.watch();
         let outcome = tokio::select! {
             outcome = upload(source, client, &options, output.clone()) => outcome,
-            () = stop_signal() => Err(interrupted()),
+            () = stop_signal() => {
+                // Whoever waits for a store is told, too.
+                output.cancel();
+                Err(interrupted())
+            }
         };
         if outcome.as_ref().is_ok_and(|report| report.complete) {
             output.verified();
@@ -273,7 +284,11 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
     args::block_range(range.0, range.1)?;
     let client = args.transfer.client(args.upload_url, token, output)?;
     let part = Part { range, ignore_done: args.transfer.ignore_done, looked: None };
-    let report = args.transfer.send(&args.base_folder, database, client, part, output).await?;
+    let source: Arc<dyn Source> = match args.use_s3 {
+        true => args.s3.connect(args.s3.place()?, output).await?,
+        false => Arc::new(DiskSource::open(&args.base_folder)?),
+    };
+    let report = args.transfer.send(source, database, client, part, output).await?;
     Ok(Outcome { command: "upload", exit: exit(&report), text: describe(&report), fields: fields(&report) })
 }
 

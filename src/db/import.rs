@@ -19,6 +19,8 @@ const LONGEST_VALUE: i32 = 64 << 10;
 /// After so many steps of SQLite's machine, the budget is looked at.
 const STEP: i32 = 1_000;
 
+const OUR_TABLES: [&str; 5] = ["tar", "tarlike_meta", "tarlike_file", "tarlike_node", "tarlike_object"];
+
 /// Copies the index at `uploaded` into a new index at `target`, as generation `generation`, with `created_s` in seconds since
 /// 1970. `name` stands for the upload in messages.
 ///
@@ -37,6 +39,7 @@ pub fn import(
     };
     check_header(uploaded, name)?;
     let reader = IndexReader::on(open_hostile(uploaded, name)?, Path::new(name)).map_err(refuse)?;
+    let reader = reader.without_objects();
     let mut writer = IndexWriter::create(target)?;
     let paths = PathTable::create(target.parent().unwrap_or(Path::new(".")))?;
     let mut own_failure = None;
@@ -173,8 +176,7 @@ fn check_schema(connection: &Connection, name: &str) -> Result<()> {
         let object: String = row.get(1).map_err(bad)?;
         let table: String = row.get(2).map_err(bad)?;
         let sql: String = row.get::<_, Option<String>>(3).map_err(bad)?.unwrap_or_default();
-        let known = matches!(&*table, "tar" | "tarlike_meta" | "tarlike_file" | "tarlike_node")
-            || table.starts_with("sqlite_stat");
+        let known = OUR_TABLES.contains(&&*table) || table.starts_with("sqlite_stat");
         let plain = match &*kind {
             "table" => sql.get(..12).is_some_and(|start| start.eq_ignore_ascii_case("create table")),
             "index" => true,
@@ -189,7 +191,7 @@ fn check_schema(connection: &Connection, name: &str) -> Result<()> {
     }
     drop(rows);
     drop(statement);
-    for table in ["tar", "tarlike_meta", "tarlike_file", "tarlike_node"] {
+    for table in OUR_TABLES {
         let mut statement = connection.prepare(&format!("PRAGMA table_xinfo({table})")).map_err(bad)?;
         let hidden: Vec<i64> =
             statement.query_map([], |row| row.get(6)).and_then(|rows| rows.collect()).map_err(bad)?;

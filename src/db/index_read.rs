@@ -1,13 +1,14 @@
 //! Reading an index, ours or the original program's.
 
-use super::{INDEX_FORMAT, db_error, from_sql_int, sql_int, text_or_blob};
-use crate::archive::digest::{Digest, IndexDigest, IndexDigester};
-use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
+use super::index_rows::{file_of, node_of};
+use super::{HASH_OPTIONAL, INDEX_FORMAT, db_error, from_sql_int, sql_int, text_or_blob};
+use crate::archive::digest::{Digest, IndexDigest, IndexDigester, Md5};
+use crate::archive::entry::{FileEntry, Node};
 use crate::archive::log::LogDigest;
-use crate::archive::path::{EntryPath, printable};
+use crate::archive::path::EntryPath;
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
@@ -36,17 +37,33 @@ pub struct IndexReader {
     path: PathBuf,
     ours: bool,
     growing: bool,
+    optional: bool,
+    objects: bool,
 }
+
+/// What the md5 reads as that is still to come: that of no content.
+pub(super) const PENDING_MD5: Md5 = Digest::ZERO;
 
 /// How rows are read.
 #[derive(Clone, Copy)]
 pub(super) struct FileRead<'a> {
     /// The index has our tables beside `tar`.
     pub(super) ours: bool,
-    /// Digests may be missing; they read as md5 0 and no BLAKE3 then.
+    /// Digests may still be to come; they read as [`PENDING_MD5`] and no BLAKE3 then.
     pub(super) growing: bool,
+    /// Digests may have been left out.
+    pub(super) optional: bool,
+    /// It says which state of an object each file is.
+    pub(super) objects: bool,
     /// The index, for messages.
     pub(super) name: &'a Path,
+}
+
+impl<'a> FileRead<'a> {
+    /// An index with our tables, complete, of a folder.
+    pub(super) fn ours(name: &'a Path) -> Self {
+        Self { ours: true, growing: false, optional: false, objects: false, name }
+    }
 }
 
 /// Gives the files that `tail` selects.
@@ -58,12 +75,12 @@ pub(super) fn read_files(
     mut each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let error = |e| db_error(format!("cannot read the index {}", read.name.display()), e);
-    let query = if read.ours {
-        format!(
-            "SELECT {FILE_COLUMNS}, {OUR_COLUMNS} FROM tar LEFT JOIN tarlike_file f ON f.id = tar.id {tail}"
-        )
-    } else {
-        format!("SELECT {FILE_COLUMNS} FROM tar {tail}")
+    let query = match (read.ours, read.objects) {
+        (true, true) => format!(
+            "SELECT {FILE_COLUMNS}, {OUR_COLUMNS}, {OBJECT_COLUMNS} {OUR_TABLES} {OBJECT_TABLE} {tail}"
+        ),
+        (true, false) => format!("SELECT {FILE_COLUMNS}, {OUR_COLUMNS} {OUR_TABLES} {tail}"),
+        (false, _) => format!("SELECT {FILE_COLUMNS} FROM tar {tail}"),
     };
     let mut statement = connection.prepare_cached(&query).map_err(error)?;
     let mut rows = statement.query(parameters).map_err(error)?;
@@ -101,6 +118,9 @@ pub(super) fn read_nodes(
 
 const FILE_COLUMNS: &str = "tar.id, tar.path, tar.size, tar.offset, tar.offset_end, tar.hash";
 const OUR_COLUMNS: &str = "f.blake3, f.mode, f.mtime_ns, f.uid, f.gid, f.dev, f.ino, f.ctime_ns";
+const OBJECT_COLUMNS: &str = "o.etag, o.version, o.modified_ns";
+const OUR_TABLES: &str = "FROM tar LEFT JOIN tarlike_file f ON f.id = tar.id";
+const OBJECT_TABLE: &str = "LEFT JOIN tarlike_object o ON o.id = tar.id";
 
 impl IndexReader {
     /// Opens the index at `path`.
@@ -124,7 +144,16 @@ impl IndexReader {
         connection
             .execute_batch("PRAGMA cache_size=-2000; PRAGMA temp_store=FILE;")
             .map_err(|e| db_error(format!("cannot open the index {}", path.display()), e))?;
-        Ok(Self { connection, path: path.to_path_buf(), ours: true, growing: true })
+        let mut reader = Self {
+            connection,
+            path: path.to_path_buf(),
+            ours: true,
+            growing: true,
+            optional: false,
+            objects: false,
+        };
+        reader.optional = reader.leaves_out_digests()?;
+        Ok(reader)
     }
 
     fn connect(path: &Path) -> Result<Connection> {
@@ -150,8 +179,11 @@ impl IndexReader {
             return Err(Error::new(ErrorKind::BadIndex, format!("{}: it has no table 'tar'", what())));
         }
         let ours = table("tarlike_meta").map_err(bad)?;
-        let reader = Self { connection, path: path.to_path_buf(), ours, growing: false };
+        let objects = ours && table("tarlike_object").map_err(bad)?;
+        let path_buf = path.to_path_buf();
+        let mut reader = Self { connection, path: path_buf, ours, growing: false, optional: false, objects };
         if ours {
+            reader.optional = reader.leaves_out_digests()?;
             let format = reader.meta_int("format")?;
             if format != Some(INDEX_FORMAT) {
                 return Err(Error::new(
@@ -170,6 +202,11 @@ impl IndexReader {
         Ok(reader)
     }
 
+    /// As if the index did not say which state of an object each file is.
+    pub(super) fn without_objects(self) -> Self {
+        Self { objects: false, ..self }
+    }
+
     fn error(&self, error: rusqlite::Error) -> Error {
         db_error(format!("cannot read the index {}", self.path.display()), error)
     }
@@ -179,6 +216,10 @@ impl IndexReader {
             .query_row("SELECT value FROM tarlike_meta WHERE key=?", [key], |row| row.get(0))
             .optional()
             .map_err(|e| self.error(e))
+    }
+
+    fn leaves_out_digests(&self) -> Result<bool> {
+        Ok(self.meta_bytes("hash")?.as_deref() == Some(HASH_OPTIONAL.as_bytes()))
     }
 
     fn meta_bytes(&self, key: &str) -> Result<Option<Vec<u8>>> {
@@ -253,7 +294,8 @@ impl IndexReader {
         parameters: impl rusqlite::Params,
         each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        let read = FileRead { ours: self.ours, growing: self.growing, name: &self.path };
+        let Self { ours, growing, optional, objects, .. } = *self;
+        let read = FileRead { ours, growing, optional, objects, name: &self.path };
         read_files(&self.connection, read, tail, parameters, each)
     }
 
@@ -335,6 +377,18 @@ impl IndexReader {
         )
     }
 
+    /// How many files with a content have nothing by which it could be proven.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn unprovable(&self) -> Result<u64> {
+        if !self.optional {
+            return Ok(0);
+        }
+        let query = "SELECT count(*) FROM tar WHERE hash IS NULL AND size > 0";
+        self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
+    }
+
     /// Gives every directory and link, in the order in which they were written: a directory before what it contains.
     ///
     /// # Errors
@@ -372,95 +426,5 @@ impl IndexReader {
             return Ok(());
         }
         read_nodes(&self.connection, &self.path, tail, [], each)
-    }
-}
-
-/// One row of the file query as an entry, every column checked. The message names the row.
-fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<FileEntry, String> {
-    let id = unsigned(row, 0).ok_or("a row of table tar has no valid id")?;
-    let at = |what: &str| format!("file {id}: {what}");
-    let path = bytes(row, 1).ok_or_else(|| at("its path is neither text nor blob"))?;
-    let path = EntryPath::new(path).map_err(|why| at(&format!("its path \"{}\" {why}", printable(path))))?;
-    let size = unsigned(row, 2).ok_or_else(|| at("its size is no number from 0 on"))?;
-    let offset = unsigned(row, 3).ok_or_else(|| at("its offset is no number from 0 on"))?;
-    let end = offset.checked_add(size).filter(|&end| end <= i64::MAX as u64);
-    let end = end.ok_or_else(|| at("it ends behind 2^63 bytes"))?;
-    if signed(row, 4) != Some(sql_int(end) - 1) {
-        return Err(at("its offset_end is not offset + size - 1"));
-    }
-    let md5 = match bytes(row, 5) {
-        None if read.growing && matches!(row.get_ref(5), Ok(ValueRef::Null)) => Digest::from([0; 16]),
-        hex => hex
-            .and_then(|hex| std::str::from_utf8(hex).ok()?.parse().ok())
-            .ok_or_else(|| at("its hash is no lowercase md5"))?,
-    };
-    let mut file = FileEntry { id, path, size, offset, md5, blake3: None, meta: None, origin: None };
-    if read.ours {
-        file.blake3 = match row.get_ref(6) {
-            Ok(ValueRef::Null) => None,
-            Ok(ValueRef::Blob(blob)) => {
-                let bytes = <[u8; 32]>::try_from(blob).map_err(|_| at("its BLAKE3 has the wrong length"))?;
-                Some(Digest::from(bytes))
-            }
-            _ => return Err(at("its BLAKE3 is no blob")),
-        };
-        file.meta = meta(row, 7).map_err(|why| at(&why))?;
-        file.origin = match (signed(row, 11), signed(row, 12), signed(row, 13)) {
-            (Some(dev), Some(ino), Some(ctime_ns)) => {
-                Some(Origin { dev: dev.cast_unsigned(), ino: ino.cast_unsigned(), ctime_ns })
-            }
-            _ => None,
-        };
-    }
-    Ok(file)
-}
-
-fn node_of(row: &Row<'_>) -> std::result::Result<Node, String> {
-    let path = bytes(row, 1).ok_or("a node's path is neither text nor blob")?;
-    let at = |what: &str| format!("node \"{}\": {what}", printable(path));
-    let kind = bytes(row, 0)
-        .and_then(|letter| NodeKind::from_letter(std::str::from_utf8(letter).ok()?))
-        .ok_or_else(|| at("its kind is not d, l or h"))?;
-    let target = bytes(row, 2).ok_or_else(|| at("its target is neither text nor blob"))?;
-    let meta = meta(row, 3).map_err(|why| at(&why))?;
-    let entry_path = EntryPath::new(path).map_err(|why| at(&format!("its path {why}")))?;
-    let node = Node { kind, path: entry_path, target: target.into(), meta };
-    if !node.has_good_target() {
-        return Err(at("its target is not valid"));
-    }
-    Ok(node)
-}
-
-fn meta(row: &Row<'_>, first: usize) -> std::result::Result<Option<Meta>, String> {
-    if matches!(row.get_ref(first), Ok(ValueRef::Null)) {
-        return Ok(None);
-    }
-    let small = |column: usize| unsigned(row, column).and_then(|n| u32::try_from(n).ok());
-    let meta = (|| {
-        Some(Meta {
-            mode: small(first).filter(|&mode| mode <= 0o7777)?,
-            mtime_ns: signed(row, first + 1)?,
-            uid: small(first + 2)?,
-            gid: small(first + 3)?,
-        })
-    })();
-    meta.map(Some).ok_or_else(|| "its mode, time or owner is not valid".to_string())
-}
-
-fn signed(row: &Row<'_>, column: usize) -> Option<i64> {
-    match row.get_ref(column) {
-        Ok(ValueRef::Integer(number)) => Some(number),
-        _ => None,
-    }
-}
-
-fn unsigned(row: &Row<'_>, column: usize) -> Option<u64> {
-    signed(row, column).and_then(|number| u64::try_from(number).ok())
-}
-
-fn bytes<'r>(row: &'r Row<'_>, column: usize) -> Option<&'r [u8]> {
-    match row.get_ref(column) {
-        Ok(ValueRef::Text(bytes) | ValueRef::Blob(bytes)) => Some(bytes),
-        _ => None,
     }
 }

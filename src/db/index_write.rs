@@ -1,9 +1,9 @@
 //! Writing an index: one transaction into a new file that gets its name only when it is complete.
 
 use super::running::RunningDigest;
-use super::{INDEX_FORMAT, db_error, sql_int, text_or_blob};
+use super::{HASH_MD5, HASH_OPTIONAL, INDEX_FORMAT, db_error, sql_int, text_or_blob};
 use crate::archive::digest::{IndexDigest, IndexDigester};
-use crate::archive::entry::{FileEntry, Node, Origin};
+use crate::archive::entry::{FileEntry, Node, ObjectId};
 use crate::archive::log::Digests;
 use crate::archive::path::PARTIAL_INFIX;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,6 +21,10 @@ pub(super) const TABLES: &str = "
 
 /// Sets one value of `tarlike_meta`.
 pub(super) const META: &str = "INSERT OR REPLACE INTO tarlike_meta VALUES(?,?)";
+
+/// Only an index of a bucket has this one: what a range is asked of.
+const OBJECT_TABLE: &str = "
+    CREATE TABLE IF NOT EXISTS tarlike_object(id INTEGER PRIMARY KEY, etag TEXT NOT NULL, version TEXT, modified_ns INT);";
 
 // Made when the rows are in: three times faster than keeping them up to date row by row.
 const INDEXES: &str = "
@@ -51,6 +55,8 @@ pub struct IndexWriter {
     target: PathBuf,
     running: RunningDigest,
     written: Written,
+    has_objects: bool,
+    has_unprovable: bool,
 }
 
 /// Writes the row of a file; without its digests, which follow by [`set_digests`], unless `known`.
@@ -63,7 +69,7 @@ pub(super) fn insert_file(connection: &Connection, file: &FileEntry, known: bool
         clamp(file.size),
         clamp(file.offset),
         offset_end,
-        known.then(|| file.md5.to_string()),
+        file.md5.filter(|_| known).map(|md5| md5.to_string()),
     ])?;
     if file.blake3.is_some() || file.meta.is_some() || !known {
         let (meta, origin) = (file.meta, file.origin);
@@ -156,6 +162,8 @@ impl IndexWriter {
             target: target.to_path_buf(),
             running: RunningDigest::default(),
             written: Written { digest, files: 0, nodes: 0, total_bytes: 0 },
+            has_objects: false,
+            has_unprovable: false,
         })
     }
 
@@ -209,23 +217,45 @@ impl IndexWriter {
                 || Error::new(ErrorKind::BadIndex, "the archive would be larger than 2^63 bytes"),
             )?;
         insert_file(&self.connection, file, known).map_err(|e| self.error(e))?;
+        self.has_unprovable |= known && file.md5.is_none();
+        if let Some(object) = &file.object {
+            self.object(file.id, object).map_err(|e| self.error(e))?;
+        }
         self.running.file(file, known);
         self.written.files += 1;
         self.written.total_bytes = total_bytes;
         Ok(())
     }
 
-    /// Adds the digests of file `id`. Without `origin` the next run reads the file again.
+    fn object(&mut self, id: u64, object: &ObjectId) -> rusqlite::Result<()> {
+        if !self.has_objects {
+            self.connection.execute_batch(OBJECT_TABLE)?;
+            self.has_objects = true;
+        }
+        self.connection.prepare_cached("INSERT INTO tarlike_object VALUES(?,?,?,?)")?.execute(params![
+            clamp(id),
+            object.etag,
+            object.version,
+            object.modified_ns
+        ])?;
+        Ok(())
+    }
+
+    /// Adds the digests of file `id`. If they are not those of a content that it had for `sure`, the next run reads it again.
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn digests(&mut self, id: u64, digests: &Digests, origin: Option<Origin>) -> Result<()> {
+    pub fn digests(&mut self, id: u64, digests: &Digests, sure: bool) -> Result<()> {
         let mut run = || -> rusqlite::Result<()> {
             set_digests(&self.connection, id, digests)?;
             self.running.digests(id, digests);
-            if origin.is_none() {
+            if !sure {
                 let forget = "UPDATE tarlike_file SET dev=NULL, ino=NULL, ctime_ns=NULL WHERE id=?";
                 self.connection.execute(forget, [sql_int(id)])?;
+                if self.has_objects {
+                    let forget = "UPDATE tarlike_object SET modified_ns=NULL WHERE id=?";
+                    self.connection.execute(forget, [sql_int(id)])?;
+                }
             }
             Ok(())
         };
@@ -268,7 +298,7 @@ impl IndexWriter {
             meta.execute(params!["format", INDEX_FORMAT])?;
             meta.execute(params!["generation", clamp(generation)])?;
             meta.execute(params!["digest", self.written.digest.to_string()])?;
-            meta.execute(params!["hash", "md5"])?;
+            meta.execute(params!["hash", if self.has_unprovable { HASH_OPTIONAL } else { HASH_MD5 }])?;
             meta.execute(params!["created", clamp(created_s)])?;
             meta.execute(params!["base", ToSqlOutput::Borrowed(text_or_blob(base))])?;
             meta.execute(params!["complete", 1])?;

@@ -3,8 +3,10 @@
 pub mod growing;
 pub mod import;
 pub mod index_read;
+mod index_rows;
 pub mod index_write;
 pub mod journal;
+pub mod listing;
 pub mod paths;
 pub mod progress;
 mod running;
@@ -15,6 +17,11 @@ use std::fmt;
 
 /// Version of our tables beside `tar`.
 pub const INDEX_FORMAT: i64 = 1;
+
+/// What an index says of its hashes where all files have one ...
+const HASH_MD5: &str = "md5";
+/// ... and where the user left them out for some.
+const HASH_OPTIONAL: &str = "md5, optional";
 
 /// An error of SQLite about `what`; a full disk becomes [`ErrorKind::NoSpace`].
 fn db_error(what: impl fmt::Display, error: rusqlite::Error) -> Error {

@@ -61,7 +61,7 @@ impl RunningDigest {
             Some(row) => match row {
                 Row::Pending(file) => {
                     self.waiting_bytes = self.waiting_bytes.saturating_sub(ROW_BYTES + pending_bytes(file));
-                    *row = Row::of(&FileEntry { md5: *md5, blake3: Some(*blake3), ..file.clone() });
+                    *row = Row::of(&FileEntry { md5: Some(*md5), blake3: Some(*blake3), ..file.clone() });
                     self.waiting_bytes += row.bytes();
                 }
                 Row::Known(_) => return self.begin_again(),
@@ -93,7 +93,7 @@ impl RunningDigest {
 
     /// Reads what is not in the digest yet.
     pub(super) fn catch_up(&mut self, connection: &Connection, name: &Path) -> Result<()> {
-        let read = FileRead { ours: true, growing: false, name };
+        let read = FileRead::ours(name);
         let from = "WHERE tar.rowid > ? ORDER BY tar.rowid";
         (self.waiting, self.waiting_bytes) = (VecDeque::new(), 0);
         read_files(connection, read, from, [sql_int(self.files)], |file| {

@@ -1,4 +1,6 @@
-//! Comparing a folder with an index: the proof after a transfer, independent of how it was made.
+//! Comparing a folder or a bucket with an index: the proof after a transfer, independent of how it was made.
+
+mod bucket;
 
 use super::opener::Opener;
 use super::pipeline::{Feed, ordered};
@@ -10,18 +12,23 @@ use crate::db::index_read::IndexReader;
 use crate::db::paths::PathTable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::{Folder, is_kind, is_same_time, meta_of};
+use crate::source::s3::Bucket;
 use crate::source::walk::Walk;
 use crate::telemetry::Monitor;
+use bucket::BucketComparer;
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 use std::io::Read;
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What to compare.
 pub struct CheckOptions {
-    /// The folder.
+    /// The folder; means nothing where there is a bucket.
     pub base: PathBuf,
+    /// The bucket, if that is what to compare.
+    pub bucket: Option<Arc<Bucket>>,
     /// The index.
     pub database: PathBuf,
     /// Only files that touch the blocks from this one on …
@@ -49,6 +56,8 @@ pub enum Finding {
     Missing(String),
     /// The index does not know the entry.
     Extra(String),
+    /// Nothing differs, but the index has nothing by which the content could be told from another one.
+    Unverified(String),
 }
 
 /// The result.
@@ -62,13 +71,15 @@ pub struct CheckReport {
     pub missing: u64,
     /// Entries that the index does not know.
     pub extra: u64,
+    /// Files of whose content the index says nothing.
+    pub unverified: u64,
 }
 
 impl CheckReport {
-    /// Whether nothing differs.
+    /// Whether everything is as the index says, and known to be.
     #[must_use]
     pub fn is_equal(&self) -> bool {
-        (self.different, self.missing, self.extra) == (0, 0, 0)
+        (self.different, self.missing, self.extra, self.unverified) == (0, 0, 0, 0)
     }
 }
 
@@ -92,8 +103,17 @@ pub fn check(
     monitor: &dyn Monitor,
     mut report: impl FnMut(&Finding) -> Result<()>,
 ) -> Result<CheckReport> {
-    let base = Folder::open(&options.base)
-        .map_err(|e| Error::io(format!("cannot open the base folder {}", options.base.display()), e))?;
+    let place = match &options.bucket {
+        Some(bucket) => Place::Bucket(BucketComparer::new(options, bucket, monitor)?),
+        None => Place::Folder(Comparer {
+            base: Folder::open(&options.base).map_err(|e| {
+                Error::io(format!("cannot open the base folder {}", options.base.display()), e)
+            })?,
+            metadata: options.metadata,
+            owner: rustix::process::geteuid().is_root(),
+            monitor,
+        }),
+    };
     let index = IndexReader::open(&options.database)?;
     let summary = index.summary()?;
     let grid = Grid::new(summary.total_bytes, options.block_size)
@@ -102,12 +122,6 @@ pub fn check(
     let window = grid.window(options.first, options.last);
     monitor.counters().files_total.set(summary.files);
     monitor.counters().total_bytes.set(window.end - window.start);
-    let comparer = Comparer {
-        base: &base,
-        metadata: options.metadata,
-        owner: rustix::process::geteuid().is_root(),
-        monitor,
-    };
     let mut totals = CheckReport::default();
     let range = window.clone();
     let produce = move |feed: Feed<Vec<Entry>, Vec<Option<Finding>>>| {
@@ -125,7 +139,10 @@ pub fn check(
         options.threads,
         WINDOW,
         produce,
-        |entries: Vec<Entry>| comparer.compare(&entries),
+        |entries: Vec<Entry>| match &place {
+            Place::Folder(comparer) => comparer.compare(&entries),
+            Place::Bucket(comparer) => comparer.compare(&entries),
+        },
         |findings: Vec<Option<Finding>>| {
             if monitor.is_cancelled() {
                 return Err(Error::new(ErrorKind::Interrupted, "interrupted"));
@@ -136,6 +153,7 @@ pub fn check(
                     Some(Finding::Different(..)) => totals.different += 1,
                     Some(Finding::Missing(_)) => totals.missing += 1,
                     Some(Finding::Extra(_)) => totals.extra += 1,
+                    Some(Finding::Unverified(_)) => totals.unverified += 1,
                 }
                 if let Some(finding) = &finding {
                     report(finding)?;
@@ -145,7 +163,10 @@ pub fn check(
         },
     )?;
     if options.extra {
-        totals.extra = report_extra(options, &mut report)?;
+        totals.extra = match &place {
+            Place::Folder(_) => report_extra(options, &mut report)?,
+            Place::Bucket(comparer) => comparer.report_extra(options, &mut report)?,
+        };
     }
     Ok(totals)
 }
@@ -172,8 +193,14 @@ impl Batch<'_> {
     }
 }
 
+/// What the index is compared with.
+enum Place<'a> {
+    Folder(Comparer<'a>),
+    Bucket(BucketComparer<'a>),
+}
+
 struct Comparer<'a> {
-    base: &'a Folder,
+    base: Folder,
     metadata: bool,
     owner: bool,
     monitor: &'a dyn Monitor,
@@ -186,6 +213,8 @@ enum Seen {
     /// Its content is in the buffer.
     Small(Stat, Range<usize>),
     Hashed(Stat, (Md5, Blake3)),
+    /// The index does not know its content, so that it was not read.
+    Unproven,
     /// The user wants to stop.
     Cancelled,
 }
@@ -193,7 +222,7 @@ enum Seen {
 impl Comparer<'_> {
     /// Small files are hashed side by side: that is why they come in batches.
     fn compare(&self, entries: &[Entry]) -> Vec<Option<Finding>> {
-        let (mut opener, mut buffer) = (Opener::new(self.base), Vec::new());
+        let (mut opener, mut buffer) = (Opener::new(&self.base), Vec::new());
         let (mut outcomes, mut small) = (Vec::with_capacity(entries.len()), Vec::new());
         for (position, entry) in entries.iter().enumerate() {
             outcomes.push(match entry {
@@ -207,7 +236,7 @@ impl Comparer<'_> {
                             Ok(None)
                         }
                         Ok(Seen::Hashed(stat, digests)) => Ok(self.verdict(file, &stat, digests)),
-                        Ok(Seen::Cancelled) => Ok(None),
+                        Ok(Seen::Unproven | Seen::Cancelled) => Ok(None),
                         Err(e) => Err(e),
                     }
                 }
@@ -247,6 +276,9 @@ impl Comparer<'_> {
         if u64::try_from(stat.st_size) != Ok(file.size) {
             return Ok(Seen::Differs(format!("its size is {}, not {}", stat.st_size, file.size)));
         }
+        if !file.is_provable() {
+            return Ok(self.meta(&stat, file.meta.as_ref(), true).map_or(Seen::Unproven, Seen::Differs));
+        }
         let unreadable = |e: std::io::Error| Ok(Seen::Differs(format!("it cannot be read: {e}")));
         // One byte more than it should have: it may have grown since.
         let mut reader = opened.take(file.size.saturating_add(1));
@@ -280,8 +312,8 @@ impl Comparer<'_> {
     }
 
     fn verdict(&self, file: &FileEntry, stat: &Stat, (md5, blake3): (Md5, Blake3)) -> Option<String> {
-        if md5 != file.md5 {
-            return Some(format!("its md5 is {md5}, not {}", file.md5));
+        if let Some(wanted) = file.md5.filter(|&wanted| wanted != md5) {
+            return Some(format!("its md5 is {md5}, not {wanted}"));
         }
         if file.blake3.is_some_and(|wanted| wanted != blake3) {
             return Some("its BLAKE3 differs although its md5 does not".to_string());
@@ -340,6 +372,9 @@ fn finding(entry: &Entry, outcome: std::result::Result<Option<String>, Errno>) -
         Entry::Node(node) => node.path.to_string(),
     };
     match outcome {
+        Ok(None) if matches!(entry, Entry::File(file) if !file.is_provable()) => {
+            Some(Finding::Unverified(path()))
+        }
         Ok(None) => None,
         Ok(Some(why)) => Some(Finding::Different(path(), why)),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Some(Finding::Missing(path())),

@@ -88,7 +88,17 @@ pub async fn upload(
     monitor: Arc<dyn Monitor>,
 ) -> Result<UploadReport> {
     let database = options.database.clone();
-    let summary = blocking(move || IndexReader::open(&database)?.summary()).await?;
+    let (summary, unprovable) = blocking(move || {
+        let index = IndexReader::open(&database)?;
+        Ok((index.summary()?, index.unprovable()?))
+    })
+    .await?;
+    if unprovable > 0 {
+        monitor.notice(Notice::Warning(format!(
+            "of {unprovable} file(s) the index has no md5: they are sent, but there is nothing by which their contents can be \
+             proven"
+        )));
+    }
     let grid = Grid::new(summary.total_bytes, options.block_size)
         .ok_or_else(|| Error::new(ErrorKind::Usage, "the block size must not be 0"))?;
     let window = grid.window(options.first, options.last);

@@ -27,6 +27,7 @@ mod power;
 mod proxy;
 mod ranges;
 mod roundtrip;
+mod s3;
 mod s3_servers;
 mod scale;
 mod stream;

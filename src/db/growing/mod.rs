@@ -5,10 +5,10 @@ mod compare;
 
 pub use compare::Differences;
 
-use super::index_read::{FileRead, read_files, read_nodes};
+use super::index_read::{FileRead, PENDING_MD5, read_files, read_nodes};
 use super::index_write::{META, TABLES, insert_file, insert_node, set_digests};
 use super::running::RunningDigest;
-use super::{INDEX_FORMAT, db_error, from_sql_int, sql_int};
+use super::{HASH_MD5, INDEX_FORMAT, db_error, from_sql_int, sql_int};
 use crate::archive::digest::{Digest, IndexDigest};
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::log::{FileRow, LogDigest, LogEnd, LogRecord, first_digest};
@@ -84,7 +84,7 @@ impl GrowingIndex {
         let run = || -> rusqlite::Result<()> {
             connection.execute_batch(TABLES)?;
             connection.prepare(META)?.execute(params!["format", INDEX_FORMAT])?;
-            connection.prepare(META)?.execute(params!["hash", "md5"])?;
+            connection.prepare(META)?.execute(params!["hash", HASH_MD5])?;
             Ok(())
         };
         run().map_err(|e| Self::error_at(path, e))?;
@@ -414,9 +414,9 @@ impl GrowingIndex {
     /// A file that is there, and whether its digests are known.
     fn file(&self, id: u64) -> Result<Option<(FileEntry, bool)>> {
         let mut found = None;
-        let read = FileRead { ours: true, growing: true, name: &self.path };
+        let read = FileRead { growing: true, ..FileRead::ours(&self.path) };
         read_files(&self.connection, read, "WHERE tar.rowid = ?", [sql_int(id + 1)], |file| {
-            let known = file.blake3.is_some() || file.md5 != Digest::from([0; 16]);
+            let known = file.blake3.is_some() || file.md5 != Some(PENDING_MD5);
             found = Some((file, known));
             Ok(ControlFlow::Break(()))
         })?;
@@ -439,10 +439,11 @@ fn entry_of(row: &FileRow, at: &Head) -> FileEntry {
         path: row.path.clone(),
         size: row.size,
         offset: at.end,
-        md5: row.digests.map_or(Digest::from([0; 16]), |(md5, _)| md5),
+        md5: Some(row.digests.map_or(PENDING_MD5, |(md5, _)| md5)),
         blake3: row.digests.map(|(_, blake3)| blake3),
         meta: row.meta,
         origin: None,
+        object: None,
     }
 }
 

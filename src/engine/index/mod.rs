@@ -1,10 +1,13 @@
-//! Making an index of a folder: walk, hash in parallel, write in order.
+//! Making an index of a folder or a bucket: walk or list, hash in parallel, write in order.
 
+mod bucket;
 mod former;
+mod object;
 mod read;
 mod rows;
 mod scan;
 
+pub(super) use bucket::list as list_bucket;
 pub(super) use read::{KEPT_BATCH_BYTES, Large, LargeReader};
 pub(super) use scan::{Content, Contents, Scan, Scanned};
 
@@ -12,19 +15,25 @@ use crate::archive::digest::IndexDigest;
 use crate::db::index_read::Summary;
 use crate::db::index_write::Written;
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::s3::Bucket;
 use crate::telemetry::Monitor;
 use former::FormerRows;
 use regex::bytes::Regex;
 use rows::Rows;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What to index.
 #[derive(Debug, Clone)]
 pub struct IndexOptions {
-    /// The folder.
+    /// The folder; means nothing where there is a bucket.
     pub base: PathBuf,
+    /// The bucket, if that is the source.
+    pub bucket: Option<Arc<Bucket>>,
+    /// Read the objects of a bucket whose ETag is no md5; else they have none.
+    pub read_contents: bool,
     /// Where the index goes.
     pub database: PathBuf,
     /// Relative paths that match are left out.
@@ -61,8 +70,11 @@ pub(super) fn now_s() -> u64 {
 }
 
 impl IndexOptions {
-    /// The folder without any symbolic link on the way, as an index records it.
+    /// The folder without any symbolic link on the way, or the address of the bucket, as an index records it.
     pub(super) fn base_bytes(&self) -> Vec<u8> {
+        if let Some(bucket) = &self.bucket {
+            return bucket.address().into_bytes();
+        }
         let resolved = self.base.canonicalize().unwrap_or_else(|_| self.base.clone());
         resolved.as_os_str().as_bytes().to_vec()
     }

@@ -3,11 +3,12 @@
 use super::super::buffers::Buffers;
 use super::super::opener::Opener;
 use super::scan::{Content, Contents, Scanned};
-use crate::archive::digest::{ContentHasher, blake3, md5_of_each, update_pair};
+use crate::archive::digest::{Blake3Hasher, ContentHasher, Md5, blake3, md5_of_each, update_pair};
 use crate::archive::entry::{FileEntry, Node, Origin};
 use crate::archive::log::Digests;
 use crate::archive::path::EntryPath;
 use crate::folder::{Folder, ctime_ns, is_kind, meta_of};
+use crate::source::s3::{Bucket, ObjectReader, Wanted};
 use crate::source::walk::Skipped;
 use crate::telemetry::Monitor;
 use bytes::Bytes;
@@ -50,12 +51,16 @@ pub(super) enum Outcome {
     Skipped { skipped: Skipped, linked: Option<EntryPath> },
 }
 
-/// A file that is open, and was looked at, but not read.
+/// A file or an object that was looked at, but not read. The md5 of an object may be known already: it is not computed then.
 pub(in super::super) struct Large {
-    /// Relative to the base folder.
-    pub(in super::super) path: EntryPath,
-    file: File,
-    before: Stat,
+    entry: FileEntry,
+    content: LargeContent,
+}
+
+enum LargeContent {
+    /// Open.
+    File(File, Box<Stat>),
+    Object(Arc<Bucket>, Wanted),
 }
 
 /// One piece of a large file.
@@ -116,7 +121,7 @@ impl Reader<'_> {
                             small.push((outcomes.len(), stat, path, start..buffer.len()));
                             Outcome::Scanned(Scanned::File { file: entry, same: false, content: None })
                         }
-                        Ok(Read1::Large(large)) => Outcome::Scanned(Scanned::Large(large)),
+                        Ok(Read1::Large(large)) => Outcome::Scanned(Scanned::Large(Box::new(large))),
                         Ok(Read1::Hashed(file)) => {
                             Outcome::Scanned(Scanned::File { file, same: false, content: None })
                         }
@@ -181,7 +186,11 @@ impl Reader<'_> {
             }
             let size = size_of(&before);
             if size > LARGE_BYTES && matches!(self.contents, Contents::Keep(_)) {
-                return Ok(Read1::Large(Large { path: path.clone(), file, before }));
+                let entry = entry_of(path, &before, None);
+                return Ok(Read1::Large(Large {
+                    entry,
+                    content: LargeContent::File(file, Box::new(before)),
+                }));
             }
             buffer.truncate(start);
             let mut digests = None;
@@ -248,69 +257,120 @@ fn entry_of(path: &EntryPath, stat: &Stat, digests: Option<Digests>) -> FileEntr
         path: path.clone(),
         size: size_of(stat),
         offset: 0,
-        md5: digests.map_or([0; 16].into(), |(md5, _)| md5),
+        md5: digests.map(|(md5, _)| md5),
         blake3: digests.map(|(_, blake3)| blake3),
         meta: Some(meta_of(stat)),
         origin: Some(Origin { dev: stat.st_dev, ino: stat.st_ino, ctime_ns: ctime_ns(stat) }),
+        object: None,
     }
 }
 
 impl Large {
+    /// An object of a bucket; `entry` has at most its md5.
+    pub(super) fn of_object(entry: FileEntry, bucket: Arc<Bucket>, wanted: Wanted) -> Self {
+        Self { entry, content: LargeContent::Object(bucket, wanted) }
+    }
+
     /// What is known of it before it is read.
     pub(in super::super) fn entry(&self) -> FileEntry {
-        entry_of(&self.path, &self.before, None)
+        self.entry.clone()
     }
 }
 
 /// A large file that is being read, a piece at a time.
 pub(in super::super) struct LargeReader {
-    large: Large,
+    content: ReaderContent,
+    piece_bytes: usize,
     left: u64,
     broken: bool,
-    hasher: ContentHasher,
+    hasher: LargeHasher,
+}
+
+enum LargeHasher {
+    Both(Box<ContentHasher>),
+    /// The md5 is known.
+    Blake3(Box<Blake3Hasher>, Md5),
+}
+
+enum ReaderContent {
+    File(File, Box<Stat>),
+    Object(ObjectReader),
 }
 
 impl LargeReader {
-    pub(in super::super) fn new(large: Large) -> Self {
-        Self { left: size_of(&large.before), large, broken: false, hasher: ContentHasher::default() }
+    /// Reads in pieces of `piece_bytes`.
+    pub(in super::super) fn new(large: Large, piece_bytes: usize) -> Self {
+        let left = large.entry.size;
+        let hasher = match large.entry.md5 {
+            Some(md5) => LargeHasher::Blake3(Box::default(), md5),
+            None => LargeHasher::Both(Box::default()),
+        };
+        let content = match large.content {
+            LargeContent::File(file, before) => ReaderContent::File(file, before),
+            LargeContent::Object(bucket, wanted) => {
+                ReaderContent::Object(ObjectReader::new(bucket, wanted, piece_bytes))
+            }
+        };
+        Self { content, piece_bytes, left, broken: false, hasher }
     }
 
-    /// Reads the next piece of `piece_bytes`, or the last one, into a buffer of `pool`; `None` at the end. As many bytes come as
-    /// the file had when it was opened.
-    pub(in super::super) fn piece(&mut self, piece_bytes: usize, pool: &Arc<Buffers>) -> Option<LargePiece> {
+    /// Reads the next piece, or the last one, into a buffer of `pool`; `None` at the end. As many bytes come as the file had when
+    /// it was looked at.
+    pub(in super::super) fn piece(&mut self, pool: &Arc<Buffers>) -> Option<LargePiece> {
         if self.left == 0 {
             return None;
         }
-        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(piece_bytes);
-        let mut piece = pool.take();
-        piece.clear();
-        if !self.broken {
-            let got = (&self.large.file).take(wanted as u64).read_to_end(&mut piece);
-            self.broken = got.is_err() || piece.len() < wanted;
-        }
-        piece.resize(wanted, 0);
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(self.piece_bytes);
         self.left -= wanted as u64;
-        if self.left == 0 && !self.broken {
-            // Its last piece is held back until it is known that nothing changed meanwhile.
-            let after = rustix::fs::fstat(&self.large.file);
-            self.broken = !after.is_ok_and(|after| is_same(&self.large.before, &after));
-        }
-        Some(LargePiece { bytes: Bytes::from_owner(piece), bad: self.broken })
+        let bytes = match &mut self.content {
+            ReaderContent::Object(reader) => match reader.next_part().filter(|_| !self.broken) {
+                Some(Ok(part)) if part.len() == wanted => Bytes::from(part),
+                _ => {
+                    // What is missing is read again by the upload that follows, and it says why where that fails, too.
+                    self.broken = true;
+                    Bytes::from(vec![0; wanted])
+                }
+            },
+            ReaderContent::File(file, before) => {
+                let mut piece = pool.take();
+                piece.clear();
+                if !self.broken {
+                    let got = (&*file).take(wanted as u64).read_to_end(&mut piece);
+                    self.broken = got.is_err() || piece.len() < wanted;
+                }
+                piece.resize(wanted, 0);
+                if self.left == 0 && !self.broken {
+                    // Its last piece is held back until it is known that nothing changed meanwhile.
+                    let after = rustix::fs::fstat(&*file);
+                    self.broken = !after.is_ok_and(|after| is_same(before, &after));
+                }
+                Bytes::from_owner(piece)
+            }
+        };
+        Some(LargePiece { bytes, bad: self.broken })
     }
 
     /// Hashes the pieces that were read last of one or two files; two at once are faster.
     pub(in super::super) fn hash(readers: &mut [(&mut Self, &[u8])]) {
-        if let [(a, a_bytes), (b, b_bytes)] = readers {
-            return update_pair((&mut a.hasher, a_bytes), (&mut b.hasher, b_bytes));
+        if let [(a, a_bytes), (b, b_bytes)] = readers
+            && let (LargeHasher::Both(a), LargeHasher::Both(b)) = (&mut a.hasher, &mut b.hasher)
+        {
+            return update_pair((a, a_bytes), (b, b_bytes));
         }
         for (reader, bytes) in readers {
-            reader.hasher.update(bytes);
+            match &mut reader.hasher {
+                LargeHasher::Both(hasher) => hasher.update(bytes),
+                LargeHasher::Blake3(hasher, _) => hasher.update(bytes),
+            }
         }
     }
 
-    /// The digests of all pieces, and where the file was seen if they are a content that it had for sure.
-    pub(in super::super) fn finish(self) -> (Digests, Option<Origin>) {
-        let origin = if self.broken { None } else { self.large.entry().origin };
-        (self.hasher.finish(), origin)
+    /// The digests of all pieces, and whether they are a content that it had for sure.
+    pub(in super::super) fn finish(self) -> (Digests, bool) {
+        let digests = match self.hasher {
+            LargeHasher::Both(hasher) => hasher.finish(),
+            LargeHasher::Blake3(hasher, md5) => (md5, hasher.finish()),
+        };
+        (digests, !self.broken)
     }
 }

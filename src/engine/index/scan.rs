@@ -1,8 +1,9 @@
-//! Going through a folder: one thread walks, several read and hash, and the entries come out in the order of the walk.
+//! Going through a source. Of a folder, one thread walks, several read and hash, and the entries come out in the order of the walk.
 
 use super::super::buffers::Buffers;
 use super::super::pipeline::{Feed, ordered};
 use super::IndexOptions;
+use super::bucket::BucketScan;
 use super::former::FormerRows;
 use super::read::{BATCH_FILES, Candidate, Item, Large, Outcome, Reader};
 use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
@@ -38,7 +39,7 @@ pub(in super::super) enum Scanned {
         content: Option<Content>,
     },
     /// A file that is too large to be kept in memory; it was only opened.
-    Large(Large),
+    Large(Box<Large>),
     /// A directory or link.
     Node(Node),
 }
@@ -56,12 +57,10 @@ const WINDOW: usize = 256;
 /// … and where contents are.
 const WINDOW_WITH_CONTENTS: usize = 2;
 
-/// A folder that is about to be gone through.
-pub(in super::super) struct Scan {
-    walk: Walk,
-    base: Folder,
-    former: Option<FormerRows>,
-    contents: Contents,
+/// A source that is about to be gone through.
+pub(in super::super) enum Scan {
+    Folder(Box<FolderScan>),
+    Bucket(Box<BucketScan>),
 }
 
 impl Scan {
@@ -70,6 +69,38 @@ impl Scan {
         former: Option<FormerRows>,
         contents: Contents,
     ) -> Result<Self> {
+        Ok(match &options.bucket {
+            None => Self::Folder(Box::new(FolderScan::new(options, former, contents)?)),
+            Some(bucket) => {
+                Self::Bucket(Box::new(BucketScan::new(options, bucket.clone(), former, contents)?))
+            }
+        })
+    }
+
+    /// Gives every entry to `each`; tells `monitor` of those that are left out, and returns their number.
+    pub(in super::super) fn run(
+        self,
+        threads: usize,
+        monitor: &dyn Monitor,
+        each: impl FnMut(Scanned) -> Result<()>,
+    ) -> Result<u64> {
+        match self {
+            Self::Folder(scan) => scan.run(threads, monitor, each),
+            Self::Bucket(scan) => scan.run(threads, monitor, each),
+        }
+    }
+}
+
+/// A folder that is about to be gone through.
+pub(in super::super) struct FolderScan {
+    walk: Walk,
+    base: Folder,
+    former: Option<FormerRows>,
+    contents: Contents,
+}
+
+impl FolderScan {
+    fn new(options: &IndexOptions, former: Option<FormerRows>, contents: Contents) -> Result<Self> {
         let mut own: Vec<&Path> = options.own_files.iter().map(PathBuf::as_path).collect();
         own.push(&options.database);
         let walk = Walk::new(&options.base, options.exclude.clone(), &own)?;
@@ -78,8 +109,7 @@ impl Scan {
         Ok(Self { walk, base, former, contents })
     }
 
-    /// Gives every entry to `each`; tells `monitor` of those that are left out, and returns their number.
-    pub(in super::super) fn run(
+    fn run(
         mut self,
         threads: usize,
         monitor: &dyn Monitor,

@@ -6,7 +6,7 @@ use super::super::index::{
 };
 use super::LogPart;
 use super::assemble::{Assembler, Block, Closed};
-use crate::archive::entry::{FileEntry, Origin};
+use crate::archive::entry::FileEntry;
 use crate::archive::log::{self, Digests, FileRow, LogEnd, LogRecord};
 use crate::db::index_write::IndexWriter;
 use crate::error::{Error, ErrorKind, Result};
@@ -45,15 +45,15 @@ const KEPT_BUFFERS: usize = 128;
 struct Job {
     id: u64,
     offset: u64,
-    large: Large,
+    large: Box<Large>,
 }
 
 /// A large file that was read to its end.
 struct Done {
     id: u64,
     digests: Digests,
-    /// Where it was seen, if its content is one that it had for sure.
-    origin: Option<Origin>,
+    /// They are those of a content that it had for sure.
+    sure: bool,
 }
 
 /// Does the work of one stream, but for sending.
@@ -101,7 +101,7 @@ struct Reading {
 
 impl From<Job> for Reading {
     fn from(Job { id, offset, large }: Job) -> Self {
-        Self { id, at: offset, reader: LargeReader::new(large) }
+        Self { id, at: offset, reader: LargeReader::new(*large, PIECE_BYTES) }
     }
 }
 
@@ -138,7 +138,7 @@ fn read_on(
     pool: &Arc<Buffers>,
     done: &Sender<Done>,
 ) -> std::result::Result<(), Closed> {
-    let pieces: Vec<_> = under_way.iter_mut().map(|file| file.reader.piece(PIECE_BYTES, pool)).collect();
+    let pieces: Vec<_> = under_way.iter_mut().map(|file| file.reader.piece(pool)).collect();
     let mut to_hash: Vec<(&mut LargeReader, &[u8])> = under_way
         .iter_mut()
         .zip(&pieces)
@@ -147,8 +147,8 @@ fn read_on(
     LargeReader::hash(&mut to_hash);
     for (file, piece) in std::mem::take(under_way).into_iter().zip(pieces) {
         let Some(piece) = piece else {
-            let (digests, origin) = file.reader.finish();
-            done.send(Done { id: file.id, digests, origin }).map_err(|_| Closed)?;
+            let (digests, sure) = file.reader.finish();
+            done.send(Done { id: file.id, digests, sure }).map_err(|_| Closed)?;
             continue;
         };
         let length = piece.bytes.len() as u64;
@@ -241,7 +241,7 @@ impl Layout<'_> {
         } else {
             self.writer.file_without_digests(&file)?;
         }
-        let digests = if known { file.blake3.map(|blake3| (file.md5, blake3)) } else { None };
+        let digests = if known { file.md5.zip(file.blake3) } else { None };
         let (offset, end) = (file.offset, file.range().end);
         let row = FileRow { path: file.path, size: file.size, meta: file.meta, digests };
         log::push(&mut self.records, &LogRecord::File(row));
@@ -254,7 +254,7 @@ impl Layout<'_> {
 
     fn note_done(&mut self, done: &Done) -> Result<()> {
         self.outstanding -= 1;
-        self.writer.digests(done.id, &done.digests, done.origin)?;
+        self.writer.digests(done.id, &done.digests, done.sure)?;
         log::push(&mut self.records, &LogRecord::Digests(done.id, done.digests));
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::db::index_read::{IndexReader, Summary};
 use crate::db::progress::Progress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{BlockBody, Client};
-use crate::source::Source;
+use crate::source::{Piece, Source};
 use crate::telemetry::{Monitor, Notice};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
@@ -55,6 +55,14 @@ const NAMED: usize = 1_000;
 
 /// How many failed files of one block are named to the receiver.
 const NAMED_TO_RECEIVER: usize = 500;
+
+/// Pieces that are read in one go.
+const PIECES: usize = 1024;
+
+/// Where `piece` of the archive lies in the bytes of `range`, which contains it.
+fn within(piece: &Range<u64>, range: &Range<u64>) -> Range<usize> {
+    (piece.start - range.start) as usize..(piece.end - range.start) as usize
+}
 
 /// A block as it was read.
 struct Prepared {
@@ -143,24 +151,33 @@ impl Sender {
         let mut failed = Vec::new();
         let mut good_bytes = 0;
         self.with_index(|index| {
-            index.files_in(range.clone(), |file| {
-                let piece = intersect(&file.range(), &range);
-                let buffer =
-                    &mut content[(piece.start - range.start) as usize..(piece.end - range.start) as usize];
-                match self.source.read(&file, piece.start - file.offset, buffer) {
-                    Ok(()) => good_bytes += piece.end - piece.start,
-                    Err(reason) => {
-                        buffer.fill(0);
-                        // Of a file that lies whole in this block the receiver notices by itself that it is not right; a
-                        // header has no room for all of many.
-                        if piece != file.range() || failed.len() < NAMED_TO_RECEIVER {
-                            failed.push(file.id);
+            let mut files = Vec::new();
+            let mut read = |files: &mut Vec<FileEntry>| {
+                for (file, outcome) in self.read_pieces(files, &range, &mut content) {
+                    let piece = intersect(&file.range(), &range);
+                    match outcome {
+                        Ok(()) => good_bytes += piece.end - piece.start,
+                        Err(reason) => {
+                            content[within(&piece, &range)].fill(0);
+                            // Of a file that lies whole in this block the receiver notices by itself that it is not right; a
+                            // header has no room for all of many.
+                            if piece != file.range() || failed.len() < NAMED_TO_RECEIVER {
+                                failed.push(file.id);
+                            }
+                            self.fail(&file, reason);
                         }
-                        self.fail(&file, reason);
                     }
                 }
+            };
+            index.files_in(range.clone(), |file| {
+                files.push(file);
+                if files.len() == PIECES {
+                    read(&mut files);
+                }
                 Ok(ControlFlow::Continue(()))
-            })
+            })?;
+            read(&mut files);
+            Ok(())
         })?;
         let mut hasher = BlockHasher::default();
         hasher.update(&content);
@@ -170,6 +187,26 @@ impl Sender {
         let block = BlockBody { number, block_size: self.block_size, body, zstd, digest, failed };
         let whole = good_bytes == range.end - range.start;
         Ok(Prepared { block, coding, good_bytes, whole })
+    }
+
+    /// Takes `files`, ascending, and reads what of them lies in `range`, the bytes of `content`.
+    fn read_pieces(
+        &self,
+        files: &mut Vec<FileEntry>,
+        range: &Range<u64>,
+        content: &mut [u8],
+    ) -> impl Iterator<Item = (FileEntry, std::result::Result<(), String>)> + use<> {
+        let (mut pieces, mut rest, mut at) = (Vec::with_capacity(files.len()), content, 0);
+        for file in files.iter() {
+            let piece = intersect(&file.range(), range);
+            let place = within(&piece, range);
+            let behind = std::mem::take(&mut rest).split_at_mut(place.start - at).1;
+            let (buffer, behind) = behind.split_at_mut(place.len());
+            pieces.push(Piece { file: file.clone(), file_offset: piece.start - file.offset, buffer });
+            (rest, at) = (behind, place.end);
+        }
+        let outcomes = self.source.read_each(pieces);
+        std::mem::take(files).into_iter().zip(outcomes)
     }
 
     fn with_index<T>(&self, work: impl FnOnce(&IndexReader) -> Result<T>) -> Result<T> {

@@ -267,6 +267,11 @@ impl Stub {
         self.state().rules.push(Rule { on, left: times, fault });
     }
 
+    /// From now on nothing is wrong any more.
+    pub(crate) fn clear_faults(&self) {
+        self.state().rules.clear();
+    }
+
     /// The requests since the last call.
     pub(crate) fn take(&self) -> Vec<Request> {
         std::mem::take(&mut self.state().log)

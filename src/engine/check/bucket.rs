@@ -1,0 +1,250 @@
+//! Comparing a bucket with an index. Contents are read: an ETag that is the same proves nothing where it is no md5.
+
+use super::{BATCH_BYTES, CheckOptions, Entry, Finding};
+use crate::archive::digest::{Blake3, ContentHasher, Md5, blake3, md5_of_each};
+use crate::archive::entry::{FileEntry, Node, NodeKind};
+use crate::db::index_read::IndexReader;
+use crate::db::listing::{ListedObject, Listing};
+use crate::db::paths::PathTable;
+use crate::engine::index::list_bucket;
+use crate::error::Result;
+use crate::folder::is_same_time;
+use crate::source::s3::{Bucket, Head, Listed, ObjectReader, Wanted};
+use crate::source::walk::Skipped;
+use crate::telemetry::{Monitor, Notice};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Parts in which a large object is read.
+const PART_BYTES: usize = 4 << 20;
+
+pub(super) struct BucketComparer<'a> {
+    bucket: Arc<Bucket>,
+    listing: Mutex<Listing>,
+    /// Keys that are no paths, as far as they are named.
+    unfit: Vec<Skipped>,
+    metadata: bool,
+    monitor: &'a dyn Monitor,
+}
+
+/// How many keys that are no paths are named.
+const NAMED: usize = 1_000;
+
+/// What differs, if anything.
+type Difference = Option<String>;
+
+impl<'a> BucketComparer<'a> {
+    /// Lists the bucket.
+    pub(super) fn new(
+        options: &CheckOptions,
+        bucket: &Arc<Bucket>,
+        monitor: &'a dyn Monitor,
+    ) -> Result<Self> {
+        monitor.notice(Notice::Phase("listing"));
+        let listing = Listing::create(&options.scratch)?;
+        let mut unfit = Vec::new();
+        list_bucket(bucket, &[], &listing, |skipped| {
+            if unfit.len() < NAMED {
+                unfit.push(skipped);
+            }
+        })?;
+        monitor.notice(Notice::Phase("checking"));
+        let (bucket, listing) = (bucket.clone(), Mutex::new(listing));
+        Ok(Self { bucket, listing, unfit, metadata: options.metadata, monitor })
+    }
+
+    fn listing(&self) -> MutexGuard<'_, Listing> {
+        self.listing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Small objects are read side by side: that is why they come in batches.
+    pub(super) fn compare(&self, entries: &[Entry]) -> Vec<Option<Finding>> {
+        let mut outcomes: Vec<std::result::Result<Difference, Finding>> = Vec::with_capacity(entries.len());
+        let mut read: Vec<(usize, &FileEntry, ListedObject)> = Vec::new();
+        for (at, entry) in entries.iter().enumerate() {
+            outcomes.push(match entry {
+                Entry::Node(node) => self.node(node),
+                Entry::File(file) => {
+                    self.monitor.counters().files_done.add(1);
+                    self.file(file).map(|(difference, object)| {
+                        if difference.is_none() {
+                            read.push((at, file, object));
+                        }
+                        difference
+                    })
+                }
+            });
+        }
+        let (heads, rest): (Vec<_>, Vec<_>) =
+            read.into_iter().partition(|(_, file, _)| file.size == 0 || !file.is_provable());
+        self.heads(heads, &mut outcomes);
+        let (small, large): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|(_, file, _)| file.size <= BATCH_BYTES);
+        self.small(&small, &mut outcomes);
+        for (at, file, object) in large {
+            outcomes[at] = Ok(self.large(file, &object));
+        }
+        entries.iter().zip(outcomes).map(|(entry, outcome)| finding(entry, outcome)).collect()
+    }
+
+    /// What shows without the content; an `Err` is a finding of another sort.
+    fn file(&self, file: &FileEntry) -> std::result::Result<(Difference, ListedObject), Finding> {
+        let found = self.listing().find(&file.path);
+        let object = found.map_err(|e| Finding::Different(file.path.to_string(), e.to_string()))?;
+        let object = object.ok_or_else(|| Finding::Missing(file.path.to_string()))?;
+        let known = file.object.as_ref().map(|known| &known.etag).filter(|_| !file.is_provable());
+        let difference = if object.size != file.size {
+            Some(format!("its size is {}, not {}", object.size, file.size))
+        } else {
+            // All that there is to compare where the index has no digest.
+            known
+                .filter(|etag| **etag != object.etag)
+                .map(|etag| format!("its ETag is {}, not {etag}", object.etag))
+        };
+        Ok((difference, object))
+    }
+
+    fn wanted(&self, object: &ListedObject) -> Wanted {
+        self.bucket.wanted(&Listed {
+            path: object.path.as_bytes().to_vec(),
+            size: object.size,
+            etag: object.etag.clone(),
+            modified_ns: object.modified_ns,
+        })
+    }
+
+    fn heads(
+        &self,
+        files: Vec<(usize, &FileEntry, ListedObject)>,
+        outcomes: &mut [std::result::Result<Difference, Finding>],
+    ) {
+        if files.is_empty() || !self.metadata {
+            return;
+        }
+        let keys: Vec<&[u8]> = files.iter().map(|(_, file, _)| file.path.as_bytes()).collect();
+        for ((at, file, _), head) in files.iter().zip(self.bucket.heads(&keys)) {
+            outcomes[*at] = Ok(head.map_or_else(unreadable, |head| self.meta(file, &head)));
+        }
+    }
+
+    fn small(
+        &self,
+        files: &[(usize, &FileEntry, ListedObject)],
+        outcomes: &mut [std::result::Result<Difference, Finding>],
+    ) {
+        if files.is_empty() {
+            return;
+        }
+        let mut contents: Vec<Vec<u8>> =
+            files.iter().map(|(_, file, _)| vec![0; file.size as usize]).collect();
+        let jobs = files
+            .iter()
+            .zip(&mut contents)
+            .map(|((.., object), content)| (self.wanted(object), &mut content[..]));
+        let heads = self.bucket.read_whole(jobs.collect());
+        let slices: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
+        let md5s = md5_of_each(&slices);
+        for (((at, file, _), head), (md5, content)) in
+            files.iter().zip(heads).zip(md5s.into_iter().zip(&slices))
+        {
+            self.monitor.counters().done_bytes.add(file.size);
+            outcomes[*at] = Ok(match head {
+                Err(reason) => unreadable(reason),
+                Ok(head) => differs(file, (md5, blake3(content))).or_else(|| self.meta(file, &head)),
+            });
+        }
+    }
+
+    fn large(&self, file: &FileEntry, object: &ListedObject) -> Difference {
+        let mut reader = ObjectReader::new(self.bucket.clone(), self.wanted(object), PART_BYTES);
+        let mut hasher = ContentHasher::default();
+        while let Some(part) = reader.next_part() {
+            match part {
+                Err(reason) => return unreadable(reason),
+                Ok(_) if self.monitor.is_cancelled() => return None,
+                Ok(part) => {
+                    hasher.update(&part);
+                    self.monitor.counters().done_bytes.add(part.len() as u64);
+                }
+            }
+        }
+        differs(file, hasher.finish()).or_else(|| {
+            let head = self.bucket.heads(&[file.path.as_bytes()]).pop()?;
+            head.map_or_else(unreadable, |head| self.meta(file, &head))
+        })
+    }
+
+    fn meta(&self, file: &FileEntry, head: &Head) -> Difference {
+        let (wanted, found) = (file.meta.filter(|_| self.metadata)?, head.file_meta());
+        if found.mode != wanted.mode {
+            return Some(format!("its mode is {:04o}, not {:04o}", found.mode, wanted.mode));
+        }
+        (!is_same_time(found.mtime_ns, wanted.mtime_ns))
+            .then(|| format!("its time is {}, not {} ns", found.mtime_ns, wanted.mtime_ns))
+    }
+
+    /// A bucket has folders where it has keys in them, and no links.
+    fn node(&self, node: &Node) -> std::result::Result<Difference, Finding> {
+        let is_there = match node.kind {
+            NodeKind::Dir => self.listing().has_folder(&node.path),
+            NodeKind::Symlink | NodeKind::Hardlink => Ok(false),
+        };
+        match is_there {
+            Ok(true) => Ok(None),
+            Ok(false) => Err(Finding::Missing(node.path.to_string())),
+            Err(e) => Err(Finding::Different(node.path.to_string(), e.to_string())),
+        }
+    }
+
+    pub(super) fn report_extra(
+        &self,
+        options: &CheckOptions,
+        report: &mut impl FnMut(&Finding) -> Result<()>,
+    ) -> Result<u64> {
+        let known = PathTable::create(&options.scratch)?;
+        let index = IndexReader::open(&options.database)?;
+        index.files(|file| known.add(&file.path, "f").map(|_| ControlFlow::Continue(())))?;
+        index.nodes(|node| known.add(&node.path, node.kind.letter()).map(|_| ControlFlow::Continue(())))?;
+        let (mut count, plain) = (0, !index.is_ours());
+        self.listing().objects(|object| {
+            let skip = plain && object.is_folder;
+            if !skip && known.kind_of(object.path.as_bytes())?.is_none() {
+                count += 1;
+                report(&Finding::Extra(object.path.to_string()))?;
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        for skipped in &self.unfit {
+            count += 1;
+            report(&Finding::Extra(skipped.path.clone()))?;
+        }
+        Ok(count)
+    }
+}
+
+fn unreadable(reason: String) -> Difference {
+    Some(format!("it cannot be read: {reason}"))
+}
+
+fn differs(file: &FileEntry, (md5, blake3): (Md5, Blake3)) -> Difference {
+    if let Some(wanted) = file.md5.filter(|&wanted| wanted != md5) {
+        return Some(format!("its md5 is {md5}, not {wanted}"));
+    }
+    file.blake3.filter(|&wanted| wanted != blake3)?;
+    Some("its BLAKE3 differs although its md5 does not".to_string())
+}
+
+fn finding(entry: &Entry, outcome: std::result::Result<Difference, Finding>) -> Option<Finding> {
+    let path = || match entry {
+        Entry::File(file) => file.path.to_string(),
+        Entry::Node(node) => node.path.to_string(),
+    };
+    match outcome {
+        Err(finding) => Some(finding),
+        Ok(Some(why)) => Some(Finding::Different(path(), why)),
+        Ok(None) if matches!(entry, Entry::File(file) if !file.is_provable()) => {
+            Some(Finding::Unverified(path()))
+        }
+        Ok(None) => None,
+    }
+}
