@@ -119,13 +119,16 @@ pub struct FinishRequest {
     /// Create empty files, directories and links even if content is missing.
     #[serde(default)]
     pub partial: bool,
-    /// Only look whether the files that have their final names are still there; the number, which the sender chooses at random,
-    /// names this look.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub look: Option<u64>,
-    /// What this look has looked at need not be looked at again.
+    /// What this look has found in place need not be looked at again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub looked: Option<u64>,
+}
+
+/// Body of `POST look`: look whether the files that have their final names are still there, and change nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookRequest {
+    /// Names this look; chosen at random.
+    pub name: u64,
 }
 
 /// Answer to `POST finish`: with status 200 the outcome, with 202 how far it is (ask again).

@@ -20,6 +20,7 @@ use rand::distr::{Alphanumeric, SampleString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 const EXAMPLES: &str = "\
 The contents of SOURCE become the contents of DESTINATION, as with `rsync -a SOURCE/ DESTINATION/`. Nothing is deleted there.
@@ -121,6 +122,8 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     let send = async {
         let client = args.transfer.client(url, token, output)?;
         let mut part = Part { range: (0, None), ignore_done: args.transfer.ignore_done, looked: None };
+        // Until the end: a look that is left alone is of no use to anybody.
+        let mut looking = None;
         let streamed =
             if fresh { args.transfer.stream(options.clone(), client.clone(), output).await? } else { None };
         let indexed = match streamed {
@@ -131,7 +134,8 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
             }
             None => {
                 if reuse && !args.transfer.dry_run {
-                    part.looked = look(&kept, &client);
+                    let looking = looking.insert(Looking::begin(kept, client.clone()));
+                    part.looked = Some(looking.name);
                 }
                 index::make(options, output).await?
             }
@@ -155,16 +159,33 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
 }
 
 /// Nothing may have changed here: then all that is left is that the receiver looks at what it has. It does so while the folder is
-/// gone through here.
-fn look(kept: &Path, client: &Arc<Client>) -> Option<u64> {
-    let former = IndexReader::open(kept).ok().filter(IndexReader::is_ours)?.summary().ok()?;
-    let (client, name) = (client.clone(), rand::rng().random());
-    tokio::spawn(async move {
-        if let Err(e) = client.look(&former.digest, name).await {
-            tracing::debug!("the receiver did not look at what it has: {e}");
-        }
-    });
-    Some(name)
+/// gone through here. Ends when it is dropped.
+struct Looking {
+    name: u64,
+    task: JoinHandle<()>,
+}
+
+impl Looking {
+    fn begin(kept: PathBuf, client: Arc<Client>) -> Self {
+        let name = rand::rng().random();
+        let digest = move || {
+            let former = IndexReader::open(&kept).ok().filter(IndexReader::is_ours)?;
+            former.summary().ok().map(|summary| summary.digest)
+        };
+        let task = tokio::spawn(async move {
+            let Ok(Some(digest)) = tokio::task::spawn_blocking(digest).await else { return };
+            if let Err(e) = client.look(&digest, name).await {
+                tracing::debug!("the receiver did not look at what it has: {e}");
+            }
+        });
+        Self { name, task }
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 fn outcome(indexed: &IndexReport, report: &UploadReport) -> Outcome {

@@ -7,8 +7,8 @@ use crate::archive::zstd;
 use crate::remote::{Client, Goodput};
 use crate::telemetry::Counters;
 use bytes::Bytes;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// What the thread has used of a core so far. Other threads that want the same core make compressing take longer, not cost more.
@@ -50,6 +50,8 @@ const FIRST: Coding = Coding::Zstd(3);
 const SHARE: f64 = 0.3;
 /// Another coding must promise so much more before it is tried: what is measured varies.
 const BETTER: f64 = 1.05;
+/// One block of so many is compressed although it does not seem to pay.
+const PROBE: u64 = 16;
 /// What is older than about so much core time counts for less and less.
 const MEMORY: Duration = Duration::from_secs(5);
 
@@ -71,6 +73,11 @@ pub(super) struct Pace {
     buffers: Arc<Buffers>,
     /// In the order of [`USUAL`].
     measured: Mutex<[Measured; USUAL.len()]>,
+    /// Blocks that were stored because that promised most.
+    stored: AtomicU64,
+    /// How many may still begin to compress.
+    free: Mutex<usize>,
+    freed: Condvar,
 }
 
 impl Pace {
@@ -84,6 +91,9 @@ impl Pace {
             cores: cores as f64,
             buffers,
             measured: Mutex::default(),
+            stored: AtomicU64::new(0),
+            free: Mutex::new(cores.max(1)),
+            freed: Condvar::new(),
         }
     }
 
@@ -106,6 +116,7 @@ impl Pace {
         if self.wanted != Compression::Lz4 && !codec::shrinks(&content) {
             return (Frame::stored(&[content]), Coding::Stored);
         }
+        let _turn = self.turn();
         let (mut body, start) = (self.buffers.take(), thread_time());
         let encoded = match coding {
             Coding::Zstd(level) => zstd::encode(&content, level, &mut body),
@@ -116,6 +127,14 @@ impl Pace {
         }
         self.note(coding, content.len(), body.len(), thread_time().saturating_sub(start));
         (Frame::from(Bytes::from_owner(body)), coding)
+    }
+
+    /// Waits for a core to compress on: a compressor takes memory, and more of them than cores take it for nothing.
+    fn turn(&self) -> Turn<'_> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.freed.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        Turn(self)
     }
 
     /// The coding for the next block on a link of `link` bytes a second, if that is known.
@@ -143,7 +162,16 @@ impl Pace {
             .filter(|(coding, _)| possible(*coding))
             .fold(start, |best, next| if next.1 > best.1 * BETTER { next } else { best });
         tracing::debug!("the link takes {link:.0} bytes/s: {best:?} promises {promise:.0} bytes/s");
-        best
+        if best != Coding::Stored || self.local {
+            return best;
+        }
+        // What was measured is of other content by now, perhaps: only trying tells.
+        let probe = self.stored.fetch_add(1, Ordering::Relaxed) % PROBE == PROBE - 1;
+        match (probe, takes_zstd) {
+            (false, _) => best,
+            (true, true) => Coding::Zstd(1),
+            (true, false) => Coding::Lz4,
+        }
     }
 
     /// Bytes of content a second that link and cores let each coding do.
@@ -182,6 +210,15 @@ impl Pace {
     }
 }
 
+struct Turn<'a>(&'a Pace);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
+    }
+}
+
 /// Bytes of content a second on one core, and content by body; nothing if nothing was measured.
 fn figures(measured: &Measured) -> Option<(f64, f64)> {
     let Measured { content_bytes, body_bytes, time } = *measured;
@@ -202,6 +239,9 @@ mod tests {
             cores: 2.0,
             buffers: Buffers::new(1),
             measured: Mutex::default(),
+            stored: AtomicU64::new(0),
+            free: Mutex::new(2),
+            freed: Condvar::new(),
         }
     }
 
@@ -241,6 +281,21 @@ mod tests {
         pace.note(FIRST, 10_000_000, 9_500_000, Duration::from_secs(1));
         assert_eq!(pace.choose(Some(1000.0 * MBIT)), Coding::Stored);
         assert_ne!(pace.choose(Some(1.0 * MBIT)), Coding::Stored);
+    }
+
+    /// Photos first, then logs: what the photos taught does not stand for ever.
+    #[test]
+    fn what_does_not_pay_is_tried_again() {
+        let pace = pace(Compression::Auto, false, true);
+        pace.note(FIRST, 100_000_000, 97_000_000, Duration::from_secs(1));
+        let link = Some(1000.0 * MBIT);
+        let mut stored = 0;
+        while pace.choose(link) == Coding::Stored {
+            stored += 1;
+            assert!(stored < 100, "never tried again");
+        }
+        pace.note(Coding::Zstd(1), 3_000_000_000, 1_000_000_000, Duration::from_secs(9));
+        assert_ne!(pace.choose(link), Coding::Stored);
     }
 
     #[test]

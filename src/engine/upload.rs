@@ -154,7 +154,7 @@ impl Upload<'_> {
             self.monitor.notice(Notice::Phase("sending"));
             self.send(&sender, &todo).await?;
             // It waits for the proof of large files: only then is it known what is missing.
-            // A look that was long ago, because much was to be sent, does not count.
+            // Only where nothing had to be sent: else everything is looked at when all is there.
             let looked = self.options.looked.filter(|_| round == 1 && todo.is_empty());
             let answer = self.finish(FinishRequest { looked, ..FinishRequest::default() }).await?;
             if answer.missing_bytes == 0 {

@@ -11,7 +11,8 @@ use crate::archive::frame::Frame;
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{
     BlockAnswer, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX,
-    HEADER_LENGTH, HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer, Status, VERSION, format_ids,
+    HEADER_LENGTH, HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer, LookRequest, Status, VERSION,
+    format_ids,
 };
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
@@ -55,8 +56,10 @@ pub struct Client {
     monitor: Arc<dyn Monitor>,
     goodput: Goodput,
     local: bool,
-    /// The receiver has said that it takes Zstandard.
+    /// The receiver has said that it takes Zstandard …
     zstd: Arc<AtomicBool>,
+    /// … but it, or something on the way to it, did not.
+    zstd_refused: AtomicBool,
     /// A receiver of ours has answered: from then on, other answers are those of something on the way to it.
     met: AtomicBool,
 }
@@ -181,6 +184,7 @@ impl Client {
             goodput: Goodput::default(),
             local,
             zstd: Arc::default(),
+            zstd_refused: AtomicBool::new(false),
             met: AtomicBool::new(false),
         })
     }
@@ -339,11 +343,8 @@ impl Client {
         let ours = response.headers().get(HEADER_SERVER).is_some_and(|version| version == VERSION);
         if ours {
             self.met.store(true, Ordering::Relaxed);
-            let zstd = response
-                .headers()
-                .get(header::ACCEPT_ENCODING)
-                .is_some_and(|accepted| accepted == zstd::CODING);
-            self.zstd.store(zstd, Ordering::Relaxed);
+            let takes = !self.zstd_refused.load(Ordering::Relaxed) && accepts_zstd(response.headers());
+            self.zstd.store(takes, Ordering::Relaxed);
             self.patience.reached();
         }
         ours
@@ -378,9 +379,22 @@ impl Client {
             };
             let outcome = pulse.watch(self.block_deadline, exchange).await;
             self.monitor.counters().wire_bytes.add(block.body.length());
-            outcome
+            outcome.map_err(|failed| self.without_zstd(block, failed))
         })
         .await
+    }
+
+    /// A refusal of a Zstandard body is perhaps one of that coding, by something on the way: the block, and all that follow, can come
+    /// in the one that everybody takes.
+    fn without_zstd(&self, block: &BlockBody, failed: Failed) -> Failed {
+        let kind = failed.error.kind();
+        let about_body = [ErrorKind::Malformed, ErrorKind::LengthRequired, ErrorKind::BadBlock];
+        if !block.zstd || !about_body.contains(&kind) {
+            return failed;
+        }
+        self.zstd_refused.store(true, Ordering::Relaxed);
+        self.zstd.store(false, Ordering::Relaxed);
+        Failed { error: failed.error.with_kind(ErrorKind::BadBlock), ..failed }
     }
 
     fn frame_body(&self, frame: &Frame, pulse: &Pulse) -> Body {
@@ -394,7 +408,11 @@ impl Client {
     pub async fn finish(&self, index: &IndexDigest, finish: FinishRequest) -> Result<FinishAnswer> {
         loop {
             let answer = retry(&self.patience, &*self.monitor, || async {
-                let response = self.accepted(self.ask_finish(index, finish).await?).await?;
+                let request = self
+                    .request(Method::POST, "finish", Some(SHORT_DEADLINE))?
+                    .header(HEADER_INDEX, index.to_string())
+                    .json(&finish);
+                let response = self.accepted(send(request).await?).await?;
                 if response.status() == StatusCode::ACCEPTED {
                     return Ok(None);
                 }
@@ -408,27 +426,25 @@ impl Client {
     }
 
     /// Has the receiver look whether what `index` says is still there, while something else is done here; `name` is what
-    /// [`FinishRequest::looked`] may say afterwards. Tried once: who is not answered asks later, and gets the whole answer then.
+    /// [`FinishRequest::looked`] may say afterwards. Tried once: nothing depends on it.
     ///
     /// # Errors
-    /// Whatever there is; nothing depends on it.
+    /// Whatever there is.
     pub async fn look(&self, index: &IndexDigest, name: u64) -> Result<()> {
-        let look = FinishRequest { look: Some(name), ..FinishRequest::default() };
-        let answered = async { self.accepted(self.ask_finish(index, look).await?).await };
+        let request = self
+            .request(Method::POST, "look", None)?
+            .header(HEADER_INDEX, index.to_string())
+            .json(&LookRequest { name });
+        let answered = async { self.accepted(send(request).await?).await };
         answered.await.map(drop).map_err(|failed: Failed| failed.error)
     }
+}
 
-    async fn ask_finish(
-        &self,
-        index: &IndexDigest,
-        finish: FinishRequest,
-    ) -> std::result::Result<Response, Failed> {
-        let request = self
-            .request(Method::POST, "finish", Some(SHORT_DEADLINE))?
-            .header(HEADER_INDEX, index.to_string())
-            .json(&finish);
-        send(request).await
-    }
+/// Whether an answer says that requests may have bodies in Zstandard.
+fn accepts_zstd(headers: &header::HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let names = accepted.flat_map(|value| value.split(',')).filter_map(|coding| coding.split(';').next());
+    names.into_iter().any(|name| name.trim().eq_ignore_ascii_case(zstd::CODING))
 }
 
 async fn send(request: RequestBuilder) -> std::result::Result<Response, Failed> {

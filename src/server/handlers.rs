@@ -10,7 +10,7 @@ use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::log::{LogDigest, MAX_BATCH_BYTES};
 use crate::archive::protocol::{
     ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_LENGTH,
-    HEADER_SERVER, HEADER_STREAM, VERSION, parse_ids,
+    HEADER_SERVER, HEADER_STREAM, LookRequest, VERSION, parse_ids,
 };
 use crate::archive::ranges::RangeSet;
 use crate::archive::zstd;
@@ -23,6 +23,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -32,8 +33,8 @@ use tokio::task::spawn_blocking;
 const TURN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long one `finish` request waits for the work; then the sender asks again.
 const FINISH_PATIENCE: Duration = Duration::from_secs(10);
-/// The largest body of `finish`, in bytes.
-const FINISH_BYTES: u64 = 4 << 10;
+/// The largest body of `finish` and `look`, in bytes.
+const SHORT_BYTES: u64 = 4 << 10;
 
 pub(super) fn router(server: Arc<Server>) -> Router {
     // One entry: the address of an archive may have any prefix, which no route pattern can say.
@@ -110,21 +111,30 @@ async fn serve(server: &Arc<Server>, parts: Parts, body: Body) -> Result<Respons
         }
         Route::Status { tar_id } => status(server, tar_id, &parts).await,
         Route::Finish { tar_id } => finish(server, tar_id, &parts.headers, body).await,
+        Route::Look { tar_id } => look(server, tar_id, &parts.headers, body).await,
         Route::Log { tar_id } => append_log(server, tar_id, &parts.headers, body).await,
         Route::PutIndex { tar_id } => put_index(server, tar_id, &parts.headers, body).await,
         Route::PutBlock { tar_id, block_size, number } => {
-            let put = BlockPut {
-                tar_id,
-                block_size,
-                number,
-                body: server.receiver.buffers.take(),
-                taken: coding_header(&parts.headers)?,
-                wire_bytes: 0,
-                index: digest_header(&parts.headers, HEADER_INDEX)?,
-                digest: digest_header::<BlockDigest>(&parts.headers, HEADER_DIGEST)?,
-                failed: failed_header(&parts.headers)?,
+            let put = || {
+                Ok(BlockPut {
+                    tar_id,
+                    block_size,
+                    number,
+                    body: server.receiver.buffers.take(),
+                    taken: coding_header(&parts.headers)?,
+                    wire_bytes: 0,
+                    index: digest_header(&parts.headers, HEADER_INDEX)?,
+                    digest: digest_header::<BlockDigest>(&parts.headers, HEADER_DIGEST)?,
+                    failed: failed_header(&parts.headers)?,
+                })
             };
-            put_block(server, put, &parts.headers, body).await
+            match put() {
+                Ok(put) => put_block(server, put, &parts.headers, body).await,
+                Err(e) => {
+                    body::drain(body, server.largest_body()).await;
+                    Err(e)
+                }
+            }
         }
     }
 }
@@ -156,20 +166,25 @@ async fn status(server: &Arc<Server>, tar_id: u64, parts: &Parts) -> Result<Resp
         .map(|status| Json(status).into_response())
 }
 
-async fn finish(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
+/// The JSON in a short body.
+async fn short_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<Option<T>> {
     let length =
         if headers.contains_key(header::CONTENT_LENGTH) { body::declared_length(headers)? } else { 0 };
-    if length > FINISH_BYTES {
-        return Err(Error::new(ErrorKind::TooLarge, format!("the body is longer than {FINISH_BYTES} bytes")));
+    if length > SHORT_BYTES {
+        return Err(Error::new(ErrorKind::TooLarge, format!("the body is longer than {SHORT_BYTES} bytes")));
     }
     let (pieces, mut body) = (body, Vec::new());
     body::read(pieces, length, &mut body).await?;
-    let request: FinishRequest = if body.is_empty() {
-        FinishRequest::default()
-    } else {
-        serde_json::from_slice(&body)
-            .map_err(|e| Error::new(ErrorKind::Malformed, "the body is no JSON of finish").because(e))?
-    };
+    if body.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_slice(&body)
+        .map(Some)
+        .map_err(|e| Error::new(ErrorKind::Malformed, "the body is not the JSON of this request").because(e))
+}
+
+async fn finish(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
+    let request: FinishRequest = short_json(headers, body).await?.unwrap_or_default();
     check_running(server)?;
     let index = digest_header::<IndexDigest>(headers, HEADER_INDEX)?;
     let receiver = server.receiver.clone();
@@ -178,6 +193,18 @@ async fn finish(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Bo
         Some(answer) => Json(answer).into_response(),
         None => (StatusCode::ACCEPTED, Json(FinishAnswer::default())).into_response(),
     })
+}
+
+async fn look(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
+    let request: Option<LookRequest> = short_json(headers, body).await?;
+    let LookRequest { name } =
+        request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the look has no name"))?;
+    check_running(server)?;
+    let index = required_digest(headers, HEADER_INDEX)?;
+    let (receiver, server) = (server.receiver.clone(), server.clone());
+    let wanted = move || !server.stopping.load(Ordering::SeqCst);
+    blocking(move || receiver.look(tar_id, &index, name, &wanted)).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// A batch of an index that grows.

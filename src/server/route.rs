@@ -9,6 +9,7 @@ pub(super) enum Route {
     PutBlock { tar_id: u64, block_size: u64, number: u64 },
     Status { tar_id: u64 },
     Finish { tar_id: u64 },
+    Look { tar_id: u64 },
     Log { tar_id: u64 },
     Health,
     Ready,
@@ -33,6 +34,9 @@ pub(super) fn route(method: &str, path: &str) -> Result<Route> {
         }
         [prefix @ .., tar_id, "finish"] if plain(prefix) => {
             (Route::Finish { tar_id: number("tar_id", tar_id)? }, "POST")
+        }
+        [prefix @ .., tar_id, "look"] if plain(prefix) => {
+            (Route::Look { tar_id: number("tar_id", tar_id)? }, "POST")
         }
         [prefix @ .., tar_id, block_size, block] if plain(prefix) => (
             Route::PutBlock {

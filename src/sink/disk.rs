@@ -3,7 +3,7 @@
 use crate::archive::entry::{FileEntry, Meta};
 use crate::archive::path::{EntryPath, STATE_DIR, printable};
 use crate::error::{Error, ErrorKind, Result};
-use crate::folder::{Folder, apply_meta, is_kind, meta_of, mtime_ns, owner_set, timestamps};
+use crate::folder::{Folder, apply_meta, is_kind, is_same_time, meta_of, mtime_ns, owner_set, timestamps};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::fs::File;
@@ -40,7 +40,8 @@ struct Fresh {
     mode: u32,
 }
 
-/// Folders that were used last, held open: files of one block mostly share a few. Lives no longer than one block.
+/// Folders that were used last, held open: files of one block mostly share a few. Not to be kept for long: a
+/// folder may be moved away.
 #[derive(Default)]
 pub struct FolderCache {
     entries: Vec<(Box<[u8]>, Arc<Folder>)>,
@@ -266,7 +267,7 @@ impl DiskSink {
     /// Whether an entry is as [`apply_meta`] makes it.
     fn has_meta(&self, stat: &Stat, meta: &Meta) -> bool {
         let Meta { mode, uid, gid, .. } = meta_of(stat);
-        mtime_ns(stat) == meta.mtime_ns
+        is_same_time(mtime_ns(stat), meta.mtime_ns)
             && if self.owner {
                 (mode, uid, gid) == (meta.mode, meta.uid, meta.gid)
             } else {

@@ -214,8 +214,13 @@ impl<'a> Looker<'a> {
     /// # Errors
     /// Why it is left out.
     pub fn look(&mut self, seen: Seen) -> std::result::Result<Found, Skipped> {
-        let Seen { path, own, .. } = seen;
+        let Seen { path, own, is_dir } = seen;
         match self.kind_of(&path) {
+            // What lies in it comes by itself, or was not seen: an index must not have one without the other.
+            Ok((kind, _)) if is_dir != matches!(kind, FoundKind::Dir) => Err(Skipped {
+                path: path.to_string(),
+                reason: "it was replaced while its folder was read".to_string(),
+            }),
             Ok((kind, stat)) => {
                 let own = own && matches!(kind, FoundKind::Dir);
                 let mtime_ns = if own { self.walk.newest_inside(&path) } else { mtime_ns(&stat) };
@@ -253,5 +258,44 @@ impl<'a> Looker<'a> {
             }
         };
         Ok((kind, stat))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that becomes a link, or a file that becomes a folder, between the walk and the look.
+    #[test]
+    fn what_was_replaced_meanwhile_is_left_out() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        for name in ["folder", "stays", "elsewhere"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        std::fs::write(at("elsewhere/inside"), "").unwrap();
+        std::fs::write(at("folder/inside"), "").unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        let walk = Walk::new(base.path(), Vec::new(), &[]).unwrap();
+        let mut seen = Vec::new();
+        walk.run(|item| {
+            seen.extend(item.ok());
+            true
+        })
+        .unwrap();
+        assert_eq!(seen.len(), 6);
+        std::fs::rename(at("folder"), at("gone")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", at("folder")).unwrap();
+        std::fs::remove_file(at("file")).unwrap();
+        std::fs::create_dir(at("file")).unwrap();
+        let folder = Folder::open(base.path()).unwrap();
+        let mut looker = Looker::new(&walk, &folder);
+        let (found, skipped): (Vec<_>, Vec<_>) =
+            seen.into_iter().map(|seen| looker.look(seen)).partition(std::result::Result::is_ok);
+        let found: Vec<String> = found.into_iter().flatten().map(|found| found.path.to_string()).collect();
+        let skipped: Vec<String> =
+            skipped.into_iter().filter_map(|skipped| Some(skipped.err()?.path)).collect();
+        assert_eq!(found, ["elsewhere", "elsewhere/inside", "stays"]);
+        assert_eq!(skipped, ["file", "folder", "folder/inside"]);
     }
 }

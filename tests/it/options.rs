@@ -1,5 +1,6 @@
 //! Flags of a transfer that change how it goes, not what comes out.
 
+use crate::support::relay::{Fate, Message, Relay};
 use crate::support::{Lab, Tree, assert_same_tree};
 use serde_json::Value;
 use std::time::Instant;
@@ -53,6 +54,60 @@ fn zstandard_makes_less_of_text_than_lz4() {
     assert!(wire < lz4_wire, "{wire} {lz4_wire}");
     // Behind a slow link it is what is done anyway.
     assert_eq!(figures(&upload(&["--compress", "auto", "--bwlimit", "10M"]))[..2], [4, 4]);
+}
+
+/// Something on the way to the receiver does not let Zstandard through, or the receiver does not speak of it.
+#[test]
+fn who_does_not_take_zstandard_gets_lz4() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    Tree::new(&src, 126).text("a", 200_000).text("b", 200_000).noise("c", 50_000);
+    let db = lab.index(&src);
+    let in_head = |request: &Message, from: &str, to: &str| {
+        let head = String::from_utf8(request.head.clone()).unwrap();
+        assert!(head.contains(from), "{head}");
+        Fate::Changed(Message { head: head.replace(from, to).into_bytes(), body: request.body.clone() })
+    };
+    let is_zstd =
+        |request: &Message| String::from_utf8_lossy(&request.head).contains("content-encoding: zstd");
+    let decide = move |what: &str, request: &Message| match what {
+        "refused" if is_zstd(request) => in_head(request, "encoding: zstd", "encoding: nope"),
+        "the header is lost" if is_zstd(request) => in_head(request, "content-encoding: zstd\r\n", ""),
+        "never announced" => Fate::ReplaceInAnswer("accept-encoding: zstd", "accept-encoding: br"),
+        _ => Fate::Pass,
+    };
+    for what in ["refused", "the header is lost", "never announced"] {
+        for streamed in [false, true] {
+            let dst = lab.dir(&format!("{what} {streamed}"));
+            let proxy = lab.proxy(&dst);
+            let relay = Relay::start(proxy.addr, move |_, request| decide(what, request));
+            let flags = args!["--compress", "zstd", "-s", "50000", "-p", "2", "--json"];
+            let output = match streamed {
+                false => lab.upload(&src, &db, &relay.url, flags),
+                // The index is made meanwhile.
+                true => lab.sync(&src, &relay.url, [flags, args!["-c"]].concat()),
+            };
+            let summary = output.code(0).summary();
+            assert_eq!(
+                (&summary["zstd_blocks"], &summary["complete"]),
+                (&0.into(), &true.into()),
+                "{what} {streamed}: {summary}"
+            );
+            assert_same_tree(&src, &dst);
+        }
+    }
+}
+
+#[test]
+fn zstandard_while_the_index_is_made() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    Tree::new(&src, 127).rich(300_000).text("zz-long", 500_000);
+    let proxy = lab.proxy(&dst);
+    let synced =
+        lab.sync(&src, &proxy.url, args!["--compress", "zstd", "-s", "50000", "--json"]).code(0).summary();
+    assert!(synced["zstd_blocks"].as_u64().unwrap() >= 10, "{synced}");
+    assert_same_tree(&src, &dst);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One archive on the receiver: its index, what of it has arrived, and who is writing which part of it.
 
 use super::commit::lock;
+use super::look::Look;
 use super::proof::Hashed;
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
@@ -63,8 +64,8 @@ pub(super) struct State {
     pub(super) published: RangeSet,
     /// Everything is in place.
     pub(super) finished: bool,
-    /// The name of the last look at published files, and the ids of what was looked at.
-    pub(super) looked: Option<(u64, RangeSet)>,
+    /// The last look at published files.
+    pub(super) look: Option<Look>,
     /// Why files are not published.
     pub(super) failed: BTreeMap<u64, FailedFile>,
     /// Parts of the archive that somebody is writing.

@@ -2,7 +2,7 @@
 
 use super::archive::Archive;
 use super::commit::lock;
-use super::{Receiver, publish};
+use super::{Receiver, look, publish};
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::EntryPath;
@@ -11,7 +11,7 @@ use crate::archive::ranges::RangeSet;
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::{FolderCache, Staging};
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -46,9 +46,6 @@ impl FinishJob {
         }
     }
 }
-
-/// Threads that look at published files at once.
-const MOST_THREADS: usize = 8;
 
 impl Receiver {
     /// Starts to finish an archive, or joins the same `finish` that runs already. `index` is what the sender has sent; a legacy
@@ -126,7 +123,7 @@ impl Failures {
 }
 
 /// Whether `index` is what the archive has, and all of it.
-fn check_active(archive: &Archive, index: &IndexDigest) -> Result<()> {
+pub(super) fn check_active(archive: &Archive, index: &IndexDigest) -> Result<()> {
     let (active, tar_id) = (archive.extent(), archive.tar_id);
     if !active.sealed {
         let what = format!(
@@ -152,23 +149,12 @@ fn run(
     index: &IndexDigest,
     request: FinishRequest,
 ) -> Result<FinishAnswer> {
+    let looked = look::take(archive, request.looked);
     archive.wait_for_provers();
     let _entered = archive.enter()?;
     // A stream that begins anew waits until `finish` has ended; one that began before has taken this index away.
     check_active(archive, index)?;
-    let looked = archive.state().looked.take().filter(|(look, _)| Some(*look) == request.looked);
-    let published = archive.state().published.clone();
-    confirm(receiver, archive, looked.map(|(_, ids)| ids).unwrap_or_default())?;
-    if let Some(look) = request.look {
-        let mut state = archive.state();
-        state.looked = Some((look, published));
-        let missing_bytes = archive.extent().total_bytes.saturating_sub(state.done.covered());
-        return Ok(FinishAnswer {
-            missing_bytes,
-            files_published: state.published.covered(),
-            ..FinishAnswer::default()
-        });
-    }
+    confirm(receiver, archive, looked)?;
     publish_complete(receiver, archive)?;
     let extent = archive.extent();
     let missing_bytes = extent.total_bytes.saturating_sub(archive.state().done.covered());
@@ -204,62 +190,27 @@ fn run(
     Ok(answer)
 }
 
-/// Files that one thread looks at in one go.
-const CONFIRM_FILES: u64 = 4096;
-
 /// Looks at every published file but `looked`: what was removed or changed since, by whomever, is asked for again.
 fn confirm(receiver: &Receiver, archive: &Archive, looked: RangeSet) -> Result<()> {
     let mut published = archive.state().published.clone();
     looked.iter().for_each(|ids| published.remove(ids));
-    let published: Vec<Range<u64>> = published.iter().collect();
-    let parts = published.into_iter().flat_map(|ids| {
-        ids.clone()
-            .step_by(CONFIRM_FILES as usize)
-            .map(move |first| first..ids.end.min(first + CONFIRM_FILES))
-    });
-    let parts = Mutex::new(parts);
-    let work = || -> Result<()> {
-        let mut cache = FolderCache::default();
-        loop {
-            let Some(ids) = lock(&parts).next() else { return Ok(()) };
-            confirm_part(receiver, archive, ids, &mut cache)?;
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut outcome = work();
-        for other in others {
-            let theirs = other.join().unwrap_or_else(|_| {
-                Err(Error::new(ErrorKind::Internal, "a thread of finish crashed; this is a bug of tar-like"))
-            });
-            outcome = outcome.and(theirs);
-        }
-        outcome
-    })
-}
-
-fn confirm_part(
-    receiver: &Receiver,
-    archive: &Archive,
-    ids: Range<u64>,
-    cache: &mut FolderCache,
-) -> Result<()> {
-    archive.with_index(|index| {
-        index.files_with_ids(ids, |file| {
-            let stands = publish::stands(receiver, &file, cache).unwrap_or_else(|e| {
-                // Its folder forbids even to look: nobody can confirm it, and nobody can replace it.
-                archive.state().fail(file.id, &file.path, publish::reason(&e));
-                true
-            });
-            if !stands {
-                tracing::info!(
-                    "\"{}\" was changed or removed since it was received; it is asked for again",
-                    file.path
-                );
-                publish::take_back(receiver, archive, &file)?;
-            }
-            Ok(ControlFlow::Continue(()))
+    look::in_parts(&published, |ids, cache| {
+        archive.with_index(|index| {
+            index.files_with_ids(ids, |file| {
+                let stands = publish::stands(receiver, &file, cache).unwrap_or_else(|e| {
+                    // Its folder forbids even to look: nobody can confirm it, and nobody can replace it.
+                    archive.state().fail(file.id, &file.path, publish::reason(&e));
+                    true
+                });
+                if !stands {
+                    tracing::info!(
+                        "\"{}\" was changed or removed since it was received; it is asked for again",
+                        file.path
+                    );
+                    publish::take_back(receiver, archive, &file)?;
+                }
+                Ok(ControlFlow::Continue(()))
+            })
         })
     })
 }
@@ -298,13 +249,20 @@ fn empty_file(
     Ok(())
 }
 
+/// A folder that was moved away meanwhile is not held open for long.
+const RENEW_CACHE: u64 = 1024;
+
 /// Directories, then links, then the directories' metadata, deepest first: making something in a directory changes its time.
 /// Where nothing had to be made, all of it is right already.
 fn nodes(receiver: &Receiver, archive: &Archive, failures: &mut Failures) -> Result<()> {
     let sink = &receiver.sink;
-    let (mut cache, mut changed) = (FolderCache::default(), false);
+    let (mut cache, mut changed, mut seen) = (FolderCache::default(), false, 0u64);
     archive.with_index(|index| {
         index.nodes(|node| {
+            seen += 1;
+            if seen.is_multiple_of(RENEW_CACHE) {
+                cache = FolderCache::default();
+            }
             let meta = node.meta.as_ref();
             let made = match node.kind {
                 NodeKind::Dir => match sink.folder_stands(&node.path, meta, &mut cache) {

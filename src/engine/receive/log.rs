@@ -113,7 +113,7 @@ impl Receiver {
         self.committer.rewrite(|journal| journal.set_finished(archive.tar_id, false))?;
         {
             let mut state = archive.state();
-            (state.finished, state.looked) = (false, None);
+            (state.finished, state.look) = (false, None);
         }
         let log = GrowingIndex::adopt(&archive.index_path, stream, self.options.max_index_bytes)?;
         archive.set_extent(extent_of(&log)?);

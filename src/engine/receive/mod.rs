@@ -5,6 +5,7 @@ mod block;
 mod commit;
 mod finish;
 mod log;
+mod look;
 mod proof;
 mod publish;
 
@@ -80,7 +81,7 @@ const KEPT_BUFFERS: usize = 16;
 const LEGACY_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What can be made is made, although content is missing.
-const PARTIAL: FinishRequest = FinishRequest { partial: true, look: None, looked: None };
+const PARTIAL: FinishRequest = FinishRequest { partial: true, looked: None };
 
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())

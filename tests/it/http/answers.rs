@@ -206,29 +206,60 @@ fn failed_files_and_wrong_bytes_are_not_published() {
 /// `finish` need not look again at what was looked at for it: once, and only by the name of that look.
 #[test]
 fn a_look_counts_once_and_for_whoever_asked_for_it() {
-    let setting = Setting::new(vec![]);
-    setting.lab.upload(&setting.src, &setting.db, &setting.proxy.url, vec![]).code(0);
-    let finish = |body: &str| setting.proxy.request("POST", "/tar/0/finish", &[], body.as_bytes());
-    let look = || {
-        let answer = finish(r#"{"look":7}"#).json();
-        assert_eq!((&answer["complete"], &answer["missing_bytes"]), (&false.into(), &0.into()), "{answer}");
+    let mut setting = Setting::new(vec![]);
+    let upload =
+        |setting: &Setting| setting.lab.upload(&setting.src, &setting.db, &setting.proxy.url, vec![]).code(0);
+    upload(&setting);
+    let name = setting.dst.join("a");
+    let finish = |setting: &Setting, body: &str| {
+        setting.proxy.request("POST", "/tar/0/finish", &[], body.as_bytes()).json()["complete"]
+            .as_bool()
+            .unwrap()
     };
-    let name = setting.dst.join(&index::paths(&setting.db)[0]);
-    let content = std::fs::read(&name).unwrap();
-    assert!(!content.is_empty());
+    let look = |setting: &Setting| {
+        let named = [("x-tar-like-index", &*setting.digest)];
+        let answer = setting.proxy.request("POST", "/tar/0/look", &named, br#"{"name":7}"#);
+        assert_eq!((answer.status, answer.body.len()), (204, 0), "{}", answer.text());
+    };
     // Another name than that of the look, or none: looked at again.
     for other in [r#"{"looked":8}"#, "{}"] {
-        look();
+        look(&setting);
         std::fs::remove_file(&name).unwrap();
-        assert_eq!(finish(other).json()["complete"], false, "{other}");
-        setting.lab.upload(&setting.src, &setting.db, &setting.proxy.url, vec![]).code(0);
+        assert!(!finish(&setting, other), "{other}");
+        upload(&setting);
     }
-    look();
+    look(&setting);
     std::fs::remove_file(&name).unwrap();
-    assert_eq!(finish(r#"{"looked":7}"#).json()["complete"], true, "it was there when it was looked at");
-    assert_eq!(finish(r#"{"looked":7}"#).json()["complete"], false, "a look counts once");
-    // A look itself finds what is gone, and makes nothing.
-    assert_eq!(finish(r#"{"look":9}"#).json()["missing_bytes"], content.len());
-    assert!(!name.exists());
-    refused(&finish(r#"{"look":-1}"#), 400);
+    assert!(finish(&setting, r#"{"looked":7}"#), "it was there when it was looked at");
+    assert!(!finish(&setting, r#"{"looked":7}"#), "a look counts once");
+    upload(&setting);
+    // A look that finds something gone changes nothing, and finish looks there again.
+    std::fs::remove_file(&name).unwrap();
+    look(&setting);
+    assert_eq!(setting.proxy.status(0)["complete"], true);
+    assert!(!name.exists() && !finish(&setting, r#"{"looked":7}"#));
+    upload(&setting);
+    // Whoever was restarted has seen nothing.
+    look(&setting);
+    setting.proxy.kill9();
+    setting.proxy.restart();
+    std::fs::remove_file(&name).unwrap();
+    assert!(!finish(&setting, r#"{"looked":7}"#));
+}
+
+#[test]
+fn looks_that_are_refused() {
+    let setting = Setting::new(vec![]);
+    let named = [("x-tar-like-index", &*setting.digest)];
+    let look =
+        |headers: &[(&str, &str)], body: &[u8]| setting.proxy.request("POST", "/tar/0/look", headers, body);
+    refused(&look(&named, br#"{"name":7}"#), 404);
+    setting.put_index();
+    refused(&look(&[], br#"{"name":7}"#), 400);
+    refused(&look(&[("x-tar-like-index", &"ab".repeat(32))], br#"{"name":7}"#), 409);
+    for body in [&b""[..], b"{}", br#"{"name":-1}"#, b"7", &[b' '; 100_000]] {
+        assert!(matches!(look(&named, body).status, 400 | 413));
+    }
+    assert_eq!(look(&named, br#"{"name":7}"#).status, 204);
+    refused(&setting.proxy.request("GET", "/tar/0/look", &[], b""), 405);
 }
