@@ -1,7 +1,7 @@
 """A TCP relay that makes every request later: python3 relay.py PORT MILLISECONDS, to PORT on this machine.
 
-What a client sends is held back for that long; answers pass at once. So a request costs a round trip more, as to a store that is
-far away, and the rate of answers is not limited. Prints the port on which it listens.
+What a client sends is held back for that long; answers pass at once. So a request costs a round trip more, as to a store that
+is far away, and the rate of answers is not limited. Prints the port on which it listens.
 """
 
 from __future__ import annotations

@@ -107,8 +107,9 @@ impl ObjectsReader<'_> {
     /// Whether the content is wanted whatever the head says; the answer to GET has all that is in a head.
     fn is_read_at_once(&self, object: &ListedObject) -> bool {
         let small = !object.is_folder && object.size > 0 && object.size <= LARGE_BYTES;
-        // A dash: the ETag of an upload in parts.
-        small && (self.keeps() || (self.read_contents && object.etag.contains('-')))
+        // A list without ETags says nothing that a range could be asked of. A dash: the ETag of an upload in parts.
+        let etag = &object.etag;
+        small && !etag.is_empty() && (self.keeps() || (self.read_contents && etag.contains('-')))
     }
 
     fn keeps(&self) -> bool {

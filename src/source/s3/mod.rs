@@ -1,7 +1,7 @@
 //! A bucket in S3, or in something that speaks like it, as a source. The only place for the AWS SDK.
 //!
 //! The SDK signs, and knows credentials, addresses and XML. Deadlines, retries and the proof that an answer is the one that was
-//! asked for are ours ([`retry`], [`get`]): a body that is cut or stands still is none of the SDK's business.
+//! asked for are ours (`retry`, `get`): a body that is cut or stands still is none of the SDK's business.
 
 mod connect;
 mod get;
@@ -97,12 +97,6 @@ impl Bucket {
     #[must_use]
     pub fn address(&self) -> String {
         format!("s3://{}/{}", self.name, self.prefix)
-    }
-
-    /// How many requests may be under way at once.
-    #[must_use]
-    pub fn requests(&self) -> usize {
-        self.requests
     }
 
     /// The key of what has this path below the prefix.

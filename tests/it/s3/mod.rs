@@ -6,6 +6,7 @@ mod index;
 mod keys;
 mod migrate;
 mod settings;
+mod speed;
 
 use crate::support::s3::Stub;
 use crate::support::{Cmd, Lab, Output, Proxy};
