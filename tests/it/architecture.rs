@@ -39,6 +39,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("md5", &["archive"]),
     ("blake3", &["archive"]),
     ("lz4_flex", &["archive", "engine"]),
+    ("zstd_safe", &["archive"]),
 ];
 
 /// Words of the standard library that are somebody's task alone.
