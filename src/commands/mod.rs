@@ -2,12 +2,14 @@
 
 mod args;
 mod check;
+mod generate;
 mod hcp_credentials;
 mod index;
 mod output;
 mod proxy;
 mod s3;
 mod sync;
+mod systemd;
 mod upload;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -66,6 +68,10 @@ enum Command {
     Sync(sync::SyncArgs),
     /// Derive the keys for a Hitachi Content Platform from a user's name and password
     HcpCredentials(hcp_credentials::HcpCredentialsArgs),
+    /// Write a shell's completions to standard output
+    Completions(generate::CompletionsArgs),
+    /// Write the manual pages into a folder
+    ManPages(generate::ManPagesArgs),
 }
 
 /// The index that commands use unless told otherwise.
@@ -131,6 +137,8 @@ fn run(command: Command, output: &Arc<Output>) -> Result<Outcome> {
             Command::Check(args) => check::run(args, output).await,
             Command::Sync(args) => sync::run(args, output).await,
             Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
+            Command::Completions(args) => generate::completions(&args, output),
+            Command::ManPages(args) => generate::man_pages(&args),
         }
     });
     // A request that hangs in a blocking call must not keep the program from ending; and one that waits for a store would crash,
