@@ -71,13 +71,13 @@ pub(super) fn render(server: &Server) -> String {
         .map(|(label, counter)| (label.as_str(), counter.get()))
         .collect();
     metric("http_refusals_total", "counter", "Refusals by status.", &refusals);
-    metric("inflight_blocks", "gauge", "Blocks in memory.", &[("", inflight as u64)]);
     metric(
         "max_inflight_blocks",
         "gauge",
         "Blocks that may be in memory.",
         &[("", server.options.max_inflight as u64)],
     );
+    metric("inflight_blocks", "gauge", "Blocks in memory.", &[("", inflight as u64)]);
     metric("connections", "gauge", "Open connections.", &[("", server.connections.get())]);
     metric(
         "degraded",
