@@ -55,9 +55,10 @@ pub(super) struct ManPagesArgs {
 pub(super) fn completions(args: &CompletionsArgs, output: &Output) -> Result<Outcome> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), PROGRAM, &mut script);
-    let script = String::from_utf8_lossy(&script);
+    // clap_complete (4.6.11) names the hyphen in the program's name in two ways, so that bash would know no command's options.
+    let script = String::from_utf8_lossy(&script).replace("tar__subcmd__like", "tar__like");
     let shell = args.shell.to_string();
-    output.data(script.trim_end(), || json!({"event": "completions", "shell": shell, "script": &*script}))?;
+    output.data(script.trim_end(), || json!({"event": "completions", "shell": shell, "script": script}))?;
     Ok(Outcome {
         command: "completions",
         exit: 0,

@@ -41,7 +41,7 @@ fn every_command_has_a_manual_page_with_all_its_options() {
         let page = folder.join(format!("tar-like-{command}.1"));
         // Plain text, as a terminal shows it, without the overstriking that makes it bold.
         let text =
-            shell(&lab, "sh", args!["-c", "mandoc -Tutf8 -O width=2000 \"$0\" | sed 's/.\\x08//g'", page]);
+            shell(&lab, "sh", args!["-c", "mandoc -Tutf8 -O width=500 \"$0\" | sed 's/.\\x08//g'", page]);
         for word in ["NAME", "SYNOPSIS", "DESCRIPTION", "EXAMPLES", "SEE ALSO", "2026-01-31"] {
             assert!(text.contains(word), "the page of {command} has no {word}:\n{text}");
         }
