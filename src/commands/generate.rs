@@ -75,12 +75,7 @@ pub(super) fn man_pages(args: &ManPagesArgs) -> Result<Outcome> {
     // Hands what holds for all commands down to each of them.
     program.build();
     let date = args.date.as_deref().unwrap_or_default();
-    let commands: Vec<&Command> = program.get_subcommands().filter(|c| !c.is_hide_set()).collect();
-    write_page(folder, &program, &commands, date)?;
-    for command in &commands {
-        write_page(folder, command, &[], date)?;
-    }
-    let pages = commands.len() + 1;
+    let pages = write_pages(folder, &program, None, date)?;
     Ok(Outcome {
         command: "man-pages",
         exit: 0,
@@ -89,8 +84,24 @@ pub(super) fn man_pages(args: &ManPagesArgs) -> Result<Outcome> {
     })
 }
 
-/// Writes the page of one command.
-fn write_page(folder: &Path, command: &Command, others: &[&Command], date: &str) -> Result<()> {
+/// Writes the pages of a command and of those below it; tells how many.
+fn write_pages(folder: &Path, command: &Command, above: Option<&Command>, date: &str) -> Result<usize> {
+    let below: Vec<&Command> = command.get_subcommands().filter(|c| !c.is_hide_set()).collect();
+    write_page(folder, command, above, &below, date)?;
+    let mut pages = 1;
+    for other in below {
+        pages += write_pages(folder, other, Some(command), date)?;
+    }
+    Ok(pages)
+}
+
+fn write_page(
+    folder: &Path,
+    command: &Command,
+    above: Option<&Command>,
+    below: &[&Command],
+    date: &str,
+) -> Result<()> {
     let version = command.get_version().unwrap_or_default();
     let man =
         Man::new(command.clone()).date(date).source(format!("{PROGRAM} {version}")).manual("User Commands");
@@ -105,12 +116,10 @@ fn write_page(folder: &Path, command: &Command, others: &[&Command], date: &str)
         description.extend(parts.notes);
         section("DESCRIPTION", paragraphs(&description)).to_writer(page)?;
         man.render_options_section(page)?;
-        if !others.is_empty() {
-            section("COMMANDS", command_list(others)).to_writer(page)?;
-        }
+        section("COMMANDS", command_list(below)).to_writer(page)?;
         section("EXIT STATUS", paragraphs(&parts.exit_codes)).to_writer(page)?;
         section("EXAMPLES", as_it_is(&parts.examples)).to_writer(page)?;
-        section("SEE ALSO", see_also(others)).to_writer(page)
+        section("SEE ALSO", see_also(above, below)).to_writer(page)
     };
     run(&mut page)
         .map_err(|e| Error::new(ErrorKind::Internal, "a manual page cannot be rendered").because(e))?;
@@ -193,32 +202,29 @@ fn command_list(commands: &[&Command]) -> Roff {
     let mut roff = Roff::new();
     for command in commands {
         roff.control("TP", []);
-        roff.text(page_name(command.get_name()));
+        roff.text(page_name(command));
         roff.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default())]);
     }
     roff
 }
 
-/// The page of the program leads to those of its commands, and each of these back.
-fn see_also(others: &[&Command]) -> Roff {
-    let mut roff = Roff::new();
-    if others.is_empty() {
-        roff.text(vec![bold(PROGRAM), roman("(1)")]);
-    } else {
-        let mut line = Vec::new();
-        for other in others {
-            if !line.is_empty() {
-                line.push(roman(", "));
-            }
-            line.extend(page_name(other.get_name()));
+/// Each page leads to those of the commands below it, and back to the one above.
+fn see_also(above: Option<&Command>, below: &[&Command]) -> Roff {
+    let mut line = Vec::new();
+    for other in above.iter().chain(below) {
+        if !line.is_empty() {
+            line.push(roman(", "));
         }
-        roff.text(line);
+        line.extend(page_name(other));
     }
+    let mut roff = Roff::new();
+    roff.text(line);
     roff
 }
 
-fn page_name(command: &str) -> Vec<Inline> {
-    vec![bold(format!("{PROGRAM}-{command}")), roman("(1)")]
+fn page_name(command: &Command) -> Vec<Inline> {
+    let name = command.get_display_name().unwrap_or_else(|| command.get_name());
+    vec![bold(name), roman("(1)")]
 }
 
 #[cfg(test)]
@@ -236,7 +242,12 @@ mod tests {
     /// Every command's help has both, by the words that are looked for here.
     #[test]
     fn every_command_has_examples_and_exit_codes() {
-        for command in Cli::command().get_subcommands() {
+        let mut commands: Vec<Command> = Cli::command().get_subcommands().cloned().collect();
+        while let Some(command) = commands.pop() {
+            if command.has_subcommands() {
+                commands.extend(command.get_subcommands().cloned());
+                continue;
+            }
             let parts = parts_of(&command.get_after_help().map(ToString::to_string).unwrap_or_default());
             let name = command.get_name();
             assert!(!parts.examples.is_empty(), "{name} has no examples");

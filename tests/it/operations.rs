@@ -146,9 +146,9 @@ fn the_filters_of_the_units_let_our_system_calls_pass() {
         let trace = std::fs::read_to_string(lab.path("proxy")).unwrap();
         trace.lines().any(|line| line.starts_with(&format!("{pid} ")) && line.contains("+++ exited"))
     });
+    let call = Regex::new(r"(?m)^\d+ +(?:<\.\.\. )?([a-z_0-9]+)(?:\(| resumed)").unwrap();
     for (file, unit) in ["proxy", "upload"].into_iter().zip(UNITS) {
         let trace = std::fs::read_to_string(lab.path(file)).unwrap();
-        let call = Regex::new(r"(?m)^\d+ +(?:<\.\.\. )?([a-z_0-9]+)(?:\(| resumed)").unwrap();
         let made: BTreeSet<String> = call.captures_iter(&trace).map(|found| found[1].to_owned()).collect();
         assert!(made.len() > 25 && made.contains("openat"), "the trace is not understood: {made:?}");
         let allowed = allowed_calls(&lab, unit);
