@@ -66,12 +66,12 @@ enum Command {
     Check(check::CheckArgs),
     /// Index, send and verify in one command
     Sync(sync::SyncArgs),
-    /// Derive the keys for a Hitachi Content Platform from a user's name and password
-    HcpCredentials(hcp_credentials::HcpCredentialsArgs),
     /// Write a shell's completions to standard output
     Completions(generate::CompletionsArgs),
     /// Write the manual pages into a folder
     ManPages(generate::ManPagesArgs),
+    /// Derive the keys for a Hitachi Content Platform from a user's name and password
+    HcpCredentials(hcp_credentials::HcpCredentialsArgs),
 }
 
 /// The index that commands use unless told otherwise.
@@ -136,9 +136,9 @@ fn run(command: Command, output: &Arc<Output>) -> Result<Outcome> {
             Command::Upload(args) => upload::run(args, output).await,
             Command::Check(args) => check::run(args, output).await,
             Command::Sync(args) => sync::run(args, output).await,
-            Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
             Command::Completions(args) => generate::completions(&args, output),
             Command::ManPages(args) => generate::man_pages(&args),
+            Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
         }
     });
     // A request that hangs in a blocking call must not keep the program from ending; and one that waits for a store would crash,
