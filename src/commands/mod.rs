@@ -2,12 +2,14 @@
 
 mod args;
 mod check;
+mod generate;
 mod hcp_credentials;
 mod index;
 mod output;
 mod proxy;
 mod s3;
 mod sync;
+mod systemd;
 mod upload;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -64,6 +66,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Index, send and verify in one command
     Sync(sync::SyncArgs),
+    /// Write a shell's completions to standard output
+    Completions(generate::CompletionsArgs),
+    /// Write the manual pages into a folder
+    ManPages(generate::ManPagesArgs),
     /// Derive the keys for a Hitachi Content Platform from a user's name and password
     HcpCredentials(hcp_credentials::HcpCredentialsArgs),
 }
@@ -130,6 +136,8 @@ fn run(command: Command, output: &Arc<Output>) -> Result<Outcome> {
             Command::Upload(args) => upload::run(args, output).await,
             Command::Check(args) => check::run(args, output).await,
             Command::Sync(args) => sync::run(args, output).await,
+            Command::Completions(args) => generate::completions(&args, output),
+            Command::ManPages(args) => generate::man_pages(&args),
             Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
         }
     });

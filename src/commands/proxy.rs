@@ -97,6 +97,7 @@ pub(super) async fn run(args: ProxyArgs, output: &Arc<Output>) -> Result<Outcome
     // The handlers stand before anybody learns the address: a stop right after it must be a graceful one.
     let stop = std::pin::pin!(stop_signal());
     output.announce(&format!("listening on {url}"), &json!({"event": "listening", "url": url}));
+    super::systemd::ready();
     let options = ServerOptions {
         token,
         max_block_bytes: args.max_block_size,
