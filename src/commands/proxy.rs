@@ -109,7 +109,8 @@ pub(super) async fn run(args: ProxyArgs, output: &Arc<Output>) -> Result<Outcome
     let url = format!("http://{address}");
     // The handlers stand before anybody learns the address: a stop right after it must be a graceful one.
     let stop = std::pin::pin!(stop_signal());
-    let listening = || output.announce(&format!("listening on {url}"), &json!({"event": "listening", "url": url}));
+    let listening =
+        || output.announce(&format!("listening on {url}"), &json!({"event": "listening", "url": url}));
     let receiver = if args.standby {
         listening();
         server::run_when_open(listener, open_when_free(open, output), options, stop).await?
