@@ -216,7 +216,7 @@ fn variants() -> Vec<Variant> {
 /// Sends `bytes` and nothing more; gives what comes until the other side ends, or says nothing for a while.
 fn exchange(to: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
     let _ = stream.write_all(bytes);
     let (mut answer, mut buffer) = (Vec::new(), [0; 16 << 10]);
@@ -226,6 +226,8 @@ fn exchange(to: SocketAddr, bytes: &[u8]) -> String {
             Ok(count) if count > 0 => answer.extend(&buffer[..count]),
             _ => break,
         }
+        // A second answer comes at once, if there is one.
+        stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     }
     let _ = stream.shutdown(Shutdown::Both);
     String::from_utf8_lossy(&answer).into_owned()
