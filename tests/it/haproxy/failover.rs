@@ -89,7 +89,8 @@ fn ranges_of_two_senders_through_two_receivers() {
     let db = lab.index(&src);
     let ca = certificates(&lab).join("ca.pem");
     let (first, second) = pair(&lab, &dst);
-    let haproxy = Haproxy::start(&lab, &[first.addr, second.addr]).ready();
+    // The one that waits comes first: haproxy has to see that it does.
+    let haproxy = Haproxy::start(&lab, &[second.addr, first.addr]).ready();
     let part = |from: &str, to: &str| {
         lab.upload(&src, &db, &haproxy.url(), args!["--ca-file", ca, "-s", "100000", "-f", from, "-l", to])
     };
