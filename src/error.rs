@@ -49,6 +49,8 @@ pub enum ErrorKind {
     Io,
     /// SQLite failed on a database of ours.
     Database,
+    /// Another receiver uses the base folder.
+    InUse,
     /// The user interrupted the work.
     Interrupted,
     /// A state that the program's own logic excludes.
@@ -78,6 +80,7 @@ impl ErrorKind {
             | Self::Different
             | Self::Io
             | Self::Database
+            | Self::InUse
             | Self::Interrupted
             | Self::Internal => 500,
         }

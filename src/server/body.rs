@@ -18,14 +18,13 @@ const GRACE: Duration = Duration::from_secs(60);
 /// … and beyond that must come at this rate, in bytes a second. A drip of bytes holds no memory for ever.
 const SLOWEST_RATE: u64 = 16 << 10;
 
+/// The answer to a body in chunks, which no sender of ours makes.
+pub(super) fn refuse_chunks() -> Error {
+    Error::new(ErrorKind::LengthRequired, "a body needs a Content-Length; chunked bodies are not taken")
+}
+
 /// The length that the request declares.
 pub(super) fn declared_length(headers: &HeaderMap) -> Result<u64> {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        return Err(Error::new(
-            ErrorKind::LengthRequired,
-            "a body needs a Content-Length; chunked bodies are not taken",
-        ));
-    }
     headers
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse().ok())

@@ -45,7 +45,9 @@ async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response
     let (parts, body) = request.into_parts();
     let method = parts.method.clone();
     let path = parts.uri.path().to_owned();
-    let mut response = match serve(&server, parts, body).await {
+    let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
+    let outcome = if chunked { Err(body::refuse_chunks()) } else { serve(&server, parts, body).await };
+    let mut response = match outcome {
         Ok(response) => response,
         Err(e) => failure(&e),
     };
@@ -55,7 +57,8 @@ async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response
     let headers = response.headers_mut();
     headers.insert(HEADER_SERVER, HeaderValue::from_static(VERSION));
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(zstd::CODING));
-    if server.stopping.load(Ordering::SeqCst) {
+    // Where chunks end is what two servers in a row may disagree on: nothing behind them is read.
+    if chunked || server.stopping.load(Ordering::SeqCst) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
