@@ -2,17 +2,23 @@
 
 mod args;
 mod check;
+mod config;
 mod hcp_credentials;
 mod index;
 mod output;
 mod proxy;
+mod rc_file;
 mod s3;
+mod settings;
 mod sync;
 mod upload;
 
 use crate::error::{Error, ErrorKind, Result};
-use clap::{Args, Parser, Subcommand};
+use crate::telemetry::{Monitor, Notice};
+use clap::builder::Resettable;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use output::{Outcome, Output};
+use settings::Settings;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +56,9 @@ struct Global {
     /// Write one JSON object a line to standard output, a summary last
     #[arg(long, global = true)]
     json: bool,
+    /// A file with settings, or '' for none [default: ~/.tar_like_rc]
+    #[arg(long, global = true, value_name = "FILE", env = "TARLIKE_RC")]
+    rc_file: Option<OsString>,
 }
 
 #[derive(Subcommand)]
@@ -66,6 +75,8 @@ enum Command {
     Sync(sync::SyncArgs),
     /// Derive the keys for a Hitachi Content Platform from a user's name and password
     HcpCredentials(hcp_credentials::HcpCredentialsArgs),
+    /// Show the settings that count, and where each of them is from
+    Config(config::ConfigArgs),
 }
 
 /// The index that commands use unless told otherwise.
@@ -90,11 +101,37 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs the program with these arguments, the first of which is its name.
+/// The command line's definition. A variable that is set to nothing is not set.
+fn command() -> clap::Command {
+    fn without_empty(command: clap::Command) -> clap::Command {
+        let command = command.mut_args(|argument| {
+            let value = argument.get_env().and_then(std::env::var_os);
+            if value.is_some_and(|value| value.is_empty()) {
+                argument.env(Resettable::Reset)
+            } else {
+                argument
+            }
+        });
+        command.mut_subcommands(without_empty)
+    }
+    without_empty(Cli::command())
+}
+
+/// Whether a flag reads the variable `name`.
+fn has_flag(name: &str) -> bool {
+    let command = Cli::command();
+    let mut all = command.get_subcommands().chain([&command]).flat_map(|command| command.get_arguments());
+    all.any(|argument| argument.get_env().is_some_and(|variable| variable == name))
+}
+
+/// Runs the program with these arguments, the first of which is its name. Before anything else: it may start the program again.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = args::old_spellings(arguments);
+    let settings = Settings::load(&arguments, &has_flag);
     let json = arguments.iter().any(|argument| argument == "--json");
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed =
+        command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         // Help and version go to standard output and are a success; clap knows.
         Err(e) if !e.use_stderr() => {
@@ -111,14 +148,19 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let output = Output::new(&cli.global);
-    let code = match run(cli.command, &output) {
+    let outcome = settings.and_then(|settings| {
+        for warning in &settings.warnings {
+            output.notice(Notice::Warning(warning.clone()));
+        }
+        run(cli.command, &settings, &output)
+    });
+    ExitCode::from(match outcome {
         Ok(outcome) => output.summary(&outcome),
         Err(e) => output.error(&e),
-    };
-    ExitCode::from(code)
+    })
 }
 
-fn run(command: Command, output: &Arc<Output>) -> Result<Outcome> {
+fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -131,6 +173,7 @@ fn run(command: Command, output: &Arc<Output>) -> Result<Outcome> {
             Command::Check(args) => check::run(args, output).await,
             Command::Sync(args) => sync::run(args, output).await,
             Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
+            Command::Config(args) => config::run(args, settings, output).await,
         }
     });
     // A request that hangs in a blocking call must not keep the program from ending; and one that waits for a store would crash,

@@ -40,7 +40,7 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     bind: IpAddr,
     /// A file with the token that senders must give [default: environment TARLIKE_TOKEN]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TARLIKE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// Serve everybody who can reach the address, without a token
     #[arg(long)]

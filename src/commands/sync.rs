@@ -45,7 +45,7 @@ pub(super) struct SyncArgs {
     #[arg(value_name = "DESTINATION")]
     destination: PathBuf,
     /// Where the index is kept, also -db [default: ~/.tar_like.sqlite]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
     /// Leave out relative paths that match this regular expression; may be given several times
     #[arg(short = 'x', long, value_name = "REGEX", value_parser = args::regex, allow_hyphen_values = true)]

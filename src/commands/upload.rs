@@ -45,10 +45,17 @@ pub(super) struct UploadArgs {
     #[arg(long)]
     use_s3: bool,
     /// The index, also -db [default: ~/.tar_like.sqlite]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
     /// The receiver
-    #[arg(short, long, value_name = "URL", default_value = "http://localhost:8000/tar")]
+    #[arg(
+        short,
+        long,
+        value_name = "URL",
+        default_value = "http://localhost:8000/tar",
+        env = "TARLIKE_UPLOAD_URL",
+        hide_env_values = true
+    )]
     upload_url: String,
     /// Send from this block on
     #[arg(short, long, value_name = "BLOCK", default_value_t = 0)]
@@ -66,10 +73,10 @@ pub(super) struct UploadArgs {
 #[derive(Args)]
 pub(super) struct TransferArgs {
     /// A cache of what was accepted, also -dbp [default: ~/.tar_like_progress.sqlite]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE_PROGRESS")]
     database_progress: Option<PathBuf>,
     /// Blocks that are read, compressed and sent at once
-    #[arg(short = 'p', long, value_name = "NUMBER", default_value_t = 5, alias = "workers", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short = 'p', long, value_name = "NUMBER", default_value_t = 5, alias = "workers", env = "TARLIKE_WORKERS", value_parser = clap::value_parser!(u16).range(1..))]
     no_processes: u16,
     /// The size of a block in bytes; K, M, G are powers of 1024
     #[arg(short = 's', long, value_name = "BYTES", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = args::some_bytes)]
@@ -87,10 +94,10 @@ pub(super) struct TransferArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "ignore_ca")]
     ca_file: Option<PathBuf>,
     /// A file with the receiver's token [default: environment TARLIKE_TOKEN]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TARLIKE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// Send at most this many bytes a second; K, M, G are powers of 1024
-    #[arg(long, value_name = "RATE", value_parser = args::some_bytes)]
+    #[arg(long, value_name = "RATE", env = "TARLIKE_BWLIMIT", value_parser = args::some_bytes)]
     bwlimit: Option<u64>,
     /// Only say what would be sent
     #[arg(long)]
