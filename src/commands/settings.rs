@@ -49,7 +49,17 @@ pub(super) const VARIABLES: &[Variable] = &[
 ];
 
 /// Variables of the container scripts; the program has no use for them.
-const OF_SCRIPTS: &[&str] = &["TARLIKE_ENGINE", "TARLIKE_IMAGE", "TARLIKE_HAPROXY_IMAGE"];
+const OF_SCRIPTS: &[&str] = &[
+    "TARLIKE_ENGINE",
+    "TARLIKE_IMAGE",
+    "TARLIKE_HAPROXY_IMAGE",
+    "TARLIKE_USER",
+    "TARLIKE_SECRETS",
+    "TARLIKE_BASE",
+    "TARLIKE_MEMORY",
+    "TARLIKE_MAX_INFLIGHT",
+    "TARLIKE_CPUS",
+];
 
 /// Of each of these groups all are taken from one place: a key of the environment does not go with a token of the file, and what
 /// the environment names by one spelling, the file does not overrule by another.
