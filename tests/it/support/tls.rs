@@ -27,6 +27,8 @@ pub(crate) struct Authority {
 
 /// The names that a receiver of a test has.
 pub(crate) const NAMES: &str = "subjectAltName=IP:127.0.0.1,IP:0.0.0.0,DNS:localhost,DNS:receiver.test";
+/// Of a certificate that has no names.
+pub(crate) const SENDER: &str = "basicConstraints=CA:false";
 const OF_CA: &str = "basicConstraints=critical,CA:true";
 
 #[track_caller]

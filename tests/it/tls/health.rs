@@ -2,7 +2,7 @@
 
 use super::Site;
 use crate::support::Lab;
-use crate::support::tls::Authority;
+use crate::support::tls::{self, Authority};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ fn a_receiver_that_is_ready_and_what_is_not() {
 fn a_receiver_with_tls() {
     let site = Site::new();
     let senders = Authority::new(&site.lab, "senders");
-    let own = senders.issue_for("watch", "", 30);
+    let own = senders.issue_for("watch", tls::SENDER, 30);
     let proxy = site.serve(args!["--client-ca", senders.pem()]);
     let url = proxy.url.replace("/tar", "");
     let trusting = args!["health", url, "--ca-file", site.ca.pem()];

@@ -17,7 +17,7 @@ fn a_running_receiver_follows_its_file() {
     let text = std::fs::read_to_string(&guarded.tokens).unwrap();
     let without: Vec<&str> = text.lines().filter(|line| !line.starts_with("name=old ")).collect();
     std::fs::write(&guarded.tokens, without.join("\n")).unwrap();
-    wait_until("the old token is good no more", SOON, || guarded.status(&old) == 401);
+    wait_until("the old token is good no more", SOON, || guarded.is_refused(&old));
     assert_eq!(guarded.status(&new), 404);
     // Wrong in whatever way: what was good stays good, and that is said.
     let metric = |name: &str| {
@@ -42,7 +42,7 @@ fn a_running_receiver_follows_its_file() {
     assert_eq!((guarded.status(&old), guarded.status(&new)), (404, 404));
     assert!(metric("tarlike_reloads_total{what=\"tokens\",result=\"failed\"}") >= 3);
     std::fs::write(&guarded.tokens, "# nobody\n").unwrap();
-    wait_until("nobody is served", SOON, || guarded.status(&new) == 401);
+    wait_until("nobody is served", SOON, || guarded.is_refused(&new));
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn a_file_with_one_token_is_followed_too() {
     assert_eq!((status("first-0123456789abcdef"), status("second-0123456789abcdef")), (200, 401));
     std::fs::write(&token, "second-0123456789abcdef\n").unwrap();
     wait_until("the second one is good", SOON, || status("second-0123456789abcdef") == 200);
-    assert_eq!(status("first-0123456789abcdef"), 401);
+    assert!(matches!(status("first-0123456789abcdef"), 401 | 429));
 }
 
 #[test]

@@ -39,6 +39,11 @@ impl Guarded {
         self.request("GET", "/tar/0/status", token).status
     }
 
+    /// Whoever asks again and again with a wrong token hears 429 in the end.
+    fn is_refused(&self, token: &str) -> bool {
+        matches!(self.status(token), 401 | 429)
+    }
+
     /// Has the receiver read the file now.
     fn hangup(&self) {
         let read = || self.proxy.stderr().matches("tokens read again").count();
@@ -89,7 +94,7 @@ fn a_token_is_good_for_what_it_is_for() {
         assert_eq!(guarded.proxy.request(method, path, &[], b"").status, 401, "{method} {path}");
     }
     let metrics = guarded.request("GET", "/metrics", &all).text();
-    assert!(metrics.contains("tarlike_auth_failures_total{reason=\"forbidden\"} 16\n"), "{metrics}");
+    assert!(metrics.contains("tarlike_auth_failures_total{reason=\"forbidden\"} 18\n"), "{metrics}");
     assert!(metrics.contains("tarlike_auth_failures_total{reason=\"missing\"} 9\n"), "{metrics}");
     assert!(guarded.proxy.stderr().contains("refused 127.0.0.1: the token metrics is not for"));
     for secret in [upload, status, all] {
