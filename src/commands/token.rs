@@ -81,7 +81,7 @@ pub(super) fn run(args: TokenArgs, output: &Arc<Output>) -> Result<Outcome> {
         // Both lines are of the form of the file.
         output.announce(
             &format!("# a line for the proxy's --tokens FILE:\n{entry}"),
-            &json!({"event": "line"}),
+            &json!({"event": "line", "line": entry.to_string()}),
         );
     }
     Ok(Outcome { command: "token", exit: 0, text: "made a token".to_string(), fields: json!({}) })

@@ -144,14 +144,6 @@ impl Access {
         Ok(access)
     }
 
-    /// Serves everybody.
-    ///
-    /// # Errors
-    /// Never.
-    pub fn open() -> Result<Self> {
-        Self::load(AccessOptions::default())
-    }
-
     /// Whether a token is needed.
     #[must_use]
     pub fn needs_token(&self) -> bool {
