@@ -3,7 +3,9 @@
 mod args;
 mod check;
 mod config;
+mod fresh;
 mod hcp_credentials;
+mod health;
 mod index;
 mod output;
 mod proxy;
@@ -11,6 +13,8 @@ mod rc_file;
 mod s3;
 mod settings;
 mod sync;
+mod tls;
+mod token;
 mod upload;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -77,6 +81,10 @@ enum Command {
     HcpCredentials(hcp_credentials::HcpCredentialsArgs),
     /// Show the settings that count, and where each of them is from
     Config(config::ConfigArgs),
+    /// Make tokens for the senders of a proxy
+    Token(token::TokenArgs),
+    /// Ask whether a proxy is ready
+    Health(health::HealthArgs),
 }
 
 /// The index that commands use unless told otherwise.
@@ -174,6 +182,8 @@ fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Ou
             Command::Sync(args) => sync::run(args, output).await,
             Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
             Command::Config(args) => config::run(args, settings, output).await,
+            Command::Token(args) => token::run(args, output),
+            Command::Health(args) => health::run(args, output).await,
         }
     });
     // A request that hangs in a blocking call must not keep the program from ending; and one that waits for a store would crash,

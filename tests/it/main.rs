@@ -36,4 +36,6 @@ mod settings;
 mod stream;
 mod symlinks;
 mod sync;
+mod tls;
+mod tokens;
 mod unprivileged;
