@@ -76,6 +76,13 @@ need_image() {
         die "there is no image $image. Make it by: scripts/make-image"
 }
 
+# What receives should not be root, nor what looks at the result, since it compares owners only as root.
+not_as_root() {
+    if [[ -z ${TARLIKE_USER:-} && $EUID == 0 ]]; then
+        TARLIKE_USER=10001:10001
+    fi
+}
+
 # The address of this machine that its containers see and nobody outside does.
 gateway() {
     local address
@@ -122,7 +129,7 @@ prepare_run() {
         case $name in
         # Names of files on this machine, and what is for the scripts.
         TARLIKE_RC | TARLIKE_TOKEN_FILE | TARLIKE_DATABASE* | TARLIKE_USER | TARLIKE_ENGINE | TARLIKE_*IMAGE | TARLIKE_UPLOAD_URL) ;;
-        TARLIKE_SECRETS | TARLIKE_BASE | TARLIKE_MEMORY | TARLIKE_CPUS | TARLIKE_MAX_INFLIGHT) ;;
+        TARLIKE_SECRETS | TARLIKE_BASE | TARLIKE_MEMORY | TARLIKE_CPUS | TARLIKE_NET | TARLIKE_MAX_INFLIGHT) ;;
         AWS_CA_BUNDLE | AWS_CONFIG_FILE | AWS_SHARED_CREDENTIALS_FILE) ;;
         LOGLEVEL | TARLIKE_* | AWS_* | http_proxy | https_proxy | no_proxy | all_proxy | HTTP_PROXY | HTTPS_PROXY | NO_PROXY | ALL_PROXY)
             # By its name only: a value would stand on the command line.

@@ -59,6 +59,7 @@ const OF_SCRIPTS: &[&str] = &[
     "TARLIKE_MEMORY",
     "TARLIKE_MAX_INFLIGHT",
     "TARLIKE_CPUS",
+    "TARLIKE_NET",
 ];
 
 /// Of each of these groups all are taken from one place: a key of the environment does not go with a token of the file, and what
