@@ -33,7 +33,7 @@ pub(super) struct CheckArgs {
     #[arg(long)]
     use_s3: bool,
     /// The index, also -db [default: ~/.tar_like.sqlite]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
     /// Compare only files from this block on
     #[arg(short, long, value_name = "BLOCK", default_value_t = 0)]

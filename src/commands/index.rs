@@ -32,7 +32,7 @@ pub(super) struct IndexArgs {
     #[arg(long, requires = "use_s3")]
     s3_no_md5: bool,
     /// Where the index goes, also -db [default: ~/.tar_like.sqlite]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
     /// Leave out relative paths that match this regular expression; may be given several times
     #[arg(short = 'x', long, value_name = "REGEX", value_parser = args::regex, allow_hyphen_values = true)]

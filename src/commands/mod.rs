@@ -3,18 +3,28 @@
 mod args;
 mod check;
 mod generate;
+mod config;
+mod fresh;
 mod hcp_credentials;
+mod health;
 mod index;
 mod output;
 mod proxy;
+mod rc_file;
 mod s3;
+mod settings;
 mod sync;
 mod systemd;
+mod tls;
+mod token;
 mod upload;
 
 use crate::error::{Error, ErrorKind, Result};
-use clap::{Args, Parser, Subcommand};
+use crate::telemetry::{Monitor, Notice};
+use clap::builder::Resettable;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use output::{Outcome, Output};
+use settings::Settings;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -52,6 +62,9 @@ struct Global {
     /// Write one JSON object a line to standard output, a summary last
     #[arg(long, global = true)]
     json: bool,
+    /// A file with settings, or '' for none [default: ~/.tar_like_rc]
+    #[arg(long, global = true, value_name = "FILE", env = "TARLIKE_RC")]
+    rc_file: Option<OsString>,
 }
 
 #[derive(Subcommand)]
@@ -72,6 +85,12 @@ enum Command {
     ManPages(generate::ManPagesArgs),
     /// Derive the keys for a Hitachi Content Platform from a user's name and password
     HcpCredentials(hcp_credentials::HcpCredentialsArgs),
+    /// Show the settings that count, and where each of them is from
+    Config(config::ConfigArgs),
+    /// Make tokens for the senders of a proxy
+    Token(token::TokenArgs),
+    /// Ask whether a proxy is ready
+    Health(health::HealthArgs),
 }
 
 /// The index that commands use unless told otherwise.
@@ -96,11 +115,37 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs the program with these arguments, the first of which is its name.
+/// The command line's definition. A variable that is set to nothing is not set.
+fn command() -> clap::Command {
+    fn without_empty(command: clap::Command) -> clap::Command {
+        let command = command.mut_args(|argument| {
+            let value = argument.get_env().and_then(std::env::var_os);
+            if value.is_some_and(|value| value.is_empty()) {
+                argument.env(Resettable::Reset)
+            } else {
+                argument
+            }
+        });
+        command.mut_subcommands(without_empty)
+    }
+    without_empty(Cli::command())
+}
+
+/// Whether a flag reads the variable `name`.
+fn has_flag(name: &str) -> bool {
+    let command = Cli::command();
+    let mut all = command.get_subcommands().chain([&command]).flat_map(|command| command.get_arguments());
+    all.any(|argument| argument.get_env().is_some_and(|variable| variable == name))
+}
+
+/// Runs the program with these arguments, the first of which is its name. Before anything else: it may start the program again.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = args::old_spellings(arguments);
+    let settings = Settings::load(&arguments, &has_flag);
     let json = arguments.iter().any(|argument| argument == "--json");
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed =
+        command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         // Help and version go to standard output and are a success; clap knows.
         Err(e) if !e.use_stderr() => {
@@ -117,14 +162,19 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let output = Output::new(&cli.global);
-    let code = match run(cli.command, &output) {
+    let outcome = settings.and_then(|settings| {
+        for warning in &settings.warnings {
+            output.notice(Notice::Warning(warning.clone()));
+        }
+        run(cli.command, &settings, &output)
+    });
+    ExitCode::from(match outcome {
         Ok(outcome) => output.summary(&outcome),
         Err(e) => output.error(&e),
-    };
-    ExitCode::from(code)
+    })
 }
 
-fn run(command: Command, output: &Arc<Output>) -> Result<Outcome> {
+fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -139,6 +189,9 @@ fn run(command: Command, output: &Arc<Output>) -> Result<Outcome> {
             Command::Completions(args) => generate::completions(&args, output),
             Command::ManPages(args) => generate::man_pages(&args),
             Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
+            Command::Config(args) => config::run(args, settings, output).await,
+            Command::Token(args) => token::run(args, output),
+            Command::Health(args) => health::run(args, output).await,
         }
     });
     // A request that hangs in a blocking call must not keep the program from ending; and one that waits for a store would crash,

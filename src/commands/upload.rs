@@ -2,6 +2,7 @@
 
 use super::output::{Outcome, Output, human_bytes, human_count};
 use super::s3::S3Args;
+use super::tls::TlsArgs;
 use super::{args, default_database, default_progress, interrupted, interruptible, stop_signal, threads};
 use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
@@ -10,7 +11,7 @@ use crate::engine::index::{IndexOptions, IndexReport};
 use crate::engine::stream::stream;
 use crate::engine::upload::{UploadOptions, UploadReport, plan_from_nothing, upload};
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::{Bandwidth, Client, ClientOptions, Patience};
+use crate::remote::{Bandwidth, Client, ClientOptions, Patience, is_readable_on_the_way};
 use crate::source::Source;
 use crate::source::disk::DiskSource;
 use crate::telemetry::{Monitor, Notice};
@@ -45,10 +46,17 @@ pub(super) struct UploadArgs {
     #[arg(long)]
     use_s3: bool,
     /// The index, also -db [default: ~/.tar_like.sqlite]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
     /// The receiver
-    #[arg(short, long, value_name = "URL", default_value = "http://localhost:8000/tar")]
+    #[arg(
+        short,
+        long,
+        value_name = "URL",
+        default_value = "http://localhost:8000/tar",
+        env = "TARLIKE_UPLOAD_URL",
+        hide_env_values = true
+    )]
     upload_url: String,
     /// Send from this block on
     #[arg(short, long, value_name = "BLOCK", default_value_t = 0)]
@@ -66,10 +74,10 @@ pub(super) struct UploadArgs {
 #[derive(Args)]
 pub(super) struct TransferArgs {
     /// A cache of what was accepted, also -dbp [default: ~/.tar_like_progress.sqlite]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE_PROGRESS")]
     database_progress: Option<PathBuf>,
     /// Blocks that are read, compressed and sent at once
-    #[arg(short = 'p', long, value_name = "NUMBER", default_value_t = 5, alias = "workers", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short = 'p', long, value_name = "NUMBER", default_value_t = 5, alias = "workers", env = "TARLIKE_WORKERS", value_parser = clap::value_parser!(u16).range(1..))]
     no_processes: u16,
     /// The size of a block in bytes; K, M, G are powers of 1024
     #[arg(short = 's', long, value_name = "BYTES", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = args::some_bytes)]
@@ -80,17 +88,13 @@ pub(super) struct TransferArgs {
     /// Send also what the receiver has already
     #[arg(long)]
     pub(super) ignore_done: bool,
-    /// Do not verify the receiver's certificate
-    #[arg(long)]
-    ignore_ca: bool,
-    /// A PEM file with certificates to trust beside the system's
-    #[arg(long, value_name = "FILE", conflicts_with = "ignore_ca")]
-    ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// A file with the receiver's token [default: environment TARLIKE_TOKEN]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TARLIKE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// Send at most this many bytes a second; K, M, G are powers of 1024
-    #[arg(long, value_name = "RATE", value_parser = args::some_bytes)]
+    #[arg(long, value_name = "RATE", env = "TARLIKE_BWLIMIT", value_parser = args::some_bytes)]
     bwlimit: Option<u64>,
     /// Only say what would be sent
     #[arg(long)]
@@ -205,17 +209,17 @@ impl TransferArgs {
         token: Option<String>,
         output: &Arc<Output>,
     ) -> Result<Arc<Client>> {
-        if self.ignore_ca {
-            output.notice(Notice::Warning(
-                "--ignore-ca: the receiver's certificate is not verified".to_string(),
-            ));
+        self.tls.warn(output);
+        if token.is_some() && is_readable_on_the_way(&url) {
+            output.notice(Notice::Warning(format!(
+                "{url} is plain http: whoever is on the way can read the token and all contents; use https"
+            )));
         }
         let client = ClientOptions {
             url,
             tar_id: self.tar_id,
             token,
-            ca_file: self.ca_file.clone(),
-            ignore_ca: self.ignore_ca,
+            tls: self.tls.options(),
             connections: usize::from(self.no_processes),
             block_deadline: Duration::from_secs(self.block_timeout),
             bandwidth: self.bwlimit.map(|rate| Arc::new(Bandwidth::new(rate))),

@@ -1,32 +1,42 @@
-//! HTTP in: connections, routes, authentication, limits, metrics. The only place for axum and hyper's server.
+//! HTTP in: connections, TLS, routes, authentication, limits, metrics. The only place for axum and hyper's server.
 
 mod auth;
 mod body;
+mod connection;
 mod handlers;
 mod metrics;
+mod reload;
 mod route;
 mod standby;
+mod tls;
 
-pub use auth::{MIN_TOKEN_BYTES, Token};
+pub use auth::{
+    Access, AccessOptions, Expiry, MIN_TOKEN_BYTES, Network, Scope, TOKENS_HEADER, TarIds, TokenEntry,
+    parse_tokens,
+};
+pub use tls::{Tls, TlsFiles};
 
 use crate::archive::codec::frame_bound;
 use crate::engine::receive::Receiver;
 use crate::error::{Error, Result};
 use crate::telemetry::Counter;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use connection::Connection;
+use hyper_util::rt::TokioTimer;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Limits and secrets of a server.
 #[derive(Clone)]
 pub struct ServerOptions {
-    /// The token that every request but the health checks must carry; `None` serves everybody.
-    pub token: Option<Token>,
+    /// Whose requests are served; the health checks are always.
+    pub access: Arc<Access>,
+    /// How connections are encrypted; `None` speaks plain HTTP.
+    pub tls: Option<Arc<Tls>>,
     /// The largest block, in bytes of content.
     pub max_block_bytes: u64,
     /// The largest index, in bytes as a SQLite file.
@@ -39,10 +49,13 @@ pub struct ServerOptions {
     pub stop_degraded: bool,
 }
 
-impl Default for ServerOptions {
-    fn default() -> Self {
+impl ServerOptions {
+    /// The usual limits.
+    #[must_use]
+    pub fn new(access: Arc<Access>) -> Self {
         Self {
-            token: None,
+            access,
+            tls: None,
             max_block_bytes: 256 << 20,
             max_index_bytes: 16 << 30,
             max_inflight: 16,
@@ -58,7 +71,7 @@ const INDEXES_AT_ONCE: usize = 2;
 const LOGS_AT_ONCE: usize = 8;
 /// How long a stop waits for what is in flight.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(25);
-/// A client must have sent its request's head by then.
+/// A client must have sent its request's head by then, and, before that, be done with the TLS handshake.
 const HEAD_PATIENCE: Duration = Duration::from_secs(15);
 /// The longest head of a request, in bytes; beyond it the answer is 431. Every connection may hold as much.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -78,6 +91,7 @@ struct Server {
     stopping: AtomicBool,
     requests: metrics::Requests,
     connections: Counter,
+    failed_handshakes: Counter,
 }
 
 impl Server {
@@ -90,6 +104,7 @@ impl Server {
             stopping: AtomicBool::new(false),
             requests: metrics::Requests::default(),
             connections: Counter::default(),
+            failed_handshakes: Counter::default(),
             options,
         })
     }
@@ -127,6 +142,7 @@ pub async fn run_when_open(
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(MAX_HEAD_BYTES);
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(options.max_connections));
+    let stopping = tokio::sync::watch::channel(false);
     let mut look = tokio::time::interval(DEGRADED_EVERY);
     let mut server: Option<Arc<Server>> = None;
     let mut router = standby::router();
@@ -151,18 +167,23 @@ pub async fn run_when_open(
             // A connection more than allowed waits in the kernel's queue until another one ends.
             accepted = accept(&listener, &slots) => accepted,
         };
-        let Some((stream, slot)) = accepted else { continue };
+        let Some((stream, peer, slot)) = accepted else { continue };
         // Answers are small and wait for nothing: the kernel must not hold them back.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let connection = Connection {
+            server: server.clone(),
+            tls: options.tls.clone(),
+            http: http.clone(),
+            router: router.clone(),
+            watcher: graceful.watcher(),
+            stopping: stopping.1.clone(),
+            peer,
+        };
         let server = server.clone();
         tokio::spawn(async move {
             let count = server.as_ref().map(|server| &server.connections);
             count.inspect(|count| count.add(1));
-            if let Err(e) = connection.await {
-                tracing::debug!("connection ended: {e}");
-            }
+            connection.serve(stream).await;
             count.inspect(|count| count.sub(1));
             drop(slot);
         });
@@ -171,6 +192,7 @@ pub async fn run_when_open(
     if let Some(server) = &server {
         server.stopping.store(true, Ordering::SeqCst);
     }
+    let _ = stopping.0.send(true);
     tracing::info!("stopping: finishing what is in flight");
     if tokio::time::timeout(STOP_PATIENCE, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests were still running after {} s and were cut", STOP_PATIENCE.as_secs());
@@ -186,10 +208,10 @@ pub async fn run_when_open(
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let slot = slots.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, slot)),
+        Ok((stream, peer)) => Some((stream, peer, slot)),
         Err(e) => {
             tracing::warn!("cannot accept a connection: {e}");
             // Out of descriptors, mostly: give others time to end.
