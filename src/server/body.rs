@@ -1,6 +1,5 @@
 //! Request bodies: bounded in length and time.
 
-use super::connection::LINGER;
 use crate::archive::codec::FrameError;
 use crate::archive::intake::{Intake, Taken};
 use crate::error::{Error, ErrorKind, Result};
@@ -8,7 +7,6 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
@@ -122,14 +120,4 @@ pub(super) async fn drain(body: Body, limit_bytes: u64) {
             return;
         }
     }
-}
-
-/// Throws away what comes of a body after it was refused unread, but not for long, so that the answer gets across. It has been sent, or is
-/// about to be: it does not wait for this.
-pub(super) fn linger(headers: &HeaderMap, body: Body) {
-    // Who waits to be told to go on has sent nothing, and is not to be told.
-    if body.is_end_stream() || headers.contains_key(header::EXPECT) {
-        return;
-    }
-    tokio::spawn(tokio::time::timeout(LINGER, drain(body, u64::MAX)));
 }

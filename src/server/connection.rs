@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 
 /// How long an answer that ends a connection may take to get across, in which what still comes is thrown away: bytes that nobody has
 /// read when a socket is closed make the kernel reset the connection, and then the answer is lost.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(1);
 /// And no more than so much of it, where nothing large can come.
 const LINGER_BYTES: u64 = 256 << 10;
 

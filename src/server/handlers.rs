@@ -113,10 +113,7 @@ async fn serve(server: &Arc<Server>, peer: IpAddr, parts: Parts, body: Body) -> 
     }
     // Before anything else is said: who has no token learns nothing, not even which paths there are.
     let need = route.as_ref().map_or(Need::Nothing, Route::need);
-    if let Err(e) = server.options.access.check(peer, &parts.headers, need) {
-        body::linger(&parts.headers, body);
-        return Err(e);
-    }
+    server.options.access.check(peer, &parts.headers, need)?;
     match route? {
         Route::Health | Route::Ready => Err(Error::new(ErrorKind::Internal, "answered above")),
         Route::Metrics => {
