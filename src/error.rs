@@ -19,6 +19,12 @@ pub enum ErrorKind {
     TooLarge,
     /// No token, or a wrong one.
     Unauthorized,
+    /// A token that is good, but not for this.
+    Forbidden,
+    /// Too many requests without a good token from one address.
+    Limited,
+    /// The certificate of either side is not accepted by the other, or one of them does not speak TLS.
+    Untrusted,
     /// The receiver has no index for this archive, or the path is not known.
     NotFound,
     /// The request's method is not served at this path.
@@ -62,6 +68,7 @@ impl ErrorKind {
         match self {
             Self::Usage | Self::Malformed => 400,
             Self::Unauthorized => 401,
+            Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::TooSlow => 408,
@@ -70,9 +77,11 @@ impl ErrorKind {
             Self::NoIndexNamed => 412,
             Self::TooLarge => 413,
             Self::BadBlock | Self::BadIndex => 422,
+            Self::Limited => 429,
             Self::Degraded | Self::Busy => 503,
             Self::NoSpace => 507,
             Self::Unreachable
+            | Self::Untrusted
             | Self::Source
             | Self::Partial
             | Self::Different

@@ -2,6 +2,7 @@
 
 use super::output::{Outcome, Output, human_bytes, human_count};
 use super::s3::S3Args;
+use super::tls::TlsArgs;
 use super::{args, default_database, default_progress, interrupted, interruptible, stop_signal, threads};
 use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
@@ -10,7 +11,7 @@ use crate::engine::index::{IndexOptions, IndexReport};
 use crate::engine::stream::stream;
 use crate::engine::upload::{UploadOptions, UploadReport, plan_from_nothing, upload};
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::{Bandwidth, Client, ClientOptions, Patience};
+use crate::remote::{Bandwidth, Client, ClientOptions, Patience, is_readable_on_the_way};
 use crate::source::Source;
 use crate::source::disk::DiskSource;
 use crate::telemetry::{Monitor, Notice};
@@ -80,12 +81,8 @@ pub(super) struct TransferArgs {
     /// Send also what the receiver has already
     #[arg(long)]
     pub(super) ignore_done: bool,
-    /// Do not verify the receiver's certificate
-    #[arg(long)]
-    ignore_ca: bool,
-    /// A PEM file with certificates to trust beside the system's
-    #[arg(long, value_name = "FILE", conflicts_with = "ignore_ca")]
-    ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// A file with the receiver's token [default: environment TARLIKE_TOKEN]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -205,17 +202,17 @@ impl TransferArgs {
         token: Option<String>,
         output: &Arc<Output>,
     ) -> Result<Arc<Client>> {
-        if self.ignore_ca {
-            output.notice(Notice::Warning(
-                "--ignore-ca: the receiver's certificate is not verified".to_string(),
-            ));
+        self.tls.warn(output);
+        if token.is_some() && is_readable_on_the_way(&url) {
+            output.notice(Notice::Warning(format!(
+                "{url} is plain http: whoever is on the way can read the token and all contents; use https"
+            )));
         }
         let client = ClientOptions {
             url,
             tar_id: self.tar_id,
             token,
-            ca_file: self.ca_file.clone(),
-            ignore_ca: self.ignore_ca,
+            tls: self.tls.options(),
             connections: usize::from(self.no_processes),
             block_deadline: Duration::from_secs(self.block_timeout),
             bandwidth: self.bwlimit.map(|rate| Arc::new(Bandwidth::new(rate))),

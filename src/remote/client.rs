@@ -1,6 +1,7 @@
 //! The requests of the protocol, each with its deadline and the meaning of its answers.
 
 use super::body;
+use super::connect::{self, TlsOptions};
 use super::goodput::Goodput;
 use super::limit::Bandwidth;
 use super::pulse::Pulse;
@@ -17,9 +18,8 @@ use crate::archive::protocol::{
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
-use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url, header, redirect};
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::de::DeserializeOwned;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -32,10 +32,8 @@ pub struct ClientOptions {
     pub tar_id: u64,
     /// The receiver's token, if it wants one.
     pub token: Option<String>,
-    /// A PEM file with the certificates to trust beside the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Do not verify the receiver's certificate.
-    pub ignore_ca: bool,
+    /// Whom to trust, and how to be trusted.
+    pub tls: TlsOptions,
     /// Connections that are kept open.
     pub connections: usize,
     /// A block's body must go on, and after its end be answered, within this time.
@@ -104,7 +102,6 @@ pub struct IndexBody {
     pub digest: IndexDigest,
 }
 
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const SHORT_DEADLINE: Duration = Duration::from_secs(60);
 /// What a receiver checks of an index in a second, on a slow machine: rows …
 const INDEX_ROWS_PER_S: u64 = 10_000;
@@ -115,63 +112,15 @@ impl Client {
     /// Makes a client; nothing is sent yet.
     ///
     /// # Errors
-    /// The address or the CA file is not valid.
+    /// The address or a file of certificates is not valid.
     pub fn new(options: ClientOptions, patience: Patience, monitor: Arc<dyn Monitor>) -> Result<Self> {
-        let usage = |why: String| Error::new(ErrorKind::Usage, why);
-        let mut base = Url::parse(&options.url).map_err(|e| {
-            usage(format!("\"{}\" is no address: {e}", options.url)).hint("for example http://host:8000/tar")
-        })?;
-        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
-            return Err(usage(format!("\"{}\" is no http or https address", options.url))
-                .hint("for example http://host:8000/tar"));
-        }
-        if !base.username().is_empty()
-            || base.password().is_some()
-            || base.query().is_some()
-            || base.fragment().is_some()
-        {
-            return Err(usage("the address must have no user, password, query or fragment".to_string())
-                .hint("give the token by --token-file or TARLIKE_TOKEN"));
-        }
+        let mut base = connect::address(&options.url)?;
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        let mut http = reqwest::Client::builder()
-            .http1_only()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_DEADLINE)
-            .pool_max_idle_per_host(options.connections)
-            .tcp_nodelay(true)
-            .user_agent(concat!("tar-like/", env!("CARGO_PKG_VERSION")));
-        let host = base.host_str().unwrap_or_default();
-        let local = host == "localhost" || host == "[::1]" || host.starts_with("127.");
-        if local {
-            // A proxy of the environment cannot reach what this host calls itself.
-            http = http.no_proxy();
-        }
-        if base.scheme() == "http" {
-            // No certificate is looked at: a host without any trusted one can still talk plain HTTP.
-            http = http.tls_certs_only([]);
-        } else if options.ignore_ca {
-            http = http.tls_certs_only([]).tls_danger_accept_invalid_certs(true);
-        } else if let Some(path) = &options.ca_file {
-            let pem = std::fs::read(path).map_err(|e| {
-                Error::io(format!("cannot read the CA file {}", path.display()), e)
-                    .with_kind(ErrorKind::Usage)
-            })?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| {
-                usage(format!("{} is no PEM file of certificates", path.display())).because(e)
-            })?;
-            if certificates.is_empty() {
-                return Err(usage(format!("{} has no certificate", path.display())));
-            }
-            http = http.tls_certs_merge(certificates);
-        }
-        let http = http.build().map_err(|e| {
-            Error::new(ErrorKind::Usage, "cannot set up the HTTP client")
-                .because(e)
-                .hint("for https, is the package ca-certificates installed?")
-        })?;
+        let local = connect::is_loopback(&base);
+        let http = connect::builder(&base, &options.tls)?.pool_max_idle_per_host(options.connections);
+        let http = connect::build(http)?;
         Ok(Self {
             http,
             base,
@@ -233,6 +182,11 @@ impl Client {
         Ok(request)
     }
 
+    async fn send(&self, request: RequestBuilder) -> std::result::Result<Response, Failed> {
+        let met = self.met.load(Ordering::Relaxed);
+        request.send().await.map_err(|e| connect::failure(e, met))
+    }
+
     /// How far the archive is; `Ok(None)` says that the receiver knows only FORMATS 1.3.
     ///
     /// # Errors
@@ -240,7 +194,7 @@ impl Client {
     pub async fn status(&self, block_size: u64, from: u64) -> Result<Option<Status>> {
         retry(&self.patience, &*self.monitor, || async {
             let tail = format!("status?blk_size={block_size}&from={from}");
-            let response = send(self.request(Method::GET, &tail, Some(SHORT_DEADLINE))?).await?;
+            let response = self.send(self.request(Method::GET, &tail, Some(SHORT_DEADLINE))?).await?;
             let unknown =
                 [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
             let ours = self.is_ours(&response);
@@ -264,7 +218,7 @@ impl Client {
                 .header(header::CONTENT_LENGTH, index.length)
                 .header(HEADER_INDEX, index.digest.to_string())
                 .body(body::of_file(&index.file, self.bandwidth.clone(), &pulse)?);
-            let exchange = async { json(self.accepted(send(request).await?).await?).await };
+            let exchange = async { json(self.accepted(self.send(request).await?).await?).await };
             pulse.watch(self.answer_deadline(index.length / INDEX_BYTES_PER_S), exchange).await
         })
         .await
@@ -284,7 +238,7 @@ impl Client {
                 .header(HEADER_INDEX, batch.before.to_string())
                 .header(HEADER_LENGTH, batch.length)
                 .body(self.frame_body(&batch.body, &pulse));
-            let exchange = async { json(self.accepted(send(request).await?).await?).await };
+            let exchange = async { json(self.accepted(self.send(request).await?).await?).await };
             let work_s = batch.rows.map_or(0, |rows| rows / INDEX_ROWS_PER_S);
             pulse.watch(self.answer_deadline(work_s), exchange).await
         })
@@ -316,7 +270,8 @@ impl Client {
         let kind = match status.as_u16() {
             // The receiver is away for a moment, and whatever stands before it knows of nothing here.
             404 | 405 | 501 if between => ErrorKind::Unreachable,
-            401 | 403 => ErrorKind::Unauthorized,
+            401 => ErrorKind::Unauthorized,
+            403 => ErrorKind::Forbidden,
             404 => ErrorKind::NotFound,
             405 | 501 => ErrorKind::MethodNotAllowed,
             409 => ErrorKind::WrongIndex,
@@ -371,7 +326,7 @@ impl Client {
             let pulse = Pulse::new();
             let request = request.body(self.frame_body(&block.body, &pulse));
             let exchange = async {
-                let response = self.accepted(send(request).await?).await?;
+                let response = self.accepted(self.send(request).await?).await?;
                 if !self.is_ours(&response) {
                     return Ok(None);
                 }
@@ -412,7 +367,7 @@ impl Client {
                     .request(Method::POST, "finish", Some(SHORT_DEADLINE))?
                     .header(HEADER_INDEX, index.to_string())
                     .json(&finish);
-                let response = self.accepted(send(request).await?).await?;
+                let response = self.accepted(self.send(request).await?).await?;
                 if response.status() == StatusCode::ACCEPTED {
                     return Ok(None);
                 }
@@ -435,7 +390,7 @@ impl Client {
             .request(Method::POST, "look", None)?
             .header(HEADER_INDEX, index.to_string())
             .json(&LookRequest { name });
-        let answered = async { self.accepted(send(request).await?).await };
+        let answered = async { self.accepted(self.send(request).await?).await };
         answered.await.map(drop).map_err(|failed: Failed| failed.error)
     }
 }
@@ -445,29 +400,6 @@ fn accepts_zstd(headers: &header::HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let names = accepted.flat_map(|value| value.split(',')).filter_map(|coding| coding.split(';').next());
     names.into_iter().any(|name| name.trim().eq_ignore_ascii_case(zstd::CODING))
-}
-
-async fn send(request: RequestBuilder) -> std::result::Result<Response, Failed> {
-    request.send().await.map_err(|e| {
-        let what =
-            if e.is_timeout() { "the receiver did not answer in time" } else { "cannot reach the receiver" };
-        // A wrong certificate or an address that is none does not get better by trying again; everything else may.
-        let kind = if e.is_builder() || is_tls(&e) { ErrorKind::Internal } else { ErrorKind::Unreachable };
-        let tls = is_tls(&e);
-        let error = Error::new(kind, what).because(e.without_url());
-        Failed::from(if tls { error.hint("trust the receiver's CA with --ca-file FILE") } else { error })
-    })
-}
-
-fn is_tls(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
-    while let Some(e) = cause {
-        if e.to_string().contains("certificate") {
-            return true;
-        }
-        cause = e.source();
-    }
-    false
 }
 
 async fn json<T: DeserializeOwned>(response: Response) -> std::result::Result<T, Failed> {

@@ -1,0 +1,38 @@
+//! `tar-like health`
+
+use super::output::{Outcome, Output};
+use super::tls::TlsArgs;
+use crate::error::Result;
+use crate::remote::health;
+use clap::Args;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+For what watches over a proxy, such as HEALTHCHECK of a container image. No proxy of the environment is used for addresses of this host.
+
+Examples:
+  tar-like health http://127.0.0.1:8000
+  tar-like health https://backup:8443/readyz --ca-file ca.pem --timeout 3
+
+Exit codes: 0 the answer is 200, 1 anything else, 2 wrong usage.";
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct HealthArgs {
+    /// The address; without a path, /readyz is asked for
+    #[arg(value_name = "URL")]
+    url: String,
+    /// The answer must have come within this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+    #[command(flatten)]
+    tls: TlsArgs,
+}
+
+pub(super) async fn run(args: HealthArgs, output: &Arc<Output>) -> Result<Outcome> {
+    args.tls.warn(output);
+    health(&args.url, &args.tls.options(), Duration::from_secs(args.timeout)).await?;
+    Ok(Outcome { command: "health", exit: 0, text: "ready".to_string(), fields: json!({}) })
+}

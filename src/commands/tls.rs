@@ -1,0 +1,43 @@
+//! The flags of whoever speaks TLS to a receiver.
+
+use super::output::Output;
+use crate::remote::TlsOptions;
+use crate::telemetry::{Monitor, Notice};
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub(super) struct TlsArgs {
+    /// Do not verify the receiver's certificate
+    #[arg(long)]
+    ignore_ca: bool,
+    /// A PEM file with certificates to trust beside the system's, or those in SSL_CERT_FILE
+    #[arg(long, value_name = "FILE", conflicts_with = "ignore_ca")]
+    ca_file: Option<PathBuf>,
+    /// A PEM file with the own certificate, for a receiver that asks for one
+    #[arg(long, value_name = "FILE")]
+    client_cert: Option<PathBuf>,
+    /// A PEM file with the key of that certificate [default: it is in the file of the certificate]
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    pub(super) fn options(&self) -> TlsOptions {
+        TlsOptions {
+            ca_file: self.ca_file.clone(),
+            ignore_ca: self.ignore_ca,
+            client_cert: self.client_cert.clone(),
+            client_key: self.client_key.clone(),
+        }
+    }
+
+    /// Says what is not verified.
+    pub(super) fn warn(&self, output: &Output) {
+        if self.ignore_ca {
+            output.notice(Notice::Warning(
+                "--ignore-ca: the receiver's certificate is not verified".to_string(),
+            ));
+        }
+    }
+}

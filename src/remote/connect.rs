@@ -1,0 +1,195 @@
+//! How a connection to a receiver is made: address, certificates, proxies; and what it means when that fails.
+
+use super::retry::Failed;
+use crate::error::{Error, ErrorKind, Result};
+use reqwest::{Certificate, ClientBuilder, Identity, Url, redirect};
+use rustls::{AlertDescription, CertificateError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Whom to trust, and how to be trusted.
+#[derive(Debug, Clone, Default)]
+pub struct TlsOptions {
+    /// A PEM file with the certificates to trust beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Do not verify the receiver's certificate.
+    pub ignore_ca: bool,
+    /// A PEM file with the sender's own certificate.
+    pub client_cert: Option<PathBuf>,
+    /// A PEM file with its key; `None` is that of the certificate.
+    pub client_key: Option<PathBuf>,
+}
+
+fn usage(why: String) -> Error {
+    Error::new(ErrorKind::Usage, why)
+}
+
+/// The address of something that speaks HTTP.
+pub(super) fn address(text: &str) -> Result<Url> {
+    let example = "for example http://host:8000/tar";
+    let url = Url::parse(text).map_err(|e| usage(format!("\"{text}\" is no address: {e}")).hint(example))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(usage(format!("\"{text}\" is no http or https address")).hint(example));
+    }
+    if !url.username().is_empty()
+        || url.password().is_some()
+        || url.query().is_some()
+        || url.fragment().is_some()
+    {
+        return Err(usage("the address must have no user, password, query or fragment".to_string())
+            .hint("give the token by --token-file or TARLIKE_TOKEN"));
+    }
+    Ok(url)
+}
+
+/// Whether an address is what this host calls itself.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    host == "localhost" || host == "[::1]" || host.starts_with("127.")
+}
+
+/// Whether what is sent to this address can be read on the way.
+#[must_use]
+pub fn is_readable_on_the_way(address: &str) -> bool {
+    Url::parse(address).is_ok_and(|url| url.scheme() == "http" && !is_loopback(&url))
+}
+
+/// The beginning of a client for `url`.
+pub(super) fn builder(url: &Url, tls: &TlsOptions) -> Result<ClientBuilder> {
+    let mut http = reqwest::Client::builder()
+        .http1_only()
+        .redirect(redirect::Policy::none())
+        .connect_timeout(CONNECT_DEADLINE)
+        .tcp_nodelay(true)
+        .user_agent(concat!("tar-like/", env!("CARGO_PKG_VERSION")));
+    if is_loopback(url) {
+        // A proxy of the environment cannot reach what this host calls itself.
+        http = http.no_proxy();
+    }
+    if url.scheme() == "http" {
+        // No certificate is looked at: a host without any trusted one can still talk plain HTTP.
+        return Ok(http.tls_certs_only([]));
+    }
+    if let Some(certificate) = &tls.client_cert {
+        http = http.identity(identity(certificate, tls.client_key.as_deref())?);
+    }
+    if tls.ignore_ca {
+        return Ok(http.tls_certs_only([]).tls_danger_accept_invalid_certs(true));
+    }
+    match &tls.ca_file {
+        Some(path) => Ok(http.tls_certs_merge(authorities(path)?)),
+        None => Ok(http),
+    }
+}
+
+/// The client that was begun.
+pub(super) fn build(http: ClientBuilder) -> Result<reqwest::Client> {
+    http.build().map_err(|e| {
+        usage("cannot set up the HTTP client".to_string()).because(e).hint(
+            "for https: is the package ca-certificates installed, does SSL_CERT_FILE name a file, do key and certificate fit?",
+        )
+    })
+}
+
+fn read(what: &str, path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| {
+        Error::io(format!("cannot read {what} {}", path.display()), e).with_kind(ErrorKind::Usage)
+    })
+}
+
+fn authorities(path: &Path) -> Result<Vec<Certificate>> {
+    let certificates = Certificate::from_pem_bundle(&read("the CA file", path)?)
+        .map_err(|e| usage(format!("{} is no PEM file of certificates", path.display())).because(e))?;
+    if certificates.is_empty() {
+        return Err(usage(format!("{} has no certificate", path.display())));
+    }
+    Ok(certificates)
+}
+
+fn identity(certificate: &Path, key: Option<&Path>) -> Result<Identity> {
+    let mut pem = read("the client certificate", certificate)?;
+    if let Some(key) = key {
+        pem.push(b'\n');
+        pem.extend(read("the client key", key)?);
+    }
+    let key = key.unwrap_or(certificate);
+    Identity::from_pem(&pem).map_err(|e| {
+        let (certificate, key) = (certificate.display(), key.display());
+        usage(format!("{certificate} and {key} have no certificate with a key that can be used"))
+            .because(e)
+            .hint("both must be PEM, and the key not encrypted")
+    })
+}
+
+/// What a request that got no answer means. `met` says that a receiver has answered before, so that this one is there, too.
+pub(super) fn failure(e: reqwest::Error, met: bool) -> Failed {
+    if let Some((what, hint)) = tls_error(&e).and_then(|error| meaning(error, met)) {
+        return Error::new(ErrorKind::Untrusted, what).because(e.without_url()).hint(hint).into();
+    }
+    let what =
+        if e.is_timeout() { "the receiver did not answer in time" } else { "cannot reach the receiver" };
+    // An address that is none does not get better by trying again; everything else may.
+    let kind = if e.is_builder() { ErrorKind::Internal } else { ErrorKind::Unreachable };
+    Error::new(kind, what).because(e.without_url()).into()
+}
+
+/// What, and what to do, for an error that stays; `None` for what may have been an accident on the way.
+fn meaning(error: &rustls::Error, met: bool) -> Option<(&'static str, &'static str)> {
+    use AlertDescription as Alert;
+    let untrusted = "the receiver's certificate is not valid";
+    Some(match error {
+        rustls::Error::InvalidCertificate(e) => match e {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                (untrusted, "it has expired: the receiver needs a new one (is the clock here right?)")
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                (untrusted, "it is for other names: use one of them in the address")
+            }
+            _ => (untrusted, "trust the receiver's CA with --ca-file FILE"),
+        },
+        rustls::Error::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::DecryptError,
+        ) => (
+            "the receiver does not accept this sender's certificate",
+            "give one that its --client-ca has signed, with --client-cert FILE and --client-key FILE",
+        ),
+        _ if met => return None,
+        rustls::Error::AlertReceived(Alert::ProtocolVersion | Alert::HandshakeFailure)
+        | rustls::Error::PeerIncompatible(_) => (
+            "the receiver and this program have no version or cipher of TLS in common",
+            "TLS 1.2 or 1.3 is needed",
+        ),
+        rustls::Error::InvalidMessage(_) => (
+            "what answers at this address does not speak TLS",
+            "is it a plain http:// address? A receiver speaks TLS with --tls-cert, or behind a proxy that does",
+        ),
+        _ => return None,
+    })
+}
+
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
+    while let Some(e) = cause {
+        // An I/O error hands out the causes of what is in it, but not that itself.
+        let inner = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let found = e.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
+        if found.is_some() {
+            return found;
+        }
+        cause = match inner {
+            Some(inner) => Some(inner),
+            None => e.source(),
+        };
+    }
+    None
+}
