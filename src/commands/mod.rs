@@ -2,12 +2,16 @@
 
 mod args;
 mod check;
+mod fresh;
 mod hcp_credentials;
+mod health;
 mod index;
 mod output;
 mod proxy;
 mod s3;
 mod sync;
+mod tls;
+mod token;
 mod upload;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -66,6 +70,10 @@ enum Command {
     Sync(sync::SyncArgs),
     /// Derive the keys for a Hitachi Content Platform from a user's name and password
     HcpCredentials(hcp_credentials::HcpCredentialsArgs),
+    /// Make tokens for the senders of a proxy
+    Token(token::TokenArgs),
+    /// Ask whether a proxy is ready
+    Health(health::HealthArgs),
 }
 
 /// The index that commands use unless told otherwise.
@@ -131,6 +139,8 @@ fn run(command: Command, output: &Arc<Output>) -> Result<Outcome> {
             Command::Check(args) => check::run(args, output).await,
             Command::Sync(args) => sync::run(args, output).await,
             Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
+            Command::Token(args) => token::run(args, output),
+            Command::Health(args) => health::run(args, output).await,
         }
     });
     // A request that hangs in a blocking call must not keep the program from ending; and one that waits for a store would crash,

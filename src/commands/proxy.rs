@@ -1,11 +1,12 @@
 //! `tar-like proxy`
 
+use super::fresh::Fresh;
 use super::output::{Outcome, Output};
 use super::{args, stop_signal, upload::read_token};
 use crate::db::index_read::IndexReader;
 use crate::engine::receive::{Receiver, ReceiverOptions};
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::{self, ServerOptions, Token};
+use crate::server::{self, Access, AccessOptions, Network, ServerOptions, Tls, TlsFiles};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
 use serde_json::json;
@@ -16,11 +17,13 @@ use tokio::net::TcpListener;
 
 const EXAMPLES: &str = "\
 Partial files and the receiver's journal lie in FOLDER/.tar-like; everything else in FOLDER is complete and proven.
-With a token, every request must carry it; /healthz and /readyz are open.
+With a token, every request must carry it; /healthz and /readyz are open. Changes of the tokens' files are noticed at once, those of
+certificates on SIGHUP; while a file is wrong, what it said before stays in use.
 
 Examples:
   tar-like proxy -b /srv/copy
   tar-like proxy 8000 -b /srv/copy --bind 0.0.0.0 --token-file /etc/tar-like.token
+  tar-like proxy 8443 -b /srv/copy --bind 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --tokens /etc/tar-like.tokens
 
 Exit codes: 0 stopped by SIGTERM or SIGINT, 1 error, 2 wrong usage.";
 
@@ -42,6 +45,21 @@ pub(super) struct ProxyArgs {
     /// A file with the token that senders must give [default: environment TARLIKE_TOKEN]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// A file with several tokens, hashed, and what each one is for; see tar-like token new
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    /// Speak HTTPS with this certificate: a PEM file, the server's own first, then those between it and the CA
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Serve only senders with a certificate that one of the CAs in this PEM file has signed; then a token is not needed
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    client_ca: Option<PathBuf>,
+    /// Believe the X-Forwarded-For of this address, or of those in this network; may be given several times
+    #[arg(long, value_name = "ADDRESS", value_parser = clap::value_parser!(Network))]
+    trusted_proxy: Vec<Network>,
     /// Serve everybody who can reach the address, without a token
     #[arg(long)]
     insecure: bool,
@@ -60,17 +78,38 @@ pub(super) struct ProxyArgs {
 }
 
 pub(super) async fn run(args: ProxyArgs, output: &Arc<Output>) -> Result<Outcome> {
-    let token = read_token(args.token_file.as_deref())?.map(|text| Token::new(&text)).transpose()?;
-    if token.is_none() && !args.insecure && !args.bind.is_loopback() {
+    let access = Arc::new(Access::load(AccessOptions {
+        token: if args.token_file.is_none() { read_token(None)? } else { None },
+        token_file: args.token_file.clone(),
+        tokens: args.tokens.clone(),
+        trusted_proxies: args.trusted_proxy.clone(),
+    })?);
+    let tls = match (args.tls_cert, args.tls_key) {
+        (Some(certificate), Some(key)) => {
+            Some(Arc::new(Tls::load(TlsFiles { certificate, key, client_ca: args.client_ca })?))
+        }
+        _ => None,
+    };
+    let asks_for_certificate = tls.as_ref().is_some_and(|tls| tls.asks_for_certificate());
+    let protected = access.needs_token() || asks_for_certificate;
+    if !protected && !args.insecure && !args.bind.is_loopback() {
         return Err(Error::new(
             ErrorKind::Usage,
             format!("anybody who reaches {} could write into {}", args.bind, args.base_folder.display()),
         )
-        .hint("give --token-file FILE or TARLIKE_TOKEN, or --insecure if the network is yours alone"));
+        .hint(
+            "give --token-file FILE, TARLIKE_TOKEN, --tokens FILE or --client-ca FILE, or --insecure if the network is yours alone",
+        ));
     }
-    if args.insecure && token.is_none() {
+    if args.insecure && !protected {
         output.notice(Notice::Warning(
             "--insecure: everybody who can reach this address may write here".to_string(),
+        ));
+    }
+    if access.needs_token() && access.is_empty() {
+        output.notice(Notice::Warning(
+            "the tokens file has no token, so nobody is served until there is one: tar-like token new"
+                .to_string(),
         ));
     }
     std::fs::create_dir_all(&args.base_folder)
@@ -93,18 +132,20 @@ pub(super) async fn run(args: ProxyArgs, output: &Arc<Output>) -> Result<Outcome
     .await
     .map_err(|e| Error::new(ErrorKind::Internal, "the start crashed").because(e))??;
     let address = listener.local_addr().map_err(|e| Error::io("cannot ask for the address", e))?;
-    let url = format!("http://{address}");
+    let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
     // The handlers stand before anybody learns the address: a stop right after it must be a graceful one.
     let stop = std::pin::pin!(stop_signal());
+    let fresh = Fresh::begin(access.clone(), tls.clone(), output.clone());
     output.announce(&format!("listening on {url}"), &json!({"event": "listening", "url": url}));
     let options = ServerOptions {
-        token,
+        tls,
         max_block_bytes: args.max_block_size,
         max_index_bytes: args.max_index_size,
         max_inflight: usize::from(args.max_inflight),
-        ..ServerOptions::default()
+        ..ServerOptions::new(access)
     };
     server::run(listener, receiver.clone(), options, stop).await?;
+    drop(fresh);
     let counters = &receiver.counters;
     let (blocks, files) = (counters.blocks.get(), counters.files_published.get());
     Ok(Outcome {

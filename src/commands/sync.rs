@@ -11,7 +11,7 @@ use crate::engine::receive::{Receiver, ReceiverOptions};
 use crate::engine::upload::UploadReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::Client;
-use crate::server::{self, ServerOptions, Token};
+use crate::server::{self, Access, AccessOptions, ServerOptions};
 use crate::source::Source;
 use crate::source::disk::DiskSource;
 use clap::Args;
@@ -298,11 +298,8 @@ impl Embedded {
             .map_err(|e| Error::io("cannot listen on loopback", e))?;
         let address = listener.local_addr().map_err(|e| Error::io("cannot ask for the address", e))?;
         let token = Alphanumeric.sample_string(&mut rand::rng(), 40);
-        let options = ServerOptions {
-            token: Some(Token::new(&token)?),
-            max_block_bytes: 1 << 32,
-            ..ServerOptions::default()
-        };
+        let access = Access::load(AccessOptions { token: Some(token.clone()), ..AccessOptions::default() })?;
+        let options = ServerOptions { max_block_bytes: 1 << 32, ..ServerOptions::new(Arc::new(access)) };
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let server = tokio::spawn(server::run(listener, receiver, options, async {
             // An error says that the sender is gone, which is a reason to stop, too.

@@ -195,7 +195,7 @@ impl Pace {
         promises
     }
 
-    fn note(&self, coding: Coding, content_bytes: usize, body_bytes: usize, time: Duration) {
+    fn note(&self, coding: Coding, content_bytes: usize, body_bytes: usize, took: Duration) {
         let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(at) = USUAL.iter().position(|(known, _, _)| *known == coding) else { return };
         let measured = &mut measured[at];
@@ -206,7 +206,7 @@ impl Pace {
         }
         measured.content_bytes += content_bytes as u64;
         measured.body_bytes += body_bytes as u64;
-        measured.time += time;
+        measured.time += took;
     }
 }
 

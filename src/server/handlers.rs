@@ -1,5 +1,7 @@
 //! One function for each request of the protocol.
 
+use super::auth::Need;
+use super::connection::Peer;
 use super::route::{Route, route};
 use super::{Server, body, metrics};
 use crate::archive::block_digest::BlockDigest;
@@ -24,6 +26,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -43,9 +46,10 @@ pub(super) fn router(server: Arc<Server>) -> Router {
 
 async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
+    let peer = parts.extensions.get::<Peer>().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0);
     let method = parts.method.clone();
     let path = parts.uri.path().to_owned();
-    let mut response = match serve(&server, parts, body).await {
+    let mut response = match serve(&server, peer, parts, body).await {
         Ok(response) => response,
         Err(e) => failure(&e),
     };
@@ -68,6 +72,8 @@ fn failure(error: &Error) -> Response {
             tracing::error!("{error}")
         }
         ErrorKind::NotFound | ErrorKind::MethodNotAllowed => tracing::debug!("{error}"),
+        // Who checks tokens has said so, and whose request it was.
+        ErrorKind::Unauthorized | ErrorKind::Forbidden | ErrorKind::Limited => {}
         _ => tracing::warn!("refused: {error}"),
     }
     let answer = ErrorAnswer {
@@ -80,7 +86,7 @@ fn failure(error: &Error) -> Response {
     let retry_after = match kind {
         ErrorKind::Busy => Some("1"),
         ErrorKind::NoSpace => Some("5"),
-        ErrorKind::Degraded => Some("60"),
+        ErrorKind::Degraded | ErrorKind::Limited => Some("60"),
         _ => None,
     };
     if let Some(seconds) = retry_after {
@@ -89,10 +95,13 @@ fn failure(error: &Error) -> Response {
     if kind == ErrorKind::Unauthorized {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
+    if matches!(kind, ErrorKind::Unauthorized | ErrorKind::Forbidden | ErrorKind::Limited) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
-async fn serve(server: &Arc<Server>, parts: Parts, body: Body) -> Result<Response> {
+async fn serve(server: &Arc<Server>, peer: IpAddr, parts: Parts, body: Body) -> Result<Response> {
     let route = route(parts.method.as_str(), parts.uri.path());
     match &route {
         Ok(Route::Health) => return Ok("ok\n".into_response()),
@@ -100,9 +109,8 @@ async fn serve(server: &Arc<Server>, parts: Parts, body: Body) -> Result<Respons
         _ => {}
     }
     // Before anything else is said: who has no token learns nothing, not even which paths there are.
-    if let Some(token) = &server.options.token {
-        token.check(&parts.headers)?;
-    }
+    let need = route.as_ref().map_or(Need::Nothing, Route::need);
+    server.options.access.check(peer, &parts.headers, need)?;
     match route? {
         Route::Health | Route::Ready => Err(Error::new(ErrorKind::Internal, "answered above")),
         Route::Metrics => {

@@ -1,6 +1,7 @@
 //! What a monitoring system reads: the Prometheus text format 0.0.4.
 
 use super::Server;
+use super::reload::Reloads;
 use crate::telemetry::Counter;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
@@ -54,6 +55,35 @@ pub(super) fn render(server: &Server) -> String {
     metric("http_responses_total", "counter", "Answers by class of status.", &answers);
     metric("inflight_blocks", "gauge", "Blocks in memory.", &[("", inflight as u64)]);
     metric("connections", "gauge", "Open connections.", &[("", server.connections.get())]);
+    let refusals = &server.options.access.refusals;
+    let reasons = [
+        ("{reason=\"missing\"}", refusals.missing.get()),
+        ("{reason=\"wrong\"}", refusals.wrong.get()),
+        ("{reason=\"expired\"}", refusals.expired.get()),
+        ("{reason=\"forbidden\"}", refusals.forbidden.get()),
+    ];
+    metric("auth_failures_total", "counter", "Requests refused for their token.", &reasons);
+    let limited = refusals.limited.get();
+    metric("auth_limited_total", "counter", "Those of them that were too many.", &[("", limited)]);
+    let failed = server.failed_handshakes.get();
+    metric(
+        "tls_handshake_failures_total",
+        "counter",
+        "Connections without a TLS handshake.",
+        &[("", failed)],
+    );
+    let tokens = &server.options.access.reloads;
+    let tls = server.options.tls.as_ref().map(|tls| &tls.reloads);
+    let of_tls = |counter: fn(&Reloads) -> &Counter| tls.map_or(0, |tls| counter(tls).get());
+    let reloads = [
+        ("{what=\"tokens\",result=\"ok\"}", tokens.ok.get()),
+        ("{what=\"tokens\",result=\"failed\"}", tokens.failed.get()),
+        ("{what=\"tls\",result=\"ok\"}", of_tls(|tls| &tls.ok)),
+        ("{what=\"tls\",result=\"failed\"}", of_tls(|tls| &tls.failed)),
+    ];
+    metric("reloads_total", "counter", "Settings read again while running.", &reloads);
+    let stale = [("{what=\"tokens\"}", tokens.stale.get()), ("{what=\"tls\"}", of_tls(|tls| &tls.stale))];
+    metric("reload_stale", "gauge", "1 while the files are wrong and older settings in use.", &stale);
     metric(
         "degraded",
         "gauge",

@@ -1,31 +1,41 @@
-//! HTTP in: connections, routes, authentication, limits, metrics. The only place for axum and hyper's server.
+//! HTTP in: connections, TLS, routes, authentication, limits, metrics. The only place for axum and hyper's server.
 
 mod auth;
 mod body;
+mod connection;
 mod handlers;
 mod metrics;
+mod reload;
 mod route;
+mod tls;
 
-pub use auth::{MIN_TOKEN_BYTES, Token};
+pub use auth::{
+    Access, AccessOptions, Expiry, MIN_TOKEN_BYTES, Network, Scope, TOKENS_HEADER, TarIds, TokenEntry,
+    parse_tokens,
+};
+pub use tls::{Tls, TlsFiles};
 
 use crate::archive::codec::frame_bound;
 use crate::engine::receive::Receiver;
 use crate::error::{Error, Result};
 use crate::telemetry::Counter;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use connection::Connection;
+use hyper_util::rt::TokioTimer;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Limits and secrets of a server.
 #[derive(Clone)]
 pub struct ServerOptions {
-    /// The token that every request but the health checks must carry; `None` serves everybody.
-    pub token: Option<Token>,
+    /// Whose requests are served; the health checks are always.
+    pub access: Arc<Access>,
+    /// How connections are encrypted; `None` speaks plain HTTP.
+    pub tls: Option<Arc<Tls>>,
     /// The largest block, in bytes of content.
     pub max_block_bytes: u64,
     /// The largest index, in bytes as a SQLite file.
@@ -36,10 +46,13 @@ pub struct ServerOptions {
     pub max_connections: usize,
 }
 
-impl Default for ServerOptions {
-    fn default() -> Self {
+impl ServerOptions {
+    /// The usual limits.
+    #[must_use]
+    pub fn new(access: Arc<Access>) -> Self {
         Self {
-            token: None,
+            access,
+            tls: None,
             max_block_bytes: 256 << 20,
             max_index_bytes: 16 << 30,
             max_inflight: 16,
@@ -54,7 +67,7 @@ const INDEXES_AT_ONCE: usize = 2;
 const LOGS_AT_ONCE: usize = 8;
 /// How long a stop waits for what is in flight.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(25);
-/// A client must have sent its request's head by then.
+/// A client must have sent its request's head by then, and, before that, be done with the TLS handshake.
 const HEAD_PATIENCE: Duration = Duration::from_secs(15);
 /// The longest head of a request, in bytes; beyond it the answer is 431. Every connection may hold as much.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -71,6 +84,7 @@ struct Server {
     stopping: AtomicBool,
     requests: metrics::Requests,
     connections: Counter,
+    failed_handshakes: Counter,
 }
 
 impl Server {
@@ -97,6 +111,7 @@ pub async fn run(
         stopping: AtomicBool::new(false),
         requests: metrics::Requests::default(),
         connections: Counter::default(),
+        failed_handshakes: Counter::default(),
         options,
     });
     let router = handlers::router(server.clone());
@@ -104,6 +119,7 @@ pub async fn run(
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(MAX_HEAD_BYTES);
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(server.options.max_connections));
+    let stopping = tokio::sync::watch::channel(false);
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
@@ -111,23 +127,28 @@ pub async fn run(
             accepted = accept(&listener, &slots) => accepted,
             () = &mut shutdown => break,
         };
-        let Some((stream, slot)) = accepted else { continue };
+        let Some((stream, peer, slot)) = accepted else { continue };
         // Answers are small and wait for nothing: the kernel must not hold them back.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let connection = Connection {
+            server: server.clone(),
+            http: http.clone(),
+            router: router.clone(),
+            watcher: graceful.watcher(),
+            stopping: stopping.1.clone(),
+            peer,
+        };
         let server = server.clone();
         tokio::spawn(async move {
             server.connections.add(1);
-            if let Err(e) = connection.await {
-                tracing::debug!("connection ended: {e}");
-            }
+            connection.serve(stream).await;
             server.connections.sub(1);
             drop(slot);
         });
     }
     drop(listener);
     server.stopping.store(true, Ordering::SeqCst);
+    let _ = stopping.0.send(true);
     tracing::info!("stopping: finishing what is in flight");
     if tokio::time::timeout(STOP_PATIENCE, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests were still running after {} s and were cut", STOP_PATIENCE.as_secs());
@@ -140,10 +161,10 @@ pub async fn run(
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let slot = slots.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, slot)),
+        Ok((stream, peer)) => Some((stream, peer, slot)),
         Err(e) => {
             tracing::warn!("cannot accept a connection: {e}");
             // Out of descriptors, mostly: give others time to end.

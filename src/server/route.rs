@@ -1,5 +1,6 @@
 //! Which request is which. The address of an archive may have any prefix (`/tar` by default, or what a reverse proxy adds).
 
+use super::auth::{Need, Scope};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A request that the receiver serves.
@@ -14,6 +15,22 @@ pub(super) enum Route {
     Health,
     Ready,
     Metrics,
+}
+
+impl Route {
+    /// What a token must be for.
+    pub(super) fn need(&self) -> Need {
+        match *self {
+            Self::PutIndex { tar_id }
+            | Self::PutBlock { tar_id, .. }
+            | Self::Finish { tar_id }
+            | Self::Look { tar_id }
+            | Self::Log { tar_id } => Need::Archive(Scope::Upload, tar_id),
+            Self::Status { tar_id } => Need::Archive(Scope::Status, tar_id),
+            Self::Metrics => Need::Metrics,
+            Self::Health | Self::Ready => Need::Nothing,
+        }
+    }
 }
 
 /// Finds the route of `method` and `path`.

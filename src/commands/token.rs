@@ -1,0 +1,137 @@
+//! `tar-like token`
+
+use super::output::{Outcome, Output};
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::{Expiry, Scope, TOKENS_HEADER, TarIds, TokenEntry, parse_tokens};
+use clap::{Args, Subcommand};
+use rand::RngExt;
+use rustix::fs::{FlockOperation, flock};
+use serde_json::json;
+use std::fs::{File, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const EXAMPLES: &str = "\
+The secret is written to standard output, once: it is kept nowhere. The line for the tokens file, which has only its hash, is added to
+the file of --tokens, or else written to standard error, as a line of that file.
+
+Examples:
+  tar-like token new --name web1 --tokens /etc/tar-like.tokens > web1.token
+  tar-like token new --name web2 --tar-id 2,3 --expires 2027-01-31 --tokens /etc/tar-like.tokens
+  tar-like token new --name prometheus --scope metrics 2>> tokens > prometheus.token
+To take a token back, delete its line: a running proxy notices it within seconds.
+
+Exit codes: 0 done, 1 error, 2 wrong usage.";
+
+#[derive(Args)]
+pub(super) struct TokenArgs {
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Make a token
+    New(NewArgs),
+}
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+struct NewArgs {
+    /// What the token is called, in the file and in messages
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// What it is for: upload (which includes status), status, metrics; several with commas between
+    #[arg(long, value_name = "SCOPES", default_value = "upload", value_delimiter = ',', value_parser = clap::value_parser!(Scope))]
+    scope: Vec<Scope>,
+    /// The archives that it is for, with commas between, or * for all
+    #[arg(long, value_name = "NUMBERS", default_value = "*", value_parser = clap::value_parser!(TarIds))]
+    tar_id: TarIds,
+    /// The day (UTC) after whose end it is good no more, or a time such as 2027-01-31T12:00:00Z [default: never]
+    #[arg(long, value_name = "DATE", value_parser = clap::value_parser!(Expiry))]
+    expires: Option<Expiry>,
+    /// The tokens file to add it to; made if missing, for its owner only
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+}
+
+/// Makes what leaks easy to find, for people and for programs that look for such.
+const SECRET_PREFIX: &str = "tarlike_";
+
+pub(super) fn run(args: TokenArgs, output: &Arc<Output>) -> Result<Outcome> {
+    let TokenCommand::New(args) = args.command;
+    if args.expires.as_ref().is_some_and(Expiry::is_over) {
+        return Err(Error::new(ErrorKind::Usage, "the token would have expired already"));
+    }
+    let mut secret = SECRET_PREFIX.to_string();
+    for byte in rand::rng().random::<[u8; 32]>() {
+        secret.push_str(&format!("{byte:02x}"));
+    }
+    let entry = TokenEntry::new(&args.name, &secret, &args.scope, args.tar_id, args.expires)?;
+    if let Some(path) = &args.tokens {
+        add(path, &entry)?;
+    }
+    output.data(
+        &secret,
+        || json!({"event": "token", "name": entry.name(), "secret": secret, "line": entry.to_string()}),
+    )?;
+    if args.tokens.is_none() {
+        // Both lines are of the form of the file.
+        output.announce(
+            &format!("# a line for the proxy's --tokens FILE:\n{entry}"),
+            &json!({"event": "line", "line": entry.to_string()}),
+        );
+    }
+    Ok(Outcome { command: "token", exit: 0, text: "made a token".to_string(), fields: json!({}) })
+}
+
+/// Adds a line to a tokens file: a reader sees the file before or after that, and two that add do not lose each other's.
+fn add(path: &Path, entry: &TokenEntry) -> Result<()> {
+    let io = |e: std::io::Error| Error::io(format!("cannot add to the tokens file {}", path.display()), e);
+    // Another name for it, a link, stays one.
+    let path = match path.canonicalize() {
+        Ok(path) => path,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => path.to_path_buf(),
+        Err(e) => return Err(io(e)),
+    };
+    let mut file = open_locked(&path).map_err(io)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(io)?;
+    if text.is_empty() {
+        text.push_str(TOKENS_HEADER);
+    } else if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(&format!("{entry}\n"));
+    parse_tokens(&text).map_err(|e| {
+        Error::new(ErrorKind::Usage, format!("cannot add to the tokens file {}: {e}", path.display()))
+    })?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut next = tempfile::Builder::new().prefix(".tar-like-tokens-").tempfile_in(folder).map_err(io)?;
+    next.write_all(text.as_bytes()).map_err(io)?;
+    // Whoever could read the file before, the proxy's user above all, must be able to read it afterwards.
+    let before = file.metadata().map_err(io)?;
+    let now = next.as_file().metadata().map_err(io)?;
+    if (before.uid(), before.gid()) != (now.uid(), now.gid()) {
+        fchown(next.as_file(), Some(before.uid()), Some(before.gid())).map_err(io)?;
+    }
+    next.as_file().set_permissions(Permissions::from_mode(before.mode() & 0o777)).map_err(io)?;
+    next.as_file().sync_all().map_err(io)?;
+    next.persist(&path).map_err(|e| io(e.error))?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+}
+
+/// Opens the file, made if missing, for this process alone.
+fn open_locked(path: &Path) -> std::io::Result<File> {
+    loop {
+        let file = File::options().read(true).append(true).create(true).mode(0o600).open(path)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        // Somebody may have put another file in its place meanwhile.
+        let (held, there) = (file.metadata()?, std::fs::metadata(path));
+        if there.is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino())) {
+            return Ok(file);
+        }
+    }
+}

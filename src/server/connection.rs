@@ -1,0 +1,115 @@
+//! One connection, from its first byte to its last.
+
+use super::{HEAD_PATIENCE, Server};
+use crate::archive::protocol::{ErrorAnswer, HEADER_SERVER, VERSION};
+use axum::Router;
+use hyper::server::conn::http1::Builder;
+use hyper::service::Service;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::Watcher;
+use hyper_util::service::TowerToHyperService;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// How long an answer that ends a connection may take to get across, in which what still comes is thrown away: bytes that nobody has
+/// read when a socket is closed make the kernel reset the connection, and then the answer is lost.
+const LINGER: Duration = Duration::from_secs(1);
+/// And no more than so much of it, where nothing large can come.
+const LINGER_BYTES: u64 = 256 << 10;
+
+/// Whom a request came from: the other end of its connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+/// What a new connection needs.
+pub(super) struct Connection {
+    pub(super) server: Arc<Server>,
+    pub(super) http: Builder,
+    pub(super) router: Router,
+    pub(super) watcher: Watcher,
+    /// Changes when the server stops.
+    pub(super) stopping: watch::Receiver<bool>,
+    pub(super) peer: SocketAddr,
+}
+
+impl Connection {
+    pub(super) async fn serve(mut self, stream: TcpStream) {
+        let Some(tls) = self.server.options.tls.clone() else { return self.speak(stream).await };
+        let config = tls.config();
+        let stream = tokio::select! {
+            stream = tokio::time::timeout(HEAD_PATIENCE, handshake(stream, TlsAcceptor::from(config))) => stream,
+            _ = self.stopping.changed() => return,
+        };
+        let why = match stream {
+            Ok(Ok(stream)) => return self.speak(stream).await,
+            Ok(Err(why)) => why,
+            Err(_) => "it took too long".to_string(),
+        };
+        self.server.failed_handshakes.add(1);
+        tracing::info!("no TLS with {}: {why}", self.peer.ip());
+    }
+
+    async fn speak(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let (service, peer) = (TowerToHyperService::new(self.router), Peer(self.peer.ip()));
+        let service = hyper::service::service_fn(move |mut request: hyper::Request<_>| {
+            request.extensions_mut().insert(peer);
+            service.call(request)
+        });
+        let connection = self.http.serve_connection(TokioIo::new(stream), service);
+        if let Err(e) = self.watcher.watch(connection).await {
+            tracing::debug!("connection ended: {e}");
+        }
+    }
+}
+
+async fn handshake(stream: TcpStream, acceptor: TlsAcceptor) -> Result<TlsStream<TcpStream>, String> {
+    let mut first = [0];
+    match stream.peek(&mut first).await {
+        Ok(0) => return Err("it was closed".to_string()),
+        // A handshake begins with 22, a method with a letter.
+        Ok(_) if first[0].is_ascii_alphabetic() => {
+            linger(stream, &plain_answer()).await;
+            return Err("plain HTTP came".to_string());
+        }
+        Ok(_) => {}
+        Err(e) => return Err(e.to_string()),
+    }
+    match acceptor.accept(stream).into_fallible().await {
+        Ok(stream) => Ok(stream),
+        Err((e, stream)) => {
+            // The alert that tells why is on its way.
+            linger(stream, b"").await;
+            Err(e.to_string())
+        }
+    }
+}
+
+/// What somebody hears who speaks plain HTTP to a port with TLS.
+fn plain_answer() -> Vec<u8> {
+    let answer = ErrorAnswer {
+        error: "this port speaks HTTPS, and the request came as plain HTTP".to_string(),
+        hint: Some("use https:// in the address".to_string()),
+        degraded: false,
+    };
+    let body = serde_json::to_string(&answer).unwrap_or_default();
+    format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{HEADER_SERVER}: {VERSION}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+async fn linger(mut stream: TcpStream, last: &[u8]) {
+    let across = async {
+        stream.write_all(last).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut (&mut stream).take(LINGER_BYTES), &mut tokio::io::sink()).await
+    };
+    let _ = tokio::time::timeout(LINGER, across).await;
+}
