@@ -33,4 +33,6 @@ mod scale;
 mod stream;
 mod symlinks;
 mod sync;
+mod tls;
+mod tokens;
 mod unprivileged;

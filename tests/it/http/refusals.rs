@@ -100,7 +100,15 @@ fn no_file_is_ever_served() {
 fn nothing_without_the_token_but_the_health_checks() {
     let lab = Lab::new();
     let (dst, secret) = (lab.dir("dst"), "0123456789abcdef0123456789abcdef");
-    let proxy = lab.proxy_with(&dst, args!["--token-file", lab.file("token", secret)]);
+    let more = args!["--token-file", lab.file("token", secret), "--trusted-proxy", "127.0.0.1"];
+    let proxy = lab.proxy_with(&dst, more);
+    // Each from elsewhere: too many from one address are answered by 429.
+    let next = std::cell::Cell::new(0);
+    let request = |method: &str, path: &str, header: Option<(&str, &str)>| {
+        let from = format!("198.51.100.{}", next.replace(next.get() + 1));
+        let headers: Vec<_> = header.into_iter().chain([("x-forwarded-for", &*from)]).collect();
+        proxy.request(method, path, &headers, b"")
+    };
     let bearer = format!("Bearer {secret}");
     let all = [
         ("GET", "/metrics"),
@@ -123,16 +131,13 @@ fn nothing_without_the_token_but_the_health_checks() {
             &format!("Basic {secret}"),
             "Bearer 0123456789abcdef0123456789abcdeF",
         ] {
-            refused(&proxy.request(method, path, &[("authorization", wrong)], b""), 401);
+            refused(&request(method, path, Some(("authorization", wrong))), 401);
         }
-        let none = proxy.request(method, path, &[], b"");
+        let none = request(method, path, None);
         refused(&none, 401);
         assert_eq!(none.header("www-authenticate"), Some("Bearer"));
-        assert_ne!(
-            proxy.request(method, path, &[("authorization", &bearer)], b"").status,
-            401,
-            "{method} {path}"
-        );
+        let good = request(method, path, Some(("authorization", &bearer)));
+        assert_ne!(good.status, 401, "{method} {path}");
     }
     for path in ["/healthz", "/readyz"] {
         assert_eq!(proxy.request("GET", path, &[], b"").status, 200);

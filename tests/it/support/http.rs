@@ -83,7 +83,7 @@ pub(crate) fn try_raw_cut(addr: SocketAddr, bytes: &[u8]) -> Option<Response> {
 }
 
 /// Reads one answer: head, then as much as `Content-Length` says, or to the end.
-fn read_response(stream: &mut TcpStream) -> Option<Response> {
+pub(crate) fn read_response(stream: &mut impl Read) -> Option<Response> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 16 << 10];
     let (head_end, length) = loop {

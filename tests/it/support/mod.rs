@@ -16,6 +16,7 @@ pub(crate) mod s3;
 pub(crate) mod same;
 pub(crate) mod stop;
 pub(crate) mod stress;
+pub(crate) mod tls;
 pub(crate) mod tree;
 
 pub(crate) use proxy::Proxy;

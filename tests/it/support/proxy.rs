@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Proxy {
     running: Running,
     cmd: Cmd,
-    /// `http://127.0.0.1:PORT/tar`
+    /// `http://127.0.0.1:PORT/tar`, or https
     pub(crate) url: String,
     pub(crate) addr: SocketAddr,
 }
@@ -30,9 +30,10 @@ impl Proxy {
         let Some(origin) = origin else {
             panic!("the proxy does not listen; stderr:\n{}", running.stderr_so_far())
         };
-        let addr: SocketAddr = origin.trim_start_matches("http://").parse().unwrap();
+        let (scheme, addr) = origin.split_once("://").unwrap();
+        let addr: SocketAddr = addr.parse().unwrap();
         let addr = SocketAddr::new([127, 0, 0, 1].into(), addr.port());
-        Self { running, cmd, url: format!("http://{addr}/tar"), addr }
+        Self { running, cmd, url: format!("{scheme}://{addr}/tar"), addr }
     }
 
     /// Starts it again as it was, on the same port. It must have ended.
