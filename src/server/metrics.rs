@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
 /// Statuses that ask an operator for something different each.
-const REFUSALS: [u16; 10] = [401, 404, 408, 409, 412, 413, 422, 429, 503, 507];
+const REFUSALS: [u16; 12] = [401, 403, 404, 408, 409, 412, 413, 422, 429, 431, 503, 507];
 
 /// Answers by the first digit of their status, of which index 0 counts 1xx; and refusals by their status.
 #[derive(Debug, Default)]
