@@ -48,11 +48,12 @@ const POST: &str = "POST /tar/0/finish HTTP/1.1\r\nHost: x\r\n";
 const PUT: &str = "PUT /tar/0/1000/0 HTTP/1.1\r\nHost: x\r\n";
 const GET: &str = "GET /tar/0/status HTTP/1.1\r\nHost: x\r\n";
 
-type Variant = (&'static str, Box<dyn Fn(&Parts) -> Vec<u8> + Send + Sync>);
+type Make = Box<dyn Fn(&Parts) -> Vec<u8> + Send + Sync>;
+type Variant = (&'static str, Make);
 
 fn variants() -> Vec<Variant> {
     let mut all: Vec<Variant> = Vec::new();
-    let mut add = |name, make: Box<dyn Fn(&Parts) -> Vec<u8> + Send + Sync>| all.push((name, make));
+    let mut add = |name, make: Make| all.push((name, make));
     // The head and what follows it: the length that counts covers the hidden request, or the message is refused.
     for (name, head) in [
         ("two lengths, the first is 0", "Content-Length: 0\r\nContent-Length: LENGTH\r\n"),
