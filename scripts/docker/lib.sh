@@ -44,6 +44,14 @@ source_rc() {
     for name in "${!before[@]}"; do
         [[ ${!name-} == "${before[$name]}" ]] || export "$name=${before[$name]}"
     done
+    # A key of the environment does not go with a token of the file: tar-like takes all of a group from one place, too.
+    local group
+    for group in "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_PROFILE" "TARLIKE_TOKEN TARLIKE_TOKEN_FILE"; do
+        local here=false
+        for name in $group; do [[ -z ${before[$name]+x} ]] || here=true; done
+        $here || continue
+        for name in $group; do [[ -n ${before[$name]+x} ]] || unset "$name"; done
+    done
 }
 
 # The original's variables and their defaults.
@@ -80,13 +88,20 @@ need_image() {
 not_as_root() {
     if [[ -z ${TARLIKE_USER:-} && $EUID == 0 ]]; then
         TARLIKE_USER=10001:10001
+        # DDIR is root's.
+        scratch=/tmp
     fi
 }
 
 # The address of this machine that its containers see and nobody outside does.
 gateway() {
-    local address
-    address=$("$engine" network inspect bridge --format '{{(index .IPAM.Config 0).Gateway}}' 2>/dev/null) || address=
+    local address subnet
+    local format='{{with index .IPAM.Config 0}}{{.Gateway}}-{{.Subnet}}{{end}}'
+    IFS=- read -r address subnet < <("$engine" network inspect bridge --format "$format" 2>/dev/null) || true
+    # An engine that was not told an address takes the first one, and may not name it.
+    if [[ -z $address && $subnet =~ ^([0-9]+\.[0-9]+\.[0-9]+)\.0/ ]]; then
+        address=${BASH_REMATCH[1]}.1
+    fi
     [[ $address =~ ^[0-9.]+$ ]] || address=127.0.0.1
     printf '%s' "$address"
 }
@@ -121,7 +136,7 @@ prepare_run() {
         --tmpfs "/tmp:mode=1777,nosuid,nodev" --user "${TARLIKE_USER:-$(id -u):$(id -g)}"
         --volume "$DDIR:/data/rw" --volume "$SDIR:/data/ro:ro" --workdir /data/ro
         # Databases lie in DDIR, and what is put together for a moment, too: it may be larger than memory.
-        --env HOME=/data/rw --env TMPDIR=/data/rw --env TARLIKE_RC=)
+        --env HOME=/data/rw --env "TMPDIR=${scratch:-/data/rw}" --env TARLIKE_RC=)
     [[ ! -t 0 || ! -t 2 ]] || run+=(--interactive --tty)
     # Rootless Podman maps users: files are to belong to the caller.
     [[ $engine != *podman* || $EUID == 0 ]] || run+=(--userns keep-id)

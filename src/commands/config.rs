@@ -7,7 +7,7 @@ use crate::archive::path::printable;
 use crate::error::{Error, ErrorKind, Result};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -165,6 +165,9 @@ fn of_argument(argument: &Arg, matches: &ArgMatches, settings: &Settings) -> Row
     let flag = flag_of(argument);
     let name = variable.map(str::to_owned).or_else(|| flag.clone()).unwrap_or_else(|| id.to_uppercase());
     let given = || -> Option<String> {
+        if !argument.get_action().takes_values() {
+            return Some("yes".to_string());
+        }
         let raw: Vec<String> =
             matches.try_get_raw(id).ok()??.map(|value| printable(value.as_bytes())).collect();
         Some(without_password(&raw.join(" ")))
@@ -195,12 +198,12 @@ fn flag_of(argument: &Arg) -> Option<String> {
 
 /// What counts when nothing is said: as clap knows it, or as the help says it where the program finds it out later.
 fn default_of(argument: &Arg) -> Option<String> {
+    if !argument.get_action().takes_values() {
+        return Some("no".to_string());
+    }
     let values = argument.get_default_values();
     if !values.is_empty() {
         return Some(values.iter().map(|value| printable(value.as_bytes())).collect::<Vec<_>>().join(" "));
-    }
-    if !argument.get_action().takes_values() {
-        return Some("no".to_string());
     }
     let help = argument.get_help()?.to_string();
     let said = help.split_once("[default: ")?.1.split_once(']')?.0;

@@ -94,10 +94,13 @@ impl Site {
         clean_up_after_the_dead();
         let site = Self { lab, name, gateway: gateway(), port: free_port() };
         docker_says(&["import", base_archive().to_str().unwrap(), &site.image("base")]);
-        let made = site.script(
-            "make-image",
-            &["--binary", env!("CARGO_BIN_EXE_tar-like"), "--base", &site.image("base")],
-        );
+        // Most of the tests' binary is what a debugger needs.
+        let binary = site.lab.path("tar-like");
+        let mut strip = Command::new("strip");
+        let stripped = run(strip.arg("-o").arg(&binary).arg(env!("CARGO_BIN_EXE_tar-like")));
+        assert!(stripped.status.success(), "{stripped:?}");
+        let made =
+            site.script("make-image", &["--base", &site.image("base"), "--binary", binary.to_str().unwrap()]);
         assert!(made.status.success(), "{made:?}");
         site
     }
@@ -214,6 +217,9 @@ fn remove(name: &str) {
         (&["ps", "-aq", "--filter", &filter][..], &["rm", "-f", "-v"][..]),
         (&["network", "ls", "-q", "--filter", &filter], &["network", "rm"]),
         (&["volume", "ls", "-q", "--filter", &filter], &["volume", "rm", "-f"]),
+        (&["images", "-q", "--filter", &format!("reference={name}:proxy")], &["rmi", "-f"]),
+        // The stage that only made the binary.
+        (&["images", "-q", "--filter", "dangling=true", "--filter", &format!("since={name}:base")], &["rmi"]),
         (&["images", "-q", "--filter", &format!("reference={name}:*")], &["rmi", "-f"]),
     ] {
         let found = ids(list);
@@ -235,9 +241,13 @@ fn clean_up_after_the_dead() {
     }
 }
 
-/// The address of this machine that containers see.
+/// The address of this machine that containers see, as the scripts find it.
 fn gateway() -> String {
-    docker_says(&["network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"])
+    let lib = root().join("scripts/docker/lib.sh");
+    let output = run(Command::new("bash").args(["-euc", ". \"$1\"; engine=docker; gateway", "-"]).arg(lib));
+    let address = String::from_utf8(output.stdout).unwrap();
+    assert!(address != "127.0.0.1", "the engine does not tell the address of its network");
+    address
 }
 
 fn free_port() -> u16 {

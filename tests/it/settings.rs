@@ -176,7 +176,7 @@ fn config_tells_values_and_where_they_are_from() {
     };
     assert_eq!(from("TARLIKE_WORKERS"), ("3".into(), "flag".into()));
     assert_eq!(from("TARLIKE_BWLIMIT"), ("5M".into(), "environment".into()));
-    assert_eq!(from("--dry-run"), ("true".into(), "flag".into()));
+    assert_eq!(from("--dry-run"), ("yes".into(), "flag".into()));
     assert_eq!(from("--ignore-done"), ("no".into(), "default".into()));
     assert_eq!(from("--block-size"), ("30000000".into(), "default".into()));
     assert_eq!(setting(&lines, "TARLIKE_WORKERS")["flag"], "--no-processes");
@@ -289,7 +289,7 @@ fn another_file_or_none() {
     }
     lab.cmd(args!["config"]).env("TARLIKE_RC", lab.path("nowhere")).run().code(2).says("nowhere");
     // What comes through a pipe can be read once only.
-    let piped = format!("exec \"$0\" config --json --rc-file <(echo TARLIKE_WORKERS=6)");
+    let piped = "exec \"$0\" config --json --rc-file <(echo TARLIKE_WORKERS=6)";
     let output = lab.cmd(vec![]).wrap(args!["bash", "-c", piped]).run().code(0);
     assert_eq!(setting(&output.json(), "TARLIKE_WORKERS")["value"], "6");
 }
@@ -326,7 +326,7 @@ fn every_variable_is_in_the_template_and_in_config() {
     let lab = Lab::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let template = std::fs::read_to_string(root.join(".tar_like_rc.example")).unwrap();
-    let assignment = Regex::new(r"(?m)^#?([A-Za-z_]+)=").unwrap();
+    let assignment = Regex::new(r"(?m)^#?([A-Za-z_0-9]+)=").unwrap();
     let described: BTreeSet<String> = assignment.captures_iter(&template).map(|c| c[1].to_string()).collect();
     let lines = lab.run(args!["config", "--json"]).code(0).json();
     let shown: BTreeSet<String> = lines
@@ -341,7 +341,7 @@ fn every_variable_is_in_the_template_and_in_config() {
         "not in .tar_like_rc.example: {missing:?}; shown: {shown:?}"
     );
     // Uncommented, all of it is understood and known.
-    let all = Regex::new(r"(?m)^#([A-Za-z_]+=)").unwrap().replace_all(&template, "$1");
+    let all = Regex::new(r"(?m)^#([A-Za-z_0-9]+=)").unwrap().replace_all(&template, "$1");
     rc(&lab, all.as_bytes());
     let output = lab.cmd(args!["config"]).env("PWD", "/x").run().code(0);
     assert_eq!(output.stderr, "");
