@@ -1,6 +1,7 @@
 //! The command line: flags, environment, terminal, exit codes. The only place for clap, indicatif, `std::env` and stdout.
 
 mod args;
+mod blockcopy;
 mod check;
 mod hcp_credentials;
 mod index;
@@ -64,6 +65,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Index, send and verify in one command
     Sync(sync::SyncArgs),
+    /// Copy a huge file or block device over any pipe: checksum | retrieve | save
+    Blockcopy(blockcopy::BlockcopyArgs),
     /// Derive the keys for a Hitachi Content Platform from a user's name and password
     HcpCredentials(hcp_credentials::HcpCredentialsArgs),
 }
@@ -93,7 +96,9 @@ fn threads() -> usize {
 /// Runs the program with these arguments, the first of which is its name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = args::old_spellings(arguments);
-    let json = arguments.iter().any(|argument| argument == "--json");
+    // Between the processes of blockcopy, standard output is no place for lines.
+    let is_stream = arguments.iter().any(|argument| argument == "blockcopy");
+    let json = !is_stream && arguments.iter().any(|argument| argument == "--json");
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         // Help and version go to standard output and are a success; clap knows.
@@ -111,6 +116,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let output = Output::new(&cli.global);
+    if matches!(&cli.command, Command::Blockcopy(args) if args.is_stream()) {
+        output.leaves_stdout();
+    }
     let code = match run(cli.command, &output) {
         Ok(outcome) => output.summary(&outcome),
         Err(e) => output.error(&e),
@@ -130,6 +138,7 @@ fn run(command: Command, output: &Arc<Output>) -> Result<Outcome> {
             Command::Upload(args) => upload::run(args, output).await,
             Command::Check(args) => check::run(args, output).await,
             Command::Sync(args) => sync::run(args, output).await,
+            Command::Blockcopy(args) => blockcopy::run(args, output).await,
             Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
         }
     });
