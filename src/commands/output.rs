@@ -154,8 +154,8 @@ impl Output {
     /// Whether no other process of a pipeline shows its progress on this terminal. Whoever asks first has it until he ends.
     pub(super) fn has_terminal_alone(&self) -> bool {
         use rustix::fs::{FlockOperation, fcntl_lock};
-        let taken = fcntl_lock(std::io::stderr(), FlockOperation::NonBlockingLockExclusive);
-        !self.terminal || !matches!(taken, Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS))
+        let taken = || fcntl_lock(std::io::stderr(), FlockOperation::NonBlockingLockExclusive);
+        !self.terminal || !matches!(taken(), Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS))
     }
 
     /// Says on the progress line that everything is proven.

@@ -165,13 +165,13 @@ impl Target {
         })
     }
 
-    /// Whether it is still the size that was found when it was opened, or that it got since.
+    /// Whether it is as long as it has to be; others may have cut it.
     ///
     /// # Errors
     /// It cannot be asked.
-    pub fn is_unchanged(&self) -> Result<bool> {
+    pub fn is_whole(&self) -> Result<bool> {
         let stat = fstat(&self.file).map_err(|e| Error::io(format!("cannot look at {}", self.name), e))?;
-        Ok(self.is_device || u64::try_from(stat.st_size) == Ok(self.size))
+        Ok(self.is_device || u64::try_from(stat.st_size).is_ok_and(|size| size >= self.size))
     }
 
     fn failed(&self, what: &str, position: u64, error: std::io::Error) -> Error {

@@ -10,6 +10,9 @@ mod parts;
 pub mod root;
 pub mod xz;
 
+#[cfg(test)]
+mod tests;
+
 pub use parts::BadRecord;
 
 /// A record's first four bytes.

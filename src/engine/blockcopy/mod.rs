@@ -9,6 +9,9 @@ pub mod save;
 mod scan;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use wire::Neighbour;
 
 use crate::archive::blockcopy::BadRecord;

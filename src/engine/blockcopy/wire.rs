@@ -257,22 +257,25 @@ pub(super) fn watching<T>(
     stop: &Stop<'_>,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    let done = AtomicBool::new(false);
+    // Its end is told by a pipe that closes: nobody waits for the watch.
+    let (wake, waker) = std::io::pipe().map_err(|e| Error::io("cannot make a pipe", e))?;
     std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
+        scope.spawn(move || {
+            loop {
                 // Asked for nothing: errors are always told.
-                let mut wanted = [PollFd::new(out, PollFlags::empty())];
-                let ready = poll(&mut wanted, Some(&LOOK));
-                if matches!(ready, Ok(1..)) && wanted[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
-                {
+                let mut wanted = [PollFd::new(out, PollFlags::empty()), PollFd::new(&wake, PollFlags::IN)];
+                let polled = poll(&mut wanted, None);
+                if wanted[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
                     return stop.lost(reader);
+                }
+                if !wanted[1].revents().is_empty() || !matches!(polled, Ok(_) | Err(rustix::io::Errno::INTR))
+                {
+                    return;
                 }
             }
         });
         let result = work();
-        done.store(true, Ordering::Relaxed);
-        let _ = watch.join();
+        drop(waker);
         match result {
             // The reason of all others.
             Err(e) if e.kind() == ErrorKind::Internal => Err(stop.check().err().unwrap_or(e)),

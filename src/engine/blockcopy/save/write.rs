@@ -140,7 +140,8 @@ impl<'w> Writer<'w> {
             (then.is_device, then.device, then.inode) == (now.is_device, now.device, now.inode)
         });
         match same {
-            Some(then) if then != now => Err(Error::new(
+            // Parts may be copied by several at once: then others write there, too.
+            Some(then) if then != now && head.start == 0 && head.end.is_none() => Err(Error::new(
                 ErrorKind::Different,
                 format!(
                     "{} has changed since checksum began to read it; nothing was written",
@@ -188,12 +189,15 @@ impl<'w> Writer<'w> {
             self.stop.check()?;
             let old_end = self.old.size().min(end);
             // Of a hole, and of what is behind the old end, there is nothing to keep but its length.
-            let piece_end = match (at < old_end).then(|| self.old.extent(at..old_end)) {
-                Some(Extent::Data(data)) => data.end.min(at + BATCH),
-                Some(Extent::Hole(hole)) => hole.end,
-                None => end,
+            let (piece_end, weight) = match (at < old_end).then(|| self.old.extent(at..old_end)) {
+                Some(Extent::Data(data)) => {
+                    let piece_end = data.end.min(at + BATCH);
+                    (piece_end, piece_end - at)
+                }
+                Some(Extent::Hole(hole)) => (hole.end, 64),
+                None => (end, 64),
             };
-            self.change((piece_end - at).min(BATCH), Change::Zero { position: at, length: piece_end - at })?;
+            self.change(weight, Change::Zero { position: at, length: piece_end - at })?;
             at = piece_end;
         }
         Ok(())
@@ -263,10 +267,10 @@ impl<'w> Writer<'w> {
             return Ok(None);
         }
         self.monitor.notice(Notice::Phase("syncing"));
-        if !self.target.is_unchanged()? {
+        if !self.target.is_whole()? {
             return Err(Error::new(
                 ErrorKind::Different,
-                format!("the size of {} was changed by somebody else meanwhile", self.target.name()),
+                format!("{} was made shorter by somebody else meanwhile", self.target.name()),
             ));
         }
         self.target.sync()?;
