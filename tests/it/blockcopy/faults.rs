@@ -13,14 +13,22 @@ fn a_neighbour_that_is_killed_ends_all_three() {
         for victim in 0..3 {
             let copy = Copy::new(b"source", b"");
             // checksum waits for a pipe in which nothing comes, so that all three wait.
-            let mut checksum = command(Who::Ours, [args!["checksum", "-"], native.clone()].concat());
-            let mut checksum = checksum.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            // Commands keep the ends of pipes that they were given: none of them may live on.
+            let mut checksum = command(Who::Ours, [args!["checksum", "-"], native.clone()].concat())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
             let stdin = checksum.stdin.take().unwrap();
-            let mut retrieve = command(Who::Ours, args!["retrieve", copy.source]);
-            let mut retrieve =
-                retrieve.stdin(checksum.stdout.take().unwrap()).stdout(Stdio::piped()).spawn().unwrap();
-            let mut save = command(Who::Ours, args!["save", copy.destination]);
-            let save = save.stdin(retrieve.stdout.take().unwrap()).spawn().unwrap();
+            let mut retrieve = command(Who::Ours, args!["retrieve", copy.source])
+                .stdin(checksum.stdout.take().unwrap())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let save = command(Who::Ours, args!["save", copy.destination])
+                .stdin(retrieve.stdout.take().unwrap())
+                .spawn()
+                .unwrap();
             std::thread::sleep(std::time::Duration::from_millis(150));
             let mut all = [checksum, retrieve, save];
             let start = Instant::now();
@@ -153,7 +161,12 @@ fn a_destination_that_has_changed_is_refused_and_another_one_is_read_again() {
     let (new, old) = pair(600_000, 31);
     let copy = Copy::new(&new, &old);
     let (hashes, data) = (copy.lab.path("h"), copy.lab.path("d"));
-    step(Who::Ours, args!["checksum", "--native", copy.destination], None, Some(&hashes));
+    step(
+        Who::Ours,
+        args!["checksum", "--native", "--block-size", "4K", copy.destination],
+        None,
+        Some(&hashes),
+    );
     step(Who::Ours, args!["retrieve", copy.source], Some(&hashes), Some(&data));
     let other = copy.lab.file("other", &old);
     let file = std::fs::OpenOptions::new().write(true).open(&copy.destination).unwrap();
@@ -168,10 +181,19 @@ fn a_destination_that_has_changed_is_refused_and_another_one_is_read_again() {
     assert_eq!(ended.code, 0, "{ended:?}");
     assert!(ended.stderr.contains("something else"), "{ended:?}");
     assert!(std::fs::read(&other).unwrap() == new);
-    let wrong = copy.lab.file("wrong", b"no copy of it");
+    // In a block that was found equal, so that nothing is written there.
+    let equal = (0..old.len()).step_by(4096).find(|&at| old[at..at + 4096] == new[at..at + 4096]).unwrap();
+    let mut almost = old;
+    almost[equal] ^= 1;
+    let wrong = copy.lab.file("wrong", &almost);
     let ended = step(Who::Ours, args!["save", wrong], Some(&data), None);
     assert_eq!(ended.code, 1, "{ended:?}");
     assert!(ended.stderr.contains("not what the source was"), "{ended:?}");
+    let shorter = copy.lab.file("shorter", b"no copy of it");
+    let ended = step(Who::Ours, args!["save", shorter], Some(&data), None);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.stderr.contains("nothing was written"), "{ended:?}");
+    assert_eq!(std::fs::read(&shorter).unwrap(), b"no copy of it");
 }
 
 /// Of a stream that another program does not know, it says so; the destination stays as it is.

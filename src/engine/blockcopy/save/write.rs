@@ -136,20 +136,21 @@ impl<'w> Writer<'w> {
         (self.next, self.head) = (head.start, Some(head));
         self.report.is_native = true;
         let now = self.old.identity();
-        let same = head.destination.filter(|then| {
+        let is_same = head.destination.is_some_and(|then| {
             (then.is_device, then.device, then.inode) == (now.is_device, now.device, now.inode)
         });
-        match same {
-            // Parts may be copied by several at once: then others write there, too.
-            Some(then) if then != now && head.start == 0 && head.end.is_none() => Err(Error::new(
+        // Parts may be copied by several at once: then others write there, too.
+        let is_whole = head.start == 0 && head.end.is_none();
+        match head.destination {
+            Some(then) if is_whole && (then.size != now.size || (is_same && then != now)) => Err(Error::new(
                 ErrorKind::Different,
                 format!(
-                    "{} has changed since checksum began to read it; nothing was written",
+                    "{} has changed since checksum began to read it, or is another one; nothing was written",
                     self.target.name()
                 ),
             )
-            .hint("run all three again, when nobody else writes there")),
-            None if !self.verify && !self.options.dry_run => {
+            .hint("run all three again, by the same names, when nobody else writes there")),
+            _ if !is_same && !self.verify && !self.options.dry_run => {
                 self.verify = true;
                 self.monitor.notice(Notice::Warning(format!(
                     "checksum has read something else than {}, as far as can be told: all of it will be read and compared at \
