@@ -17,7 +17,7 @@ pub struct Target {
     sparse: bool,
 }
 
-const ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 impl Target {
     /// Opens the file or block device at `path`, which has to be there; for reading only if nothing will be written. With
