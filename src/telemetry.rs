@@ -46,6 +46,8 @@ pub struct Counters {
     pub done_bytes: Counter,
     /// Bytes of content that were there before this run.
     pub resumed_bytes: Counter,
+    /// Bytes of content that the other side has already, as comparing shows.
+    pub equal_bytes: Counter,
     /// Blocks that were sent and accepted.
     pub sent_blocks: Counter,
     /// Bytes of content in them.

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 
+import blockcopy
 import compress
 import folders
 import link
@@ -23,7 +24,15 @@ from bench import Bench, Stop, say
 from measure import Unavailable
 from sets import KINDS
 
-SECTIONS = [folders.SECTION, compress.SECTION, *link.SECTIONS, *s3.SECTIONS, million.SECTION, rows.SECTION]
+SECTIONS = [
+    folders.SECTION,
+    compress.SECTION,
+    *blockcopy.SECTIONS,
+    *link.SECTIONS,
+    *s3.SECTIONS,
+    million.SECTION,
+    rows.SECTION,
+]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -43,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
         + "The long ones run with --all, or when they are named; their sets are removed afterwards.\n\n"
         f"jobs: {', '.join(jobs)}; tar-like is all of its own.\n\n"
         "environment: TAR_LIKE=PATH measures this binary instead of building one; TAR_LIKE_LZ4=PATH likewise for\n"
-        "benches/lz4.rs.\n\n"
+        "benches/lz4.rs; TAR_LIKE_BLOCKCOPY=PATH the original blockcopy.py.\n\n"
         "examples:\n"
         "  scripts/bench --all --write                   everything, into docs/PERFORMANCE.md\n"
         "  scripts/bench --section link --write          one section of it\n"

@@ -13,6 +13,7 @@ SMALLEST, LARGEST = 100, 600
 
 OBJECTS = 20_000
 OBJECT_BYTES = 2_000_000_000
+IMAGE_BYTES = 4_000_000_000
 
 ROWS = 10_000_000
 ROW_BYTES = 300  # of each file that the index names
@@ -57,6 +58,15 @@ def make_object(tree: Path, scale: float) -> str:
     """One object of 2 GB."""
     left = int(OBJECT_BYTES * scale)
     with open(tree / "object.dat", "wb") as file:
+        while left > 0:
+            left -= file.write(os.urandom(min(left, 1 << 24)))
+    return "random bytes"
+
+
+def make_image(tree: Path, scale: float) -> str:
+    """One image of 4 GB."""
+    left = int(IMAGE_BYTES * scale)
+    with open(tree / "image", "wb") as file:
         while left > 0:
             left -= file.write(os.urandom(min(left, 1 << 24)))
     return "random bytes"

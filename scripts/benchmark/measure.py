@@ -234,6 +234,12 @@ class Runner:
         nothing = Cost(0.0, 0)
         return Sample(wall, sum(sender, nothing), sum(receiver, nothing))
 
+    def run_piped(self, commands: list[list], log: Path) -> Sample:
+        """A pipeline, timed until all of it has ended."""
+        began = time.perf_counter()
+        costs = self._finish(self._pipeline(commands, subprocess.DEVNULL, None, log))
+        return Sample(time.perf_counter() - began, sum(costs, Cost(0.0, 0)))
+
     def start(self, command: list, log: Path, env=None) -> Daemon:
         return Daemon(Process(self, command, log, env=env))
 

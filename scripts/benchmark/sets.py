@@ -112,6 +112,7 @@ KINDS = {
     "1m": Kind(functools.partial(generated.make_files, files=1_000_000), 5.5e9),
     "objects": Kind(generated.make_objects, generated.OBJECTS * 52_000),
     "object": Kind(generated.make_object, generated.OBJECT_BYTES),
+    "image": Kind(generated.make_image, generated.IMAGE_BYTES),
     "rows": Kind(generated.make_index, generated.ROWS * 240),
 }
 

@@ -1,6 +1,7 @@
 //! Pure parts: entry paths, layout, digests, codec, protocol types. No I/O, async, clock, randomness or environment.
 
 pub mod block_digest;
+pub mod blockcopy;
 pub mod codec;
 pub mod digest;
 pub mod entry;
@@ -12,4 +13,5 @@ pub mod md5;
 pub mod path;
 pub mod protocol;
 pub mod ranges;
+pub mod sha3;
 pub mod zstd;

@@ -1,6 +1,7 @@
 //! The command line: flags, environment, terminal, exit codes. The only place for clap, indicatif, `std::env` and stdout.
 
 mod args;
+mod blockcopy;
 mod check;
 mod generate;
 mod config;
@@ -83,6 +84,8 @@ enum Command {
     Completions(generate::CompletionsArgs),
     /// Write the manual pages into a folder
     ManPages(generate::ManPagesArgs),
+    /// Copy a huge file or block device over any pipe: checksum | retrieve | save
+    Blockcopy(blockcopy::BlockcopyArgs),
     /// Derive the keys for a Hitachi Content Platform from a user's name and password
     HcpCredentials(hcp_credentials::HcpCredentialsArgs),
     /// Show the settings that count, and where each of them is from
@@ -142,7 +145,9 @@ fn has_flag(name: &str) -> bool {
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = args::old_spellings(arguments);
     let settings = Settings::load(&arguments, &has_flag);
-    let json = arguments.iter().any(|argument| argument == "--json");
+    // Between the processes of blockcopy, standard output is no place for lines.
+    let is_stream = arguments.iter().any(|argument| argument == "blockcopy");
+    let json = !is_stream && arguments.iter().any(|argument| argument == "--json");
     let parsed =
         command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
@@ -162,6 +167,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let output = Output::new(&cli.global);
+    if matches!(&cli.command, Command::Blockcopy(args) if args.is_stream()) {
+        output.leaves_stdout();
+    }
     let outcome = settings.and_then(|settings| {
         for warning in &settings.warnings {
             output.notice(Notice::Warning(warning.clone()));
@@ -188,6 +196,7 @@ fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Ou
             Command::Sync(args) => sync::run(args, output).await,
             Command::Completions(args) => generate::completions(&args, output),
             Command::ManPages(args) => generate::man_pages(&args),
+            Command::Blockcopy(args) => blockcopy::run(args, output).await,
             Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
             Command::Config(args) => config::run(args, settings, output).await,
             Command::Token(args) => token::run(args, output),

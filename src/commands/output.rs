@@ -39,6 +39,10 @@ pub(super) struct Output {
     cancelled: AtomicBool,
     verified: Arc<AtomicBool>,
     open: Arc<AtomicBool>,
+    /// Standard output is for something else than lines.
+    no_stdout: AtomicBool,
+    /// The share of what was equal is shown, not the number of files.
+    equal: AtomicBool,
     phase: Mutex<&'static str>,
     start: Instant,
 }
@@ -63,6 +67,8 @@ impl Output {
             cancelled: AtomicBool::new(false),
             verified,
             open,
+            no_stdout: AtomicBool::new(false),
+            equal: AtomicBool::new(false),
             phase: Mutex::new(""),
             start: Instant::now(),
         });
@@ -113,20 +119,43 @@ impl Output {
                     resumed = now_resumed;
                     self.bar.reset_eta();
                 }
-                self.bar.set_prefix(HumanCount(counters.files_total.get()).to_string());
+                self.bar.set_prefix(match self.equal.load(Ordering::Relaxed) {
+                    true => {
+                        let share = counters.equal_bytes.get() * 100 / counters.done_bytes.get().max(1);
+                        format!("{share}% equal")
+                    }
+                    false => format!("{} files", HumanCount(counters.files_total.get())),
+                });
             } else if last_line.elapsed() >= JSON_TICK {
                 last_line = Instant::now();
                 let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
                 let _ = self.json_line(&json!({
                     "event": "progress", "phase": phase, "done_bytes": counters.done_bytes.get(),
                     "total_bytes": counters.total_bytes.get(), "totals_open": counters.totals_open.get() > 0,
-                    "files_done": counters.files_done.get(),
+                    "equal_bytes": counters.equal_bytes.get(), "files_done": counters.files_done.get(),
                     "files_total": counters.files_total.get(), "sent_bytes": counters.sent_bytes.get(),
                     "wire_bytes": counters.wire_bytes.get(), "retries": counters.retries.get(),
                     "seconds": self.start.elapsed().as_secs_f64(),
                 }));
             }
         }
+    }
+
+    /// Shows the share of what was equal in place of the number of files.
+    pub(super) fn shows_equal(&self) {
+        self.equal.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends JSON lines to standard error: standard output is for something else.
+    pub(super) fn leaves_stdout(&self) {
+        self.no_stdout.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether no other process of a pipeline shows its progress on this terminal. Whoever asks first has it until he ends.
+    pub(super) fn has_terminal_alone(&self) -> bool {
+        use rustix::fs::{FlockOperation, fcntl_lock};
+        let taken = || fcntl_lock(std::io::stderr(), FlockOperation::NonBlockingLockExclusive);
+        !self.terminal || !matches!(taken(), Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS))
     }
 
     /// Says on the progress line that everything is proven.
@@ -148,6 +177,10 @@ impl Output {
     /// # Errors
     /// Nobody reads it any more, or the disk behind it is full.
     fn line(&self, text: &str) -> Result<()> {
+        if self.no_stdout.load(Ordering::Relaxed) {
+            self.say(text);
+            return Ok(());
+        }
         self.bar.suspend(|| {
             let mut stdout = std::io::stdout().lock();
             writeln!(stdout, "{text}")
@@ -307,7 +340,7 @@ fn style(verified: Arc<AtomicBool>, open: Arc<AtomicBool>) -> ProgressStyle {
         let percent = if verified.load(Ordering::Relaxed) { 100.0 } else { fraction.floor().min(99.0) };
         let _ = write!(text, "{percent:.0}%");
     };
-    let template = "{msg:16} [{bar:30}] {checked} {bytes}/{total} {prefix} files {bytes_per_sec} ETA {left}";
+    let template = "{msg:16} [{bar:30}] {checked} {bytes}/{total} {prefix} {bytes_per_sec} ETA {left}";
     match ProgressStyle::with_template(template) {
         Ok(style) => style
             .with_key("checked", percent)

@@ -1,5 +1,6 @@
 //! What the program does: index, upload, receive, check, sync. It never prints and never reads the environment.
 
+pub mod blockcopy;
 pub mod buffers;
 pub mod check;
 pub mod index;

@@ -42,7 +42,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rusqlite", &["db"]),
     ("walkdir", &["source"]),
     ("rustix", &["commands", "folder", "source", "sink", "engine"]),
+    ("liblzma", &["archive"]),
     ("md5", &["archive"]),
+    ("sha3", &["archive"]),
     ("blake3", &["archive"]),
     ("lz4_flex", &["archive", "engine"]),
     ("zstd_safe", &["archive"]),
@@ -151,12 +153,12 @@ fn the_checks_themselves_can_fail() {
 }
 
 #[test]
-fn unsafe_code_stays_in_its_one_file() {
+fn unsafe_code_stays_in_its_two_files() {
     let word = Regex::new(r"\bunsafe\b").unwrap();
     let code = code();
     let users: Vec<&String> =
         code.iter().filter(|(_, text)| word.is_match(text)).map(|(file, _)| file).collect();
-    assert_eq!(users, ["archive/md5/simd.rs"]);
+    assert_eq!(users, ["archive/md5/simd.rs", "archive/sha3/simd.rs"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod support;
 
 mod architecture;
+mod blockcopy;
 mod change;
 mod chaos;
 mod check;

@@ -1,0 +1,37 @@
+//! The streams of `blockcopy`, as docs/BLOCKCOPY.md describes them: those of the original program, our own, and the file that keeps
+//! what was overwritten. Every record begins with a tag of four bytes and has a head of fixed length; all numbers are big-endian.
+
+pub mod backup;
+pub mod data;
+pub mod hasher;
+pub mod hashes;
+pub mod head;
+mod parts;
+pub mod root;
+pub mod xz;
+
+#[cfg(test)]
+mod tests;
+
+pub use parts::BadRecord;
+
+/// A record's first four bytes.
+pub type Tag = [u8; 4];
+
+/// Ends a stream: what ends without it was cut.
+pub const DONE: Tag = *b"done";
+
+/// The original's blocks, in bytes.
+pub const BLOCK: u32 = 131_072;
+
+/// Our own blocks, in bytes: hashes are a hundredth of a percent of the content then, and a change of one byte sends little.
+pub const NATIVE_BLOCK: u32 = 262_144;
+
+/// The largest length of one block that anybody may announce, in bytes. Memory is taken for no more.
+pub const MAX_BLOCK: u32 = 16 << 20;
+
+/// The most that one record of hashes may cover, in bytes.
+pub const MAX_SPAN: u32 = 64 << 20;
+
+/// Positions and sizes end here: those of files are signed.
+pub const MAX_POSITION: u64 = i64::MAX as u64;

@@ -1,0 +1,348 @@
+//! Bringing the destination to what the source was, and proving it.
+
+use super::super::backup::Keeper;
+use super::super::malformed;
+use super::super::scan::{Scanned, scan};
+use super::super::wire::{Neighbour, Stop};
+use super::parse::Part;
+use super::{SaveOptions, SaveReport};
+use crate::archive::blockcopy::BadRecord;
+use crate::archive::blockcopy::hasher::{Algorithm, Hasher, is_zero};
+use crate::archive::blockcopy::head::Head;
+use crate::archive::blockcopy::root::Root;
+use crate::archive::digest::Blake3;
+use crate::engine::buffers::Buffer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sink::device::Target;
+use crate::source::device::{Device, Extent};
+use crate::telemetry::{Monitor, Notice};
+
+/// With a backup, so many bytes wait for one sync of that file.
+const BATCH: u64 = 32 << 20;
+
+enum Change {
+    Write { position: u64, content: Buffer },
+    Zero { position: u64, length: u64 },
+}
+
+pub(super) struct Writer<'w> {
+    options: &'w SaveOptions,
+    target: Target,
+    /// The destination for reading, as it was.
+    old: Device,
+    keeper: Option<Keeper>,
+    batch: Vec<Change>,
+    batch_bytes: u64,
+    head: Option<Head>,
+    has_begun: bool,
+    /// How far our own stream has come.
+    next: u64,
+    root: Option<Blake3>,
+    is_done: bool,
+    verify: bool,
+    stop: &'w Stop<'w>,
+    monitor: &'w dyn Monitor,
+    report: SaveReport,
+}
+
+impl<'w> Writer<'w> {
+    pub(super) fn new(
+        options: &'w SaveOptions,
+        target: Target,
+        stop: &'w Stop<'w>,
+        monitor: &'w dyn Monitor,
+    ) -> Result<Self> {
+        let old = Device::of(target.reader()?, target.name().to_string())?;
+        let keeper = match &options.backup {
+            Some(path) if !options.dry_run => Some(Keeper::create(path, &old)?),
+            _ => None,
+        };
+        monitor.counters().total_bytes.set(target.size());
+        Ok(Self {
+            options,
+            target,
+            old,
+            keeper,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            head: None,
+            has_begun: false,
+            next: 0,
+            root: None,
+            is_done: false,
+            verify: options.verify,
+            stop,
+            monitor,
+            report: SaveReport::default(),
+        })
+    }
+
+    pub(super) fn take(&mut self, part: Part) -> Result<()> {
+        let begun = std::mem::replace(&mut self.has_begun, true);
+        let out_of_place = || malformed(Neighbour::RetrieveBefore, BadRecord::Damaged);
+        let is_ours = |part: &Part| !matches!(part, Part::Content { is_native: false, .. } | Part::Done);
+        match (&self.head, &part) {
+            (None, Part::Head(head)) if !begun => return self.begin(*head),
+            (_, Part::Head(_)) => return Err(out_of_place()),
+            (None, part) if is_ours(part) => return Err(out_of_place()),
+            (Some(_), Part::Content { is_native: false, .. }) => return Err(out_of_place()),
+            (None, _) if self.verify && !begun => {
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    "--verify needs a checksum --native at the other end; nothing was written",
+                ));
+            }
+            _ => {}
+        }
+        match part {
+            Part::Content { position, content, .. } => {
+                let length = content.len() as u64;
+                self.advance(position, length)?;
+                self.report.written_bytes += length;
+                if self.options.sparse && is_zero(&content) {
+                    self.zeros(position, length)?;
+                } else {
+                    self.change(length, Change::Write { position, content })?;
+                }
+            }
+            Part::Equal { position, length } => {
+                self.advance(position, length)?;
+                self.report.equal_bytes += length;
+                self.monitor.counters().equal_bytes.add(length);
+            }
+            Part::Zeros { position, length } => {
+                self.advance(position, length)?;
+                self.report.written_bytes += length;
+                self.report.zero_bytes += length;
+                self.zeros(position, length)?;
+            }
+            Part::Root { end, root } => {
+                // What was left out on the way would be missing here.
+                let wanted = self.head.as_ref().map(Head::copy_end);
+                if self.root.is_some() || wanted != Some(end) || self.next != end {
+                    return Err(out_of_place());
+                }
+                self.root = Some(root);
+            }
+            Part::Done => self.is_done = true,
+            Part::Head(_) => {}
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, head: Head) -> Result<()> {
+        self.target.fits(head.copy_end())?;
+        self.monitor.counters().total_bytes.set(head.copy_end() - head.start);
+        (self.next, self.head) = (head.start, Some(head));
+        self.report.is_native = true;
+        let now = self.old.identity();
+        let is_same = head.destination.is_some_and(|then| {
+            (then.is_device, then.device, then.inode) == (now.is_device, now.device, now.inode)
+        });
+        // Parts may be copied by several at once: then others write there, too.
+        let is_whole = head.start == 0 && head.end.is_none();
+        match head.destination {
+            Some(then) if is_whole && (then.size != now.size || (is_same && then != now)) => Err(Error::new(
+                ErrorKind::Different,
+                format!(
+                    "{} has changed since checksum began to read it, or is another one; nothing was written",
+                    self.target.name()
+                ),
+            )
+            .hint("run all three again, by the same names, when nobody else writes there")),
+            _ if !is_same && !self.verify && !self.options.dry_run => {
+                self.verify = true;
+                self.monitor.notice(Notice::Warning(format!(
+                    "checksum has read something else than {}, as far as can be told: all of it will be read and compared at \
+                     the end",
+                    self.target.name()
+                )));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Our own stream goes on without gaps to the copy's end; the original's goes where it likes.
+    fn advance(&mut self, position: u64, length: u64) -> Result<()> {
+        let end = position + length;
+        let counters = self.monitor.counters();
+        if let Some(head) = &self.head {
+            if position != self.next || end > head.copy_end() || self.root.is_some() {
+                return Err(malformed(Neighbour::RetrieveBefore, BadRecord::Damaged));
+            }
+            self.next = end;
+            counters.done_bytes.add(length);
+        } else {
+            self.target.fits(end)?;
+            counters.done_bytes.set(counters.done_bytes.get().max(end));
+        }
+        Ok(())
+    }
+
+    /// A run of zeros, which may be longer than a batch.
+    fn zeros(&mut self, position: u64, length: u64) -> Result<()> {
+        if self.keeper.is_none() {
+            return self.change(length, Change::Zero { position, length });
+        }
+        let (mut at, end) = (position, position + length);
+        while at < end {
+            self.stop.check()?;
+            let old_end = self.old.size().min(end);
+            // Of a hole, and of what is behind the old end, there is nothing to keep but its length.
+            let (piece_end, weight) = match (at < old_end).then(|| self.old.extent(at..old_end)) {
+                Some(Extent::Data(data)) => {
+                    let piece_end = data.end.min(at + BATCH);
+                    (piece_end, piece_end - at)
+                }
+                Some(Extent::Hole(hole)) => (hole.end, 64),
+                None => (end, 64),
+            };
+            self.change(weight, Change::Zero { position: at, length: piece_end - at })?;
+            at = piece_end;
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, weight: u64, change: Change) -> Result<()> {
+        if self.options.dry_run {
+            return Ok(());
+        }
+        // Before it is added: what the backup gets at a time is bounded.
+        if self.batch_bytes + weight > BATCH {
+            self.flush()?;
+        }
+        self.batch.push(change);
+        self.batch_bytes += weight;
+        if self.keeper.is_none() { self.flush() } else { Ok(()) }
+    }
+
+    /// Keeps what will be overwritten, and overwrites it.
+    fn flush(&mut self) -> Result<()> {
+        if let Some(keeper) = &mut self.keeper {
+            let ranges = self.batch.iter().map(|change| match change {
+                Change::Write { position, content } => *position..*position + content.len() as u64,
+                Change::Zero { position, length } => *position..*position + *length,
+            });
+            keeper.keep(&self.old, ranges)?;
+        }
+        self.batch_bytes = 0;
+        for change in std::mem::take(&mut self.batch) {
+            match change {
+                Change::Write { position, content } => self.target.write(position, &content)?,
+                Change::Zero { position, length } => self.target.zero(position, length)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// An error, with what it leaves behind.
+    pub(super) fn stopped(&self, error: Error) -> Error {
+        match (&self.keeper, self.report.written_bytes) {
+            (Some(keeper), 1..) => {
+                let name = self.target.name();
+                let undo = format!("tar-like blockcopy undo --backup {} {name}", keeper.name());
+                let also =
+                    error.hint_text().map(|hint| format!("{hint}; or, to have {name} as it was: {undo}"));
+                error.hint(also.unwrap_or(undo))
+            }
+            _ => error,
+        }
+    }
+
+    pub(super) fn finish(mut self, wire_bytes: u64) -> Result<SaveReport> {
+        let proven = self.complete().map_err(|e| self.stopped(e))?;
+        let backup_bytes = self.keeper.map_or(0, |keeper| keeper.bytes());
+        Ok(SaveReport { wire_bytes, backup_bytes, proven, ..self.report })
+    }
+
+    fn complete(&mut self) -> Result<Option<Blake3>> {
+        self.flush()?;
+        if !self.is_done || (self.head.is_some() && self.root.is_none()) {
+            return Err(malformed(Neighbour::RetrieveBefore, BadRecord::Damaged));
+        }
+        if let Some(head) = self.head.filter(|head| head.end.is_none()) {
+            self.cut(head.copy_end())?;
+        }
+        if self.options.dry_run {
+            return Ok(None);
+        }
+        self.monitor.notice(Notice::Phase("syncing"));
+        if !self.target.is_whole()? {
+            return Err(Error::new(
+                ErrorKind::Different,
+                format!("{} was made shorter by somebody else meanwhile", self.target.name()),
+            ));
+        }
+        self.target.sync()?;
+        let proven = match (self.head, self.root) {
+            (Some(head), Some(root)) if self.verify => Some(self.prove(&head, root)?),
+            _ => None,
+        };
+        if let Some(keeper) = &mut self.keeper {
+            keeper.end()?;
+        }
+        Ok(proven)
+    }
+
+    /// A file that is longer than the source becomes as long.
+    fn cut(&mut self, end: u64) -> Result<()> {
+        let size = self.target.size();
+        if self.target.is_device() || size <= end {
+            return Ok(());
+        }
+        self.report.cut_bytes = size - end;
+        if self.options.dry_run {
+            return Ok(());
+        }
+        if let Some(keeper) = &mut self.keeper {
+            let mut at = end;
+            while at < size {
+                self.stop.check()?;
+                let piece_end = match self.old.extent(at..size) {
+                    Extent::Data(data) => data.end.min(at + BATCH),
+                    Extent::Hole(hole) => hole.end,
+                };
+                keeper.keep(&self.old, std::iter::once(at..piece_end))?;
+                at = piece_end;
+            }
+        }
+        self.target.resize(end)
+    }
+
+    /// Reads all of it, from the medium if that can be had, and compares the hash of all hashes with the source's.
+    fn prove(&self, head: &Head, wanted: Blake3) -> Result<Blake3> {
+        self.monitor.notice(Notice::Phase("verifying"));
+        let device = Device::of(self.target.reader()?, self.target.name().to_string())?;
+        device.forget();
+        let hasher = Hasher::new(Algorithm::Blake3, head.block);
+        let mut root = Root::new(head, hasher.zero());
+        let range = head.start..head.copy_end();
+        let counters = self.monitor.counters();
+        counters.done_bytes.set(0);
+        scan(&device, &hasher, range, self.options.threads, self.stop, |scanned| {
+            match scanned {
+                Scanned::Span { length, hashes, .. } => {
+                    root.push(&hashes);
+                    counters.done_bytes.add(length.into());
+                }
+                Scanned::Zeros { length, .. } => {
+                    root.push_zeros(length / u64::from(head.block));
+                    counters.done_bytes.add(length);
+                }
+            }
+            Ok(())
+        })?;
+        if root.finish() == wanted {
+            return Ok(wanted);
+        }
+        Err(Error::new(
+            ErrorKind::Different,
+            format!(
+                "{} is not what the source was: somebody else wrote there, or the medium failed",
+                self.target.name()
+            ),
+        )
+        .hint("run all three again, when nobody else writes there"))
+    }
+}

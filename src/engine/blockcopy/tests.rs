@@ -1,0 +1,317 @@
+//! Any source, any destination, any cut and any damage of any stream: equal at the end, or an error and a destination that `undo` brings
+//! back. The streams are files here, one process after the other; real pipes are in tests/it/blockcopy.
+
+use super::backup::undo;
+use super::checksum::{ChecksumInput, ChecksumOptions, checksum};
+use super::retrieve::{Compress, RetrieveOptions, retrieve};
+use super::save::{SaveOptions, save};
+use crate::error::Result;
+use crate::telemetry::Silent;
+use proptest::prelude::*;
+use std::fs::File;
+use std::path::PathBuf;
+
+/// A piece of content: how long, and what.
+#[derive(Debug, Clone)]
+enum Piece {
+    Zeros(usize),
+    Noise(usize, u8),
+    Text(usize),
+}
+
+fn content(pieces: &[Piece]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for piece in pieces {
+        let start = bytes.len();
+        match *piece {
+            Piece::Zeros(length) => bytes.resize(start + length, 0),
+            Piece::Noise(length, seed) => {
+                let mut state = 0x9e37_79b9_7f4a_7c15 ^ u64::from(seed);
+                bytes.extend(
+                    std::iter::repeat_with(|| {
+                        state ^= state << 13;
+                        state ^= state >> 7;
+                        state ^= state << 17;
+                        state as u8
+                    })
+                    .take(length),
+                );
+            }
+            Piece::Text(length) => bytes.extend(b"all work and no play ".iter().cycle().take(length)),
+        }
+    }
+    bytes
+}
+
+/// Lengths around what matters: blocks of either sort, and nothing.
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(0), Just(1), 1..5000usize, Just(4096), Just(8192), Just(131_072), 100_000..200_000usize]
+}
+
+fn pieces() -> impl Strategy<Value = Vec<Piece>> {
+    let piece = prop_oneof![
+        length().prop_map(Piece::Zeros),
+        (length(), 0..4u8).prop_map(|(length, seed)| Piece::Noise(length, seed)),
+        length().prop_map(Piece::Text),
+    ];
+    proptest::collection::vec(piece, 0..6)
+}
+
+/// A source and a destination that often have something in common.
+fn pair() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+    let edit = (any::<prop::sample::Index>(), 0..9000usize);
+    (pieces(), proptest::option::of(pieces()), proptest::collection::vec(edit, 0..4), 0..3u8, length())
+        .prop_map(|(source, other, edits, tail, length)| {
+            let source = content(&source);
+            let mut old = other.map_or_else(|| source.clone(), |other| content(&other));
+            for (at, length) in edits {
+                let at = at.index(old.len() + 1);
+                let end = (at + length).min(old.len());
+                old[at..end].iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+            }
+            match tail {
+                0 => old.truncate(old.len().saturating_sub(length)),
+                1 => old.resize(old.len() + length, 7),
+                _ => {}
+            }
+            (source, old)
+        })
+}
+
+#[derive(Debug, Clone)]
+struct Way {
+    native: Option<u32>,
+    xz: bool,
+    compress: bool,
+    sparse: bool,
+    backup: bool,
+}
+
+fn way() -> impl Strategy<Value = Way> {
+    let native = prop_oneof![Just(None), Just(Some(4096)), Just(Some(16_384)), Just(Some(262_144))];
+    // xz takes long.
+    let xz = prop_oneof![9 => Just(false), 1 => Just(true)];
+    (native, xz, any::<bool>(), any::<bool>(), any::<bool>())
+        .prop_map(|(native, xz, compress, sparse, backup)| Way { native, xz, compress, sparse, backup })
+}
+
+struct Lab {
+    dir: tempfile::TempDir,
+    way: Way,
+}
+
+impl Lab {
+    fn new(way: &Way, source: &[u8], old: &[u8]) -> Self {
+        // In memory, if there is such a folder: every run waits for the disk otherwise.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let lab = Self { dir, way: way.clone() };
+        // With holes where there are zeros, as sparse files have them.
+        write_sparse(&lab.path("source"), source);
+        write_sparse(&lab.path("old"), old);
+        lab
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn make(&self, name: &str) -> File {
+        File::create(self.path(name)).unwrap()
+    }
+
+    fn checksum(&self) -> Result<()> {
+        let options = ChecksumOptions {
+            input: ChecksumInput::Path(self.path("old")),
+            start: 0,
+            end: None,
+            native: self.way.native,
+            threads: 2,
+        };
+        checksum(options, self.make("hashes"), &Silent::default()).map(drop)
+    }
+
+    fn retrieve(&self) -> Result<()> {
+        let compress = if self.way.compress { Compress::Zstd } else { Compress::Auto };
+        let options = RetrieveOptions { source: self.path("source"), xz: self.way.xz, compress, threads: 2 };
+        let hashes = File::open(self.path("hashes")).unwrap();
+        retrieve(&options, hashes, self.make("data"), &Silent::default()).map(drop)
+    }
+
+    fn save(&self) -> Result<()> {
+        let options = SaveOptions {
+            destination: self.path("old"),
+            backup: self.way.backup.then(|| self.path("backup")),
+            sparse: self.way.sparse,
+            dry_run: false,
+            verify: self.way.native.is_some(),
+            threads: 2,
+        };
+        save(&options, File::open(self.path("data")).unwrap(), &Silent::default()).map(drop)
+    }
+
+    fn undo(&self) -> Result<()> {
+        undo(&self.path("backup"), &self.path("old"), &Silent::default()).map(drop)
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap()
+    }
+
+    /// Changes what a file has.
+    fn change(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = self.read(name);
+        change(&mut bytes);
+        std::fs::write(self.path(name), bytes).unwrap();
+    }
+}
+
+fn write_sparse(path: &std::path::Path, content: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let file = File::create(path).unwrap();
+    file.set_len(content.len() as u64).unwrap();
+    for (number, piece) in content.chunks(4096).enumerate() {
+        if piece.iter().any(|&byte| byte != 0) {
+            file.write_all_at(piece, number as u64 * 4096).unwrap();
+        }
+    }
+}
+
+/// What the destination has to be: the original knows nothing of a tail.
+fn wanted(way: &Way, source: &[u8], old: &[u8]) -> Vec<u8> {
+    let mut wanted = source.to_vec();
+    if way.native.is_none() {
+        wanted.extend(old.get(source.len()..).unwrap_or_default());
+    }
+    wanted
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_source_over_any_destination((source, old) in pair(), way in way()) {
+        let lab = Lab::new(&way, &source, &old);
+        lab.checksum().unwrap();
+        lab.retrieve().unwrap();
+        lab.save().unwrap();
+        prop_assert!(lab.read("old") == wanted(&way, &source, &old));
+        if way.backup {
+            for _ in 0..2 {
+                lab.undo().unwrap();
+                prop_assert!(lab.read("old") == old);
+            }
+        }
+    }
+
+    #[test]
+    fn any_cut_of_any_stream_is_an_error_and_can_be_undone(
+        (source, old) in pair(), way in way(), which in any::<bool>(), at in any::<prop::sample::Index>(),
+    ) {
+        let way = Way { backup: true, ..way };
+        let lab = Lab::new(&way, &source, &old);
+        lab.checksum().unwrap();
+        if which {
+            lab.change("hashes", |bytes| bytes.truncate(at.index(bytes.len())));
+            prop_assert!(lab.retrieve().is_err());
+        } else {
+            lab.retrieve().unwrap();
+            lab.change("data", |bytes| bytes.truncate(at.index(bytes.len())));
+        }
+        let error = lab.save().unwrap_err();
+        prop_assert!(error.to_string().contains("retrieve"), "{}", error);
+        lab.undo().unwrap();
+        prop_assert!(lab.read("old") == old);
+    }
+
+    /// Of our own streams, no changed bit passes: it is an error, or (in a hash) more is sent.
+    #[test]
+    fn any_flipped_bit_of_our_streams_is_an_error_or_means_nothing(
+        (source, old) in pair(), way in way(), block in prop_oneof![Just(4096), Just(262_144)],
+        which in any::<bool>(), at in any::<prop::sample::Index>(), bit in 0..8u8,
+    ) {
+        let way = Way { native: Some(block), backup: true, ..way };
+        let lab = Lab::new(&way, &source, &old);
+        let flip = |bytes: &mut Vec<u8>| { let at = at.index(bytes.len()); bytes[at] ^= 1 << bit; };
+        lab.checksum().unwrap();
+        if which {
+            lab.change("hashes", flip);
+        }
+        let mut ended = lab.retrieve();
+        if !which {
+            lab.change("data", flip);
+        }
+        ended = ended.and(lab.save());
+        match ended {
+            Ok(()) => prop_assert!(lab.read("old") == source),
+            Err(_) if lab.path("backup").exists() => {
+                lab.undo().unwrap();
+                prop_assert!(lab.read("old") == old);
+            }
+            Err(_) => prop_assert!(lab.read("old") == old),
+        }
+    }
+
+    /// A backup that was torn in its last batch had not been followed by writes there: what is whole of it is put back.
+    #[test]
+    fn a_torn_backup_is_taken_as_far_as_it_goes_and_a_damaged_one_refused(
+        (source, old) in pair(), at in any::<prop::sample::Index>(), cut in any::<bool>(),
+    ) {
+        let way = Way { native: Some(4096), xz: false, compress: false, sparse: false, backup: true };
+        let lab = Lab::new(&way, &source, &old);
+        lab.checksum().unwrap();
+        lab.retrieve().unwrap();
+        lab.save().unwrap();
+        let whole = lab.read("backup");
+        let at = 56 + at.index(whole.len() - 56);
+        // The end's mark makes damage before it certain; a file that is cut before its batch was followed by nothing.
+        lab.change("backup", |bytes| if cut { bytes.truncate(at) } else { bytes[at] ^= 1 });
+        let mark = whole.len() - 20;
+        if cut {
+            std::fs::write(lab.path("old"), &old).unwrap();
+            lab.undo().unwrap();
+            prop_assert!(lab.read("old") == old);
+        } else if at < mark {
+            prop_assert!(lab.undo().is_err());
+            prop_assert!(lab.read("old") == source, "something was written");
+        }
+    }
+
+    #[test]
+    fn a_part_of_it((source, old) in pair(), way in way(), start in 0..9000u64, length in 0..200_000u64) {
+        let way = Way { backup: false, ..way };
+        let lab = Lab::new(&way, &source, &old);
+        let options = ChecksumOptions {
+            input: ChecksumInput::Path(lab.path("old")), start, end: Some(start + length), native: way.native, threads: 2,
+        };
+        checksum(options, lab.make("hashes"), &Silent::default()).unwrap();
+        lab.retrieve().unwrap();
+        lab.save().unwrap();
+        let (new, start) = (lab.read("old"), start as usize);
+        let end = (start + length as usize).min(source.len());
+        if start < end {
+            prop_assert!(new.get(start..end) == source.get(start..end));
+        }
+        let before = start.min(old.len());
+        prop_assert!(new.get(..before) == old.get(..before));
+        // A part ends where it was said; the original's stream has no word for an end that lies behind the destination's.
+        if way.native.is_some() || start + (length as usize) < old.len() {
+            prop_assert!(new.get(end.max(start)..) == old.get(end.max(start)..) || new.len() <= end.max(start));
+        }
+    }
+
+    #[test]
+    fn a_pipe_hashes_as_a_file_does((_, old) in pair(), way in way(), start in 0..9000u64, part in any::<bool>()) {
+        let lab = Lab::new(&way, b"", &old);
+        let end = part.then_some(start + 50_000);
+        let run = |input, name| {
+            let options = ChecksumOptions { input, start, end, native: way.native, threads: 2 };
+            checksum(options, lab.make(name), &Silent::default()).unwrap();
+            lab.read(name)
+        };
+        let file = run(ChecksumInput::Path(lab.path("old")), "a");
+        let pipe = run(ChecksumInput::Pipe(File::open(lab.path("old")).unwrap()), "b");
+        if way.native.is_none() && start <= old.len() as u64 {
+            prop_assert!(file == pipe);
+        }
+    }
+}

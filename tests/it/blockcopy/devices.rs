@@ -1,0 +1,67 @@
+//! Block devices: loop devices over files. Skipped where there are none to be had.
+
+use super::{Copy, NONE, OURS, Who, pair, step};
+use crate::support::{is_root, need_tool, skip};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A loop device; taken away when dropped.
+struct Loop(PathBuf);
+
+impl Loop {
+    /// One over the file `image`; `None`, and said, where that is not permitted.
+    fn new(image: &Path) -> Option<Self> {
+        if !is_root() {
+            skip("only root may set up loop devices");
+            return None;
+        }
+        need_tool("losetup", "apt-get install mount");
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(image).output().unwrap();
+        if !output.status.success() {
+            skip(&format!("no loop devices: {}", String::from_utf8_lossy(&output.stderr).trim()));
+            return None;
+        }
+        Some(Self(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_device_is_a_destination_and_a_source() {
+    let (new, old) = pair(2 << 20, 11);
+    for native in [vec![], args!["--native"]] {
+        let mut copy = Copy::new(&new, &old);
+        let (Some(from), Some(to)) = (Loop::new(&copy.source), Loop::new(&copy.destination)) else { return };
+        (copy.source, copy.destination) = (from.0.clone(), to.0.clone());
+        let backup = copy.lab.path("backup");
+        copy.succeed(OURS, [native, vec![], args!["--backup", backup, "--sparse"]]);
+        assert!(copy.result() == new);
+        let undone = step(Who::Ours, args!["undo", "--backup", backup, copy.destination], None, None);
+        assert_eq!(undone.code, 0, "{}", undone.stderr);
+        assert!(copy.result() == old);
+    }
+}
+
+/// The device keeps its size, and gets nothing at all of what is too large for it.
+#[test]
+fn nothing_is_written_to_a_device_that_is_too_small() {
+    let (new, mut old) = pair(2 << 20, 12);
+    old.truncate(1 << 20);
+    // With the original's stream, only what is behind the end is known to be too much.
+    let mut copy = Copy::new(&new, &old);
+    let Some(to) = Loop::new(&copy.destination) else { return };
+    copy.destination = to.0.clone();
+    let ended = copy.run(OURS, [args!["--native"], vec![], vec![]]);
+    assert_eq!(ended[2].code, 2, "{ended:#?}");
+    assert!(ended[2].stderr.contains("needs 2097152"), "{}", ended[2].stderr);
+    assert!(copy.result() == old);
+    let ended = copy.run(OURS, NONE);
+    assert_eq!(ended[2].code, 2, "{ended:#?}");
+    let result = copy.result();
+    assert_eq!(result.len(), 1 << 20);
+}
