@@ -3,9 +3,9 @@
 mod args;
 mod blockcopy;
 mod check;
-mod generate;
 mod config;
 mod fresh;
+mod generate;
 mod hcp_credentials;
 mod health;
 mod index;
