@@ -55,6 +55,8 @@ pub enum ErrorKind {
     Io,
     /// SQLite failed on a database of ours.
     Database,
+    /// Another receiver uses the base folder.
+    InUse,
     /// The user interrupted the work.
     Interrupted,
     /// A state that the program's own logic excludes.
@@ -87,6 +89,7 @@ impl ErrorKind {
             | Self::Different
             | Self::Io
             | Self::Database
+            | Self::InUse
             | Self::Interrupted
             | Self::Internal => 500,
         }

@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod generate;
 mod config;
 mod fresh;
 mod hcp_credentials;
@@ -13,6 +14,7 @@ mod rc_file;
 mod s3;
 mod settings;
 mod sync;
+mod systemd;
 mod tls;
 mod token;
 mod upload;
@@ -77,6 +79,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Index, send and verify in one command
     Sync(sync::SyncArgs),
+    /// Write a shell's completions to standard output
+    Completions(generate::CompletionsArgs),
+    /// Write the manual pages into a folder
+    ManPages(generate::ManPagesArgs),
     /// Derive the keys for a Hitachi Content Platform from a user's name and password
     HcpCredentials(hcp_credentials::HcpCredentialsArgs),
     /// Show the settings that count, and where each of them is from
@@ -180,6 +186,8 @@ fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Ou
             Command::Upload(args) => upload::run(args, output).await,
             Command::Check(args) => check::run(args, output).await,
             Command::Sync(args) => sync::run(args, output).await,
+            Command::Completions(args) => generate::completions(&args, output),
+            Command::ManPages(args) => generate::man_pages(&args),
             Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
             Command::Config(args) => config::run(args, settings, output).await,
             Command::Token(args) => token::run(args, output),

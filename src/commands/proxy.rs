@@ -9,10 +9,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::server::{self, Access, AccessOptions, Network, ServerOptions, Tls, TlsFiles};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
+use rand::RngExt;
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 
 const EXAMPLES: &str = "\
@@ -23,9 +25,10 @@ certificates on SIGHUP; while a file is wrong, what it said before stays in use.
 Examples:
   tar-like proxy -b /srv/copy
   tar-like proxy 8000 -b /srv/copy --bind 0.0.0.0 --token-file /etc/tar-like.token
+  tar-like proxy 8001 -b /srv/copy --standby          # and the same on 8002: one receives, the other one waits
   tar-like proxy 8443 -b /srv/copy --bind 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --tokens /etc/tar-like.tokens
 
-Exit codes: 0 stopped by SIGTERM or SIGINT, 1 error, 2 wrong usage.";
+Exit codes: 0 stopped by SIGTERM or SIGINT, 1 error, 2 wrong usage, 4 storage failed (with --standby).";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -66,6 +69,9 @@ pub(super) struct ProxyArgs {
     /// Serve senders that know only the original protocol
     #[arg(long)]
     legacy: bool,
+    /// Wait while another receiver uses the base folder, and take over when it ends; stop when storage fails
+    #[arg(long)]
+    standby: bool,
     /// The largest block that is taken, in bytes; K, M, G are powers of 1024
     #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = args::some_bytes)]
     max_block_size: u64,
@@ -122,38 +128,80 @@ pub(super) async fn run(args: ProxyArgs, output: &Arc<Output>) -> Result<Outcome
     let base = args.base_folder.clone();
     let options = ReceiverOptions { legacy: args.legacy, max_index_bytes: args.max_index_size };
     let database = args.database.clone();
-    let receiver = tokio::task::spawn_blocking(move || -> Result<Arc<Receiver>> {
+    let open = move || -> Result<Arc<Receiver>> {
         let receiver = Receiver::open(&base, options)?;
-        if let Some(database) = database {
-            take_shared_index(&receiver, &database)?;
+        if let Some(database) = &database {
+            take_shared_index(&receiver, database)?;
         }
         Ok(receiver)
-    })
-    .await
-    .map_err(|e| Error::new(ErrorKind::Internal, "the start crashed").because(e))??;
-    let address = listener.local_addr().map_err(|e| Error::io("cannot ask for the address", e))?;
-    let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
-    // The handlers stand before anybody learns the address: a stop right after it must be a graceful one.
-    let stop = std::pin::pin!(stop_signal());
-    let fresh = Fresh::begin(access.clone(), tls.clone(), output.clone());
-    output.announce(&format!("listening on {url}"), &json!({"event": "listening", "url": url}));
+    };
     let options = ServerOptions {
         tls,
         max_block_bytes: args.max_block_size,
         max_index_bytes: args.max_index_size,
         max_inflight: usize::from(args.max_inflight),
-        ..ServerOptions::new(access)
+        // Who restarts it is there, and waits: a receiver that refuses everything would only stand in its way.
+        stop_degraded: args.standby,
+        ..ServerOptions::new(access.clone())
     };
-    server::run(listener, receiver.clone(), options, stop).await?;
+    let address = listener.local_addr().map_err(|e| Error::io("cannot ask for the address", e))?;
+    let url = format!("{}://{address}", if options.tls.is_some() { "https" } else { "http" });
+    // The handlers stand before anybody learns the address: a stop right after it must be a graceful one.
+    let stop = std::pin::pin!(stop_signal());
+    let fresh = Fresh::begin(access, options.tls.clone(), output.clone());
+    let listening = || {
+        output.announce(&format!("listening on {url}"), &json!({"event": "listening", "url": url}));
+        super::systemd::ready();
+    };
+    let receiver = if args.standby {
+        listening();
+        server::run_when_open(listener, open_when_free(open, output), options, stop).await?
+    } else {
+        let receiver = opened(tokio::task::spawn_blocking(open).await)?;
+        listening();
+        server::run(listener, receiver.clone(), options, stop).await?;
+        Some(receiver)
+    };
     drop(fresh);
-    let counters = &receiver.counters;
-    let (blocks, files) = (counters.blocks.get(), counters.files_published.get());
+    let counted = receiver.as_ref().map(|receiver| &receiver.counters);
+    let (blocks, files) = counted.map_or((0, 0), |c| (c.blocks.get(), c.files_published.get()));
     Ok(Outcome {
         command: "proxy",
         exit: 0,
         text: format!("stopped; {blocks} blocks received, {files} files published"),
         fields: json!({"blocks": blocks, "files_published": files}),
     })
+}
+
+fn opened<T>(outcome: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    outcome.map_err(|e| Error::new(ErrorKind::Internal, "the start crashed").because(e))?
+}
+
+/// Opens the receiver as soon as no other one has its folder.
+async fn open_when_free(
+    open: impl Fn() -> Result<Arc<Receiver>> + Clone + Send + 'static,
+    output: &Output,
+) -> Result<Arc<Receiver>> {
+    let mut waits = false;
+    loop {
+        match opened(tokio::task::spawn_blocking(open.clone()).await) {
+            Err(e) if e.kind() == ErrorKind::InUse => {
+                if !std::mem::replace(&mut waits, true) {
+                    let text = "standing by: another receiver uses the base folder";
+                    output.announce(text, &json!({"event": "standby"}));
+                }
+            }
+            outcome => {
+                if outcome.is_ok() {
+                    output.announce("receiving", &json!({"event": "receiving"}));
+                }
+                return outcome;
+            }
+        }
+        // By chance, since two that try at once can keep the folder from each other.
+        let wait_ms = rand::rng().random_range(100..500);
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+    }
 }
 
 /// An index that reached this host by another way. It never replaces what a sender put.

@@ -65,7 +65,7 @@ impl Journal {
     /// Opens or makes the journal at `path`, which no symbolic link may be part of, and holds it against other receivers until dropped.
     ///
     /// # Errors
-    /// It cannot be opened, another process holds it, or a newer version wrote it.
+    /// It cannot be opened, another process holds it ([`ErrorKind::InUse`]), or a newer version wrote it.
     pub fn open(path: &Path) -> Result<Self> {
         let what = || format!("cannot use the journal {}", path.display());
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -89,9 +89,12 @@ impl Journal {
             Ok(version)
         };
         let version = run().map_err(|e| match e.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DatabaseBusy) => Error::new(ErrorKind::Io, what())
+            Some(rusqlite::ErrorCode::DatabaseBusy) => Error::new(ErrorKind::InUse, what())
                 .because("another tar-like receiver uses this base folder")
-                .hint("stop the other one, or give this one its own base folder"),
+                .hint(
+                    "stop the other one, or give this one its own base folder, or start it with --standby: \
+                     then it takes over when the other one ends",
+                ),
             _ => db_error(what(), e),
         })?;
         if version != 0 && version != FORMAT {

@@ -1,6 +1,5 @@
 //! Request bodies: bounded in length and time.
 
-use super::connection::LINGER;
 use crate::archive::codec::FrameError;
 use crate::archive::intake::{Intake, Taken};
 use crate::error::{Error, ErrorKind, Result};
@@ -8,7 +7,6 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
@@ -20,14 +18,13 @@ const GRACE: Duration = Duration::from_secs(60);
 /// … and beyond that must come at this rate, in bytes a second. A drip of bytes holds no memory for ever.
 const SLOWEST_RATE: u64 = 16 << 10;
 
+/// The answer to a body in chunks, which no sender of ours makes.
+pub(super) fn refuse_chunks() -> Error {
+    Error::new(ErrorKind::LengthRequired, "a body needs a Content-Length; chunked bodies are not taken")
+}
+
 /// The length that the request declares.
 pub(super) fn declared_length(headers: &HeaderMap) -> Result<u64> {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        return Err(Error::new(
-            ErrorKind::LengthRequired,
-            "a body needs a Content-Length; chunked bodies are not taken",
-        ));
-    }
     headers
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse().ok())
@@ -123,14 +120,4 @@ pub(super) async fn drain(body: Body, limit_bytes: u64) {
             return;
         }
     }
-}
-
-/// Throws away what comes of a body after it was refused unread, but not for long, so that the answer gets across. It has been sent, or is
-/// about to be: it does not wait for this.
-pub(super) fn linger(headers: &HeaderMap, body: Body) {
-    // Who waits to be told to go on has sent nothing, and is not to be told.
-    if body.is_end_stream() || headers.contains_key(header::EXPECT) {
-        return;
-    }
-    tokio::spawn(tokio::time::timeout(LINGER, drain(body, u64::MAX)));
 }

@@ -1,6 +1,6 @@
 //! One connection, from its first byte to its last.
 
-use super::{HEAD_PATIENCE, Server};
+use super::{HEAD_PATIENCE, Server, Tls};
 use crate::archive::protocol::{ErrorAnswer, HEADER_SERVER, VERSION};
 use axum::Router;
 use hyper::server::conn::http1::Builder;
@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 
 /// How long an answer that ends a connection may take to get across, in which what still comes is thrown away: bytes that nobody has
 /// read when a socket is closed make the kernel reset the connection, and then the answer is lost.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(1);
 /// And no more than so much of it, where nothing large can come.
 const LINGER_BYTES: u64 = 256 << 10;
 
@@ -29,7 +29,9 @@ pub(super) struct Peer(pub(super) IpAddr);
 
 /// What a new connection needs.
 pub(super) struct Connection {
-    pub(super) server: Arc<Server>,
+    /// `None` while another receiver has the base folder.
+    pub(super) server: Option<Arc<Server>>,
+    pub(super) tls: Option<Arc<Tls>>,
     pub(super) http: Builder,
     pub(super) router: Router,
     pub(super) watcher: Watcher,
@@ -40,7 +42,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) async fn serve(mut self, stream: TcpStream) {
-        let Some(tls) = self.server.options.tls.clone() else { return self.speak(stream).await };
+        let Some(tls) = self.tls.clone() else { return self.speak(stream).await };
         let config = tls.config();
         let stream = tokio::select! {
             stream = tokio::time::timeout(HEAD_PATIENCE, handshake(stream, TlsAcceptor::from(config))) => stream,
@@ -51,7 +53,9 @@ impl Connection {
             Ok(Err(why)) => why,
             Err(_) => "it took too long".to_string(),
         };
-        self.server.failed_handshakes.add(1);
+        if let Some(server) = &self.server {
+            server.failed_handshakes.add(1);
+        }
         tracing::info!("no TLS with {}: {why}", self.peer.ip());
     }
 

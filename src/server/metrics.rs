@@ -6,13 +6,22 @@ use crate::telemetry::Counter;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
-/// Answers by the first digit of their status; index 0 counts 1xx.
+/// Statuses that ask an operator for something different each.
+const REFUSALS: [u16; 12] = [401, 403, 404, 408, 409, 412, 413, 422, 429, 431, 503, 507];
+
+/// Answers by the first digit of their status, of which index 0 counts 1xx; and refusals by their status.
 #[derive(Debug, Default)]
-pub(super) struct Requests([Counter; 5]);
+pub(super) struct Requests {
+    classes: [Counter; 5],
+    refusals: [Counter; REFUSALS.len()],
+}
 
 impl Requests {
     pub(super) fn count(&self, status: u16) {
-        if let Some(counter) = self.0.get(usize::from(status / 100).wrapping_sub(1)) {
+        if let Some(counter) = self.classes.get(usize::from(status / 100).wrapping_sub(1)) {
+            counter.add(1);
+        }
+        for (_, counter) in REFUSALS.iter().zip(&self.refusals).filter(|(refusal, _)| **refusal == status) {
             counter.add(1);
         }
     }
@@ -50,9 +59,25 @@ pub(super) fn render(server: &Server) -> String {
     );
     let classes =
         ["{class=\"1xx\"}", "{class=\"2xx\"}", "{class=\"3xx\"}", "{class=\"4xx\"}", "{class=\"5xx\"}"];
-    let answers: Vec<(&str, u64)> =
-        classes.iter().zip(&server.requests.0).map(|(class, counter)| (*class, counter.get())).collect();
+    let answers: Vec<(&str, u64)> = classes
+        .iter()
+        .zip(&server.requests.classes)
+        .map(|(class, counter)| (*class, counter.get()))
+        .collect();
     metric("http_responses_total", "counter", "Answers by class of status.", &answers);
+    let labels = REFUSALS.map(|status| format!("{{status=\"{status}\"}}"));
+    let refusals: Vec<(&str, u64)> = labels
+        .iter()
+        .zip(&server.requests.refusals)
+        .map(|(label, counter)| (label.as_str(), counter.get()))
+        .collect();
+    metric("http_refusals_total", "counter", "Refusals by status.", &refusals);
+    metric(
+        "max_inflight_blocks",
+        "gauge",
+        "Blocks that may be in memory.",
+        &[("", server.options.max_inflight as u64)],
+    );
     metric("inflight_blocks", "gauge", "Blocks in memory.", &[("", inflight as u64)]);
     metric("connections", "gauge", "Open connections.", &[("", server.connections.get())]);
     let refusals = &server.options.access.refusals;
@@ -96,5 +121,24 @@ pub(super) fn render(server: &Server) -> String {
         "1 while the receiver stops.",
         &[("", u64::from(server.stopping.load(Ordering::SeqCst)))],
     );
+    metric(
+        "last_block_timestamp_seconds",
+        "gauge",
+        "When the last block was accepted, 0 if none was since the start.",
+        &[("", counters.last_block_s.get())],
+    );
+    let (finished, unfinished) = server.receiver.archives_by_state();
+    metric(
+        "archives",
+        "gauge",
+        "Archives by state.",
+        &[("{state=\"finished\"}", finished), ("{state=\"unfinished\"}", unfinished)],
+    );
+    // Where the file system does not answer, no number is better than a wrong one.
+    if let Ok(free_bytes) = server.receiver.free_bytes() {
+        metric("free_bytes", "gauge", "Bytes free below the base folder.", &[("", free_bytes)]);
+    }
+    let version = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
+    metric("build_info", "gauge", "The program's version.", &[(version, 1)]);
     text
 }

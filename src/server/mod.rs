@@ -7,6 +7,7 @@ mod handlers;
 mod metrics;
 mod reload;
 mod route;
+mod standby;
 mod tls;
 
 pub use auth::{
@@ -44,6 +45,8 @@ pub struct ServerOptions {
     pub max_inflight: usize,
     /// How many connections may be open at once.
     pub max_connections: usize,
+    /// Stop when storage has failed, so that a standby takes over, rather than refuse until somebody has looked.
+    pub stop_degraded: bool,
 }
 
 impl ServerOptions {
@@ -57,6 +60,7 @@ impl ServerOptions {
             max_index_bytes: 16 << 30,
             max_inflight: 16,
             max_connections: 512,
+            stop_degraded: false,
         }
     }
 }
@@ -71,6 +75,9 @@ pub const STOP_PATIENCE: Duration = Duration::from_secs(25);
 const HEAD_PATIENCE: Duration = Duration::from_secs(15);
 /// The longest head of a request, in bytes; beyond it the answer is 431. Every connection may hold as much.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// How often a receiver is asked whether its storage has failed.
+const DEGRADED_EVERY: Duration = Duration::from_millis(500);
 
 struct Server {
     receiver: Arc<Receiver>,
@@ -88,6 +95,20 @@ struct Server {
 }
 
 impl Server {
+    fn new(receiver: Arc<Receiver>, options: ServerOptions) -> Arc<Self> {
+        Arc::new(Self {
+            inflight: Arc::new(Semaphore::new(options.max_inflight)),
+            indexes: Arc::new(Semaphore::new(INDEXES_AT_ONCE)),
+            logs: Arc::new(Semaphore::new(LOGS_AT_ONCE)),
+            receiver,
+            stopping: AtomicBool::new(false),
+            requests: metrics::Requests::default(),
+            connections: Counter::default(),
+            failed_handshakes: Counter::default(),
+            options,
+        })
+    }
+
     fn largest_body(&self) -> u64 {
         frame_bound(self.options.max_block_bytes)
     }
@@ -103,35 +124,55 @@ pub async fn run(
     options: ServerOptions,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let server = Arc::new(Server {
-        inflight: Arc::new(Semaphore::new(options.max_inflight)),
-        indexes: Arc::new(Semaphore::new(INDEXES_AT_ONCE)),
-        logs: Arc::new(Semaphore::new(LOGS_AT_ONCE)),
-        receiver: receiver.clone(),
-        stopping: AtomicBool::new(false),
-        requests: metrics::Requests::default(),
-        connections: Counter::default(),
-        failed_handshakes: Counter::default(),
-        options,
-    });
-    let router = handlers::router(server.clone());
+    run_when_open(listener, std::future::ready(Ok(receiver)), options, shutdown).await.map(drop)
+}
+
+/// The same for a receiver that is still to be opened: until then every request is told to come back. Gives the receiver, if there ever
+/// was one.
+///
+/// # Errors
+/// The receiver cannot be opened, or the final sync failed.
+pub async fn run_when_open(
+    listener: TcpListener,
+    opening: impl Future<Output = Result<Arc<Receiver>>>,
+    options: ServerOptions,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Option<Arc<Receiver>>> {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(MAX_HEAD_BYTES);
     let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(server.options.max_connections));
+    let slots = Arc::new(Semaphore::new(options.max_connections));
     let stopping = tokio::sync::watch::channel(false);
-    tokio::pin!(shutdown);
+    let mut look = tokio::time::interval(DEGRADED_EVERY);
+    let mut server: Option<Arc<Server>> = None;
+    let mut router = standby::router();
+    tokio::pin!(opening, shutdown);
     loop {
         let accepted = tokio::select! {
+            // In this order: a receiver that is open must not have its first request refused.
+            biased;
+            opened = &mut opening, if server.is_none() => {
+                let opened = Server::new(opened?, options.clone());
+                router = handlers::router(opened.clone());
+                server = Some(opened);
+                continue;
+            }
+            () = &mut shutdown => break,
+            _ = look.tick(), if options.stop_degraded => {
+                if server.as_ref().is_some_and(|server| server.receiver.is_degraded()) {
+                    break;
+                }
+                continue;
+            }
             // A connection more than allowed waits in the kernel's queue until another one ends.
             accepted = accept(&listener, &slots) => accepted,
-            () = &mut shutdown => break,
         };
         let Some((stream, peer, slot)) = accepted else { continue };
         // Answers are small and wait for nothing: the kernel must not hold them back.
         let _ = stream.set_nodelay(true);
         let connection = Connection {
             server: server.clone(),
+            tls: options.tls.clone(),
             http: http.clone(),
             router: router.clone(),
             watcher: graceful.watcher(),
@@ -140,22 +181,28 @@ pub async fn run(
         };
         let server = server.clone();
         tokio::spawn(async move {
-            server.connections.add(1);
+            let count = server.as_ref().map(|server| &server.connections);
+            count.inspect(|count| count.add(1));
             connection.serve(stream).await;
-            server.connections.sub(1);
+            count.inspect(|count| count.sub(1));
             drop(slot);
         });
     }
     drop(listener);
-    server.stopping.store(true, Ordering::SeqCst);
+    if let Some(server) = &server {
+        server.stopping.store(true, Ordering::SeqCst);
+    }
     let _ = stopping.0.send(true);
     tracing::info!("stopping: finishing what is in flight");
     if tokio::time::timeout(STOP_PATIENCE, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests were still running after {} s and were cut", STOP_PATIENCE.as_secs());
     }
+    let Some(server) = server else { return Ok(None) };
+    let receiver = server.receiver.clone();
     tokio::task::spawn_blocking(move || receiver.settle())
         .await
-        .map_err(|e| Error::new(crate::error::ErrorKind::Internal, "the final sync crashed").because(e))?
+        .map_err(|e| Error::new(crate::error::ErrorKind::Internal, "the final sync crashed").because(e))??;
+    Ok(Some(server.receiver.clone()))
 }
 
 async fn accept(

@@ -13,9 +13,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Free space that is left alone, in bytes, so that the journal can still be written when the disk is nearly full.
-const RESERVE_BYTES: u64 = 4 << 20;
-
 /// A base folder with the receiver's own folder in it.
 pub struct DiskSink {
     base: Folder,
@@ -98,21 +95,13 @@ impl DiskSink {
         })
     }
 
-    /// Checks that `needed_bytes` fit besides a reserve.
+    /// The bytes that are free for the receiver's user.
     ///
     /// # Errors
-    /// [`ErrorKind::NoSpace`] if they do not.
-    pub fn check_space(&self, needed_bytes: u64) -> Result<()> {
+    /// The system's error.
+    pub fn free_bytes(&self) -> Result<u64> {
         let stat = rustix::fs::fstatvfs(&self.base).map_err(|e| Error::io("cannot ask for free space", e))?;
-        let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free_bytes < needed_bytes.saturating_add(RESERVE_BYTES) {
-            return Err(Error::new(
-                ErrorKind::NoSpace,
-                format!("no space: {free_bytes} bytes free, {needed_bytes} and a reserve of {RESERVE_BYTES} needed"),
-            )
-            .hint("free space on the receiver's disk; the sender goes on by itself"));
-        }
-        Ok(())
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// The staging folder `name`, made if missing.

@@ -20,6 +20,8 @@ const LAYERS: &[&[&str]] = &[
 /// Foreign crates that may be named in these modules only.
 const HOMES: &[(&str, &[&str])] = &[
     ("clap", &["commands"]),
+    ("clap_complete", &["commands"]),
+    ("clap_mangen", &["commands"]),
     ("indicatif", &["commands"]),
     ("tracing_subscriber", &["commands"]),
     ("axum", &["server"]),

@@ -6,6 +6,7 @@ use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::db::index_read::IndexReader;
 use crate::db::listing::{ListedObject, Listing};
 use crate::db::paths::PathTable;
+use crate::engine::buffers::Buffers;
 use crate::engine::index::list_bucket;
 use crate::error::Result;
 use crate::folder::is_same_time;
@@ -157,8 +158,8 @@ impl<'a> BucketComparer<'a> {
 
     fn large(&self, file: &FileEntry, object: &ListedObject) -> Difference {
         let mut reader = ObjectReader::new(self.bucket.clone(), self.wanted(object), PART_BYTES);
-        let mut hasher = ContentHasher::default();
-        while let Some(part) = reader.next_part() {
+        let (mut hasher, parts) = (ContentHasher::default(), Buffers::new(usize::MAX));
+        while let Some(part) = reader.next_part(|| parts.take()) {
             match part {
                 Err(reason) => return unreadable(reason),
                 Ok(_) if self.monitor.is_cancelled() => return None,

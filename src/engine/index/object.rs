@@ -1,5 +1,6 @@
 //! Asking for objects and hashing them: heads where they say enough, contents where they do not, many at a time.
 
+use super::super::buffers::Buffers;
 use super::read::{LARGE_BYTES, Large};
 use super::scan::{Content, Contents, Scanned};
 use crate::archive::digest::{ContentHasher, Md5, blake3, md5, md5_of_each};
@@ -175,8 +176,8 @@ impl ObjectsReader<'_> {
     fn hash(&self, object: &ListedObject, head: &Head) -> Result<FileEntry, String> {
         let wanted = self.bucket.wanted_head(object.path.as_bytes(), head);
         let mut reader = ObjectReader::new(self.bucket.clone(), wanted, PART_BYTES);
-        let mut hasher = ContentHasher::default();
-        while let Some(part) = reader.next_part() {
+        let (mut hasher, parts) = (ContentHasher::default(), Buffers::new(usize::MAX));
+        while let Some(part) = reader.next_part(|| parts.take()) {
             let part = part?;
             if self.monitor.is_cancelled() {
                 return Err("interrupted".to_string());

@@ -1,6 +1,6 @@
 //! Reading files and hashing them: small ones whole and side by side, large ones as a stream.
 
-use super::super::buffers::Buffers;
+use super::super::buffers::{Buffer, Buffers};
 use super::super::opener::Opener;
 use super::scan::{Content, Contents, Scanned};
 use crate::archive::digest::{Blake3Hasher, ContentHasher, Md5, blake3, md5_of_each, update_pair};
@@ -294,7 +294,7 @@ enum LargeHasher {
 
 enum ReaderContent {
     File(File, Box<Stat>),
-    Object(ObjectReader),
+    Object(ObjectReader<Buffer>),
 }
 
 impl LargeReader {
@@ -323,14 +323,16 @@ impl LargeReader {
         let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(self.piece_bytes);
         self.left -= wanted as u64;
         let bytes = match &mut self.content {
-            ReaderContent::Object(reader) => match reader.next_part().filter(|_| !self.broken) {
-                Some(Ok(part)) if part.len() == wanted => Bytes::from(part),
-                _ => {
-                    // What is missing is read again by the upload that follows, and it says why where that fails, too.
-                    self.broken = true;
-                    Bytes::from(vec![0; wanted])
+            ReaderContent::Object(reader) => {
+                match reader.next_part(|| pool.take()).filter(|_| !self.broken) {
+                    Some(Ok(part)) if part.len() == wanted => Bytes::from_owner(part),
+                    _ => {
+                        // What is missing is read again by the upload that follows, and it says why where that fails, too.
+                        self.broken = true;
+                        Bytes::from(vec![0; wanted])
+                    }
                 }
-            },
+            }
             ReaderContent::File(file, before) => {
                 let mut piece = pool.take();
                 piece.clear();

@@ -2,7 +2,7 @@
 
 use super::super::buffers::{Buffer, Buffers};
 use super::archive::Archive;
-use super::{Receiver, publish};
+use super::{Receiver, now_s, publish};
 use crate::archive::block_digest::BlockDigest;
 use crate::archive::codec::{self, FrameError};
 use crate::archive::digest::{IndexDigest, proves};
@@ -88,7 +88,7 @@ impl Receiver {
         };
         let missing: RangeSet = archive.state().done.missing(range.clone()).collect();
         if missing.covered() > 0 {
-            self.sink.check_space(missing.covered())?;
+            self.check_space(missing.covered())?;
         }
         archive.with_index(|index| {
             index.files_in(range.clone(), |file| {
@@ -105,6 +105,7 @@ impl Receiver {
         self.counters.blocks.add(1);
         self.counters.block_bytes.add(range.end - range.start);
         self.counters.wire_bytes.add(put.wire_bytes);
+        self.counters.last_block_s.set(now_s());
         Ok(BlockAnswer {
             blk_no: put.number,
             blk_size: put.block_size,

@@ -56,6 +56,8 @@ pub struct ReceiverCounters {
     pub wire_bytes: Counter,
     /// Files that got their final name.
     pub files_published: Counter,
+    /// When the last block was accepted, in seconds since 1970; 0 if none was.
+    pub last_block_s: Counter,
 }
 
 /// A base folder that takes in archives.
@@ -76,6 +78,9 @@ pub struct Receiver {
 
 /// Two for each of a few blocks at once; more than that are made and dropped.
 const KEPT_BUFFERS: usize = 16;
+
+/// Free space that is left alone, in bytes, so that the journal can still be written when the disk is nearly full.
+const RESERVE_BYTES: u64 = 4 << 20;
 
 /// How long the answer to a legacy sender's index waits for empty files and folders to be made.
 const LEGACY_PATIENCE: Duration = Duration::from_secs(20);
@@ -230,7 +235,31 @@ impl Receiver {
     /// # Errors
     /// [`ErrorKind::NoSpace`] if they do not.
     pub fn check_space(&self, needed_bytes: u64) -> Result<()> {
-        self.sink.check_space(needed_bytes)
+        let free_bytes = self.sink.free_bytes()?;
+        if free_bytes < needed_bytes.saturating_add(RESERVE_BYTES) {
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                format!("no space: {free_bytes} bytes free, {needed_bytes} and a reserve of {RESERVE_BYTES} needed"),
+            )
+            .hint("free space on the receiver's disk; the sender goes on by itself"));
+        }
+        Ok(())
+    }
+
+    /// The bytes that are free below the base folder.
+    ///
+    /// # Errors
+    /// The file system does not answer.
+    pub fn free_bytes(&self) -> Result<u64> {
+        self.sink.free_bytes()
+    }
+
+    /// How many archives are complete, and how many are not.
+    #[must_use]
+    pub fn archives_by_state(&self) -> (u64, u64) {
+        let archives = self.archives.read().unwrap_or_else(PoisonError::into_inner);
+        let finished = archives.values().filter(|archive| archive.state().finished).count();
+        (finished as u64, (archives.len() - finished) as u64)
     }
 
     /// What can be said of an index before its body is there.

@@ -2,6 +2,7 @@
 
 use super::http::Http;
 use super::retry::Patience;
+use super::stream::SHARED_AHEAD;
 use super::{Addressing, Bucket, BucketOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
@@ -83,6 +84,7 @@ impl Bucket {
             list_v1: options.list_v1,
             permits: Arc::new(Semaphore::new(options.requests.max(1))),
             requests: options.requests.max(1),
+            ahead: Arc::new(Semaphore::new(SHARED_AHEAD)),
             patience: Patience::new(options.timeout * 2),
             runtime: Handle::current(),
             monitor,

@@ -77,6 +77,8 @@ pub struct Bucket {
     /// One for each request that may be under way.
     permits: Arc<Semaphore>,
     requests: usize,
+    /// One for each part of a large object that is asked for ahead by those who have asked for their share.
+    ahead: Arc<Semaphore>,
     patience: retry::Patience,
     runtime: Handle,
     monitor: Arc<dyn Monitor>,

@@ -64,6 +64,34 @@ fn md5_comes_from_the_etag_only_where_it_is_one() {
 }
 
 #[test]
+fn a_list_without_etags_has_each_object_asked_for_its_head() {
+    let job = Job::new();
+    job.stub.set(|settings| settings.lists_etags = false);
+    job.stub.put("plain", Object::new("plain"));
+    job.stub.put("parts", Object::new("content").in_parts(4));
+    job.stub.put("empty", Object::new(""));
+    job.index(vec![]).code(0);
+    for (path, content) in [("plain", "plain"), ("parts", "content"), ("empty", "")] {
+        assert_eq!(hash(&job, path), Some(md5_hex(content.as_bytes())), "{path}");
+    }
+    let heads = job.stub.take().iter().filter(|request| request.method == "HEAD").count();
+    assert!(heads >= 3, "{heads}");
+    // What a GET is asked to match comes from there, in a sync as well.
+    job.sync(vec![]).code(0);
+    assert_eq!(job.arrived("plain").unwrap(), b"plain");
+    assert_eq!(job.arrived("parts").unwrap(), b"content");
+    let asked = job.stub.take();
+    let gets = asked.iter().filter(|request| request.method == "GET" && !request.key.is_empty());
+    let without =
+        gets.filter(|request| request.header("if-match").is_none_or(|etag| etag.len() < 10)).count();
+    assert_eq!(without, 0);
+    // And nothing is believed to be the same for want of an ETag.
+    job.stub.put("plain", Object::new("other"));
+    job.sync(vec![]).code(0);
+    assert_eq!(job.arrived("plain").unwrap(), b"other");
+}
+
+#[test]
 fn left_out_md5s_are_unverified_and_never_ok() {
     let job = Job::new();
     job.stub.put("parts", Object::new("content").in_parts(4));

@@ -26,7 +26,18 @@ pub(crate) struct Lab {
 
 impl Lab {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("tar-like-it-").tempdir().unwrap();
+        Self::within(&std::env::temp_dir())
+    }
+
+    /// The same in memory, where the machine has so much of it to spare: some disks need milliseconds to remove a file.
+    pub(crate) fn in_memory(needed_bytes: u64) -> Self {
+        let memory = Path::new("/dev/shm");
+        let free = rustix::fs::statvfs(memory).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        if free > needed_bytes { Self::within(memory) } else { Self::new() }
+    }
+
+    fn within(folder: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("tar-like-it-").tempdir_in(folder).unwrap();
         for name in ["home", "tmp"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }

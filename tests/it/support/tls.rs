@@ -5,7 +5,7 @@ use super::{Lab, need_tool};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -139,5 +139,9 @@ pub(crate) fn get(
     let mut stream = connect(addr, ca, own)?;
     let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
     stream.write_all(head.as_bytes())?;
-    http::read_response(&mut stream).ok_or_else(|| ErrorKind::UnexpectedEof.into())
+    stream.flush()?;
+    // What went wrong is told by the first read only.
+    let mut first = [0];
+    stream.read_exact(&mut first)?;
+    http::read_response(&mut first.chain(stream)).ok_or_else(|| ErrorKind::UnexpectedEof.into())
 }

@@ -93,6 +93,8 @@ pub(crate) struct Settings {
     pub(crate) page: usize,
     /// Whether `encoding-type=url` is heeded.
     pub(crate) encodes: bool,
+    /// Whether lists say ETags.
+    pub(crate) lists_etags: bool,
     /// How long every answer takes at least.
     pub(crate) delay: Duration,
 }
@@ -209,6 +211,7 @@ impl Stub {
             lists: Lists::Both,
             page: 1000,
             encodes: true,
+            lists_etags: true,
             delay: Duration::ZERO,
         };
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();

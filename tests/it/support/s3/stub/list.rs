@@ -41,6 +41,7 @@ fn escape(bytes: &[u8]) -> Vec<u8> {
 struct Writer {
     xml: Vec<u8>,
     url: bool,
+    etags: bool,
 }
 
 impl Writer {
@@ -62,7 +63,9 @@ impl Writer {
         self.xml.extend(b"<Contents>");
         self.key("Key", key);
         self.element("LastModified", iso_date(object.modified_ms));
-        self.element("ETag", format!("\"{}\"", object.etag));
+        if self.etags {
+            self.element("ETag", format!("\"{}\"", object.etag));
+        }
         self.element("Size", object.body.len().to_string());
         self.element("StorageClass", "STANDARD");
         self.xml.extend(b"</Contents>");
@@ -100,7 +103,8 @@ impl State {
         let last = page.last().map_or(start.clone(), |(key, _)| key.to_vec());
 
         let url = self.settings.encodes && request.param("encoding-type") == Some(b"url");
-        let mut xml = Writer { xml: b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n".to_vec(), url };
+        let etags = self.settings.lists_etags;
+        let mut xml = Writer { xml: b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n".to_vec(), url, etags };
         xml.xml.extend(b"<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
         xml.element("Name", &self.settings.bucket);
         xml.key("Prefix", prefix);
