@@ -65,9 +65,11 @@ fn an_interrupt_ends_with_130() {
 /// A copy that is killed in its middle is undone by its backup.
 #[test]
 fn a_killed_copy_is_undone() {
-    let (new, old) = pair(8 << 20, 21);
+    // More than one batch of what the backup takes at a time, so that some of it is overwritten by then.
+    let mut rng = crate::support::Rng::new(21);
+    let (new, old) = (rng.noise(70 << 20), rng.noise(68 << 20));
     for native in [vec![], args!["--native"]] {
-        for cut in [100, 1 << 20, 5 << 20] {
+        for cut in [100, 68 << 20] {
             let copy = Copy::new(&new, &old);
             let (hashes, data, backup) = (copy.lab.path("h"), copy.lab.path("d"), copy.lab.path("b"));
             step(
@@ -86,6 +88,10 @@ fn a_killed_copy_is_undone() {
             let mut stdin = save.stdin.take().unwrap();
             std::io::Write::write_all(&mut stdin, &std::fs::read(&data).unwrap()).unwrap();
             std::thread::sleep(std::time::Duration::from_millis(100));
+            if cut > 100 {
+                let patience = std::time::Duration::from_secs(30);
+                crate::support::wait_until("something is overwritten", patience, || copy.result() != old);
+            }
             save.kill().unwrap();
             wait(save);
             let undone = step(Who::Ours, args!["undo", "--backup", backup, copy.destination], None, None);

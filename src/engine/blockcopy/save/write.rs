@@ -17,8 +17,8 @@ use crate::sink::device::Target;
 use crate::source::device::{Device, Extent};
 use crate::telemetry::{Monitor, Notice};
 
-/// With a backup, so many bytes wait for one sync of that file.
-const BATCH: u64 = 32 << 20;
+/// With a backup, so many bytes wait for one sync of that file; few in unit tests, whose copies are to stop between batches.
+const BATCH: u64 = if cfg!(test) { 32 << 10 } else { 32 << 20 };
 
 enum Change {
     Write { position: u64, content: Buffer },
