@@ -33,13 +33,21 @@ source_rc() {
         [[ -z ${TARLIKE_RC:-} ]] || die "TARLIKE_RC: there is no $rc"
         return 0
     fi
+    # As the program does: what others may write is not run. One that is asked for by name may be somebody else's.
+    local mode owner
+    read -r mode owner < <(stat -L -c '%a %u' -- "$rc") || die "the settings in $rc cannot be read"
+    ((!(0$mode & 2))) || die "everybody on this host may write to $rc: take that right away (chmod o-w)"
+    [[ -n ${TARLIKE_RC:-} || $owner == "$EUID" || $owner == 0 ]] ||
+        die "$rc belongs to another user; if it is to count all the same, name it by TARLIKE_RC"
     local -A before=()
     while IFS= read -r name; do
         before[$name]=${!name}
     done < <(compgen -e)
     set -a
     # shellcheck source=/dev/null
-    . "$rc" || die "the settings in $rc cannot be read: see above"
+    [[ -r $rc ]] || die "the settings in $rc cannot be read"
+    # What its last command says is no word on its settings.
+    . "$rc" || true
     set +a
     for name in "${!before[@]}"; do
         [[ ${!name-} == "${before[$name]}" ]] || export "$name=${before[$name]}"
@@ -62,6 +70,7 @@ load_settings() {
     DDIR=${DDIR:-$PWD/tmp}
     SDIR=${SDIR:-$PWD}
     UDIR=${UDIR:-/data/rw/recv-test}
+    ca_is_named=${EX_PYCACERT:-}
     EX_PYCACERT=${EX_PYCACERT:-${HOME:-}/.python-cacert.pem}
 }
 
@@ -137,14 +146,14 @@ prepare_run() {
         --volume "$DDIR:/data/rw" --volume "$SDIR:/data/ro:ro" --workdir /data/ro
         # Databases lie in DDIR, and what is put together for a moment, too: it may be larger than memory.
         --env HOME=/data/rw --env "TMPDIR=${scratch:-/data/rw}" --env TARLIKE_RC=)
-    [[ ! -t 0 || ! -t 2 ]] || run+=(--interactive --tty)
+    [[ ! -t 0 || ! -t 1 || ! -t 2 ]] || run+=(--interactive --tty)
     # Rootless Podman maps users: files are to belong to the caller.
     [[ $engine != *podman* || $EUID == 0 ]] || run+=(--userns keep-id)
     while IFS= read -r name; do
         case $name in
         # Names of files on this machine, and what is for the scripts.
         TARLIKE_RC | TARLIKE_TOKEN_FILE | TARLIKE_DATABASE* | TARLIKE_USER | TARLIKE_ENGINE | TARLIKE_*IMAGE | TARLIKE_UPLOAD_URL) ;;
-        TARLIKE_SECRETS | TARLIKE_BASE | TARLIKE_MEMORY | TARLIKE_CPUS | TARLIKE_NET | TARLIKE_MAX_INFLIGHT) ;;
+        TARLIKE_SECRETS | TARLIKE_BASE | TARLIKE_MEMORY | TARLIKE_CPUS | TARLIKE_NET | TARLIKE_MAX_INFLIGHT | TARLIKE_MAX_BLOCK_SIZE) ;;
         AWS_CA_BUNDLE | AWS_CONFIG_FILE | AWS_SHARED_CREDENTIALS_FILE) ;;
         LOGLEVEL | TARLIKE_* | AWS_* | http_proxy | https_proxy | no_proxy | all_proxy | HTTP_PROXY | HTTPS_PROXY | NO_PROXY | ALL_PROXY)
             # By its name only: a value would stand on the command line.
@@ -163,6 +172,7 @@ read_everything() {
 # Flags of upload for the certificate authorities in EX_PYCACERT, into the array "trust"; mounts the file.
 trust_receiver() { # ARGUMENT...
     trust=()
+    [[ -f $EX_PYCACERT || -z $ca_is_named ]] || die "EX_PYCACERT: there is no file $EX_PYCACERT"
     [[ -f $EX_PYCACERT ]] && ! asks_for --ca-file "$@" && ! asks_for --ignore-ca "$@" || return 0
     run+=(--volume "$(realpath -- "$EX_PYCACERT"):/run/receiver-ca.pem:ro")
     trust=(--ca-file /run/receiver-ca.pem)

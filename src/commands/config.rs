@@ -212,10 +212,12 @@ fn default_of(argument: &Arg) -> Option<String> {
 
 /// An address without what it has before `@`.
 fn without_password(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    // A proxy's address may have no scheme.
+    let start = text.find("://").map_or(0, |at| at + 3);
+    let (scheme, rest) = text.split_at(start);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     match authority.rsplit_once('@') {
-        Some((user, _)) => format!("{scheme}://(hidden){}", &rest[user.len()..]),
+        Some((user, _)) => format!("{scheme}(hidden){}", &rest[user.len()..]),
         None => text.to_owned(),
     }
 }
@@ -231,7 +233,8 @@ mod tests {
             ("http://me:geheim@proxy:3128/", "http://(hidden)@proxy:3128/"),
             ("https://gehe@im@proxy", "https://(hidden)@proxy"),
             ("http://proxy/a@b", "http://proxy/a@b"),
-            ("plain@text", "plain@text"),
+            ("me:geheim@proxy:3128", "(hidden)@proxy:3128"),
+            ("plain text", "plain text"),
         ] {
             assert_eq!(without_password(text), shown);
         }

@@ -190,7 +190,7 @@ fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Ou
     let outcome = runtime.block_on(async {
         match command {
             Command::Index(args) => index::run(args, output).await,
-            Command::Proxy(args) => proxy::run(args, output).await,
+            Command::Proxy(args) => proxy::run(args, settings, output).await,
             Command::Upload(args) => upload::run(args, output).await,
             Command::Check(args) => check::run(args, output).await,
             Command::Sync(args) => sync::run(args, output).await,

@@ -2,6 +2,7 @@
 
 use super::fresh::Fresh;
 use super::output::{Outcome, Output};
+use super::settings::Settings;
 use super::{args, stop_signal, upload::read_token};
 use crate::db::index_read::IndexReader;
 use crate::engine::receive::{Receiver, ReceiverOptions};
@@ -83,10 +84,24 @@ pub(super) struct ProxyArgs {
     max_inflight: u16,
 }
 
-pub(super) async fn run(args: ProxyArgs, output: &Arc<Output>) -> Result<Outcome> {
+pub(super) async fn run(args: ProxyArgs, settings: &Settings, output: &Arc<Output>) -> Result<Outcome> {
+    let (token, token_file) = match (&args.tokens, &args.token_file) {
+        (Some(_), file) => {
+            // It would be good for everything, and for ever: a sender's own, mostly, of the same user.
+            if file.is_some() || std::env::var_os("TARLIKE_TOKEN").is_some() {
+                output.notice(Notice::Warning(
+                    "with --tokens, only the tokens of that file are good: the one of --token-file, TARLIKE_TOKEN_FILE or TARLIKE_TOKEN is not"
+                        .to_string(),
+                ));
+            }
+            (None, None)
+        }
+        (None, Some(file)) => (None, Some(file.clone())),
+        (None, None) => (read_token(None)?, None),
+    };
     let access = Arc::new(Access::load(AccessOptions {
-        token: if args.token_file.is_none() { read_token(None)? } else { None },
-        token_file: args.token_file.clone(),
+        token,
+        token_file,
         tokens: args.tokens.clone(),
         trusted_proxies: args.trusted_proxy.clone(),
     })?);
@@ -107,6 +122,13 @@ pub(super) async fn run(args: ProxyArgs, output: &Arc<Output>) -> Result<Outcome
             "give --token-file FILE, TARLIKE_TOKEN, --tokens FILE or --client-ca FILE, or --insecure if the network is yours alone",
         ));
     }
+    if !protected && !args.insecure && settings.incomplete {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "no token is given, and one may be among the settings that could not be taken from the file of settings",
+        )
+        .hint("mend that file (see the warnings above), give --token-file FILE or --tokens FILE, or --insecure"));
+    }
     if args.insecure && !protected {
         output.notice(Notice::Warning(
             "--insecure: everybody who can reach this address may write here".to_string(),
@@ -120,6 +142,7 @@ pub(super) async fn run(args: ProxyArgs, output: &Arc<Output>) -> Result<Outcome
     }
     std::fs::create_dir_all(&args.base_folder)
         .map_err(|e| Error::io(format!("cannot make the base folder {}", args.base_folder.display()), e))?;
+    refuse_settings_of_senders(settings, &args.base_folder)?;
     let address = SocketAddr::new(args.bind, args.port);
     let listener = TcpListener::bind(address).await.map_err(|e| {
         Error::io(format!("cannot listen on {address}"), e)
@@ -171,6 +194,23 @@ pub(super) async fn run(args: ProxyArgs, output: &Arc<Output>) -> Result<Outcome
         text: format!("stopped; {blocks} blocks received, {files} files published"),
         fields: json!({"blocks": blocks, "files_published": files}),
     })
+}
+
+/// A file of settings that a sender may have sent says nothing here.
+fn refuse_settings_of_senders(settings: &Settings, base: &Path) -> Result<()> {
+    let Some(file) = &settings.file else { return Ok(()) };
+    let (Ok(real), Ok(base)) = (file.canonicalize(), base.canonicalize()) else { return Ok(()) };
+    // Also one that leads out of it by a link: the link may have been sent.
+    let inside = |path: &Path| path.starts_with(&base);
+    let folder = file.parent().and_then(|folder| folder.canonicalize().ok());
+    if !inside(&real) && !folder.is_some_and(|folder| inside(&folder)) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Usage,
+        format!("the settings in {} lie in the base folder: a sender may have written them", file.display()),
+    )
+    .hint("give another HOME or base folder, or TARLIKE_RC= for no file of settings"))
 }
 
 fn opened<T>(outcome: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {

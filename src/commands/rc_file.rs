@@ -288,10 +288,11 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
         let mut words = statement
             .split(|byte| byte.is_ascii_whitespace() || *byte == b';')
             .filter(|word| !word.is_empty());
-        let first = words.next().unwrap_or_default();
+        // Wherever it stands: one behind a semicolon begins something as well.
+        let compound = words.clone().any(|word| COMPOUND.contains(&word));
         let count = |byte: u8| statement.iter().filter(|&&other| other == byte).count();
         let goes_on = quote.is_some()
-            || COMPOUND.contains(&first) && !words.next_back().is_some_and(|last| ENDS.contains(&last))
+            || compound && !words.next_back().is_some_and(|last| ENDS.contains(&last))
             || statement.windows(2).any(|two| two == b"<<")
             || count(b'(') != count(b')')
             || count(b'{') != count(b'}')

@@ -58,6 +58,7 @@ const OF_SCRIPTS: &[&str] = &[
     "TARLIKE_BASE",
     "TARLIKE_MEMORY",
     "TARLIKE_MAX_INFLIGHT",
+    "TARLIKE_MAX_BLOCK_SIZE",
     "TARLIKE_CPUS",
     "TARLIKE_NET",
 ];
@@ -83,6 +84,8 @@ pub(super) struct Settings {
     pub(super) file: Option<PathBuf>,
     /// The variables that are from it, and in which line they are.
     lines: BTreeMap<String, usize>,
+    /// Something of it was not understood, or it may not be read: a setting may be missing.
+    pub(super) incomplete: bool,
     /// What the user should know of it.
     pub(super) warnings: Vec<String>,
 }
@@ -116,6 +119,7 @@ impl Settings {
             Err(e) if asked_for => return Err(e),
             Err(e) => {
                 settings.warnings.push(format!("{e}; nothing is taken from it"));
+                settings.incomplete = true;
                 return Ok(settings);
             }
         };
@@ -149,6 +153,7 @@ impl Settings {
         environment: impl Fn(&str) -> Option<OsString>,
     ) -> Vec<(String, OsString)> {
         let found = rc_file::parse(text, &environment);
+        self.incomplete |= !found.refused.is_empty();
         let at = |line: usize| format!("{}, line {line}", path.display());
         let mut warnings: Vec<(usize, String)> = found
             .refused

@@ -4,6 +4,7 @@ use super::retry::Failed;
 use crate::error::{Error, ErrorKind, Result};
 use reqwest::{Certificate, ClientBuilder, Identity, Url, redirect};
 use rustls::{AlertDescription, CertificateError};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,7 +48,8 @@ pub(super) fn address(text: &str) -> Result<Url> {
 /// Whether an address is what this host calls itself.
 pub(super) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
-    host == "localhost" || host == "[::1]" || host.starts_with("127.")
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// Whether what is sent to this address can be read on the way.

@@ -50,6 +50,42 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     assert!(made("home/.tar_like.sqlite"));
 }
 
+/// What could have been a token must not be missed in silence: without one, everybody is served.
+#[test]
+fn a_receiver_does_not_start_without_a_token_that_may_be_in_its_file() {
+    let lab = Lab::new();
+    let dst = lab.path("dst");
+    let start = |more: Vec<std::ffi::OsString>| lab.cmd(args!["proxy", "0", "-b", dst]).args(more);
+    rc(&lab, format!("true; if true; then\nA=1\nfi\nTARLIKE_TOKEN={SECRET}\n"));
+    start(vec![]).run().code(2).says("no token is given").says("line 1");
+    assert!(!dst.exists());
+    let token = lab.file("token", SECRET);
+    drop(lab.proxy_with(&dst, args!["--token-file", token]));
+    drop(lab.proxy_with(&dst, args!["--insecure"]));
+    rc(&lab, "A=1\n");
+    drop(lab.proxy(&dst));
+}
+
+/// Where the home is the base folder, or a link in it leads there, a sender could make settings for the next start.
+#[test]
+fn a_file_that_a_sender_may_have_sent_says_nothing() {
+    let lab = Lab::new();
+    let dst = lab.dir("home/copy");
+    let rc = |at: &Path| {
+        std::fs::write(at, format!("TARLIKE_TOKEN={SECRET}\n")).unwrap();
+        std::fs::set_permissions(at, PermissionsExt::from_mode(0o600)).unwrap();
+    };
+    rc(&dst.join(".tar_like_rc"));
+    let start = |dst: &Path, home: &Path| lab.cmd(args!["proxy", "0", "-b", dst]).env("HOME", home).run();
+    start(&dst, &dst).code(2).says("a sender may have written them");
+    let token = lab.file("token", "another-0123456789abcdef");
+    let other = lab.cmd(args!["proxy", "0", "-b", dst, "--token-file", token]).env("HOME", &dst);
+    other.run().code(2).says("TARLIKE_RC=");
+    std::fs::rename(dst.join(".tar_like_rc"), lab.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(lab.path("elsewhere"), dst.join(".tar_like_rc")).unwrap();
+    start(&dst, &dst).code(2).says("a sender may have written them");
+}
+
 #[test]
 fn the_file_has_what_a_transfer_needs() {
     let lab = Lab::new();
@@ -352,13 +388,13 @@ fn every_variable_is_in_the_template_and_in_config() {
         .output()
         .unwrap();
     assert!(sourced.status.success() && sourced.stderr.is_empty(), "{sourced:?}");
-    // What the program reads by name is known to config.
+    // What the program reads by name is known to config; HOME and NOTIFY_SOCKET are for others to set.
     let read = Regex::new(r#"env::var(?:_os)?\(\s*"([A-Za-z_0-9]+)""#).unwrap();
     for entry in walkdir::WalkDir::new(root.join("src")) {
         let entry = entry.unwrap();
         if entry.path().extension().is_some_and(|e| e == "rs") {
             for found in read.captures_iter(&std::fs::read_to_string(entry.path()).unwrap()) {
-                let known = shown.contains(&found[1]) || ["HOME", "TARLIKE_RC"].contains(&&found[1]);
+                let known = shown.contains(&found[1]) || ["HOME", "NOTIFY_SOCKET", "TARLIKE_RC"].contains(&&found[1]);
                 assert!(known, "{} reads {}, which config does not show", entry.path().display(), &found[1]);
             }
         }

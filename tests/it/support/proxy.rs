@@ -19,7 +19,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(super) fn start(cmd: Cmd) -> Self {
+    pub(crate) fn start(cmd: Cmd) -> Self {
         let running = cmd.clone().spawn();
         let origin = running.stderr.wait_for(PATIENCE, |text| {
             let line = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));

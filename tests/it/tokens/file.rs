@@ -1,7 +1,7 @@
 //! The tokens file: how it is made, and how its changes come into force.
 
 use super::{Guarded, WRONG, make};
-use crate::support::{Lab, is_root, wait_until};
+use crate::support::{Lab, Proxy, is_root, wait_until};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
@@ -40,6 +40,29 @@ fn a_running_receiver_follows_its_file() {
     assert!(metric("tarlike_reloads_total{what=\"tokens\",result=\"failed\"}") >= 3);
     std::fs::write(&guarded.tokens, "# nobody\n").unwrap();
     wait_until("nobody is served", SOON, || guarded.is_refused(&new));
+}
+
+/// A sender's own token, in the environment of the same user, would be good for everything.
+#[test]
+fn a_token_of_the_environment_is_none_beside_the_file() {
+    let lab = Lab::new();
+    let (tokens, dst) = (lab.path("tokens"), lab.dir("dst"));
+    let good = make(&lab, &tokens, "good", vec![]);
+    let all = "everything-0123456789abcdef";
+    let file = lab.file("token", all);
+    let cmds = [
+        lab.cmd(args!["proxy", "0", "-b", dst, "--tokens", tokens]).env("TARLIKE_TOKEN", all),
+        lab.cmd(args!["proxy", "0", "-b", dst, "--tokens", tokens]).env("TARLIKE_TOKEN_FILE", &file),
+    ];
+    for cmd in cmds {
+        let proxy = Proxy::start(cmd);
+        let status = |token: &str| {
+            let header = format!("Bearer {token}");
+            proxy.request("GET", "/tar/0/status", &[("authorization", &header)], b"").status
+        };
+        assert_eq!((status(all), status(&good)), (401, 404));
+        assert!(proxy.stderr().contains("only the tokens of that file"), "{}", proxy.stderr());
+    }
 }
 
 #[test]
