@@ -2,9 +2,9 @@
 
 mod args;
 mod check;
-mod generate;
 mod config;
 mod fresh;
+mod generate;
 mod hcp_credentials;
 mod health;
 mod index;
