@@ -394,7 +394,8 @@ fn every_variable_is_in_the_template_and_in_config() {
         let entry = entry.unwrap();
         if entry.path().extension().is_some_and(|e| e == "rs") {
             for found in read.captures_iter(&std::fs::read_to_string(entry.path()).unwrap()) {
-                let known = shown.contains(&found[1]) || ["HOME", "NOTIFY_SOCKET", "TARLIKE_RC"].contains(&&found[1]);
+                let known =
+                    shown.contains(&found[1]) || ["HOME", "NOTIFY_SOCKET", "TARLIKE_RC"].contains(&&found[1]);
                 assert!(known, "{} reads {}, which config does not show", entry.path().display(), &found[1]);
             }
         }
