@@ -8,7 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
-use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
+use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::config::{
     RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
@@ -35,7 +36,7 @@ impl Bucket {
         check(options)?;
         let http = Http::new(options)?;
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-            .http_client(http)
+            .http_client(http.clone())
             // A body that hangs is nothing that the SDK sees, and so retries would be its and ours, multiplied.
             .retry_config(RetryConfig::disabled())
             .timeout_config(TimeoutConfig::builder().operation_attempt_timeout(options.timeout * 2).build())
@@ -48,7 +49,12 @@ impl Bucket {
         }
         let mut profile_region = ProfileFileRegionProvider::builder();
         if let Some(profile) = &options.profile {
-            loader = loader.profile_name(profile);
+            // By itself the SDK prefers keys of the environment, even to a profile that was asked for.
+            let provider = ProfileFileCredentialsProvider::builder()
+                .configure(&ProviderConfig::default().with_http_client(http))
+                .profile_name(profile)
+                .build();
+            loader = loader.profile_name(profile).credentials_provider(provider);
             profile_region = profile_region.profile_name(profile);
         }
         let region = RegionProviderChain::first_try(options.region.clone().map(Region::new));

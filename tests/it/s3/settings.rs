@@ -71,6 +71,10 @@ fn credentials_come_from_variables_profiles_or_nowhere() {
     plain(vec![]).envs(job.stub.env()).run().code(0);
     let signed = signer().unwrap();
     assert!(signed.contains(&format!("Credential={KEY}/")) && signed.contains("/us-east-1/s3/"), "{signed}");
+    // A profile that is asked for by a flag wins over keys of the environment.
+    plain(args!["--s3-profile", "other"]).envs(job.stub.env()).run().code(0);
+    let signed = signer().unwrap();
+    assert!(signed.contains("Credential=OTHER/"), "{signed}");
     assert_eq!(paths(&job.db()), ["k"]);
 }
 
