@@ -37,15 +37,48 @@ pub(super) struct BlockcopyArgs {
     step: Step,
 }
 
+const CHECKSUM_EXAMPLES: &str = "\
+Examples:
+  tar-like blockcopy checksum --native /dev/destination | ssh source tar-like blockcopy retrieve /dev/source | ...
+  pv /dev/destination | tar-like blockcopy checksum - | ...
+
+Exit codes: 0 done, 1 stopped by an error, 2 wrong usage, 130 interrupted.";
+
+const RETRIEVE_EXAMPLES: &str = "\
+Examples:
+  ... | ssh source tar-like blockcopy retrieve /dev/source | tar-like blockcopy save /dev/destination
+  ... | ssh source tar-like blockcopy retrieve --lzma /dev/source | blockcopy save /dev/destination
+
+Exit codes: 0 done, 1 stopped by an error, 2 wrong usage, 130 interrupted.";
+
+const SAVE_EXAMPLES: &str = "\
+Examples:
+  ... | tar-like blockcopy save --dry-run /dev/destination
+  ... | tar-like blockcopy save --backup /var/tmp/overwritten --verify /dev/destination
+
+Exit codes: 0 done, 1 stopped by an error, 2 wrong usage, 4 the destination or the backup's disk is full, 130 interrupted.";
+
+const UNDO_EXAMPLES: &str = "\
+May be run again where it was interrupted.
+
+Examples:
+  tar-like blockcopy undo --backup /var/tmp/overwritten /dev/destination
+
+Exit codes: 0 done, 1 stopped by an error, 2 wrong usage, 4 the destination is full, 130 interrupted.";
+
 #[derive(Subcommand)]
 enum Step {
     /// Hash the blocks of the destination; to retrieve
+    #[command(after_help = CHECKSUM_EXAMPLES)]
     Checksum(ChecksumArgs),
     /// Send what the source has and the destination has not; from checksum, to save
+    #[command(after_help = RETRIEVE_EXAMPLES)]
     Retrieve(RetrieveArgs),
     /// Write it into the destination; from retrieve
+    #[command(after_help = SAVE_EXAMPLES)]
     Save(SaveArgs),
     /// Put back what a save with --backup has overwritten
+    #[command(after_help = UNDO_EXAMPLES)]
     Undo(UndoArgs),
 }
 
