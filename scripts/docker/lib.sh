@@ -44,9 +44,9 @@ source_rc() {
         before[$name]=${!name}
     done < <(compgen -e)
     set -a
-    # shellcheck source=/dev/null
     [[ -r $rc ]] || die "the settings in $rc cannot be read"
     # What its last command says is no word on its settings.
+    # shellcheck source=/dev/null
     . "$rc" || true
     set +a
     for name in "${!before[@]}"; do
