@@ -31,7 +31,7 @@ impl Bench {
         let bin = lab.dir("bin");
         for tool in [
             "bash", "env", "dirname", "basename", "realpath", "mkdir", "id", "timeout", "chown", "mktemp",
-            "cp", "rm", "sed", "find", "openssl", "mv", "hostname", "cat", "date", "chmod",
+            "cp", "rm", "sed", "find", "openssl", "mv", "hostname", "cat", "date", "chmod", "stat",
         ] {
             let path = std::env::split_paths(&std::env::var_os("PATH").unwrap())
                 .map(|dir| dir.join(tool))
@@ -141,9 +141,15 @@ fn what_is_missing_is_said() {
         says(&no_image.run(name, &[]), 1, &["no image tar-like", "scripts/make-image"]);
     }
     says(&Bench::working().run("proxy-with-haproxy", &[]), 1, &["docker-compose", "apt-get install"]);
-    says(&Bench::new(None).run("upload-s3-local", &[]), 1, &["cargo build"]);
+    let not_built = Bench::new(None).env("CARGO_TARGET_DIR", "/nowhere");
+    says(&not_built.run("upload-s3-local", &[]), 1, &["cargo build"]);
+    says(&Bench::working().env("EX_PYCACERT", "/nowhere").run("upload", &[]), 1, &["EX_PYCACERT"]);
     says(&Bench::working().run("proxy", &[]), 1, &["token", "TARLIKE_TOKEN_FILE"]);
     says(&Bench::working().env("SDIR", "/nowhere").run("index", &[]), 1, &["SDIR", "/nowhere"]);
+    let open = Bench::working();
+    let rc = open.lab.file("home/.tar_like_rc", "SDIR=/\n");
+    std::fs::set_permissions(rc, PermissionsExt::from_mode(0o666)).unwrap();
+    says(&open.run("index", &[]), 1, &["everybody", "chmod o-w"]);
     says(&Bench::working().env("TARLIKE_RC", "/nowhere").run("index", &[]), 1, &["TARLIKE_RC", "/nowhere"]);
     says(&Bench::working().run("make-image", &["--binary", "/nowhere"]), 2, &["/nowhere"]);
 }
@@ -304,7 +310,9 @@ fn haproxy_gets_what_it_needs() {
     let bench = bench.env("TARLIKE_SECRETS", &secrets);
     let asked = bench.asked("proxy-with-haproxy", &["--host", "receiver.example.org"]);
     assert!(
-        asked[0] == "--file" && asked[1].ends_with("docker/compose.yaml") && has(&asked, &["up", "-d"]),
+        asked[..3] == ["--project-name", "tar-like", "--file"]
+            && asked[3].ends_with("docker/compose.yaml")
+            && has(&asked, &["up", "-d"]),
         "{asked:?}"
     );
     let mode = |name: &str| secrets.join(name).metadata().unwrap().permissions().mode() & 0o777;
