@@ -121,6 +121,9 @@ fn xz_streams_are_whole_single_and_bounded() {
     let mut found = Vec::new();
     assert_eq!(xz::decode(&bomb, 1 << 20, &mut found), Err(xz::XzError::TooLarge));
     assert!(found.capacity() <= (1 << 20) + 1);
+    // A buffer that was used before may have room for more than is allowed.
+    let mut found = Vec::with_capacity(20 << 20);
+    assert_eq!(xz::decode(&bomb, 16 << 20, &mut found), Err(xz::XzError::TooLarge));
 }
 
 #[test]
