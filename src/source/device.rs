@@ -6,6 +6,7 @@ use crate::folder::{is_kind, mtime_ns};
 use rustix::fs::{Advice, FileType, SeekFrom, fadvise, fstat, seek};
 use std::fs::File;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -25,6 +26,25 @@ pub enum Extent {
     Data(Range<u64>),
     /// It is zeros, and takes no room on the disk.
     Hole(Range<u64>),
+}
+
+/// Opens `path` if it is a pipe, or another name of standard input that is a pipe or socket.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open_pipe(path: &Path) -> Result<Option<File>> {
+    let failed = |e: std::io::Error| Error::io(format!("cannot open {}", path.display()), e);
+    let Ok(stat) = rustix::fs::stat(path) else { return Ok(None) };
+    let is_fifo = is_kind(&stat, FileType::Fifo);
+    if !is_fifo && !is_kind(&stat, FileType::Socket) {
+        return Ok(None);
+    }
+    let stdin = std::io::stdin();
+    // A socket cannot be opened by a name.
+    if fstat(&stdin).is_ok_and(|input| (input.st_dev, input.st_ino) == (stat.st_dev, stat.st_ino)) {
+        return stdin.as_fd().try_clone_to_owned().map(|fd| Some(fd.into())).map_err(failed);
+    }
+    if is_fifo { File::open(path).map(Some).map_err(failed) } else { Ok(None) }
 }
 
 impl Device {
