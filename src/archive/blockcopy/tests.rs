@@ -73,7 +73,7 @@ fn what_was_written_is_read() {
     }
     let root = DataRecord::Root { end: 6, root: blake3(b"y") };
     assert_eq!(data_record(&made(|to| data::push_root(to, 6, &blake3(b"y")))), Ok(root));
-    let start = Start { size: 12, is_device: true };
+    let start = Start { size: 12, is_device: true, device: 3, inode: 4 };
     assert_eq!(Start::parse(&<[u8; START_LEN]>::try_from(start.to_bytes()).unwrap()), Ok(start));
 }
 
