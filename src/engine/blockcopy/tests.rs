@@ -431,3 +431,40 @@ fn a_span_that_is_longer_than_checksum_makes_is_refused() {
         assert!(is_fine || ended.unwrap_err().to_string().contains("beyond the limit"));
     }
 }
+
+/// A hole that was found before is not asked for again: the end has to be.
+#[test]
+fn a_hole_that_is_cut_off_meanwhile_is_an_error() {
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    let lab = Lab::new(&ORIGINAL, b"", b"");
+    let size = 302 << 20;
+    let source = lab.make("source");
+    source.set_len(size).unwrap();
+    let (hashes, mut to_retrieve) = std::io::pipe().unwrap();
+    let (mut from_retrieve, data) = std::io::pipe().unwrap();
+    let file = |pipe: OwnedFd| File::from(pipe);
+    let options =
+        RetrieveOptions { source: lab.path("source"), xz: false, compress: Compress::None, threads: 2 };
+    let mut stream = Vec::new();
+    let stream_of = Stream::Hashes;
+    Head { stream: stream_of, block: 1 << 18, start: 0, end: None, destination: None, source_size: 0 }
+        .push(&mut stream);
+    hashes::push_span(&mut stream, 0, 1 << 20, &[0; 4 * 32]);
+    hashes::push_zeros(&mut stream, 1 << 20, 300 << 20);
+    let mut last = Vec::new();
+    hashes::push_span(&mut last, 301 << 20, 1 << 20, &[0; 4 * 32]);
+    last.extend(DONE);
+    std::thread::scope(|scope| {
+        let retrieved = scope
+            .spawn(move || retrieve(&options, file(hashes.into()), file(data.into()), &Silent::default()));
+        to_retrieve.write_all(&stream).unwrap();
+        // Its head, and a run that is long enough to be told: it has seen the hole by then.
+        from_retrieve.read_exact(&mut [0; 100]).unwrap();
+        source.set_len(1 << 20).unwrap();
+        to_retrieve.write_all(&last).unwrap();
+        let _ = from_retrieve.read_to_end(&mut Vec::new());
+        let error = retrieved.join().unwrap().unwrap_err();
+        assert!(error.to_string().contains("became shorter"), "{error}");
+    });
+}
