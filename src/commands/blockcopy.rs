@@ -157,6 +157,9 @@ struct UndoArgs {
     backup: PathBuf,
     /// The destination of that save
     file: PathBuf,
+    /// The destination may be another file than the one that was overwritten: it was moved, or its disk has another number
+    #[arg(long)]
+    moved: bool,
 }
 
 fn block_size(text: &str) -> std::result::Result<u64, String> {
@@ -273,7 +276,7 @@ async fn run_save(args: SaveArgs, output: &Arc<Output>) -> Result<Outcome> {
 
 async fn run_undo(args: UndoArgs, output: &Arc<Output>) -> Result<Outcome> {
     let watch = output.watch();
-    let report = work(output, move |monitor| undo(&args.backup, &args.file, monitor)).await?;
+    let report = work(output, move |monitor| undo(&args.backup, &args.file, args.moved, monitor)).await?;
     output.verified();
     drop(watch);
     Ok(Outcome {

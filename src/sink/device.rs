@@ -138,7 +138,8 @@ impl Target {
                 }
             }
         }
-        if end > self.size { self.resize(end) } else { Ok(()) }
+        // By a byte, not by `set_len`: others may have written another part behind it meanwhile, which that would cut off.
+        if end > self.size { self.write(end - 1, &ZEROS[..1]) } else { Ok(()) }
     }
 
     /// Gives a file another size; a device keeps its own.
@@ -203,6 +204,24 @@ mod tests {
                 assert_eq!(target.size(), wanted.len() as u64);
             }
         }
+    }
+
+    #[test]
+    fn a_part_does_not_cut_off_what_another_one_wrote_behind_it() {
+        for sparse in [false, true] {
+            let (file, mut first) = target(&[7; 10], sparse);
+            let mut second = Target::open(file.path(), false, sparse).unwrap();
+            second.write(2 << 20, &[9; 100]).unwrap();
+            first.zero(1 << 20, 1 << 20).unwrap();
+            first.zero(5, 10).unwrap();
+            let content = std::fs::read(file.path()).unwrap();
+            assert_eq!(content.len(), (2 << 20) + 100, "{sparse}");
+            assert!(content[2 << 20..] == [9; 100] && is_zeros(&content[5..2 << 20]), "{sparse}");
+        }
+    }
+
+    fn is_zeros(bytes: &[u8]) -> bool {
+        bytes.iter().all(|&byte| byte == 0)
     }
 
     #[test]

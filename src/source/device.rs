@@ -6,6 +6,7 @@ use crate::folder::{is_kind, mtime_ns};
 use rustix::fs::{Advice, FileType, SeekFrom, fadvise, fstat, seek};
 use std::fs::File;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -25,6 +26,25 @@ pub enum Extent {
     Data(Range<u64>),
     /// It is zeros, and takes no room on the disk.
     Hole(Range<u64>),
+}
+
+/// Opens `path` if it is a pipe, or another name of standard input that is a pipe or socket.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open_pipe(path: &Path) -> Result<Option<File>> {
+    let failed = |e: std::io::Error| Error::io(format!("cannot open {}", path.display()), e);
+    let Ok(stat) = rustix::fs::stat(path) else { return Ok(None) };
+    let is_fifo = is_kind(&stat, FileType::Fifo);
+    if !is_fifo && !is_kind(&stat, FileType::Socket) {
+        return Ok(None);
+    }
+    let stdin = std::io::stdin();
+    // A socket cannot be opened by a name.
+    if fstat(&stdin).is_ok_and(|input| (input.st_dev, input.st_ino) == (stat.st_dev, stat.st_ino)) {
+        return stdin.as_fd().try_clone_to_owned().map(|fd| Some(fd.into())).map_err(failed);
+    }
+    if is_fifo { File::open(path).map(Some).map_err(failed) } else { Ok(None) }
 }
 
 impl Device {
@@ -86,17 +106,33 @@ impl Device {
         &self.name
     }
 
+    /// Whether it is still as long as when it was opened; a device always is.
+    fn is_whole(&self) -> bool {
+        self.identity.is_device
+            || fstat(&self.file)
+                .is_ok_and(|stat| u64::try_from(stat.st_size).is_ok_and(|size| size >= self.identity.size))
+    }
+
+    /// Says whether it is still as long as when it was opened: of a hole, nothing was read that would have told.
+    ///
+    /// # Errors
+    /// It is shorter.
+    pub fn check_size(&self) -> Result<()> {
+        if self.is_whole() { Ok(()) } else { Err(self.shorter("its end is nearer now")) }
+    }
+
+    fn shorter(&self, how: &str) -> Error {
+        Error::new(ErrorKind::Source, format!("{} became shorter while it was read: {how}", self.name))
+            .hint("copy a snapshot, or run this again when nobody changes it")
+    }
+
     /// Fills `buffer` with what is at `position`.
     ///
     /// # Errors
     /// It cannot be read, or has become shorter.
     pub fn read(&self, position: u64, buffer: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(buffer, position).map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => Error::new(
-                ErrorKind::Source,
-                format!("{} became shorter while it was read: nothing at {position}", self.name),
-            )
-            .hint("copy a snapshot, or run this again when nobody changes it"),
+            std::io::ErrorKind::UnexpectedEof => self.shorter(&format!("nothing at {position}")),
             _ => Error::io(format!("cannot read {} at {position}", self.name), e)
                 .hint("the medium may be damaged: its blocks before this one were read"),
         })
@@ -115,8 +151,10 @@ impl Device {
                 Ok(hole) if hole > start => Extent::Data(start..hole.min(end)),
                 _ => Extent::Data(range),
             },
-            // No data any more; behind the end that was found when it was opened, it says so, too.
-            Err(rustix::io::Errno::NXIO) if end <= self.identity.size => Extent::Hole(range),
+            // No data any more. It says so behind its end, too, which may have come nearer: reading tells that then.
+            Err(rustix::io::Errno::NXIO) if end <= self.identity.size && self.is_whole() => {
+                Extent::Hole(range)
+            }
             Err(_) => Extent::Data(range),
         }
     }
@@ -145,6 +183,18 @@ mod tests {
         assert_eq!(device.extent(5 << 20..10 << 20), Extent::Hole(5 << 20..10 << 20));
         assert_eq!(device.extent(5 << 20..6 << 20), Extent::Hole(5 << 20..6 << 20));
         assert!(device.read((10 << 20) - 1, &mut [0; 2]).unwrap_err().to_string().contains("became shorter"));
+    }
+
+    #[test]
+    fn what_became_shorter_is_no_hole() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(10 << 20).unwrap();
+        let device = Device::of(file.try_clone().unwrap(), "x".into()).unwrap();
+        assert_eq!(device.extent(2 << 20..10 << 20), Extent::Hole(2 << 20..10 << 20));
+        device.check_size().unwrap();
+        file.set_len(1 << 20).unwrap();
+        assert_eq!(device.extent(2 << 20..10 << 20), Extent::Data(2 << 20..10 << 20));
+        assert!(device.check_size().unwrap_err().to_string().contains("became shorter"));
     }
 
     #[test]

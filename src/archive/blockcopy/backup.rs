@@ -6,9 +6,9 @@ use super::{MAX_BLOCK, Tag};
 use crate::archive::digest::{Blake3, Digest};
 
 /// What the file begins with.
-pub const MAGIC: [u8; 32] = *b"tar-like blockcopy backup 1\n\0\0\0\0";
+pub const MAGIC: [u8; 32] = *b"tar-like blockcopy backup 2\n\0\0\0\0";
 /// Bytes before the first record.
-pub const START_LEN: usize = 32 + 8 + 8 + CHECK;
+pub const START_LEN: usize = 32 + 8 + 8 + 16 + CHECK;
 
 const OLD: Tag = *b"old ";
 const ZEROS: Tag = *b"zero";
@@ -25,6 +25,10 @@ pub struct Start {
     pub size: u64,
     /// Whether it is a block device.
     pub is_device: bool,
+    /// The device that it is on, or is.
+    pub device: u64,
+    /// Its inode; 0 for a device.
+    pub inode: u64,
 }
 
 impl Start {
@@ -35,6 +39,8 @@ impl Start {
         bytes.extend(MAGIC);
         bytes.extend(self.size.to_be_bytes());
         bytes.extend([u8::from(self.is_device), 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend(self.device.to_be_bytes());
+        bytes.extend(self.inode.to_be_bytes());
         seal(&mut bytes, 0);
         bytes
     }
@@ -51,7 +57,9 @@ impl Start {
         let Some((tag, rest)) = bytes.split_first_chunk() else { return Err(BadRecord::Damaged) };
         let mut parts: Parts<'_> = unseal(*tag, rest)?;
         parts.bytes::<28>()?;
-        Ok(Self { size: parts.position()?, is_device: parts.u8()? == 1 })
+        let (size, is_device) = (parts.position()?, parts.u8()? == 1);
+        parts.bytes::<7>()?;
+        Ok(Self { size, is_device, device: parts.u64()?, inode: parts.u64()? })
     }
 }
 

@@ -30,8 +30,8 @@ pub const NATIVE_BLOCK: u32 = 262_144;
 /// The largest length of one block that anybody may announce, in bytes. Memory is taken for no more.
 pub const MAX_BLOCK: u32 = 16 << 20;
 
-/// The most that one record of hashes may cover, in bytes.
-pub const MAX_SPAN: u32 = 64 << 20;
+/// The most that one record of hashes may cover, in bytes: the largest block. Of smaller ones it is less.
+pub const MAX_SPAN: u32 = MAX_BLOCK;
 
 /// Positions and sizes end here: those of files are signed.
 pub const MAX_POSITION: u64 = i64::MAX as u64;

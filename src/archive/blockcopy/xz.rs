@@ -47,13 +47,13 @@ pub fn decode(body: &[u8], most: usize, content: &mut Vec<u8>) -> Result<(), XzE
     content.clear();
     let mut stream = Stream::new_stream_decoder(MEMORY, 0).map_err(|_| XzError::Corrupt)?;
     loop {
+        // Whatever room there is: a buffer that was used before may have more than that.
+        if content.len() > most {
+            return Err(XzError::TooLarge);
+        }
         // Room as it is needed: a few bytes may say that they are many.
         if content.len() == content.capacity() {
-            let more = content.capacity().max(1 << 17).min(most + 1 - content.len());
-            if more == 0 {
-                return Err(XzError::TooLarge);
-            }
-            content.reserve_exact(more);
+            content.reserve_exact(content.capacity().max(1 << 17).min(most + 1 - content.len()));
         }
         let (taken, given) = (stream.total_in(), content.len());
         let rest = body.get(taken as usize..).unwrap_or_default();

@@ -6,6 +6,7 @@ pub use undo::{UndoReport, undo};
 
 use crate::archive::blockcopy::backup::{Start, push_batch, push_end, push_old, push_zeros};
 use crate::archive::blockcopy::hasher::is_zero;
+use crate::archive::blockcopy::head::Identity;
 use crate::archive::digest::blake3;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::device::{Device, Extent};
@@ -45,8 +46,8 @@ impl Keeper {
                 _ => Error::io(format!("cannot make {name}"), e),
             })?;
         let mut keeper = Self { file, name, bytes: 0, buffer: Vec::new(), content: Vec::new() };
-        let identity = old.identity();
-        keeper.buffer.extend(Start { size: identity.size, is_device: identity.is_device }.to_bytes());
+        let Identity { is_device, size, device, inode, .. } = old.identity();
+        keeper.buffer.extend(Start { size, is_device, device, inode }.to_bytes());
         keeper.sync()?;
         // Its name has to be there after a crash, too.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());

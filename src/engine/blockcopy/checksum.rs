@@ -6,14 +6,14 @@ use crate::archive::blockcopy::hasher::{Algorithm, Hasher};
 use crate::archive::blockcopy::head::{Head, Stream};
 use crate::archive::blockcopy::{BLOCK, DONE, MAX_POSITION, hashes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::device::Device;
+use crate::source::device::{Device, open_pipe};
 use crate::telemetry::Monitor;
 use std::fs::File;
 use std::path::PathBuf;
 
 /// What to hash.
 pub enum ChecksumInput {
-    /// A file or block device.
+    /// A file, block device or named pipe.
     Path(PathBuf),
     /// A pipe.
     Pipe(File),
@@ -84,7 +84,15 @@ fn run(
         destination,
         source_size: 0,
     };
-    let (end, is_whole) = match options.input {
+    // Names of pipes, too: /dev/stdin, or what a shell makes of <(...).
+    let input = match options.input {
+        ChecksumInput::Path(path) => match open_pipe(&path)? {
+            Some(pipe) => ChecksumInput::Pipe(pipe),
+            None => ChecksumInput::Path(path),
+        },
+        pipe => pipe,
+    };
+    let (end, is_whole) = match input {
         ChecksumInput::Path(path) => {
             let device = Device::open(&path)?;
             writer.begin(&head(Some(device.identity())))?;

@@ -5,6 +5,10 @@ use super::backup::undo;
 use super::checksum::{ChecksumInput, ChecksumOptions, checksum};
 use super::retrieve::{Compress, RetrieveOptions, retrieve};
 use super::save::{SaveOptions, save};
+use crate::archive::blockcopy::backup::{BackupRecord, START_LEN, Start, push_batch, push_old};
+use crate::archive::blockcopy::head::{Head, Stream};
+use crate::archive::blockcopy::{DONE, data, hashes};
+use crate::archive::digest::blake3;
 use crate::error::Result;
 use crate::telemetry::Silent;
 use proptest::prelude::*;
@@ -150,7 +154,7 @@ impl Lab {
     }
 
     fn undo(&self) -> Result<()> {
-        undo(&self.path("backup"), &self.path("old"), &Silent::default()).map(drop)
+        undo(&self.path("backup"), &self.path("old"), false, &Silent::default()).map(drop)
     }
 
     fn read(&self, name: &str) -> Vec<u8> {
@@ -262,7 +266,7 @@ proptest! {
         lab.retrieve().unwrap();
         lab.save().unwrap();
         let whole = lab.read("backup");
-        let at = 56 + at.index(whole.len() - 56);
+        let at = START_LEN + at.index(whole.len() - START_LEN);
         // The end's mark makes damage before it certain; a file that is cut before its batch was followed by nothing.
         lab.change("backup", |bytes| if cut { bytes.truncate(at) } else { bytes[at] ^= 1 });
         let mark = whole.len() - 20;
@@ -314,4 +318,153 @@ proptest! {
             prop_assert!(file == pipe);
         }
     }
+}
+
+const ORIGINAL: Way = Way { native: None, xz: false, compress: false, sparse: false, backup: true };
+
+#[test]
+fn an_undo_of_another_file_is_refused() {
+    let lab = Lab::new(&ORIGINAL, b"new content", b"old content");
+    lab.checksum().unwrap();
+    lab.retrieve().unwrap();
+    lab.save().unwrap();
+    std::fs::write(lab.path("other"), b"something else, which is longer").unwrap();
+    let undo_other = |moved| undo(&lab.path("backup"), &lab.path("other"), moved, &Silent::default());
+    let error = undo_other(false).unwrap_err();
+    assert!(error.to_string().contains("another file") && error.hint_text().unwrap().contains("--moved"));
+    assert_eq!(lab.read("other"), b"something else, which is longer");
+    undo_other(true).unwrap();
+    assert_eq!(lab.read("other"), b"old content");
+}
+
+/// The system may have brought everything of the last batch to the disk but its mark.
+#[test]
+fn a_batch_without_its_mark_is_left_out() {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    let lab = Lab::new(&ORIGINAL, b"", &[]);
+    let old = std::fs::OpenOptions::new().write(true).open(lab.path("old")).unwrap();
+    old.set_len(48 << 20).unwrap();
+    let stat = old.metadata().unwrap();
+    let start = Start { size: 48 << 20, is_device: false, device: stat.dev(), inode: stat.ino() };
+    let file = lab.make("backup");
+    let mut head = start.to_bytes();
+    push_batch(&mut head, START_LEN as u64);
+    let (mut at, piece) = (0, vec![0; 16 << 20]);
+    for number in 0..3 {
+        push_old(&mut head, number << 24, 16 << 20, &blake3(&piece));
+        file.write_all_at(&head, at).unwrap();
+        at += head.len() as u64 + (16 << 20);
+        head.clear();
+    }
+    file.set_len(at + (17 << 20)).unwrap();
+    let report = undo(&lab.path("backup"), &lab.path("old"), false, &Silent::default()).unwrap();
+    assert_eq!((report.restored_bytes, report.torn_bytes), (48 << 20, 17 << 20));
+}
+
+/// Records of the original that are as small as can be: their heads count, too.
+#[test]
+fn batches_of_tiny_records_are_bounded() {
+    let lab = Lab::new(&ORIGINAL, b"", &[7; 10_000]);
+    let mut stream = Vec::new();
+    for number in (0..10_000).rev() {
+        data::push_data(&mut stream, number, 0);
+        data::push_data(&mut stream, number, 1);
+        stream.push(8);
+    }
+    stream.extend(DONE);
+    std::fs::write(lab.path("data"), stream).unwrap();
+    lab.save().unwrap();
+    assert!(lab.read("old") == [8; 10_000]);
+    let backup = lab.read("backup");
+    let mut marks = Vec::new();
+    for (at, window) in backup.windows(BackupRecord::MARK_LEN).enumerate() {
+        let (tag, head) = window.split_first_chunk().unwrap();
+        if BackupRecord::is_mark(*tag) && BackupRecord::parse(*tag, head).is_ok() {
+            marks.push(at);
+        }
+    }
+    assert!(marks.windows(2).all(|pair| pair[1] - pair[0] <= 64 << 10), "{marks:?}");
+    lab.undo().unwrap();
+    assert!(lab.read("old") == [7; 10_000]);
+}
+
+/// In the original's stream, blocks of zeros are not told from others, and small records are written together.
+#[test]
+fn zeros_between_blocks_of_the_original_become_holes() {
+    use std::os::unix::fs::MetadataExt;
+    let mut source = vec![0; 1 << 20];
+    source[..131_072].fill(1);
+    source[(1 << 20) - 131_072..].fill(2);
+    for backup in [false, true] {
+        let way = Way { sparse: true, backup, ..ORIGINAL };
+        let lab = Lab::new(&way, &source, &vec![7; 1 << 20]);
+        lab.checksum().unwrap();
+        lab.retrieve().unwrap();
+        lab.save().unwrap();
+        assert!(lab.read("old") == source);
+        let blocks = std::fs::metadata(lab.path("old")).unwrap().blocks();
+        assert!(blocks * 512 <= 3 * 131_072, "{blocks} blocks of 512 bytes");
+    }
+}
+
+#[test]
+fn a_span_that_is_longer_than_checksum_makes_is_refused() {
+    let way = Way { native: Some(4096), ..ORIGINAL };
+    let lab = Lab::new(&way, &[1; 5000], b"");
+    for (blocks, is_fine) in [(256, true), (257, false)] {
+        let mut stream = Vec::new();
+        let head = Head {
+            stream: Stream::Hashes,
+            block: 4096,
+            start: 0,
+            end: None,
+            destination: None,
+            source_size: 0,
+        };
+        head.push(&mut stream);
+        hashes::push_span(&mut stream, 0, blocks * 4096, &vec![0; blocks as usize * 32]);
+        hashes::push_rest(&mut stream, u64::from(blocks) * 4096);
+        stream.extend(DONE);
+        std::fs::write(lab.path("hashes"), stream).unwrap();
+        let ended = lab.retrieve();
+        assert_eq!(ended.is_ok(), is_fine, "{blocks}: {ended:?}");
+        assert!(is_fine || ended.unwrap_err().to_string().contains("beyond the limit"));
+    }
+}
+
+/// A hole that was found before is not asked for again: the end has to be.
+#[test]
+fn a_hole_that_is_cut_off_meanwhile_is_an_error() {
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    let lab = Lab::new(&ORIGINAL, b"", b"");
+    let size = 302 << 20;
+    let source = lab.make("source");
+    source.set_len(size).unwrap();
+    let (hashes, mut to_retrieve) = std::io::pipe().unwrap();
+    let (mut from_retrieve, data) = std::io::pipe().unwrap();
+    let file = |pipe: OwnedFd| File::from(pipe);
+    let options =
+        RetrieveOptions { source: lab.path("source"), xz: false, compress: Compress::None, threads: 2 };
+    let mut stream = Vec::new();
+    let stream_of = Stream::Hashes;
+    Head { stream: stream_of, block: 1 << 18, start: 0, end: None, destination: None, source_size: 0 }
+        .push(&mut stream);
+    hashes::push_span(&mut stream, 0, 1 << 20, &[0; 4 * 32]);
+    hashes::push_zeros(&mut stream, 1 << 20, 300 << 20);
+    let mut last = Vec::new();
+    hashes::push_span(&mut last, 301 << 20, 1 << 20, &[0; 4 * 32]);
+    last.extend(DONE);
+    std::thread::scope(|scope| {
+        let retrieved = scope
+            .spawn(move || retrieve(&options, file(hashes.into()), file(data.into()), &Silent::default()));
+        to_retrieve.write_all(&stream).unwrap();
+        // Its head, and a run that is long enough to be told: it has seen the hole by then.
+        from_retrieve.read_exact(&mut [0; 100]).unwrap();
+        source.set_len(1 << 20).unwrap();
+        to_retrieve.write_all(&last).unwrap();
+        let _ = from_retrieve.read_to_end(&mut Vec::new());
+        let error = retrieved.join().unwrap().unwrap_err();
+        assert!(error.to_string().contains("became shorter"), "{error}");
+    });
 }

@@ -134,7 +134,11 @@ impl<'s> Input<'s> {
                     self.bytes += count as u64;
                     return Ok(count);
                 }
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        std::io::ErrorKind::Interrupted | std::io::ErrorKind::WouldBlock
+                    ) => {}
                 Err(e) => return Err(Error::io(format!("cannot read what comes from {}", self.from), e)),
             }
         }
@@ -242,6 +246,10 @@ impl Output {
                     IoSlice::advance_slices(&mut left, count);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                // Somebody else who has this pipe, a shell's neighbour perhaps, wants not to wait there. We do.
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                    let _ = poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], Some(&LOOK));
+                }
                 Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Err(self.to.ended()),
                 Err(e) => return Err(Error::io(format!("cannot write to {}", self.to), e)),
             }
@@ -282,4 +290,30 @@ pub(super) fn watching<T>(
             result => result,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{OFlags, fcntl_setfl};
+    use std::os::fd::OwnedFd;
+
+    #[test]
+    fn a_pipe_that_does_not_block_is_waited_for() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+        let mut output = Output::new(File::from(OwnedFd::from(writer)), Neighbour::Save);
+        let content = vec![7; 5 << 20];
+        std::thread::scope(|scope| {
+            let read = scope.spawn(move || {
+                // By then it is full.
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                let mut all = Vec::new();
+                reader.read_to_end(&mut all).map(|_| all)
+            });
+            output.write(&[&content, b"end"]).unwrap();
+            drop(output);
+            assert!(read.join().unwrap().unwrap() == [&content[..], b"end"].concat());
+        });
+    }
 }

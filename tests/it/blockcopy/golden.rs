@@ -1,8 +1,10 @@
 //! Streams that were written down once: whoever speaks them today has to speak them tomorrow. Those of the original were made by
 //! `peer.py` from the description, not by the program.
 
-use super::{Who, step};
+use super::{Who, command, step, wait};
 use crate::support::Lab;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 const OLD: &[u8] = b"the destination\n";
@@ -26,6 +28,44 @@ fn checksum_writes_the_golden_stream() {
     assert!(std::fs::read(&out).unwrap() == std::fs::read(golden("hashes")).unwrap());
     assert_eq!(step(Who::Ours, args!["checksum", "-"], Some(&old), Some(&out)).code, 0);
     assert!(std::fs::read(&out).unwrap() == std::fs::read(golden("hashes")).unwrap());
+}
+
+/// Other names of standard input, and pipes that have a name.
+#[test]
+fn checksum_reads_pipes_by_their_names() {
+    use std::io::Write;
+    let (lab, _, _) = lab();
+    let (out, fifo) = (lab.path("out"), lab.path("fifo"));
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    for name in ["/dev/stdin", "a pipe", "a socket"] {
+        let path = if name == "a pipe" { fifo.clone() } else { PathBuf::from("/dev/stdin") };
+        let mut command = command(Who::Ours, args!["checksum", path]);
+        command.stdout(File::create(&out).unwrap());
+        let (mut writer, reader): (Box<dyn Write>, Option<OwnedFd>) = match name {
+            "a pipe" => (Box::new(std::io::empty()), None),
+            "a socket" => {
+                let (writer, reader) = std::os::unix::net::UnixStream::pair().unwrap();
+                (Box::new(writer), Some(reader.into()))
+            }
+            _ => {
+                let (reader, writer) = std::io::pipe().unwrap();
+                (Box::new(writer), Some(reader.into()))
+            }
+        };
+        if let Some(reader) = reader {
+            command.stdin(reader);
+        }
+        let child = command.spawn().unwrap();
+        drop(command);
+        match name {
+            "a pipe" => std::fs::write(&fifo, OLD).unwrap(),
+            _ => writer.write_all(OLD).unwrap(),
+        }
+        drop(writer);
+        let ended = wait(child);
+        assert_eq!(ended.code, 0, "{name}: {ended:?}");
+        assert!(std::fs::read(&out).unwrap() == std::fs::read(golden("hashes")).unwrap(), "{name}");
+    }
 }
 
 #[test]
@@ -61,11 +101,17 @@ fn our_own_golden_streams() {
     assert_eq!(std::fs::read(&old).unwrap(), NEW);
 }
 
-/// The backup of a copy over OLD; an undo of it has to give OLD for ever.
+/// The backup of a copy over OLD; an undo of it has to give OLD for ever. It was made of a file that is no more.
 #[test]
 fn the_golden_backup() {
     let lab = Lab::new();
     let file = lab.file("file", NEW);
-    assert_eq!(step(Who::Ours, args!["undo", "--backup", golden("backup"), file], None, None).code, 0);
+    let refused = step(Who::Ours, args!["undo", "--backup", golden("backup"), file], None, None);
+    assert!(refused.code == 2 && refused.stderr.contains("--moved"), "{refused:?}");
+    assert_eq!(std::fs::read(&file).unwrap(), NEW);
+    assert_eq!(
+        step(Who::Ours, args!["undo", "--backup", golden("backup"), "--moved", file], None, None).code,
+        0
+    );
     assert_eq!(std::fs::read(&file).unwrap(), OLD);
 }

@@ -4,6 +4,7 @@ use crate::archive::blockcopy::backup::{BackupRecord, MAX_BATCH, START_LEN, Star
 use crate::archive::digest::blake3;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::device::Target;
+use crate::source::device::Device;
 use crate::telemetry::{Monitor, Notice};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -32,11 +33,12 @@ struct Backup {
     size: u64,
 }
 
-/// Puts back into the destination at `path` what the file `backup` kept. It may be done again, and again.
+/// Puts back into the destination at `path` what the file `backup` kept. It may be done again, and again. With `moved`, the destination
+/// may be another file than the one that was overwritten.
 ///
 /// # Errors
 /// The backup is damaged or not that of this destination: nothing is written then. The destination cannot be written.
-pub fn undo(backup: &Path, path: &Path, monitor: &dyn Monitor) -> Result<UndoReport> {
+pub fn undo(backup: &Path, path: &Path, moved: bool, monitor: &dyn Monitor) -> Result<UndoReport> {
     let name = backup.display().to_string();
     let failed = |e| Error::io(format!("cannot open {name}"), e);
     let file = File::open(backup).map_err(failed)?;
@@ -52,6 +54,14 @@ pub fn undo(backup: &Path, path: &Path, monitor: &dyn Monitor) -> Result<UndoRep
             ErrorKind::Usage,
             format!("{} is of another sort or size than what {} was made of", target.name(), backup.name),
         ));
+    }
+    let now = Device::of(target.reader()?, target.name().to_string())?.identity();
+    if !moved && (now.device, now.inode) != (start.device, start.inode) {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("{} is another file than the one {} was made of", target.name(), backup.name),
+        )
+        .hint("name that one; if it was moved or copied, or its disk has another number since a restart: undo --moved"));
     }
     if torn_bytes > 0 {
         monitor.notice(Notice::Warning(format!(
@@ -109,7 +119,7 @@ impl Backup {
     /// All that it keeps, and how many bytes at its end are not complete.
     fn read(&self, monitor: &dyn Monitor) -> Result<(Vec<Old>, u64)> {
         let mut olds = Vec::new();
-        let (mut at, mut batch, mut is_ended) = (START_LEN as u64, START_LEN as u64, false);
+        let (mut at, mut is_ended) = (START_LEN as u64, false);
         let mut content = Vec::new();
         while at < self.size && !is_ended {
             if monitor.is_cancelled() {
@@ -121,7 +131,7 @@ impl Backup {
                     olds.push(Old::Bytes { position, length, body: next - u64::from(length) });
                 }
                 BackupRecord::Zeros { position, length } => olds.push(Old::Zeros { position, length }),
-                BackupRecord::Batch { offset } if offset == at => batch = at,
+                BackupRecord::Batch { offset } if offset == at => {}
                 BackupRecord::End { offset } if offset == at => is_ended = true,
                 _ => break,
             }
@@ -129,8 +139,8 @@ impl Backup {
         }
         let torn = self.size - at;
         // Only the last batch may be torn: what came before it was on stable storage when the destination was changed.
-        let is_last = self.size - batch <= MAX_BATCH && !self.has_mark_behind(at)?;
-        if torn > 0 && (is_ended || !is_last) {
+        // Its mark may be what is missing, so that its length counts from here.
+        if torn > 0 && (is_ended || self.has_mark_behind(at)?) {
             return Err(Error::new(ErrorKind::Malformed, format!("{} is damaged at {at}", self.name))
                 .hint("nothing was written; take it from another copy of that file"));
         }

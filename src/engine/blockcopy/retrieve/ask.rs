@@ -117,6 +117,10 @@ pub(super) fn native(job: &Job<'_>, head: &Head, input: &mut Input<'_>, feed: &A
         let record = HashRecord::parse(tag, &bytes).map_err(|bad| input.bad(bad))?;
         let expected = |position: u64, length: u64, is_last: bool| position == next && length > 0 && !is_last;
         match record {
+            // All of it is read at once: no more than what our own checksum sends.
+            HashRecord::Span { length, .. } if length > span_of(head.block as usize) => {
+                return Err(input.bad(BadRecord::TooLarge));
+            }
             HashRecord::Span { position, length } if expected(position, length.into(), is_last) => {
                 bytes.resize(span_tail(length, head.block), 0);
                 input.exact(&mut bytes)?;

@@ -21,6 +21,9 @@ pub(super) enum Ask {
     Answered(Compared),
 }
 
+/// The most bytes of hashes in one question, about: blocks may have a byte each.
+const MAX_HASHES: usize = 64 << 10;
+
 /// What the destination has there.
 pub(super) enum Want {
     /// Blocks with these hashes, `length` bytes in all; the last one may be shorter than the source's.
@@ -76,13 +79,14 @@ impl Ask {
     /// Whether a block can be added: right behind the others, which are whole ones.
     pub(super) fn takes(&self, at: u64, more: u32, most: u32) -> bool {
         match self {
-            Self::Compare { position, length, block, .. } => {
-                at == position + u64::from(*length)
+            Self::Compare { position, length, block, want: Want::Hashes { hashes, .. }, .. } => {
+                hashes.len() < MAX_HASHES
+                    && at == position + u64::from(*length)
                     && length.is_multiple_of(*block)
                     && more <= *block
                     && length + more <= most.max(*block)
             }
-            Self::Answered(_) => false,
+            _ => false,
         }
     }
 
@@ -154,4 +158,20 @@ fn pack(job: &Job<'_>, content: &[u8]) -> Verdict {
         (None, false) => None,
     };
     packed.map_or(Verdict::Plain, Verdict::Packed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_of_tiny_blocks_are_bounded() {
+        let mut ask = Ask::blocks(0, 1);
+        let mut at = 0;
+        while ask.takes(at, 1, 1 << 20) {
+            ask.push(1, &[0; 64]);
+            at += 1;
+        }
+        assert_eq!(at, 1024);
+    }
 }

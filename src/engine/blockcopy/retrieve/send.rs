@@ -178,6 +178,8 @@ impl<'j> Sender<'j> {
     }
 
     pub(super) fn finish(mut self) -> Result<RetrieveReport> {
+        // Nothing is called done, nor proven, that was taken from a source of which a part is gone.
+        self.job.device.check_size()?;
         self.end_run();
         if let (Some(root), Some(head)) = (&self.root, &self.job.head) {
             data::push_root(&mut self.heads, head.copy_end(), &root.finish());

@@ -6,23 +6,39 @@ use super::super::scan::{Scanned, scan};
 use super::super::wire::{Neighbour, Stop};
 use super::parse::Part;
 use super::{SaveOptions, SaveReport};
-use crate::archive::blockcopy::BadRecord;
 use crate::archive::blockcopy::hasher::{Algorithm, Hasher, is_zero};
 use crate::archive::blockcopy::head::Head;
 use crate::archive::blockcopy::root::Root;
+use crate::archive::blockcopy::{BLOCK, BadRecord};
 use crate::archive::digest::Blake3;
 use crate::engine::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::device::Target;
 use crate::source::device::{Device, Extent};
 use crate::telemetry::{Monitor, Notice};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// With a backup, so many bytes wait for one sync of that file; few in unit tests, whose copies are to stop between batches.
 const BATCH: u64 = if cfg!(test) { 32 << 10 } else { 32 << 20 };
 
+/// What `--sparse` looks at on its own in a longer piece, in bytes.
+const CHUNK: usize = BLOCK as usize;
+
+/// What a change weighs besides its content: its place in memory, and its heads in the backup.
+const WEIGHT: u64 = 64;
+
 enum Change {
-    Write { position: u64, content: Buffer },
-    Zero { position: u64, length: u64 },
+    /// What `range` of the content is goes to `position`.
+    Write {
+        position: u64,
+        content: Arc<Buffer>,
+        range: Range<usize>,
+    },
+    Zero {
+        position: u64,
+        length: u64,
+    },
 }
 
 pub(super) struct Writer<'w> {
@@ -99,11 +115,7 @@ impl<'w> Writer<'w> {
                 let length = content.len() as u64;
                 self.advance(position, length)?;
                 self.report.written_bytes += length;
-                if self.options.sparse && is_zero(&content) {
-                    self.zeros(position, length)?;
-                } else {
-                    self.change(length, Change::Write { position, content })?;
-                }
+                self.content(position, content)?;
             }
             Part::Equal { position, length } => {
                 self.advance(position, length)?;
@@ -180,6 +192,28 @@ impl<'w> Writer<'w> {
         Ok(())
     }
 
+    /// Content, of which `--sparse` makes holes where it can: small records of the original come together.
+    fn content(&mut self, position: u64, content: Buffer) -> Result<()> {
+        let content = Arc::new(content);
+        let zero = |at: usize| is_zero(&content[at..content.len().min(at + CHUNK)]);
+        let mut at = 0;
+        while at < content.len() {
+            let is_hole = self.options.sparse && zero(at);
+            let mut end = if self.options.sparse { at + CHUNK } else { content.len() };
+            while end < content.len() && zero(end) == is_hole {
+                end += CHUNK;
+            }
+            let range = at..end.min(content.len());
+            let (position, length) = (position + at as u64, range.len() as u64);
+            at = range.end;
+            match is_hole {
+                true => self.zeros(position, length)?,
+                false => self.change(length, Change::Write { position, content: content.clone(), range })?,
+            }
+        }
+        Ok(())
+    }
+
     /// A run of zeros, which may be longer than a batch.
     fn zeros(&mut self, position: u64, length: u64) -> Result<()> {
         if self.keeper.is_none() {
@@ -195,8 +229,8 @@ impl<'w> Writer<'w> {
                     let piece_end = data.end.min(at + BATCH);
                     (piece_end, piece_end - at)
                 }
-                Some(Extent::Hole(hole)) => (hole.end, 64),
-                None => (end, 64),
+                Some(Extent::Hole(hole)) => (hole.end, 0),
+                None => (end, 0),
             };
             self.change(weight, Change::Zero { position: at, length: piece_end - at })?;
             at = piece_end;
@@ -208,6 +242,8 @@ impl<'w> Writer<'w> {
         if self.options.dry_run {
             return Ok(());
         }
+        // Many small ones have more in heads than in content.
+        let weight = weight + WEIGHT;
         // Before it is added: what the backup gets at a time is bounded.
         if self.batch_bytes + weight > BATCH {
             self.flush()?;
@@ -221,7 +257,7 @@ impl<'w> Writer<'w> {
     fn flush(&mut self) -> Result<()> {
         if let Some(keeper) = &mut self.keeper {
             let ranges = self.batch.iter().map(|change| match change {
-                Change::Write { position, content } => *position..*position + content.len() as u64,
+                Change::Write { position, range, .. } => *position..*position + range.len() as u64,
                 Change::Zero { position, length } => *position..*position + *length,
             });
             keeper.keep(&self.old, ranges)?;
@@ -229,7 +265,9 @@ impl<'w> Writer<'w> {
         self.batch_bytes = 0;
         for change in std::mem::take(&mut self.batch) {
             match change {
-                Change::Write { position, content } => self.target.write(position, &content)?,
+                Change::Write { position, content, range } => {
+                    self.target.write(position, &content[range])?;
+                }
                 Change::Zero { position, length } => self.target.zero(position, length)?,
             }
         }
