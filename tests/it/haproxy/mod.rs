@@ -152,7 +152,8 @@ impl Haproxy {
     /// What it has logged: a JSON object a line, but for what haproxy says of itself.
     fn log(&self) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(&self.log).unwrap();
-        let lines = text.lines().filter(|line| line.starts_with('{'));
+        // The last line may be on its way.
+        let lines = text.split_inclusive('\n').filter(|line| line.starts_with('{') && line.ends_with('\n'));
         lines.map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
     }
 }
