@@ -324,7 +324,9 @@ impl LargeReader {
         self.left -= wanted as u64;
         let bytes = match &mut self.content {
             ReaderContent::Object(reader) => {
-                match reader.next_part(|| pool.take()).filter(|_| !self.broken) {
+                // Of one that has failed nothing more is asked for.
+                let part = if self.broken { None } else { reader.next_part(|| pool.take()) };
+                match part {
                     Some(Ok(part)) if part.len() == wanted => Bytes::from_owner(part),
                     _ => {
                         // What is missing is read again by the upload that follows, and it says why where that fails, too.
