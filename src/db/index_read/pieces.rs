@@ -204,6 +204,19 @@ impl IndexReader {
         Side::Gone.pieces_in(&self.connection, self.read(), range, each)
     }
 
+    /// Gives the scattered files.
+    ///
+    /// # Errors
+    /// As [`IndexReader::files`].
+    pub fn scattered_files(&self, each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>) -> Result<()> {
+        if !self.scattered {
+            return Ok(());
+        }
+        // A row for each, however many pieces it has.
+        let tail = "WHERE tar.id IN (SELECT file FROM tarlike_extent WHERE file_offset = 0) ORDER BY tar.rowid";
+        self.each_file(tail, [], each)
+    }
+
     /// Gives the pieces of a file of this index, in its order; they are the whole file.
     ///
     /// # Errors
