@@ -19,6 +19,9 @@ pub const HEADER_STREAM: &str = "x-tar-like-stream";
 pub const HEADER_LENGTH: &str = "x-tar-like-length";
 /// On the PUT of a block: the digest of its uncompressed content ([`super::block_digest::BlockDigest`]).
 pub const HEADER_DIGEST: &str = "x-tar-like-digest";
+/// On the PUT of a block of which only a part is sent: `start-end`, the half-open range of the archive that the body is. It lies in the
+/// block. Only for receivers that say [`Status::parts`].
+pub const HEADER_RANGE: &str = "x-tar-like-range";
 /// On the PUT of a block: ids of files, separated by commas, whose bytes in this block are zeros because they could not be
 /// read; a run of ids is `first-last`, both inclusive.
 pub const HEADER_FAILED: &str = "x-tar-like-failed";
@@ -110,6 +113,9 @@ pub struct Status {
     pub files_total: u64,
     /// Files that have their final name.
     pub files_published: u64,
+    /// A block may come in part ([`HEADER_RANGE`]).
+    #[serde(default)]
+    pub parts: bool,
     /// Files that could not be published so far; at most [`FAILED_NAMES`].
     pub failed: Vec<FailedFile>,
     /// Everything is published, and directories, links and metadata are in place.

@@ -38,13 +38,7 @@ const OUR_TABLES: [&str; 9] = [
 ///
 /// # Errors
 /// [`ErrorKind::BadIndex`] says what is wrong with the upload; nothing is written then. Others: our own disk or database.
-pub fn import(
-    uploaded: &Path,
-    target: &Path,
-    name: &str,
-    number: u64,
-    created_s: u64,
-) -> Result<Written> {
+pub fn import(uploaded: &Path, target: &Path, name: &str, number: u64, created_s: u64) -> Result<Written> {
     let refuse = |e: Error| match e.kind() {
         ErrorKind::Database => e.with_kind(ErrorKind::BadIndex),
         _ => e,

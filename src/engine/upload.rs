@@ -22,6 +22,7 @@ use block::Sender;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::{JoinSet, spawn_blocking};
 
 /// What to send, and how.
@@ -105,7 +106,8 @@ pub async fn upload(
     let window = grid.window(options.first, options.last);
     monitor.counters().files_total.set(summary.files);
     monitor.counters().total_bytes.set(window.end - window.start);
-    let upload = Upload { source, client, options, monitor, summary, grid, window };
+    let parts = AtomicBool::new(false);
+    let upload = Upload { source, client, options, monitor, summary, grid, window, parts };
     upload.client.patience().start();
     upload.run().await
 }
@@ -118,6 +120,8 @@ struct Upload<'a> {
     summary: Summary,
     grid: Grid,
     window: Range<u64>,
+    /// The receiver takes parts of blocks.
+    parts: AtomicBool,
 }
 
 /// What a receiver said when it was asked for the first time.
@@ -157,6 +161,7 @@ impl Upload<'_> {
         let sender = Arc::new(Sender::new(self, Some(progress)));
         let mut todo = self.blocks_of(if self.options.ignore_done { None } else { Some(&missing) });
         self.note_present(&missing);
+        self.limit(&sender, &missing);
         for round in 1.. {
             self.monitor.notice(Notice::Phase("sending"));
             self.send(&sender, &todo).await?;
@@ -168,6 +173,7 @@ impl Upload<'_> {
                 return self.conclude(&sender, answer).await;
             }
             let missing = self.missing().await?;
+            self.limit(&sender, &missing);
             todo = self.remaining(&sender, &missing).collect();
             if todo.is_empty() || round >= ROUNDS {
                 return self.end_incomplete(&sender, &missing, &answer).await;
@@ -261,12 +267,18 @@ impl Upload<'_> {
     async fn put_changes(&self, steps: &[Step]) -> Result<()> {
         self.monitor.notice(Notice::Phase("sending the change of the index"));
         for step in steps {
-            let (database, scratch, step) = (self.options.database.clone(), self.options.scratch.clone(), *step);
+            let (database, scratch, step) =
+                (self.options.database.clone(), self.options.scratch.clone(), *step);
             let body = blocking(move || change_body(&database, &scratch, &step)).await?;
             match self.client.put_index(&body).await {
                 Ok(answer) if answer.digest == Some(body.digest.to_string()) => {}
                 Ok(_) => return self.put_index().await.map(drop),
-                Err(e) if matches!(e.kind(), ErrorKind::BadIndex | ErrorKind::WrongIndex | ErrorKind::NotFound) => {
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        ErrorKind::BadIndex | ErrorKind::WrongIndex | ErrorKind::NotFound
+                    ) =>
+                {
                     self.monitor.notice(Notice::Warning(format!(
                         "the receiver does not take the change of the index ({e}); it gets all of it"
                     )));
@@ -325,6 +337,7 @@ impl Upload<'_> {
     /// All pages of what is missing.
     async fn all_missing(&self, mut status: Status) -> Result<RangeSet> {
         let mut missing = RangeSet::default();
+        self.parts.store(status.parts, Ordering::Relaxed);
         loop {
             for (start, end) in &status.missing {
                 missing.insert(*start..*end);
@@ -333,6 +346,13 @@ impl Upload<'_> {
             status = self.client.status(self.options.block_size, next).await?.ok_or_else(|| {
                 Error::new(ErrorKind::Malformed, "the receiver was replaced by another program")
             })?;
+        }
+    }
+
+    /// A receiver that takes parts of blocks gets no more than it misses.
+    fn limit(&self, sender: &Sender, missing: &RangeSet) {
+        if self.parts.load(Ordering::Relaxed) && !self.options.ignore_done {
+            sender.want(missing);
         }
     }
 
@@ -463,7 +483,10 @@ fn change_body(database: &Path, scratch: &Path, step: &Step) -> Result<IndexBody
     let history = History::open(database)?;
     let generation = |number| {
         history.generation(number).ok_or_else(|| {
-            Error::new(ErrorKind::BadIndex, format!("{} does not know generation {number}", database.display()))
+            Error::new(
+                ErrorKind::BadIndex,
+                format!("{} does not know generation {number}", database.display()),
+            )
         })
     };
     let to = generation(step.to)?;

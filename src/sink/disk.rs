@@ -187,7 +187,9 @@ impl DiskSink {
     /// The system's error.
     pub fn apply_file_meta(&self, file: &FileEntry, cache: &mut FolderCache) -> Result<bool> {
         let (path, Some(meta)) = (&file.path, &file.meta) else { return Ok(true) };
-        let stands = |stat: &Stat| is_kind(stat, FileType::RegularFile) && u64::try_from(stat.st_size) == Ok(file.size);
+        let stands = |stat: &Stat| {
+            is_kind(stat, FileType::RegularFile) && u64::try_from(stat.st_size) == Ok(file.size)
+        };
         if !self.stat(path, cache)?.is_some_and(|stat| stands(&stat)) {
             return Ok(false);
         }

@@ -463,7 +463,8 @@ pub fn rewind(database: &Path) -> Result<Applied> {
             "only one generation can be taken back at a time; make a new one with: tar-like index",
         );
     }
-    let step = super::history::Step { generation: active.number, undo: true, to: parent.number, appended_bytes: 0 };
+    let step =
+        super::history::Step { generation: active.number, undo: true, to: parent.number, appended_bytes: 0 };
     let partial = copy(database)?;
     let mut batches = Vec::new();
     history.batches(&step, |batch| {

@@ -213,7 +213,8 @@ impl IndexReader {
             return Ok(());
         }
         // A row for each, however many pieces it has.
-        let tail = "WHERE tar.id IN (SELECT file FROM tarlike_extent WHERE file_offset = 0) ORDER BY tar.rowid";
+        let tail =
+            "WHERE tar.id IN (SELECT file FROM tarlike_extent WHERE file_offset = 0) ORDER BY tar.rowid";
         self.each_file(tail, [], each)
     }
 

@@ -1,7 +1,7 @@
 //! What a walk finds, beside the former generation: what is the same is left alone, the rest makes the next one.
 
-use super::rows::FormerNodes;
 use super::former::Vanished;
+use super::rows::FormerNodes;
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extents, Piece};
 use crate::db::generation::NextGeneration;
@@ -142,7 +142,11 @@ impl NextRows {
     }
 
     /// Completes the generation; gives `None` if it would be the former one.
-    pub(super) fn finish(mut self, vanished: &Vanished, started_s: u64) -> Result<(Option<Written>, Changes, Summary)> {
+    pub(super) fn finish(
+        mut self,
+        vanished: &Vanished,
+        started_s: u64,
+    ) -> Result<(Option<Written>, Changes, Summary)> {
         self.nodes.end()?;
         self.remove_nodes()?;
         for id in std::mem::take(&mut *vanished.lock().unwrap_or_else(PoisonError::into_inner)) {

@@ -389,6 +389,7 @@ impl Archive {
             blocks_done,
             files_total: extent.files,
             files_published: state.published.covered(),
+            parts: true,
             failed: state.failed.values().cloned().collect(),
             complete: state.finished,
         })

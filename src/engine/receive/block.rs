@@ -34,6 +34,8 @@ pub struct BlockPut {
     pub taken: Taken,
     /// Length of what came, in bytes.
     pub wire_bytes: u64,
+    /// The bytes of the archive that came, if they are not all of the block.
+    pub part: Option<Range<u64>>,
     /// The index that the sender works by; a legacy sender names none.
     pub index: Option<IndexDigest>,
     /// Of the uncompressed block; a legacy sender names none.
@@ -182,7 +184,7 @@ impl Receiver {
                 ));
             }
         };
-        Grid::new(end, put.block_size)
+        let range = Grid::new(end, put.block_size)
             .ok_or_else(|| Error::new(ErrorKind::Malformed, "the block size must not be 0"))?
             .range(put.number)
             .ok_or_else(|| {
@@ -193,7 +195,17 @@ impl Receiver {
                         put.number, put.block_size
                     ),
                 )
-            })
+            })?;
+        match &put.part {
+            None => Ok(range),
+            Some(part) if range.start <= part.start && part.start < part.end && part.end <= range.end => {
+                Ok(part.clone())
+            }
+            Some(_) => Err(Error::new(
+                ErrorKind::Malformed,
+                format!("the part of block {} of {} bytes does not lie in it", put.number, put.block_size),
+            )),
+        }
     }
 }
 
@@ -226,7 +238,11 @@ impl Intake<'_> {
             let gaps: Vec<Range<u64>> = self.archive.state().done.missing(piece.clone()).collect();
             for gap in gaps {
                 if !self.has_all(file) {
-                    self.archive.staging.write_at(file, file_offset + (gap.start - piece.start), bytes(&gap))?;
+                    self.archive.staging.write_at(
+                        file,
+                        file_offset + (gap.start - piece.start),
+                        bytes(&gap),
+                    )?;
                 }
                 self.accepted.insert(gap);
             }

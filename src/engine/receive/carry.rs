@@ -26,11 +26,12 @@ pub(super) fn by_path(former: &Archive, path: &Path) -> Result<Carried> {
     let mut carried = Carried::default();
     let (before, extent) = (former.state().published.clone(), former.extent());
     if before.covered() == 0 || !extent.sealed {
-        return Ok(carried);
+        return nothing(path);
     }
     let index = IndexReader::open_growing(path)?;
     // Both in the order of the walk, so that none of them needs to be looked up.
-    let mut rows = Rows { reader: IndexReader::open_growing(&former.index_path)?, at: 0, page: Vec::new().into_iter() };
+    let mut rows =
+        Rows { reader: IndexReader::open_growing(&former.index_path)?, at: 0, page: Vec::new().into_iter() };
     let mut next = rows.next()?;
     let mut from = 0;
     loop {
@@ -65,6 +66,18 @@ pub(super) fn by_path(former: &Archive, path: &Path) -> Result<Carried> {
     unpublished(&index, &carried.published, |file| lack(&index, &file, &mut lacking))?;
     carried.done = complement(&lacking, index.archive_bytes()?);
     carried.touched.iter().for_each(|&id| carried.published.remove(id..id + 1));
+    Ok(carried)
+}
+
+/// Nothing is there of the index at `path`. What no file of it asks for is done all the same.
+pub(super) fn nothing(path: &Path) -> Result<Carried> {
+    let index = IndexReader::open_growing(path)?;
+    let mut carried = Carried::default();
+    if index.is_scattered() {
+        let mut lacking = RangeSet::default();
+        unpublished(&index, &carried.published, |file| lack(&index, &file, &mut lacking))?;
+        carried.done = complement(&lacking, index.archive_bytes()?);
+    }
     Ok(carried)
 }
 

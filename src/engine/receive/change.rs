@@ -36,7 +36,9 @@ impl Batches {
 
     fn next_batch(&mut self) -> Result<Option<Vec<u8>>> {
         let cut = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => Error::new(ErrorKind::BadIndex, "the uploaded change is cut"),
+            std::io::ErrorKind::UnexpectedEof => {
+                Error::new(ErrorKind::BadIndex, "the uploaded change is cut")
+            }
             _ => Error::io("cannot read the uploaded change", e),
         };
         let mut length = [0; 4];
@@ -192,7 +194,11 @@ impl Copier<'_> {
                 if self.before.contains(source.id..source.id + 1) {
                     sources.push((source.clone(), theirs.clone()));
                 }
-                Ok(if sources.len() < MOST_SOURCES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+                Ok(if sources.len() < MOST_SOURCES {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                })
             })
         })?;
         for (source, theirs) in sources {

@@ -328,7 +328,7 @@ impl Receiver {
         let carry = || -> Result<Arc<Archive>> {
             let carried = match &former {
                 Some(former) if expected.is_some() => carry::by_path(former, &path)?,
-                _ => Carried::default(),
+                _ => carry::nothing(&path)?,
             };
             let (digest, finished) = (written.digest, false);
             let Carried { done, published, touched } = carried;

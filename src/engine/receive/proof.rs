@@ -86,8 +86,8 @@ impl Proof {
         };
         // Where md5 is all that the index has, nothing is hashed before all is there.
         // The bytes of a scattered one may come twice, for the sake of another file.
-        let by_blake3 = !file.scattered
-            && (file.blake3.is_some() || self.archive.state().pending.contains(&self.id));
+        let by_blake3 =
+            !file.scattered && (file.blake3.is_some() || self.archive.state().pending.contains(&self.id));
         let pieces = self.archive.pieces_of(&file)?;
         match hashed.as_mut().filter(|_| by_blake3) {
             Some(hashed) => hash_on(&self.archive, &file, hashed)?,

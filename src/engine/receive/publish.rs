@@ -117,7 +117,8 @@ fn proven(receiver: &Receiver, archive: &Archive, file: &FileEntry, hashed: Opti
     match receiver.sink.open_final(&file.path) {
         Ok(Some(named)) => {
             // Or between a change of metadata and the journal.
-            Ok(is_as_indexed(&named, file)? && receiver.sink.apply_file_meta(file, &mut FolderCache::default())?)
+            Ok(is_as_indexed(&named, file)?
+                && receiver.sink.apply_file_meta(file, &mut FolderCache::default())?)
         }
         Ok(None) => Ok(false),
         // Its own mode forbids us to read it. Only what was proven ever gets a name: its size and time must do.

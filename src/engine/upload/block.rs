@@ -47,6 +47,8 @@ struct State {
     failed: RangeSet,
     named: BTreeMap<String, String>,
     failed_total: u64,
+    /// What the receiver misses, if it takes parts of blocks.
+    wanted: Option<RangeSet>,
     /// Files that the receiver refused once; the second time they count as failed.
     refused: BTreeSet<u64>,
 }
@@ -155,10 +157,12 @@ impl Sender {
     }
 
     fn prepare(&self, number: u64) -> Result<Prepared> {
-        let range = self
+        let whole_range = self
             .grid
             .range(number)
             .ok_or_else(|| Error::new(ErrorKind::Internal, format!("block {number} lies behind the end")))?;
+        let range = self.wanted_of(&whole_range);
+        let part = (range != whole_range).then(|| range.clone());
         let length = usize::try_from(range.end - range.start)
             .map_err(|_| Error::new(ErrorKind::Usage, "the block size is too large for this machine"))?;
         let mut content = self.buffers.take();
@@ -166,7 +170,8 @@ impl Sender {
         content.reserve_exact(more);
         content.resize(length, 0);
         let mut failed = Vec::new();
-        let mut reading = Reading { range: range.clone(), content, have: RangeSet::default(), lost: Vec::new() };
+        let mut reading =
+            Reading { range: range.clone(), content, have: RangeSet::default(), lost: Vec::new() };
         self.with_index(|index| {
             let mut wanted: Vec<Wanted> = Vec::new();
             index.pieces_in(&range, |file, piece| {
@@ -207,9 +212,26 @@ impl Sender {
         let digest = hasher.finish();
         let (body, coding) = self.pace.encode(vec![bytes::Bytes::from_owner(content)]);
         let zstd = matches!(coding, Coding::Zstd(_));
-        let block = BlockBody { number, block_size: self.block_size, body, zstd, digest, failed };
-        let whole = good_bytes == range.end - range.start;
+        let block = BlockBody { number, block_size: self.block_size, body, zstd, part, digest, failed };
+        let whole = good_bytes == whole_range.end - whole_range.start;
         Ok(Prepared { block, coding, good_bytes, whole })
+    }
+
+    /// What of a block the receiver misses, from the first byte to the last, if it takes parts of blocks.
+    fn wanted_of(&self, block: &Range<u64>) -> Range<u64> {
+        let state = lock(&self.state);
+        let Some(wanted) = &state.wanted else { return block.clone() };
+        let have: RangeSet = wanted.missing(block.clone()).collect();
+        let mut gaps = have.missing(block.clone());
+        match gaps.next() {
+            Some(first) => first.start..gaps.last().map_or(first.end, |last| last.end),
+            None => block.clone(),
+        }
+    }
+
+    /// Only what is in `missing` is sent from now on.
+    pub(super) fn want(&self, missing: &RangeSet) {
+        lock(&self.state).wanted = Some(missing.clone());
     }
 
     /// Takes `wanted`, ascending, and reads it into its place in the block.
