@@ -123,7 +123,7 @@ pub struct Status {
 }
 
 /// Body of `POST finish`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinishRequest {
     /// Create empty files, directories and links even if content is missing.
     #[serde(default)]
@@ -131,6 +131,19 @@ pub struct FinishRequest {
     /// What this look has found in place need not be looked at again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub looked: Option<u64>,
+    /// Delete what former generations put in place and this one does not have, once everything else is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete: Option<DeleteRequest>,
+}
+
+/// What may be deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteRequest {
+    /// So many entries at most; if there are more, none is.
+    pub most: u64,
+    /// A folder below the base folder that takes them instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
 }
 
 /// Body of `POST look`: look whether the files that have their final names are still there, and change nothing.
@@ -153,6 +166,12 @@ pub struct FinishAnswer {
     pub failed: Vec<FailedFile>,
     /// How many there are, named or not.
     pub failed_total: u64,
+    /// Entries of former generations that were deleted.
+    #[serde(default)]
+    pub deleted: u64,
+    /// So many would have had to be deleted, more than the request allows: none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub too_many: Option<u64>,
 }
 
 /// Body of every answer that is no success.

@@ -400,6 +400,17 @@ impl IndexReader {
         )
     }
 
+    /// How many entries could not be read when the index was made: what is in them may be there all the same.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn skipped(&self) -> Result<u64> {
+        if !self.ours {
+            return Ok(0);
+        }
+        Ok(from_sql_int(self.meta_int("skipped")?.unwrap_or(0)))
+    }
+
     /// Size of the archive, in bytes.
     ///
     /// # Errors

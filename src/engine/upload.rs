@@ -8,7 +8,7 @@ pub use report::{FailedEntry, UploadReport};
 use super::index_body;
 use crate::archive::codec::Compression;
 use crate::archive::layout::{DEFAULT_BLOCK_SIZE, Grid};
-use crate::archive::protocol::{FinishAnswer, FinishRequest, Status};
+use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest, Status};
 use crate::archive::ranges::RangeSet;
 use crate::db::generation::{History, Step};
 use crate::db::index_read::{IndexReader, Summary};
@@ -48,6 +48,8 @@ pub struct UploadOptions {
     pub dry_run: bool,
     /// The [look](Client::look) at what the receiver has that was asked for just now.
     pub looked: Option<u64>,
+    /// Have the receiver delete what former generations put in place.
+    pub delete: Option<DeleteRequest>,
     /// How blocks become frames.
     pub compression: Compression,
     /// Cores that this program may use.
@@ -69,6 +71,7 @@ impl Default for UploadOptions {
             ignore_done: false,
             dry_run: false,
             looked: None,
+            delete: None,
             compression: Compression::Auto,
             cores: 1,
             scratch: PathBuf::from("/tmp"),
@@ -168,7 +171,9 @@ impl Upload<'_> {
             // It waits for the proof of large files: only then is it known what is missing.
             // Only where nothing had to be sent: else everything is looked at when all is there.
             let looked = self.options.looked.filter(|_| round == 1 && todo.is_empty());
-            let answer = self.finish(FinishRequest { looked, ..FinishRequest::default() }).await?;
+            let answer = self
+                .finish(FinishRequest { looked, delete: self.options.delete.clone(), partial: false })
+                .await?;
             if answer.missing_bytes == 0 {
                 return self.conclude(&sender, answer).await;
             }
@@ -417,7 +422,8 @@ impl Upload<'_> {
             sender.note_receiver_failures(&answer);
         }
         self.monitor.counters().files_done.set(answer.files_published);
-        Ok(sender.report(&self.summary, answer.complete, 0))
+        let report = sender.report(&self.summary, answer.complete, 0);
+        Ok(UploadReport { deleted: answer.deleted, too_many: answer.too_many, ..report })
     }
 
     async fn open_progress(&self) -> Result<Progress> {

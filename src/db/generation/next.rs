@@ -324,11 +324,12 @@ impl NextGeneration {
         batches.push(&self.editor, self.number, record)
     }
 
-    /// Completes the generation, syncs it and puts it in the place of the former one. `created_s` is in seconds since 1970.
+    /// Completes the generation, syncs it and puts it in the place of the former one. `created_s` is in seconds since 1970; `skipped`
+    /// entries of the source could not be read.
     ///
     /// # Errors
     /// SQLite fails, the disk is full, or what was added does not fit together.
-    pub fn finish(mut self, created_s: u64) -> Result<Written> {
+    pub fn finish(mut self, created_s: u64, skipped: u64) -> Result<Written> {
         let doomed: Vec<u64> = {
             let run = || -> rusqlite::Result<Vec<u64>> {
                 let mut statement = self.editor.connection.prepare("SELECT id FROM doomed ORDER BY id")?;
@@ -380,6 +381,7 @@ impl NextGeneration {
             .connection
             .execute("DELETE FROM tarlike_meta WHERE key='rewound'", [])
             .map_err(|e| self.editor.error(e))?;
+        self.editor.set_number("skipped", skipped)?;
         let number = self.number;
         self.put_in_place(&end, number, created_s)
     }

@@ -144,6 +144,7 @@ impl NextRows {
     /// Completes the generation; gives `None` if it would be the former one.
     pub(super) fn finish(
         mut self,
+        skipped: u64,
         vanished: &Vanished,
         started_s: u64,
     ) -> Result<(Option<Written>, Changes, Summary)> {
@@ -159,7 +160,7 @@ impl NextRows {
             next.finish_unchanged(started_s)?;
             return Ok((None, self.changes, self.summary));
         }
-        Ok((Some(next.finish(started_s)?), self.changes, self.summary))
+        Ok((Some(next.finish(started_s, skipped)?), self.changes, self.summary))
     }
 }
 

@@ -5,6 +5,7 @@ mod block;
 mod carry;
 mod change;
 mod commit;
+mod delete;
 mod finish;
 mod log;
 mod look;
@@ -89,7 +90,7 @@ const RESERVE_BYTES: u64 = 4 << 20;
 const LEGACY_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What can be made is made, although content is missing.
-const PARTIAL: FinishRequest = FinishRequest { partial: true, looked: None };
+const PARTIAL: FinishRequest = FinishRequest { partial: true, looked: None, delete: None };
 
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())

@@ -425,6 +425,8 @@ impl Sender {
                 .map(|(path, reason)| FailedEntry { path: path.clone(), reason: reason.clone() })
                 .collect(),
             failed_total: state.failed_total,
+            deleted: 0,
+            too_many: None,
             complete,
             others_bytes,
             legacy: false,
