@@ -9,6 +9,9 @@ pub const HEADER_SERVER: &str = "x-tar-like";
 pub const VERSION: &str = "1";
 /// On a PUT: the digest of the index that the sender works by, as 64 hex digits.
 pub const HEADER_INDEX: &str = "x-tar-like-index";
+/// On the PUT of an index: the body is not the index, but a change of the one that this names, as 64 hex digits, into that of
+/// [`HEADER_INDEX`]. The change is an LZ4 frame of batches ([`super::change`]), each behind its length as u32, little-endian.
+pub const HEADER_FROM: &str = "x-tar-like-from";
 /// On a batch of a log: the stream that it belongs to, as 64 hex digits that the sender chose at random. The batch follows the
 /// prefix of the log that [`HEADER_INDEX`] names.
 pub const HEADER_STREAM: &str = "x-tar-like-stream";

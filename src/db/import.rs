@@ -1,6 +1,7 @@
 //! Taking in an index that came over the network. The file is hostile until proven otherwise: it is opened read-only under
 //! limits, only plain tables are read, every row is validated and copied into a database of our own, and then it is dropped.
 
+use super::generation;
 use super::index_read::IndexReader;
 use super::index_write::{IndexWriter, Written};
 use super::paths::PathTable;
@@ -19,9 +20,20 @@ const LONGEST_VALUE: i32 = 64 << 10;
 /// After so many steps of SQLite's machine, the budget is looked at.
 const STEP: i32 = 1_000;
 
-const OUR_TABLES: [&str; 5] = ["tar", "tarlike_meta", "tarlike_file", "tarlike_node", "tarlike_object"];
+const OUR_TABLES: [&str; 9] = [
+    "tar",
+    "tarlike_meta",
+    "tarlike_file",
+    "tarlike_node",
+    "tarlike_object",
+    "tarlike_extent",
+    // Of use to the sender only.
+    "tarlike_sketch",
+    "tarlike_generation",
+    "tarlike_change",
+];
 
-/// Copies the index at `uploaded` into a new index at `target`, as generation `generation`, with `created_s` in seconds since
+/// Copies the index at `uploaded` into a new index at `target`, as generation `number`, with `created_s` in seconds since
 /// 1970. `name` stands for the upload in messages.
 ///
 /// # Errors
@@ -30,7 +42,7 @@ pub fn import(
     uploaded: &Path,
     target: &Path,
     name: &str,
-    generation: u64,
+    number: u64,
     created_s: u64,
 ) -> Result<Written> {
     let refuse = |e: Error| match e.kind() {
@@ -40,6 +52,9 @@ pub fn import(
     check_header(uploaded, name)?;
     let reader = IndexReader::on(open_hostile(uploaded, name)?, Path::new(name)).map_err(refuse)?;
     let reader = reader.without_objects();
+    if reader.is_scattered() {
+        return generation::copy_rows(&reader, target, number, created_s).map_err(refuse);
+    }
     let mut writer = IndexWriter::create(target)?;
     let paths = PathTable::create(target.parent().unwrap_or(Path::new(".")))?;
     let mut own_failure = None;
@@ -90,7 +105,7 @@ pub fn import(
             Ok(ControlFlow::Continue(()))
         })
         .map_err(refuse)?;
-    writer.finish(b"", generation, created_s)
+    writer.finish(b"", number, created_s)
 }
 
 fn add(paths: &PathTable, path: &EntryPath, kind: &str) -> Result<()> {

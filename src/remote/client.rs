@@ -11,7 +11,7 @@ use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{
-    BlockAnswer, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX,
+    BlockAnswer, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_FROM, HEADER_INDEX,
     HEADER_LENGTH, HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer, LookRequest, Status, VERSION,
     format_ids,
 };
@@ -100,6 +100,10 @@ pub struct IndexBody {
     pub length: u64,
     /// The digest of the index.
     pub digest: IndexDigest,
+    /// It is not the index, but a change of this one into it.
+    pub from: Option<IndexDigest>,
+    /// How long the receiver may have to work on it beside what its length says, in seconds.
+    pub work_s: u64,
 }
 
 const SHORT_DEADLINE: Duration = Duration::from_secs(60);
@@ -218,8 +222,12 @@ impl Client {
                 .header(header::CONTENT_LENGTH, index.length)
                 .header(HEADER_INDEX, index.digest.to_string())
                 .body(body::of_file(&index.file, self.bandwidth.clone(), &pulse)?);
+            let request = match &index.from {
+                Some(from) => request.header(HEADER_FROM, from.to_string()),
+                None => request,
+            };
             let exchange = async { json(self.accepted(self.send(request).await?).await?).await };
-            pulse.watch(self.answer_deadline(index.length / INDEX_BYTES_PER_S), exchange).await
+            pulse.watch(self.answer_deadline((index.length / INDEX_BYTES_PER_S).saturating_add(index.work_s)), exchange).await
         })
         .await
     }

@@ -11,7 +11,7 @@ use crate::archive::intake::Taken;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::log::{LogDigest, MAX_BATCH_BYTES};
 use crate::archive::protocol::{
-    ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_LENGTH,
+    ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_FROM, HEADER_INDEX, HEADER_LENGTH,
     HEADER_SERVER, HEADER_STREAM, LookRequest, VERSION, parse_ids,
 };
 use crate::archive::ranges::RangeSet;
@@ -274,6 +274,7 @@ fn length_header(headers: &HeaderMap) -> Result<u64> {
 
 async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
     let expected = digest_header::<IndexDigest>(headers, HEADER_INDEX)?;
+    let from = digest_header::<IndexDigest>(headers, HEADER_FROM)?;
     let length = body::declared_length(headers)?;
     let limit_bytes = server.options.max_index_bytes;
     if let Err(e) = admit_index(server, expected.as_ref(), length) {
@@ -305,7 +306,11 @@ async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body:
     let answer = blocking(move || {
         let (body, unpacked) = (folder.path().join("body"), folder.path().join("index"));
         index_body::unpack(&body, &unpacked, limit_bytes)?;
-        let outcome = receiver.put_index(tar_id, &unpacked, expected.as_ref());
+        let outcome = match (&from, &expected) {
+            (Some(from), Some(expected)) => receiver.put_change(tar_id, &unpacked, from, expected),
+            (Some(_), None) => Err(Error::new(ErrorKind::Malformed, "a change of an index comes without its digest")),
+            (None, _) => receiver.put_index(tar_id, &unpacked, expected.as_ref()),
+        };
         drop(turn);
         outcome
     })

@@ -7,7 +7,9 @@ mod history;
 mod next;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub use apply::{Applied, apply};
 pub use history::{Generation, History, Step};
 pub use next::{NextGeneration, rewind};
+pub use whole::copy_rows;

@@ -104,10 +104,10 @@ impl NextGeneration {
         })
     }
 
-    /// What is known of the former generation.
+    /// The id that the next file gets; those from here on are of this generation.
     #[must_use]
-    pub fn former(&self) -> &Summary {
-        &self.former
+    pub fn next_id(&self) -> u64 {
+        self.next_id
     }
 
     /// Whether anything was changed so far that makes it another generation.
@@ -136,14 +136,6 @@ impl NextGeneration {
 
     fn read(&self) -> FileRead<'_> {
         self.editor.read()
-    }
-
-    /// The former or new file of this id.
-    ///
-    /// # Errors
-    /// SQLite fails.
-    pub fn file(&self, id: u64) -> Result<Option<FileEntry>> {
-        Side::Live.file(&self.editor.connection, self.read(), id)
     }
 
     /// The former or new file of this path that has the highest id.
@@ -471,7 +463,7 @@ pub fn rewind(database: &Path) -> Result<Applied> {
             "only one generation can be taken back at a time; make a new one with: tar-like index",
         );
     }
-    let step = super::history::Step { generation: active.number, undo: true, to: parent.number };
+    let step = super::history::Step { generation: active.number, undo: true, to: parent.number, appended_bytes: 0 };
     let partial = copy(database)?;
     let mut batches = Vec::new();
     history.batches(&step, |batch| {

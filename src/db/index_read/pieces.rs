@@ -1,7 +1,7 @@
 //! Which files have a piece in a range of the archive, and which pieces a file has.
 
-use super::{FileRead, IndexReader, file_of, read_files};
-use crate::archive::entry::FileEntry;
+use super::{FileRead, IndexReader, file_of, read_files, read_nodes};
+use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
 use crate::db::{db_error, from_sql_int, sql_int};
 use crate::error::{Error, ErrorKind, Result};
@@ -204,6 +204,19 @@ impl IndexReader {
         Side::Gone.pieces_in(&self.connection, self.read(), range, each)
     }
 
+    /// Gives the scattered files.
+    ///
+    /// # Errors
+    /// As [`IndexReader::files`].
+    pub fn scattered_files(&self, each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>) -> Result<()> {
+        if !self.scattered {
+            return Ok(());
+        }
+        // A row for each, however many pieces it has.
+        let tail = "WHERE tar.id IN (SELECT file FROM tarlike_extent WHERE file_offset = 0) ORDER BY tar.rowid";
+        self.each_file(tail, [], each)
+    }
+
     /// Gives the pieces of a file of this index, in its order; they are the whole file.
     ///
     /// # Errors
@@ -243,6 +256,41 @@ impl IndexReader {
         page.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         for (_, file) in page {
             if each(file)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl IndexReader {
+    /// Gives the directories and links in the order of the walk, from the `from`th on, counted from 0, and at most `count` of them.
+    ///
+    /// # Errors
+    /// As [`IndexReader::nodes`].
+    pub fn nodes_in_walk_order(
+        &self,
+        from: u64,
+        count: u64,
+        mut each: impl FnMut(Node) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        if !self.scattered {
+            return self.nodes_with_ids(from..from + count, each);
+        }
+        self.connection
+            .execute_batch(&format!(
+                "CREATE TEMP TABLE IF NOT EXISTS walk_nodes AS SELECT id AS row FROM tarlike_node ORDER BY {WALK_ORDER}"
+            ))
+            .map_err(|e| self.error(e))?;
+        let tail = "WHERE id IN (SELECT row FROM walk_nodes WHERE rowid > ? AND rowid <= ?)";
+        let mut page = Vec::new();
+        read_nodes(&self.connection, &self.path, tail, [sql_int(from), sql_int(from + count)], |node| {
+            page.push((node.path.sort_key(), node));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        page.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        for (_, node) in page {
+            if each(node)?.is_break() {
                 break;
             }
         }

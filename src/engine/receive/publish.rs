@@ -8,9 +8,8 @@ use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
 use crate::db::journal::Change;
 use crate::error::{ErrorKind, Result};
-use crate::folder::{is_common_time, is_kind, is_same_time, mtime_ns};
+use crate::sink::Expected;
 use crate::sink::disk::{FolderCache, Staging};
-use rustix::fs::FileType;
 use std::fs::File;
 use std::io::Read;
 
@@ -116,7 +115,10 @@ fn proven(receiver: &Receiver, archive: &Archive, file: &FileEntry, hashed: Opti
     }
     // A crash came between the rename and the journal.
     match receiver.sink.open_final(&file.path) {
-        Ok(Some(named)) => is_as_indexed(&named, file),
+        Ok(Some(named)) => {
+            // Or between a change of metadata and the journal.
+            Ok(is_as_indexed(&named, file)? && receiver.sink.apply_file_meta(file, &mut FolderCache::default())?)
+        }
         Ok(None) => Ok(false),
         // Its own mode forbids us to read it. Only what was proven ever gets a name: its size and time must do.
         Err(_) => stands(receiver, file, &mut FolderCache::default()),
@@ -125,13 +127,8 @@ fn proven(receiver: &Receiver, archive: &Archive, file: &FileEntry, hashed: Opti
 
 /// Whether a regular file of the right size and time has the final name.
 pub(super) fn stands(receiver: &Receiver, file: &FileEntry, cache: &mut FolderCache) -> Result<bool> {
-    Ok(receiver.sink.stat(&file.path, cache)?.is_some_and(|stat| {
-        is_kind(&stat, FileType::RegularFile)
-            && u64::try_from(stat.st_size) == Ok(file.size)
-            && file.meta.is_none_or(|meta| {
-                !is_common_time(meta.mtime_ns) || is_same_time(mtime_ns(&stat), meta.mtime_ns)
-            })
-    }))
+    let expected = Expected::of(file);
+    Ok(receiver.sink.stat(&file.path, cache)?.is_some_and(|stat| expected.is(&stat)))
 }
 
 fn is_as_indexed(content: &File, file: &FileEntry) -> Result<bool> {
@@ -155,13 +152,16 @@ fn is_as_indexed(content: &File, file: &FileEntry) -> Result<bool> {
 
 /// Asks for all bytes of `file` again. Nobody may be writing any of them meanwhile.
 pub(super) fn take_back(receiver: &Receiver, archive: &Archive, file: &FileEntry) -> Result<()> {
-    let _claim = archive.claim(file.range());
+    let pieces = archive.pieces_of(file)?;
+    let (start, end) = (pieces.iter().map(|p| p.start).min(), pieces.iter().map(|p| p.end).max());
+    let _claim = archive.claim(start.unwrap_or(0)..end.unwrap_or(0));
     archive.staging.remove(file.id);
-    receiver
-        .committer
-        .rewrite(|journal| journal.forget(archive.tar_id, &[(file.range(), file.id..file.id + 1)]))?;
+    let ids = file.id..file.id + 1;
+    let mut gone: Vec<_> = pieces.iter().map(|piece| (piece.clone(), 0..0)).collect();
+    gone.push((0..0, ids));
+    receiver.committer.rewrite(|journal| journal.forget(archive.tar_id, &gone))?;
     let mut state = archive.state();
-    state.done.remove(file.range());
+    pieces.iter().for_each(|piece| state.done.remove(piece.clone()));
     state.published.remove(file.id..file.id + 1);
     state.hashed.remove(&file.id);
     state.finished = false;
