@@ -43,20 +43,20 @@ fn run(large: bool, steps: usize, trouble: Option<u64>) {
 
 #[test]
 fn small_files() {
-    run(false, steps(150), None);
+    run(false, steps(300), None);
 }
 
 #[test]
 fn large_files() {
-    run(true, steps(80), None);
+    run(true, steps(160), None);
 }
 
 #[test]
 fn small_files_in_trouble() {
-    run(false, steps(100), Some(1));
+    run(false, steps(250), Some(2));
 }
 
 #[test]
 fn large_files_in_trouble() {
-    run(true, steps(50), Some(1));
+    run(true, steps(120), Some(2));
 }
