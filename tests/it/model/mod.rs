@@ -36,6 +36,7 @@ fn run(large: bool, steps: usize, trouble: Option<u64>) {
             _ => Fault::Nothing,
         };
         world.pass(fault);
+        world.between_passes();
     }
     // Nothing has changed since.
     world.pass(Fault::Nothing);

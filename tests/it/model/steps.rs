@@ -2,7 +2,7 @@
 
 use super::switches::DELETE;
 use super::tree::{Model, Node, SKETCHED_BYTES};
-use crate::support::Rng;
+use crate::support::{Rng, is_root};
 use std::collections::BTreeSet;
 
 /// One thing that happens. Paths are relative; `seed` gives the bytes that are written.
@@ -183,7 +183,9 @@ impl Chooser {
         Some(match kind {
             0..12 if !many => {
                 let size = [0, 1, 100, 4000, 20_000, 150_000][self.below(6)];
-                let mode = [0o644, 0o600, 0o755, 0o4755, 0o444][self.below(5)];
+                // Only root can give the rights of somebody else.
+                let mode =
+                    [0o644, 0o600, 0o755, 0o444, if is_root() { 0o4755 } else { 0o700 }][self.below(5)];
                 Step::Create { path: self.free_name(model)?, size: size + self.below(size + 1), seed, mode }
             }
             12..15 if self.large && self.large_files(model) < MOST_LARGE => self.large_file(model)?,
@@ -249,7 +251,7 @@ impl Chooser {
             86..90 => {
                 let path = self.any(model, |_, node| !matches!(node, Node::Link { .. }))?;
                 let modes: [u32; 3] =
-                    if model.is_folder(&path) { [0o755, 0o750, 0o2755] } else { [0o640, 0o555, 0o2711] };
+                    if model.is_folder(&path) { [0o755, 0o750, 0o711] } else { [0o640, 0o555, 0o711] };
                 Step::Mode { path, mode: modes[self.below(3)] }
             }
             90..94 => Step::Touch { path: self.any(model, |_, _| true)? },

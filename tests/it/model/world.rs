@@ -2,7 +2,7 @@
 
 use super::disk::{apply, differences, settle};
 use super::steps::{Chooser, Step};
-use super::switches::{DELETE, DELTA, REWIND};
+use super::switches::{BACKUP, COMPACT, DELETE, DELTA, REWIND};
 use super::tree::{Model, Node};
 use crate::support::relay::{Fate, Relay};
 use crate::support::stress::sleep_some;
@@ -52,6 +52,10 @@ pub(super) struct World {
     pub(super) model: Model,
     /// As it was at each pass that ended; the last is what the receiver has.
     pub(super) passes: Vec<Model>,
+    /// Whether the last pass made one generation of the one before, so that `rewind` leads there.
+    can_rewind: bool,
+    /// Whether the next pass has to bring the whole index.
+    index_is_new: bool,
     /// How long a pass takes without trouble.
     usual: Duration,
     /// Everything so far, printed if the test fails.
@@ -83,6 +87,8 @@ impl World {
             chooser,
             model: Model::default(),
             passes: Vec::new(),
+            can_rewind: false,
+            index_is_new: false,
             usual: Duration::from_millis(300),
             story: Vec::new(),
             name: format!("seed {seed}, large {large}, blocks of {block_bytes}"),
@@ -206,14 +212,59 @@ impl World {
         if fault == Fault::Nothing {
             self.assert_cheap(&output, carried);
         }
-        self.arrived();
-    }
-
-    /// The receiver has now what the model has.
-    pub(super) fn arrived(&mut self) {
+        let changed = self.passes.last().is_some_and(|former| self.model.cost_after(former).1 > 0);
+        self.can_rewind = fault == Fault::Nothing && changed && !self.index_is_new;
+        self.index_is_new = false;
+        // The receiver has now what the model has.
         let folders = self.model.names.iter().filter(|(_, node)| matches!(node, Node::Folder { .. }));
         self.chooser.folders.extend(folders.map(|(name, _)| name.clone()));
         self.passes.push(self.model.clone());
+        if BACKUP {
+            let file = self.lab.path("backup");
+            self.lab.run(args!["history", "backup", file, "-db", self.db]).code(0);
+        }
+    }
+
+    /// What may be done between two passes.
+    pub(super) fn between_passes(&mut self) {
+        match self.below(8) {
+            0 | 1 if REWIND && self.can_rewind => self.rewind(),
+            2 if COMPACT => self.compact(),
+            3 if BACKUP => self.restore(),
+            _ => {}
+        }
+    }
+
+    /// Index and copy go back to the pass before, and no further. The source stays.
+    fn rewind(&mut self) {
+        self.tell("--- rewind".into());
+        let rewind = |world: &Self| world.lab.run(args!["rewind", "-db", world.db, "-u", world.relay.url]);
+        rewind(self).code(0);
+        self.passes.pop();
+        let former = self.passes.last().unwrap();
+        assert_eq!(differences(former, &self.dst, true), Vec::<String>::new(), "after a rewind");
+        let again = rewind(self);
+        assert!(again.code != 0 && !again.stderr.is_empty(), "a second rewind: {again:?}");
+        assert_eq!(differences(former, &self.dst, true), Vec::<String>::new(), "after a refused rewind");
+        self.can_rewind = false;
+    }
+
+    /// The archive is laid out afresh; the receiver keeps what it has.
+    fn compact(&mut self) {
+        self.tell("--- compact".into());
+        self.lab.run(args!["compact", "-db", self.db]).code(0);
+        self.index_is_new = true;
+        self.quiet_pass(Fault::Nothing);
+    }
+
+    /// The database is lost, and comes back out of its backup.
+    fn restore(&mut self) {
+        self.tell("--- restore".into());
+        std::fs::remove_file(&self.db).unwrap();
+        let file = self.lab.path("backup");
+        self.lab.run(args!["history", "restore", file, "-db", self.db]).code(0);
+        self.quiet_pass(Fault::Nothing);
+        self.can_rewind = false;
     }
 
     #[track_caller]
@@ -230,7 +281,10 @@ impl World {
         let former = self.passes.last().cloned().unwrap_or_default();
         let (mut content, mut names) = self.model.cost_after(&former);
         if !DELTA {
-            (content, names) = (self.model.bytes(), self.model.names.len() as u64);
+            content = self.model.bytes();
+        }
+        if !DELTA || self.index_is_new {
+            names = self.model.names.len() as u64;
         }
         // What is new is one range of the archive, so that only its first and its last block can hold something else.
         let bound = content + 2 * self.block_bytes;
