@@ -3,6 +3,7 @@
 //! `TARLIKE_TEST_SEED` repeats a run, `TARLIKE_TEST_STEPS` makes it longer.
 
 mod disk;
+mod real;
 mod sees;
 mod steps;
 mod switches;
