@@ -1,6 +1,7 @@
 //! md5 and BLAKE3 of contents, and the digest that names one state of an index.
 
 use super::entry::{FileEntry, Meta, Node};
+use super::extent::Extent;
 use md5::Digest as _;
 use std::fmt;
 use std::str::FromStr;
@@ -190,7 +191,11 @@ pub fn proves(file: &FileEntry, content: &[u8]) -> bool {
 /// order, and both counts. A row enters as fixed-width little-endian numbers and length-prefixed bytes, so that no two
 /// different indexes give the same input. What is only of use on the host that indexed ([`FileEntry::origin`]) stays out:
 /// indexing the same tree twice gives the same digest.
+///
+/// Format 2, which later generations have, adds each file's id before its row, and behind it whether the file is scattered, and its
+/// extents.
 pub struct IndexDigester {
+    tag: &'static [u8],
     files: blake3::Hasher,
     nodes: blake3::Hasher,
     file_count: u64,
@@ -201,6 +206,7 @@ pub struct IndexDigester {
 impl Default for IndexDigester {
     fn default() -> Self {
         Self {
+            tag: Self::TAG,
             files: blake3::Hasher::new(),
             nodes: blake3::Hasher::new(),
             file_count: 0,
@@ -212,17 +218,36 @@ impl Default for IndexDigester {
 
 impl IndexDigester {
     const TAG: &[u8] = b"tar-like index 1\n";
+    const TAG_2: &[u8] = b"tar-like index 2\n";
+
+    /// For an index of this format, 1 or 2.
+    #[must_use]
+    pub fn of_format(format: u8) -> Self {
+        Self { tag: if format == 1 { Self::TAG } else { Self::TAG_2 }, ..Self::default() }
+    }
 
     /// Takes the next file; files come in id order.
     pub fn file(&mut self, file: &FileEntry) {
         let mut row = std::mem::take(&mut self.row);
         row.clear();
+        if self.tag == Self::TAG_2 {
+            row.extend(file.id.to_le_bytes());
+        }
         Self::push_file(&mut row, file);
+        if self.tag == Self::TAG_2 {
+            row.push(u8::from(file.scattered));
+        }
         self.file_row(&row);
         self.row = row;
     }
 
-    /// The same for a row that [`IndexDigester::push_file`] has made.
+    /// Takes the next extent of the scattered file that came last.
+    pub fn extent(&mut self, extent: &Extent) {
+        self.files.update(&extent.length.to_le_bytes());
+        self.files.update(&extent.offset.to_le_bytes());
+    }
+
+    /// The same for a row that [`IndexDigester::push_file`] has made; in format 1 only.
     pub fn file_row(&mut self, row: &[u8]) {
         self.files.update(row);
         self.file_count += 1;
@@ -257,7 +282,7 @@ impl IndexDigester {
     #[must_use]
     pub fn finish(&self) -> IndexDigest {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(Self::TAG);
+        hasher.update(self.tag);
         for (rows, count) in [(&self.files, self.file_count), (&self.nodes, self.node_count)] {
             hasher.update(rows.finalize().as_bytes());
             hasher.update(&count.to_le_bytes());
@@ -296,6 +321,7 @@ mod tests {
             path: EntryPath::new(path.as_bytes()).unwrap(),
             size: 3,
             offset: 0,
+            scattered: false,
             md5: Some(md5(b"abc")),
             blake3: Some(blake3(b"abc")),
             meta: Some(Meta { mode: 0o644, mtime_ns: -1, uid: 0, gid: 0 }),
@@ -362,6 +388,27 @@ mod tests {
         for variant in &variants {
             assert_ne!(digest(variant, None), reference, "{variant:?}");
         }
+        let second = |change: fn(&mut FileEntry), extent: Option<Extent>| {
+            let mut file = base.clone();
+            change(&mut file);
+            let mut digester = IndexDigester::of_format(2);
+            digester.file(&file);
+            if let Some(extent) = extent {
+                digester.extent(&extent);
+            }
+            digester.finish()
+        };
+        let reference_2 = second(|_| {}, None);
+        assert_eq!(
+            reference_2.to_string(),
+            "21c32dc023699b4229d84dbd12f75fc22c989ae44a4b1e9c10610eae865acfd4"
+        );
+        let extent = |length, offset| Some(Extent { length, offset });
+        let scattered = [extent(3, 0), extent(3, 1), extent(2, 0)].map(|e| second(|f| f.scattered = true, e));
+        let mut all = vec![reference, reference_2, second(|f| f.id = 1, None)];
+        all.extend(scattered);
+        all.sort_unstable();
+        assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
         let mut same = base.clone();
         same.origin = Some(crate::archive::entry::Origin { dev: 1, ino: 2, ctime_ns: 3 });
         assert_eq!(digest(&same, None), reference);

@@ -31,14 +31,17 @@ pub struct Origin {
 /// A regular file: one row of table `tar` and what we know beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileEntry {
-    /// Dense from 0.
+    /// Dense from 0 in a fresh index; never used twice in later generations.
     pub id: u64,
     /// Relative to the base folder.
     pub path: EntryPath,
     /// Length in bytes.
     pub size: u64,
-    /// Where its content starts in the archive.
+    /// Where its content starts in the archive; for a scattered file, where the archive ended when its row was made.
     pub offset: u64,
+    /// Its content is not one range of the archive at [`FileEntry::offset`], but lies in extents that the index lists apart
+    /// ([`super::extent`]).
+    pub scattered: bool,
     /// md5 of the content. Absent only where the user left it out, so that nothing can prove the content.
     pub md5: Option<Md5>,
     /// BLAKE3 of the content; absent in an index that the original program wrote, and where an object's ETag stands for its
@@ -64,10 +67,10 @@ pub struct ObjectId {
 }
 
 impl FileEntry {
-    /// The bytes of the archive that this file occupies.
+    /// The bytes of the archive that this file occupies alone: none for a scattered one.
     #[must_use]
     pub fn range(&self) -> Range<u64> {
-        self.offset..self.offset + self.size
+        if self.scattered { self.offset..self.offset } else { self.offset..self.offset + self.size }
     }
 
     /// Whether the index has something by which its content can be proven. There is one empty content only.

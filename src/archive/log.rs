@@ -135,12 +135,12 @@ pub fn push(batch: &mut Vec<u8>, record: &LogRecord) {
 }
 
 /// Paths and targets are at most 4,095 bytes long.
-fn push_text(batch: &mut Vec<u8>, text: &[u8]) {
+pub(super) fn push_text(batch: &mut Vec<u8>, text: &[u8]) {
     batch.extend((text.len() as u16).to_le_bytes());
     batch.extend(text);
 }
 
-fn push_meta(batch: &mut Vec<u8>, meta: Option<Meta>) {
+pub(super) fn push_meta(batch: &mut Vec<u8>, meta: Option<Meta>) {
     batch.push(u8::from(meta.is_some()));
     if let Some(meta) = meta {
         batch.extend(meta.mode.to_le_bytes());
@@ -170,20 +170,20 @@ pub fn records(batch: &[u8]) -> Result<Vec<LogRecord>, LogError> {
 }
 
 /// What is left of a batch. `None` says that it is cut.
-struct Bytes<'a>(&'a [u8]);
+pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
 
 impl<'a> Bytes<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, tail) = self.0.split_first_chunk()?;
         self.0 = tail;
         Some(*head)
     }
 
-    fn number(&mut self) -> Option<u64> {
+    pub(super) fn number(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn text(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn text(&mut self) -> Option<&'a [u8]> {
         let length = usize::from(u16::from_le_bytes(self.array()?));
         let (head, tail) = self.0.split_at_checked(length)?;
         self.0 = tail;
@@ -191,7 +191,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// `Some(None)` says that it is absent.
-    fn maybe<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
+    pub(super) fn maybe<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
         match self.array()? {
             [0] => Some(None),
             [1] => read(self).map(Some),
@@ -199,7 +199,7 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    fn meta(&mut self) -> Option<Option<Meta>> {
+    pub(super) fn meta(&mut self) -> Option<Option<Meta>> {
         self.maybe(|bytes| {
             Some(Meta {
                 mode: u32::from_le_bytes(bytes.array()?),
@@ -239,11 +239,11 @@ impl<'a> Bytes<'a> {
     }
 }
 
-fn path_of(bytes: &[u8]) -> Result<EntryPath, String> {
+pub(super) fn path_of(bytes: &[u8]) -> Result<EntryPath, String> {
     EntryPath::new(bytes).map_err(|why| format!("its path \"{}\" {why}", super::path::printable(bytes)))
 }
 
-fn meta_of(meta: Option<Meta>, path: &EntryPath) -> Result<Option<Meta>, String> {
+pub(super) fn meta_of(meta: Option<Meta>, path: &EntryPath) -> Result<Option<Meta>, String> {
     match meta {
         Some(meta) if meta.mode > 0o7777 => Err(format!("the mode of \"{path}\" is not valid")),
         meta => Ok(meta),
@@ -259,7 +259,7 @@ fn file_row(path: &[u8], size: u64, meta: Option<Meta>, digests: Option<Digests>
     Ok(FileRow { path, size, meta, digests })
 }
 
-fn node(letter: u8, path: &[u8], target: &[u8], meta: Option<Meta>) -> Result<Node, String> {
+pub(super) fn node(letter: u8, path: &[u8], target: &[u8], meta: Option<Meta>) -> Result<Node, String> {
     let path = path_of(path)?;
     let meta = meta_of(meta, &path)?;
     let kind = std::str::from_utf8(&[letter]).ok().and_then(NodeKind::from_letter);

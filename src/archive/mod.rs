@@ -2,9 +2,11 @@
 
 pub mod block_digest;
 pub mod blockcopy;
+pub mod change;
 pub mod codec;
 pub mod digest;
 pub mod entry;
+pub mod extent;
 pub mod frame;
 pub mod intake;
 pub mod layout;

@@ -1,7 +1,13 @@
 //! Reading an index, ours or the original program's.
 
+mod pieces;
+
+pub(super) use pieces::{Side, WALK_ORDER, read_extents};
+
 use super::index_rows::{file_of, node_of};
-use super::{HASH_OPTIONAL, INDEX_FORMAT, db_error, from_sql_int, sql_int, text_or_blob};
+use super::{
+    HASH_OPTIONAL, INDEX_FORMAT, INDEX_FORMAT_SCATTERED, db_error, from_sql_int, sql_int, text_or_blob,
+};
 use crate::archive::digest::{Digest, IndexDigest, IndexDigester, Md5};
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::log::LogDigest;
@@ -39,6 +45,8 @@ pub struct IndexReader {
     growing: bool,
     optional: bool,
     objects: bool,
+    /// Files may be scattered.
+    scattered: bool,
 }
 
 /// What the md5 reads as that is still to come: that of no content.
@@ -55,6 +63,8 @@ pub(super) struct FileRead<'a> {
     pub(super) optional: bool,
     /// It says which state of an object each file is.
     pub(super) objects: bool,
+    /// Files may be scattered.
+    pub(super) scattered: bool,
     /// The index, for messages.
     pub(super) name: &'a Path,
 }
@@ -62,7 +72,7 @@ pub(super) struct FileRead<'a> {
 impl<'a> FileRead<'a> {
     /// An index with our tables, complete, of a folder.
     pub(super) fn ours(name: &'a Path) -> Self {
-        Self { ours: true, growing: false, optional: false, objects: false, name }
+        Self { ours: true, growing: false, optional: false, objects: false, scattered: false, name }
     }
 }
 
@@ -151,8 +161,10 @@ impl IndexReader {
             growing: true,
             optional: false,
             objects: false,
+            scattered: false,
         };
         reader.optional = reader.leaves_out_digests()?;
+        reader.scattered = reader.meta_int("format")? == Some(INDEX_FORMAT_SCATTERED);
         Ok(reader)
     }
 
@@ -181,14 +193,20 @@ impl IndexReader {
         let ours = table("tarlike_meta").map_err(bad)?;
         let objects = ours && table("tarlike_object").map_err(bad)?;
         let path_buf = path.to_path_buf();
-        let mut reader = Self { connection, path: path_buf, ours, growing: false, optional: false, objects };
+        let (growing, optional, scattered) = (false, false, false);
+        let mut reader = Self { connection, path: path_buf, ours, growing, optional, objects, scattered };
         if ours {
             reader.optional = reader.leaves_out_digests()?;
             let format = reader.meta_int("format")?;
-            if format != Some(INDEX_FORMAT) {
+            reader.scattered = format == Some(INDEX_FORMAT_SCATTERED);
+            if format != Some(INDEX_FORMAT) && !reader.scattered {
                 return Err(Error::new(
                     ErrorKind::BadIndex,
-                    format!("{} has index format {format:?}, this program knows {INDEX_FORMAT}", path.display()),
+                    format!(
+                        "{} has index format {}, this program knows {INDEX_FORMAT} and {INDEX_FORMAT_SCATTERED}",
+                        path.display(),
+                        format.map_or("of no number".to_string(), |format| format.to_string())
+                    ),
                 )
                 .hint("use the same version of tar-like on all hosts, or make a new index with: tar-like index -c"));
             }
@@ -260,6 +278,9 @@ impl IndexReader {
             created_s: 0,
             base: None,
         };
+        if self.scattered {
+            summary.total_bytes = from_sql_int(self.meta_int("total")?.unwrap_or(0));
+        }
         if !self.ours {
             let mut digester = IndexDigester::default();
             self.files(|file| {
@@ -288,15 +309,24 @@ impl IndexReader {
         Ok(summary)
     }
 
+    fn read(&self) -> FileRead<'_> {
+        let Self { ours, growing, optional, objects, scattered, .. } = *self;
+        FileRead { ours, growing, optional, objects, scattered, name: &self.path }
+    }
+
+    /// Whether files may be scattered and ids have holes: so it is from the second generation on.
+    #[must_use]
+    pub fn is_scattered(&self) -> bool {
+        self.scattered
+    }
+
     fn each_file(
         &self,
         tail: &str,
         parameters: impl rusqlite::Params,
         each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        let Self { ours, growing, optional, objects, .. } = *self;
-        let read = FileRead { ours, growing, optional, objects, name: &self.path };
-        read_files(&self.connection, read, tail, parameters, each)
+        read_files(&self.connection, self.read(), tail, parameters, each)
     }
 
     /// Where the archive ended when the log of this index had come to the prefix `digest`; `None` if it has none of that name.
@@ -375,6 +405,15 @@ impl IndexReader {
             [sql_int(ids.start), sql_int(ids.end)],
             each,
         )
+    }
+
+    /// The bytes of all files together.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn content_bytes(&self) -> Result<u64> {
+        let query = "SELECT coalesce(sum(size), 0) FROM tar";
+        self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
     }
 
     /// How many files with a content have nothing by which it could be proven.

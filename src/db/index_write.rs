@@ -23,7 +23,7 @@ pub(super) const TABLES: &str = "
 pub(super) const META: &str = "INSERT OR REPLACE INTO tarlike_meta VALUES(?,?)";
 
 /// Only an index of a bucket has this one: what a range is asked of.
-const OBJECT_TABLE: &str = "
+pub(super) const OBJECT_TABLE: &str = "
     CREATE TABLE IF NOT EXISTS tarlike_object(id INTEGER PRIMARY KEY, etag TEXT NOT NULL, version TEXT, modified_ns INT);";
 
 // Made when the rows are in: three times faster than keeping them up to date row by row.
@@ -62,8 +62,9 @@ pub struct IndexWriter {
 /// Writes the row of a file; without its digests, which follow by [`set_digests`], unless `known`.
 pub(super) fn insert_file(connection: &Connection, file: &FileEntry, known: bool) -> rusqlite::Result<()> {
     // The end is inclusive: an empty file at the very start ends at -1.
-    let offset_end = sql_int(file.offset + file.size) - 1;
-    connection.prepare_cached("INSERT INTO tar VALUES(?,?,?,?,?,?)")?.execute(params![
+    let offset_end = sql_int(file.range().end) - 1;
+    let insert = "INSERT INTO tar(rowid, id, path, size, offset, offset_end, hash) VALUES(?1 + 1, ?1, ?2, ?3, ?4, ?5, ?6)";
+    connection.prepare_cached(insert)?.execute(params![
         clamp(file.id),
         ToSqlOutput::Borrowed(text_or_blob(file.path.as_bytes())),
         clamp(file.size),

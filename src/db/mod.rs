@@ -1,5 +1,6 @@
 //! SQLite: the index, the sender's progress, the receiver's journal. The only place for rusqlite and SQL.
 
+pub mod generation;
 pub mod growing;
 pub mod import;
 pub mod index_read;
@@ -15,8 +16,11 @@ use crate::error::{Error, ErrorKind};
 use rusqlite::types::ValueRef;
 use std::fmt;
 
-/// Version of our tables beside `tar`.
+/// Version of our tables beside `tar`, as long as every file is one range of the archive, in the order of the walk.
 pub const INDEX_FORMAT: i64 = 1;
+
+/// The version from the second generation on: files may be scattered, and ids have holes.
+pub const INDEX_FORMAT_SCATTERED: i64 = 2;
 
 /// What an index says of its hashes where all files have one ...
 const HASH_MD5: &str = "md5";

@@ -439,6 +439,7 @@ fn entry_of(row: &FileRow, at: &Head) -> FileEntry {
         path: row.path.clone(),
         size: row.size,
         offset: at.end,
+        scattered: false,
         md5: Some(row.digests.map_or(PENDING_MD5, |(md5, _)| md5)),
         blake3: row.digests.map(|(_, blake3)| blake3),
         meta: row.meta,

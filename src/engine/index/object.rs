@@ -294,6 +294,7 @@ fn entry_of(
         path: EntryPath::clone(&object.path),
         size: head.size,
         offset: 0,
+        scattered: false,
         md5: digests.map(|(md5, _)| md5),
         blake3: digests.and_then(|(_, blake3)| blake3),
         meta: Some(head.file_meta()),

@@ -257,6 +257,7 @@ fn entry_of(path: &EntryPath, stat: &Stat, digests: Option<Digests>) -> FileEntr
         path: path.clone(),
         size: size_of(stat),
         offset: 0,
+        scattered: false,
         md5: digests.map(|(md5, _)| md5),
         blake3: digests.map(|(_, blake3)| blake3),
         meta: Some(meta_of(stat)),

@@ -1,0 +1,124 @@
+//! Making one generation of another by a change, which may have come from anybody.
+
+use super::editor::Editor;
+use crate::archive::change::{self, ChangeEnd, ChangeRecord};
+use crate::archive::extent::Extent;
+use crate::error::{Error, ErrorKind, Result};
+use std::path::Path;
+
+/// What a change did.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// The index as it is now.
+    pub end: ChangeEnd,
+    /// Ids of files that went.
+    pub removed: Vec<u64>,
+    /// Ids of files that came.
+    pub added: Vec<u64>,
+    /// Ids of files of which only metadata changed.
+    pub changed: Vec<u64>,
+}
+
+/// Applies a change to the index at `path`, a private copy that is of no use if this fails. `batches` gives the change piece by piece,
+/// each piece whole records. `name` stands for the index in messages. The index gets the number `generation`; with `remember`, what
+/// goes is kept in tables of its own, as a receiver needs it. `created_s` is in seconds since 1970.
+///
+/// # Errors
+/// [`ErrorKind::BadIndex`] says what is wrong with the change; others are of `batches`, our own disk or database.
+pub fn apply(
+    path: &Path,
+    name: &Path,
+    generation: u64,
+    created_s: u64,
+    remember: bool,
+    batches: impl IntoIterator<Item = Result<Vec<u8>>>,
+) -> Result<Applied> {
+    let editor = Editor::open(path, name, remember.then_some(generation))?;
+    let mut applying = Applying { editor, open: None, applied: None, lists: Default::default() };
+    for batch in batches {
+        let records = change::records(&batch?)
+            .map_err(|e| Error::new(ErrorKind::BadIndex, "the change of the index is refused").because(e))?;
+        for record in records {
+            applying.record(record)?;
+        }
+    }
+    let Applying { editor, applied, lists: [removed, added, changed], .. } = applying;
+    let end = applied.ok_or_else(|| editor.refused("it has no end"))?;
+    editor.check_paths()?;
+    let (found, _) = editor.end(end.format)?;
+    if found != end {
+        return Err(editor
+            .refused(format!("its rows have digest {}, its sender says {}", found.digest, end.digest))
+            .hint("the change was made for another index, or edited"));
+    }
+    editor.close(path, &end, generation, created_s)?;
+    Ok(Applied { end, removed, added, changed })
+}
+
+/// A scattered file whose extents are still to come.
+struct Open {
+    id: u64,
+    at: u64,
+    size: u64,
+}
+
+struct Applying {
+    editor: Editor,
+    open: Option<Open>,
+    applied: Option<ChangeEnd>,
+    /// Files that went, came, and changed.
+    lists: [Vec<u64>; 3],
+}
+
+impl Applying {
+    fn record(&mut self, record: ChangeRecord) -> Result<()> {
+        if self.applied.is_some() {
+            return Err(self.editor.refused("something follows its end"));
+        }
+        if let Some(open) = &self.open
+            && !matches!(record, ChangeRecord::Extents(_))
+        {
+            return Err(self.editor.refused(format!("extents of file {} are missing", open.id)));
+        }
+        let [removed, added, changed] = &mut self.lists;
+        match record {
+            ChangeRecord::RemoveFile(id) => {
+                self.editor.remove_file(id)?;
+                removed.push(id);
+            }
+            ChangeRecord::AddFile(file) => {
+                self.editor.add_file(&file)?;
+                added.push(file.id);
+                self.open = file.scattered.then_some(Open { id: file.id, at: 0, size: file.size });
+            }
+            ChangeRecord::Extents(extents) => self.extents(&extents)?,
+            ChangeRecord::SetMeta(id, meta) => {
+                self.editor.set_meta(id, meta)?;
+                changed.push(id);
+            }
+            ChangeRecord::RemoveNode(path) => drop(self.editor.remove_node(&path)?),
+            ChangeRecord::PutNode(node) => drop(self.editor.put_node(&node)?),
+            ChangeRecord::End(end) => self.applied = Some(end),
+        }
+        Ok(())
+    }
+
+    fn extents(&mut self, extents: &[Extent]) -> Result<()> {
+        for extent in extents {
+            let Some(open) = &mut self.open else {
+                return Err(self.editor.refused("extents of no file"));
+            };
+            let end = open.at.checked_add(extent.length).filter(|&end| end <= open.size);
+            let in_archive = extent.offset.checked_add(extent.length);
+            if end.is_none() || in_archive.is_none_or(|end| i64::try_from(end).is_err()) {
+                return Err(self.editor.refused(format!("extents of file {} do not fit it", open.id)));
+            }
+            self.editor.extent(open.id, open.at, extent)?;
+            open.at += extent.length;
+            if open.at == open.size {
+                self.open = None;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,375 @@
+//! An index that is being changed: rows go, come and change, with what is needed to take each change back.
+
+use super::super::index_read::{FileRead, Side, WALK_ORDER, read_extents, read_files, read_nodes};
+use super::super::index_write::{META, OBJECT_TABLE, insert_file, insert_node};
+use super::super::{
+    HASH_MD5, HASH_OPTIONAL, INDEX_FORMAT, INDEX_FORMAT_SCATTERED, db_error, from_sql_int, sql_int,
+    text_or_blob,
+};
+use crate::archive::change::ChangeEnd;
+use crate::archive::digest::IndexDigester;
+use crate::archive::entry::{FileEntry, Meta, Node, Origin};
+use crate::archive::extent::Extent;
+use crate::archive::path::EntryPath;
+use crate::error::{Error, ErrorKind, Result};
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS tarlike_extent(file INT NOT NULL, file_offset INT NOT NULL, length INT NOT NULL,
+        offset INT NOT NULL, PRIMARY KEY(file, file_offset)) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS tarlike_extent_offset ON tarlike_extent(offset);
+    CREATE INDEX IF NOT EXISTS idx_tar_path ON tar(path);
+    CREATE INDEX IF NOT EXISTS idx_tar_offset_end ON tar(offset_end);
+    CREATE INDEX IF NOT EXISTS tarlike_node_path ON tarlike_node(path);
+    CREATE TEMP TABLE touched(path, kind TEXT NOT NULL);";
+
+/// What a receiver remembers of files, directories and links of former generations.
+const GONE_TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS tarlike_gone(id INTEGER PRIMARY KEY, path NOT NULL, size INT, offset INT, offset_end INT, hash TEXT,
+        blake3 BLOB, mode INT, mtime_ns INT, uid INT, gid INT, died INT NOT NULL);
+    CREATE INDEX IF NOT EXISTS tarlike_gone_offset_end ON tarlike_gone(offset_end);
+    CREATE TABLE IF NOT EXISTS tarlike_gone_extent(file INT NOT NULL, file_offset INT NOT NULL, length INT NOT NULL,
+        offset INT NOT NULL, PRIMARY KEY(file, file_offset)) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS tarlike_gone_extent_offset ON tarlike_gone_extent(offset);
+    CREATE TABLE IF NOT EXISTS tarlike_gone_node(path PRIMARY KEY, kind TEXT NOT NULL, target NOT NULL, mode INT, mtime_ns INT,
+        uid INT, gid INT, died INT NOT NULL) WITHOUT ROWID;";
+
+/// A private copy of an index, open for changes.
+pub(super) struct Editor {
+    pub(super) connection: Connection,
+    /// The index, for messages.
+    name: PathBuf,
+    /// What goes is remembered, as gone with this generation.
+    died: Option<u64>,
+    has_objects: bool,
+}
+
+impl Editor {
+    /// Opens the copy at `path`, which nobody else uses. With `died`, what goes is remembered.
+    pub(super) fn open(path: &Path, name: &Path, died: Option<u64>) -> Result<Self> {
+        let connection = Connection::open(path)
+            .map_err(|e| db_error(format!("cannot write the index {}", name.display()), e))?;
+        let mut editor = Self { connection, name: name.to_path_buf(), died, has_objects: false };
+        let run = || -> rusqlite::Result<bool> {
+            // Nobody waits for this file until it is synced as a whole: SQLite need not sync or keep a journal.
+            editor.connection.execute_batch(
+                "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-16000; PRAGMA temp_store=FILE; BEGIN;",
+            )?;
+            editor.connection.execute_batch(TABLES)?;
+            if died.is_some() {
+                editor.connection.execute_batch(GONE_TABLES)?;
+            }
+            let objects = "SELECT 1 FROM sqlite_schema WHERE type='table' AND name='tarlike_object'";
+            let objects = editor.connection.query_row(objects, [], |_| Ok(())).optional()?;
+            Ok(objects.is_some())
+        };
+        editor.has_objects = run().map_err(|e| editor.error(e))?;
+        Ok(editor)
+    }
+
+    pub(super) fn error(&self, error: rusqlite::Error) -> Error {
+        db_error(format!("cannot write the index {}", self.name.display()), error)
+    }
+
+    pub(super) fn refused(&self, why: impl std::fmt::Display) -> Error {
+        Error::new(ErrorKind::BadIndex, format!("the change of the index is refused: {why}"))
+    }
+
+    pub(super) fn read(&self) -> FileRead<'_> {
+        let objects = self.has_objects;
+        FileRead { scattered: true, optional: true, objects, ..FileRead::ours(&self.name) }
+    }
+
+    /// A file with its extents.
+    pub(super) fn file(&self, id: u64) -> Result<Option<(FileEntry, Vec<Extent>)>> {
+        let Some(file) = Side::Live.file(&self.connection, self.read(), id)? else { return Ok(None) };
+        let extents = read_extents(Side::Live, &self.connection, self.read(), &file)?;
+        Ok(Some((file, extents)))
+    }
+
+    /// Takes a file out, and gives it.
+    pub(super) fn remove_file(&self, id: u64) -> Result<(FileEntry, Vec<Extent>)> {
+        let (file, extents) = self.file(id)?.ok_or_else(|| self.refused(format!("there is no file {id}")))?;
+        let run = || -> rusqlite::Result<()> {
+            let row = sql_int(id);
+            if let Some(died) = self.died {
+                self.connection
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO tarlike_gone SELECT tar.id, path, size, offset, offset_end, hash, blake3, mode, mtime_ns,
+                         uid, gid, ?2 FROM tar LEFT JOIN tarlike_file f ON f.id = tar.id WHERE tar.rowid = ?1 + 1",
+                    )?
+                    .execute([row, sql_int(died)])?;
+                self.connection
+                    .prepare_cached("INSERT OR REPLACE INTO tarlike_gone_extent SELECT * FROM tarlike_extent WHERE file=?")?
+                    .execute([row])?;
+            }
+            self.connection.prepare_cached("DELETE FROM tar WHERE rowid = ? + 1")?.execute([row])?;
+            self.connection.prepare_cached("DELETE FROM tarlike_file WHERE id = ?")?.execute([row])?;
+            self.connection.prepare_cached("DELETE FROM tarlike_extent WHERE file = ?")?.execute([row])?;
+            if self.has_objects {
+                self.connection.prepare_cached("DELETE FROM tarlike_object WHERE id = ?")?.execute([row])?;
+            }
+            Ok(())
+        };
+        run().map_err(|e| self.error(e))?;
+        Ok((file, extents))
+    }
+
+    /// Adds a file; the extents of a scattered one follow by [`Editor::extent`].
+    pub(super) fn add_file(&mut self, file: &FileEntry) -> Result<()> {
+        self.check_place(file)?;
+        let run = || -> rusqlite::Result<()> {
+            if self.died.is_some() {
+                let row = [sql_int(file.id)];
+                self.connection.prepare_cached("DELETE FROM tarlike_gone WHERE id = ?")?.execute(row)?;
+                self.connection
+                    .prepare_cached("DELETE FROM tarlike_gone_extent WHERE file = ?")?
+                    .execute(row)?;
+            }
+            insert_file(&self.connection, file, true)?;
+            self.connection
+                .prepare_cached("INSERT INTO touched VALUES(?, 'f')")?
+                .execute([ToSqlOutput::Borrowed(text_or_blob(file.path.as_bytes()))])
+                .map(drop)
+        };
+        run().map_err(|e| self.error(e))?;
+        if let Some(object) = &file.object {
+            if !self.has_objects {
+                self.connection.execute_batch(OBJECT_TABLE).map_err(|e| self.error(e))?;
+                self.has_objects = true;
+            }
+            self.connection
+                .prepare_cached("INSERT INTO tarlike_object VALUES(?,?,?,?)")
+                .and_then(|mut insert| {
+                    insert.execute(params![sql_int(file.id), object.etag, object.version, object.modified_ns])
+                })
+                .map_err(|e| self.error(e))?;
+        }
+        Ok(())
+    }
+
+    /// Adds the extent of file `id` that starts at `file_offset`.
+    pub(super) fn extent(&self, id: u64, file_offset: u64, extent: &Extent) -> Result<()> {
+        self.connection
+            .prepare_cached("INSERT INTO tarlike_extent VALUES(?,?,?,?)")
+            .and_then(|mut insert| {
+                let values = [id, file_offset, extent.length, extent.offset].map(sql_int);
+                insert.execute(values)
+            })
+            .map(drop)
+            .map_err(|e| self.error(e))
+    }
+
+    /// Sets metadata of a file and gives the former ones.
+    pub(super) fn set_meta(&self, id: u64, meta: Option<Meta>) -> Result<Option<Meta>> {
+        let former = Side::Live
+            .file(&self.connection, self.read(), id)?
+            .ok_or_else(|| self.refused(format!("there is no file {id}")))?;
+        self.connection
+            .prepare_cached(
+                "INSERT INTO tarlike_file(id, mode, mtime_ns, uid, gid) VALUES(?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT(id) DO UPDATE SET mode=?2, mtime_ns=?3, uid=?4, gid=?5",
+            )
+            .and_then(|mut update| {
+                update.execute(params![
+                    sql_int(id),
+                    meta.map(|m| m.mode),
+                    meta.map(|m| m.mtime_ns),
+                    meta.map(|m| m.uid),
+                    meta.map(|m| m.gid)
+                ])
+            })
+            .map_err(|e| self.error(e))?;
+        Ok(former.meta)
+    }
+
+    /// Sets where a file was seen; that is no part of any generation.
+    pub(super) fn set_origin(&self, file: &FileEntry) -> Result<()> {
+        let Origin { dev, ino, ctime_ns } = match file.origin {
+            Some(origin) => origin,
+            None => return Ok(()),
+        };
+        self.connection
+            .prepare_cached("UPDATE tarlike_file SET dev=?2, ino=?3, ctime_ns=?4 WHERE id=?1")
+            .and_then(|mut update| {
+                update.execute([sql_int(file.id), dev.cast_signed(), ino.cast_signed(), ctime_ns])
+            })
+            .map(drop)
+            .map_err(|e| self.error(e))
+    }
+
+    /// Sets which state of an object a file is; no part of any generation either.
+    pub(super) fn set_object(&mut self, file: &FileEntry) -> Result<()> {
+        let Some(object) = &file.object else { return Ok(()) };
+        if !self.has_objects {
+            self.connection.execute_batch(OBJECT_TABLE).map_err(|e| self.error(e))?;
+            self.has_objects = true;
+        }
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO tarlike_object VALUES(?,?,?,?)")
+            .and_then(|mut insert| {
+                insert.execute(params![sql_int(file.id), object.etag, object.version, object.modified_ns])
+            })
+            .map(drop)
+            .map_err(|e| self.error(e))
+    }
+
+    /// The directory or link of this path.
+    pub(super) fn node(&self, path: &EntryPath) -> Result<Option<Node>> {
+        let (mut found, path) = (None, ToSqlOutput::Borrowed(text_or_blob(path.as_bytes())));
+        read_nodes(&self.connection, &self.name, "WHERE path = ?", [path], |node| {
+            found = Some(node);
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
+    }
+
+    /// Takes a directory or link out, and gives it.
+    pub(super) fn remove_node(&self, path: &EntryPath) -> Result<Node> {
+        let node = self.node(path)?.ok_or_else(|| self.refused(format!("there is no \"{path}\"")))?;
+        let run = || -> rusqlite::Result<()> {
+            let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
+            if let Some(died) = self.died {
+                self.connection
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO tarlike_gone_node
+                         SELECT path, kind, target, mode, mtime_ns, uid, gid, ? FROM tarlike_node WHERE path=?",
+                    )?
+                    .execute(params![sql_int(died), &path])?;
+            }
+            self.connection.prepare_cached("DELETE FROM tarlike_node WHERE path=?")?.execute([path]).map(drop)
+        };
+        run().map_err(|e| self.error(e))?;
+        Ok(node)
+    }
+
+    /// Adds a directory or link, or changes that of the same path, and gives the former one.
+    pub(super) fn put_node(&self, node: &Node) -> Result<Option<Node>> {
+        let former = self.node(&node.path)?;
+        let run = || -> rusqlite::Result<()> {
+            let path = || ToSqlOutput::Borrowed(text_or_blob(node.path.as_bytes()));
+            if self.died.is_some() {
+                self.connection
+                    .prepare_cached("DELETE FROM tarlike_gone_node WHERE path=?")?
+                    .execute([path()])?;
+            }
+            // A directory keeps its number: what is in it has higher ones.
+            let id: Option<i64> = self
+                .connection
+                .prepare_cached("SELECT id FROM tarlike_node WHERE path=?")?
+                .query_row([path()], |row| row.get(0))
+                .optional()?;
+            let id = match id {
+                Some(id) => {
+                    self.connection.prepare_cached("DELETE FROM tarlike_node WHERE id=?")?.execute([id])?;
+                    id
+                }
+                None => self
+                    .connection
+                    .prepare_cached("SELECT coalesce(max(id) + 1, 0) FROM tarlike_node")?
+                    .query_row([], |row| row.get(0))?,
+            };
+            insert_node(&self.connection, from_sql_int(id), node)?;
+            self.connection
+                .prepare_cached("INSERT INTO touched VALUES(?, ?)")?
+                .execute(params![path(), node.kind.letter()])
+                .map(drop)
+        };
+        run().map_err(|e| self.error(e))?;
+        Ok(former)
+    }
+
+    pub(super) fn number(&self, query: &str) -> Result<Option<u64>> {
+        self.connection
+            .prepare_cached(query)
+            .and_then(|mut statement| statement.query_row([], |row| row.get::<_, Option<i64>>(0)))
+            .map(|number| number.map(from_sql_int))
+            .map_err(|e| self.error(e))
+    }
+
+    pub(super) fn meta(&self, key: &str) -> Result<Option<u64>> {
+        self.connection
+            .query_row("SELECT value FROM tarlike_meta WHERE key=?", [key], |row| {
+                row.get::<_, Option<i64>>(0)
+            })
+            .optional()
+            .map(|number| number.flatten().map(from_sql_int))
+            .map_err(|e| self.error(e))
+    }
+
+    pub(super) fn set_number(&self, key: &str, number: u64) -> Result<()> {
+        self.connection.execute(META, params![key, sql_int(number)]).map(drop).map_err(|e| self.error(e))
+    }
+
+    /// Size of the archive, in bytes: the end of the last piece of any file.
+    pub(super) fn total_bytes(&self) -> Result<u64> {
+        // Rows of scattered and of empty files only say where the archive ended when they were made.
+        let natural =
+            self.number("SELECT max(offset_end) + 1 FROM tar WHERE offset_end >= offset")?.unwrap_or(0);
+        let extents = self.number("SELECT max(offset + length) FROM tarlike_extent")?.unwrap_or(0);
+        Ok(natural.max(extents))
+    }
+
+    /// What the index comes to as one of `format`, read from its rows: they are all there is. Also gives the bytes of all files.
+    pub(super) fn end(&self, format: u8) -> Result<(ChangeEnd, u64)> {
+        let total_bytes = self.total_bytes()?;
+        if format == 1 && !self.is_fresh(total_bytes)? {
+            return Err(self.refused("its files do not follow each other without a gap"));
+        }
+        let mut digester = IndexDigester::of_format(format);
+        let (mut files, mut nodes, mut bytes) = (0, 0, 0u64);
+        read_files(&self.connection, self.read(), "ORDER BY tar.rowid", [], |file| {
+            digester.file(&file);
+            if file.scattered {
+                for extent in read_extents(Side::Live, &self.connection, self.read(), &file)? {
+                    digester.extent(&extent);
+                }
+            }
+            files += 1;
+            bytes = bytes.saturating_add(file.size);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        // In the order of the walk: what went and came again has another number.
+        let order = format!("ORDER BY {WALK_ORDER}");
+        read_nodes(&self.connection, &self.name, &order, [], |node| {
+            digester.node(&node);
+            nodes += 1;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok((ChangeEnd { format, digest: digester.finish(), files, nodes, total_bytes }, bytes))
+    }
+
+    /// Whether ids are dense and files follow each other without a gap, as in an index that was made in one go.
+    fn is_fresh(&self, total_bytes: u64) -> Result<bool> {
+        let rows = "SELECT count(*) = coalesce(max(rowid), 0) AND coalesce(sum(size), 0) = ?
+                    AND NOT EXISTS(SELECT 1 FROM tarlike_extent) FROM tar";
+        self.connection.query_row(rows, [sql_int(total_bytes)], |row| row.get(0)).map_err(|e| self.error(e))
+    }
+
+    /// Writes what the index comes to and closes it, synced.
+    pub(super) fn close(self, path: &Path, end: &ChangeEnd, generation: u64, created_s: u64) -> Result<()> {
+        let format = if end.format == 1 { INDEX_FORMAT } else { INDEX_FORMAT_SCATTERED };
+        let run = || -> rusqlite::Result<()> {
+            let mut meta = self.connection.prepare(META)?;
+            meta.execute(params!["format", format])?;
+            meta.execute(params!["generation", sql_int(generation)])?;
+            meta.execute(params!["digest", end.digest.to_string()])?;
+            meta.execute(params!["total", sql_int(end.total_bytes)])?;
+            let left_out = "SELECT EXISTS(SELECT 1 FROM tar WHERE hash IS NULL)";
+            let left_out = self.connection.query_row(left_out, [], |row| row.get::<_, bool>(0))?;
+            meta.execute(params!["hash", if left_out { HASH_OPTIONAL } else { HASH_MD5 }])?;
+            meta.execute(params!["created", sql_int(created_s)])?;
+            meta.execute(params!["complete", 1])?;
+            self.connection.execute_batch("COMMIT")
+        };
+        run().map_err(|e| self.error(e))?;
+        let name = self.name.display().to_string();
+        self.connection.close().map_err(|(_, e)| db_error(format!("cannot close the index {name}"), e))?;
+        std::fs::File::open(path)
+            .and_then(|file| file.sync_all())
+            .map_err(|e| Error::io(format!("cannot sync the index {name}"), e))
+    }
+}

@@ -1,0 +1,500 @@
+//! The next generation of an index: made beside the former one, put in its place in one step.
+
+use super::super::index_read::{FileRead, IndexReader, Side, Summary, read_files};
+use super::super::index_write::{META, Written};
+use super::super::{db_error, sql_int, text_or_blob};
+use super::apply::{Applied, apply};
+use super::editor::Editor;
+use super::history::{Generation, History, TABLES};
+use crate::archive::change::{self, BATCH_BYTES, ChangeEnd, ChangeRecord};
+use crate::archive::digest::{Blake3, Md5};
+use crate::archive::entry::{FileEntry, Node};
+use crate::archive::extent::{Extents, Piece};
+use crate::archive::path::{EntryPath, PARTIAL_INFIX};
+use crate::error::{Error, ErrorKind, Result};
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{OptionalExtension, params};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+/// A generation that is being made. Dropped without [`NextGeneration::finish`], it leaves nothing behind.
+pub struct NextGeneration {
+    editor: Editor,
+    partial: tempfile::TempPath,
+    target: PathBuf,
+    number: u64,
+    former: Summary,
+    /// Where the next new byte goes. Never goes back, so that nothing of an abandoned generation is taken for something of this one.
+    log_end: u64,
+    log_start: u64,
+    next_id: u64,
+    changed: bool,
+    change: Batches,
+    undo: Batches,
+}
+
+/// Records on their way into the history.
+struct Batches {
+    undo: bool,
+    seq: u64,
+    batch: Vec<u8>,
+}
+
+/// A copy of the index `database` beside it.
+fn copy(database: &Path) -> Result<tempfile::TempPath> {
+    let what = || format!("cannot copy the index {}", database.display());
+    let folder = match database.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut prefix = database.file_name().unwrap_or_default().to_os_string();
+    prefix.push(PARTIAL_INFIX);
+    let mut from = std::fs::File::open(database).map_err(|e| Error::io(what(), e))?;
+    let mode = from.metadata().map_err(|e| Error::io(what(), e))?.permissions();
+    let mut to = tempfile::Builder::new()
+        .prefix(&prefix)
+        .permissions(mode)
+        .tempfile_in(folder)
+        .map_err(|e| Error::io(what(), e).hint("may you write to its folder?"))?;
+    std::io::copy(&mut from, to.as_file_mut()).map_err(|e| Error::io(what(), e))?;
+    Ok(to.into_temp_path())
+}
+
+impl NextGeneration {
+    /// Begins the generation after that at `database`, which has to be an index of ours. It stays as it is until the new one is complete.
+    ///
+    /// # Errors
+    /// It is no complete index, or its folder cannot be written to.
+    pub fn begin(database: &Path) -> Result<Self> {
+        let history = History::open(database)?;
+        let former_generation = history.active()?.clone();
+        let last = history.generations().last().map_or(0, |last| last.number);
+        let former = IndexReader::open(database)?.summary()?;
+        drop(history);
+        let partial = copy(database)?;
+        let editor = Editor::open(&partial, database, None)?;
+        let total_bytes = editor.total_bytes()?;
+        let log_end = editor.meta("log_end")?.unwrap_or(0).max(total_bytes);
+        let highest = editor.number("SELECT max(id) + 1 FROM tar")?.unwrap_or(0);
+        let next_id = editor.meta("next_id")?.unwrap_or(0).max(highest);
+        let number = editor.meta("last_generation")?.unwrap_or(0).max(last).saturating_add(1);
+        let prepare = || -> rusqlite::Result<()> {
+            editor.connection.execute_batch(TABLES)?;
+            editor.connection.execute_batch(
+                "CREATE INDEX IF NOT EXISTS idx_tar_hash ON tar(hash); CREATE TEMP TABLE doomed(id INTEGER PRIMARY KEY);
+                 CREATE TABLE IF NOT EXISTS tarlike_sketch(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+                 DELETE FROM tarlike_sketch WHERE id + 1 NOT IN (SELECT rowid FROM tar);",
+            )?;
+            former_generation.insert(&editor.connection)
+        };
+        prepare().map_err(|e| editor.error(e))?;
+        let batches = |undo| Batches { undo, seq: 0, batch: Vec::new() };
+        Ok(Self {
+            editor,
+            partial,
+            target: database.to_path_buf(),
+            number,
+            former,
+            log_end,
+            log_start: log_end,
+            next_id,
+            changed: false,
+            change: batches(false),
+            undo: batches(true),
+        })
+    }
+
+    /// What is known of the former generation.
+    #[must_use]
+    pub fn former(&self) -> &Summary {
+        &self.former
+    }
+
+    /// Whether anything was changed so far that makes it another generation.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// A file with this very content, of this generation or of the former one.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn find_content(&self, size: u64, md5: &Md5, blake3: &Blake3) -> Result<Option<FileEntry>> {
+        let mut found = None;
+        let tail = "WHERE tar.hash = ? AND tar.size = ? ORDER BY tar.rowid";
+        let values = params![md5.to_string(), sql_int(size)];
+        read_files(&self.editor.connection, self.read(), tail, values, |file| {
+            if file.blake3 == Some(*blake3) {
+                found = Some(file);
+                return Ok(ControlFlow::Break(()));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(found)
+    }
+
+    fn read(&self) -> FileRead<'_> {
+        self.editor.read()
+    }
+
+    /// The former or new file of this id.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn file(&self, id: u64) -> Result<Option<FileEntry>> {
+        Side::Live.file(&self.editor.connection, self.read(), id)
+    }
+
+    /// The former or new file of this path that has the highest id.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn file_at(&self, path: &EntryPath) -> Result<Option<FileEntry>> {
+        let mut found = None;
+        let values = [ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()))];
+        let tail = "WHERE tar.path = ? ORDER BY tar.rowid DESC";
+        read_files(&self.editor.connection, self.read(), tail, values, |file| {
+            found = Some(file);
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
+    }
+
+    /// Where the content of `file` is in the archive.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn pieces_of(&self, file: &FileEntry) -> Result<Vec<Piece>> {
+        let mut pieces = Vec::new();
+        Side::Live.pieces_of(&self.editor.connection, self.read(), file, |piece| {
+            pieces.push(piece);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(pieces)
+    }
+
+    /// The sketch of a file ([`crate::archive::sketch`]), if there is one.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn sketch(&self, id: u64) -> Result<Option<Vec<u8>>> {
+        self.editor
+            .connection
+            .prepare_cached("SELECT data FROM tarlike_sketch WHERE id=?")
+            .and_then(|mut statement| statement.query_row([sql_int(id)], |row| row.get(0)).optional())
+            .map_err(|e| self.editor.error(e))
+    }
+
+    /// Sets the sketch of a file.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn set_sketch(&self, id: u64, sketch: &[u8]) -> Result<()> {
+        self.editor
+            .connection
+            .prepare_cached("INSERT OR REPLACE INTO tarlike_sketch VALUES(?,?)")
+            .and_then(|mut insert| insert.execute(params![sql_int(id), sketch]))
+            .map(drop)
+            .map_err(|e| self.editor.error(e))
+    }
+
+    /// The file `id` is no part of this generation. What it consists of can still be found until [`NextGeneration::finish`].
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn remove_file(&mut self, id: u64) -> Result<()> {
+        self.changed = true;
+        self.editor
+            .connection
+            .prepare_cached("INSERT OR IGNORE INTO doomed VALUES(?)")
+            .and_then(|mut insert| insert.execute([sql_int(id)]))
+            .map(drop)
+            .map_err(|e| self.editor.error(e))
+    }
+
+    /// Where new content of the file that is added next begins in the archive.
+    #[must_use]
+    pub fn log_end(&self) -> u64 {
+        self.log_end
+    }
+
+    /// Adds a file whose content is new; gives its id.
+    ///
+    /// # Errors
+    /// The archive would be larger than 2^63 bytes, or SQLite fails.
+    pub fn add_natural(&mut self, file: FileEntry) -> Result<u64> {
+        let file = FileEntry { id: self.next_id, offset: self.log_end, scattered: false, ..file };
+        let end = self.grown(file.size)?;
+        self.add(&file, &Extents::default())?;
+        self.log_end = end;
+        Ok(file.id)
+    }
+
+    /// Adds a file that consists of `extents`. Those that lie behind [`NextGeneration::log_end`] are new content, and follow each other
+    /// from there on without a gap. Gives its id.
+    ///
+    /// # Errors
+    /// The archive would be larger than 2^63 bytes, or SQLite fails.
+    pub fn add_scattered(&mut self, file: FileEntry, extents: &Extents) -> Result<u64> {
+        debug_assert_eq!(extents.size(), file.size);
+        let end = extents.list().iter().map(|extent| extent.offset + extent.length).max();
+        let grown = end.unwrap_or(0).saturating_sub(self.log_end);
+        let end = self.grown(grown)?;
+        let file = FileEntry { id: self.next_id, offset: self.log_end, scattered: true, ..file };
+        self.add(&file, extents)?;
+        self.log_end = end;
+        Ok(file.id)
+    }
+
+    fn grown(&self, by: u64) -> Result<u64> {
+        self.log_end.checked_add(by).filter(|&end| i64::try_from(end).is_ok()).ok_or_else(|| {
+            Error::new(ErrorKind::BadIndex, "the archive would be larger than 2^63 bytes")
+                .hint("lay it out afresh with: tar-like compact")
+        })
+    }
+
+    fn add(&mut self, file: &FileEntry, extents: &Extents) -> Result<()> {
+        self.changed = true;
+        self.editor.add_file(file)?;
+        self.note(false, &ChangeRecord::AddFile(file.clone()))?;
+        let mut at = 0;
+        for extent in extents.list() {
+            self.editor.extent(file.id, at, extent)?;
+            at += extent.length;
+        }
+        if file.scattered {
+            self.note(false, &ChangeRecord::Extents(extents.list().to_vec()))?;
+        }
+        self.note(true, &ChangeRecord::RemoveFile(file.id))?;
+        self.next_id += 1;
+        Ok(())
+    }
+
+    /// The file has the content that it had, but metadata as `file` says.
+    ///
+    /// # Errors
+    /// SQLite fails, or there is no such file.
+    pub fn set_meta(&mut self, file: &FileEntry) -> Result<()> {
+        let former = self.editor.set_meta(file.id, file.meta)?;
+        self.set_origin(file)?;
+        if former != file.meta {
+            self.changed = true;
+            self.note(false, &ChangeRecord::SetMeta(file.id, file.meta))?;
+            self.note(true, &ChangeRecord::SetMeta(file.id, former))?;
+        }
+        Ok(())
+    }
+
+    /// The file is as it was, but was seen somewhere else. That alone makes no other generation.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn set_origin(&mut self, file: &FileEntry) -> Result<()> {
+        self.editor.set_origin(file)?;
+        self.editor.set_object(file)
+    }
+
+    /// The directory or link of this path is no part of this generation.
+    ///
+    /// # Errors
+    /// SQLite fails, or there is none.
+    pub fn remove_node(&mut self, path: &EntryPath) -> Result<()> {
+        self.changed = true;
+        let node = self.editor.remove_node(path)?;
+        self.note(false, &ChangeRecord::RemoveNode(path.clone()))?;
+        self.note(true, &ChangeRecord::PutNode(node))
+    }
+
+    /// Adds a directory or link, or changes that of the same path. A folder comes before what is in it.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn put_node(&mut self, node: &Node) -> Result<()> {
+        self.changed = true;
+        let undo = match self.editor.put_node(node)? {
+            Some(former) => ChangeRecord::PutNode(former),
+            None => ChangeRecord::RemoveNode(node.path.clone()),
+        };
+        self.note(false, &ChangeRecord::PutNode(node.clone()))?;
+        self.note(true, &undo)
+    }
+
+    fn note(&mut self, undo: bool, record: &ChangeRecord) -> Result<()> {
+        let batches = if undo { &mut self.undo } else { &mut self.change };
+        // A long list of extents is cut into records of its own.
+        if let ChangeRecord::Extents(extents) = record {
+            for part in extents.chunks(4096) {
+                batches.push(&self.editor, self.number, &ChangeRecord::Extents(part.to_vec()))?;
+            }
+            return Ok(());
+        }
+        batches.push(&self.editor, self.number, record)
+    }
+
+    /// Completes the generation, syncs it and puts it in the place of the former one. `created_s` is in seconds since 1970.
+    ///
+    /// # Errors
+    /// SQLite fails, the disk is full, or what was added does not fit together.
+    pub fn finish(mut self, created_s: u64) -> Result<Written> {
+        let doomed: Vec<u64> = {
+            let run = || -> rusqlite::Result<Vec<u64>> {
+                let mut statement = self.editor.connection.prepare("SELECT id FROM doomed ORDER BY id")?;
+                statement.query_map([], |row| row.get(0).map(super::super::from_sql_int))?.collect()
+            };
+            run().map_err(|e| self.editor.error(e))?
+        };
+        for id in doomed {
+            let (file, extents) = self.editor.remove_file(id)?;
+            self.note(false, &ChangeRecord::RemoveFile(id))?;
+            let scattered = file.scattered;
+            self.note(true, &ChangeRecord::AddFile(file))?;
+            if scattered {
+                self.note(true, &ChangeRecord::Extents(extents))?;
+            }
+        }
+        self.editor.check_paths()?;
+        let history = self.former_generation()?;
+        let (end, bytes) = self.editor.end(2)?;
+        self.note(false, &ChangeRecord::End(end))?;
+        self.note(
+            true,
+            &ChangeRecord::End(ChangeEnd {
+                format: history.format,
+                digest: history.digest,
+                files: history.files,
+                nodes: history.nodes,
+                total_bytes: history.total_bytes,
+            }),
+        )?;
+        let Self { editor, change, undo, number, .. } = &mut self;
+        change.flush(editor, *number)?;
+        undo.flush(editor, *number)?;
+        let line = Generation {
+            number: self.number,
+            parent: Some(self.former.generation),
+            format: 2,
+            digest: end.digest,
+            created_s,
+            files: end.files,
+            nodes: end.nodes,
+            bytes,
+            total_bytes: end.total_bytes,
+            appended_bytes: self.log_end - self.log_start,
+            abandoned: false,
+        };
+        line.insert(&self.editor.connection).map_err(|e| self.editor.error(e))?;
+        self.editor
+            .connection
+            .execute("DELETE FROM tarlike_meta WHERE key='rewound'", [])
+            .map_err(|e| self.editor.error(e))?;
+        let number = self.number;
+        self.put_in_place(&end, number, created_s)
+    }
+
+    /// The former generation stands, but for where its files were seen: puts that in place.
+    ///
+    /// # Errors
+    /// SQLite fails, or the disk is full.
+    pub fn finish_unchanged(self, created_s: u64) -> Result<Written> {
+        let former = self.former_generation()?;
+        let end = ChangeEnd {
+            format: former.format,
+            digest: former.digest,
+            files: former.files,
+            nodes: former.nodes,
+            total_bytes: former.total_bytes,
+        };
+        let number = self.former.generation;
+        self.put_in_place(&end, number, created_s)
+    }
+
+    fn former_generation(&self) -> Result<Generation> {
+        let history = History::open(&self.target)?;
+        history.active().cloned()
+    }
+
+    fn put_in_place(self, end: &ChangeEnd, number: u64, created_s: u64) -> Result<Written> {
+        let Self { editor, partial, target, log_end, next_id, .. } = self;
+        editor.set_number("log_end", log_end)?;
+        editor.set_number("next_id", next_id)?;
+        editor.close(&partial, end, number, created_s)?;
+        partial.persist(&target).map_err(|e| {
+            Error::io(format!("cannot give the index its name {}", target.display()), e.error)
+        })?;
+        Ok(Written { digest: end.digest, files: end.files, nodes: end.nodes, total_bytes: end.total_bytes })
+    }
+}
+
+impl Batches {
+    fn push(&mut self, editor: &Editor, generation: u64, record: &ChangeRecord) -> Result<()> {
+        change::push(&mut self.batch, record);
+        if self.batch.len() >= BATCH_BYTES { self.flush(editor, generation) } else { Ok(()) }
+    }
+
+    fn flush(&mut self, editor: &Editor, generation: u64) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        editor
+            .connection
+            .prepare_cached("INSERT INTO tarlike_change VALUES(?,?,?,?)")
+            .and_then(|mut insert| {
+                insert.execute(params![sql_int(generation), self.undo, sql_int(self.seq), self.batch])
+            })
+            .map_err(|e| editor.error(e))?;
+        self.seq += 1;
+        self.batch.clear();
+        Ok(())
+    }
+}
+
+/// Takes the index at `database` back to the generation that its active one was made of. The abandoned one stays in the history, so that a
+/// receiver that has it can be taken back, too; it is never used again.
+///
+/// # Errors
+/// There is none before it, or the index was taken back already since it was made.
+pub fn rewind(database: &Path) -> Result<Applied> {
+    let history = History::open(database)?;
+    let active = history.active()?.clone();
+    let refuse = |why: String, hint: &'static str| Err(Error::new(ErrorKind::Usage, why).hint(hint));
+    let Some(parent) = active.parent.and_then(|parent| history.generation(parent)).cloned() else {
+        return refuse(
+            format!("generation {} of {} has none before it", active.number, database.display()),
+            "there is nothing to go back to: the index was laid out afresh since",
+        );
+    };
+    let rewound = history.generations().iter().any(|other| other.number > active.number && other.abandoned);
+    if rewound {
+        return refuse(
+            format!("{} was taken back already, to generation {}", database.display(), active.number),
+            "only one generation can be taken back at a time; make a new one with: tar-like index",
+        );
+    }
+    let step = super::history::Step { generation: active.number, undo: true, to: parent.number };
+    let partial = copy(database)?;
+    let mut batches = Vec::new();
+    history.batches(&step, |batch| {
+        batches.push(Ok(batch));
+        Ok(())
+    })?;
+    drop(history);
+    // Where the log ended and which ids were used stays as it is.
+    let applied = apply(&partial, database, parent.number, parent.created_s, false, batches)?;
+    let mark = || -> rusqlite::Result<()> {
+        let connection = rusqlite::Connection::open(&partial)?;
+        connection.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;")?;
+        connection
+            .execute("UPDATE tarlike_generation SET abandoned=1 WHERE number=?", [sql_int(active.number)])?;
+        connection.execute(META, params!["last_generation", sql_int(active.number)])?;
+        connection.close().map_err(|(_, e)| e)
+    };
+    mark().map_err(|e| db_error(format!("cannot write the index {}", database.display()), e))?;
+    std::fs::File::open(&partial)
+        .and_then(|file| file.sync_all())
+        .map_err(|e| Error::io(format!("cannot sync the index {}", database.display()), e))?;
+    partial
+        .persist(database)
+        .map_err(|e| Error::io(format!("cannot give the index its name {}", database.display()), e.error))?;
+    Ok(applied)
+}

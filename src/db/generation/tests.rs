@@ -1,0 +1,306 @@
+use super::*;
+use crate::archive::digest::{blake3, md5};
+use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
+use crate::archive::extent::{Extents, Piece};
+use crate::archive::path::EntryPath;
+use crate::db::index_read::IndexReader;
+use crate::db::index_write::IndexWriter;
+use crate::error::ErrorKind;
+use proptest::prelude::*;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+fn path(name: &str) -> EntryPath {
+    EntryPath::new(name.as_bytes()).unwrap()
+}
+
+fn file(name: &str, content: &[u8]) -> FileEntry {
+    FileEntry {
+        id: 0,
+        path: path(name),
+        size: content.len() as u64,
+        offset: 0,
+        scattered: false,
+        md5: Some(md5(content)),
+        blake3: Some(blake3(content)),
+        meta: Some(Meta { mode: 0o644, mtime_ns: 5, uid: 0, gid: 0 }),
+        origin: Some(Origin { dev: 1, ino: 2, ctime_ns: 3 }),
+        object: None,
+    }
+}
+
+fn dir(name: &str) -> Node {
+    Node { kind: NodeKind::Dir, path: path(name), target: Box::default(), meta: None }
+}
+
+fn fresh(target: &Path, files: &[(&str, &[u8])], nodes: &[Node]) {
+    let mut writer = IndexWriter::create(target).unwrap();
+    for (name, content) in files {
+        let (id, offset) = (writer.files(), writer.total_bytes());
+        writer.file(&FileEntry { id, offset, ..file(name, content) }).unwrap();
+    }
+    nodes.iter().for_each(|node| writer.node(node).unwrap());
+    writer.finish(b"/base", 1, 7).unwrap();
+}
+
+fn rows(database: &Path) -> Vec<(String, u64, Vec<Piece>)> {
+    let reader = IndexReader::open(database).unwrap();
+    let mut rows = Vec::new();
+    let mut from = 0;
+    loop {
+        let mut page = Vec::new();
+        reader
+            .files_in_walk_order(from, 2, |file| {
+                page.push(file);
+                Ok(ControlFlow::Continue(()))
+            })
+            .unwrap();
+        if page.is_empty() {
+            return rows;
+        }
+        from += page.len() as u64;
+        for file in page {
+            let mut pieces = Vec::new();
+            reader
+                .pieces_of(&file, |piece| {
+                    pieces.push(piece);
+                    Ok(ControlFlow::Continue(()))
+                })
+                .unwrap();
+            rows.push((file.path.to_string(), file.id, pieces));
+        }
+    }
+}
+
+/// Brings the index `theirs` from generation `from` of `ours` to `to`, as a receiver does.
+fn bring(ours: &Path, theirs: &Path, from: u64, to: u64) -> crate::error::Result<()> {
+    let history = History::open(ours).unwrap();
+    for (number, step) in history.way(from, to).unwrap().into_iter().enumerate() {
+        let mut batches = Vec::new();
+        history.batches(&step, |batch| {
+            batches.push(Ok(batch));
+            Ok(())
+        })?;
+        apply(theirs, theirs, 100 + number as u64, 7, true, batches)?;
+    }
+    Ok(())
+}
+
+fn digest(database: &Path) -> String {
+    IndexReader::open(database).unwrap().summary().unwrap().digest.to_string()
+}
+
+#[test]
+fn a_generation_keeps_what_did_not_change_and_can_be_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (folder.path().join("ours"), folder.path().join("theirs"));
+    fresh(&ours, &[("a", b"one"), ("b/c", b""), ("d", b"three")], &[dir("b"), dir("z")]);
+    std::fs::copy(&ours, &theirs).unwrap();
+    let first = digest(&ours);
+
+    let mut next = NextGeneration::begin(&ours).unwrap();
+    next.remove_file(0).unwrap();
+    let renamed = next.find_content(3, &md5(b"one"), &blake3(b"one")).unwrap().unwrap();
+    let mut extents = Extents::default();
+    for piece in next.pieces_of(&renamed).unwrap() {
+        extents.push(piece.range.start, piece.range.end - piece.range.start);
+    }
+    assert_eq!(next.add_scattered(file("e", b"one"), &extents).unwrap(), 3);
+    let end = next.log_end();
+    assert_eq!((end, next.add_natural(file("b/x", b"new!")).unwrap()), (8, 4));
+    let mut grown = Extents::default();
+    grown.push(3, 5);
+    grown.push(next.log_end(), 2);
+    next.remove_file(2).unwrap();
+    next.add_scattered(file("d", b"three++"), &grown).unwrap();
+    next.remove_node(&path("z")).unwrap();
+    next.put_node(&dir("y")).unwrap();
+    let written = next.finish(9).unwrap();
+    assert_eq!((written.files, written.nodes, written.total_bytes), (4, 2, 14));
+    let piece = |file_offset, range| Piece { file_offset, range };
+    let second = vec![
+        ("b/c".to_string(), 1, vec![]),
+        ("b/x".to_string(), 4, vec![piece(0, 8..12)]),
+        ("d".to_string(), 5, vec![piece(0, 3..8), piece(5, 12..14)]),
+        ("e".to_string(), 3, vec![piece(0, 0..3)]),
+    ];
+    assert_eq!(rows(&ours), second);
+    bring(&ours, &theirs, 1, 2).unwrap();
+    assert_eq!(rows(&theirs), second);
+    assert_eq!(digest(&theirs), digest(&ours));
+    let mut gone = Vec::new();
+    IndexReader::open(&theirs)
+        .unwrap()
+        .gone_pieces_in(&(0..100), |file, piece| {
+            gone.push((file.path.to_string(), piece.range.clone()));
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+    assert_eq!(gone, [("a".to_string(), 0..3), ("d".to_string(), 3..8)]);
+    let mut found = Vec::new();
+    IndexReader::open(&ours)
+        .unwrap()
+        .pieces_in(&(2..13), |file, piece| {
+            found.push((file.id, piece.range.clone()));
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+    assert_eq!(found, [(4, 8..12), (3, 0..3), (5, 3..8), (5, 12..14)]);
+
+    let taken_back = rewind(&ours).unwrap();
+    assert_eq!((digest(&ours), taken_back.end.format), (first.clone(), 1));
+    assert_eq!(rewind(&ours).unwrap_err().kind(), ErrorKind::Usage);
+    let mut next = NextGeneration::begin(&ours).unwrap();
+    assert!(!next.is_changed());
+    // Neither its number nor its ids nor its bytes are used again.
+    assert_eq!((next.log_end(), next.add_natural(file("f", b"x")).unwrap()), (14, 6));
+    next.finish(10).unwrap();
+    let history = History::open(&ours).unwrap();
+    let lines: Vec<_> =
+        history.generations().iter().map(|g| (g.number, g.parent, g.abandoned, g.appended_bytes)).collect();
+    assert_eq!(lines, [(1, None, false, 8), (2, Some(1), true, 6), (3, Some(1), false, 1)]);
+    drop(history);
+    bring(&ours, &theirs, 2, 3).unwrap();
+    assert_eq!(digest(&theirs), digest(&ours));
+    rewind(&ours).unwrap();
+    assert_eq!(digest(&ours), first);
+    assert_eq!(rewind(&ours).unwrap_err().kind(), ErrorKind::Usage);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_the_former_generation_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = folder.path().join("ours");
+    fresh(&ours, &[("a", b"one"), ("d/c", b"two")], &[dir("d")]);
+    let before = std::fs::read(&ours).unwrap();
+    let refused = |change: &dyn Fn(&mut NextGeneration)| {
+        let mut next = NextGeneration::begin(&ours).unwrap();
+        change(&mut next);
+        let error = next.finish(9).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadIndex, "{error}");
+        assert_eq!(std::fs::read(&ours).unwrap(), before);
+    };
+    refused(&|next| assert!(next.add_natural(file("a", b"x")).is_ok()));
+    refused(&|next| assert!(next.add_natural(file("a/b", b"x")).is_ok()));
+    refused(&|next| next.put_node(&dir("a")).unwrap());
+    refused(&|next| {
+        next.remove_node(&path("d")).unwrap();
+        next.add_natural(file("d", b"x")).unwrap();
+    });
+    refused(&|next| {
+        let (kind, target) = (NodeKind::Hardlink, b"a"[..].into());
+        next.put_node(&Node { kind, path: path("h"), target, meta: None }).unwrap();
+        next.remove_file(0).unwrap();
+    });
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_hostile_change_is_refused() {
+    use crate::archive::change::{ChangeEnd, ChangeRecord, push};
+    use crate::archive::extent::Extent;
+    let folder = tempfile::tempdir().unwrap();
+    let ours = folder.path().join("ours");
+    fresh(&ours, &[("a", b"one"), ("b", b"two")], &[]);
+    let end = ChangeEnd { format: 2, digest: blake3(b""), files: 0, nodes: 0, total_bytes: 0 };
+    let scattered = FileEntry { id: 5, offset: 6, scattered: true, ..file("s", b"12345") };
+    let extents = |list: &[(u64, u64)]| {
+        ChangeRecord::Extents(list.iter().map(|&(offset, length)| Extent { length, offset }).collect())
+    };
+    let add = |file: &FileEntry| ChangeRecord::AddFile(file.clone());
+    let cases: Vec<Vec<ChangeRecord>> = vec![
+        vec![],
+        vec![ChangeRecord::RemoveFile(9)],
+        vec![ChangeRecord::SetMeta(9, None)],
+        vec![ChangeRecord::RemoveNode(path("a"))],
+        vec![add(&FileEntry { id: 1, offset: 6, ..file("x", b"1") })],
+        vec![add(&FileEntry { id: 7, offset: 5, ..file("x", b"1") })],
+        vec![
+            add(&FileEntry { id: 7, offset: 6, ..file("x", b"12") }),
+            add(&FileEntry { id: 8, offset: 7, ..file("y", b"12") }),
+        ],
+        vec![add(&scattered)],
+        vec![add(&scattered), extents(&[(0, 4)])],
+        vec![add(&scattered), extents(&[(0, 4), (0, 2)])],
+        vec![add(&scattered), extents(&[(u64::MAX - 1, 4)])],
+        vec![extents(&[(0, 4)])],
+        vec![add(&scattered), extents(&[(0, 5)]), extents(&[(0, 5)])],
+        // All of it is right, but for the digest.
+        vec![add(&scattered), extents(&[(0, 5)])],
+        vec![ChangeRecord::End(end)],
+    ];
+    for (number, records) in cases.iter().enumerate() {
+        for with_end in [true, false] {
+            let copy = folder.path().join(format!("copy-{number}-{with_end}"));
+            std::fs::copy(&ours, &copy).unwrap();
+            let mut batch = Vec::new();
+            records.iter().for_each(|record| push(&mut batch, record));
+            if with_end {
+                push(&mut batch, &ChangeRecord::End(end));
+            }
+            let error = apply(&copy, &copy, 2, 7, true, [Ok(batch)]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BadIndex, "case {number}: {error}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn any_generations_can_be_reached_from_any_other(
+        seed in proptest::collection::vec(proptest::collection::vec((0u8..7, 0u8..9, any::<u8>()), 1..9), 1..6)
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = folder.path().join("ours");
+        fresh(&ours, &[("d/a", b"one"), ("d/b", b"two"), ("x", b"")], &[dir("d")]);
+        let mut kept = vec![(1, folder.path().join("g1"))];
+        std::fs::copy(&ours, &kept[0].1).unwrap();
+        for steps in seed {
+            let mut next = NextGeneration::begin(&ours).unwrap();
+            let mut touched = std::collections::BTreeSet::new();
+            for (what, which, byte) in steps {
+                // Each path at most once, as the walk does.
+                if !touched.insert(which) { continue; }
+                let name = format!("{}{which}", if what % 2 == 0 { "d/" } else { "" });
+                let there = next.file_at(&path(&name)).unwrap();
+                match (what, there) {
+                    (0..=3, Some(there)) => {
+                        // What was removed in this pass is still found.
+                        next.remove_file(there.id).unwrap();
+                        if what < 2 { next.add_natural(file(&name, &[byte; 5])).unwrap(); }
+                    }
+                    (0..=1, None) => { next.add_natural(file(&name, &[byte; 3])).unwrap(); }
+                    (2..=3, None) => {
+                        let mut extents = Extents::default();
+                        extents.push(u64::from(byte % 6), 6);
+                        extents.push(next.log_end(), 2);
+                        next.add_scattered(file(&name, &[byte; 8]), &extents).unwrap();
+                    }
+                    (4, Some(there)) => {
+                        let meta = Some(Meta { mode: u32::from(byte), mtime_ns: 1, uid: 1, gid: 1 });
+                        next.set_meta(&FileEntry { meta, ..there }).unwrap();
+                    }
+                    _ => next.put_node(&Node { kind: NodeKind::Symlink, target: vec![byte | 1].into(), ..dir(&format!("d/l{which}")) }).unwrap(),
+                }
+            }
+            // Paths that came twice are refused; the former generation stands then.
+            let number = match next.finish(9) {
+                Ok(_) => History::open(&ours).unwrap().active().unwrap().number,
+                Err(_) => continue,
+            };
+            let copy = folder.path().join(format!("g{number}"));
+            std::fs::copy(&ours, &copy).unwrap();
+            kept.push((number, copy));
+            if number % 3 == 0 { rewind(&ours).unwrap(); }
+        }
+        for (from, start) in &kept {
+            for (to, goal) in &kept {
+                let work = folder.path().join("work");
+                std::fs::copy(start, &work).unwrap();
+                bring(&ours, &work, *from, *to).unwrap();
+                prop_assert_eq!(digest(&work), digest(goal));
+                prop_assert_eq!(rows(&work), rows(goal));
+            }
+        }
+    }
+}

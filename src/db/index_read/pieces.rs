@@ -1,0 +1,254 @@
+//! Which files have a piece in a range of the archive, and which pieces a file has.
+
+use super::{FileRead, IndexReader, file_of, read_files};
+use crate::archive::entry::FileEntry;
+use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
+use crate::db::{db_error, from_sql_int, sql_int};
+use crate::error::{Error, ErrorKind, Result};
+use rusqlite::Connection;
+use std::ops::{ControlFlow, Range};
+
+/// Where rows of files and extents are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Side {
+    /// The files of the index.
+    Live,
+    /// Files of former generations.
+    Gone,
+}
+
+const GONE_FILES: &str = "SELECT tar.id, tar.path, tar.size, tar.offset, tar.offset_end, tar.hash, tar.blake3, tar.mode, tar.mtime_ns,
+     tar.uid, tar.gid, NULL, NULL, NULL FROM tarlike_gone tar";
+
+impl Side {
+    fn extents(self) -> &'static str {
+        match self {
+            Self::Live => "tarlike_extent",
+            Self::Gone => "tarlike_gone_extent",
+        }
+    }
+
+    /// Gives the files that `tail` selects.
+    pub(in super::super) fn files(
+        self,
+        connection: &Connection,
+        read: FileRead<'_>,
+        tail: &str,
+        parameters: impl rusqlite::Params,
+        mut each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        if self == Self::Live {
+            return read_files(connection, read, tail, parameters, each);
+        }
+        let error = |e| db_error(format!("cannot read the index {}", read.name.display()), e);
+        let mut statement = connection.prepare_cached(&format!("{GONE_FILES} {tail}")).map_err(error)?;
+        let mut rows = statement.query(parameters).map_err(error)?;
+        while let Some(row) = rows.next().map_err(error)? {
+            let file = file_of(row, FileRead { objects: false, ..read })
+                .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", read.name.display())))?;
+            if each(file)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file with this id, if there is one.
+    pub(in super::super) fn file(
+        self,
+        connection: &Connection,
+        read: FileRead<'_>,
+        id: u64,
+    ) -> Result<Option<FileEntry>> {
+        let (tail, row) = match self {
+            Self::Live => ("WHERE tar.rowid = ?", sql_int(id).saturating_add(1)),
+            Self::Gone => ("WHERE tar.id = ?", sql_int(id)),
+        };
+        let mut found = None;
+        self.files(connection, read, tail, [row], |file| {
+            found = Some(file);
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
+    }
+
+    /// Gives every piece in `range`, natural files first and ascending, then scattered ones, file by file.
+    pub(in super::super) fn pieces_in(
+        self,
+        connection: &Connection,
+        read: FileRead<'_>,
+        range: &Range<u64>,
+        mut each: impl FnMut(&FileEntry, &Piece) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let (mut broken, tail) =
+            (false, "WHERE tar.offset_end >= ? AND tar.size > 0 ORDER BY tar.offset_end");
+        self.files(connection, read, tail, [sql_int(range.start)], |file| {
+            if file.offset >= range.end {
+                return Ok(ControlFlow::Break(()));
+            }
+            if file.scattered {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let next = each(&file, &Piece::whole(&file))?;
+            broken = next.is_break();
+            Ok(next)
+        })?;
+        if broken || !read.scattered {
+            return Ok(());
+        }
+        let error = |e| db_error(format!("cannot read the index {}", read.name.display()), e);
+        let query = format!(
+            "SELECT file, file_offset, length, offset FROM {}
+             WHERE offset > ?1 AND offset < ?2 AND offset + length > ?3 ORDER BY file, file_offset",
+            self.extents()
+        );
+        let mut statement = connection.prepare_cached(&query).map_err(error)?;
+        let from = sql_int(range.start) - sql_int(MAX_EXTENT_BYTES);
+        let mut rows = statement.query([from, sql_int(range.end), sql_int(range.start)]).map_err(error)?;
+        let mut file: Option<FileEntry> = None;
+        while let Some(row) = rows.next().map_err(error)? {
+            let number = |column| row.get(column).map(from_sql_int).map_err(error);
+            let (id, file_offset, length, offset) = (number(0)?, number(1)?, number(2)?, number(3)?);
+            if file.as_ref().is_none_or(|file| file.id != id) {
+                file = self.file(connection, read, id)?;
+            }
+            let Some(file) = &file else { continue };
+            let piece = Piece { file_offset, range: offset..offset.saturating_add(length) };
+            if each(file, &piece)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the pieces of `file`, in its order.
+    pub(in super::super) fn pieces_of(
+        self,
+        connection: &Connection,
+        read: FileRead<'_>,
+        file: &FileEntry,
+        mut each: impl FnMut(Piece) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        if !file.scattered {
+            if file.size > 0 {
+                let _last = each(Piece::whole(file))?;
+            }
+            return Ok(());
+        }
+        let error = |e| db_error(format!("cannot read the index {}", read.name.display()), e);
+        let query = format!(
+            "SELECT file_offset, length, offset FROM {} WHERE file=? ORDER BY file_offset",
+            self.extents()
+        );
+        let mut statement = connection.prepare_cached(&query).map_err(error)?;
+        let mut rows = statement.query([sql_int(file.id)]).map_err(error)?;
+        while let Some(row) = rows.next().map_err(error)? {
+            let number = |column| row.get(column).map(from_sql_int).map_err(error);
+            let (file_offset, length, offset) = (number(0)?, number(1)?, number(2)?);
+            let piece = Piece { file_offset, range: offset..offset.saturating_add(length) };
+            if each(piece)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The extents of a scattered file.
+pub(in super::super) fn read_extents(
+    side: Side,
+    connection: &Connection,
+    read: FileRead<'_>,
+    file: &FileEntry,
+) -> Result<Vec<Extent>> {
+    let mut extents = Vec::new();
+    if file.scattered {
+        side.pieces_of(connection, read, file, |piece| {
+            extents.push(Extent { length: piece.range.end - piece.range.start, offset: piece.range.start });
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
+    Ok(extents)
+}
+
+impl IndexReader {
+    /// Gives every piece of a file that has a byte in `range` of the archive: whole pieces, not cut to the range. Natural files come
+    /// first, ascending, then scattered ones, file by file.
+    ///
+    /// # Errors
+    /// SQLite fails, a row is invalid, or `each` fails.
+    pub fn pieces_in(
+        &self,
+        range: &Range<u64>,
+        mut each: impl FnMut(&FileEntry, &Piece) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        if self.scattered {
+            return Side::Live.pieces_in(&self.connection, self.read(), range, each);
+        }
+        // The same with what only a fresh index has: rows of the original program, of buckets, and that are still growing.
+        self.files_in(range.clone(), |file| each(&file, &Piece::whole(&file)))
+    }
+
+    /// The same for files that are no part of the index any more, but were in former generations. On a receiver only.
+    ///
+    /// # Errors
+    /// As [`IndexReader::pieces_in`].
+    pub fn gone_pieces_in(
+        &self,
+        range: &Range<u64>,
+        each: impl FnMut(&FileEntry, &Piece) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        if !self.scattered {
+            return Ok(());
+        }
+        Side::Gone.pieces_in(&self.connection, self.read(), range, each)
+    }
+
+    /// Gives the pieces of a file of this index, in its order; they are the whole file.
+    ///
+    /// # Errors
+    /// SQLite fails, or `each` fails.
+    pub fn pieces_of(
+        &self,
+        file: &FileEntry,
+        each: impl FnMut(Piece) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        Side::Live.pieces_of(&self.connection, self.read(), file, each)
+    }
+
+    /// Gives the files in the order of the walk, from the `from`th on, counted from 0, and at most `count` of them.
+    ///
+    /// # Errors
+    /// As [`IndexReader::files`].
+    pub fn files_in_walk_order(
+        &self,
+        from: u64,
+        count: u64,
+        mut each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        if !self.scattered {
+            return self.files_with_ids(from..from + count, each);
+        }
+        self.connection
+            .execute_batch(&format!(
+                "CREATE TEMP TABLE IF NOT EXISTS walk AS SELECT rowid AS row FROM tar ORDER BY {WALK_ORDER}"
+            ))
+            .map_err(|e| self.error(e))?;
+        let tail = "WHERE tar.rowid IN (SELECT row FROM walk WHERE rowid > ? AND rowid <= ?)";
+        let mut page = Vec::new();
+        self.each_file(tail, [sql_int(from), sql_int(from + count)], |file| {
+            page.push((file.path.sort_key(), file));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        page.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        for (_, file) in page {
+            if each(file)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The order of the walk, which is that of the bytes of path components: [`crate::archive::path::EntryPath::sort_key`] in SQL.
+pub(in super::super) const WALK_ORDER: &str = "CAST(replace(CAST(path AS TEXT), '/', char(0)) AS BLOB)";
