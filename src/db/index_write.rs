@@ -26,6 +26,10 @@ pub(super) const META: &str = "INSERT OR REPLACE INTO tarlike_meta VALUES(?,?)";
 pub(super) const OBJECT_TABLE: &str = "
     CREATE TABLE IF NOT EXISTS tarlike_object(id INTEGER PRIMARY KEY, etag TEXT NOT NULL, version TEXT, modified_ns INT);";
 
+/// What was found out about large files when they were read; only where they were, and only if there are any.
+pub(super) const SKETCH_TABLE: &str = "
+    CREATE TABLE IF NOT EXISTS tarlike_sketch(id INTEGER PRIMARY KEY, data BLOB NOT NULL);";
+
 // Made when the rows are in: three times faster than keeping them up to date row by row.
 const INDEXES: &str = "
     CREATE INDEX idx_tar_path ON tar(path);
@@ -56,6 +60,7 @@ pub struct IndexWriter {
     running: RunningDigest,
     written: Written,
     has_objects: bool,
+    has_sketches: bool,
     has_unprovable: bool,
 }
 
@@ -164,6 +169,7 @@ impl IndexWriter {
             running: RunningDigest::default(),
             written: Written { digest, files: 0, nodes: 0, total_bytes: 0 },
             has_objects: false,
+            has_sketches: false,
             has_unprovable: false,
         })
     }
@@ -259,6 +265,22 @@ impl IndexWriter {
                 }
             }
             Ok(())
+        };
+        run().map_err(|e| self.error(e))
+    }
+
+    /// Adds the sketch of file `id` ([`crate::archive::sketch`]); it is no part of what the digest names.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn sketch(&mut self, id: u64, sketch: &[u8]) -> Result<()> {
+        let mut run = || -> rusqlite::Result<()> {
+            if !self.has_sketches {
+                self.connection.execute_batch(SKETCH_TABLE)?;
+                self.has_sketches = true;
+            }
+            let insert = "INSERT OR REPLACE INTO tarlike_sketch VALUES(?,?)";
+            self.connection.prepare_cached(insert)?.execute(params![clamp(id), sketch]).map(drop)
         };
         run().map_err(|e| self.error(e))
     }
