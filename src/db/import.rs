@@ -21,6 +21,9 @@ const STEP: i32 = 1_000;
 
 const OUR_TABLES: [&str; 5] = ["tar", "tarlike_meta", "tarlike_file", "tarlike_node", "tarlike_object"];
 
+/// What an index may have beside them, for who made it: nothing of these is read.
+const OTHER_TABLES: [&str; 4] = ["tarlike_sketch", "tarlike_former", "tarlike_generation", "tarlike_change"];
+
 /// Copies the index at `uploaded` into a new index at `target`, as generation `generation`, with `created_s` in seconds since
 /// 1970. `name` stands for the upload in messages.
 ///
@@ -176,7 +179,8 @@ fn check_schema(connection: &Connection, name: &str) -> Result<()> {
         let object: String = row.get(1).map_err(bad)?;
         let table: String = row.get(2).map_err(bad)?;
         let sql: String = row.get::<_, Option<String>>(3).map_err(bad)?.unwrap_or_default();
-        let known = OUR_TABLES.contains(&&*table) || table.starts_with("sqlite_stat");
+        let named = OUR_TABLES.iter().chain(&OTHER_TABLES).any(|name| *name == table);
+        let known = named || table.starts_with("sqlite_stat");
         let plain = match &*kind {
             "table" => sql.get(..12).is_some_and(|start| start.eq_ignore_ascii_case("create table")),
             "index" => true,

@@ -26,6 +26,10 @@ pub(super) const META: &str = "INSERT OR REPLACE INTO tarlike_meta VALUES(?,?)";
 pub(super) const OBJECT_TABLE: &str = "
     CREATE TABLE IF NOT EXISTS tarlike_object(id INTEGER PRIMARY KEY, etag TEXT NOT NULL, version TEXT, modified_ns INT);";
 
+/// Only an index of large files has this one.
+const SKETCH_TABLE: &str =
+    "CREATE TABLE IF NOT EXISTS tarlike_sketch(id INTEGER PRIMARY KEY, data BLOB NOT NULL);";
+
 // Made when the rows are in: three times faster than keeping them up to date row by row.
 const INDEXES: &str = "
     CREATE INDEX idx_tar_path ON tar(path);
@@ -56,6 +60,7 @@ pub struct IndexWriter {
     running: RunningDigest,
     written: Written,
     has_objects: bool,
+    has_sketches: bool,
     has_unprovable: bool,
 }
 
@@ -164,6 +169,7 @@ impl IndexWriter {
             running: RunningDigest::default(),
             written: Written { digest, files: 0, nodes: 0, total_bytes: 0 },
             has_objects: false,
+            has_sketches: false,
             has_unprovable: false,
         })
     }
@@ -274,6 +280,29 @@ impl IndexWriter {
         Ok(())
     }
 
+    /// Sets the sketch of a file ([`crate::archive::sketch`]).
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn sketch(&mut self, id: u64, sketch: &[u8]) -> Result<()> {
+        let mut set = || -> rusqlite::Result<()> {
+            if !self.has_sketches {
+                self.connection.execute_batch(SKETCH_TABLE)?;
+                self.has_sketches = true;
+            }
+            self.connection
+                .prepare_cached("INSERT OR REPLACE INTO tarlike_sketch VALUES(?,?)")?
+                .execute(params![clamp(id), sketch])
+                .map(drop)
+        };
+        set().map_err(|e| self.error(e))
+    }
+
+    /// For tables that only one kind of index has.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     fn error(&self, error: rusqlite::Error) -> Error {
         db_error(format!("cannot write the index {}", self.target.display()), error)
     }
@@ -315,6 +344,15 @@ impl IndexWriter {
 }
 
 impl Sealed {
+    /// Who may read and write it, where that is not as the umask says.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn set_permissions(&self, permissions: std::fs::Permissions) -> Result<()> {
+        std::fs::set_permissions(&self.partial, permissions)
+            .map_err(|e| Error::io(format!("cannot set the permissions of {}", self.target.display()), e))
+    }
+
     /// Gives the index its name, replacing an older one in one step.
     ///
     /// # Errors

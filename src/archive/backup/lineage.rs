@@ -57,6 +57,8 @@ pub enum NotNext {
 pub enum Rebase {
     /// The live version is a snapshot: that alone.
     Alone(Place),
+    /// A snapshot of the live version: no change led to it, but a rewind.
+    Whole(Place),
     /// A snapshot of the version of `base`, then `change`.
     Folded {
         /// The version that is to become a snapshot.
@@ -183,6 +185,9 @@ impl Lineage {
     #[must_use]
     pub fn rebase(&self) -> Option<Rebase> {
         let live = self.live()?;
+        if self.records.last()?.head.kind == Kind::Rewind {
+            return Some(Rebase::Whole(*live));
+        }
         match (live.head.kind, live.back.and_then(|back| self.records.get(back))) {
             (Kind::Change, Some(base)) => Some(Rebase::Folded { base: *base, change: *live }),
             _ => Some(Rebase::Alone(*live)),
@@ -246,6 +251,7 @@ mod tests {
         assert_eq!(versions(lineage.chain(4)), Some(vec![1, 2, 4]));
         assert!(matches!(lineage.rebase(), Some(Rebase::Alone(place)) if place.head.version == 5));
         add(&mut lineage, Kind::Rewind, 1, Some(5)).unwrap();
+        assert!(matches!(lineage.rebase(), Some(Rebase::Whole(place)) if place.head.version == 1));
         assert_eq!((versions(lineage.chain(1)), lineage.chain(5)), (Some(vec![1]), None));
         lineage.pop().unwrap();
         assert_eq!(lineage.live().unwrap().head.version, 5);

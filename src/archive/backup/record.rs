@@ -15,7 +15,7 @@ pub enum Kind {
     Snapshot,
     /// What makes this version of its parent.
     Change,
-    /// Nothing: the file goes back to a version that it has.
+    /// No version: the file goes back to one that it has.
     Rewind,
 }
 

@@ -1,11 +1,11 @@
 //! Which files have a piece in a range of the archive, and which pieces a file has.
 
 use super::{FileRead, IndexReader, file_of, read_files};
-use crate::archive::entry::FileEntry;
+use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
 use crate::db::{db_error, from_sql_int, sql_int};
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use std::ops::{ControlFlow, Range};
 
 /// Where rows of files and extents are.
@@ -247,6 +247,28 @@ impl IndexReader {
             }
         }
         Ok(())
+    }
+
+    /// Gives every directory and link in the order of the walk, whatever their numbers are.
+    ///
+    /// # Errors
+    /// As [`IndexReader::nodes`].
+    pub fn nodes_in_walk_order(&self, each: impl FnMut(Node) -> Result<ControlFlow<()>>) -> Result<()> {
+        self.each_node(&format!("ORDER BY {WALK_ORDER}"), each)
+    }
+
+    /// The sketch of a file ([`crate::archive::sketch`]), if there is one.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn sketch(&self, id: u64) -> Result<Option<Vec<u8>>> {
+        if !self.sketches {
+            return Ok(None);
+        }
+        self.connection
+            .prepare_cached("SELECT data FROM tarlike_sketch WHERE id=?")
+            .and_then(|mut statement| statement.query_row([sql_int(id)], |row| row.get(0)).optional())
+            .map_err(|e| self.error(e))
     }
 }
 

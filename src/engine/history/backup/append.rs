@@ -113,13 +113,18 @@ impl BackupFile {
         self.add(Kind::Snapshot, Some(parent.0), record, write)
     }
 
-    /// Takes the backup back to an earlier version, of that very digest, as the index was. What came after it is never restored again.
+    /// Takes the backup back to an earlier version, of that very digest, as the index was. What came after it is never restored again;
+    /// `write` gives what is to be known of it nevertheless.
     ///
     /// # Errors
-    /// The newest version was not made of that one ([`ErrorKind::WrongIndex`]), or the disk fails.
-    pub fn rewind(&mut self, record: &Record) -> Result<()> {
+    /// The newest version was not made of that one ([`ErrorKind::WrongIndex`]), or `write` or the disk fails.
+    pub fn rewind(
+        &mut self,
+        record: &Record,
+        write: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<()> {
         let live = self.lineage.live().map(|live| live.head.version);
-        self.add(Kind::Rewind, live, record, |_| Ok(()))
+        self.add(Kind::Rewind, live, record, write)
     }
 
     fn follows(&self, (version, digest): (u64, &IndexDigest)) -> Result<()> {

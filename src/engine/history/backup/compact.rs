@@ -35,6 +35,11 @@ impl BackupFile {
                 self.intact_version(place.head.version)?;
                 new.backup.add(Kind::Snapshot, None, &record_of(&place), |to| self.copy(&place, to))?;
             }
+            Rebase::Whole(place) => {
+                let chain = self.intact_version(place.head.version)?;
+                let write = |to: &mut dyn Write| snapshot(&self, &chain, to);
+                new.backup.add(Kind::Snapshot, None, &record_of(&place), write)?;
+            }
             Rebase::Folded { base, change } => {
                 let mut chain = self.intact_version(change.head.version)?;
                 chain.pop();
@@ -48,7 +53,7 @@ impl BackupFile {
         // The payloads were proven when they were read the first time.
         let copied =
             [self.lineage.live(), new.backup.lineage.live()].map(|live| live.map(|live| live.head.payload));
-        if copied[0] != copied[1] {
+        if copied[0] != copied[1] && !matches!(live, Rebase::Whole(_)) {
             let what = format!("{} changed while it was read", self.path.display());
             return Err(Error::new(ErrorKind::Io, what).hint("run the same command again"));
         }

@@ -61,6 +61,14 @@ impl BackupFile {
         self.damage
     }
 
+    /// Its length in bytes.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn length(&self) -> crate::error::Result<u64> {
+        self.file.metadata().map(|meta| meta.len()).map_err(|e| self.io("read", e))
+    }
+
     /// Where the last whole record ends.
     fn end(&self) -> u64 {
         self.lineage.records().last().map_or(crate::archive::backup::RECORDS, |last| last.payload().end)
@@ -76,10 +84,10 @@ impl BackupFile {
 }
 
 /// Brings the names in the folder of `path` onto stable storage.
-fn sync_folder(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_folder(path: &Path) -> std::io::Result<()> {
     File::open(folder_of(path)).and_then(|folder| folder.sync_all())
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -53,7 +53,10 @@ impl BackupFile {
     }
 
     /// Reads the whole of a record's payload and compares its digest.
-    pub(super) fn is_whole(&self, place: &Place) -> Result<bool> {
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn is_whole(&self, place: &Place) -> Result<bool> {
         let (mut payload, mut hasher) = (self.payload(place), Blake3Hasher::default());
         let mut buffer = vec![0; 1 << 18];
         loop {

@@ -46,7 +46,7 @@ fn sample(path: &Path) {
     let mut backup = BackupFile::create(path, &record(1), put(1)).unwrap();
     append(&mut backup, 2, 1).unwrap();
     append(&mut backup, 3, 2).unwrap();
-    backup.rewind(&record(2)).unwrap();
+    backup.rewind(&record(2), |_| Ok(())).unwrap();
     append(&mut backup, 4, 2).unwrap();
 }
 
@@ -79,9 +79,9 @@ fn what_does_not_follow_is_refused_and_changes_nothing() {
     refused(append(&mut backup, 3, 4));
     refused(backup.append(&record(5), (4, &digest(9)), put(5)));
     refused(backup.append_snapshot(&record(5), (2, &digest(2)), put(5)));
-    refused(backup.rewind(&record(3)));
-    refused(backup.rewind(&record(4)));
-    refused(backup.rewind(&Record { digest: digest(9), ..record(1) }));
+    refused(backup.rewind(&record(3), |_| Ok(())));
+    refused(backup.rewind(&record(4), |_| Ok(())));
+    refused(backup.rewind(&Record { digest: digest(9), ..record(1) }, |_| Ok(())));
     drop(backup);
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert_eq!(BackupFile::create(&path, &record(1), put(1)).err().unwrap().kind(), ErrorKind::Usage);
@@ -153,7 +153,7 @@ fn compact_keeps_the_last_change_and_nothing_abandoned() {
     assert_eq!(text(&backup, &backup.intact_version(2).unwrap()), "+1+2");
     append(&mut backup, 5, 4).unwrap();
     // Back to what is a snapshot: of no change is anything left.
-    backup.rewind(&record(2)).unwrap();
+    backup.rewind(&record(2), |_| Ok(())).unwrap();
     let (backup, _) = backup.compact(fold).unwrap();
     drop(backup);
     assert_eq!(restored(&path), Some((2, "+1+2".into())));
@@ -353,7 +353,7 @@ proptest! {
                 }
                 3 => {
                     let at = live.iter().position(|&other| other == version).filter(|at| at + 1 < live.len());
-                    prop_assert_eq!(backup.rewind(&record(version)).is_ok(), at.is_some());
+                    prop_assert_eq!(backup.rewind(&record(version), |_| Ok(())).is_ok(), at.is_some());
                     if let Some(at) = at {
                         live.truncate(at + 1);
                         states.push(live.clone());
@@ -372,8 +372,10 @@ proptest! {
                     continue;
                 }
                 _ => {
-                    // A snapshot stays alone, and of what comes before a change only the version before is left.
-                    let keep = if backup.lineage().live().unwrap().head.kind == Kind::Change { 2 } else { 1 };
+                    // A snapshot stays alone, and of what comes before a last change only the version before is left.
+                    let was_rewound = backup.lineage().records().last().unwrap().head.kind == Kind::Rewind;
+                    let is_change = backup.lineage().live().unwrap().head.kind == Kind::Change;
+                    let keep = if is_change && !was_rewound { 2 } else { 1 };
                     live.drain(..live.len() - keep);
                     states = (1..=keep).map(|count| live[..count].to_vec()).collect();
                     drop(backup.compact(fold).unwrap());
