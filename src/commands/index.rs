@@ -3,7 +3,8 @@
 use super::output::{Outcome, Output, human_bytes, human_count};
 use super::s3::S3Args;
 use super::{args, default_database, default_progress, interruptible, threads};
-use crate::engine::index::{IndexOptions, IndexReport, index, refuse_existing};
+use crate::engine::index::{IndexOptions, IndexReport, index, refuse_foreign};
+use crate::db::index_read::IndexReader;
 use crate::error::Result;
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
@@ -37,9 +38,12 @@ pub(super) struct IndexArgs {
     /// Leave out relative paths that match this regular expression; may be given several times
     #[arg(short = 'x', long, value_name = "REGEX", value_parser = args::regex, allow_hyphen_values = true)]
     exclude: Vec<regex::bytes::Regex>,
-    /// Replace an index that is there
+    /// Replace an index that is there by a fresh one; without, the next generation of it is made
     #[arg(short, long)]
     clean: bool,
+    /// Read every file, also those whose size and times say that they have not changed
+    #[arg(long)]
+    checksum: bool,
     #[command(flatten)]
     s3: S3Args,
 }
@@ -57,10 +61,12 @@ pub(super) async fn run(args: IndexArgs, output: &Arc<Output>) -> Result<Outcome
         database,
         exclude: args.exclude,
         own_files: default_progress().into_iter().collect(),
-        reuse: false,
+        reuse: !args.clean,
+        checksum: args.checksum,
         threads: threads(),
     };
-    refuse_existing(&options, args.clean)?;
+    refuse_foreign(&options)?;
+    warn_of_another_source(&options, output)?;
     let report = make(options, output).await?;
     Ok(Outcome {
         command: "index",
@@ -81,17 +87,51 @@ pub(super) async fn make(options: IndexOptions, output: &Arc<Output>) -> Result<
 pub(super) fn describe(report: &IndexReport) -> String {
     let skipped =
         if report.skipped > 0 { format!(", {} skipped", human_count(report.skipped)) } else { String::new() };
+    let changes = match &report.changes {
+        None => String::new(),
+        Some(_) if report.unchanged => format!("; nothing changed since generation {}", report.generation),
+        Some(changes) => format!(
+            "; generation {}: {} new or changed, {} of other metadata, {} gone, {} to send",
+            report.generation,
+            human_count(changes.added),
+            human_count(changes.touched),
+            human_count(changes.removed),
+            human_bytes(changes.appended_bytes)
+        ),
+    };
     format!(
-        "indexed {} files, {} folders and links, {}{skipped}",
+        "indexed {} files, {} folders and links, {}{skipped}{changes}",
         human_count(report.files),
         human_count(report.nodes),
         human_bytes(report.total_bytes)
     )
 }
 
+/// The folder may have been moved, or be a snapshot of the same one; or it is a mistake.
+fn warn_of_another_source(options: &IndexOptions, output: &Arc<Output>) -> Result<()> {
+    if !options.reuse || !options.database.exists() {
+        return Ok(());
+    }
+    let former = IndexReader::open(&options.database)?.summary()?.base;
+    let base = options.source_name();
+    if let Some(former) = former.filter(|former| *former != base) {
+        output.notice(Notice::Warning(format!(
+            "{} was the index of {} so far; its next generation is that of {}",
+            options.database.display(),
+            former.display(),
+            base.display()
+        )));
+    }
+    Ok(())
+}
+
 pub(super) fn fields(report: &IndexReport) -> Value {
     json!({
         "files": report.files, "nodes": report.nodes, "total_bytes": report.total_bytes, "skipped": report.skipped,
-        "digest": report.digest.to_string(), "unchanged": report.unchanged,
+        "digest": report.digest.to_string(), "unchanged": report.unchanged, "generation": report.generation,
+        "changes": report.changes.map(|changes| json!({
+            "added": changes.added, "known": changes.known, "touched": changes.touched, "removed": changes.removed,
+            "appended_bytes": changes.appended_bytes,
+        })),
     })
 }

@@ -53,6 +53,9 @@ pub(super) struct SyncArgs {
     /// Replace an index that is there and read every file again
     #[arg(short, long)]
     clean: bool,
+    /// Read every file, also those whose size and times say that they have not changed
+    #[arg(long)]
+    checksum: bool,
     #[command(flatten)]
     transfer: upload::TransferArgs,
     #[command(flatten)]
@@ -95,6 +98,7 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         exclude: args.exclude,
         own_files: vec![args.transfer.progress()?, kept.clone()],
         reuse,
+        checksum: args.checksum,
         threads: threads(),
     };
     // The first time, and whenever all must be read anyway, everything is read once: to be indexed and sent at the same time.

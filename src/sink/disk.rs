@@ -1,40 +1,24 @@
 //! The receiver's folder: staging below `.tar-like/`, final names by rename, everything from held descriptors.
 
-use crate::archive::entry::{FileEntry, Meta};
+pub use super::staging::Staging;
+
+use crate::archive::entry::Meta;
 use crate::archive::path::{EntryPath, STATE_DIR, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::{Folder, apply_meta, is_kind, is_same_time, meta_of, mtime_ns, owner_set, timestamps};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A base folder with the receiver's own folder in it.
 pub struct DiskSink {
-    base: Folder,
-    state: Folder,
+    pub(super) base: Folder,
+    pub(super) state: Folder,
     state_path: PathBuf,
     owner: bool,
-}
-
-/// Partial files of one archive's generation, by file id.
-pub struct Staging {
-    folder: Folder,
-    owner: bool,
-    fresh: Option<Fresh>,
-}
-
-/// What a new file in a staging folder is without being asked: then it need not be asked.
-#[derive(Debug, Clone, Copy)]
-struct Fresh {
-    uid: u32,
-    gid: u32,
-    /// The permission bits that it gets of those that it is made with.
-    mode: u32,
 }
 
 /// Folders that were used last, held open: files of one block mostly share a few. Not to be kept for long: a
@@ -45,6 +29,15 @@ pub struct FolderCache {
 }
 
 const CACHED_FOLDERS: usize = 32;
+
+impl FolderCache {
+    fn keep(&mut self, path: &[u8], folder: &Arc<Folder>) {
+        if self.entries.len() >= CACHED_FOLDERS {
+            self.entries.remove(0);
+        }
+        self.entries.push((path.into(), folder.clone()));
+    }
+}
 
 impl DiskSink {
     /// Opens `base`, which must exist, and makes `.tar-like` in it.
@@ -111,8 +104,7 @@ impl DiskSink {
     pub fn staging(&self, name: &str) -> Result<Staging> {
         let open = || self.state.open_folder(b"staging")?.make_folder(name, 0o700);
         let folder = open().map_err(|e| Error::io(format!("cannot make the staging folder {name}"), e))?;
-        let fresh = Fresh::learn(&folder).ok();
-        Ok(Staging { folder, owner: self.owner, fresh })
+        Ok(Staging::new(folder, self.owner))
     }
 
     /// Removes all staging folders but those named.
@@ -131,7 +123,7 @@ impl DiskSink {
         Ok(())
     }
 
-    fn folder_of(
+    pub(super) fn folder_of(
         &self,
         path: &EntryPath,
         cache: &mut FolderCache,
@@ -143,11 +135,26 @@ impl DiskSink {
         let folder = Arc::new(self.base.make_folders(parent, &mut |replaced| {
             tracing::warn!("replaced \"{}\", which was no folder, by a folder", printable(replaced));
         })?);
-        if cache.entries.len() >= CACHED_FOLDERS {
-            cache.entries.remove(0);
-        }
-        cache.entries.push((parent.into(), folder.clone()));
+        cache.keep(parent, &folder);
         Ok(folder)
+    }
+
+    /// The folder of `path`, if it is there and no link leads to it.
+    pub(super) fn existing_folder_of(
+        &self,
+        path: &EntryPath,
+        cache: &mut FolderCache,
+    ) -> std::result::Result<Option<Arc<Folder>>, Errno> {
+        let (parent, _) = path.split();
+        if let Some((_, folder)) = cache.entries.iter().rev().find(|(cached, _)| **cached == *parent) {
+            return Ok(Some(folder.clone()));
+        }
+        let folder = match self.base.open_folder(parent) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            other => Arc::new(other?),
+        };
+        cache.keep(parent, &folder);
+        Ok(Some(folder))
     }
 
     /// What has the final name `path`; `None` if nothing does, or its folder is not there or leads through a link.
@@ -155,21 +162,9 @@ impl DiskSink {
     /// # Errors
     /// The system's error.
     pub fn stat(&self, path: &EntryPath, cache: &mut FolderCache) -> Result<Option<Stat>> {
-        let (parent, name) = path.split();
-        let mut stat = || {
-            if let Some((_, folder)) = cache.entries.iter().rev().find(|(cached, _)| **cached == *parent) {
-                return folder.stat(name);
-            }
-            let folder = match self.base.open_folder(parent) {
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-                other => Arc::new(other?),
-            };
-            let stat = folder.stat(name);
-            if cache.entries.len() >= CACHED_FOLDERS {
-                cache.entries.remove(0);
-            }
-            cache.entries.push((parent.into(), folder));
-            stat
+        let mut stat = || match self.existing_folder_of(path, cache)? {
+            Some(folder) => folder.stat(path.split().1),
+            None => Ok(None),
         };
         stat().map_err(|e| Error::io(format!("cannot look at \"{path}\""), e))
     }
@@ -363,120 +358,4 @@ fn check_private(state: &Folder, path: &Path) -> Result<()> {
         format!("{} belongs to another user, or others may write there", path.display()),
     )
     .hint("run the receiver as the user who owns it; if nothing there is needed, remove the folder"))
-}
-
-impl Fresh {
-    /// Makes a file, looks at it, and removes it: besides the umask, folders and mounts may have their own idea of groups and modes.
-    fn learn(folder: &Folder) -> std::result::Result<Self, Errno> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let _ = rustix::fs::unlinkat(folder, "fresh", AtFlags::empty());
-        let probe = rustix::fs::openat(folder, "fresh", flags, Mode::from_raw_mode(0o777))?;
-        let stat = rustix::fs::fstat(&probe)?;
-        rustix::fs::unlinkat(folder, "fresh", AtFlags::empty())?;
-        Ok(Self { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o777 })
-    }
-}
-
-impl Staging {
-    /// Whether a file that is made with the permissions of `meta` has them, and the owner as well.
-    fn is_born_with(&self, meta: &Meta) -> bool {
-        self.fresh.is_some_and(|fresh| {
-            meta.mode & !fresh.mode == 0 && (!self.owner || (meta.uid, meta.gid) == (fresh.uid, fresh.gid))
-        })
-    }
-
-    /// The name under which the file with this id is staged.
-    #[must_use]
-    pub fn name(id: u64) -> String {
-        id.to_string()
-    }
-
-    /// Stages a whole file, metadata included.
-    ///
-    /// # Errors
-    /// The system's error; nothing is left behind then.
-    pub fn write_whole(&self, file: &FileEntry, content: &[u8]) -> Result<()> {
-        let name = Self::name(file.id);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let write = || -> std::io::Result<()> {
-            // Nobody else can get into the staging folder, whatever the mode of what is in it.
-            let born = file.meta.filter(|meta| self.is_born_with(meta));
-            let mode = Mode::from_raw_mode(match (born, file.meta) {
-                (Some(meta), _) => meta.mode,
-                (None, Some(_)) => 0o600,
-                (None, None) => 0o666,
-            });
-            let fd = match rustix::fs::openat(&self.folder, &*name, flags, mode) {
-                // Left over from an attempt that was cut; never written through, it may be linked elsewhere.
-                Err(Errno::EXIST) => {
-                    rustix::fs::unlinkat(&self.folder, &*name, AtFlags::empty())?;
-                    rustix::fs::openat(&self.folder, &*name, flags, mode)?
-                }
-                other => other?,
-            };
-            let mut staged = File::from(fd);
-            staged.write_all(content)?;
-            match (born, &file.meta) {
-                (Some(meta), _) => rustix::fs::futimens(&staged, &timestamps(&meta))?,
-                (None, Some(meta)) => apply_meta(&staged, meta, self.owner)?,
-                (None, None) => {}
-            }
-            Ok(())
-        };
-        write().map_err(|e| {
-            self.remove(file.id);
-            Error::io(format!("cannot write \"{}\"", file.path), e)
-        })
-    }
-
-    /// Writes a piece of a file that more than one block holds.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn write_at(&self, file: &FileEntry, file_offset: u64, piece: &[u8]) -> Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let write = || -> std::io::Result<()> {
-            let fd =
-                rustix::fs::openat(&self.folder, &*Self::name(file.id), flags, Mode::from_raw_mode(0o600))?;
-            File::from(fd).write_all_at(piece, file_offset)
-        };
-        write().map_err(|e| Error::io(format!("cannot write \"{}\" at {file_offset}", file.path), e))
-    }
-
-    /// Opens a staged file for reading; `None` if it is not staged.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn open(&self, id: u64) -> Result<Option<File>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let name = Self::name(id);
-        let mut opened = rustix::fs::openat(&self.folder, &*name, flags, Mode::empty());
-        if let Err(Errno::ACCESS) = opened {
-            // It has the mode of its index entry already, which forbids reading.
-            opened = rustix::fs::chmodat(&self.folder, &*name, Mode::from_raw_mode(0o600), AtFlags::empty())
-                .and_then(|()| rustix::fs::openat(&self.folder, &*name, flags, Mode::empty()));
-        }
-        match opened {
-            Ok(fd) => Ok(Some(File::from(fd))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(Error::io(format!("cannot open the staged file {id}"), e)),
-        }
-    }
-
-    /// Sets owner, permissions and time of a staged file that is complete. Without metadata it gets the usual permissions.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn apply_meta(&self, staged: &File, file: &FileEntry) -> Result<()> {
-        match &file.meta {
-            Some(meta) => apply_meta(staged, meta, self.owner),
-            None => rustix::fs::fchmod(staged, Mode::from_raw_mode(0o644)),
-        }
-        .map_err(|e| Error::io(format!("cannot set mode, owner or time of \"{}\"", file.path), e))
-    }
-
-    /// Removes a staged file, if it is there.
-    pub fn remove(&self, id: u64) {
-        let _ = rustix::fs::unlinkat(&self.folder, &*Self::name(id), AtFlags::empty());
-    }
 }

@@ -1,4 +1,13 @@
 //! Where bytes go: a folder on disk, path-safe, staged and durable.
 
+mod copy;
 pub mod device;
 pub mod disk;
+mod expected;
+mod held;
+mod remove;
+mod staging;
+
+pub use expected::Expected;
+pub use held::Held;
+pub use remove::{Backup, Outcome};

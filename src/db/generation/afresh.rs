@@ -70,11 +70,9 @@ pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
     let reader = IndexReader::open(&target)?;
     let base = reader.summary()?.base.map(|base| base.as_os_str().as_bytes().to_vec()).unwrap_or_default();
     let mut writer = IndexWriter::create(&target)?;
-    let mut from = 0;
-    loop {
-        let mut count = 0;
+    in_pages(|from, count| {
         reader.files_in_walk_order(from, PAGE, |file| {
-            count += 1;
+            *count += 1;
             let (id, offset) = (writer.files(), writer.total_bytes());
             let sketch = reader.sketch(file.id)?;
             writer.file(&FileEntry { id, offset, scattered: false, ..file })?;
@@ -82,15 +80,14 @@ pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
                 writer.sketch(id, &sketch)?;
             }
             Ok(ControlFlow::Continue(()))
-        })?;
-        if count == 0 {
-            break;
-        }
-        from += PAGE;
-    }
-    reader.nodes_in_walk_order(|node| {
-        writer.node(&node)?;
-        Ok(ControlFlow::Continue(()))
+        })
+    })?;
+    in_pages(|from, count| {
+        reader.nodes_in_walk_order(from, PAGE, |node| {
+            *count += 1;
+            writer.node(&node)?;
+            Ok(ControlFlow::Continue(()))
+        })
     })?;
     keep_names(&writer, &history)
         .map_err(|e| db_error(format!("cannot write the index {}", database.display()), e))?;
@@ -106,6 +103,19 @@ pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
         Error::io(format!("cannot bring the name {} onto stable storage", target.display()), e)
     })?;
     Ok(Afresh { written, generation, former, dropped, database_bytes: [before, length()], unchanged: false })
+}
+
+/// Calls `read` with where to go on, until it counts nothing any more.
+fn in_pages(mut read: impl FnMut(u64, &mut u64) -> Result<()>) -> Result<()> {
+    let mut from = 0;
+    loop {
+        let mut count = 0;
+        read(from, &mut count)?;
+        if count == 0 {
+            return Ok(());
+        }
+        from += PAGE;
+    }
 }
 
 /// A backup of the index is recognised by the generations that it was made of.

@@ -85,10 +85,10 @@ impl NextGeneration {
         })
     }
 
-    /// What is known of the former generation.
+    /// The id that the next file gets; those from here on are of this generation.
     #[must_use]
-    pub fn former(&self) -> &Summary {
-        &self.former
+    pub fn next_id(&self) -> u64 {
+        self.next_id
     }
 
     /// Whether anything was changed so far that makes it another generation.
@@ -117,14 +117,6 @@ impl NextGeneration {
 
     fn read(&self) -> FileRead<'_> {
         self.editor.read()
-    }
-
-    /// The former or new file of this id.
-    ///
-    /// # Errors
-    /// SQLite fails.
-    pub fn file(&self, id: u64) -> Result<Option<FileEntry>> {
-        Side::Live.file(&self.editor.connection, self.read(), id)
     }
 
     /// The former or new file of this path that has the highest id.

@@ -1,6 +1,6 @@
 //! Which files have a piece in a range of the archive, and which pieces a file has.
 
-use super::{FileRead, IndexReader, file_of, read_files};
+use super::{FileRead, IndexReader, file_of, read_files, read_nodes};
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
 use crate::db::{db_error, from_sql_int, sql_int};
@@ -249,14 +249,6 @@ impl IndexReader {
         Ok(())
     }
 
-    /// Gives every directory and link in the order of the walk, whatever their numbers are.
-    ///
-    /// # Errors
-    /// As [`IndexReader::nodes`].
-    pub fn nodes_in_walk_order(&self, each: impl FnMut(Node) -> Result<ControlFlow<()>>) -> Result<()> {
-        self.each_node(&format!("ORDER BY {WALK_ORDER}"), each)
-    }
-
     /// The sketch of a file ([`crate::archive::sketch`]), if there is one.
     ///
     /// # Errors
@@ -269,6 +261,41 @@ impl IndexReader {
             .prepare_cached("SELECT data FROM tarlike_sketch WHERE id=?")
             .and_then(|mut statement| statement.query_row([sql_int(id)], |row| row.get(0)).optional())
             .map_err(|e| self.error(e))
+    }
+}
+
+impl IndexReader {
+    /// Gives the directories and links in the order of the walk, from the `from`th on, counted from 0, and at most `count` of them.
+    ///
+    /// # Errors
+    /// As [`IndexReader::nodes`].
+    pub fn nodes_in_walk_order(
+        &self,
+        from: u64,
+        count: u64,
+        mut each: impl FnMut(Node) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        if !self.scattered {
+            return self.nodes_with_ids(from..from + count, each);
+        }
+        self.connection
+            .execute_batch(&format!(
+                "CREATE TEMP TABLE IF NOT EXISTS walk_nodes AS SELECT id AS row FROM tarlike_node ORDER BY {WALK_ORDER}"
+            ))
+            .map_err(|e| self.error(e))?;
+        let tail = "WHERE id IN (SELECT row FROM walk_nodes WHERE rowid > ? AND rowid <= ?)";
+        let mut page = Vec::new();
+        read_nodes(&self.connection, &self.path, tail, [sql_int(from), sql_int(from + count)], |node| {
+            page.push((node.path.sort_key(), node));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        page.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        for (_, node) in page {
+            if each(node)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -102,6 +102,9 @@ impl BucketScan {
                 Ok(())
             },
         )?;
+        if let Some(former) = &mut self.former {
+            former.end()?;
+        }
         Ok(skipped_count)
     }
 }
@@ -188,6 +191,7 @@ fn feed_from(
     monitor: &dyn Monitor,
 ) -> Result<()> {
     let mut batch = Batch { feed, items: Vec::new(), bytes: 0, most_bytes };
+    let read_all = former.as_ref().is_some_and(|former| former.read_all);
     let (mut held, mut folder): (Option<ListedObject>, Vec<u8>) = (None, Vec::new());
     let mut take = |object: ListedObject, next: Option<&ListedObject>| -> Result<bool> {
         if next.is_some_and(|next| object.is_folder_of(next)) {
@@ -208,6 +212,7 @@ fn feed_from(
         monitor.counters().files_total.add(1);
         monitor.counters().total_bytes.add(object.size);
         let former = former.as_deref_mut().map(|former| former.find(&object.path)).transpose()?.flatten();
+        let former = former.filter(|_| !read_all);
         let size = object.size;
         Ok(batch.push(Item::Object(Candidate { object, former }), size))
     };

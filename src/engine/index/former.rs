@@ -6,16 +6,24 @@ use crate::db::index_read::{IndexReader, Summary};
 use crate::error::Result;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The rows of the former index, in step with the walk: both are in the same order.
 pub(in super::super) struct FormerRows {
     reader: IndexReader,
-    next_id: u64,
+    next: u64,
     files: u64,
+    /// Ids of the files that the walk has gone past.
+    vanished: Vanished,
     /// Files that changed from here on, in nanoseconds since 1970, may have changed again unnoticed in the same tick of the clock.
     pub(super) settled_ns: i64,
+    /// No file is taken for unchanged without being read.
+    pub(super) read_all: bool,
     rows: VecDeque<(Vec<u8>, FileEntry)>,
 }
+
+/// Ids of files of the former index that are not there any more.
+pub(in super::super) type Vanished = Arc<Mutex<Vec<u64>>>;
 
 impl FormerRows {
     const PAGE: u64 = 4096;
@@ -23,34 +31,57 @@ impl FormerRows {
     /// A clock tick of the coarsest file systems.
     const TICK_S: u64 = 2;
 
-    pub(super) fn new(reader: IndexReader, summary: &Summary) -> Self {
+    pub(super) fn new(reader: IndexReader, summary: &Summary, vanished: Vanished, read_all: bool) -> Self {
         let settled_s = summary.created_s.saturating_sub(Self::TICK_S);
         let settled_ns = i64::try_from(settled_s).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
-        Self { reader, next_id: 0, files: summary.files, settled_ns, rows: VecDeque::new() }
+        Self { reader, next: 0, files: summary.files, vanished, settled_ns, read_all, rows: VecDeque::new() }
     }
 
     /// The former row of `path`. Paths are asked for in ascending order of their keys.
     pub(super) fn find(&mut self, path: &EntryPath) -> Result<Option<FileEntry>> {
         let key = path.sort_key();
         loop {
-            if self.rows.is_empty() {
-                if self.next_id >= self.files {
-                    return Ok(None);
-                }
-                let page = self.next_id..(self.next_id + Self::PAGE).min(self.files);
-                self.next_id = page.end;
-                let rows = &mut self.rows;
-                self.reader.files_with_ids(page, |file| {
-                    rows.push_back((file.path.sort_key(), file));
-                    Ok(ControlFlow::Continue(()))
-                })?;
-                continue;
+            if self.rows.is_empty() && !self.read_page()? {
+                return Ok(None);
             }
             match self.rows.front().map(|(former, _)| former.cmp(&key)) {
-                Some(std::cmp::Ordering::Less) => drop(self.rows.pop_front()),
+                Some(std::cmp::Ordering::Less) => self.skip(),
                 Some(std::cmp::Ordering::Equal) => return Ok(self.rows.pop_front().map(|(_, file)| file)),
                 _ => return Ok(None),
             }
         }
+    }
+
+    /// The walk is at its end: what is left has vanished.
+    pub(super) fn end(&mut self) -> Result<()> {
+        loop {
+            while !self.rows.is_empty() {
+                self.skip();
+            }
+            if !self.read_page()? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn skip(&mut self) {
+        if let Some((_, file)) = self.rows.pop_front() {
+            self.vanished.lock().unwrap_or_else(PoisonError::into_inner).push(file.id);
+        }
+    }
+
+    /// False at the end.
+    fn read_page(&mut self) -> Result<bool> {
+        if self.next >= self.files {
+            return Ok(false);
+        }
+        let count = Self::PAGE.min(self.files - self.next);
+        let rows = &mut self.rows;
+        self.reader.files_in_walk_order(self.next, count, |file| {
+            rows.push_back((file.path.sort_key(), file));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        self.next += count;
+        Ok(!self.rows.is_empty())
     }
 }

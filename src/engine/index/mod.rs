@@ -2,6 +2,7 @@
 
 mod bucket;
 mod former;
+mod next;
 mod object;
 mod read;
 mod rows;
@@ -11,15 +12,18 @@ pub(super) use bucket::list as list_bucket;
 pub(super) use read::{KEPT_BATCH_BYTES, Large, LargeReader};
 pub(super) use scan::{Content, Contents, Scan, Scanned};
 
+pub use next::Changes;
+
 use crate::archive::digest::IndexDigest;
-use crate::db::index_read::Summary;
-use crate::db::index_write::Written;
+use crate::db::index_read::{IndexReader, Summary};
+use crate::db::index_write::{IndexWriter, Written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::s3::Bucket;
 use crate::telemetry::Monitor;
-use former::FormerRows;
+use former::{FormerRows, Vanished};
+use next::NextRows;
 use regex::bytes::Regex;
-use rows::Rows;
+use rows::FormerNodes;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,9 +44,11 @@ pub struct IndexOptions {
     pub exclude: Vec<Regex>,
     /// Other files of ours that may lie in the folder and are left out.
     pub own_files: Vec<PathBuf>,
-    /// Take the digests of files that did not change since `database` was made from there, and keep that index if nothing
-    /// changed at all.
+    /// Make the next generation of the index at `database`, if there is one: files that did not change are not read, and that index
+    /// stands if nothing changed at all. Else a fresh one takes its place.
     pub reuse: bool,
+    /// Read also what seems not to have changed.
+    pub checksum: bool,
     /// Hashing threads.
     pub threads: usize,
 }
@@ -62,6 +68,10 @@ pub struct IndexReport {
     pub skipped: u64,
     /// Nothing changed: the former index stands.
     pub unchanged: bool,
+    /// Which generation this is, counted from 1.
+    pub generation: u64,
+    /// What it is made of, where there was a former one.
+    pub changes: Option<Changes>,
 }
 
 /// Now, in seconds since 1970.
@@ -70,6 +80,12 @@ pub(super) fn now_s() -> u64 {
 }
 
 impl IndexOptions {
+    /// The same as a path.
+    #[must_use]
+    pub fn source_name(&self) -> PathBuf {
+        PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(self.base_bytes()))
+    }
+
     /// The folder without any symbolic link on the way, or the address of the bucket, as an index records it.
     pub(super) fn base_bytes(&self) -> Vec<u8> {
         if let Some(bucket) = &self.bucket {
@@ -86,34 +102,75 @@ impl IndexOptions {
 /// The base folder cannot be read, or the database cannot be written.
 pub fn index(options: &IndexOptions, monitor: &dyn Monitor) -> Result<IndexReport> {
     let started_s = now_s();
-    let former_rows = scan::former_index(options)?.map(|(reader, summary)| FormerRows::new(reader, &summary));
-    let mut rows = Rows::new(options.database.clone(), scan::former_index(options)?);
-    let scan = Scan::new(options, former_rows, Contents::Drop)?;
+    match scan::former_index(options)? {
+        Some((reader, summary)) => next_generation(options, monitor, reader, summary, started_s),
+        None => fresh(options, monitor, started_s),
+    }
+}
+
+fn fresh(options: &IndexOptions, monitor: &dyn Monitor, started_s: u64) -> Result<IndexReport> {
+    let mut writer = IndexWriter::create(&options.database)?;
+    let scan = Scan::new(options, None, Contents::Drop)?;
+    let skipped = scan.run(options.threads, monitor, |scanned| match scanned {
+        Scanned::File { mut file, .. } => {
+            monitor.counters().files_done.add(1);
+            (file.id, file.offset) = (writer.files(), writer.total_bytes());
+            writer.file(&file)
+        }
+        Scanned::Node(node) => writer.node(&node),
+        Scanned::Large(_) => Err(unread()),
+    })?;
+    let Written { digest, files, nodes, total_bytes } = writer.finish(&options.base_bytes(), 1, started_s)?;
+    let (unchanged, generation, changes) = (false, 1, None);
+    Ok(IndexReport { digest, files, nodes, total_bytes, skipped, unchanged, generation, changes })
+}
+
+fn unread() -> Error {
+    Error::new(ErrorKind::Internal, "a file was left unread")
+}
+
+fn next_generation(
+    options: &IndexOptions,
+    monitor: &dyn Monitor,
+    reader: IndexReader,
+    summary: Summary,
+    started_s: u64,
+) -> Result<IndexReport> {
+    let vanished = Vanished::default();
+    let former = FormerRows::new(reader, &summary, vanished.clone(), options.checksum);
+    let nodes = FormerNodes::new(IndexReader::open(&options.database)?);
+    let former_generation = summary.generation;
+    let mut rows = NextRows::new(options.database.clone(), summary, nodes);
+    let scan = Scan::new(options, Some(former), Contents::Drop)?;
     let skipped = scan.run(options.threads, monitor, |scanned| match scanned {
         Scanned::File { file, same, .. } => {
             monitor.counters().files_done.add(1);
-            rows.file(file, same)
+            rows.file(file, same, None)
         }
         Scanned::Node(node) => rows.node(&node),
-        Scanned::Large(_) => Err(Error::new(ErrorKind::Internal, "a file was left unread")),
+        Scanned::Large(_) => Err(unread()),
     })?;
-    if let Some(Summary { digest, files, nodes, total_bytes, .. }) = rows.unchanged().cloned() {
-        return Ok(IndexReport { digest, files, nodes, total_bytes, skipped, unchanged: true });
-    }
-    let (written, unchanged) = rows.finish(&options.base_bytes(), started_s)?;
-    let Written { digest, files, nodes, total_bytes } = written;
-    Ok(IndexReport { digest, files, nodes, total_bytes, skipped, unchanged })
+    let (written, changes, summary) = rows.finish(&vanished, started_s)?;
+    let unchanged = written.is_none();
+    let generation = match &written {
+        Some(_) => IndexReader::open(&options.database)?.summary()?.generation,
+        None => former_generation,
+    };
+    let Summary { digest, files, nodes, total_bytes, .. } = summary;
+    let Written { digest, files, nodes, total_bytes } =
+        written.unwrap_or(Written { digest, files, nodes, total_bytes });
+    let changes = Some(changes);
+    Ok(IndexReport { digest, files, nodes, total_bytes, skipped, unchanged, generation, changes })
 }
 
-/// Refuses to replace an index that is there, unless `clean` asks for that.
+/// Refuses to make the next generation of what is no index of ours.
 ///
 /// # Errors
-/// There is one.
-pub fn refuse_existing(options: &IndexOptions, clean: bool) -> Result<()> {
-    if clean || !options.database.exists() {
+/// It is no index at all, or the original program wrote it.
+pub fn refuse_foreign(options: &IndexOptions) -> Result<()> {
+    if !options.reuse || !options.database.exists() || IndexReader::open(&options.database)?.is_ours() {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Usage, format!("there is an index already at {}", options.database.display()))
-        .hint("give -c to replace it, or -db to write another one")
-        .with_kind(ErrorKind::Source))
+    let what = format!("{} was made by the original program", options.database.display());
+    Err(Error::new(ErrorKind::Source, what).hint("give -c to replace it, or -db to write another one"))
 }

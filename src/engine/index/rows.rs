@@ -1,128 +1,69 @@
-//! The rows of an index that is made again: as long as they are the former ones, nothing is written.
+//! The directories and links of the former index, in step with the walk.
 
-use crate::archive::entry::{FileEntry, Node};
-use crate::db::index_read::{IndexReader, Summary};
-use crate::db::index_write::{IndexWriter, Written};
+use crate::archive::entry::Node;
+use crate::archive::path::EntryPath;
+use crate::db::index_read::IndexReader;
 use crate::error::Result;
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
-/// Where rows go.
-pub(super) struct Rows {
-    target: PathBuf,
-    former: Option<Former>,
-    writer: Option<IndexWriter>,
-}
-
-/// How far the former index was the same.
-struct Former {
+/// They come in the order of the walk.
+pub(super) struct FormerNodes {
     reader: IndexReader,
-    summary: Summary,
-    files: u64,
-    nodes: u64,
-    /// Directories and links from `nodes` on.
-    next: VecDeque<Node>,
+    at: u64,
+    next: VecDeque<(Vec<u8>, Node)>,
+    /// Paths that the walk has gone past.
+    pub(super) vanished: Vec<EntryPath>,
 }
 
 const PAGE: u64 = 4096;
 
-impl Former {
-    fn has_next(&mut self, node: &Node) -> Result<bool> {
-        if self.next.is_empty() {
-            let next = &mut self.next;
-            self.reader.nodes_with_ids(self.nodes..self.nodes + PAGE, |node| {
-                next.push_back(node);
-                Ok(ControlFlow::Continue(()))
-            })?;
+impl FormerNodes {
+    pub(super) fn new(reader: IndexReader) -> Self {
+        Self { reader, at: 0, next: VecDeque::new(), vanished: Vec::new() }
+    }
+
+    fn read_page(&mut self) -> Result<bool> {
+        let next = &mut self.next;
+        self.reader.nodes_in_walk_order(self.at, PAGE, |node| {
+            next.push_back((node.path.sort_key(), node));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        self.at += self.next.len() as u64;
+        Ok(!self.next.is_empty())
+    }
+
+    /// Whether the former index has this very node. Nodes are asked for in the order of the walk.
+    pub(super) fn is_same(&mut self, node: &Node) -> Result<bool> {
+        let key = node.path.sort_key();
+        loop {
+            if self.next.is_empty() && !self.read_page()? {
+                return Ok(false);
+            }
+            match self.next.front().map(|(former, _)| former.cmp(&key)) {
+                Some(Ordering::Less) => self.skip(),
+                Some(Ordering::Equal) => {
+                    return Ok(self.next.pop_front().is_some_and(|(_, former)| former == *node));
+                }
+                _ => return Ok(false),
+            }
         }
-        if self.next.front() != Some(node) {
-            return Ok(false);
+    }
+
+    fn skip(&mut self) {
+        self.vanished.extend(self.next.pop_front().map(|(_, node)| node.path));
+    }
+
+    /// The walk is at its end: what is left has vanished.
+    pub(super) fn end(&mut self) -> Result<()> {
+        loop {
+            while !self.next.is_empty() {
+                self.skip();
+            }
+            if !self.read_page()? {
+                return Ok(());
+            }
         }
-        self.next.pop_front();
-        self.nodes += 1;
-        Ok(true)
-    }
-}
-
-impl Rows {
-    pub(super) fn new(target: PathBuf, former: Option<(IndexReader, Summary)>) -> Self {
-        let former = former.map(|(reader, summary)| Former {
-            reader,
-            summary,
-            files: 0,
-            nodes: 0,
-            next: VecDeque::new(),
-        });
-        Self { target, former, writer: None }
-    }
-
-    /// Adds a file; `same` says that the former index has this very row, with the id of the entry.
-    pub(super) fn file(&mut self, mut file: FileEntry, same: bool) -> Result<()> {
-        if let (None, Some(former)) = (&self.writer, &mut self.former)
-            && same
-            && file.id == former.files
-        {
-            former.files += 1;
-            return Ok(());
-        }
-        let writer = self.writer()?;
-        (file.id, file.offset) = (writer.files(), writer.total_bytes());
-        writer.file(&file)
-    }
-
-    /// Adds a directory or link.
-    pub(super) fn node(&mut self, node: &Node) -> Result<()> {
-        if let (None, Some(former)) = (&self.writer, &mut self.former)
-            && former.has_next(node)?
-        {
-            return Ok(());
-        }
-        self.writer()?.node(node)
-    }
-
-    /// The new index; it begins with what was the same so far.
-    fn writer(&mut self) -> Result<&mut IndexWriter> {
-        let writer = match self.writer.take() {
-            Some(writer) => writer,
-            None => self.begin()?,
-        };
-        Ok(self.writer.insert(writer))
-    }
-
-    fn begin(&self) -> Result<IndexWriter> {
-        let mut writer = IndexWriter::create(&self.target)?;
-        if let Some(former) = &self.former {
-            former.reader.files_with_ids(0..former.files, |file| {
-                writer.file(&file)?;
-                Ok(ControlFlow::Continue(()))
-            })?;
-            former.reader.nodes_with_ids(0..former.nodes, |node| {
-                writer.node(&node)?;
-                Ok(ControlFlow::Continue(()))
-            })?;
-        }
-        Ok(writer)
-    }
-
-    /// The former index, if every row was the same, and no row is missing.
-    pub(super) fn unchanged(&self) -> Option<&Summary> {
-        let former = self.former.as_ref().filter(|_| self.writer.is_none())?;
-        let summary = &former.summary;
-        ((former.files, former.nodes) == (summary.files, summary.nodes)).then_some(summary)
-    }
-
-    /// Completes the new index. Also says whether it is the same as the former one: files that were read again although nothing
-    /// changed have new inodes or times, which the next run wants to know.
-    pub(super) fn finish(mut self, base: &[u8], started_s: u64) -> Result<(Written, bool)> {
-        let mut writer = match self.writer.take() {
-            Some(writer) => writer,
-            None => self.begin()?,
-        };
-        let digest = writer.digest()?;
-        let former = self.former.as_ref().map(|former| &former.summary);
-        let unchanged = former.is_some_and(|former| former.digest == digest);
-        let generation = former.map_or(1, |former| former.generation + u64::from(!unchanged));
-        Ok((writer.finish(base, generation, started_s)?, unchanged))
     }
 }

@@ -158,6 +158,9 @@ impl FolderScan {
                 Ok(())
             },
         )?;
+        if let Some(former) = &mut self.former {
+            former.end()?;
+        }
         Ok(skipped_count)
     }
 }
@@ -283,7 +286,7 @@ fn item_of(
             let ctime_ns = ctime_ns(&stat);
             let origin = Origin { dev: inode.0, ino: inode.1, ctime_ns };
             let known = match former {
-                Some(former) => former.find(&path)?.filter(|file| {
+                Some(former) => former.find(&path)?.filter(|_| !former.read_all).filter(|file| {
                     ctime_ns.max(mtime_ns) < former.settled_ns
                         && file.size == size
                         && file.origin == Some(origin)

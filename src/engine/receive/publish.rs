@@ -8,9 +8,8 @@ use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
 use crate::db::journal::Change;
 use crate::error::{ErrorKind, Result};
-use crate::folder::{is_common_time, is_kind, is_same_time, mtime_ns};
+use crate::sink::Expected;
 use crate::sink::disk::{FolderCache, Staging};
-use rustix::fs::FileType;
 use std::fs::File;
 use std::io::Read;
 
@@ -125,13 +124,8 @@ fn proven(receiver: &Receiver, archive: &Archive, file: &FileEntry, hashed: Opti
 
 /// Whether a regular file of the right size and time has the final name.
 pub(super) fn stands(receiver: &Receiver, file: &FileEntry, cache: &mut FolderCache) -> Result<bool> {
-    Ok(receiver.sink.stat(&file.path, cache)?.is_some_and(|stat| {
-        is_kind(&stat, FileType::RegularFile)
-            && u64::try_from(stat.st_size) == Ok(file.size)
-            && file.meta.is_none_or(|meta| {
-                !is_common_time(meta.mtime_ns) || is_same_time(mtime_ns(&stat), meta.mtime_ns)
-            })
-    }))
+    let expected = Expected::of(file);
+    Ok(receiver.sink.stat(&file.path, cache)?.is_some_and(|stat| expected.is(&stat)))
 }
 
 fn is_as_indexed(content: &File, file: &FileEntry) -> Result<bool> {

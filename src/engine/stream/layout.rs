@@ -306,6 +306,8 @@ impl Layout<'_> {
             total_bytes: written.total_bytes,
             skipped,
             unchanged: false,
+            generation: 1,
+            changes: None,
         })
     }
 }
