@@ -255,6 +255,7 @@ mod tests {
                 path: EntryPath::new(&b"f"[..]).unwrap(),
                 size: 64 << 20,
                 offset: 0,
+                scattered: false,
                 md5: None,
                 blake3: Some(Blake3::ZERO),
                 meta: None,

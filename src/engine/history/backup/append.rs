@@ -42,6 +42,8 @@ impl NewBackup {
             .into_parts();
         // Nobody writes to it between its getting its name and our last look at it.
         lock(&file, target, true)?;
+        // Both slots have their place on the disk: later, when it is full, one of them can still be written.
+        file.write_all_at(&[0; RECORDS as usize], 0).map_err(|e| Error::io(what(), e))?;
         let path = target.to_path_buf();
         let backup = BackupFile { file, path, lineage: Lineage::default(), slot: None, damage: None };
         Ok(Self { partial, backup })
@@ -169,10 +171,12 @@ impl BackupFile {
         };
         self.lineage.push(head, start).map_err(|e| self.not_next(e))?;
         // The other slot may count what was lost and is overwritten now.
-        if matches!(self.damage.take(), Some(Damage::Lost { .. })) {
-            self.write_slot(version)?;
+        let slots = if matches!(self.damage, Some(Damage::Lost { .. })) { 2 } else { 1 };
+        for _ in 0..slots {
+            self.write_slot(version, start)?;
         }
-        self.write_slot(version)
+        self.damage = None;
+        Ok(())
     }
 
     fn not_next(&self, why: NotNext) -> Error {
@@ -202,16 +206,19 @@ impl BackupFile {
         Ok(head)
     }
 
-    /// Counts the last record: in the slot that does not count now.
-    fn write_slot(&mut self, newest: u64) -> Result<()> {
+    /// Counts the last record, which begins at `start`: in the slot that does not count now.
+    fn write_slot(&mut self, newest: u64, start: u64) -> Result<()> {
         let (which, sequence) =
             self.slot.map_or((0, 1), |(which, slot)| (1 - which, slot.sequence.saturating_add(1)));
         let slot = Slot { sequence, end: self.end(), newest };
         let at = SLOTS.get(which).copied().unwrap_or(0);
-        self.file
-            .write_all_at(&slot.to_bytes(), at)
-            .and_then(|()| self.file.sync_all())
-            .map_err(|e| self.io("write to", e))?;
+        if let Err(e) = self.file.write_all_at(&slot.to_bytes(), at) {
+            // Nothing counts the record: it had better not be there.
+            let _ = self.file.set_len(start);
+            self.lineage.pop();
+            return Err(self.io("write to", e));
+        }
+        self.file.sync_all().map_err(|e| self.io("write to", e))?;
         self.slot = Some((which, slot));
         Ok(())
     }
