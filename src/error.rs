@@ -57,6 +57,8 @@ pub enum ErrorKind {
     Database,
     /// Another receiver uses the base folder.
     InUse,
+    /// More was to be deleted than the user allows: everything else is done.
+    TooManyDeletions,
     /// The user interrupted the work.
     Interrupted,
     /// A state that the program's own logic excludes.
@@ -90,6 +92,7 @@ impl ErrorKind {
             | Self::Io
             | Self::Database
             | Self::InUse
+            | Self::TooManyDeletions
             | Self::Interrupted
             | Self::Internal => 500,
         }
@@ -102,6 +105,7 @@ impl ErrorKind {
             Self::Usage => 2,
             Self::Partial => 3,
             Self::NoSpace | Self::Degraded => 4,
+            Self::TooManyDeletions => 25,
             Self::Interrupted => 130,
             _ => 1,
         }

@@ -17,4 +17,5 @@ pub mod path;
 pub mod protocol;
 pub mod ranges;
 pub mod sha3;
+pub mod sketch;
 pub mod zstd;

@@ -9,6 +9,9 @@ pub const HEADER_SERVER: &str = "x-tar-like";
 pub const VERSION: &str = "1";
 /// On a PUT: the digest of the index that the sender works by, as 64 hex digits.
 pub const HEADER_INDEX: &str = "x-tar-like-index";
+/// On the PUT of an index: the body is not the index, but a change of the one that this names, as 64 hex digits, into that of
+/// [`HEADER_INDEX`]. The change is an LZ4 frame of batches ([`super::change`]), each behind its length as u32, little-endian.
+pub const HEADER_FROM: &str = "x-tar-like-from";
 /// On a batch of a log: the stream that it belongs to, as 64 hex digits that the sender chose at random. The batch follows the
 /// prefix of the log that [`HEADER_INDEX`] names.
 pub const HEADER_STREAM: &str = "x-tar-like-stream";
@@ -16,6 +19,9 @@ pub const HEADER_STREAM: &str = "x-tar-like-stream";
 pub const HEADER_LENGTH: &str = "x-tar-like-length";
 /// On the PUT of a block: the digest of its uncompressed content ([`super::block_digest::BlockDigest`]).
 pub const HEADER_DIGEST: &str = "x-tar-like-digest";
+/// On the PUT of a block of which only a part is sent: `start-end`, the half-open range of the archive that the body is. It lies in the
+/// block. Only for receivers that say [`Status::parts`].
+pub const HEADER_RANGE: &str = "x-tar-like-range";
 /// On the PUT of a block: ids of files, separated by commas, whose bytes in this block are zeros because they could not be
 /// read; a run of ids is `first-last`, both inclusive.
 pub const HEADER_FAILED: &str = "x-tar-like-failed";
@@ -107,6 +113,9 @@ pub struct Status {
     pub files_total: u64,
     /// Files that have their final name.
     pub files_published: u64,
+    /// A block may come in part ([`HEADER_RANGE`]).
+    #[serde(default)]
+    pub parts: bool,
     /// Files that could not be published so far; at most [`FAILED_NAMES`].
     pub failed: Vec<FailedFile>,
     /// Everything is published, and directories, links and metadata are in place.
@@ -114,7 +123,7 @@ pub struct Status {
 }
 
 /// Body of `POST finish`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinishRequest {
     /// Create empty files, directories and links even if content is missing.
     #[serde(default)]
@@ -122,6 +131,19 @@ pub struct FinishRequest {
     /// What this look has found in place need not be looked at again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub looked: Option<u64>,
+    /// Delete what former generations put in place and this one does not have, once everything else is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete: Option<DeleteRequest>,
+}
+
+/// What may be deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteRequest {
+    /// So many entries at most; if there are more, none is.
+    pub most: u64,
+    /// A folder below the base folder that takes them instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
 }
 
 /// Body of `POST look`: look whether the files that have their final names are still there, and change nothing.
@@ -144,6 +166,12 @@ pub struct FinishAnswer {
     pub failed: Vec<FailedFile>,
     /// How many there are, named or not.
     pub failed_total: u64,
+    /// Entries of former generations that were deleted.
+    #[serde(default)]
+    pub deleted: u64,
+    /// So many would have had to be deleted, more than the request allows: none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub too_many: Option<u64>,
 }
 
 /// Body of every answer that is no success.

@@ -53,6 +53,37 @@ pub(super) fn some_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// How many entries, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// So many.
+    Number(u64),
+    /// So many of a hundred files.
+    Percent(u64),
+}
+
+impl Limit {
+    /// What it comes to where there are so many files.
+    pub(super) fn of(self, files: u64) -> u64 {
+        match self {
+            Self::Number(number) => number,
+            Self::Percent(percent) => files.saturating_mul(percent) / 100,
+        }
+    }
+}
+
+/// A number, or a percentage from 0% to 100%.
+pub(super) fn limit(text: &str) -> Result<Limit, String> {
+    let number = |text: &str| text.parse::<u64>().map_err(|_| "not a number such as 500, or 10%".to_string());
+    match text.strip_suffix('%') {
+        None => number(text).map(Limit::Number),
+        Some(percent) => match number(percent)? {
+            percent @ 0..=100 => Ok(Limit::Percent(percent)),
+            _ => Err("more than 100%".to_string()),
+        },
+    }
+}
+
 /// Checks `-f` and `-l`, both inclusive.
 pub(super) fn block_range(first: u64, last: Option<u64>) -> Result<(), Error> {
     match last {

@@ -3,8 +3,8 @@
 use super::output::{Outcome, Output, human_bytes, human_count};
 use super::s3::S3Args;
 use super::{args, default_database, default_progress, interruptible, threads};
-use crate::engine::index::{IndexOptions, IndexReport, index, refuse_foreign};
 use crate::db::index_read::IndexReader;
+use crate::engine::index::{IndexOptions, IndexReport, index, refuse_foreign};
 use crate::error::Result;
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;

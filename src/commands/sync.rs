@@ -125,7 +125,8 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     };
     let send = async {
         let client = args.transfer.client(url, token, output)?;
-        let mut part = Part { range: (0, None), ignore_done: args.transfer.ignore_done, looked: None };
+        let ignore_done = args.transfer.ignore_done;
+        let mut part = Part { range: (0, None), ignore_done, looked: None, all_seen: true };
         // Until the end: a look that is left alone is of no use to anybody.
         let mut looking = None;
         let streamed =
@@ -148,6 +149,7 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
             Some(bucket) => bucket,
             None => Arc::new(DiskSource::open(&args.source)?),
         };
+        part.all_seen = indexed.skipped == 0;
         let report = args.transfer.send(source, database, client, part, output).await?;
         Ok(outcome(&indexed, &report))
     };

@@ -7,6 +7,8 @@ use super::{args, default_database, default_progress, interrupted, interruptible
 use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::log::LogDigest;
+use crate::archive::protocol::DeleteRequest;
+use crate::db::index_read::IndexReader;
 use crate::engine::index::{IndexOptions, IndexReport};
 use crate::engine::stream::stream;
 use crate::engine::upload::{UploadOptions, UploadReport, plan_from_nothing, upload};
@@ -102,6 +104,16 @@ pub(super) struct TransferArgs {
     /// Compress blocks: as link and cores make it worth while; with LZ4; with Zstandard, if the receiver takes it; never
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Compress::Auto)]
     compress: Compress,
+    /// Delete at the receiver what a former generation of this index put there and this one does not have
+    #[arg(long)]
+    delete: bool,
+    /// Delete nothing if there is more than this to delete, as a number or a percentage of the files [default: 1000 or 10%, whichever is
+    /// more]
+    #[arg(long, value_name = "NUMBER|N%", requires = "delete", value_parser = args::limit)]
+    max_delete: Option<args::Limit>,
+    /// Move what would be deleted to this folder, below the receiver's base folder
+    #[arg(long, value_name = "FOLDER", requires = "delete")]
+    backup_dir: Option<String>,
     /// Give up when nothing was accepted for this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..))]
     stall_timeout: u64,
@@ -127,7 +139,14 @@ pub(super) struct Part {
     pub(super) ignore_done: bool,
     /// The look at what it has that was asked for just now.
     pub(super) looked: Option<u64>,
+    /// The whole source was seen: what is not in the index is gone.
+    pub(super) all_seen: bool,
 }
+
+/// What may be deleted if the user says nothing: entries ...
+const MOST_DELETED: u64 = 1000;
+/// ... or percent of the files, whichever is more.
+const MOST_DELETED_PERCENT: u64 = 10;
 
 impl TransferArgs {
     /// The progress database.
@@ -152,6 +171,7 @@ impl TransferArgs {
             ignore_done: self.ignore_done,
             dry_run: self.dry_run,
             looked: None,
+            delete: None,
             compression: match self.compress {
                 Compress::Auto => Compression::Auto,
                 Compress::Lz4 => Compression::Lz4,
@@ -190,6 +210,40 @@ impl TransferArgs {
                 Err(interrupted())
             }
         }
+    }
+
+    /// What the receiver may delete.
+    fn delete_request(
+        &self,
+        database: &Path,
+        all_seen: bool,
+        output: &Arc<Output>,
+    ) -> Result<Option<DeleteRequest>> {
+        if !self.delete || self.dry_run {
+            return Ok(None);
+        }
+        let index = IndexReader::open(database)?;
+        let summary = index.summary()?;
+        let all_seen = all_seen && index.skipped()? == 0;
+        if summary.files + summary.nodes == 0 {
+            return Err(Error::new(
+                ErrorKind::Source,
+                format!(
+                    "the index {} is empty: with --delete, nothing would be left at the receiver",
+                    database.display()
+                ),
+            )
+            .hint("is the source mounted? Delete by hand what really is to go"));
+        }
+        if !all_seen {
+            output.notice(Notice::Warning(
+                "some entries of the source could not be read: nothing is deleted in this run".to_string(),
+            ));
+            return Ok(None);
+        }
+        let default = MOST_DELETED.max(summary.files.saturating_mul(MOST_DELETED_PERCENT) / 100);
+        let most = self.max_delete.map_or(default, |limit| limit.of(summary.files));
+        Ok(Some(DeleteRequest { most, backup: self.backup_dir.clone() }))
     }
 
     /// What would be sent to a receiver that has nothing.
@@ -237,8 +291,9 @@ impl TransferArgs {
         part: Part,
         output: &Arc<Output>,
     ) -> Result<UploadReport> {
-        let Part { range, ignore_done, looked } = part;
-        let options = UploadOptions { ignore_done, looked, ..self.options(database, range)? };
+        let Part { range, ignore_done, looked, all_seen } = part;
+        let delete = self.delete_request(&database, all_seen, output)?;
+        let options = UploadOptions { ignore_done, looked, delete, ..self.options(database, range)? };
         let counters = output.counters();
         for counter in
             [&counters.files_total, &counters.files_done, &counters.total_bytes, &counters.done_bytes]
@@ -287,7 +342,7 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
     let range = (args.first_block, args.last_block);
     args::block_range(range.0, range.1)?;
     let client = args.transfer.client(args.upload_url, token, output)?;
-    let part = Part { range, ignore_done: args.transfer.ignore_done, looked: None };
+    let part = Part { range, ignore_done: args.transfer.ignore_done, looked: None, all_seen: true };
     let source: Arc<dyn Source> = match args.use_s3 {
         true => args.s3.connect(args.s3.place()?, output).await?,
         false => Arc::new(DiskSource::open(&args.base_folder)?),
@@ -299,7 +354,11 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
 /// 0 only if the receiver confirmed everything, or everything that was this run's to send.
 pub(super) fn exit(report: &UploadReport) -> u8 {
     let confirmed = report.complete || report.legacy || report.dry_run || report.others_bytes > 0;
-    if confirmed && report.failed_total == 0 { 0 } else { ErrorKind::Partial.exit_code() }
+    match report.too_many {
+        _ if !confirmed || report.failed_total > 0 => ErrorKind::Partial.exit_code(),
+        Some(_) => ErrorKind::TooManyDeletions.exit_code(),
+        None => 0,
+    }
 }
 
 pub(super) fn describe(report: &UploadReport) -> String {
@@ -312,6 +371,14 @@ pub(super) fn describe(report: &UploadReport) -> String {
             human_count(report.files)
         );
     }
+    let deleted = match (report.too_many, report.deleted) {
+        (Some(count), _) => format!(
+            "; NOTHING DELETED: {} entries would go, more than --max-delete allows",
+            human_count(count)
+        ),
+        (None, 0) => String::new(),
+        (None, deleted) => format!("; {} deleted", human_count(deleted)),
+    };
     let state = if report.failed_total > 0 {
         format!("{} FAILED", human_count(report.failed_total))
     } else if report.complete && !report.legacy {
@@ -323,7 +390,7 @@ pub(super) fn describe(report: &UploadReport) -> String {
     } else {
         "NOT confirmed by the receiver".to_string()
     };
-    format!("sent {what} ({} on the wire); {state}", human_bytes(report.wire_bytes))
+    format!("sent {what} ({} on the wire){deleted}; {state}", human_bytes(report.wire_bytes))
 }
 
 pub(super) fn fields(report: &UploadReport) -> Value {
@@ -335,6 +402,6 @@ pub(super) fn fields(report: &UploadReport) -> Value {
         "zstd_blocks": report.zstd_blocks,
         "retries": report.retries, "failed": failed, "failed_total": report.failed_total,
         "complete": report.complete, "others_bytes": report.others_bytes, "legacy": report.legacy,
-        "dry_run": report.dry_run,
+        "dry_run": report.dry_run, "deleted": report.deleted, "too_many_to_delete": report.too_many,
     })
 }

@@ -1,6 +1,7 @@
 //! Taking in an index that came over the network. The file is hostile until proven otherwise: it is opened read-only under
 //! limits, only plain tables are read, every row is validated and copied into a database of our own, and then it is dropped.
 
+use super::generation;
 use super::index_read::IndexReader;
 use super::index_write::{IndexWriter, Written};
 use super::paths::PathTable;
@@ -19,23 +20,26 @@ const LONGEST_VALUE: i32 = 64 << 10;
 /// After so many steps of SQLite's machine, the budget is looked at.
 const STEP: i32 = 1_000;
 
-const OUR_TABLES: [&str; 5] = ["tar", "tarlike_meta", "tarlike_file", "tarlike_node", "tarlike_object"];
+const OUR_TABLES: [&str; 10] = [
+    "tar",
+    "tarlike_meta",
+    "tarlike_file",
+    "tarlike_node",
+    "tarlike_object",
+    "tarlike_extent",
+    // Of use to the sender only.
+    "tarlike_sketch",
+    "tarlike_generation",
+    "tarlike_change",
+    "tarlike_former",
+];
 
-/// What an index may have beside them, for who made it: nothing of these is read.
-const OTHER_TABLES: [&str; 4] = ["tarlike_sketch", "tarlike_former", "tarlike_generation", "tarlike_change"];
-
-/// Copies the index at `uploaded` into a new index at `target`, as generation `generation`, with `created_s` in seconds since
+/// Copies the index at `uploaded` into a new index at `target`, as generation `number`, with `created_s` in seconds since
 /// 1970. `name` stands for the upload in messages.
 ///
 /// # Errors
 /// [`ErrorKind::BadIndex`] says what is wrong with the upload; nothing is written then. Others: our own disk or database.
-pub fn import(
-    uploaded: &Path,
-    target: &Path,
-    name: &str,
-    generation: u64,
-    created_s: u64,
-) -> Result<Written> {
+pub fn import(uploaded: &Path, target: &Path, name: &str, number: u64, created_s: u64) -> Result<Written> {
     let refuse = |e: Error| match e.kind() {
         ErrorKind::Database => e.with_kind(ErrorKind::BadIndex),
         _ => e,
@@ -43,6 +47,9 @@ pub fn import(
     check_header(uploaded, name)?;
     let reader = IndexReader::on(open_hostile(uploaded, name)?, Path::new(name)).map_err(refuse)?;
     let reader = reader.without_objects();
+    if reader.is_scattered() {
+        return generation::copy_rows(&reader, target, number, created_s).map_err(refuse);
+    }
     let mut writer = IndexWriter::create(target)?;
     let paths = PathTable::create(target.parent().unwrap_or(Path::new(".")))?;
     let mut own_failure = None;
@@ -93,7 +100,7 @@ pub fn import(
             Ok(ControlFlow::Continue(()))
         })
         .map_err(refuse)?;
-    writer.finish(b"", generation, created_s)
+    writer.finish(b"", number, created_s)
 }
 
 fn add(paths: &PathTable, path: &EntryPath, kind: &str) -> Result<()> {
@@ -179,8 +186,7 @@ fn check_schema(connection: &Connection, name: &str) -> Result<()> {
         let object: String = row.get(1).map_err(bad)?;
         let table: String = row.get(2).map_err(bad)?;
         let sql: String = row.get::<_, Option<String>>(3).map_err(bad)?.unwrap_or_default();
-        let named = OUR_TABLES.iter().chain(&OTHER_TABLES).any(|name| *name == table);
-        let known = named || table.starts_with("sqlite_stat");
+        let known = OUR_TABLES.contains(&&*table) || table.starts_with("sqlite_stat");
         let plain = match &*kind {
             "table" => sql.get(..12).is_some_and(|start| start.eq_ignore_ascii_case("create table")),
             "index" => true,

@@ -47,8 +47,6 @@ pub struct IndexReader {
     objects: bool,
     /// Files may be scattered.
     scattered: bool,
-    /// Files may have sketches.
-    sketches: bool,
 }
 
 /// What the md5 reads as that is still to come: that of no content.
@@ -164,7 +162,6 @@ impl IndexReader {
             optional: false,
             objects: false,
             scattered: false,
-            sketches: false,
         };
         reader.optional = reader.leaves_out_digests()?;
         reader.scattered = reader.meta_int("format")? == Some(INDEX_FORMAT_SCATTERED);
@@ -195,17 +192,9 @@ impl IndexReader {
         }
         let ours = table("tarlike_meta").map_err(bad)?;
         let objects = ours && table("tarlike_object").map_err(bad)?;
-        let sketches = ours && table("tarlike_sketch").map_err(bad)?;
-        let mut reader = Self {
-            connection,
-            path: path.to_path_buf(),
-            ours,
-            growing: false,
-            optional: false,
-            objects,
-            scattered: false,
-            sketches,
-        };
+        let path_buf = path.to_path_buf();
+        let (growing, optional, scattered) = (false, false, false);
+        let mut reader = Self { connection, path: path_buf, ours, growing, optional, objects, scattered };
         if ours {
             reader.optional = reader.leaves_out_digests()?;
             let format = reader.meta_int("format")?;
@@ -272,26 +261,19 @@ impl IndexReader {
     /// # Errors
     /// SQLite fails, or a row is invalid.
     pub fn summary(&self) -> Result<Summary> {
-        let (files, end): (i64, Option<i64>) = self
+        let files: i64 = self
             .connection
-            .query_row(
-                "SELECT count(*), (SELECT offset_end FROM tar ORDER BY rowid DESC LIMIT 1) FROM tar",
-                [],
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )
+            .query_row("SELECT count(*) FROM tar", [], |row| row.get(0))
             .map_err(|e| self.error(e))?;
         let mut summary = Summary {
             digest: IndexDigester::default().finish(),
             generation: 1,
             files: from_sql_int(files),
             nodes: 0,
-            total_bytes: from_sql_int(end.unwrap_or(-1).saturating_add(1)),
+            total_bytes: self.archive_bytes()?,
             created_s: 0,
             base: None,
         };
-        if self.scattered {
-            summary.total_bytes = from_sql_int(self.meta_int("total")?.unwrap_or(0));
-        }
         if !self.ours {
             let mut digester = IndexDigester::default();
             self.files(|file| {
@@ -416,6 +398,38 @@ impl IndexReader {
             [sql_int(ids.start), sql_int(ids.end)],
             each,
         )
+    }
+
+    /// How many entries could not be read when the index was made: what is in them may be there all the same.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn skipped(&self) -> Result<u64> {
+        if !self.ours {
+            return Ok(0);
+        }
+        Ok(from_sql_int(self.meta_int("skipped")?.unwrap_or(0)))
+    }
+
+    /// Size of the archive, in bytes.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn archive_bytes(&self) -> Result<u64> {
+        if self.scattered {
+            return Ok(from_sql_int(self.meta_int("total")?.unwrap_or(0)));
+        }
+        let query = "SELECT coalesce((SELECT offset_end + 1 FROM tar ORDER BY rowid DESC LIMIT 1), 0)";
+        self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
+    }
+
+    /// What is more than the id of any file.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn next_id(&self) -> Result<u64> {
+        let query = "SELECT coalesce(max(rowid), 0) FROM tar";
+        self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
     }
 
     /// The bytes of all files together.

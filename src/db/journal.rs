@@ -159,19 +159,24 @@ impl Journal {
         Ok(from_sql_int(former.unwrap_or(0)).saturating_add(1))
     }
 
-    /// Makes `digest` the active index of `tar_id` as this generation, with nothing done.
+    /// Makes `state` that of its archive, whatever was known of it before.
     ///
     /// # Errors
     /// SQLite fails; the former state stands then.
-    pub fn activate(&mut self, tar_id: u64, digest: &IndexDigest, generation: u64) -> Result<()> {
+    pub fn activate(&mut self, state: &ArchiveState) -> Result<()> {
         let mut run = || -> rusqlite::Result<()> {
             let tx = self.connection.transaction()?;
-            let id = sql_int(tar_id);
-            tx.execute("DELETE FROM done WHERE tar_id=?", [id])?;
-            tx.execute("DELETE FROM published WHERE tar_id=?", [id])?;
+            let id = sql_int(state.tar_id);
+            for (table, set) in [("done", &state.done), ("published", &state.published)] {
+                tx.execute(&format!("DELETE FROM {table} WHERE tar_id=?"), [id])?;
+                let mut insert = tx.prepare(&format!("INSERT INTO {table} VALUES(?,?,?)"))?;
+                for range in set.iter() {
+                    insert.execute([id, sql_int(range.start), sql_int(range.end)])?;
+                }
+            }
             tx.execute(
-                "INSERT OR REPLACE INTO archive VALUES(?,?,?,0)",
-                params![id, digest.to_string(), sql_int(generation)],
+                "INSERT OR REPLACE INTO archive VALUES(?,?,?,?)",
+                params![id, state.digest.to_string(), sql_int(state.generation), state.finished],
             )?;
             tx.commit()
         };
@@ -278,6 +283,12 @@ mod tests {
     use super::*;
     use crate::archive::digest::Digest;
 
+    /// Nothing is done.
+    fn fresh(tar_id: u64, digest: IndexDigest, generation: u64) -> ArchiveState {
+        let (done, published) = Default::default();
+        ArchiveState { tar_id, digest, generation, finished: false, done, published }
+    }
+
     fn done(generation: u64, range: Range<u64>) -> Record {
         Record { tar_id: 7, generation, change: Change::Done(range) }
     }
@@ -292,7 +303,7 @@ mod tests {
         let path = folder.path().canonicalize().unwrap().join("j");
         let mut journal = Journal::open(&path).unwrap();
         assert_eq!(journal.next_generation(7).unwrap(), 1);
-        journal.activate(7, &Digest::from([1; 32]), 1).unwrap();
+        journal.activate(&fresh(7, Digest::from([1; 32]), 1)).unwrap();
         journal.append(&[done(1, 0..10), done(1, 20..30), published(1, 0..2)]).unwrap();
         journal.append(&[done(1, 10..20)]).unwrap();
         drop(journal);
@@ -300,7 +311,7 @@ mod tests {
         let state = journal.archives().unwrap().remove(0);
         assert_eq!((state.tar_id, state.done.covered(), state.published.covered()), (7, 30, 2));
         assert_eq!(journal.next_generation(7).unwrap(), 2);
-        journal.activate(7, &Digest::from([2; 32]), 2).unwrap();
+        journal.activate(&fresh(7, Digest::from([2; 32]), 2)).unwrap();
         // Late news of the former index is no news of this one.
         journal.append(&[done(1, 0..5), published(1, 0..1)]).unwrap();
         let state = journal.archives().unwrap().remove(0);

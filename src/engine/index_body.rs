@@ -30,6 +30,31 @@ pub fn pack(path: &Path, scratch: &Path) -> Result<(File, u64)> {
     })
 }
 
+/// Compresses the batches of a change, each behind its length, into such a file; gives its length in bytes, too.
+///
+/// # Errors
+/// The temporary folder cannot be written to, or `batches` fails.
+pub fn pack_change(
+    scratch: &Path,
+    batches: impl FnOnce(&mut dyn FnMut(Vec<u8>) -> Result<()>) -> Result<()>,
+) -> Result<(File, u64)> {
+    let failed = |e: std::io::Error| {
+        Error::io("cannot compress the change of the index into the temporary folder", e)
+            .hint("set TMPDIR to a folder with more free space")
+    };
+    let target = tempfile::tempfile_in(scratch).map_err(failed)?;
+    let mut encoder = FrameEncoder::with_frame_info(frame_info(), target);
+    batches(&mut |batch| {
+        // A batch is at most a few MiB.
+        let length = (batch.len() as u32).to_le_bytes();
+        encoder.write_all(&length).and_then(|()| encoder.write_all(&batch)).map_err(failed)
+    })?;
+    let mut body = encoder.finish().map_err(|e| failed(std::io::Error::other(e)))?;
+    let length = body.stream_position().map_err(failed)?;
+    body.rewind().map_err(failed)?;
+    Ok((body, length))
+}
+
 /// Decompresses `body` into a new file at `target`, at most `limit_bytes`.
 ///
 /// # Errors

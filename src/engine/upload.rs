@@ -8,8 +8,9 @@ pub use report::{FailedEntry, UploadReport};
 use super::index_body;
 use crate::archive::codec::Compression;
 use crate::archive::layout::{DEFAULT_BLOCK_SIZE, Grid};
-use crate::archive::protocol::{FinishAnswer, FinishRequest, Status};
+use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest, Status};
 use crate::archive::ranges::RangeSet;
+use crate::db::generation::{History, Step};
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::progress::Progress;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,8 +20,9 @@ use crate::source::Source;
 use crate::telemetry::{Monitor, Notice};
 use block::Sender;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::{JoinSet, spawn_blocking};
 
 /// What to send, and how.
@@ -46,6 +48,8 @@ pub struct UploadOptions {
     pub dry_run: bool,
     /// The [look](Client::look) at what the receiver has that was asked for just now.
     pub looked: Option<u64>,
+    /// Have the receiver delete what former generations put in place.
+    pub delete: Option<DeleteRequest>,
     /// How blocks become frames.
     pub compression: Compression,
     /// Cores that this program may use.
@@ -67,6 +71,7 @@ impl Default for UploadOptions {
             ignore_done: false,
             dry_run: false,
             looked: None,
+            delete: None,
             compression: Compression::Auto,
             cores: 1,
             scratch: PathBuf::from("/tmp"),
@@ -104,7 +109,8 @@ pub async fn upload(
     let window = grid.window(options.first, options.last);
     monitor.counters().files_total.set(summary.files);
     monitor.counters().total_bytes.set(window.end - window.start);
-    let upload = Upload { source, client, options, monitor, summary, grid, window };
+    let parts = AtomicBool::new(false);
+    let upload = Upload { source, client, options, monitor, summary, grid, window, parts };
     upload.client.patience().start();
     upload.run().await
 }
@@ -117,12 +123,16 @@ struct Upload<'a> {
     summary: Summary,
     grid: Grid,
     window: Range<u64>,
+    /// The receiver takes parts of blocks.
+    parts: AtomicBool,
 }
 
 /// What a receiver said when it was asked for the first time.
 enum Receiver {
     /// It has this index, and misses these bytes.
     Ours(RangeSet),
+    /// It has a generation of this index that leads to ours by these steps.
+    Former(Vec<Step>),
     /// It has another index or none.
     Empty,
     /// It knows only FORMATS 1.3.
@@ -140,6 +150,10 @@ impl Upload<'_> {
             // Only if both answers are the original's: damage to one of them must not cost the proof.
             Receiver::Legacy if !self.put_index().await? => return self.run_legacy().await,
             Receiver::Legacy => self.missing().await?,
+            Receiver::Former(steps) => {
+                self.put_changes(&steps).await?;
+                self.missing().await?
+            }
             Receiver::Empty => {
                 self.put_index().await?;
                 self.missing().await?
@@ -150,17 +164,21 @@ impl Upload<'_> {
         let sender = Arc::new(Sender::new(self, Some(progress)));
         let mut todo = self.blocks_of(if self.options.ignore_done { None } else { Some(&missing) });
         self.note_present(&missing);
+        self.limit(&sender, &missing);
         for round in 1.. {
             self.monitor.notice(Notice::Phase("sending"));
             self.send(&sender, &todo).await?;
             // It waits for the proof of large files: only then is it known what is missing.
             // Only where nothing had to be sent: else everything is looked at when all is there.
             let looked = self.options.looked.filter(|_| round == 1 && todo.is_empty());
-            let answer = self.finish(FinishRequest { looked, ..FinishRequest::default() }).await?;
+            let answer = self
+                .finish(FinishRequest { looked, delete: self.options.delete.clone(), partial: false })
+                .await?;
             if answer.missing_bytes == 0 {
                 return self.conclude(&sender, answer).await;
             }
             let missing = self.missing().await?;
+            self.limit(&sender, &missing);
             todo = self.remaining(&sender, &missing).collect();
             if todo.is_empty() || round >= ROUNDS {
                 return self.end_incomplete(&sender, &missing, &answer).await;
@@ -223,6 +241,9 @@ impl Upload<'_> {
         if status.digest == self.summary.digest.to_string() {
             return Ok(Receiver::Ours(self.all_missing(status).await?));
         }
+        if let Some(steps) = self.steps_from(&status.digest).await? {
+            return Ok(Receiver::Former(steps));
+        }
         if !status.complete && status.done_bytes > 0 && !self.options.dry_run {
             self.monitor.notice(Notice::Warning(format!(
                 "archive {} of the receiver had another index that was not finished; it is replaced",
@@ -232,12 +253,54 @@ impl Upload<'_> {
         Ok(Receiver::Empty)
     }
 
+    /// The way from the generation that `digest` names to ours, if our history knows it.
+    async fn steps_from(&self, digest: &str) -> Result<Option<Vec<Step>>> {
+        let Ok(digest) = digest.parse() else { return Ok(None) };
+        let (database, to) = (self.options.database.clone(), self.summary.generation);
+        blocking(move || {
+            if !IndexReader::open(&database)?.is_ours() {
+                return Ok(None);
+            }
+            let history = History::open(&database)?;
+            let from = history.with_digest(&digest).map(|generation| generation.number);
+            Ok(from.and_then(|from| history.way(from, to)).filter(|steps| !steps.is_empty()))
+        })
+        .await
+    }
+
+    /// Brings the receiver from a former generation to ours; where that does not work, puts the whole index.
+    async fn put_changes(&self, steps: &[Step]) -> Result<()> {
+        self.monitor.notice(Notice::Phase("sending the change of the index"));
+        for step in steps {
+            let (database, scratch, step) =
+                (self.options.database.clone(), self.options.scratch.clone(), *step);
+            let body = blocking(move || change_body(&database, &scratch, &step)).await?;
+            match self.client.put_index(&body).await {
+                Ok(answer) if answer.digest == Some(body.digest.to_string()) => {}
+                Ok(_) => return self.put_index().await.map(drop),
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        ErrorKind::BadIndex | ErrorKind::WrongIndex | ErrorKind::NotFound
+                    ) =>
+                {
+                    self.monitor.notice(Notice::Warning(format!(
+                        "the receiver does not take the change of the index ({e}); it gets all of it"
+                    )));
+                    return self.put_index().await.map(drop);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the index. False says that the receiver's answer is that of the original program.
     async fn put_index(&self) -> Result<bool> {
         self.monitor.notice(Notice::Phase("sending the index"));
         let (database, scratch) = (self.options.database.clone(), self.options.scratch.clone());
         let (file, length) = blocking(move || index_body::pack(&database, &scratch)).await?;
-        let body = IndexBody { file, length, digest: self.summary.digest };
+        let body = IndexBody { file, length, digest: self.summary.digest, from: None, work_s: 0 };
         let answer = match self.client.put_index(&body).await {
             // Damaged on the way, most likely.
             Err(e) if e.kind() == ErrorKind::BadBlock => {
@@ -279,6 +342,7 @@ impl Upload<'_> {
     /// All pages of what is missing.
     async fn all_missing(&self, mut status: Status) -> Result<RangeSet> {
         let mut missing = RangeSet::default();
+        self.parts.store(status.parts, Ordering::Relaxed);
         loop {
             for (start, end) in &status.missing {
                 missing.insert(*start..*end);
@@ -287,6 +351,13 @@ impl Upload<'_> {
             status = self.client.status(self.options.block_size, next).await?.ok_or_else(|| {
                 Error::new(ErrorKind::Malformed, "the receiver was replaced by another program")
             })?;
+        }
+    }
+
+    /// A receiver that takes parts of blocks gets no more than it misses.
+    fn limit(&self, sender: &Sender, missing: &RangeSet) {
+        if self.parts.load(Ordering::Relaxed) && !self.options.ignore_done {
+            sender.want(missing);
         }
     }
 
@@ -351,7 +422,8 @@ impl Upload<'_> {
             sender.note_receiver_failures(&answer);
         }
         self.monitor.counters().files_done.set(answer.files_published);
-        Ok(sender.report(&self.summary, answer.complete, 0))
+        let report = sender.report(&self.summary, answer.complete, 0);
+        Ok(UploadReport { deleted: answer.deleted, too_many: answer.too_many, ..report })
     }
 
     async fn open_progress(&self) -> Result<Progress> {
@@ -393,12 +465,41 @@ impl Upload<'_> {
         let all = std::iter::once(0..self.summary.total_bytes).collect();
         let missing = match receiver {
             Receiver::Ours(missing) => missing,
+            Receiver::Former(steps) => {
+                // What the generations on the way have added; what they took away again is counted, too.
+                let added: u64 = steps.iter().map(|step| step.appended_bytes).sum();
+                let blocks = added.div_ceil(self.options.block_size);
+                let plan = plan(self.grid, &[], &self.summary);
+                return UploadReport { sent_bytes: added, sent_blocks: blocks, ..plan };
+            }
             Receiver::Empty | Receiver::Legacy => &all,
         };
         let blocks = self.blocks_of(if self.options.ignore_done { None } else { Some(missing) });
         let legacy = matches!(receiver, Receiver::Legacy);
         UploadReport { complete: missing.covered() == 0, legacy, ..plan(self.grid, &blocks, &self.summary) }
     }
+}
+
+/// Copying that a receiver does in a second, in bytes, on a slow machine.
+const COPIED_PER_S: u64 = 20 << 20;
+/// Rows of an index that it goes through in a second.
+const ROWS_PER_S: u64 = 10_000;
+
+fn change_body(database: &Path, scratch: &Path, step: &Step) -> Result<IndexBody> {
+    let history = History::open(database)?;
+    let generation = |number| {
+        history.generation(number).ok_or_else(|| {
+            Error::new(
+                ErrorKind::BadIndex,
+                format!("{} does not know generation {number}", database.display()),
+            )
+        })
+    };
+    let to = generation(step.to)?;
+    let from = if step.undo { generation(step.generation)? } else { generation(to.parent.unwrap_or(0))? };
+    let (file, length) = index_body::pack_change(scratch, |each| history.batches(step, each))?;
+    let work_s = to.files / ROWS_PER_S + to.bytes / COPIED_PER_S;
+    Ok(IndexBody { file, length, digest: to.digest, from: Some(from.digest), work_s })
 }
 
 fn plan(grid: Grid, blocks: &[Range<u64>], summary: &Summary) -> UploadReport {

@@ -11,9 +11,9 @@ use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{
-    BlockAnswer, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX,
-    HEADER_LENGTH, HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer, LookRequest, Status, VERSION,
-    format_ids,
+    BlockAnswer, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_FROM,
+    HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE, HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer,
+    LookRequest, Status, VERSION, format_ids,
 };
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
@@ -72,6 +72,8 @@ pub struct BlockBody {
     pub body: Frame,
     /// … or, to a receiver that [takes](Client::takes_zstd) it, one Zstandard frame.
     pub zstd: bool,
+    /// The bytes of the archive that are sent, if they are not all of the block.
+    pub part: Option<std::ops::Range<u64>>,
     /// The digest of the content.
     pub digest: BlockDigest,
     /// Ids, ascending, of files whose bytes are zeros because they could not be read.
@@ -100,6 +102,10 @@ pub struct IndexBody {
     pub length: u64,
     /// The digest of the index.
     pub digest: IndexDigest,
+    /// It is not the index, but a change of this one into it.
+    pub from: Option<IndexDigest>,
+    /// How long the receiver may have to work on it beside what its length says, in seconds.
+    pub work_s: u64,
 }
 
 const SHORT_DEADLINE: Duration = Duration::from_secs(60);
@@ -218,8 +224,17 @@ impl Client {
                 .header(header::CONTENT_LENGTH, index.length)
                 .header(HEADER_INDEX, index.digest.to_string())
                 .body(body::of_file(&index.file, self.bandwidth.clone(), &pulse)?);
+            let request = match &index.from {
+                Some(from) => request.header(HEADER_FROM, from.to_string()),
+                None => request,
+            };
             let exchange = async { json(self.accepted(self.send(request).await?).await?).await };
-            pulse.watch(self.answer_deadline(index.length / INDEX_BYTES_PER_S), exchange).await
+            pulse
+                .watch(
+                    self.answer_deadline((index.length / INDEX_BYTES_PER_S).saturating_add(index.work_s)),
+                    exchange,
+                )
+                .await
         })
         .await
     }
@@ -319,6 +334,9 @@ impl Client {
                 .header(HEADER_DIGEST, block.digest.to_string());
             if block.zstd {
                 request = request.header(header::CONTENT_ENCODING, zstd::CODING);
+            }
+            if let Some(part) = &block.part {
+                request = request.header(HEADER_RANGE, format!("{}-{}", part.start, part.end));
             }
             if !block.failed.is_empty() {
                 request = request.header(HEADER_FAILED, format_ids(&block.failed));

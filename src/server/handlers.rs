@@ -11,8 +11,8 @@ use crate::archive::intake::Taken;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::log::{LogDigest, MAX_BATCH_BYTES};
 use crate::archive::protocol::{
-    ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_LENGTH,
-    HEADER_SERVER, HEADER_STREAM, LookRequest, VERSION, parse_ids,
+    ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_FROM, HEADER_INDEX,
+    HEADER_LENGTH, HEADER_RANGE, HEADER_SERVER, HEADER_STREAM, LookRequest, VERSION, parse_ids,
 };
 use crate::archive::ranges::RangeSet;
 use crate::archive::zstd;
@@ -27,6 +27,7 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -136,6 +137,7 @@ async fn serve(server: &Arc<Server>, peer: IpAddr, parts: Parts, body: Body) -> 
                     wire_bytes: 0,
                     index: digest_header(&parts.headers, HEADER_INDEX)?,
                     digest: digest_header::<BlockDigest>(&parts.headers, HEADER_DIGEST)?,
+                    part: range_header(&parts.headers)?,
                     failed: failed_header(&parts.headers)?,
                 })
             };
@@ -274,6 +276,7 @@ fn length_header(headers: &HeaderMap) -> Result<u64> {
 
 async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
     let expected = digest_header::<IndexDigest>(headers, HEADER_INDEX)?;
+    let from = digest_header::<IndexDigest>(headers, HEADER_FROM)?;
     let length = body::declared_length(headers)?;
     let limit_bytes = server.options.max_index_bytes;
     if let Err(e) = admit_index(server, expected.as_ref(), length) {
@@ -305,7 +308,13 @@ async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body:
     let answer = blocking(move || {
         let (body, unpacked) = (folder.path().join("body"), folder.path().join("index"));
         index_body::unpack(&body, &unpacked, limit_bytes)?;
-        let outcome = receiver.put_index(tar_id, &unpacked, expected.as_ref());
+        let outcome = match (&from, &expected) {
+            (Some(from), Some(expected)) => receiver.put_change(tar_id, &unpacked, from, expected),
+            (Some(_), None) => {
+                Err(Error::new(ErrorKind::Malformed, "a change of an index comes without its digest"))
+            }
+            (None, _) => receiver.put_index(tar_id, &unpacked, expected.as_ref()),
+        };
         drop(turn);
         outcome
     })
@@ -419,6 +428,16 @@ fn coding_header(headers: &HeaderMap) -> Result<Taken> {
         Some(_) => Err(Error::new(ErrorKind::Malformed, "the Content-Encoding is not known here")
             .hint("send an LZ4 frame without that header, or a Zstandard frame as zstd")),
     }
+}
+
+/// The part of a block that comes, as `start-end`.
+fn range_header(headers: &HeaderMap) -> Result<Option<Range<u64>>> {
+    let Some(value) = only_header(headers, HEADER_RANGE)? else { return Ok(None) };
+    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    let range = value.to_str().ok().and_then(|text| text.split_once('-'));
+    range
+        .and_then(|(start, end)| Some(Some(number(start)?..number(end)?)))
+        .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("header {HEADER_RANGE} is no range")))
 }
 
 fn failed_header(headers: &HeaderMap) -> Result<RangeSet> {

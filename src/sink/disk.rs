@@ -2,7 +2,7 @@
 
 pub use super::staging::Staging;
 
-use crate::archive::entry::Meta;
+use crate::archive::entry::{FileEntry, Meta};
 use crate::archive::path::{EntryPath, STATE_DIR, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::{Folder, apply_meta, is_kind, is_same_time, meta_of, mtime_ns, owner_set, timestamps};
@@ -179,6 +179,28 @@ impl DiskSink {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => Ok(None),
             Err(e) => Err(Error::io(format!("cannot open \"{path}\""), e)),
         }
+    }
+
+    /// Gives the regular file with the final name of `file`, if it has its size, its owner, permissions and time; false if there is no such.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn apply_file_meta(&self, file: &FileEntry, cache: &mut FolderCache) -> Result<bool> {
+        let (path, Some(meta)) = (&file.path, &file.meta) else { return Ok(true) };
+        let stands = |stat: &Stat| {
+            is_kind(stat, FileType::RegularFile) && u64::try_from(stat.st_size) == Ok(file.size)
+        };
+        if !self.stat(path, cache)?.is_some_and(|stat| stands(&stat)) {
+            return Ok(false);
+        }
+        let what = |e| Error::io(format!("cannot set mode, owner or time of \"{path}\""), e);
+        // What its own mode forbids to open is asked for again.
+        let Some(opened) = self.open_final(path).unwrap_or(None) else { return Ok(false) };
+        if !stands(&rustix::fs::fstat(&opened).map_err(what)?) {
+            return Ok(false);
+        }
+        apply_meta(&opened, meta, self.owner).map_err(what)?;
+        Ok(true)
     }
 
     /// Gives a staged file its final name, replacing in one step what had it. An empty folder in the way is removed.

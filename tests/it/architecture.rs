@@ -46,6 +46,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("md5", &["archive"]),
     ("sha3", &["archive"]),
     ("blake3", &["archive"]),
+    ("fastcdc", &["archive"]),
     ("lz4_flex", &["archive", "engine"]),
     ("zstd_safe", &["archive"]),
 ];

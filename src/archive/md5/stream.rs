@@ -26,6 +26,22 @@ impl Stream {
         self.begin(rest);
     }
 
+    /// What goes on from `length` bytes, a multiple of 64, that came to `state`; see [`Stream::state`].
+    #[must_use]
+    pub fn resume(length: u64, state: [u8; 16]) -> Self {
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(state.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        Self { state: words, length: length / 64 * 64, begun: [0; 64] }
+    }
+
+    /// What all bytes so far came to, as four little-endian words; `None` between blocks of 64 bytes.
+    #[must_use]
+    pub fn state(&self) -> Option<[u8; 16]> {
+        (self.held() == 0).then(|| digest_of(self.state))
+    }
+
     /// The md5 of all bytes so far.
     #[must_use]
     pub fn finish(mut self) -> [u8; 16] {

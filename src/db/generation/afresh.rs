@@ -6,6 +6,7 @@ use super::super::{db_error, sql_int};
 use super::folder_of;
 use super::history::{Generation, History};
 use crate::archive::entry::FileEntry;
+use crate::archive::sketch::SKETCHED_BYTES;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::params;
 use std::ops::ControlFlow;
@@ -74,7 +75,7 @@ pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
         reader.files_in_walk_order(from, PAGE, |file| {
             *count += 1;
             let (id, offset) = (writer.files(), writer.total_bytes());
-            let sketch = reader.sketch(file.id)?;
+            let sketch = if file.size < SKETCHED_BYTES { None } else { reader.sketch(file.id)? };
             writer.file(&FileEntry { id, offset, scattered: false, ..file })?;
             if let Some(sketch) = sketch {
                 writer.sketch(id, &sketch)?;

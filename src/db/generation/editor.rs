@@ -60,6 +60,11 @@ impl Editor {
             )?;
             editor.connection.execute_batch(TABLES)?;
             if died.is_some() {
+                // An index that came as a log is one no more: what it grew by means nothing for the next generation.
+                editor.connection.execute_batch(
+                    "DROP TABLE IF EXISTS tarlike_log; DROP INDEX IF EXISTS tarlike_pending;
+                     DELETE FROM tarlike_meta WHERE key = 'stream';",
+                )?;
                 editor.connection.execute_batch(GONE_TABLES)?;
             }
             let objects = "SELECT 1 FROM sqlite_schema WHERE type='table' AND name='tarlike_object'";

@@ -50,6 +50,8 @@ pub struct Step {
     pub undo: bool,
     /// The number of the generation that the step leads to.
     pub to: u64,
+    /// Bytes that it adds to the archive.
+    pub appended_bytes: u64,
 }
 
 /// A generation that a fresh layout of the archive made an end of.
@@ -152,11 +154,14 @@ impl History {
         let (back, forward) = (line(from)?, line(to)?);
         let common = back.iter().find(|number| forward.contains(number))?;
         let undo = back.iter().zip(back.iter().skip(1)).take_while(|(number, _)| *number != common);
-        let undo = undo.map(|(&generation, &to)| Step { generation, undo: true, to });
+        let undo = undo.map(|(&generation, &to)| Step { generation, undo: true, to, appended_bytes: 0 });
         let mut redo: Vec<Step> = forward
             .iter()
             .take_while(|number| *number != common)
-            .map(|&generation| Step { generation, undo: false, to: generation })
+            .map(|&generation| {
+                let appended_bytes = self.generation(generation).map_or(0, |g| g.appended_bytes);
+                Step { generation, undo: false, to: generation, appended_bytes }
+            })
             .collect();
         redo.reverse();
         Some(undo.chain(redo).collect())

@@ -10,12 +10,14 @@ mod next;
 mod rebuild;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub use afresh::{Afresh, lay_out_afresh};
 pub use apply::{Applied, apply};
 pub use history::{Counters, Former, Generation, History, Step};
 pub use next::{NextGeneration, rewind};
 pub use rebuild::{rebuild, remember, set_counters};
+pub use whole::copy_rows;
 
 use std::path::Path;
 

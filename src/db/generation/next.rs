@@ -305,11 +305,12 @@ impl NextGeneration {
         batches.push(&self.editor, self.number, record)
     }
 
-    /// Completes the generation, syncs it and puts it in the place of the former one. `created_s` is in seconds since 1970.
+    /// Completes the generation, syncs it and puts it in the place of the former one. `created_s` is in seconds since 1970; `skipped`
+    /// entries of the source could not be read.
     ///
     /// # Errors
     /// SQLite fails, the disk is full, or what was added does not fit together.
-    pub fn finish(mut self, created_s: u64) -> Result<Written> {
+    pub fn finish(mut self, created_s: u64, skipped: u64) -> Result<Written> {
         let doomed: Vec<u64> = {
             let run = || -> rusqlite::Result<Vec<u64>> {
                 let mut statement = self.editor.connection.prepare("SELECT id FROM doomed ORDER BY id")?;
@@ -361,6 +362,7 @@ impl NextGeneration {
             .connection
             .execute("DELETE FROM tarlike_meta WHERE key='rewound'", [])
             .map_err(|e| self.editor.error(e))?;
+        self.editor.set_number("skipped", skipped)?;
         let number = self.number;
         self.put_in_place(&end, number, created_s)
     }
@@ -444,7 +446,8 @@ pub fn rewind(database: &Path) -> Result<Applied> {
             "only one generation can be taken back at a time; make a new one with: tar-like index",
         );
     }
-    let step = super::history::Step { generation: active.number, undo: true, to: parent.number };
+    let step =
+        super::history::Step { generation: active.number, undo: true, to: parent.number, appended_bytes: 0 };
     let partial = copy(database)?;
     let mut batches = Vec::new();
     history.batches(&step, |batch| {

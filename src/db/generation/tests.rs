@@ -115,7 +115,7 @@ fn a_generation_keeps_what_did_not_change_and_can_be_taken_back() {
     next.add_scattered(file("d", b"three++"), &grown).unwrap();
     next.remove_node(&path("z")).unwrap();
     next.put_node(&dir("y")).unwrap();
-    let written = next.finish(9).unwrap();
+    let written = next.finish(9, 0).unwrap();
     assert_eq!((written.files, written.nodes, written.total_bytes), (4, 2, 14));
     let piece = |file_offset, range| Piece { file_offset, range };
     let second = vec![
@@ -154,7 +154,7 @@ fn a_generation_keeps_what_did_not_change_and_can_be_taken_back() {
     assert!(!next.is_changed());
     // Neither its number nor its ids nor its bytes are used again.
     assert_eq!((next.log_end(), next.add_natural(file("f", b"x")).unwrap()), (14, 6));
-    next.finish(10).unwrap();
+    next.finish(10, 0).unwrap();
     let history = History::open(&ours).unwrap();
     let lines: Vec<_> =
         history.generations().iter().map(|g| (g.number, g.parent, g.abandoned, g.appended_bytes)).collect();
@@ -203,7 +203,7 @@ fn what_does_not_fit_is_refused_and_the_former_generation_stands() {
     let refused = |change: &dyn Fn(&mut NextGeneration)| {
         let mut next = NextGeneration::begin(&ours).unwrap();
         change(&mut next);
-        let error = next.finish(9).unwrap_err();
+        let error = next.finish(9, 0).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadIndex, "{error}");
         assert_eq!(std::fs::read(&ours).unwrap(), before);
     };
@@ -311,7 +311,7 @@ proptest! {
                 }
             }
             // Paths that came twice are refused; the former generation stands then.
-            let number = match next.finish(9) {
+            let number = match next.finish(9, 0) {
                 Ok(_) => History::open(&ours).unwrap().active().unwrap().number,
                 Err(_) => continue,
             };

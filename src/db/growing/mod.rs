@@ -193,6 +193,15 @@ impl GrowingIndex {
         Self::error_at(&self.path, error)
     }
 
+    /// Writes everything into the one file of the index, so that it can be copied.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn fold(self) -> Result<()> {
+        let fold = "PRAGMA wal_checkpoint(TRUNCATE)";
+        self.connection.query_row(fold, [], |_| Ok(())).map_err(|e| self.error(e))
+    }
+
     /// Which stream this is.
     #[must_use]
     pub fn stream(&self) -> &LogDigest {

@@ -1,10 +1,12 @@
 //! Which files have a piece in a range of the archive, and which pieces a file has.
 
-use super::{FileRead, IndexReader, file_of, read_files, read_nodes};
+use super::{FileRead, IndexReader, file_of, node_of, read_files, read_nodes};
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
-use crate::db::{db_error, from_sql_int, sql_int};
+use crate::archive::path::EntryPath;
+use crate::db::{db_error, from_sql_int, sql_int, text_or_blob};
 use crate::error::{Error, ErrorKind, Result};
+use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension};
 use std::ops::{ControlFlow, Range};
 
@@ -204,6 +206,77 @@ impl IndexReader {
         Side::Gone.pieces_in(&self.connection, self.read(), range, each)
     }
 
+    /// Gives the files of former generations whose path no entry has any more. On a receiver only.
+    ///
+    /// # Errors
+    /// As [`IndexReader::files`].
+    pub fn gone_files(&self, each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>) -> Result<()> {
+        let tail = "WHERE NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = tar.path)
+                    AND NOT EXISTS(SELECT 1 FROM tarlike_node n WHERE n.path = tar.path) ORDER BY tar.id";
+        Side::Gone.files(&self.connection, self.read(), tail, [], each)
+    }
+
+    /// The same for directories and links.
+    ///
+    /// # Errors
+    /// As [`IndexReader::nodes`].
+    pub fn gone_nodes(&self, mut each: impl FnMut(Node) -> Result<ControlFlow<()>>) -> Result<()> {
+        let query = "SELECT kind, path, target, mode, mtime_ns, uid, gid FROM tarlike_gone_node g
+                     WHERE NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = g.path)";
+        let mut statement = self.connection.prepare_cached(query).map_err(|e| self.error(e))?;
+        let mut rows = statement.query([]).map_err(|e| self.error(e))?;
+        while let Some(row) = rows.next().map_err(|e| self.error(e))? {
+            let node = node_of(row)
+                .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", self.path.display())))?;
+            if each(node)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the index has a file or link of this path.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn is_leaf(&self, path: &EntryPath) -> Result<bool> {
+        let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
+        self.connection
+            .prepare_cached(
+                "SELECT EXISTS(SELECT 1 FROM tar WHERE path = ?1)
+                 OR EXISTS(SELECT 1 FROM tarlike_node WHERE path = ?1 AND kind <> 'd')",
+            )
+            .and_then(|mut statement| statement.query_row([path], |row| row.get(0)))
+            .map_err(|e| self.error(e))
+    }
+
+    /// The file of this path, if there is one.
+    ///
+    /// # Errors
+    /// As [`IndexReader::files`].
+    pub fn file_at(&self, path: &EntryPath) -> Result<Option<FileEntry>> {
+        let (mut found, path) = (None, ToSqlOutput::Borrowed(text_or_blob(path.as_bytes())));
+        self.each_file("WHERE tar.path = ?", [path], |file| {
+            found = Some(file);
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
+    }
+
+    /// Gives the scattered files.
+    ///
+    /// # Errors
+    /// As [`IndexReader::files`].
+    pub fn scattered_files(&self, each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>) -> Result<()> {
+        if !self.scattered {
+            return Ok(());
+        }
+        // A row for each, however many pieces it has.
+        let tail =
+            "WHERE tar.id IN (SELECT file FROM tarlike_extent WHERE file_offset = 0) ORDER BY tar.rowid";
+        self.each_file(tail, [], each)
+    }
+
     /// Gives the pieces of a file of this index, in its order; they are the whole file.
     ///
     /// # Errors
@@ -254,7 +327,13 @@ impl IndexReader {
     /// # Errors
     /// SQLite fails.
     pub fn sketch(&self, id: u64) -> Result<Option<Vec<u8>>> {
-        if !self.sketches {
+        let there = "SELECT EXISTS(SELECT 1 FROM sqlite_schema WHERE type='table' AND name='tarlike_sketch')";
+        let there = self
+            .connection
+            .prepare_cached(there)
+            .and_then(|mut statement| statement.query_row([], |row| row.get::<_, bool>(0)))
+            .map_err(|e| self.error(e))?;
+        if !there {
             return Ok(None);
         }
         self.connection

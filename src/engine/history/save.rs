@@ -197,7 +197,7 @@ impl<'a> Source<'a> {
     fn generation(&self, generation: &Generation, items: &mut ItemWriter<'_>) -> Result<()> {
         items.item(&Item::Generation(generation.clone()))?;
         for undo in [false, true] {
-            let step = Step { generation: generation.number, undo, to: generation.number };
+            let step = Step { generation: generation.number, undo, to: generation.number, appended_bytes: 0 };
             let mut number = 0;
             while let Some(batch) = self.history.batch(&step, number)? {
                 self.go_on()?;

@@ -150,7 +150,7 @@ fn next_generation(
         Scanned::Node(node) => rows.node(&node),
         Scanned::Large(_) => Err(unread()),
     })?;
-    let (written, changes, summary) = rows.finish(&vanished, started_s)?;
+    let (written, changes, summary) = rows.finish(skipped, &vanished, started_s)?;
     let unchanged = written.is_none();
     let generation = match &written {
         Some(_) => IndexReader::open(&options.database)?.summary()?.generation,

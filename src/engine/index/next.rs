@@ -1,7 +1,7 @@
 //! What a walk finds, beside the former generation: what is the same is left alone, the rest makes the next one.
 
-use super::rows::FormerNodes;
 use super::former::Vanished;
+use super::rows::FormerNodes;
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extents, Piece};
 use crate::db::generation::NextGeneration;
@@ -142,7 +142,12 @@ impl NextRows {
     }
 
     /// Completes the generation; gives `None` if it would be the former one.
-    pub(super) fn finish(mut self, vanished: &Vanished, started_s: u64) -> Result<(Option<Written>, Changes, Summary)> {
+    pub(super) fn finish(
+        mut self,
+        skipped: u64,
+        vanished: &Vanished,
+        started_s: u64,
+    ) -> Result<(Option<Written>, Changes, Summary)> {
         self.nodes.end()?;
         self.remove_nodes()?;
         for id in std::mem::take(&mut *vanished.lock().unwrap_or_else(PoisonError::into_inner)) {
@@ -155,7 +160,7 @@ impl NextRows {
             next.finish_unchanged(started_s)?;
             return Ok((None, self.changes, self.summary));
         }
-        Ok((Some(next.finish(started_s)?), self.changes, self.summary))
+        Ok((Some(next.finish(started_s, skipped)?), self.changes, self.summary))
     }
 }
 

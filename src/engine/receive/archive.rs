@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// An archive and its active index.
 pub(super) struct Archive {
@@ -26,6 +26,8 @@ pub(super) struct Archive {
     pub(super) staging: Staging,
     pub(super) index_path: PathBuf,
     readers: Mutex<Vec<IndexReader>>,
+    /// Pieces of scattered files, by id.
+    pieces: Mutex<Vec<(u64, Arc<Vec<Range<u64>>>)>>,
     extent: Mutex<Extent>,
     state: Mutex<State>,
     changed: Condvar,
@@ -78,6 +80,16 @@ pub(super) struct State {
     pub(super) hashed: BTreeMap<u64, Hashed>,
 }
 
+/// Scattered files whose pieces are kept in memory ...
+const KEPT_FILES: usize = 8;
+/// ... if they have no more than so many.
+const KEPT_PIECES: usize = 1 << 18;
+
+/// Whether all of `pieces` is done.
+pub(super) fn is_done(done: &RangeSet, pieces: &[Range<u64>]) -> bool {
+    pieces.iter().all(|piece| done.contains(piece.clone()))
+}
+
 impl State {
     pub(super) fn fail(&mut self, id: u64, path: impl std::fmt::Display, reason: impl std::fmt::Display) {
         // Bounded: beyond the names that any answer gives, the count of what is missing has to do.
@@ -117,6 +129,7 @@ impl Archive {
             staging,
             index_path,
             readers: Mutex::default(),
+            pieces: Mutex::default(),
             has_log: AtomicBool::new(log.is_some()),
             log: Mutex::new(log),
             extent: Mutex::new(extent),
@@ -252,24 +265,67 @@ impl Archive {
         Ok(found)
     }
 
+    /// Where the content of `file` is in the archive. What was asked for last is kept: a file of many pieces is asked for with every block.
+    pub(super) fn pieces_of(&self, file: &FileEntry) -> Result<Arc<Vec<Range<u64>>>> {
+        if !file.scattered {
+            return Ok(Arc::new(vec![file.range()]));
+        }
+        if let Some((_, pieces)) = lock(&self.pieces).iter().find(|(id, _)| *id == file.id) {
+            return Ok(pieces.clone());
+        }
+        let mut pieces: Vec<Range<u64>> = Vec::new();
+        self.with_index(|index| {
+            index.pieces_of(file, |piece| {
+                pieces.push(piece.range);
+                Ok(ControlFlow::Continue(()))
+            })
+        })?;
+        let pieces = Arc::new(pieces);
+        if pieces.len() <= KEPT_PIECES {
+            let mut kept = lock(&self.pieces);
+            if kept.len() >= KEPT_FILES {
+                kept.remove(0);
+            }
+            kept.push((file.id, pieces.clone()));
+        }
+        Ok(pieces)
+    }
+
     /// Files with content, all of which is done, that have no name yet and that nobody is proving.
     pub(super) fn unpublished(&self) -> Result<Vec<FileEntry>> {
         let done: Vec<Range<u64>> = self.state().done.iter().collect();
         let mut files = Vec::new();
+        let waits = |file: &FileEntry| {
+            let state = self.state();
+            file.size > 0 && !state.pending.contains(&file.id) && !state.proving.contains(&file.id)
+        };
         for range in done {
             let ids = self.ids_within(&range)?;
             let unknown: Vec<Range<u64>> = self.state().published.missing(ids).collect();
             for ids in unknown {
                 self.with_index(|index| {
                     index.files_with_ids(ids, |file| {
-                        let state = self.state();
-                        let known = !state.pending.contains(&file.id);
-                        if file.size > 0 && known && !state.proving.contains(&file.id) {
+                        if !file.scattered && waits(&file) {
                             files.push(file);
                         }
                         Ok(ControlFlow::Continue(()))
                     })
                 })?;
+            }
+        }
+        let mut scattered = Vec::new();
+        self.with_index(|index| {
+            index.scattered_files(|file| {
+                if waits(&file) && !self.state().published.contains(file.id..file.id + 1) {
+                    scattered.push(file);
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+        })?;
+        for file in scattered {
+            let pieces = self.pieces_of(&file)?;
+            if is_done(&self.state().done, &pieces) {
+                files.push(file);
             }
         }
         Ok(files)
@@ -333,6 +389,7 @@ impl Archive {
             blocks_done,
             files_total: extent.files,
             files_published: state.published.covered(),
+            parts: true,
             failed: state.failed.values().cloned().collect(),
             complete: state.finished,
         })

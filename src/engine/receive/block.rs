@@ -1,14 +1,15 @@
 //! Taking in one block.
 
 use super::super::buffers::{Buffer, Buffers};
-use super::archive::Archive;
+use super::archive::{Archive, is_done};
 use super::{Receiver, now_s, publish};
 use crate::archive::block_digest::BlockDigest;
 use crate::archive::codec::{self, FrameError};
 use crate::archive::digest::{IndexDigest, proves};
 use crate::archive::entry::FileEntry;
+use crate::archive::extent::Piece;
 use crate::archive::intake::Taken;
-use crate::archive::layout::{Grid, intersect};
+use crate::archive::layout::Grid;
 use crate::archive::protocol::{BlockAnswer, FinishRequest};
 use crate::archive::ranges::RangeSet;
 use crate::archive::zstd;
@@ -33,6 +34,8 @@ pub struct BlockPut {
     pub taken: Taken,
     /// Length of what came, in bytes.
     pub wire_bytes: u64,
+    /// The bytes of the archive that came, if they are not all of the block.
+    pub part: Option<Range<u64>>,
     /// The index that the sender works by; a legacy sender names none.
     pub index: Option<IndexDigest>,
     /// Of the uncompressed block; a legacy sender names none.
@@ -91,8 +94,10 @@ impl Receiver {
             self.check_space(missing.covered())?;
         }
         archive.with_index(|index| {
-            index.files_in(range.clone(), |file| {
-                intake.file(&put, &range, &content, &missing, file)?;
+            index.pieces_in(&range, |file, piece| {
+                if let Some(piece) = piece.within(&range) {
+                    intake.piece(&put, &range, &content, &missing, file, piece)?;
+                }
                 Ok(ControlFlow::Continue(()))
             })
         })?;
@@ -179,7 +184,7 @@ impl Receiver {
                 ));
             }
         };
-        Grid::new(end, put.block_size)
+        let range = Grid::new(end, put.block_size)
             .ok_or_else(|| Error::new(ErrorKind::Malformed, "the block size must not be 0"))?
             .range(put.number)
             .ok_or_else(|| {
@@ -190,23 +195,33 @@ impl Receiver {
                         put.number, put.block_size
                     ),
                 )
-            })
+            })?;
+        match &put.part {
+            None => Ok(range),
+            Some(part) if range.start <= part.start && part.start < part.end && part.end <= range.end => {
+                Ok(part.clone())
+            }
+            Some(_) => Err(Error::new(
+                ErrorKind::Malformed,
+                format!("the part of block {} of {} bytes does not lie in it", put.number, put.block_size),
+            )),
+        }
     }
 }
 
 impl Intake<'_> {
-    fn file(
+    /// Takes what the block has of one piece of a file.
+    fn piece(
         &mut self,
         put: &BlockPut,
         block: &Range<u64>,
         content: &[u8],
         missing: &RangeSet,
-        file: FileEntry,
+        file: &FileEntry,
+        Piece { file_offset, range: piece }: Piece,
     ) -> Result<()> {
         self.frags += 1;
-        let range = file.range();
-        let piece = intersect(&range, block);
-        let whole = piece == range && !self.pending.contains(&file.id);
+        let whole = !file.scattered && piece == file.range() && !self.pending.contains(&file.id);
         if missing.missing(piece.clone()).next() == Some(piece.clone()) {
             // All of it is done: sent twice.
             return Ok(());
@@ -220,27 +235,46 @@ impl Intake<'_> {
         };
         if !whole {
             // What is done may be hashed already: nobody would see that it has changed.
-            let gaps: Vec<Range<u64>> = self.archive.state().done.missing(piece).collect();
+            let gaps: Vec<Range<u64>> = self.archive.state().done.missing(piece.clone()).collect();
             for gap in gaps {
-                self.archive.staging.write_at(&file, gap.start - range.start, bytes(&gap))?;
+                if !self.has_all(file) {
+                    self.archive.staging.write_at(
+                        file,
+                        file_offset + (gap.start - piece.start),
+                        bytes(&gap),
+                    )?;
+                }
                 self.accepted.insert(gap);
             }
-            self.large.push(file);
+            if self.large.last().is_none_or(|last| last.id != file.id) {
+                self.large.push(file.clone());
+            }
             return Ok(());
         }
         let bytes = bytes(&piece);
-        if !proves(&file, bytes) {
+        if !proves(file, bytes) {
             self.archive.state().fail(file.id, &file.path, publish::NOT_AS_INDEXED);
             self.rejected.push(file.id);
             return Ok(());
         }
-        self.archive.staging.write_whole(&file, bytes)?;
+        if self.archive.state().published.contains(file.id..file.id + 1) {
+            // Another file asks for the same bytes.
+            self.accepted.insert(piece);
+            return Ok(());
+        }
+        self.archive.staging.write_whole(file, bytes)?;
         self.staged_bytes += file.path.as_bytes().len() + STAGED_ENTRY_BYTES;
-        self.staged.push(file);
+        self.staged.push(file.clone());
         if self.staged_bytes >= STAGED_BYTES {
             self.publish_staged()?;
         }
         Ok(())
+    }
+
+    /// Whether a file that shares these bytes has all of its own already: it has its name, or is being proven, and nobody writes to it.
+    fn has_all(&self, file: &FileEntry) -> bool {
+        let state = self.archive.state();
+        state.published.contains(file.id..file.id + 1) || state.proving.contains(&file.id)
     }
 
     /// Syncs, then gives the staged whole files their names. What cannot get its name is not accepted.
@@ -268,19 +302,26 @@ impl Intake<'_> {
             .committer
             .record(self.accepted.iter().map(|range| archive.record(Change::Done(range))).collect())?;
         let mut to_hash = Vec::new();
+        let mut large = Vec::with_capacity(self.large.len());
+        for file in self.large.drain(..) {
+            if !archive.state().published.contains(file.id..file.id + 1) {
+                let pieces = archive.pieces_of(&file)?;
+                large.push((file, pieces));
+            }
+        }
         {
             let mut state = archive.state();
             for range in self.accepted.iter() {
                 state.done.insert(range);
             }
             // Under the same lock: exactly one of several blocks sees that a file has become complete.
-            for file in self.large.drain(..) {
+            for (file, pieces) in large {
                 let known = !state.pending.contains(&file.id);
-                if known && state.done.contains(file.range()) {
+                if known && is_done(&state.done, &pieces) {
                     if state.proving.insert(file.id) {
                         to_hash.push(file.id);
                     }
-                } else if !state.hashing.contains(&file.id) {
+                } else if !file.scattered && !state.hashing.contains(&file.id) {
                     to_hash.push(file.id);
                 }
             }

@@ -2,6 +2,7 @@
 
 use super::archive::Archive;
 use super::commit::lock;
+use super::delete::{Deleted, Doomed, delete};
 use super::{Receiver, look, publish};
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::{FileEntry, Node, NodeKind};
@@ -10,7 +11,7 @@ use crate::archive::protocol::{FAILED_NAMES, FailedFile, FinishAnswer, FinishReq
 use crate::archive::ranges::RangeSet;
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sink::disk::{FolderCache, Staging};
+use crate::sink::disk::{DiskSink, FolderCache, Staging};
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -68,15 +69,15 @@ impl Receiver {
         let covered = archive.state().done.covered();
         if let Some(job) = jobs.get(&tar_id)
             && lock(&job.outcome).is_none()
-            && (job.request, job.generation, job.index, job.covered)
-                == (request, archive.generation, index, covered)
+            && (&job.request, job.generation, job.index, job.covered)
+                == (&request, archive.generation, index, covered)
         {
             return Ok(job.clone());
         }
         let job = Arc::new(FinishJob {
             outcome: Mutex::new(None),
             ended: Condvar::new(),
-            request,
+            request: request.clone(),
             generation: archive.generation,
             index,
             covered,
@@ -88,7 +89,7 @@ impl Receiver {
             // One at a time for each archive: two would take back and make the same things at once.
             let work = || {
                 let _one = lock(&archive.finish);
-                run(&receiver, &archive, &index, request)
+                run(&receiver, &archive, &index, &request)
             };
             // A crash must not leave those who wait for it without an answer.
             let outcome = std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
@@ -147,7 +148,7 @@ fn run(
     receiver: &Receiver,
     archive: &Archive,
     index: &IndexDigest,
-    request: FinishRequest,
+    request: &FinishRequest,
 ) -> Result<FinishAnswer> {
     let looked = look::take(archive, request.looked);
     archive.wait_for_provers();
@@ -155,6 +156,15 @@ fn run(
     // A stream that begins anew waits until `finish` has ended; one that began before has taken this index away.
     check_active(archive, index)?;
     confirm(receiver, archive, looked)?;
+    let doomed = match &request.delete {
+        Some(request) => {
+            let doomed = Doomed::find(receiver, archive)?;
+            // A file may have taken the place of a folder.
+            delete(receiver, archive, &doomed, request, true)?;
+            Some((request, doomed))
+        }
+        None => None,
+    };
     publish_complete(receiver, archive)?;
     let extent = archive.extent();
     let missing_bytes = extent.total_bytes.saturating_sub(archive.state().done.covered());
@@ -162,6 +172,19 @@ fn run(
     if missing_bytes == 0 || request.partial {
         empty_files(receiver, archive, &mut failures)?;
         nodes(receiver, archive, &mut failures)?;
+    }
+    let in_place = missing_bytes == 0
+        && failures.total == 0
+        && archive.state().failed.is_empty()
+        && archive.state().published.covered() == extent.files;
+    let mut deleted = Deleted::default();
+    if let Some((request, doomed)) = doomed.filter(|_| in_place) {
+        deleted = delete(receiver, archive, &doomed, request, false)?;
+        failures.named.append(&mut deleted.failed);
+        failures.total += deleted.failed_total;
+        if deleted.count > 0 {
+            folder_times(receiver, archive, &mut failures)?;
+        }
     }
     receiver.committer.settle()?;
     let state = archive.state();
@@ -180,6 +203,8 @@ fn run(
         files_published: state.published.covered(),
         failed,
         failed_total: failures.total + unpublished,
+        deleted: deleted.count,
+        too_many: deleted.too_many,
     };
     let changed = state.finished != complete;
     drop(state);
@@ -287,14 +312,23 @@ fn nodes(receiver: &Receiver, archive: &Archive, failures: &mut Failures) -> Res
         if !changed {
             return Ok(());
         }
-        index.directories_deepest_first(|node| {
-            if let Some(meta) = &node.meta
-                && let Err(e) = sink.apply_folder_meta(&node.path, meta)
-            {
-                failures.add(None, &node.path, &e)?;
-            }
-            Ok(ControlFlow::Continue(()))
-        })
+        folder_times_of(sink, index, failures)
+    })
+}
+
+/// Something was made or removed in folders: that has changed their times.
+fn folder_times(receiver: &Receiver, archive: &Archive, failures: &mut Failures) -> Result<()> {
+    archive.with_index(|index| folder_times_of(&receiver.sink, index, failures))
+}
+
+fn folder_times_of(sink: &DiskSink, index: &IndexReader, failures: &mut Failures) -> Result<()> {
+    index.directories_deepest_first(|node| {
+        if let Some(meta) = &node.meta
+            && let Err(e) = sink.apply_folder_meta(&node.path, meta)
+        {
+            failures.add(None, &node.path, &e)?;
+        }
+        Ok(ControlFlow::Continue(()))
     })
 }
 

@@ -6,6 +6,7 @@ use super::{Receiver, remove_index};
 use crate::archive::log::{self, LogDigest, first_digest, next_digest};
 use crate::archive::protocol::{LogAnswer, STATUS_RANGES};
 use crate::db::growing::{Appended, Differences, GrowingIndex};
+use crate::db::journal::ArchiveState;
 use crate::error::{Error, ErrorKind, Result};
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
@@ -99,13 +100,16 @@ impl Receiver {
                 drop(log);
                 self.committer.sync()?;
                 tracing::info!("archive {tar_id}: a new index begins as {stream}");
-                self.activate(tar_id, stream, generation)
+                self.activate(nothing_done(tar_id, *stream, generation))
             }
         }
     }
 
     /// A new stream for an archive that is there: what it says again, stays.
     fn begin_again(&self, archive: Arc<Archive>, stream: &LogDigest) -> Result<Arc<Archive>> {
+        if archive.with_index(|index| Ok(index.is_scattered()))? {
+            return self.begin_beside(archive, stream);
+        }
         let mut slot = lock(&archive.log);
         let _finishing = lock(&archive.finish);
         let _paused = archive.pause()?;
@@ -121,6 +125,18 @@ impl Receiver {
         archive.note_log();
         drop(slot);
         Ok(archive.clone())
+    }
+
+    /// The archive has a later generation of another index, whose rows cannot be compared one by one.
+    fn begin_beside(&self, former: Arc<Archive>, stream: &LogDigest) -> Result<Arc<Archive>> {
+        let tar_id = former.tar_id;
+        let generation = self.next_generation(tar_id)?;
+        let path = self.index_path(tar_id, stream, generation);
+        remove_index(&path);
+        drop(GrowingIndex::create(&path, stream, self.options.max_index_bytes)?);
+        self.committer.sync()?;
+        former.retire();
+        self.replaced(Some(former), self.activate(nothing_done(tar_id, *stream, generation)))
     }
 
     /// What was received for rows that are different now means nothing any more. Nobody writes as long as the result lives.
@@ -176,6 +192,11 @@ impl Receiver {
         }
         Ok(())
     }
+}
+
+fn nothing_done(tar_id: u64, digest: LogDigest, generation: u64) -> ArchiveState {
+    let (done, published) = Default::default();
+    ArchiveState { tar_id, digest, generation, finished: false, done, published }
 }
 
 fn answer(archive: &Archive, after: &LogDigest, range: Range<u64>) -> LogAnswer {

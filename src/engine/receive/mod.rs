@@ -2,7 +2,10 @@
 
 mod archive;
 mod block;
+mod carry;
+mod change;
 mod commit;
+mod delete;
 mod finish;
 mod log;
 mod look;
@@ -23,6 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::DiskSink;
 use crate::telemetry::Counter;
 use archive::{Archive, Extent, State};
+use carry::Carried;
 use commit::{Committer, lock};
 use proof::{Proof, start_provers};
 use std::collections::{BTreeSet, HashMap};
@@ -86,7 +90,7 @@ const RESERVE_BYTES: u64 = 4 << 20;
 const LEGACY_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What can be made is made, although content is missing.
-const PARTIAL: FinishRequest = FinishRequest { partial: true, looked: None };
+const PARTIAL: FinishRequest = FinishRequest { partial: true, looked: None, delete: None };
 
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
@@ -322,17 +326,20 @@ impl Receiver {
         if let Some(former) = &former {
             former.retire();
         }
-        let outcome = self.activate(tar_id, &written.digest, generation);
-        match (&outcome, former) {
-            (Ok(_), Some(former)) => {
-                remove_index(&former.index_path);
-                let gone = staging_name(tar_id, former.generation);
-                self.sink.remove_other_staging(|name| name != gone)?;
-            }
-            (Err(_), Some(former)) => former.revive(),
-            _ => {}
-        }
-        let archive = outcome?;
+        let carry = || -> Result<Arc<Archive>> {
+            let carried = match &former {
+                Some(former) if expected.is_some() => carry::by_path(former, &path)?,
+                _ => carry::nothing(&path)?,
+            };
+            let (digest, finished) = (written.digest, false);
+            let Carried { done, published, touched } = carried;
+            let state = ArchiveState { tar_id, digest, generation, finished, done, published };
+            let archive = self.activate(state)?;
+            self.touch(&archive, &touched)?;
+            Ok(archive)
+        };
+        let outcome = carry();
+        let archive = self.replaced(former, outcome)?;
         tracing::info!(
             "archive {tar_id}: index {} with {} files, {} bytes",
             written.digest,
@@ -344,6 +351,20 @@ impl Receiver {
         Ok(answer(false))
     }
 
+    /// Removes what belonged to the index that was replaced, or takes it up again if that failed.
+    fn replaced(&self, former: Option<Arc<Archive>>, outcome: Result<Arc<Archive>>) -> Result<Arc<Archive>> {
+        match (&outcome, former) {
+            (Ok(_), Some(former)) => {
+                remove_index(&former.index_path);
+                let gone = staging_name(former.tar_id, former.generation);
+                self.sink.remove_other_staging(|name| name != gone)?;
+            }
+            (Err(_), Some(former)) => former.revive(),
+            _ => {}
+        }
+        outcome
+    }
+
     /// A legacy sender never says that it is done: what no block brings is made when it puts its index.
     fn finish_legacy(self: &Arc<Self>, tar_id: u64, expected: Option<&IndexDigest>) -> Result<()> {
         if expected.is_none() {
@@ -353,17 +374,12 @@ impl Receiver {
         Ok(())
     }
 
-    fn activate(&self, tar_id: u64, digest: &IndexDigest, generation: u64) -> Result<Arc<Archive>> {
+    /// Makes an index the active one of its archive, with what is done of it already.
+    fn activate(&self, state: ArchiveState) -> Result<Arc<Archive>> {
         // Everything that can fail comes before the journal says which index is active.
-        let archive = self.load(ArchiveState {
-            tar_id,
-            digest: *digest,
-            generation,
-            finished: false,
-            done: Default::default(),
-            published: Default::default(),
-        })?;
-        self.committer.rewrite(|journal| journal.activate(tar_id, digest, generation))?;
+        let tar_id = state.tar_id;
+        let archive = self.load(state.clone())?;
+        self.committer.rewrite(|journal| journal.activate(&state))?;
         self.archives.write().unwrap_or_else(PoisonError::into_inner).insert(tar_id, archive.clone());
         Ok(archive)
     }

@@ -1,7 +1,7 @@
 //! The threads that prove files of more than one block, off the path of the blocks. What has arrived is hashed meanwhile, as far as
 //! it has no gap, so that little is left to do when the last block comes.
 
-use super::archive::Archive;
+use super::archive::{Archive, is_done};
 use super::commit::lock;
 use super::{Receiver, publish};
 use crate::archive::digest::{Blake3, Blake3Hasher};
@@ -85,14 +85,17 @@ impl Proof {
             return Ok(true);
         };
         // Where md5 is all that the index has, nothing is hashed before all is there.
-        let by_blake3 = file.blake3.is_some() || self.archive.state().pending.contains(&self.id);
+        // The bytes of a scattered one may come twice, for the sake of another file.
+        let by_blake3 =
+            !file.scattered && (file.blake3.is_some() || self.archive.state().pending.contains(&self.id));
+        let pieces = self.archive.pieces_of(&file)?;
         match hashed.as_mut().filter(|_| by_blake3) {
             Some(hashed) => hash_on(&self.archive, &file, hashed)?,
             None => *hashed = None,
         }
         let (wanted, complete) = {
             let state = self.archive.state();
-            let there = state.done.contains(file.range()) && !state.pending.contains(&self.id);
+            let there = is_done(&state.done, &pieces) && !state.pending.contains(&self.id);
             (state.proving.contains(&self.id), there)
         };
         if wanted && complete {

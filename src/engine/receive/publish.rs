@@ -115,7 +115,11 @@ fn proven(receiver: &Receiver, archive: &Archive, file: &FileEntry, hashed: Opti
     }
     // A crash came between the rename and the journal.
     match receiver.sink.open_final(&file.path) {
-        Ok(Some(named)) => is_as_indexed(&named, file),
+        Ok(Some(named)) => {
+            // Or between a change of metadata and the journal.
+            Ok(is_as_indexed(&named, file)?
+                && receiver.sink.apply_file_meta(file, &mut FolderCache::default())?)
+        }
         Ok(None) => Ok(false),
         // Its own mode forbids us to read it. Only what was proven ever gets a name: its size and time must do.
         Err(_) => stands(receiver, file, &mut FolderCache::default()),
@@ -149,13 +153,16 @@ fn is_as_indexed(content: &File, file: &FileEntry) -> Result<bool> {
 
 /// Asks for all bytes of `file` again. Nobody may be writing any of them meanwhile.
 pub(super) fn take_back(receiver: &Receiver, archive: &Archive, file: &FileEntry) -> Result<()> {
-    let _claim = archive.claim(file.range());
+    let pieces = archive.pieces_of(file)?;
+    let (start, end) = (pieces.iter().map(|p| p.start).min(), pieces.iter().map(|p| p.end).max());
+    let _claim = archive.claim(start.unwrap_or(0)..end.unwrap_or(0));
     archive.staging.remove(file.id);
-    receiver
-        .committer
-        .rewrite(|journal| journal.forget(archive.tar_id, &[(file.range(), file.id..file.id + 1)]))?;
+    let ids = file.id..file.id + 1;
+    let mut gone: Vec<_> = pieces.iter().map(|piece| (piece.clone(), 0..0)).collect();
+    gone.push((0..0, ids));
+    receiver.committer.rewrite(|journal| journal.forget(archive.tar_id, &gone))?;
     let mut state = archive.state();
-    state.done.remove(file.range());
+    pieces.iter().for_each(|piece| state.done.remove(piece.clone()));
     state.published.remove(file.id..file.id + 1);
     state.hashed.remove(&file.id);
     state.finished = false;

@@ -193,6 +193,7 @@ impl Sender {
             block_size: self.block_size,
             body,
             zstd: matches!(coding, Coding::Zstd(_)),
+            part: None,
             digest: hasher.finish(),
             failed: block.failed,
         };

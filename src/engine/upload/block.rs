@@ -1,13 +1,14 @@
 //! Preparing and sending one block, and remembering what failed.
 
-use super::super::buffers::Buffers;
+use super::super::buffers::{Buffer, Buffers};
 use super::super::pace::{Coding, Pace};
 use super::report::{FailedEntry, UploadReport};
 use super::{Upload, blocking};
 use crate::archive::block_digest::BlockHasher;
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
-use crate::archive::layout::{Grid, intersect};
+use crate::archive::extent;
+use crate::archive::layout::Grid;
 use crate::archive::protocol::FinishAnswer;
 use crate::archive::ranges::RangeSet;
 use crate::db::index_read::{IndexReader, Summary};
@@ -46,6 +47,8 @@ struct State {
     failed: RangeSet,
     named: BTreeMap<String, String>,
     failed_total: u64,
+    /// What the receiver misses, if it takes parts of blocks.
+    wanted: Option<RangeSet>,
     /// Files that the receiver refused once; the second time they count as failed.
     refused: BTreeSet<u64>,
 }
@@ -62,6 +65,22 @@ const PIECES: usize = 1024;
 /// Where `piece` of the archive lies in the bytes of `range`, which contains it.
 fn within(piece: &Range<u64>, range: &Range<u64>) -> Range<usize> {
     (piece.start - range.start) as usize..(piece.end - range.start) as usize
+}
+
+/// A piece of a file that lies in a block.
+struct Wanted {
+    file: FileEntry,
+    piece: extent::Piece,
+}
+
+/// A block while it is read.
+struct Reading {
+    range: Range<u64>,
+    content: Buffer,
+    /// What some file has given.
+    have: RangeSet,
+    /// What a file could not give, and why.
+    lost: Vec<(Wanted, String)>,
 }
 
 /// A block as it was read.
@@ -138,10 +157,12 @@ impl Sender {
     }
 
     fn prepare(&self, number: u64) -> Result<Prepared> {
-        let range = self
+        let whole_range = self
             .grid
             .range(number)
             .ok_or_else(|| Error::new(ErrorKind::Internal, format!("block {number} lies behind the end")))?;
+        let range = self.wanted_of(&whole_range);
+        let part = (range != whole_range).then(|| range.clone());
         let length = usize::try_from(range.end - range.start)
             .map_err(|_| Error::new(ErrorKind::Usage, "the block size is too large for this machine"))?;
         let mut content = self.buffers.take();
@@ -149,64 +170,91 @@ impl Sender {
         content.reserve_exact(more);
         content.resize(length, 0);
         let mut failed = Vec::new();
-        let mut good_bytes = 0;
+        let mut reading =
+            Reading { range: range.clone(), content, have: RangeSet::default(), lost: Vec::new() };
         self.with_index(|index| {
-            let mut files = Vec::new();
-            let mut read = |files: &mut Vec<FileEntry>| {
-                for (file, outcome) in self.read_pieces(files, &range, &mut content) {
-                    let piece = intersect(&file.range(), &range);
-                    match outcome {
-                        Ok(()) => good_bytes += piece.end - piece.start,
-                        Err(reason) => {
-                            content[within(&piece, &range)].fill(0);
-                            // Of a file that lies whole in this block the receiver notices by itself that it is not right; a
-                            // header has no room for all of many.
-                            if piece != file.range() || failed.len() < NAMED_TO_RECEIVER {
-                                failed.push(file.id);
-                            }
-                            self.fail(&file, reason);
-                        }
-                    }
+            let mut wanted: Vec<Wanted> = Vec::new();
+            index.pieces_in(&range, |file, piece| {
+                let Some(piece) = piece.within(&range) else { return Ok(ControlFlow::Continue(())) };
+                let last = wanted.last().map_or(0, |last: &Wanted| last.piece.range.end);
+                if wanted.len() >= PIECES || piece.range.start < last {
+                    self.read_pieces(&mut wanted, &mut reading);
                 }
-            };
-            index.files_in(range.clone(), |file| {
-                files.push(file);
-                if files.len() == PIECES {
-                    read(&mut files);
+                // Several files may share bytes: what one of them has given is not read again.
+                for gap in reading.have.missing(piece.range.clone()) {
+                    let file_offset = piece.file_offset_of(gap.start);
+                    let piece = extent::Piece { file_offset, range: gap };
+                    wanted.push(Wanted { file: file.clone(), piece });
                 }
                 Ok(ControlFlow::Continue(()))
             })?;
-            read(&mut files);
+            self.read_pieces(&mut wanted, &mut reading);
             Ok(())
         })?;
+        let Reading { content, have, lost, .. } = reading;
+        let good_bytes = have.covered();
+        for (Wanted { file, piece }, reason) in lost {
+            // Another file may have the same bytes, and still have them.
+            if have.contains(piece.range.clone()) {
+                continue;
+            }
+            // Of a file that lies whole in this block the receiver notices by itself that it is not right; a header has no room for
+            // all of many.
+            if piece.range != file.range() || failed.len() < NAMED_TO_RECEIVER {
+                failed.push(file.id);
+            }
+            self.fail(&file, reason);
+        }
+        failed.sort_unstable();
+        failed.dedup();
         let mut hasher = BlockHasher::default();
         hasher.update(&content);
         let digest = hasher.finish();
         let (body, coding) = self.pace.encode(vec![bytes::Bytes::from_owner(content)]);
         let zstd = matches!(coding, Coding::Zstd(_));
-        let block = BlockBody { number, block_size: self.block_size, body, zstd, digest, failed };
-        let whole = good_bytes == range.end - range.start;
+        let block = BlockBody { number, block_size: self.block_size, body, zstd, part, digest, failed };
+        let whole = good_bytes == whole_range.end - whole_range.start;
         Ok(Prepared { block, coding, good_bytes, whole })
     }
 
-    /// Takes `files`, ascending, and reads what of them lies in `range`, the bytes of `content`.
-    fn read_pieces(
-        &self,
-        files: &mut Vec<FileEntry>,
-        range: &Range<u64>,
-        content: &mut [u8],
-    ) -> impl Iterator<Item = (FileEntry, std::result::Result<(), String>)> + use<> {
-        let (mut pieces, mut rest, mut at) = (Vec::with_capacity(files.len()), content, 0);
-        for file in files.iter() {
-            let piece = intersect(&file.range(), range);
-            let place = within(&piece, range);
+    /// What of a block the receiver misses, from the first byte to the last, if it takes parts of blocks.
+    fn wanted_of(&self, block: &Range<u64>) -> Range<u64> {
+        let state = lock(&self.state);
+        let Some(wanted) = &state.wanted else { return block.clone() };
+        let have: RangeSet = wanted.missing(block.clone()).collect();
+        let mut gaps = have.missing(block.clone());
+        match gaps.next() {
+            Some(first) => first.start..gaps.last().map_or(first.end, |last| last.end),
+            None => block.clone(),
+        }
+    }
+
+    /// Only what is in `missing` is sent from now on.
+    pub(super) fn want(&self, missing: &RangeSet) {
+        lock(&self.state).wanted = Some(missing.clone());
+    }
+
+    /// Takes `wanted`, ascending, and reads it into its place in the block.
+    fn read_pieces(&self, wanted: &mut Vec<Wanted>, reading: &mut Reading) {
+        let Reading { range, content, have, lost } = reading;
+        let (mut pieces, mut rest, mut at) = (Vec::with_capacity(wanted.len()), &mut content[..], 0);
+        for Wanted { file, piece } in wanted.iter() {
+            let place = within(&piece.range, range);
             let behind = std::mem::take(&mut rest).split_at_mut(place.start - at).1;
             let (buffer, behind) = behind.split_at_mut(place.len());
-            pieces.push(Piece { file: file.clone(), file_offset: piece.start - file.offset, buffer });
+            pieces.push(Piece { file: file.clone(), file_offset: piece.file_offset, buffer });
             (rest, at) = (behind, place.end);
         }
         let outcomes = self.source.read_each(pieces);
-        std::mem::take(files).into_iter().zip(outcomes)
+        for (wanted, outcome) in wanted.drain(..).zip(outcomes) {
+            match outcome {
+                Ok(()) => have.insert(wanted.piece.range),
+                Err(reason) => {
+                    content[within(&wanted.piece.range, range)].fill(0);
+                    lost.push((wanted, reason));
+                }
+            }
+        }
     }
 
     fn with_index<T>(&self, work: impl FnOnce(&IndexReader) -> Result<T>) -> Result<T> {
@@ -260,13 +308,18 @@ impl Sender {
     }
 
     fn fail(&self, file: &FileEntry, reason: String) {
+        // What it shares with others may still come from them, but is not asked for again on its account.
+        let pieces = if file.scattered { self.pieces_of(file) } else { Vec::new() };
         let path = file.path.to_string();
         {
             let mut state = lock(&self.state);
-            if state.failed.contains(file.range()) {
-                return;
+            if file.size > 0 && !file.scattered {
+                if state.failed.contains(file.range()) {
+                    return;
+                }
+                state.failed.insert(file.range());
             }
-            state.failed.insert(file.range());
+            pieces.iter().for_each(|piece| state.failed.insert(piece.clone()));
             if state.named.contains_key(&path) {
                 return;
             }
@@ -283,13 +336,35 @@ impl Sender {
         let this = self.clone();
         blocking(move || {
             this.with_index(|index| {
-                index.files_in(range, |file| {
-                    this.fail(&file, reason.clone());
+                let mut files: Vec<FileEntry> = Vec::new();
+                index.pieces_in(&range, |file, _| {
+                    if files.last().is_none_or(|last| last.id != file.id) {
+                        files.push(file.clone());
+                    }
                     Ok(ControlFlow::Continue(()))
-                })
-            })
+                })?;
+                Ok(files)
+            })?
+            .iter()
+            .for_each(|file| this.fail(file, reason.clone()));
+            Ok(())
         })
         .await
+    }
+
+    fn pieces_of(&self, file: &FileEntry) -> Vec<Range<u64>> {
+        let mut pieces = Vec::new();
+        let read = self.with_index(|index| {
+            index.pieces_of(file, |piece| {
+                pieces.push(piece.range);
+                Ok(ControlFlow::Continue(()))
+            })
+        });
+        // The file counts as failed all the same.
+        if let Err(e) = read {
+            tracing::warn!("{e}");
+        }
+        pieces
     }
 
     /// The files that `missing` belongs to count as failed: the receiver does not take them.
@@ -350,6 +425,8 @@ impl Sender {
                 .map(|(path, reason)| FailedEntry { path: path.clone(), reason: reason.clone() })
                 .collect(),
             failed_total: state.failed_total,
+            deleted: 0,
+            too_many: None,
             complete,
             others_bytes,
             legacy: false,

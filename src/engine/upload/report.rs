@@ -32,6 +32,10 @@ pub struct UploadReport {
     pub failed: Vec<FailedEntry>,
     /// How many failed.
     pub failed_total: u64,
+    /// Entries of former generations that the receiver deleted.
+    pub deleted: u64,
+    /// So many would have had to be deleted, more than was allowed: none was.
+    pub too_many: Option<u64>,
     /// The receiver confirmed everything that the index says.
     pub complete: bool,
     /// What other senders have still to send, in bytes: only with a range of blocks.

@@ -1,0 +1,220 @@
+//! md5, BLAKE3 and sketch of a content in one pass.
+
+use super::chunker::Chunker;
+use super::tree::Tree;
+use super::{GROUP_BYTES, Sketch};
+use crate::archive::digest::{Blake3, Digest, Md5};
+use crate::archive::md5;
+
+/// What a content came to.
+#[derive(Debug, Clone)]
+pub struct Hashed {
+    /// Its md5.
+    pub md5: Md5,
+    /// Its BLAKE3.
+    pub blake3: Blake3,
+    /// BLAKE3 of its first bytes, if it was asked for and there are so many.
+    pub prefix: Option<Blake3>,
+    /// Its sketch. Worth keeping from [`super::SKETCHED_BYTES`] on.
+    pub sketch: Sketch,
+}
+
+/// Takes the bytes of a content in order. What takes longest are its two parts, which may be fed by two threads.
+pub struct SketchHasher {
+    md5: Md5Part,
+    content: ContentPart,
+}
+
+/// md5 of a content.
+pub struct Md5Part {
+    source: Md5Source,
+    /// Bytes that it has had before, and is not to take again.
+    skips: u64,
+}
+
+enum Md5Source {
+    Stream {
+        stream: md5::Stream,
+        length: u64,
+        /// The state where the last group begins, as far as it is known.
+        state: Option<[u8; 16]>,
+    },
+    Known(Md5),
+}
+
+/// BLAKE3 and chunks of a content.
+pub struct ContentPart {
+    tree: Tree,
+    /// Bytes that the tree has had before, and is not to take again; likewise the chunks.
+    tree_skips: u64,
+    chunker: Chunker,
+    chunker_skips: u64,
+}
+
+impl SketchHasher {
+    /// Chunks get the average length `average`, in bytes, out of [`super::average_for`]; with `prefix` the BLAKE3 of so many bytes at the
+    /// start is wanted, too.
+    #[must_use]
+    pub fn new(average: u32, prefix: Option<u64>) -> Self {
+        let source = Md5Source::Stream { stream: md5::Stream::default(), length: 0, state: None };
+        Self { md5: Md5Part { source, skips: 0 }, content: ContentPart::new(average, prefix) }
+    }
+
+    /// The same for a content whose md5 is known; its sketch cannot be resumed.
+    #[must_use]
+    pub fn with_md5(average: u32, md5: Md5) -> Self {
+        Self {
+            md5: Md5Part { source: Md5Source::Known(md5), skips: 0 },
+            content: ContentPart::new(average, None),
+        }
+    }
+
+    pub(super) fn of_parts(md5: Md5Part, content: ContentPart) -> Self {
+        Self { md5, content }
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.md5.update(bytes);
+        self.content.update(bytes);
+    }
+
+    /// The parts, which have to be given the same bytes.
+    pub fn parts(&mut self) -> (&mut Md5Part, &mut ContentPart) {
+        (&mut self.md5, &mut self.content)
+    }
+
+    /// What all bytes came to.
+    #[must_use]
+    pub fn finish(self) -> Hashed {
+        let (blake3, prefix, sketch) = self.content.finish();
+        let (md5, md5_state) = self.md5.finish();
+        // Only what was resumed and then given nothing has none, and Resume does not ask.
+        let blake3 = blake3.unwrap_or(Digest::ZERO);
+        Hashed { md5, blake3, prefix, sketch: Sketch { md5_state, ..sketch } }
+    }
+}
+
+/// Takes the next bytes of two contents: as to md5, this takes little longer than one.
+pub fn update_pair(a: (&mut SketchHasher, &[u8]), b: (&mut SketchHasher, &[u8])) {
+    Md5Part::update_pair((&mut a.0.md5, a.1), (&mut b.0.md5, b.1));
+    a.0.content.update(a.1);
+    b.0.content.update(b.1);
+}
+
+/// BLAKE3 and sketch of a content that is in memory; the sketch cannot be resumed.
+#[must_use]
+pub fn sketch_of(content: &[u8], average: u32) -> (Blake3, Sketch) {
+    let mut part = ContentPart::new(average, None);
+    part.update(content);
+    let (blake3, _, sketch) = part.finish();
+    (blake3.unwrap_or(Digest::ZERO), sketch)
+}
+
+impl Md5Part {
+    /// Of a content whose first `length` bytes, whole groups, came to `state`; skips so many bytes first.
+    pub(super) fn resume(length: u64, state: [u8; 16], skips: u64) -> Self {
+        let stream = md5::Stream::resume(length, state);
+        Self { source: Md5Source::Stream { stream, length, state: None }, skips }
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        let mut bytes = unskipped(&mut self.skips, bytes);
+        while !bytes.is_empty() {
+            let Some(now) = self.enter(bytes.len()) else { return };
+            let (now, later) = bytes.split_at(now);
+            if let Md5Source::Stream { stream, length, .. } = &mut self.source {
+                stream.update(now);
+                *length += now.len() as u64;
+            }
+            bytes = later;
+        }
+    }
+
+    /// Takes the next bytes of two contents, in little more time than one of them needs.
+    pub fn update_pair(a: (&mut Self, &[u8]), b: (&mut Self, &[u8])) {
+        let ((a, a_bytes), (b, b_bytes)) = (a, b);
+        let mut a_bytes = unskipped(&mut a.skips, a_bytes);
+        let mut b_bytes = unskipped(&mut b.skips, b_bytes);
+        while let (Some(a_now), Some(b_now)) = (a.enter(a_bytes.len()), b.enter(b_bytes.len()))
+            && a_now.min(b_now) > 0
+            && let (
+                Md5Source::Stream { stream: a, length: a_length, .. },
+                Md5Source::Stream { stream: b, length: b_length, .. },
+            ) = (&mut a.source, &mut b.source)
+        {
+            let count = a_now.min(b_now);
+            md5::update_pair((a, &a_bytes[..count]), (b, &b_bytes[..count]));
+            (*a_length, *b_length) = (*a_length + count as u64, *b_length + count as u64);
+            (a_bytes, b_bytes) = (&a_bytes[count..], &b_bytes[count..]);
+        }
+        a.update(a_bytes);
+        b.update(b_bytes);
+    }
+
+    /// Before some of `count` bytes are taken: how many can be before the next group begins. If one begins here, keeps the state: there
+    /// is at least one byte in it. `None` if there is nothing to do.
+    fn enter(&mut self, count: usize) -> Option<usize> {
+        let Md5Source::Stream { stream, length, state } = &mut self.source else { return None };
+        let in_group = *length % GROUP_BYTES;
+        if in_group == 0 && count > 0 {
+            *state = stream.state();
+        }
+        let room = usize::try_from(GROUP_BYTES - in_group).unwrap_or(usize::MAX);
+        Some(count.min(room))
+    }
+
+    fn finish(self) -> (Md5, Option<[u8; 16]>) {
+        match self.source {
+            Md5Source::Known(md5) => (md5, None),
+            Md5Source::Stream { stream, state, .. } => (Digest::from(stream.finish()), state),
+        }
+    }
+}
+
+impl ContentPart {
+    fn new(average: u32, prefix: Option<u64>) -> Self {
+        let (tree, chunker) = (Tree::new(prefix), Chunker::new(average, Vec::new()));
+        Self { tree, tree_skips: 0, chunker, chunker_skips: 0 }
+    }
+
+    /// Goes on with both, which skip so many bytes first.
+    pub(super) fn resume(tree: (Tree, u64), chunker: (Chunker, u64)) -> Self {
+        Self { tree: tree.0, tree_skips: tree.1, chunker: chunker.0, chunker_skips: chunker.1 }
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        // One after the other in parts that a core's cache holds.
+        for bytes in bytes.chunks(CACHED_BYTES) {
+            self.tree.update(unskipped(&mut self.tree_skips, bytes));
+            self.chunker.update(unskipped(&mut self.chunker_skips, bytes));
+        }
+    }
+
+    /// Whether so many bytes came that all of them are known.
+    pub(super) fn length(&self) -> u64 {
+        self.tree.length()
+    }
+
+    fn finish(self) -> (Option<Blake3>, Option<Blake3>, Sketch) {
+        let (blake3, prefix) = (self.tree.digest(), self.tree.prefix());
+        let sketch = Sketch {
+            average: self.chunker.average(),
+            size: self.tree.length(),
+            md5_state: None,
+            subtrees: self.tree.into_subtrees(),
+            chunks: self.chunker.finish(),
+        };
+        (blake3, prefix, sketch)
+    }
+}
+
+const CACHED_BYTES: usize = 256 << 10;
+
+fn unskipped<'a>(skips: &mut u64, bytes: &'a [u8]) -> &'a [u8] {
+    let skipped = usize::try_from(*skips).unwrap_or(usize::MAX).min(bytes.len());
+    *skips -= skipped as u64;
+    &bytes[skipped..]
+}

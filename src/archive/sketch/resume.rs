@@ -1,0 +1,107 @@
+//! A content that grew: its digests and its sketch without the bytes that it had, and where to look whether they are still there.
+
+use super::chunker::Chunker;
+use super::hasher::{ContentPart, Hashed, Md5Part, SketchHasher};
+use super::tree::Tree;
+use super::{GROUP_BYTES, Sketch, groups_before};
+use crate::archive::digest::blake3;
+
+/// Goes on where a sketch ends.
+pub struct Resume {
+    hasher: SketchHasher,
+    start: u64,
+    former_size: u64,
+}
+
+impl Resume {
+    /// Of the content whose former sketch is `former`, if md5 can be resumed from there. What comes before [`Resume::start`] is
+    /// believed.
+    #[must_use]
+    pub fn new(former: &Sketch) -> Option<Self> {
+        let groups = groups_before(former.size);
+        let group_start = groups * GROUP_BYTES;
+        let mut chunks = former.chunks.clone();
+        let last = chunks.pop()?;
+        let chunk_start = former.size.checked_sub(last.length.into())?;
+        let start = group_start.min(chunk_start);
+        let md5 = Md5Part::resume(group_start, former.md5_state?, group_start - start);
+        let tree = Tree::resume(groups, former.subtrees.clone(), Some(former.size));
+        let chunker = Chunker::new(former.average, chunks);
+        let content = ContentPart::resume((tree, group_start - start), (chunker, chunk_start - start));
+        Some(Self { hasher: SketchHasher::of_parts(md5, content), start, former_size: former.size })
+    }
+
+    /// Where in the content the first byte is that has to be fed: shortly before the former end, at most 17 MiB.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Takes the next bytes, from [`Resume::start`] on.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+    }
+
+    /// The digests and the sketch of the whole content; [`Hashed::prefix`] is the BLAKE3 of as many bytes as the former content had: if it is
+    /// another one than the former content's, that is not there any more, or the sketch is not of it. `None` if it has become
+    /// shorter.
+    #[must_use]
+    pub fn finish(mut self) -> Option<Hashed> {
+        let (_, content) = self.hasher.parts();
+        (content.length() >= self.former_size).then(|| self.hasher.finish())
+    }
+}
+
+/// A part of a content that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample {
+    /// Where it starts.
+    pub offset: u64,
+    /// Its length in bytes, at most 16 MiB.
+    pub length: u32,
+    hash: [u8; 16],
+}
+
+impl Sample {
+    /// Whether `bytes` are this part.
+    #[must_use]
+    pub fn proves(&self, bytes: &[u8]) -> bool {
+        bytes.len() == self.length as usize && blake3(bytes).as_bytes().starts_with(&self.hash)
+    }
+}
+
+impl Sketch {
+    /// At most `count` parts of the content, ascending: the first and the last chunk, and others spread over all of it. `seed` says
+    /// which: with one that nobody can know, no place is safe from being looked at.
+    #[must_use]
+    pub fn samples(&self, count: usize, seed: u64) -> Vec<Sample> {
+        let total = self.chunks.len();
+        let count = count.min(total);
+        // One chunk out of each of `count` spans of about the same number.
+        let chosen = |span: usize| {
+            let (start, end) = (span * total / count, (span + 1) * total / count);
+            match span {
+                0 => start,
+                _ if span + 1 == count => end - 1,
+                _ => start + (mix(seed.wrapping_add(span as u64)) % (end - start) as u64) as usize,
+            }
+        };
+        let (mut samples, mut offset, mut span) = (Vec::with_capacity(count), 0, 0);
+        for (at, chunk) in self.chunks.iter().enumerate() {
+            if span < count && at == chosen(span) {
+                samples.push(Sample { offset, length: chunk.length, hash: chunk.hash });
+                span += 1;
+            }
+            offset += u64::from(chunk.length);
+        }
+        samples
+    }
+}
+
+/// Spreads a number over all 64 bits (the finalizer of SplitMix64).
+fn mix(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ number >> 31
+}

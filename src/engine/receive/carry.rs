@@ -1,0 +1,156 @@
+//! What of a former index still counts when another one takes its place.
+
+use super::archive::Archive;
+use super::{Receiver, publish};
+use crate::archive::entry::FileEntry;
+use crate::archive::ranges::RangeSet;
+use crate::db::index_read::IndexReader;
+use crate::error::Result;
+use crate::sink::disk::FolderCache;
+use std::ops::{ControlFlow, Range};
+use std::path::Path;
+
+/// What is there already for an index that nobody has sent anything for.
+#[derive(Debug, Default)]
+pub(super) struct Carried {
+    /// Bytes of its archive that need not come.
+    pub(super) done: RangeSet,
+    /// Files that have their names.
+    pub(super) published: RangeSet,
+    /// Files that have their content and their names, but whose metadata are still those of the former index.
+    pub(super) touched: Vec<u64>,
+}
+
+/// The files of the index at `path` that the former one had under the same path, with the same content, and that are published.
+pub(super) fn by_path(former: &Archive, path: &Path) -> Result<Carried> {
+    let mut carried = Carried::default();
+    let (before, extent) = (former.state().published.clone(), former.extent());
+    if before.covered() == 0 || !extent.sealed {
+        return nothing(path);
+    }
+    let index = IndexReader::open_growing(path)?;
+    // Both in the order of the walk, so that none of them needs to be looked up.
+    let mut rows =
+        Rows { reader: IndexReader::open_growing(&former.index_path)?, at: 0, page: Vec::new().into_iter() };
+    let mut next = rows.next()?;
+    let mut from = 0;
+    loop {
+        let mut page = Vec::new();
+        index.files_in_walk_order(from, PAGE, |file| {
+            page.push((file.path.sort_key(), file));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        if page.is_empty() {
+            break;
+        }
+        from += page.len() as u64;
+        for (key, file) in page {
+            while next.as_ref().is_some_and(|(other, _)| *other < key) {
+                next = rows.next()?;
+            }
+            let Some((_, old)) = next.as_ref().filter(|(other, _)| *other == key) else { continue };
+            // What has no time could have been changed by anybody.
+            let same = (old.size, old.md5, old.blake3) == (file.size, file.md5, file.blake3)
+                && file.is_provable()
+                && old.meta.is_some();
+            if !same || !before.contains(old.id..old.id + 1) {
+                continue;
+            }
+            carried.published.insert(file.id..file.id + 1);
+            if old.meta != file.meta {
+                carried.touched.push(file.id);
+            }
+        }
+    }
+    let mut lacking = RangeSet::default();
+    unpublished(&index, &carried.published, |file| lack(&index, &file, &mut lacking))?;
+    carried.done = complement(&lacking, index.archive_bytes()?);
+    carried.touched.iter().for_each(|&id| carried.published.remove(id..id + 1));
+    Ok(carried)
+}
+
+/// Nothing is there of the index at `path`. What no file of it asks for is done all the same.
+pub(super) fn nothing(path: &Path) -> Result<Carried> {
+    let index = IndexReader::open_growing(path)?;
+    let mut carried = Carried::default();
+    if index.is_scattered() {
+        let mut lacking = RangeSet::default();
+        unpublished(&index, &carried.published, |file| lack(&index, &file, &mut lacking))?;
+        carried.done = complement(&lacking, index.archive_bytes()?);
+    }
+    Ok(carried)
+}
+
+const PAGE: u64 = 4096;
+
+/// The rows of an index in the order of the walk. One that was not written in that order has some that are not found: they are sent.
+struct Rows {
+    reader: IndexReader,
+    at: u64,
+    page: std::vec::IntoIter<(Vec<u8>, FileEntry)>,
+}
+
+impl Rows {
+    fn next(&mut self) -> Result<Option<(Vec<u8>, FileEntry)>> {
+        if let Some(row) = self.page.next() {
+            return Ok(Some(row));
+        }
+        let mut page = Vec::new();
+        self.reader.files_in_walk_order(self.at, PAGE, |file| {
+            page.push((file.path.sort_key(), file));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        self.at += page.len() as u64;
+        self.page = page.into_iter();
+        Ok(self.page.next())
+    }
+}
+
+/// Gives the files of `index` that are not in `published`.
+pub(super) fn unpublished(
+    index: &IndexReader,
+    published: &RangeSet,
+    mut each: impl FnMut(FileEntry) -> Result<()>,
+) -> Result<()> {
+    let ids: Vec<Range<u64>> = published.missing(0..index.next_id()?).collect();
+    for ids in ids {
+        index.files_with_ids(ids, |file| {
+            each(file)?;
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// Adds where the content of `file` is in the archive.
+pub(super) fn lack(index: &IndexReader, file: &FileEntry, lacking: &mut RangeSet) -> Result<()> {
+    index.pieces_of(file, |piece| {
+        lacking.insert(piece.range);
+        Ok(ControlFlow::Continue(()))
+    })
+}
+
+/// All of an archive but `lacking`. What no file asks for is nothing that anybody waits for.
+pub(super) fn complement(lacking: &RangeSet, total_bytes: u64) -> RangeSet {
+    lacking.missing(0..total_bytes).collect()
+}
+
+impl Receiver {
+    /// Gives files their metadata that have everything else.
+    pub(super) fn touch(&self, archive: &Archive, ids: &[u64]) -> Result<()> {
+        let (mut cache, mut done) = (FolderCache::default(), RangeSet::default());
+        for &id in ids {
+            let Some(file) = archive.file(id)? else { continue };
+            match self.sink.apply_file_meta(&file, &mut cache) {
+                Ok(true) => done.insert(id..id + 1),
+                // Something else stands there, or nothing: it is asked for.
+                Ok(false) => publish::take_back(self, archive, &file)?,
+                Err(e) => {
+                    archive.state().fail(file.id, &file.path, publish::reason(&e));
+                }
+            }
+        }
+        publish::note_published(self, archive, &done);
+        Ok(())
+    }
+}

@@ -1,0 +1,246 @@
+//! The next generation of an index, which comes as a change of the one that is there. What a file has in common with what is published is
+//! copied before anything is replaced.
+
+use super::archive::Archive;
+use super::carry::{self, Carried};
+use super::commit::lock;
+use super::{Receiver, index_name, now_s, staging_name};
+use crate::archive::change::MAX_BATCH_BYTES;
+use crate::archive::digest::IndexDigest;
+use crate::archive::entry::FileEntry;
+use crate::archive::extent::Piece;
+use crate::archive::protocol::IndexAnswer;
+use crate::archive::ranges::RangeSet;
+use crate::db::generation::{Applied, apply};
+use crate::db::index_read::IndexReader;
+use crate::db::journal::ArchiveState;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sink::Expected;
+use crate::sink::disk::{FolderCache, Staging};
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The batches of a change in a file: each is its length as u32, little-endian, and so many bytes.
+struct Batches {
+    reader: BufReader<File>,
+}
+
+impl Batches {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io("cannot read the uploaded change", e))?;
+        Ok(Self { reader: BufReader::new(file) })
+    }
+
+    fn next_batch(&mut self) -> Result<Option<Vec<u8>>> {
+        let cut = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                Error::new(ErrorKind::BadIndex, "the uploaded change is cut")
+            }
+            _ => Error::io("cannot read the uploaded change", e),
+        };
+        let mut length = [0; 4];
+        match self.reader.read(&mut length[..1]) {
+            Ok(0) => return Ok(None),
+            other => other.map_err(cut)?,
+        };
+        self.reader.read_exact(&mut length[1..]).map_err(cut)?;
+        let length = u64::from(u32::from_le_bytes(length));
+        if length > MAX_BATCH_BYTES {
+            let what = format!("a batch of the uploaded change is longer than {MAX_BATCH_BYTES} bytes");
+            return Err(Error::new(ErrorKind::BadIndex, what));
+        }
+        let mut batch = vec![0; length as usize];
+        self.reader.read_exact(&mut batch).map_err(cut)?;
+        Ok(Some(batch))
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_batch().transpose()
+    }
+}
+
+impl Receiver {
+    /// Makes the index that `expected` names of the one that `from` names, by the change in the file `uploaded`. If it is there already,
+    /// nothing changes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongIndex`]: another index is active. [`ErrorKind::BadIndex`]: the change is refused. Others: our own disk. The former
+    /// index stands then.
+    pub fn put_change(
+        self: &Arc<Self>,
+        tar_id: u64,
+        uploaded: &Path,
+        from: &IndexDigest,
+        expected: &IndexDigest,
+    ) -> Result<IndexAnswer> {
+        self.committer.check()?;
+        let replacing = self.replacing(tar_id);
+        let _one = lock(&replacing);
+        if let Some(answer) = self.has_index(tar_id, expected) {
+            return Ok(answer);
+        }
+        let former = self.archive(tar_id)?;
+        super::finish::check_active(&former, from)?;
+        let mut log = lock(&former.log);
+        let _finishing = lock(&former.finish);
+        if let Some(log) = log.take() {
+            log.fold()?;
+        }
+        // Everybody else is kept out from here on: what is published now is what there is to copy from.
+        former.retire();
+        let outcome = self.change(&former, uploaded, expected);
+        let archive = self.replaced(Some(former.clone()), outcome)?;
+        drop(log);
+        let extent = archive.extent();
+        tracing::info!(
+            "archive {tar_id}: index {} with {} files, {} bytes, a generation of {from}",
+            extent.digest,
+            extent.files,
+            extent.total_bytes
+        );
+        self.resume(&archive)?;
+        Ok(IndexAnswer { rc: "ok".to_string(), digest: Some(extent.digest.to_string()), complete: false })
+    }
+
+    fn change(&self, former: &Archive, uploaded: &Path, expected: &IndexDigest) -> Result<Arc<Archive>> {
+        let tar_id = former.tar_id;
+        let folder = tempfile::tempdir_in(self.incoming_path())
+            .map_err(|e| Error::io("cannot make a temporary folder", e))?;
+        let index = folder.path().join("index.sqlite");
+        std::fs::copy(&former.index_path, &index).map_err(|e| Error::io("cannot copy the index", e))?;
+        let generation = self.next_generation(tar_id)?;
+        let name = PathBuf::from(index_name(tar_id, expected, generation));
+        let applied = apply(&index, &name, generation, now_s(), true, Batches::open(uploaded)?)?;
+        if applied.end.digest != *expected {
+            let what = format!("the change makes index {}, its sender says {expected}", applied.end.digest);
+            return Err(Error::new(ErrorKind::BadIndex, what));
+        }
+        let staged = staging_name(tar_id, generation);
+        // What an attempt left that met a full disk.
+        self.sink.remove_other_staging(|name| name != staged)?;
+        let staging = self.sink.staging(&staged)?;
+        let Carried { done, published, touched } = self.carry_over(former, &index, &applied, &staging)?;
+        let path = self.index_path(tar_id, expected, generation);
+        std::fs::rename(&index, &path)
+            .map_err(|e| Error::io(format!("cannot put {} in place", path.display()), e))?;
+        // The journal must never name an index, or say of bytes that they are here, that a power loss can take away.
+        self.committer.sync()?;
+        let (digest, finished) = (*expected, false);
+        let state = ArchiveState { tar_id, digest, generation, finished, done, published };
+        let archive = self.activate(state)?;
+        self.touch(&archive, &touched)?;
+        Ok(archive)
+    }
+
+    /// Finds out what is there of the new generation, and copies what its files have in common with those of the former one.
+    fn carry_over(
+        &self,
+        former: &Archive,
+        path: &Path,
+        applied: &Applied,
+        staging: &Staging,
+    ) -> Result<Carried> {
+        // What was renamed by the last blocks must have its name for good: the journal will say so.
+        self.committer.settle()?;
+        let before = former.state().published.clone();
+        let mut published = before.clone();
+        applied.removed.iter().for_each(|&id| published.remove(id..id + 1));
+        let index = IndexReader::open_growing(path)?;
+        let mut lacking = RangeSet::default();
+        let mut copier = Copier { receiver: self, former, before: &before, staging, source: None };
+        carry::unpublished(&index, &published, |file| {
+            if !file.scattered {
+                return carry::lack(&index, &file, &mut lacking);
+            }
+            index.pieces_of(&file, |piece| {
+                for gap in copier.copy(&file, &piece)?.iter() {
+                    lacking.insert(gap);
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+        })?;
+        let done = carry::complement(&lacking, applied.end.total_bytes);
+        let touched: Vec<u64> =
+            applied.changed.iter().copied().filter(|&id| published.contains(id..id + 1)).collect();
+        touched.iter().for_each(|&id| published.remove(id..id + 1));
+        Ok(Carried { done, published, touched })
+    }
+}
+
+/// Copies pieces of what is published into the staging folder.
+struct Copier<'a> {
+    receiver: &'a Receiver,
+    former: &'a Archive,
+    before: &'a RangeSet,
+    staging: &'a Staging,
+    /// What was copied from last, with its id; `None` inside says that it is not as it was published.
+    source: Option<(u64, Option<File>)>,
+}
+
+impl Copier<'_> {
+    /// Copies what there is of a piece; gives what there is not.
+    fn copy(&mut self, file: &FileEntry, piece: &Piece) -> Result<RangeSet> {
+        let mut left: RangeSet = std::iter::once(piece.range.clone()).collect();
+        let mut sources = Vec::new();
+        self.former.with_index(|index| {
+            index.pieces_in(&piece.range, |source, theirs| {
+                if self.before.contains(source.id..source.id + 1) {
+                    sources.push((source.clone(), theirs.clone()));
+                }
+                Ok(if sources.len() < MOST_SOURCES {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                })
+            })
+        })?;
+        for (source, theirs) in sources {
+            let Some(common) = theirs.within(&piece.range) else { continue };
+            let wanted: Vec<_> = {
+                let have: RangeSet = left.missing(common.range.clone()).collect();
+                have.missing(common.range.clone()).collect()
+            };
+            for range in wanted {
+                let length = range.end - range.start;
+                self.open(&source)?;
+                let Some(content) = self.source.as_ref().and_then(|(_, file)| file.as_ref()) else { break };
+                let (from, to) = (theirs.file_offset_of(range.start), piece.file_offset_of(range.start));
+                match self.staging.copy_from(file.id, content, from, length, to) {
+                    Ok(()) => left.remove(range),
+                    // It can still come from the sender.
+                    Err(e) if e.kind() == ErrorKind::Source => tracing::warn!("{e}"),
+                    Err(e) => return Err(e),
+                }
+            }
+            if left.covered() == 0 {
+                break;
+            }
+        }
+        Ok(left)
+    }
+
+    fn open(&mut self, source: &FileEntry) -> Result<()> {
+        if self.source.as_ref().is_none_or(|(id, _)| *id != source.id) {
+            let sink = &self.receiver.sink;
+            let expected = sink.stat(&source.path, &mut FolderCache::default())?;
+            let stands = expected.is_some_and(|stat| Expected::of(source).is(&stat));
+            // What its own mode forbids to read can still come from the sender.
+            let file = if stands { sink.open_final(&source.path).unwrap_or(None) } else { None };
+            if file.is_none() {
+                tracing::info!("\"{}\" was changed or removed since it was received", source.path);
+            }
+            self.source = Some((source.id, file));
+        }
+        Ok(())
+    }
+}
+
+/// Files that are looked at for one piece: many may share it.
+const MOST_SOURCES: usize = 64;
