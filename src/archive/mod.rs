@@ -1,5 +1,6 @@
 //! Pure parts: entry paths, layout, digests, codec, protocol types. No I/O, async, clock, randomness or environment.
 
+pub mod backup;
 pub mod block_digest;
 pub mod blockcopy;
 pub mod change;

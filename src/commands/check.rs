@@ -4,6 +4,7 @@ use super::output::{Outcome, Output, human_count};
 use super::s3::S3Args;
 use super::{args, default_database, interruptible, threads};
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
+use crate::db::generation::rebuild;
 use crate::engine::check::{CheckOptions, CheckReport, Finding, check};
 use crate::error::{ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
@@ -20,6 +21,7 @@ Examples:
   tar-like check -b /srv/copy
   tar-like check -b /srv/copy -db /tmp/data.sqlite --extra
   tar-like check -b /srv/copy -f 0 -l 99          only files of the first 100 blocks
+  tar-like check -b /srv/old-copy --generation 3  as the index was then
 
 Exit codes: 0 no difference, 1 differences, unverified files or an error, 2 wrong usage.";
 
@@ -35,6 +37,9 @@ pub(super) struct CheckArgs {
     /// The index, also -db [default: ~/.tar_like.sqlite]
     #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
+    /// Compare with a former generation of the index, of those that tar-like history lists
+    #[arg(long, value_name = "NUMBER")]
+    generation: Option<u64>,
     /// Compare only files from this block on
     #[arg(short, long, value_name = "BLOCK", default_value_t = 0)]
     first_block: u64,
@@ -60,10 +65,21 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
         true => Some(args.s3.connect(args.s3.place()?, output).await?),
         false => None,
     };
+    let mut database = args.database.map_or_else(default_database, Ok)?;
+    // Goes with us, however we end.
+    let _former = match args.generation {
+        Some(number) => {
+            let (index, scratch) = (database.clone(), std::env::temp_dir());
+            let former = interruptible(output, move || rebuild(&index, number, &scratch)).await?;
+            database = former.to_path_buf();
+            Some(former)
+        }
+        None => None,
+    };
     let options = CheckOptions {
         base: args.base_folder,
         bucket,
-        database: args.database.map_or_else(default_database, Ok)?,
+        database,
         first: args.first_block,
         last: args.last_block,
         block_size: args.block_size,

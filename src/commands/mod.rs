@@ -3,15 +3,18 @@
 mod args;
 mod blockcopy;
 mod check;
+mod compact;
 mod config;
 mod fresh;
 mod generate;
 mod hcp_credentials;
 mod health;
+mod history;
 mod index;
 mod output;
 mod proxy;
 mod rc_file;
+mod rewind;
 mod s3;
 mod settings;
 mod sync;
@@ -80,6 +83,12 @@ enum Command {
     Check(check::CheckArgs),
     /// Index, send and verify in one command
     Sync(sync::SyncArgs),
+    /// List the generations of an index, save it to a backup, restore it: history | backup | restore | compact
+    History(history::HistoryArgs),
+    /// Take an index back to the generation before
+    Rewind(rewind::RewindArgs),
+    /// Lay the archive of an index out afresh, without reading a file
+    Compact(compact::CompactArgs),
     /// Write a shell's completions to standard output
     Completions(generate::CompletionsArgs),
     /// Write the manual pages into a folder
@@ -194,6 +203,9 @@ fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Ou
             Command::Upload(args) => upload::run(args, output).await,
             Command::Check(args) => check::run(args, output).await,
             Command::Sync(args) => sync::run(args, output).await,
+            Command::History(args) => history::run(args, output).await,
+            Command::Rewind(args) => rewind::run(args, output).await,
+            Command::Compact(args) => compact::run(args, output).await,
             Command::Completions(args) => generate::completions(&args, output),
             Command::ManPages(args) => generate::man_pages(&args),
             Command::Blockcopy(args) => blockcopy::run(args, output).await,

@@ -232,7 +232,10 @@ impl Output {
                 Err(e) => self.error(&e),
             };
         }
-        let wanted = self.terminal || self.verbose || outcome.exit != 0 || outcome.command == "check";
+        let wanted = self.terminal
+            || self.verbose
+            || outcome.exit != 0
+            || matches!(outcome.command, "check" | "compact" | "history compact" | "gc");
         if wanted && !self.quiet && !self.json {
             self.say(&format!("{} ({seconds:.1} s)", outcome.text));
         }

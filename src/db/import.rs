@@ -20,7 +20,7 @@ const LONGEST_VALUE: i32 = 64 << 10;
 /// After so many steps of SQLite's machine, the budget is looked at.
 const STEP: i32 = 1_000;
 
-const OUR_TABLES: [&str; 9] = [
+const OUR_TABLES: [&str; 10] = [
     "tar",
     "tarlike_meta",
     "tarlike_file",
@@ -31,6 +31,7 @@ const OUR_TABLES: [&str; 9] = [
     "tarlike_sketch",
     "tarlike_generation",
     "tarlike_change",
+    "tarlike_former",
 ];
 
 /// Copies the index at `uploaded` into a new index at `target`, as generation `number`, with `created_s` in seconds since

@@ -296,6 +296,11 @@ impl IndexWriter {
         Ok(())
     }
 
+    /// For tables that only one kind of index has.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     fn error(&self, error: rusqlite::Error) -> Error {
         db_error(format!("cannot write the index {}", self.target.display()), error)
     }
@@ -337,6 +342,15 @@ impl IndexWriter {
 }
 
 impl Sealed {
+    /// Who may read and write it, where that is not as the umask says.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn set_permissions(&self, permissions: std::fs::Permissions) -> Result<()> {
+        std::fs::set_permissions(&self.partial, permissions)
+            .map_err(|e| Error::io(format!("cannot set the permissions of {}", self.target.display()), e))
+    }
+
     /// Gives the index its name, replacing an older one in one step.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 pub mod blockcopy;
 pub mod buffers;
 pub mod check;
+pub mod history;
 pub mod index;
 pub mod index_body;
 mod opener;

@@ -30,7 +30,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("http_body_util", &["server"]),
     ("subtle", &["server"]),
     ("ipnet", &["server"]),
-    ("time", &["server"]),
+    ("time", &["server", "commands"]),
     ("tokio_rustls", &["server"]),
     ("rustls", &["server", "remote"]),
     ("aws_config", &["source"]),

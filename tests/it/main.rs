@@ -17,6 +17,7 @@ mod full;
 mod generated;
 mod haproxy;
 mod harness;
+mod history;
 mod hostile_block;
 mod hostile_frames;
 mod hostile_index;

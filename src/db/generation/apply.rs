@@ -45,6 +45,10 @@ pub fn apply(
     let Applying { editor, applied, lists: [removed, added, changed], .. } = applying;
     let end = applied.ok_or_else(|| editor.refused("it has no end"))?;
     editor.check_paths()?;
+    // Whoever reads such an index goes by the numbers.
+    if end.format == 1 {
+        editor.renumber_nodes()?;
+    }
     let (found, _) = editor.end(end.format)?;
     if found != end {
         return Err(editor

@@ -354,6 +354,18 @@ impl Editor {
         self.connection.query_row(rows, [sql_int(total_bytes)], |row| row.get(0)).map_err(|e| self.error(e))
     }
 
+    /// Numbers directories and links as a fresh index does: from 0 in the order of the walk. What went and came again has another number.
+    pub(super) fn renumber_nodes(&self) -> Result<()> {
+        self.connection
+            .execute_batch(&format!(
+                "CREATE TEMP TABLE renumbered AS SELECT kind, path, target, mode, mtime_ns, uid, gid FROM tarlike_node ORDER BY {WALK_ORDER};
+                 DELETE FROM tarlike_node;
+                 INSERT INTO tarlike_node SELECT rowid - 1, * FROM renumbered;
+                 DROP TABLE renumbered;"
+            ))
+            .map_err(|e| self.error(e))
+    }
+
     /// Writes what the index comes to and closes it, synced.
     pub(super) fn close(self, path: &Path, end: &ChangeEnd, generation: u64, created_s: u64) -> Result<()> {
         let format = if end.format == 1 { INDEX_FORMAT } else { INDEX_FORMAT_SCATTERED };

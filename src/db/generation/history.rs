@@ -54,12 +54,35 @@ pub struct Step {
     pub appended_bytes: u64,
 }
 
+/// A generation that a fresh layout of the archive made an end of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Former {
+    /// Its number.
+    pub number: u64,
+    /// Its digest.
+    pub digest: IndexDigest,
+    /// The index went back behind it.
+    pub abandoned: bool,
+}
+
+/// What must not be used twice, whatever generation an index goes back to. 0 where nothing is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Where the next new byte goes in the archive.
+    pub log_end: u64,
+    /// The id of the next file.
+    pub next_id: u64,
+    /// The highest number of a generation.
+    pub last_generation: u64,
+}
+
 /// The generations of an index.
 pub struct History {
     connection: Connection,
     path: PathBuf,
     generations: Vec<Generation>,
     active: u64,
+    ours: bool,
 }
 
 impl History {
@@ -71,6 +94,7 @@ impl History {
         let reader = IndexReader::open(path)?;
         let summary = reader.summary()?;
         let bytes = reader.content_bytes()?;
+        let ours = reader.is_ours();
         drop(reader);
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)
@@ -79,7 +103,7 @@ impl History {
             .map_err(|e| db_error(format!("cannot read the history of the index {}", path.display()), e))?;
         let generations =
             if generations.is_empty() { vec![Generation::fresh(&summary, bytes)] } else { generations };
-        Ok(Self { connection, path: path.to_path_buf(), generations, active: summary.generation })
+        Ok(Self { connection, path: path.to_path_buf(), generations, active: summary.generation, ours })
     }
 
     /// All of them, in the order of their numbers.
@@ -159,6 +183,80 @@ impl History {
     }
 }
 
+impl History {
+    /// One batch of the change that a step is; they count from 0.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn batch(&self, step: &Step, number: u64) -> Result<Option<Vec<u8>>> {
+        let query = "SELECT batch FROM tarlike_change WHERE generation=? AND undo=? AND seq=?";
+        let key = [sql_int(step.generation), i64::from(step.undo), sql_int(number)];
+        self.connection
+            .prepare_cached(query)
+            .and_then(|mut statement| statement.query_row(key, |row| row.get(0)).optional())
+            .map_err(|e| self.error(e))
+    }
+
+    /// The generations that ended when the archive was laid out afresh, in the order of their numbers.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn former(&self) -> Result<Vec<Former>> {
+        let read = || -> rusqlite::Result<Vec<Former>> {
+            if !has_table(&self.connection, "tarlike_former")? {
+                return Ok(Vec::new());
+            }
+            let query = "SELECT number, digest, abandoned FROM tarlike_former ORDER BY number";
+            let mut statement = self.connection.prepare(query)?;
+            let mut rows = statement.query([])?;
+            let mut former = Vec::new();
+            while let Some(row) = rows.next()? {
+                let Ok(digest) = row.get::<_, String>(1)?.parse() else { continue };
+                former.push(Former { number: from_sql_int(row.get(0)?), digest, abandoned: row.get(2)? });
+            }
+            Ok(former)
+        };
+        read().map_err(|e| self.error(e))
+    }
+
+    /// What must not be used twice.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn counters(&self) -> Result<Counters> {
+        let meta = |key: &str| -> Result<u64> {
+            self.connection
+                .query_row("SELECT value FROM tarlike_meta WHERE key=?", [key], |row| {
+                    row.get::<_, Option<i64>>(0)
+                })
+                .optional()
+                .map(|number| number.flatten().map_or(0, from_sql_int))
+                .map_err(|e| self.error(e))
+        };
+        let last = self.generations.last().map_or(0, |last| last.number);
+        Ok(Counters {
+            log_end: meta("log_end")?,
+            next_id: meta("next_id")?,
+            last_generation: meta("last_generation")?.max(last),
+        })
+    }
+
+    /// Whether the index has our tables: one that the original program wrote has no generations.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.ours
+    }
+
+    fn error(&self, error: rusqlite::Error) -> Error {
+        db_error(format!("cannot read the history of the index {}", self.path.display()), error)
+    }
+}
+
+fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let query = "SELECT 1 FROM sqlite_schema WHERE type='table' AND name=?";
+    connection.query_row(query, [name], |_| Ok(())).optional().map(|row| row.is_some())
+}
+
 impl Generation {
     /// The only generation of an index without a history.
     pub(super) fn fresh(summary: &Summary, bytes: u64) -> Self {
@@ -199,8 +297,7 @@ impl Generation {
 }
 
 fn generations(connection: &Connection) -> rusqlite::Result<Vec<Generation>> {
-    let there = "SELECT 1 FROM sqlite_schema WHERE type='table' AND name='tarlike_generation'";
-    if connection.query_row(there, [], |_| Ok(())).optional()?.is_none() {
+    if !has_table(connection, "tarlike_generation")? {
         return Ok(Vec::new());
     }
     let mut statement = connection.prepare(

@@ -1,15 +1,27 @@
 //! Generations of an index: the next one, the way from one to another, and what is known of those that were.
 
+mod afresh;
 mod apply;
 mod checks;
+mod copy;
 mod editor;
 mod history;
 mod next;
+mod rebuild;
 #[cfg(test)]
 mod tests;
 mod whole;
 
+pub use afresh::{Afresh, lay_out_afresh};
 pub use apply::{Applied, apply};
-pub use history::{Generation, History, Step};
+pub use history::{Counters, Former, Generation, History, Step};
 pub use next::{NextGeneration, rewind};
+pub use rebuild::{rebuild, remember, set_counters};
 pub use whole::copy_rows;
+
+use std::path::Path;
+
+/// The folder that `path` is in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}

@@ -4,13 +4,14 @@ use super::super::index_read::{FileRead, IndexReader, Side, Summary, read_files}
 use super::super::index_write::{META, Written};
 use super::super::{db_error, sql_int, text_or_blob};
 use super::apply::{Applied, apply};
+use super::copy::copy;
 use super::editor::Editor;
 use super::history::{Generation, History, TABLES};
 use crate::archive::change::{self, BATCH_BYTES, ChangeEnd, ChangeRecord};
 use crate::archive::digest::{Blake3, Md5};
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extents, Piece};
-use crate::archive::path::{EntryPath, PARTIAL_INFIX};
+use crate::archive::path::EntryPath;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{OptionalExtension, params};
@@ -38,26 +39,6 @@ struct Batches {
     undo: bool,
     seq: u64,
     batch: Vec<u8>,
-}
-
-/// A copy of the index `database` beside it.
-fn copy(database: &Path) -> Result<tempfile::TempPath> {
-    let what = || format!("cannot copy the index {}", database.display());
-    let folder = match database.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut prefix = database.file_name().unwrap_or_default().to_os_string();
-    prefix.push(PARTIAL_INFIX);
-    let mut from = std::fs::File::open(database).map_err(|e| Error::io(what(), e))?;
-    let mode = from.metadata().map_err(|e| Error::io(what(), e))?.permissions();
-    let mut to = tempfile::Builder::new()
-        .prefix(&prefix)
-        .permissions(mode)
-        .tempfile_in(folder)
-        .map_err(|e| Error::io(what(), e).hint("may you write to its folder?"))?;
-    std::io::copy(&mut from, to.as_file_mut()).map_err(|e| Error::io(what(), e))?;
-    Ok(to.into_temp_path())
 }
 
 impl NextGeneration {

@@ -167,6 +167,33 @@ fn a_generation_keeps_what_did_not_change_and_can_be_taken_back() {
     assert_eq!(rewind(&ours).unwrap_err().kind(), ErrorKind::Usage);
 }
 
+/// Readers of a fresh index, and the receiver that takes one in, go by the numbers of directories and links.
+#[test]
+fn a_fresh_index_that_was_gone_back_to_is_numbered_like_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = folder.path().join("ours");
+    fresh(&ours, &[("d/a", b"one")], &[dir("b"), dir("b/c"), dir("d"), dir("e")]);
+    let nodes = || {
+        let (reader, mut nodes) = (IndexReader::open(&ours).unwrap(), Vec::new());
+        for id in 0..6 {
+            reader
+                .nodes_with_ids(id..id + 1, |node| {
+                    nodes.push((id, node.path.to_string()));
+                    Ok(ControlFlow::Continue(()))
+                })
+                .unwrap();
+        }
+        nodes
+    };
+    let before = nodes();
+    let mut next = NextGeneration::begin(&ours).unwrap();
+    next.remove_node(&path("b/c")).unwrap();
+    next.remove_node(&path("b")).unwrap();
+    next.finish(9).unwrap();
+    assert_eq!(rewind(&ours).unwrap().end.format, 1);
+    assert_eq!(nodes(), before);
+}
+
 #[test]
 fn what_does_not_fit_is_refused_and_the_former_generation_stands() {
     let folder = tempfile::tempdir().unwrap();

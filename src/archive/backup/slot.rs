@@ -1,0 +1,133 @@
+//! The two slots at the start of a backup: how much of the file counts.
+
+use super::RECORDS;
+use crate::archive::digest::blake3;
+
+/// Bytes of a slot.
+pub const SLOT_LEN: usize = 80;
+
+const MAGIC: [u8; 16] = *b"tar-like backup\n";
+const FORMAT: u32 = 1;
+const CHECKED: usize = SLOT_LEN - 32;
+
+/// One state of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// Counts the states.
+    pub sequence: u64,
+    /// Where the last record ends, in bytes from the start of the file.
+    pub end: u64,
+    /// The version that a restore gives.
+    pub newest: u64,
+}
+
+/// Why bytes are no slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotASlot {
+    /// Not the start of one.
+    #[error("it does not begin like a backup of an index")]
+    Foreign,
+    /// A later version of the program wrote it.
+    #[error("its format has version {0}, which this program does not know")]
+    Newer(u32),
+    /// It is torn or was altered.
+    #[error("it is damaged")]
+    Damaged,
+}
+
+impl Slot {
+    /// Its bytes.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; SLOT_LEN] {
+        let mut bytes = [0; SLOT_LEN];
+        bytes[..16].copy_from_slice(&MAGIC);
+        bytes[16..20].copy_from_slice(&FORMAT.to_le_bytes());
+        for (place, number) in
+            bytes[24..CHECKED].chunks_exact_mut(8).zip([self.sequence, self.end, self.newest])
+        {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        let check = blake3(&bytes[..CHECKED]);
+        bytes[CHECKED..].copy_from_slice(check.as_bytes());
+        bytes
+    }
+
+    /// Takes bytes apart.
+    ///
+    /// # Errors
+    /// Says why they are no slot.
+    pub fn parse(bytes: &[u8; SLOT_LEN]) -> Result<Self, NotASlot> {
+        if !bytes.starts_with(&MAGIC) {
+            return Err(NotASlot::Foreign);
+        }
+        let number = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(word)
+        };
+        // Whatever another format has behind its number, its check is at the same place.
+        if blake3(&bytes[..CHECKED]).as_bytes() != &bytes[CHECKED..] {
+            return Err(NotASlot::Damaged);
+        }
+        match number(16) {
+            format if format == u64::from(FORMAT) => {}
+            format => return Err(NotASlot::Newer(format as u32)),
+        }
+        let slot = Self { sequence: number(24), end: number(32), newest: number(40) };
+        if slot.end < RECORDS { Err(NotASlot::Damaged) } else { Ok(slot) }
+    }
+}
+
+/// The slot that counts, and where it is in [`super::SLOTS`].
+///
+/// # Errors
+/// Neither is one: says of the two reasons that which tells more.
+pub fn newest_slot(slots: [Result<Slot, NotASlot>; 2]) -> Result<(usize, Slot), NotASlot> {
+    match slots {
+        // Whoever does not know a format must not touch its file.
+        [Err(e @ NotASlot::Newer(_)), _] | [_, Err(e @ NotASlot::Newer(_))] => Err(e),
+        [Ok(a), Ok(b)] if b.sequence > a.sequence => Ok((1, b)),
+        [Ok(a), _] => Ok((0, a)),
+        [_, Ok(b)] => Ok((1, b)),
+        [Err(NotASlot::Foreign), Err(e)] | [Err(e), _] => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_flip_is_noticed() {
+        let slot = Slot { sequence: 7, end: 9000, newest: 12 };
+        let bytes = slot.to_bytes();
+        assert_eq!(Slot::parse(&bytes), Ok(slot));
+        for bit in 0..SLOT_LEN * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let expected = if bit < 128 { NotASlot::Foreign } else { NotASlot::Damaged };
+            assert_eq!(Slot::parse(&flipped), Err(expected), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn the_higher_sequence_counts_and_a_newer_format_is_left_alone() {
+        let slot = |sequence| Slot { sequence, end: 8192, newest: 1 };
+        let (old, new) = (slot(4), slot(5));
+        assert_eq!(newest_slot([Ok(old), Ok(new)]), Ok((1, new)));
+        assert_eq!(newest_slot([Ok(new), Ok(old)]), Ok((0, new)));
+        assert_eq!(newest_slot([Err(NotASlot::Damaged), Ok(old)]), Ok((1, old)));
+        assert_eq!(newest_slot([Ok(old), Err(NotASlot::Foreign)]), Ok((0, old)));
+        assert_eq!(newest_slot([Err(NotASlot::Foreign), Err(NotASlot::Damaged)]), Err(NotASlot::Damaged));
+        assert_eq!(newest_slot([Err(NotASlot::Foreign), Err(NotASlot::Foreign)]), Err(NotASlot::Foreign));
+        let mut bytes = old.to_bytes();
+        bytes[16] = 2;
+        let check = blake3(&bytes[..CHECKED]);
+        bytes[CHECKED..].copy_from_slice(check.as_bytes());
+        let newer = Slot::parse(&bytes);
+        assert_eq!(newer, Err(NotASlot::Newer(2)));
+        assert_eq!(newest_slot([Ok(new), newer]), Err(NotASlot::Newer(2)));
+        let short = Slot { end: 8191, ..old };
+        assert_eq!(Slot::parse(&short.to_bytes()), Err(NotASlot::Damaged));
+    }
+}

@@ -1,0 +1,294 @@
+//! `tar-like history`: the generations of an index, and their backup.
+
+use super::output::{Outcome, Output, human_bytes, human_count};
+use super::{default_database, interruptible};
+use crate::db::generation::{Generation, History};
+use crate::engine::history::backup::Damage;
+use crate::engine::history::{RestoreReport, SaveReport, compact_backup, restore, save};
+use crate::error::{ErrorKind, Result};
+use crate::telemetry::{Monitor, Notice};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+const EXAMPLES: &str = "\
+Without a command, lists the generations: number, date (UTC), files, bytes, bytes that it added to the archive, the start of its digest,
+and `*` for the one that the index is now, `-` for one that was abandoned by rewind.
+
+Examples:
+  tar-like history -db photos.sqlite
+  tar-like history backup /mnt/safe/photos.backup -db photos.sqlite
+  tar-like history restore /mnt/safe/photos.backup -db photos.sqlite
+
+Exit codes: 0 done, 1 error, 2 wrong usage.";
+
+const BACKUP_EXAMPLES: &str = "\
+The file only grows: a snapshot of the index first, then what changed with each generation. Run it after each pass. It has to lie where the
+loss of the index does not take it along.
+
+Examples:
+  tar-like history backup /mnt/safe/photos.backup -db photos.sqlite
+
+Exit codes: 0 the backup has the newest generation, 1 error, or the backup is one of another index, 2 wrong usage, 4 disk full.";
+
+const RESTORE_EXAMPLES: &str = "\
+What a rewind abandoned is never restored. Where the end of the backup is damaged, the newest generation before that is restored, and said.
+
+Examples:
+  tar-like history restore /mnt/safe/photos.backup -db photos.sqlite
+  tar-like history restore /mnt/safe/photos.backup -db then.sqlite --generation 7
+
+Exit codes: 0 restored, 1 error, 2 wrong usage, 3 restored, but newer generations of the backup are lost, 4 disk full.";
+
+const COMPACT_EXAMPLES: &str = "\
+Folds all but the last change into a snapshot. Needs room for the new file beside the old one, which stands until the new one is complete.
+
+Examples:
+  tar-like history compact /mnt/safe/photos.backup
+
+Exit codes: 0 done, 1 error, 2 wrong usage, 4 disk full.";
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub(super) struct HistoryArgs {
+    #[command(flatten)]
+    index: IndexFile,
+    #[command(subcommand)]
+    command: Option<HistoryCommand>,
+}
+
+#[derive(Args)]
+pub(super) struct IndexFile {
+    /// The index, also -db [default: ~/.tar_like.sqlite]
+    #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
+    database: Option<PathBuf>,
+}
+
+impl IndexFile {
+    pub(super) fn path(self) -> Result<PathBuf> {
+        self.database.map_or_else(default_database, Ok)
+    }
+}
+
+#[derive(Subcommand)]
+enum HistoryCommand {
+    /// Append what the index has become to a backup, or begin one
+    Backup(BackupArgs),
+    /// Rebuild an index out of its backup
+    Restore(RestoreArgs),
+    /// Make a backup smaller
+    Compact(CompactArgs),
+}
+
+#[derive(Args)]
+#[command(after_help = BACKUP_EXAMPLES)]
+struct BackupArgs {
+    /// The backup; made if missing
+    #[arg(value_name = "BACKUP")]
+    backup: PathBuf,
+    #[command(flatten)]
+    index: IndexFile,
+}
+
+#[derive(Args)]
+#[command(after_help = RESTORE_EXAMPLES)]
+struct RestoreArgs {
+    /// The backup
+    #[arg(value_name = "BACKUP")]
+    backup: PathBuf,
+    #[command(flatten)]
+    index: IndexFile,
+    /// Restore this generation [default: the newest one]
+    #[arg(long, value_name = "NUMBER")]
+    generation: Option<u64>,
+    /// Replace an index that is there
+    #[arg(short, long)]
+    clean: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = COMPACT_EXAMPLES)]
+struct CompactArgs {
+    /// The backup
+    #[arg(value_name = "BACKUP")]
+    backup: PathBuf,
+}
+
+pub(super) async fn run(args: HistoryArgs, output: &Arc<Output>) -> Result<Outcome> {
+    match args.command {
+        None => list(&args.index.path()?, output),
+        Some(HistoryCommand::Backup(args)) => backup(args, output).await,
+        Some(HistoryCommand::Restore(args)) => take_back(args, output).await,
+        Some(HistoryCommand::Compact(args)) => compact(args, output).await,
+    }
+}
+
+/// Minutes are enough for people.
+fn date(created_s: u64) -> String {
+    let time = i64::try_from(created_s).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
+    let Some(time) = time.filter(|_| created_s > 0) else { return "-".to_string() };
+    let (year, month, day) = time.to_calendar_date();
+    let month = u8::from(month);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}", time.hour(), time.minute())
+}
+
+fn list(database: &Path, output: &Output) -> Result<Outcome> {
+    let history = History::open(database)?;
+    let active = history.active()?.number;
+    let widths = [10, 16, 12, 12, 12];
+    let row = |cells: [&str; 5], digest: &str, mark: &str| {
+        let mut line = format!("{:>1$}", cells[0], widths[0]);
+        for (cell, width) in cells.iter().zip(widths).skip(1) {
+            line.push_str(&format!("  {cell:>width$}"));
+        }
+        format!("{line}  {digest:12} {mark}").trim_end().to_string()
+    };
+    let mut head = Some(row(["generation", "date (UTC)", "files", "bytes", "added"], "digest", ""));
+    for generation in history.generations() {
+        let mark = match generation {
+            g if g.number == active => "*",
+            g if g.abandoned => "-",
+            _ => "",
+        };
+        let digest = generation.digest.to_string();
+        let line = row(
+            [
+                &generation.number.to_string(),
+                &date(generation.created_s),
+                &human_count(generation.files),
+                &human_bytes(generation.bytes),
+                &human_bytes(generation.appended_bytes),
+            ],
+            digest.get(..12).unwrap_or_default(),
+            mark,
+        );
+        let text = match head.take() {
+            Some(head) => format!("{head}\n{line}"),
+            None => line,
+        };
+        output.data(&text, || fields(generation, active))?;
+    }
+    let count = history.generations().len();
+    Ok(Outcome {
+        command: "history",
+        exit: 0,
+        text: format!("{} generations", human_count(count as u64)),
+        fields: json!({"generations": count, "active": active}),
+    })
+}
+
+fn fields(generation: &Generation, active: u64) -> Value {
+    json!({
+        "event": "generation", "number": generation.number, "parent": generation.parent, "format": generation.format,
+        "digest": generation.digest.to_string(), "created_s": generation.created_s, "files": generation.files,
+        "nodes": generation.nodes, "bytes": generation.bytes, "total_bytes": generation.total_bytes,
+        "appended_bytes": generation.appended_bytes, "active": generation.number == active,
+        "abandoned": generation.abandoned,
+    })
+}
+
+/// Says what was wrong with a backup.
+fn warn(damage: Option<Damage>, backup: &Path, output: &Output) {
+    let backup = backup.display();
+    match damage {
+        None => {}
+        Some(Damage::Unfinished { at }) => output.notice(Notice::Info(format!(
+            "{backup}: an interrupted run left something behind byte {at}; it never counted"
+        ))),
+        Some(Damage::Lost { at, newest }) => output.notice(Notice::Warning(format!(
+            "{backup} is damaged from byte {at} on; it went up to generation {newest}"
+        ))),
+    }
+}
+
+async fn backup(args: BackupArgs, output: &Arc<Output>) -> Result<Outcome> {
+    let (database, target) = (args.index.path()?, args.backup);
+    output.notice(Notice::Phase("saving"));
+    let watch = output.watch();
+    let (monitor, path) = (output.clone(), target.clone());
+    let report = interruptible(output, move || save(&database, &path, &*monitor)).await?;
+    drop(watch);
+    warn(report.damage, &target, output);
+    let SaveReport { created, ref added, rewound_to, newest, file_bytes, .. } = report;
+    let what = match (created, added.as_slice(), rewound_to) {
+        (true, ..) => format!("begun with generation {newest}"),
+        (_, [], None) => format!("nothing new since generation {newest}"),
+        (_, [], Some(to)) => format!("taken back to generation {to}"),
+        (_, added, None) => format!("{} generations added, up to {newest}", added.len()),
+        (_, added, Some(to)) => {
+            format!("taken back to generation {to}, {} generations added, up to {newest}", added.len())
+        }
+    };
+    Ok(Outcome {
+        command: "history backup",
+        exit: 0,
+        text: format!("{}: {what}; {}", target.display(), human_bytes(file_bytes)),
+        fields: json!({
+            "created": created, "added": added, "rewound_to": rewound_to, "newest": newest, "file_bytes": file_bytes,
+            "damaged": matches!(report.damage, Some(Damage::Lost { .. })),
+        }),
+    })
+}
+
+async fn take_back(args: RestoreArgs, output: &Arc<Output>) -> Result<Outcome> {
+    let RestoreArgs { backup, index, generation, clean } = args;
+    let database = index.path()?;
+    output.notice(Notice::Phase("restoring"));
+    let watch = output.watch();
+    let (monitor, from, to) = (output.clone(), backup.clone(), database.clone());
+    let report = interruptible(output, move || restore(&from, &to, generation, clean, &*monitor)).await?;
+    drop(watch);
+    warn(report.damage, &backup, output);
+    let RestoreReport { generation, digest, files, lost, damage } = report;
+    for number in &lost {
+        output.notice(Notice::Failed {
+            path: format!("generation {number}"),
+            reason: format!("its records in {} are damaged", backup.display()),
+        });
+    }
+    let is_less = !lost.is_empty() || matches!(damage, Some(Damage::Lost { .. }));
+    Ok(Outcome {
+        command: "history restore",
+        exit: if is_less { ErrorKind::Partial.exit_code() } else { 0 },
+        text: format!(
+            "{}: restored at generation {generation}, {} files",
+            database.display(),
+            human_count(files)
+        ),
+        fields: json!({
+            "generation": generation, "digest": digest.to_string(), "files": files, "lost": lost, "damaged": is_less,
+        }),
+    })
+}
+
+async fn compact(args: CompactArgs, output: &Arc<Output>) -> Result<Outcome> {
+    output.notice(Notice::Phase("compacting"));
+    let watch = output.watch();
+    let (monitor, path) = (output.clone(), args.backup.clone());
+    let [before, after] = interruptible(output, move || compact_backup(&path, &*monitor)).await?;
+    drop(watch);
+    Ok(Outcome {
+        command: "history compact",
+        exit: 0,
+        text: format!(
+            "{}: {} before, {} after",
+            args.backup.display(),
+            human_bytes(before),
+            human_bytes(after)
+        ),
+        fields: json!({"bytes_before": before, "bytes_after": after}),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_of_utc() {
+        assert_eq!(date(1_700_000_000), "2023-11-14 22:13");
+        assert_eq!((date(0), date(u64::MAX)), ("-".into(), "-".into()));
+    }
+}

@@ -1,0 +1,133 @@
+//! Laying the archive of an index out afresh: files follow each other without a gap, and former generations end.
+
+use super::super::index_read::IndexReader;
+use super::super::index_write::{IndexWriter, Written};
+use super::super::{db_error, sql_int};
+use super::folder_of;
+use super::history::{Generation, History};
+use crate::archive::entry::FileEntry;
+use crate::archive::sketch::SKETCHED_BYTES;
+use crate::error::{Error, ErrorKind, Result};
+use rusqlite::params;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// What a fresh layout came to.
+#[derive(Debug, Clone)]
+pub struct Afresh {
+    /// The index as it is now.
+    pub written: Written,
+    /// Its generation.
+    pub generation: u64,
+    /// The generation before.
+    pub former: Generation,
+    /// How many generations ended.
+    pub dropped: u64,
+    /// Bytes of the database, before and after.
+    pub database_bytes: [u64; 2],
+    /// The archive was laid out afresh already, and nothing was done.
+    pub unchanged: bool,
+}
+
+/// Rows that are read at a time.
+const PAGE: u64 = 4096;
+
+const TABLES: &str =
+    "CREATE TABLE tarlike_former(number INTEGER PRIMARY KEY, digest TEXT NOT NULL, abandoned INT NOT NULL);";
+
+/// Lays the archive of the index at `database` out afresh, as the next generation, and puts it in the place of the index in one step.
+/// No content is read: digests, metadata and sketches stay. Of former generations only number and digest are kept. `created_s` is in
+/// seconds since 1970.
+///
+/// # Errors
+/// It is no complete index of ours, its folder cannot be written to, or the archive would be larger than 2^63 bytes.
+pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
+    let length = || std::fs::metadata(database).map_or(0, |meta| meta.len());
+    // Through links: what replaces the index does not replace a link to it.
+    let target = std::fs::canonicalize(database).unwrap_or_else(|_| database.to_path_buf());
+    let history = History::open(&target)?;
+    let former = history.active()?.clone();
+    if !history.is_ours() {
+        let what = format!("{} was made by the original program, and has no generations", database.display());
+        return Err(Error::new(ErrorKind::Usage, what).hint("make a new one with: tar-like index -c"));
+    }
+    let before = length();
+    let generations = history.generations();
+    if former.format == 1 && generations.len() == 1 {
+        let Generation { digest, files, nodes, total_bytes, number, .. } = former;
+        let written = Written { digest, files, nodes, total_bytes };
+        let database_bytes = [before; 2];
+        return Ok(Afresh {
+            written,
+            generation: number,
+            former,
+            dropped: 0,
+            database_bytes,
+            unchanged: true,
+        });
+    }
+    let generation = history.counters()?.last_generation.saturating_add(1);
+    let reader = IndexReader::open(&target)?;
+    let base = reader.summary()?.base.map(|base| base.as_os_str().as_bytes().to_vec()).unwrap_or_default();
+    let mut writer = IndexWriter::create(&target)?;
+    in_pages(|from, count| {
+        reader.files_in_walk_order(from, PAGE, |file| {
+            *count += 1;
+            let (id, offset) = (writer.files(), writer.total_bytes());
+            let sketch = if file.size < SKETCHED_BYTES { None } else { reader.sketch(file.id)? };
+            writer.file(&FileEntry { id, offset, scattered: false, ..file })?;
+            if let Some(sketch) = sketch {
+                writer.sketch(id, &sketch)?;
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+    })?;
+    in_pages(|from, count| {
+        reader.nodes_in_walk_order(from, PAGE, |node| {
+            *count += 1;
+            writer.node(&node)?;
+            Ok(ControlFlow::Continue(()))
+        })
+    })?;
+    keep_names(&writer, &history)
+        .map_err(|e| db_error(format!("cannot write the index {}", database.display()), e))?;
+    let dropped = generations.len() as u64;
+    drop(history);
+    let mode = std::fs::metadata(&target).map(|meta| meta.permissions());
+    let sealed = writer.seal(&base, generation, created_s)?;
+    if let Ok(mode) = mode {
+        sealed.set_permissions(mode)?;
+    }
+    let written = sealed.put_in_place()?;
+    std::fs::File::open(folder_of(&target)).and_then(|folder| folder.sync_all()).map_err(|e| {
+        Error::io(format!("cannot bring the name {} onto stable storage", target.display()), e)
+    })?;
+    Ok(Afresh { written, generation, former, dropped, database_bytes: [before, length()], unchanged: false })
+}
+
+/// Calls `read` with where to go on, until it counts nothing any more.
+fn in_pages(mut read: impl FnMut(u64, &mut u64) -> Result<()>) -> Result<()> {
+    let mut from = 0;
+    loop {
+        let mut count = 0;
+        read(from, &mut count)?;
+        if count == 0 {
+            return Ok(());
+        }
+        from += PAGE;
+    }
+}
+
+/// A backup of the index is recognised by the generations that it was made of.
+fn keep_names(writer: &IndexWriter, history: &History) -> rusqlite::Result<()> {
+    writer.connection().execute_batch(TABLES)?;
+    let mut insert = writer.connection().prepare("INSERT OR REPLACE INTO tarlike_former VALUES(?,?,?)")?;
+    let known = history.former().unwrap_or_default();
+    let earlier = known.iter().map(|former| (former.number, former.digest, former.abandoned));
+    let lines = history.generations().iter().map(|line| (line.number, line.digest, line.abandoned));
+    for (number, digest, abandoned) in earlier.chain(lines) {
+        insert.execute(params![sql_int(number), digest.to_string(), abandoned])?;
+    }
+    Ok(())
+}

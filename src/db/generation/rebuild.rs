@@ -1,0 +1,109 @@
+//! A former generation as an index of its own, and an index that is put together out of its backup.
+
+use super::super::index_write::META;
+use super::super::{db_error, from_sql_int, sql_int};
+use super::apply::apply;
+use super::copy::copy_to;
+use super::history::{Counters, Generation, History, TABLES};
+use crate::error::{Error, ErrorKind, Result};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::path::Path;
+
+/// Makes the generation `number` of the index at `database` as an index in the folder `scratch`, which goes when it is dropped.
+///
+/// # Errors
+/// The index does not have this generation ([`ErrorKind::Usage`]), or it cannot be rebuilt.
+pub fn rebuild(database: &Path, number: u64, scratch: &Path) -> Result<tempfile::TempPath> {
+    let history = History::open(database)?;
+    let active = history.active()?.number;
+    let way = history.generation(number).and_then(|_| history.way(active, number));
+    let Some(way) = way else {
+        let what = format!("{} has no generation {number}", database.display());
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint("tar-like history lists those that it has; compact drops all but the newest"));
+    };
+    let copy = copy_to(database, scratch)?;
+    for step in way {
+        let batches = (0..).map_while(|number| history.batch(&step, number).transpose());
+        let created_s = history.generation(step.to).map_or(0, |generation| generation.created_s);
+        apply(&copy, database, step.to, created_s, false, batches)?;
+    }
+    Ok(copy)
+}
+
+fn writer(path: &Path, name: &Path) -> Result<Connection> {
+    let open = || -> rusqlite::Result<Connection> {
+        let connection = Connection::open(path)?;
+        // Nobody waits for this file until it is synced as a whole.
+        connection
+            .execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA temp_store=FILE;")?;
+        connection.execute_batch(TABLES)?;
+        Ok(connection)
+    };
+    open().map_err(|e| failed(name, e))
+}
+
+fn failed(name: &Path, error: rusqlite::Error) -> Error {
+    db_error(format!("cannot write the index {}", name.display()), error)
+}
+
+/// Adds a generation to the history of the index at `path`, a private copy: its line, and the batches of its change and
+/// of what takes it back (`true`), each in their order. The index stays at the generation that it is. `name` stands for it in messages.
+///
+/// # Errors
+/// SQLite or `batches` fails.
+pub fn remember(
+    path: &Path,
+    name: &Path,
+    generation: &Generation,
+    batches: impl IntoIterator<Item = Result<(bool, Vec<u8>)>>,
+) -> Result<()> {
+    // A fresh index has no line of itself.
+    let active = History::open(path)?.active()?.clone();
+    let connection = writer(path, name)?;
+    let begin = || -> rusqlite::Result<()> {
+        connection.execute_batch("BEGIN")?;
+        active.insert(&connection)?;
+        let number = [sql_int(generation.number)];
+        connection.execute("DELETE FROM tarlike_generation WHERE number=?", number)?;
+        connection.execute("DELETE FROM tarlike_change WHERE generation=?", number)?;
+        generation.insert(&connection)
+    };
+    begin().map_err(|e| failed(name, e))?;
+    let mut counts = [0u64; 2];
+    for batch in batches {
+        let (undo, batch) = batch?;
+        let [change, back] = &mut counts;
+        let count = if undo { back } else { change };
+        connection
+            .prepare_cached("INSERT INTO tarlike_change VALUES(?,?,?,?)")
+            .and_then(|mut insert| {
+                insert.execute(params![sql_int(generation.number), undo, sql_int(*count), batch])
+            })
+            .map_err(|e| failed(name, e))?;
+        *count += 1;
+    }
+    connection.execute_batch("COMMIT").map_err(|e| failed(name, e))?;
+    connection.close().map_err(|(_, e)| failed(name, e))
+}
+
+/// Sees to it that the index at `path`, a private copy, uses nothing again that `counters` say was used.
+///
+/// # Errors
+/// SQLite fails.
+pub fn set_counters(path: &Path, name: &Path, counters: &Counters) -> Result<()> {
+    let connection = writer(path, name)?;
+    let Counters { log_end, next_id, last_generation } = *counters;
+    for (key, value) in [("log_end", log_end), ("next_id", next_id), ("last_generation", last_generation)] {
+        let set = || -> rusqlite::Result<()> {
+            let query = "SELECT value FROM tarlike_meta WHERE key=?";
+            let there: Option<i64> = connection.query_row(query, [key], |row| row.get(0)).optional()?;
+            if there.map_or(0, from_sql_int) < value {
+                connection.execute(META, params![key, sql_int(value)])?;
+            }
+            Ok(())
+        };
+        set().map_err(|e| failed(name, e))?;
+    }
+    connection.close().map_err(|(_, e)| failed(name, e))
+}

@@ -1,0 +1,9 @@
+//! What an index knows of its past: the backup of its generations.
+
+pub mod backup;
+mod payload;
+mod restore;
+mod save;
+
+pub use restore::{RestoreReport, compact_backup, restore};
+pub use save::{SaveReport, save};
