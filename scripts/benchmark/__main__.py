@@ -14,6 +14,7 @@ import sys
 
 import blockcopy
 import compress
+import delta
 import folders
 import link
 import million
@@ -28,6 +29,7 @@ SECTIONS = [
     folders.SECTION,
     compress.SECTION,
     *blockcopy.SECTIONS,
+    *delta.SECTIONS,
     *link.SECTIONS,
     *s3.SECTIONS,
     million.SECTION,
@@ -83,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     if options.write and (options.scale != 1 or options.only or options.set):
         parser.error("--write is for whole sections: not with --scale, --only, --set")
     options.sets = options.set or list(KINDS)
-    own = {job.name for section in SECTIONS for job in section.jobs if "tar-like" in job.needs}
+    own = {job.name for section in SECTIONS for job in section.jobs if any(n.startswith("tar-like") for n in job.needs)}
     options.jobs = set(options.only.split(",") if options.only else jobs)
     if "tar-like" in options.jobs:
         options.jobs = options.jobs - {"tar-like"} | own

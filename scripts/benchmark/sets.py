@@ -113,6 +113,8 @@ KINDS = {
     "objects": Kind(generated.make_objects, generated.OBJECTS * 52_000),
     "object": Kind(generated.make_object, generated.OBJECT_BYTES),
     "image": Kind(generated.make_image, generated.IMAGE_BYTES),
+    **{name: Kind(version.make, version.size) for name, version in generated.VERSIONED.items()},
+    "log": Kind(generated.LOG.make, generated.LOG.size),
     "rows": Kind(generated.make_index, generated.ROWS * 240),
 }
 

@@ -1,6 +1,7 @@
 //! Reading an index, ours or the original program's.
 
 mod pieces;
+mod sketches;
 
 pub(super) use pieces::{Side, WALK_ORDER, read_extents};
 
@@ -47,6 +48,8 @@ pub struct IndexReader {
     objects: bool,
     /// Files may be scattered.
     scattered: bool,
+    /// Large files may have sketches.
+    sketches: bool,
 }
 
 /// What the md5 reads as that is still to come: that of no content.
@@ -162,6 +165,7 @@ impl IndexReader {
             optional: false,
             objects: false,
             scattered: false,
+            sketches: false,
         };
         reader.optional = reader.leaves_out_digests()?;
         reader.scattered = reader.meta_int("format")? == Some(INDEX_FORMAT_SCATTERED);
@@ -192,9 +196,11 @@ impl IndexReader {
         }
         let ours = table("tarlike_meta").map_err(bad)?;
         let objects = ours && table("tarlike_object").map_err(bad)?;
+        let sketches = ours && table("tarlike_sketch").map_err(bad)?;
         let path_buf = path.to_path_buf();
         let (growing, optional, scattered) = (false, false, false);
-        let mut reader = Self { connection, path: path_buf, ours, growing, optional, objects, scattered };
+        let mut reader =
+            Self { connection, path: path_buf, ours, growing, optional, objects, scattered, sketches };
         if ours {
             reader.optional = reader.leaves_out_digests()?;
             let format = reader.meta_int("format")?;

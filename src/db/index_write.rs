@@ -26,9 +26,9 @@ pub(super) const META: &str = "INSERT OR REPLACE INTO tarlike_meta VALUES(?,?)";
 pub(super) const OBJECT_TABLE: &str = "
     CREATE TABLE IF NOT EXISTS tarlike_object(id INTEGER PRIMARY KEY, etag TEXT NOT NULL, version TEXT, modified_ns INT);";
 
-/// Only an index of large files has this one.
-const SKETCH_TABLE: &str =
-    "CREATE TABLE IF NOT EXISTS tarlike_sketch(id INTEGER PRIMARY KEY, data BLOB NOT NULL);";
+/// What was found out about large files when they were read; only where they were, and only if there are any.
+pub(super) const SKETCH_TABLE: &str = "
+    CREATE TABLE IF NOT EXISTS tarlike_sketch(id INTEGER PRIMARY KEY, data BLOB NOT NULL);";
 
 // Made when the rows are in: three times faster than keeping them up to date row by row.
 const INDEXES: &str = "
@@ -269,6 +269,22 @@ impl IndexWriter {
         run().map_err(|e| self.error(e))
     }
 
+    /// Adds the sketch of file `id` ([`crate::archive::sketch`]); it is no part of what the digest names.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn sketch(&mut self, id: u64, sketch: &[u8]) -> Result<()> {
+        let mut run = || -> rusqlite::Result<()> {
+            if !self.has_sketches {
+                self.connection.execute_batch(SKETCH_TABLE)?;
+                self.has_sketches = true;
+            }
+            let insert = "INSERT OR REPLACE INTO tarlike_sketch VALUES(?,?)";
+            self.connection.prepare_cached(insert)?.execute(params![clamp(id), sketch]).map(drop)
+        };
+        run().map_err(|e| self.error(e))
+    }
+
     /// Adds a directory or link.
     ///
     /// # Errors
@@ -278,24 +294,6 @@ impl IndexWriter {
         self.running.node(self.written.nodes, node);
         self.written.nodes += 1;
         Ok(())
-    }
-
-    /// Sets the sketch of a file ([`crate::archive::sketch`]).
-    ///
-    /// # Errors
-    /// SQLite fails.
-    pub fn sketch(&mut self, id: u64, sketch: &[u8]) -> Result<()> {
-        let mut set = || -> rusqlite::Result<()> {
-            if !self.has_sketches {
-                self.connection.execute_batch(SKETCH_TABLE)?;
-                self.has_sketches = true;
-            }
-            self.connection
-                .prepare_cached("INSERT OR REPLACE INTO tarlike_sketch VALUES(?,?)")?
-                .execute(params![clamp(id), sketch])
-                .map(drop)
-        };
-        set().map_err(|e| self.error(e))
     }
 
     /// For tables that only one kind of index has.

@@ -45,15 +45,19 @@ impl Source for DiskSource {
             return Err("it is no regular file any more".to_string());
         }
         let size_bytes = u64::try_from(before.st_size).unwrap_or(0);
-        if size_bytes != file.size {
-            let how = if size_bytes < file.size { "shrank" } else { "grew" };
-            return Err(format!("it {how} from {} to {size_bytes} bytes after it was indexed", file.size));
+        // One that has grown is sent up to the size that was indexed: a log is written to while it is copied. Whoever receives it
+        // proves that this part is what it was.
+        if size_bytes < file.size {
+            return Err(format!("it shrank from {} to {size_bytes} bytes after it was indexed", file.size));
         }
         opened.read_exact_at(buffer, file_offset).map_err(|e| match e.kind() {
             std::io::ErrorKind::UnexpectedEof => "it shrank while it was read".to_string(),
             _ => format!("it cannot be read: {e}"),
         })?;
-        if identity(&before) != identity(&stat()?) {
+        let after = stat()?;
+        let grew =
+            after.st_size > before.st_size && (after.st_dev, after.st_ino) == (before.st_dev, before.st_ino);
+        if !grew && identity(&before) != identity(&after) {
             return Err("it changed while it was read".to_string());
         }
         // A new time alone is no reason to refuse the file: a whole one is compared here, and of a larger one the receiver

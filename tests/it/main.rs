@@ -27,6 +27,7 @@ mod index;
 mod inject;
 mod kill;
 mod legacy;
+mod model;
 mod operations;
 mod options;
 mod power;

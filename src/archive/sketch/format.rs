@@ -47,6 +47,14 @@ impl Sketch {
         bytes
     }
 
+    /// The average length of chunks of a sketch that begins with `bytes`, the first two or more; see [`Sketch::average`]. `None` if it is
+    /// no sketch.
+    #[must_use]
+    pub fn average_of(bytes: &[u8]) -> Option<u32> {
+        let &[VERSION, average, ..] = bytes else { return None };
+        1_u32.checked_shl(average.into()).filter(|&average| is_average(average))
+    }
+
     /// Reads what [`Sketch::encode`] made.
     ///
     /// # Errors

@@ -118,6 +118,12 @@ impl Md5Part {
         Self { source: Md5Source::Stream { stream, length, state: None }, skips }
     }
 
+    /// Whether there is nothing to compute.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        matches!(self.source, Md5Source::Known(_))
+    }
+
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         let mut bytes = unskipped(&mut self.skips, bytes);

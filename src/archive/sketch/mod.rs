@@ -42,6 +42,9 @@ use tree::ChainingValue;
 /// Contents from this size on, in bytes, have a sketch.
 pub const SKETCHED_BYTES: u64 = 1 << 20;
 
+/// A longer sketch is not kept, in bytes: a database has no room for it. Contents of less than 100 TB have shorter ones.
+const KEPT_BYTES: usize = 512 << 20;
+
 /// A group, in bytes: md5 and BLAKE3 can be resumed where one begins.
 pub const GROUP_BYTES: u64 = 1 << 20;
 
@@ -86,6 +89,12 @@ impl Sketch {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The sketch as bytes, if it is worth keeping: nobody looks into a content of less than [`SKETCHED_BYTES`].
+    #[must_use]
+    pub fn to_keep(&self) -> Option<Vec<u8>> {
+        (self.size >= SKETCHED_BYTES).then(|| self.encode()).filter(|bytes| bytes.len() <= KEPT_BYTES)
     }
 
     /// Its chunks, in order; their lengths sum up to [`Sketch::size`].

@@ -6,8 +6,8 @@ use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
 use crate::archive::path::EntryPath;
 use crate::db::{db_error, from_sql_int, sql_int, text_or_blob};
 use crate::error::{Error, ErrorKind, Result};
+use rusqlite::Connection;
 use rusqlite::types::ToSqlOutput;
-use rusqlite::{Connection, OptionalExtension};
 use std::ops::{ControlFlow, Range};
 
 /// Where rows of files and extents are.
@@ -320,26 +320,6 @@ impl IndexReader {
             }
         }
         Ok(())
-    }
-
-    /// The sketch of a file ([`crate::archive::sketch`]), if there is one.
-    ///
-    /// # Errors
-    /// SQLite fails.
-    pub fn sketch(&self, id: u64) -> Result<Option<Vec<u8>>> {
-        let there = "SELECT EXISTS(SELECT 1 FROM sqlite_schema WHERE type='table' AND name='tarlike_sketch')";
-        let there = self
-            .connection
-            .prepare_cached(there)
-            .and_then(|mut statement| statement.query_row([], |row| row.get::<_, bool>(0)))
-            .map_err(|e| self.error(e))?;
-        if !there {
-            return Ok(None);
-        }
-        self.connection
-            .prepare_cached("SELECT data FROM tarlike_sketch WHERE id=?")
-            .and_then(|mut statement| statement.query_row([sql_int(id)], |row| row.get(0)).optional())
-            .map_err(|e| self.error(e))
     }
 }
 

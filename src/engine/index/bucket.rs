@@ -191,7 +191,6 @@ fn feed_from(
     monitor: &dyn Monitor,
 ) -> Result<()> {
     let mut batch = Batch { feed, items: Vec::new(), bytes: 0, most_bytes };
-    let read_all = former.as_ref().is_some_and(|former| former.read_all);
     let (mut held, mut folder): (Option<ListedObject>, Vec<u8>) = (None, Vec::new());
     let mut take = |object: ListedObject, next: Option<&ListedObject>| -> Result<bool> {
         if next.is_some_and(|next| object.is_folder_of(next)) {
@@ -207,14 +206,19 @@ fn feed_from(
         }
         if object.is_folder {
             folder = object.path.as_bytes().to_vec();
-            return Ok(batch.push(Item::Object(Candidate { object, former: None }), 0));
+            return Ok(batch.push(Item::Object(Candidate { object, former: None, average: None }), 0));
         }
         monitor.counters().files_total.add(1);
         monitor.counters().total_bytes.add(object.size);
-        let former = former.as_deref_mut().map(|former| former.find(&object.path)).transpose()?.flatten();
-        let former = former.filter(|_| !read_all);
+        let (mut known, mut average) = (None, None);
+        if let Some(former) = former.as_deref_mut()
+            && let Some(file) = former.find(&object.path)?
+        {
+            average = former.average_of(&file)?;
+            known = (!former.read_all).then_some(file);
+        }
         let size = object.size;
-        Ok(batch.push(Item::Object(Candidate { object, former }), size))
+        Ok(batch.push(Item::Object(Candidate { object, former: known, average }), size))
     };
     let mut wanted = true;
     listing.objects(|object| {

@@ -2,6 +2,7 @@
 
 use crate::archive::entry::FileEntry;
 use crate::archive::path::EntryPath;
+use crate::archive::sketch::{SKETCHED_BYTES, Sketch};
 use crate::db::index_read::{IndexReader, Summary};
 use crate::error::Result;
 use std::collections::VecDeque;
@@ -50,6 +51,15 @@ impl FormerRows {
                 _ => return Ok(None),
             }
         }
+    }
+
+    /// The average length of the chunks in its sketch, in bytes, if it has one.
+    pub(super) fn average_of(&self, file: &FileEntry) -> Result<Option<u32>> {
+        if file.size < SKETCHED_BYTES {
+            return Ok(None);
+        }
+        let head = self.reader.sketch_head(file.id, 2)?;
+        Ok(head.and_then(|head| Sketch::average_of(&head)))
     }
 
     /// The walk is at its end: what is left has vanished.

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod former;
+mod large;
 mod next;
 mod object;
 mod read;
@@ -9,7 +10,8 @@ mod rows;
 mod scan;
 
 pub(super) use bucket::list as list_bucket;
-pub(super) use read::{KEPT_BATCH_BYTES, Large, LargeReader};
+pub(super) use large::{Large, LargeDone, LargeReader, SIDE_BY_SIDE};
+pub(super) use read::KEPT_BATCH_BYTES;
 pub(super) use scan::{Content, Contents, Scan, Scanned};
 
 pub use next::Changes;
@@ -112,10 +114,11 @@ fn fresh(options: &IndexOptions, monitor: &dyn Monitor, started_s: u64) -> Resul
     let mut writer = IndexWriter::create(&options.database)?;
     let scan = Scan::new(options, None, Contents::Drop)?;
     let skipped = scan.run(options.threads, monitor, |scanned| match scanned {
-        Scanned::File { mut file, .. } => {
+        Scanned::File { mut file, sketch, .. } => {
             monitor.counters().files_done.add(1);
             (file.id, file.offset) = (writer.files(), writer.total_bytes());
-            writer.file(&file)
+            writer.file(&file)?;
+            sketch.map_or(Ok(()), |sketch| writer.sketch(file.id, &sketch))
         }
         Scanned::Node(node) => writer.node(&node),
         Scanned::Large(_) => Err(unread()),
@@ -143,9 +146,9 @@ fn next_generation(
     let mut rows = NextRows::new(options.database.clone(), summary, nodes);
     let scan = Scan::new(options, Some(former), Contents::Drop)?;
     let skipped = scan.run(options.threads, monitor, |scanned| match scanned {
-        Scanned::File { file, same, .. } => {
+        Scanned::File { file, same, sketch, .. } => {
             monitor.counters().files_done.add(1);
-            rows.file(file, same, None)
+            rows.file(file, same, sketch.as_deref())
         }
         Scanned::Node(node) => rows.node(&node),
         Scanned::Large(_) => Err(unread()),

@@ -4,6 +4,7 @@ use super::former::Vanished;
 use super::rows::FormerNodes;
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extents, Piece};
+use crate::archive::sketch::{Run, Sketch, diff};
 use crate::db::generation::NextGeneration;
 use crate::db::index_read::Summary;
 use crate::db::index_write::Written;
@@ -164,7 +165,90 @@ impl NextRows {
     }
 }
 
-/// The extents of a file that changed: what its former content had where that is, the rest from `log_end` on.
-fn mixed(_pieces: &[Piece], _former: &[u8], _sketch: &[u8], _log_end: u64) -> Extents {
-    Extents::default()
+/// Shorter pieces on the average are not worth their rows: such a file is sent as a whole.
+const SHORTEST_PIECE: u64 = 16 << 10;
+
+/// The extents of a file that changed: what its former content had where that is, the rest from `log_end` on. None if the sketches do not
+/// tell, or too little is the same.
+fn mixed(pieces: &[Piece], former: &[u8], sketch: &[u8], log_end: u64) -> Extents {
+    let nothing = Extents::default();
+    let (Ok(former), Ok(sketch)) = (Sketch::decode(former), Sketch::decode(sketch)) else { return nothing };
+    let (mut extents, mut appended) = (Extents::default(), 0);
+    for run in diff(&former, &sketch) {
+        match run {
+            Run::New { length } => {
+                extents.push(log_end + appended, length);
+                appended += length;
+            }
+            Run::Same { old_offset, length } => {
+                let wanted = old_offset..old_offset + length;
+                let mut at = wanted.start;
+                let first = pieces.partition_point(|piece| end_in_file(piece) <= wanted.start);
+                for piece in pieces[first..].iter().take_while(|piece| piece.file_offset < wanted.end) {
+                    let end = end_in_file(piece).min(wanted.end);
+                    extents.push(piece.range.start + (at - piece.file_offset), end - at);
+                    at = end;
+                }
+                if at != wanted.end {
+                    return nothing;
+                }
+            }
+        }
+    }
+    let most = extents.size() / SHORTEST_PIECE + 64;
+    if extents.list().len() as u64 > most { nothing } else { extents }
+}
+
+/// Where a piece ends in its file.
+fn end_in_file(piece: &Piece) -> u64 {
+    piece.file_offset + (piece.range.end - piece.range.start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::sketch::{average_for, sketch_of};
+
+    fn noise(length: usize, mut state: u64) -> Vec<u8> {
+        let step = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        (0..length).map(step).collect()
+    }
+
+    #[test]
+    fn an_insertion_costs_little_and_every_byte_is_where_the_extents_say() {
+        let old = noise(6 << 20, 1);
+        let mut new = old.clone();
+        new.splice(3_000_000..3_000_000, noise(1000, 2));
+        new.splice(0..0, [7]);
+        new.extend(noise(5000, 3));
+        let average = average_for(old.len() as u64, None);
+        let (_, before) = sketch_of(&old, average);
+        let (_, now) = sketch_of(&new, average);
+        // The former content itself lies in two pieces, the second one first.
+        let half = 2_500_000;
+        let piece = |file_offset: u64, range| Piece { file_offset, range };
+        let length = old.len() as u64;
+        let pieces = [piece(0, length - half + 10..length + 10), piece(half, 10..length - half + 10)];
+        let log_end = length + 10;
+        let extents = mixed(&pieces, &before.encode(), &now.encode(), log_end);
+        assert_eq!(extents.size(), new.len() as u64);
+        let mut archive = vec![0; 10];
+        archive.extend(&old[half as usize..]);
+        archive.extend(&old[..half as usize]);
+        let appended: u64 = extents.list().iter().filter(|e| e.offset >= log_end).map(|e| e.length).sum();
+        assert!(appended < 1 << 20, "{appended}");
+        let mut at = 0;
+        for extent in extents.list() {
+            let (start, length) = (extent.offset as usize, extent.length as usize);
+            if extent.offset < log_end {
+                assert!(archive[start..start + length] == new[at..at + length], "at {at}");
+            }
+            at += length;
+        }
+        assert_eq!(mixed(&pieces, b"no sketch", &now.encode(), log_end).size(), 0);
+        assert_eq!(mixed(&pieces[..1], &before.encode(), &now.encode(), log_end).size(), 0);
+    }
 }

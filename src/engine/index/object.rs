@@ -1,11 +1,13 @@
 //! Asking for objects and hashing them: heads where they say enough, contents where they do not, many at a time.
 
 use super::super::buffers::Buffers;
-use super::read::{LARGE_BYTES, Large};
+use super::large::Large;
+use super::read::{LARGE_BYTES, blake3_and_sketch};
 use super::scan::{Content, Contents, Scanned};
-use crate::archive::digest::{ContentHasher, Md5, blake3, md5, md5_of_each};
+use crate::archive::digest::{Md5, blake3, md5, md5_of_each};
 use crate::archive::entry::{FileEntry, Node, NodeKind, ObjectId};
 use crate::archive::path::EntryPath;
+use crate::archive::sketch::{SketchHasher, average_for};
 use crate::db::listing::ListedObject;
 use crate::source::s3::{Bucket, Head, Listed, ObjectReader, Wanted};
 use crate::source::walk::Skipped;
@@ -18,6 +20,8 @@ use std::sync::Arc;
 pub(super) struct Candidate {
     pub(super) object: ListedObject,
     pub(super) former: Option<FileEntry>,
+    /// Average length of the chunks of its former content, in bytes.
+    pub(super) average: Option<u32>,
 }
 
 /// What the list has.
@@ -52,6 +56,7 @@ struct Whole {
     at: usize,
     object: ListedObject,
     wanted: Wanted,
+    average: Option<u32>,
     /// Its content's place in the buffer.
     range: Range<usize>,
 }
@@ -60,16 +65,26 @@ impl ObjectsReader<'_> {
     /// Finds out what an index needs to know of each item.
     pub(super) fn examine(&self, items: Vec<Item>) -> Vec<Outcome> {
         let (mut outcomes, mut ask, mut read) = (Vec::with_capacity(items.len()), Vec::new(), Vec::new());
+        let average = |item: &Item| match item {
+            Item::Object(Candidate { average, .. }) => *average,
+            _ => None,
+        };
+        let averages: Vec<Option<u32>> = items.iter().map(average).collect();
         for (at, item) in items.into_iter().enumerate() {
             outcomes.push(match item {
                 Item::Folder(node) => Some(Outcome::Scanned(Scanned::Node(node))),
                 Item::Skipped(skipped) => Some(Outcome::Skipped(skipped)),
-                Item::Object(Candidate { object, former }) => match former
+                Item::Object(Candidate { object, former, .. }) => match former
                     .filter(|file| is_same(file, &object))
                 {
                     Some(file) => {
                         self.note_read(file.size);
-                        Some(Outcome::Scanned(Scanned::File { file, same: true, content: None }))
+                        Some(Outcome::Scanned(Scanned::File {
+                            file,
+                            same: true,
+                            content: None,
+                            sketch: None,
+                        }))
                     }
                     None => {
                         if self.is_read_at_once(&object) { &mut read } else { &mut ask }.push((at, object));
@@ -83,10 +98,10 @@ impl ObjectsReader<'_> {
         let mut push = |wholes: &mut Vec<Whole>, at, object: ListedObject, wanted, size: u64| {
             let start = end;
             end += usize::try_from(size).unwrap_or(0);
-            wholes.push(Whole { at, object, wanted, range: start..end });
+            wholes.push(Whole { at, object, wanted, average: averages[at], range: start..end });
         };
         for (at, object, head) in self.heads(ask) {
-            match head.map(|head| self.by_head(object, head)) {
+            match head.map(|head| self.by_head(object, head, averages[at])) {
                 Err(skipped) => outcomes[at] = Some(Outcome::Skipped(skipped)),
                 Ok(Asked::Known(outcome)) => outcomes[at] = Some(outcome),
                 Ok(Asked::Read(object, head)) => {
@@ -137,7 +152,7 @@ impl ObjectsReader<'_> {
         })
     }
 
-    fn by_head(&self, object: ListedObject, head: Head) -> Asked {
+    fn by_head(&self, object: ListedObject, head: Head, average: Option<u32>) -> Asked {
         let skipped = |reason: String| {
             Asked::Known(Outcome::Skipped(Skipped { path: object.path.to_string(), reason }))
         };
@@ -153,7 +168,7 @@ impl ObjectsReader<'_> {
         if self.keeps() {
             let wanted = self.bucket.wanted_head(object.path.as_bytes(), &head);
             let entry = entry_of(&object, &head, head.md5().map(|md5| (md5, None)));
-            let large = Large::of_object(entry, self.bucket.clone(), wanted);
+            let large = Large::of_object(entry, average_for(head.size, average), self.bucket.clone(), wanted);
             return Asked::Known(Outcome::Scanned(Scanned::Large(Box::new(large))));
         }
         if let Some(md5) = head.md5() {
@@ -167,16 +182,22 @@ impl ObjectsReader<'_> {
         if head.size <= LARGE_BYTES {
             return Asked::Read(object, head);
         }
-        match self.hash(&object, &head) {
-            Ok(file) => known(file),
+        match self.hash(&object, &head, average) {
+            Ok((file, sketch)) => hashed(file, sketch),
             Err(reason) => skipped(reason),
         }
     }
 
-    fn hash(&self, object: &ListedObject, head: &Head) -> Result<FileEntry, String> {
+    fn hash(
+        &self,
+        object: &ListedObject,
+        head: &Head,
+        average: Option<u32>,
+    ) -> Result<(FileEntry, Option<Vec<u8>>), String> {
         let wanted = self.bucket.wanted_head(object.path.as_bytes(), head);
         let mut reader = ObjectReader::new(self.bucket.clone(), wanted, PART_BYTES);
-        let (mut hasher, parts) = (ContentHasher::default(), Buffers::new(usize::MAX));
+        let mut hasher = SketchHasher::new(average_for(head.size, average), None);
+        let parts = Buffers::new(usize::MAX);
         while let Some(part) = reader.next_part(|| parts.take()) {
             let part = part?;
             if self.monitor.is_cancelled() {
@@ -185,8 +206,9 @@ impl ObjectsReader<'_> {
             hasher.update(&part);
             self.note_read(part.len() as u64);
         }
-        let (md5, blake3) = hasher.finish();
-        Ok(entry_of(object, head, Some((md5, Some(blake3)))))
+        let hashed = hasher.finish();
+        let file = entry_of(object, head, Some((hashed.md5, Some(hashed.blake3))));
+        Ok((file, hashed.sketch.to_keep()))
     }
 
     fn read_whole(&self, wholes: Vec<Whole>, length: usize) -> Vec<(usize, Outcome)> {
@@ -211,8 +233,8 @@ impl ObjectsReader<'_> {
         let contents: Vec<&[u8]> = wholes.iter().map(|whole| &buffer[whole.range.clone()]).collect();
         let digests: Vec<_> = md5_of_each(&contents)
             .into_iter()
-            .zip(&contents)
-            .map(|(md5, content)| (md5, blake3(content)))
+            .zip(contents.iter().zip(&wholes))
+            .map(|(md5, (content, whole))| (md5, blake3_and_sketch(content, whole.average)))
             .collect();
         drop(contents);
         let kept = pooled.map(|buffer| {
@@ -224,14 +246,14 @@ impl ObjectsReader<'_> {
             }
         });
         let mut outcomes = Vec::with_capacity(wholes.len());
-        for ((whole, head), (md5, blake3)) in wholes.into_iter().zip(heads).zip(digests) {
-            let Whole { at, object, wanted, range } = whole;
+        for ((whole, head), (md5, (blake3, sketch))) in wholes.into_iter().zip(heads).zip(digests) {
+            let Whole { at, object, wanted, range, .. } = whole;
             let outcome = head.and_then(|head| {
                 self.check_etag(&head, wanted, md5, range.len())?;
                 self.note_read(head.size);
                 let file = entry_of(&object, &head, Some((md5, Some(blake3))));
                 let content = kept.as_ref().map(|batch| Content { batch: batch.clone(), range });
-                Ok(Scanned::File { file, same: false, content })
+                Ok(Scanned::File { file, same: false, content, sketch })
             });
             let skipped = |reason| Outcome::Skipped(Skipped { path: object.path.to_string(), reason });
             outcomes.push((at, outcome.map_or_else(skipped, Outcome::Scanned)));
@@ -262,7 +284,11 @@ enum Asked {
 }
 
 fn known(file: FileEntry) -> Asked {
-    Asked::Known(Outcome::Scanned(Scanned::File { file, same: false, content: None }))
+    hashed(file, None)
+}
+
+fn hashed(file: FileEntry, sketch: Option<Vec<u8>>) -> Asked {
+    Asked::Known(Outcome::Scanned(Scanned::File { file, same: false, content: None, sketch }))
 }
 
 /// The same object as when the former index was made: neither its content nor what is recorded with it has changed.

@@ -1,19 +1,20 @@
-//! Reading files and hashing them: small ones whole and side by side, large ones as a stream.
+//! Reading files and hashing them: small ones whole and side by side, large ones a piece at a time.
 
 use super::super::buffers::{Buffer, Buffers};
 use super::super::opener::Opener;
+use super::large::{Large, LargeDone, LargeReader, SIDE_BY_SIDE};
 use super::scan::{Content, Contents, Scanned};
-use crate::archive::digest::{Blake3Hasher, ContentHasher, Md5, blake3, md5_of_each, update_pair};
+use crate::archive::digest::{Blake3, blake3, md5_of_each};
 use crate::archive::entry::{FileEntry, Node, Origin};
 use crate::archive::log::Digests;
 use crate::archive::path::EntryPath;
+use crate::archive::sketch::{SKETCHED_BYTES, average_for, sketch_of};
 use crate::folder::{Folder, ctime_ns, is_kind, meta_of};
-use crate::source::s3::{Bucket, ObjectReader, Wanted};
 use crate::source::walk::Skipped;
 use crate::telemetry::Monitor;
 use bytes::Bytes;
 use rustix::fs::{FileType, Stat};
-use std::fs::File;
+use std::collections::VecDeque;
 use std::io::Read;
 use std::sync::Arc;
 
@@ -25,7 +26,8 @@ const BATCH_BYTES: u64 = 8 << 20;
 pub(in super::super) const KEPT_BATCH_BYTES: u64 = 4 << 20;
 /// Files of more bytes are not read whole.
 pub(super) const LARGE_BYTES: u64 = 4 << 20;
-const READ_BYTES: usize = 256 << 10;
+/// Pieces in which they are read where only their digests are wanted.
+const PIECE_BYTES: usize = 2 << 20;
 /// A file that changes while it is read is read again, so many times in all.
 const ATTEMPTS: usize = 3;
 
@@ -36,6 +38,8 @@ pub(super) struct Candidate {
     pub(super) linked: Option<(u64, u64)>,
     /// With whether the row would be the same.
     pub(super) known: Option<(bool, FileEntry)>,
+    /// Average length of the chunks of its former content, in bytes.
+    pub(super) average: Option<u32>,
 }
 
 /// What the walk found.
@@ -51,33 +55,43 @@ pub(super) enum Outcome {
     Skipped { skipped: Skipped, linked: Option<EntryPath> },
 }
 
-/// A file or an object that was looked at, but not read. The md5 of an object may be known already: it is not computed then.
-pub(in super::super) struct Large {
-    entry: FileEntry,
-    content: LargeContent,
-}
-
-enum LargeContent {
-    /// Open.
-    File(File, Box<Stat>),
-    Object(Arc<Bucket>, Wanted),
-}
-
-/// One piece of a large file.
-pub(in super::super) struct LargePiece {
-    /// The bytes, zeros where they could not be read.
-    pub(in super::super) bytes: Bytes,
-    /// They are not what the file had when it was opened, or nobody knows.
-    pub(in super::super) bad: bool,
-}
-
 /// What reading a file came to.
 enum Read1 {
     /// Its content is the last bytes of the buffer.
     Small(Stat),
     Large(Large),
-    /// Hashed on the way.
-    Hashed(FileEntry),
+}
+
+/// A small file that was read.
+struct Small {
+    /// Its place among the outcomes.
+    at: usize,
+    stat: Stat,
+    path: EntryPath,
+    average: Option<u32>,
+    /// Where its content is in the buffer.
+    range: std::ops::Range<usize>,
+}
+
+/// A large file that is to be hashed.
+struct ToHash {
+    /// Its place among the outcomes.
+    at: usize,
+    candidate: Candidate,
+    large: Large,
+    /// How often it was read before.
+    attempts: usize,
+}
+
+/// The same while it is read.
+struct Hashing {
+    at: usize,
+    candidate: Candidate,
+    attempts: usize,
+    entry: FileEntry,
+    reader: LargeReader,
+    /// Bytes so far.
+    length: u64,
 }
 
 /// The reading threads' shared part.
@@ -86,6 +100,22 @@ pub(super) struct Reader<'a> {
     pub(super) contents: &'a Contents,
     pub(super) buffers: Arc<Buffers>,
     pub(super) monitor: &'a dyn Monitor,
+    /// Buffers for pieces of large files.
+    pub(super) pieces: Arc<Buffers>,
+    /// There may be another thread for each that hashes large files.
+    pub(super) helped: bool,
+}
+
+/// The work on one batch.
+struct Work<'a> {
+    reader: &'a Reader<'a>,
+    opener: Opener<'a>,
+    /// Contents of small files.
+    buffer: Buffer,
+    /// `None` where digests are still to be computed.
+    outcomes: Vec<Option<Outcome>>,
+    small: Vec<Small>,
+    large: VecDeque<ToHash>,
 }
 
 impl Contents {
@@ -101,61 +131,28 @@ impl Reader<'_> {
         let mut buffer = self.buffers.take();
         buffer.clear();
         buffer.reserve_exact(self.contents.batch_bytes() as usize);
-        let mut opener = Opener::new(self.base);
-        let mut outcomes = Vec::with_capacity(items.len());
-        // Where in `outcomes` the files stand whose digests are still to be computed, and where their contents end.
-        let mut small: Vec<(usize, Stat, EntryPath, std::ops::Range<usize>)> = Vec::new();
-        for item in items {
+        let mut work = Work {
+            reader: self,
+            opener: Opener::new(self.base),
+            buffer,
+            outcomes: Vec::with_capacity(items.len()),
+            small: Vec::new(),
+            large: VecDeque::new(),
+        };
+        for (at, item) in items.into_iter().enumerate() {
             let outcome = match item {
-                Item::Node(node) => Outcome::Scanned(Scanned::Node(node)),
-                Item::Skipped(skipped) => Outcome::Skipped { skipped, linked: None },
+                Item::Node(node) => Some(Outcome::Scanned(Scanned::Node(node))),
+                Item::Skipped(skipped) => Some(Outcome::Skipped { skipped, linked: None }),
                 Item::File(Candidate { known: Some((same, file)), .. }) => {
                     self.note_read(file.size);
-                    Outcome::Scanned(Scanned::File { file, same, content: None })
+                    Some(Outcome::Scanned(Scanned::File { file, same, content: None, sketch: None }))
                 }
-                Item::File(Candidate { path, linked, known: None }) => {
-                    let start = buffer.len();
-                    match self.read(&mut opener, &path, linked, &mut buffer) {
-                        Ok(Read1::Small(stat)) => {
-                            let entry = entry_of(&path, &stat, Default::default());
-                            small.push((outcomes.len(), stat, path, start..buffer.len()));
-                            Outcome::Scanned(Scanned::File { file: entry, same: false, content: None })
-                        }
-                        Ok(Read1::Large(large)) => Outcome::Scanned(Scanned::Large(Box::new(large))),
-                        Ok(Read1::Hashed(file)) => {
-                            Outcome::Scanned(Scanned::File { file, same: false, content: None })
-                        }
-                        Err(reason) => {
-                            buffer.truncate(start);
-                            let skipped = Skipped { path: path.to_string(), reason };
-                            Outcome::Skipped { skipped, linked: linked.map(|_| path) }
-                        }
-                    }
-                }
+                Item::File(candidate) => work.read(at, candidate, 0),
             };
-            outcomes.push(outcome);
+            work.outcomes.push(outcome);
         }
-        let slices: Vec<&[u8]> = small.iter().map(|(.., range)| &buffer[range.clone()]).collect();
-        let digests: Vec<Digests> = md5_of_each(&slices)
-            .into_iter()
-            .zip(&slices)
-            .map(|(md5, content)| (md5, blake3(content)))
-            .collect();
-        drop(slices);
-        let kept = match self.contents {
-            Contents::Drop => None,
-            // Contents may wait for long: not in a buffer that is mostly empty.
-            Contents::Keep(_) if buffer.len() < buffer.capacity() / 8 * 7 => {
-                Some(Bytes::copy_from_slice(&buffer))
-            }
-            Contents::Keep(_) => Some(Bytes::from_owner(buffer)),
-        };
-        for ((position, stat, path, range), digests) in small.into_iter().zip(digests) {
-            let content = kept.as_ref().map(|batch| Content { batch: batch.clone(), range });
-            let file = entry_of(&path, &stat, Some(digests));
-            outcomes[position] = Outcome::Scanned(Scanned::File { file, same: false, content });
-        }
-        outcomes
+        work.hash_large();
+        work.hash_small()
     }
 
     /// Progress of an index is what was read; where contents are sent, it is what was sent.
@@ -165,13 +162,20 @@ impl Reader<'_> {
         }
     }
 
+    /// It is to be read again.
+    fn note_unread(&self, bytes: u64) {
+        if matches!(self.contents, Contents::Drop) {
+            self.monitor.counters().done_bytes.sub(bytes);
+        }
+    }
+
     fn read(
         &self,
         opener: &mut Opener<'_>,
-        path: &EntryPath,
-        linked: Option<(u64, u64)>,
+        candidate: &Candidate,
         buffer: &mut Vec<u8>,
     ) -> Result<Read1, String> {
+        let path = &candidate.path;
         let start = buffer.len();
         for _ in 0..ATTEMPTS {
             let cannot = |what: &str, e: std::io::Error| format!("it cannot be {what}: {e}");
@@ -180,72 +184,182 @@ impl Reader<'_> {
             if !is_kind(&before, FileType::RegularFile) {
                 return Err("it is no regular file any more".to_string());
             }
-            if linked.is_some_and(|inode| inode != (before.st_dev, before.st_ino)) {
+            if candidate.linked.is_some_and(|inode| inode != (before.st_dev, before.st_ino)) {
                 // Its other names still mean the former file.
                 return Err("it was replaced while its folder was indexed".to_string());
             }
             let size = size_of(&before);
-            if size > LARGE_BYTES && matches!(self.contents, Contents::Keep(_)) {
-                let entry = entry_of(path, &before, None);
-                return Ok(Read1::Large(Large {
-                    entry,
-                    content: LargeContent::File(file, Box::new(before)),
-                }));
-            }
             buffer.truncate(start);
-            let mut digests = None;
-            let length = if size > LARGE_BYTES {
-                let (length, hashed) = self.hash(&file, size).map_err(|e| cannot("read", e))?;
-                digests = Some(hashed);
-                length
-            } else {
-                buffer.reserve(size as usize);
-                // Not a byte more than it had: a file that grows is noticed by its size.
-                let length = (&file).take(size).read_to_end(buffer).map_err(|e| cannot("read", e))? as u64;
-                self.note_read(length);
-                length
-            };
+            if size > LARGE_BYTES {
+                let average = average_for(size, candidate.average);
+                return Ok(Read1::Large(Large::of_file(
+                    entry_of(path, &before, None),
+                    average,
+                    file,
+                    before,
+                )));
+            }
+            buffer.reserve(size as usize);
+            // Not a byte more than it had: a file that grows is noticed by its size.
+            let length = (&file).take(size).read_to_end(buffer).map_err(|e| cannot("read", e))? as u64;
+            self.note_read(length);
             let after = rustix::fs::fstat(&file).map_err(|e| cannot("looked at", e.into()))?;
             if length == size && is_same(&before, &after) {
-                return Ok(match digests {
-                    None => Read1::Small(before),
-                    digests => Read1::Hashed(entry_of(path, &before, digests)),
-                });
+                return Ok(Read1::Small(before));
             }
-            if matches!(self.contents, Contents::Drop) {
-                self.monitor.counters().done_bytes.sub(length);
+            self.note_unread(length);
+        }
+        Err(changed())
+    }
+}
+
+fn changed() -> String {
+    format!("it changed each time it was read, {ATTEMPTS} times")
+}
+
+impl Work<'_> {
+    /// Reads a file if it is small; gives what became of it if nothing is left to be done.
+    fn read(&mut self, at: usize, candidate: Candidate, attempts: usize) -> Option<Outcome> {
+        let start = self.buffer.len();
+        match self.reader.read(&mut self.opener, &candidate, &mut self.buffer) {
+            Ok(Read1::Small(stat)) => {
+                let Candidate { path, average, .. } = candidate;
+                self.small.push(Small { at, stat, path, average, range: start..self.buffer.len() });
+                None
+            }
+            Ok(Read1::Large(large)) if matches!(self.reader.contents, Contents::Keep(_)) => {
+                Some(Outcome::Scanned(Scanned::Large(Box::new(large))))
+            }
+            Ok(Read1::Large(large)) => {
+                self.large.push_back(ToHash { at, candidate, large, attempts });
+                None
+            }
+            Err(reason) => {
+                self.buffer.truncate(start);
+                Some(failed(candidate, reason))
             }
         }
-        Err(format!("it changed each time it was read, {ATTEMPTS} times"))
     }
 
-    /// Hashes at most `size` bytes.
-    fn hash(&self, file: &File, size: u64) -> std::io::Result<(u64, Digests)> {
-        let mut buffer = vec![0; READ_BYTES];
-        let mut reader = file.take(size);
-        let mut hasher = ContentHasher::default();
-        let mut length = 0;
+    /// Hashes the large files, two at a time.
+    fn hash_large(&mut self) {
+        let mut under_way: Vec<Hashing> = Vec::new();
         loop {
-            match reader.read(&mut buffer) {
-                Ok(0) => return Ok((length, hasher.finish())),
-                Ok(_) if self.monitor.is_cancelled() => return Err(std::io::Error::other("interrupted")),
-                Ok(n) => {
-                    hasher.update(&buffer[..n]);
-                    length += n as u64;
-                    self.note_read(n as u64);
+            let room = SIDE_BY_SIDE - under_way.len();
+            under_way.extend(self.large.drain(..room.min(self.large.len())).map(Hashing::from));
+            if under_way.is_empty() {
+                return;
+            }
+            if self.reader.monitor.is_cancelled() {
+                let queued = self.large.drain(..).map(|file| (file.at, file.candidate));
+                let under_way = under_way.into_iter().map(|file| (file.at, file.candidate));
+                for (at, candidate) in queued.chain(under_way) {
+                    self.outcomes[at] = Some(failed(candidate, "it was not read: interrupted".to_string()));
                 }
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                return;
+            }
+            let pieces: Vec<_> =
+                under_way.iter_mut().map(|file| file.reader.piece(&self.reader.pieces)).collect();
+            let mut to_hash: Vec<(&mut LargeReader, &[u8])> = under_way
+                .iter_mut()
+                .zip(&pieces)
+                .filter_map(|(file, piece)| {
+                    Some((&mut file.reader, &*piece.as_ref().filter(|piece| !piece.bad)?.bytes))
+                })
+                .collect();
+            LargeReader::hash(&mut to_hash, self.reader.helped);
+            for (mut file, piece) in std::mem::take(&mut under_way).into_iter().zip(pieces) {
+                match piece {
+                    Some(piece) if !piece.bad => {
+                        file.length += piece.bytes.len() as u64;
+                        self.reader.note_read(piece.bytes.len() as u64);
+                        under_way.push(file);
+                    }
+                    Some(_) => {
+                        let at = file.at;
+                        self.outcomes[at] = self.broken(file);
+                    }
+                    None => {
+                        let LargeDone { digests: (md5, blake3), sketch, .. } = file.reader.finish();
+                        let entry = FileEntry { md5: Some(md5), blake3: Some(blake3), ..file.entry };
+                        self.outcomes[file.at] = Some(scanned(entry, None, sketch));
+                    }
+                }
             }
         }
     }
+
+    /// What becomes of a large file that could not be read to its end as it was when it was opened.
+    fn broken(&mut self, mut file: Hashing) -> Option<Outcome> {
+        self.reader.note_unread(file.length);
+        match file.reader.failure() {
+            Some(e) => Some(failed(file.candidate, format!("it cannot be read: {e}"))),
+            None if file.attempts + 1 == ATTEMPTS => Some(failed(file.candidate, changed())),
+            None => self.read(file.at, file.candidate, file.attempts + 1),
+        }
+    }
+
+    /// Hashes the small files side by side; everything is done then.
+    fn hash_small(self) -> Vec<Outcome> {
+        let Self { reader, buffer, mut outcomes, small, .. } = self;
+        let slices: Vec<&[u8]> = small.iter().map(|file| &buffer[file.range.clone()]).collect();
+        let md5s = md5_of_each(&slices);
+        let hashed: Vec<(Digests, Option<Vec<u8>>)> = md5s
+            .into_iter()
+            .zip(slices.iter().zip(&small))
+            .map(|(md5, (content, file))| {
+                let (blake3, sketch) = blake3_and_sketch(content, file.average);
+                ((md5, blake3), sketch)
+            })
+            .collect();
+        drop(slices);
+        let kept = match reader.contents {
+            Contents::Drop => None,
+            // Contents may wait for long: not in a buffer that is mostly empty.
+            Contents::Keep(_) if buffer.len() < buffer.capacity() / 8 * 7 => {
+                Some(Bytes::copy_from_slice(&buffer))
+            }
+            Contents::Keep(_) => Some(Bytes::from_owner(buffer)),
+        };
+        for (Small { at, stat, path, range, .. }, (digests, sketch)) in small.into_iter().zip(hashed) {
+            let content = kept.as_ref().map(|batch| Content { batch: batch.clone(), range });
+            outcomes[at] = Some(scanned(entry_of(&path, &stat, Some(digests)), content, sketch));
+        }
+        outcomes.into_iter().flatten().collect()
+    }
+}
+
+impl From<ToHash> for Hashing {
+    fn from(ToHash { at, candidate, large, attempts }: ToHash) -> Self {
+        let entry = large.entry();
+        Self { at, candidate, attempts, entry, reader: LargeReader::new(large, PIECE_BYTES), length: 0 }
+    }
+}
+
+fn scanned(file: FileEntry, content: Option<Content>, sketch: Option<Vec<u8>>) -> Outcome {
+    Outcome::Scanned(Scanned::File { file, same: false, content, sketch })
+}
+
+fn failed(Candidate { path, linked, .. }: Candidate, reason: String) -> Outcome {
+    let skipped = Skipped { path: path.to_string(), reason };
+    Outcome::Skipped { skipped, linked: linked.map(|_| path) }
+}
+
+/// BLAKE3 of a content that is in memory, with its sketch if it is large enough for one; `average` is that of its former sketch.
+pub(super) fn blake3_and_sketch(content: &[u8], average: Option<u32>) -> (Blake3, Option<Vec<u8>>) {
+    let size = content.len() as u64;
+    if size < SKETCHED_BYTES {
+        return (blake3(content), None);
+    }
+    let (blake3, sketch) = sketch_of(content, average_for(size, average));
+    (blake3, sketch.to_keep())
 }
 
 fn size_of(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
 }
 
-fn is_same(before: &Stat, after: &Stat) -> bool {
+pub(super) fn is_same(before: &Stat, after: &Stat) -> bool {
     before.st_size == after.st_size
         && meta_of(before) == meta_of(after)
         && ctime_ns(before) == ctime_ns(after)
@@ -263,119 +377,5 @@ fn entry_of(path: &EntryPath, stat: &Stat, digests: Option<Digests>) -> FileEntr
         meta: Some(meta_of(stat)),
         origin: Some(Origin { dev: stat.st_dev, ino: stat.st_ino, ctime_ns: ctime_ns(stat) }),
         object: None,
-    }
-}
-
-impl Large {
-    /// An object of a bucket; `entry` has at most its md5.
-    pub(super) fn of_object(entry: FileEntry, bucket: Arc<Bucket>, wanted: Wanted) -> Self {
-        Self { entry, content: LargeContent::Object(bucket, wanted) }
-    }
-
-    /// What is known of it before it is read.
-    pub(in super::super) fn entry(&self) -> FileEntry {
-        self.entry.clone()
-    }
-}
-
-/// A large file that is being read, a piece at a time.
-pub(in super::super) struct LargeReader {
-    content: ReaderContent,
-    piece_bytes: usize,
-    left: u64,
-    broken: bool,
-    hasher: LargeHasher,
-}
-
-enum LargeHasher {
-    Both(Box<ContentHasher>),
-    /// The md5 is known.
-    Blake3(Box<Blake3Hasher>, Md5),
-}
-
-enum ReaderContent {
-    File(File, Box<Stat>),
-    Object(ObjectReader<Buffer>),
-}
-
-impl LargeReader {
-    /// Reads in pieces of `piece_bytes`.
-    pub(in super::super) fn new(large: Large, piece_bytes: usize) -> Self {
-        let left = large.entry.size;
-        let hasher = match large.entry.md5 {
-            Some(md5) => LargeHasher::Blake3(Box::default(), md5),
-            None => LargeHasher::Both(Box::default()),
-        };
-        let content = match large.content {
-            LargeContent::File(file, before) => ReaderContent::File(file, before),
-            LargeContent::Object(bucket, wanted) => {
-                ReaderContent::Object(ObjectReader::new(bucket, wanted, piece_bytes))
-            }
-        };
-        Self { content, piece_bytes, left, broken: false, hasher }
-    }
-
-    /// Reads the next piece, or the last one, into a buffer of `pool`; `None` at the end. As many bytes come as the file had when
-    /// it was looked at.
-    pub(in super::super) fn piece(&mut self, pool: &Arc<Buffers>) -> Option<LargePiece> {
-        if self.left == 0 {
-            return None;
-        }
-        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(self.piece_bytes);
-        self.left -= wanted as u64;
-        let bytes = match &mut self.content {
-            ReaderContent::Object(reader) => {
-                // Of one that has failed nothing more is asked for.
-                let part = if self.broken { None } else { reader.next_part(|| pool.take()) };
-                match part {
-                    Some(Ok(part)) if part.len() == wanted => Bytes::from_owner(part),
-                    _ => {
-                        // What is missing is read again by the upload that follows, and it says why where that fails, too.
-                        self.broken = true;
-                        Bytes::from(vec![0; wanted])
-                    }
-                }
-            }
-            ReaderContent::File(file, before) => {
-                let mut piece = pool.take();
-                piece.clear();
-                if !self.broken {
-                    let got = (&*file).take(wanted as u64).read_to_end(&mut piece);
-                    self.broken = got.is_err() || piece.len() < wanted;
-                }
-                piece.resize(wanted, 0);
-                if self.left == 0 && !self.broken {
-                    // Its last piece is held back until it is known that nothing changed meanwhile.
-                    let after = rustix::fs::fstat(&*file);
-                    self.broken = !after.is_ok_and(|after| is_same(before, &after));
-                }
-                Bytes::from_owner(piece)
-            }
-        };
-        Some(LargePiece { bytes, bad: self.broken })
-    }
-
-    /// Hashes the pieces that were read last of one or two files; two at once are faster.
-    pub(in super::super) fn hash(readers: &mut [(&mut Self, &[u8])]) {
-        if let [(a, a_bytes), (b, b_bytes)] = readers
-            && let (LargeHasher::Both(a), LargeHasher::Both(b)) = (&mut a.hasher, &mut b.hasher)
-        {
-            return update_pair((a, a_bytes), (b, b_bytes));
-        }
-        for (reader, bytes) in readers {
-            match &mut reader.hasher {
-                LargeHasher::Both(hasher) => hasher.update(bytes),
-                LargeHasher::Blake3(hasher, _) => hasher.update(bytes),
-            }
-        }
-    }
-
-    /// The digests of all pieces, and whether they are a content that it had for sure.
-    pub(in super::super) fn finish(self) -> (Digests, bool) {
-        let digests = match self.hasher {
-            LargeHasher::Both(hasher) => hasher.finish(),
-            LargeHasher::Blake3(hasher, md5) => (md5, hasher.finish()),
-        };
-        (digests, !self.broken)
     }
 }

@@ -5,7 +5,8 @@ use super::super::pipeline::{Feed, ordered};
 use super::IndexOptions;
 use super::bucket::BucketScan;
 use super::former::FormerRows;
-use super::read::{BATCH_FILES, Candidate, Item, Large, Outcome, Reader};
+use super::large::{Large, SIDE_BY_SIDE};
+use super::read::{BATCH_FILES, Candidate, Item, LARGE_BYTES, Outcome, Reader};
 use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
 use crate::archive::path::EntryPath;
 use crate::db::index_read::{IndexReader, Summary};
@@ -37,6 +38,8 @@ pub(in super::super) enum Scanned {
         same: bool,
         /// Where contents are kept.
         content: Option<Content>,
+        /// Of a large file that was read ([`crate::archive::sketch`]).
+        sketch: Option<Vec<u8>>,
     },
     /// A file that is too large to be kept in memory; it was only opened.
     Large(Box<Large>),
@@ -121,12 +124,25 @@ impl FolderScan {
             Contents::Drop => Buffers::new(threads),
             Contents::Keep(buffers) => buffers.clone(),
         };
-        let reader = Reader { base: &self.base, contents: &self.contents, buffers, monitor };
+        let reader = Reader {
+            base: &self.base,
+            contents: &self.contents,
+            buffers,
+            monitor,
+            pieces: Buffers::new(threads * SIDE_BY_SIDE),
+            helped: threads > 1,
+        };
         let mut failed_links: HashSet<EntryPath> = HashSet::new();
         let mut skipped_count = 0;
-        let batch_bytes = self.contents.batch_bytes();
+        let limits = Limits {
+            batch_bytes: self.contents.batch_bytes(),
+            file_bytes: match &self.contents {
+                Contents::Drop => LARGE_BYTES,
+                Contents::Keep(_) => u64::MAX,
+            },
+        };
         let base = &self.base;
-        let produce = |feed| walk_into(walk, base, threads, feed, batch_bytes, former, monitor);
+        let produce = |feed| walk_into(walk, base, threads, feed, limits, former, monitor);
         ordered(
             threads,
             window,
@@ -187,12 +203,20 @@ const LOOK_AT: usize = 256;
 /// … and how often so many may be under way.
 const LOOK_AHEAD: usize = 8;
 
+/// What goes into a batch.
+struct Limits {
+    /// So many bytes, if it has more than one file.
+    batch_bytes: u64,
+    /// A file counts as no more than this: of a large one only a piece at a time is in memory, and two are hashed side by side.
+    file_bytes: u64,
+}
+
 fn walk_into(
     walk: &Walk,
     base: &Folder,
     threads: usize,
     feed: Feed<Vec<Item>, Vec<Outcome>>,
-    most_bytes: u64,
+    limits: Limits,
     mut former: Option<&mut FormerRows>,
     monitor: &dyn Monitor,
 ) -> Result<()> {
@@ -221,8 +245,9 @@ fn walk_into(
                     monitor.counters().files_total.add(1);
                     monitor.counters().total_bytes.add(size_bytes);
                 }
+                let size_bytes = size_bytes.min(limits.file_bytes);
                 // A file that does not fit any more begins the next batch: contents of a batch are in memory at once.
-                if batch_bytes > 0 && batch_bytes + size_bytes > most_bytes {
+                if batch_bytes > 0 && batch_bytes + size_bytes > limits.batch_bytes {
                     batch_bytes = 0;
                     if !feed.push(std::mem::take(&mut batch)) {
                         return Err(unwanted());
@@ -230,7 +255,7 @@ fn walk_into(
                 }
                 batch.push(item);
                 batch_bytes += size_bytes;
-                if batch.len() >= BATCH_FILES || batch_bytes >= most_bytes {
+                if batch.len() >= BATCH_FILES || batch_bytes >= limits.batch_bytes {
                     batch_bytes = 0;
                     if !feed.push(std::mem::take(&mut batch)) {
                         return Err(unwanted());
@@ -285,19 +310,25 @@ fn item_of(
             }
             let ctime_ns = ctime_ns(&stat);
             let origin = Origin { dev: inode.0, ino: inode.1, ctime_ns };
-            let known = match former {
-                Some(former) => former.find(&path)?.filter(|_| !former.read_all).filter(|file| {
-                    ctime_ns.max(mtime_ns) < former.settled_ns
-                        && file.size == size
-                        && file.origin == Some(origin)
-                        && file.blake3.is_some()
-                        && file.meta.map(|m| m.mtime_ns) == meta.map(|m| m.mtime_ns)
-                }),
-                None => None,
-            };
+            let (mut known, mut average) = (None, None);
+            if let Some(former) = former
+                && let Some(file) = former.find(&path)?
+            {
+                let is_known = !former.read_all
+                    && ctime_ns.max(mtime_ns) < former.settled_ns
+                    && file.size == size
+                    && file.origin == Some(origin)
+                    && file.blake3.is_some()
+                    && file.meta.map(|m| m.mtime_ns) == meta.map(|m| m.mtime_ns);
+                if is_known {
+                    known = Some(file);
+                } else {
+                    average = former.average_of(&file)?;
+                }
+            }
             let known = known.map(|file| (file.meta == meta, FileEntry { meta, ..file }));
             let linked = linked.then_some(inode);
-            (Item::File(Candidate { path, linked, known }), size)
+            (Item::File(Candidate { path, linked, known, average }), size)
         }
     })
 }

@@ -2,12 +2,13 @@
 
 use super::super::buffers::Buffers;
 use super::super::index::{
-    Content, Contents, IndexOptions, IndexReport, KEPT_BATCH_BYTES, Large, LargeReader, Scan, Scanned, now_s,
+    Content, Contents, IndexOptions, IndexReport, KEPT_BATCH_BYTES, Large, LargeDone, LargeReader,
+    SIDE_BY_SIDE, Scan, Scanned, now_s,
 };
 use super::LogPart;
 use super::assemble::{Assembler, Block, Closed};
 use crate::archive::entry::FileEntry;
-use crate::archive::log::{self, Digests, FileRow, LogEnd, LogRecord};
+use crate::archive::log::{self, FileRow, LogEnd, LogRecord};
 use crate::db::index_write::IndexWriter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
@@ -32,8 +33,6 @@ pub(super) struct Plan {
 
 /// A part of the log is sent when it has so many bytes, if nothing else asks for it earlier.
 const PART_BYTES: usize = 1 << 20;
-/// Large files that one thread reads and hashes at once.
-const SIDE_BY_SIDE: usize = 2;
 /// Threads that do so: as many as are worth the memory for what they have begun to put together.
 const LARGE_THREADS: usize = 2;
 /// As long as a batch of small files, so that no short piece holds a long buffer.
@@ -51,9 +50,7 @@ struct Job {
 /// A large file that was read to its end.
 struct Done {
     id: u64,
-    digests: Digests,
-    /// They are those of a content that it had for sure.
-    sure: bool,
+    read: LargeDone,
 }
 
 /// Does the work of one stream, but for sending.
@@ -79,10 +76,11 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
             outstanding: 0,
             held: None,
         };
+        let helped = plan.index.threads > 1;
         for _ in 0..LARGE_THREADS.min(plan.index.threads / SIDE_BY_SIDE).max(1) {
             let done_in = done_in.clone();
             let (jobs_out, assembler, pool) = (jobs_out.clone(), &assembler, &pool);
-            scope.spawn(move || read_large(&jobs_out, assembler, pool, &done_in, monitor));
+            scope.spawn(move || read_large(&jobs_out, assembler, pool, &done_in, helped, monitor));
         }
         // Only they hold these from now on: when they have given up, laying out learns that.
         drop((done_in, jobs_out));
@@ -110,6 +108,7 @@ fn read_large(
     assembler: &Assembler,
     pool: &Arc<Buffers>,
     done: &Sender<Done>,
+    helped: bool,
     monitor: &dyn Monitor,
 ) {
     let mut under_way: Vec<Reading> = Vec::new();
@@ -125,7 +124,7 @@ fn read_large(
             return;
         }
         // Nobody takes blocks any more: whoever waits for these files learns that, too.
-        if monitor.is_cancelled() || read_on(&mut under_way, assembler, pool, done).is_err() {
+        if monitor.is_cancelled() || read_on(&mut under_way, assembler, pool, done, helped).is_err() {
             return;
         }
     }
@@ -137,6 +136,7 @@ fn read_on(
     assembler: &Assembler,
     pool: &Arc<Buffers>,
     done: &Sender<Done>,
+    helped: bool,
 ) -> std::result::Result<(), Closed> {
     let pieces: Vec<_> = under_way.iter_mut().map(|file| file.reader.piece(pool)).collect();
     let mut to_hash: Vec<(&mut LargeReader, &[u8])> = under_way
@@ -144,11 +144,11 @@ fn read_on(
         .zip(&pieces)
         .filter_map(|(file, piece)| Some((&mut file.reader, &*piece.as_ref()?.bytes)))
         .collect();
-    LargeReader::hash(&mut to_hash);
+    LargeReader::hash(&mut to_hash, helped);
     for (file, piece) in std::mem::take(under_way).into_iter().zip(pieces) {
         let Some(piece) = piece else {
-            let (digests, sure) = file.reader.finish();
-            done.send(Done { id: file.id, digests, sure }).map_err(|_| Closed)?;
+            let read = file.reader.finish();
+            done.send(Done { id: file.id, read }).map_err(|_| Closed)?;
             continue;
         };
         let length = piece.bytes.len() as u64;
@@ -188,8 +188,12 @@ impl Layout<'_> {
             self.note_done(&done)?;
         }
         match scanned {
-            Scanned::File { file, content, .. } => {
+            Scanned::File { file, content, sketch, .. } => {
+                let id = self.writer.files();
                 let offset = self.lay_out(file, true)?;
+                if let Some(sketch) = sketch {
+                    self.writer.sketch(id, &sketch)?;
+                }
                 if let Some(content) = content {
                     self.hold(offset, content)?;
                 }
@@ -254,8 +258,12 @@ impl Layout<'_> {
 
     fn note_done(&mut self, done: &Done) -> Result<()> {
         self.outstanding -= 1;
-        self.writer.digests(done.id, &done.digests, done.sure)?;
-        log::push(&mut self.records, &LogRecord::Digests(done.id, done.digests));
+        let LargeDone { digests, sure, sketch } = &done.read;
+        self.writer.digests(done.id, digests, *sure)?;
+        if let Some(sketch) = sketch {
+            self.writer.sketch(done.id, sketch)?;
+        }
+        log::push(&mut self.records, &LogRecord::Digests(done.id, *digests));
         Ok(())
     }
 

@@ -1,0 +1,182 @@
+//! Large files and objects: read and hashed a piece at a time, two side by side.
+
+use super::super::buffers::{Buffer, Buffers};
+use super::read::is_same;
+use crate::archive::entry::FileEntry;
+use crate::archive::log::Digests;
+use crate::archive::sketch::{ContentPart, Hashed, Md5Part, SketchHasher};
+use crate::source::s3::{Bucket, ObjectReader, Wanted};
+use bytes::Bytes;
+use rustix::fs::Stat;
+use std::fs::File;
+use std::io::{Error, Read};
+use std::sync::Arc;
+
+/// Large files that one thread reads and hashes at once.
+pub(in super::super) const SIDE_BY_SIDE: usize = 2;
+
+/// A file or an object that was looked at, but not read. The md5 of an object may be known already: it is not computed then.
+pub(in super::super) struct Large {
+    entry: FileEntry,
+    /// Average length of its chunks, in bytes.
+    average: u32,
+    content: LargeContent,
+}
+
+enum LargeContent {
+    /// Open.
+    File(File, Box<Stat>),
+    Object(Arc<Bucket>, Wanted),
+}
+
+/// One piece of a large file.
+pub(in super::super) struct LargePiece {
+    /// The bytes, zeros where they could not be read.
+    pub(in super::super) bytes: Bytes,
+    /// They are not what the file had when it was opened, or nobody knows.
+    pub(in super::super) bad: bool,
+}
+
+/// A large file that was read to its end.
+pub(in super::super) struct LargeDone {
+    pub(in super::super) digests: Digests,
+    /// They are those of a content that it had for sure.
+    pub(in super::super) sure: bool,
+    /// Of that content.
+    pub(in super::super) sketch: Option<Vec<u8>>,
+}
+
+impl Large {
+    /// A file that is open, and was `stat` then.
+    pub(super) fn of_file(entry: FileEntry, average: u32, file: File, stat: Stat) -> Self {
+        Self { entry, average, content: LargeContent::File(file, Box::new(stat)) }
+    }
+
+    /// An object of a bucket; `entry` has at most its md5.
+    pub(super) fn of_object(entry: FileEntry, average: u32, bucket: Arc<Bucket>, wanted: Wanted) -> Self {
+        Self { entry, average, content: LargeContent::Object(bucket, wanted) }
+    }
+
+    /// What is known of it before it is read.
+    pub(in super::super) fn entry(&self) -> FileEntry {
+        self.entry.clone()
+    }
+}
+
+/// A large file that is being read, a piece at a time.
+pub(in super::super) struct LargeReader {
+    content: ReaderContent,
+    piece_bytes: usize,
+    left: u64,
+    broken: bool,
+    failure: Option<Error>,
+    hasher: SketchHasher,
+}
+
+enum ReaderContent {
+    File(File, Box<Stat>),
+    Object(ObjectReader<Buffer>),
+}
+
+impl LargeReader {
+    /// Reads in pieces of `piece_bytes`.
+    pub(in super::super) fn new(large: Large, piece_bytes: usize) -> Self {
+        let left = large.entry.size;
+        let hasher = match large.entry.md5 {
+            Some(md5) => SketchHasher::with_md5(large.average, md5),
+            None => SketchHasher::new(large.average, None),
+        };
+        let content = match large.content {
+            LargeContent::File(file, before) => ReaderContent::File(file, before),
+            LargeContent::Object(bucket, wanted) => {
+                ReaderContent::Object(ObjectReader::new(bucket, wanted, piece_bytes))
+            }
+        };
+        Self { content, piece_bytes, left, broken: false, failure: None, hasher }
+    }
+
+    /// Reads the next piece, or the last one, into a buffer of `pool`; `None` at the end. As many bytes come as the file had when
+    /// it was looked at.
+    pub(in super::super) fn piece(&mut self, pool: &Arc<Buffers>) -> Option<LargePiece> {
+        if self.left == 0 {
+            return None;
+        }
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(self.piece_bytes);
+        self.left -= wanted as u64;
+        let bytes = match &mut self.content {
+            ReaderContent::Object(reader) => {
+                // Of one that has failed nothing more is asked for.
+                let part = if self.broken { None } else { reader.next_part(|| pool.take()) };
+                match part {
+                    Some(Ok(part)) if part.len() == wanted => Bytes::from_owner(part),
+                    _ => {
+                        // What is missing is read again by the upload that follows, and it says why where that fails, too.
+                        self.broken = true;
+                        Bytes::from(vec![0; wanted])
+                    }
+                }
+            }
+            ReaderContent::File(file, before) => {
+                let mut piece = pool.take();
+                piece.clear();
+                if !self.broken {
+                    let got = (&*file).take(wanted as u64).read_to_end(&mut piece);
+                    self.failure = got.err();
+                    self.broken = self.failure.is_some() || piece.len() < wanted;
+                }
+                piece.resize(wanted, 0);
+                if self.left == 0 && !self.broken {
+                    // Its last piece is held back until it is known that nothing changed meanwhile.
+                    let after = rustix::fs::fstat(&*file);
+                    self.broken = !after.is_ok_and(|after| is_same(before, &after));
+                }
+                Bytes::from_owner(piece)
+            }
+        };
+        Some(LargePiece { bytes, bad: self.broken })
+    }
+
+    /// Why a file could not be read; `None` if it only changed.
+    pub(super) fn failure(&mut self) -> Option<Error> {
+        self.failure.take()
+    }
+
+    /// Hashes the pieces that were read last of one or two files. md5 takes longest, and two at once hardly longer than one; all
+    /// else is done meanwhile by another thread, if `helped`.
+    pub(in super::super) fn hash(readers: &mut [(&mut Self, &[u8])], helped: bool) {
+        let (mut md5s, mut contents) = (Vec::new(), Vec::new());
+        for (reader, bytes) in readers {
+            let (md5, content) = reader.hasher.parts();
+            md5s.push((md5, *bytes));
+            contents.push((content, *bytes));
+        }
+        if helped && md5s.iter().any(|(md5, _)| !md5.is_known()) {
+            std::thread::scope(|scope| {
+                scope.spawn(|| update_contents(contents));
+                update_md5s(md5s);
+            });
+        } else {
+            update_md5s(md5s);
+            update_contents(contents);
+        }
+    }
+
+    /// What all pieces came to.
+    pub(in super::super) fn finish(self) -> LargeDone {
+        let Hashed { md5, blake3, sketch, .. } = self.hasher.finish();
+        let sure = !self.broken;
+        let sketch = if sure { sketch.to_keep() } else { None };
+        LargeDone { digests: (md5, blake3), sure, sketch }
+    }
+}
+
+fn update_md5s(mut md5s: Vec<(&mut Md5Part, &[u8])>) {
+    if let [(a, a_bytes), (b, b_bytes)] = &mut md5s[..] {
+        return Md5Part::update_pair((a, a_bytes), (b, b_bytes));
+    }
+    md5s.into_iter().for_each(|(md5, bytes)| md5.update(bytes));
+}
+
+fn update_contents(contents: Vec<(&mut ContentPart, &[u8])>) {
+    contents.into_iter().for_each(|(content, bytes)| content.update(bytes));
+}

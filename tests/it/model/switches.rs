@@ -1,0 +1,31 @@
+//! What the program can do so far. A part that is off is not tested, and [`the_switches_are_right`] fails where it could be.
+
+use crate::support::Lab;
+
+/// `sync` sends what changed inside files, and nothing of a content that the receiver has already.
+pub(super) const DELTA: bool = false;
+/// `sync --delete`.
+pub(super) const DELETE: bool = false;
+/// `rewind`, and `sync --keep`.
+pub(super) const REWIND: bool = false;
+/// `compact`.
+pub(super) const COMPACT: bool = false;
+/// `history backup` and `history restore`.
+pub(super) const BACKUP: bool = false;
+
+#[test]
+fn the_switches_are_right() {
+    let lab = Lab::new();
+    let help = |of: &str| lab.run(args![of, "--help"]);
+    let sync = help("sync").code(0).stdout;
+    for (name, on, can) in [
+        // Both came together.
+        ("DELTA", DELTA, sync.contains("--checksum")),
+        ("DELETE", DELETE, sync.contains("--delete")),
+        ("REWIND", REWIND, help("rewind").code == 0 && sync.contains("--keep")),
+        ("COMPACT", COMPACT, help("compact").code == 0),
+        ("BACKUP", BACKUP, help("history").stdout.contains("restore")),
+    ] {
+        assert_eq!(on, can, "{name} in tests/it/model/switches.rs is {on}, but the program says {can}");
+    }
+}
