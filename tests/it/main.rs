@@ -15,6 +15,7 @@ mod containers;
 mod defects;
 mod full;
 mod generated;
+mod generations;
 mod haproxy;
 mod harness;
 mod history;
