@@ -41,6 +41,7 @@ mod s3_servers;
 mod scale;
 mod scripts;
 mod settings;
+mod sketch;
 mod standby;
 mod stream;
 mod symlinks;
