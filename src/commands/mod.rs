@@ -46,7 +46,7 @@ struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done and confirmed, 1 stopped by an error (check: differences found), 2 wrong usage,
-3 finished, but some files or blocks failed, 4 receiver full or degraded, 130 interrupted.
+3 finished, but some files or blocks failed, 4 receiver full or degraded, 25 more to delete than allowed, 130 interrupted.
 
 Examples:
   tar-like sync /data http://backup:8000/tar       the whole job in one command

@@ -37,7 +37,7 @@ Examples:
   tar-like upload -b /data --dry-run              what would be sent
 
 Exit codes: 0 the receiver confirmed every file (with -f/-l: every block of the range), 1 error, 2 wrong usage,
-3 some files failed (they are listed), 4 receiver full or degraded, 130 interrupted.";
+3 some files failed (they are listed), 4 receiver full or degraded, 25 more to delete than --max-delete, 130 interrupted.";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]

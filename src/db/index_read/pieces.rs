@@ -226,6 +226,37 @@ impl IndexReader {
         Side::Gone.files(&self.connection, read, tail, [], each)
     }
 
+    /// Gives the files of former generations that had this path. On a receiver only.
+    ///
+    /// # Errors
+    /// As [`IndexReader::files`].
+    pub fn gone_files_at(
+        &self,
+        path: &EntryPath,
+        each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        if !self.remembers()? {
+            return Ok(());
+        }
+        let read = FileRead { scattered: true, ..self.read() };
+        let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
+        Side::Gone.files(&self.connection, read, "WHERE tar.path = ?", [path], each)
+    }
+
+    /// The file of which `path` is a further name, if it is one.
+    ///
+    /// # Errors
+    /// As [`IndexReader::nodes`].
+    pub fn hardlink_at(&self, path: &EntryPath) -> Result<Option<EntryPath>> {
+        let (mut found, path) = (None, ToSqlOutput::Borrowed(text_or_blob(path.as_bytes())));
+        let tail = "WHERE path = ? AND kind = 'h'";
+        read_nodes(&self.connection, &self.path, tail, [path], |node| {
+            found = EntryPath::new(node.target).ok();
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
+    }
+
     /// The same for directories and links.
     ///
     /// # Errors
