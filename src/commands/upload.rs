@@ -8,6 +8,7 @@ use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::DeleteRequest;
+use crate::db::generation::History;
 use crate::db::index_read::IndexReader;
 use crate::engine::index::{IndexOptions, IndexReport};
 use crate::engine::stream::stream;
@@ -242,7 +243,11 @@ impl TransferArgs {
             return Ok(None);
         }
         let default = MOST_DELETED.max(summary.files.saturating_mul(MOST_DELETED_PERCENT) / 100);
-        let most = self.max_delete.map_or(default, |limit| limit.of(summary.files));
+        let history = History::open(database)?;
+        let former = history.active()?.parent.and_then(|parent| history.generation(parent));
+        // What there was before is what the percentage is of.
+        let before = former.map_or(0, |former| former.files).max(summary.files);
+        let most = self.max_delete.map_or(default, |limit| limit.of(before));
         Ok(Some(DeleteRequest { most, backup: self.backup_dir.clone() }))
     }
 

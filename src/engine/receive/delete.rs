@@ -36,9 +36,6 @@ impl Doomed {
         let mut found = Self::default();
         let mut cache = FolderCache::default();
         archive.with_index(|index| {
-            if !index.is_scattered() {
-                return Ok(());
-            }
             index.gone_files(|file| {
                 let there = receiver.sink.stat(&file.path, &mut cache)?;
                 if there.is_some_and(|stat| Expected::of(&file).is(&stat)) {
