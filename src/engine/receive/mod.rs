@@ -7,6 +7,7 @@ mod change;
 mod commit;
 mod delete;
 mod finish;
+mod gc;
 mod log;
 mod look;
 mod proof;
@@ -14,6 +15,7 @@ mod publish;
 
 pub use block::BlockPut;
 pub use finish::FinishJob;
+pub use gc::{Garbage, collect_garbage};
 
 use super::buffers::Buffers;
 use crate::archive::digest::IndexDigest;
