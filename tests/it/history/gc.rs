@@ -36,7 +36,6 @@ fn left_overs_of_a_receiver_go_and_its_transfers_go_on() {
         "archives/0-00.99.sqlite-wal",
         "staging/0.99/5",
         &format!("staging/{}/4711", folder.display()),
-        "held/7/1",
     ]
     .map(|name| state.join(name));
     for path in &planted {
