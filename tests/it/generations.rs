@@ -238,6 +238,21 @@ fn an_index_that_is_made_anew_sends_nothing_again() {
     passes.lab.check(&other, &passes.db, args!["--extra"]).code(0);
 }
 
+/// The index is made again more often than anything is sent.
+#[test]
+fn several_generations_are_sent_at_once() {
+    let mut passes = Passes::begin(14, |tree| {
+        tree.noise("big", 3_000_000).noise("other", 1_500_000);
+    });
+    for byte in 1..4u8 {
+        let content = std::fs::read(passes.tree.path("big")).unwrap();
+        passes.tree.file("big", [&content[..], &[byte; 10]].concat());
+        passes.lab.run(args!["index", "-b", passes.src, "-db", passes.db]).code(0);
+    }
+    std::fs::rename(passes.tree.path("other"), passes.tree.path("renamed")).unwrap();
+    assert!(passes.mirror() < 3 * EDIT);
+}
+
 /// It grows while it is copied: what was indexed arrives, the rest comes with the next pass.
 #[test]
 fn a_log_that_is_written_to_meanwhile() {

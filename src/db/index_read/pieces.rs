@@ -200,7 +200,7 @@ impl IndexReader {
         range: &Range<u64>,
         each: impl FnMut(&FileEntry, &Piece) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if !self.scattered {
+        if !self.scattered || !self.remembers()? {
             return Ok(());
         }
         Side::Gone.pieces_in(&self.connection, self.read(), range, each)
