@@ -4,10 +4,8 @@ mod copy;
 pub mod device;
 pub mod disk;
 mod expected;
-mod held;
 mod remove;
 mod staging;
 
 pub use expected::Expected;
-pub use held::Held;
 pub use remove::{Backup, Outcome};

@@ -95,7 +95,7 @@ pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
     let dropped = generations.len() as u64;
     drop(history);
     let mode = std::fs::metadata(&target).map(|meta| meta.permissions());
-    let sealed = writer.seal(&base, generation, created_s)?;
+    let sealed = writer.seal(&base, generation, former.created_s.min(created_s))?;
     if let Ok(mode) = mode {
         sealed.set_permissions(mode)?;
     }

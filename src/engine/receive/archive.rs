@@ -27,7 +27,7 @@ pub(super) struct Archive {
     pub(super) index_path: PathBuf,
     readers: Mutex<Vec<IndexReader>>,
     /// Pieces of scattered files, by id.
-    pieces: Mutex<Vec<(u64, Arc<Vec<Range<u64>>>)>>,
+    pieces: Mutex<Vec<KeptPieces>>,
     extent: Mutex<Extent>,
     state: Mutex<State>,
     changed: Condvar,
@@ -79,6 +79,9 @@ pub(super) struct State {
     /// What is hashed of large files that are not complete.
     pub(super) hashed: BTreeMap<u64, Hashed>,
 }
+
+/// A file's id, and where its content is in the archive.
+type KeptPieces = (u64, Arc<Vec<Range<u64>>>);
 
 /// Scattered files whose pieces are kept in memory ...
 const KEPT_FILES: usize = 8;

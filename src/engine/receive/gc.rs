@@ -40,9 +40,7 @@ pub fn collect_garbage(base: &Path, keep: bool) -> Result<Vec<Garbage>> {
     // SQLite's own files beside an index begin with its name.
     finder.all_but("archives", |name| indexes.iter().any(|index| name.starts_with(&**index)))?;
     let staging: Vec<String> = states.iter().map(|s| staging_name(s.tar_id, s.generation)).collect();
-    for folder in ["staging", "held"] {
-        finder.all_but(folder, |name| staging.iter().any(|kept| kept == name))?;
-    }
+    finder.all_but("staging", |name| staging.iter().any(|kept| kept == name))?;
     for state in &states {
         finder.staged(state)?;
     }
