@@ -40,6 +40,7 @@ mod s3_servers;
 mod scale;
 mod scripts;
 mod settings;
+mod single;
 mod standby;
 mod stream;
 mod symlinks;
