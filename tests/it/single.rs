@@ -65,13 +65,14 @@ fn index_upload_and_check_take_it_step_by_step() {
     lab.check(src.parent().unwrap(), &db, vec![]).code(0);
     overwrite(&src, 4_999_999, b"?");
     lab.check(&src, &db, vec![]).code(1);
-    let other = lab.file("other.img", "x");
-    lab.check(&other, &db, vec![]).code(1);
+    let other = lab.file("other.img", Rng::new(41).noise(5_000_000));
+    let missing = lab.check(&other, &db, vec![]).code(1);
+    assert!(missing.stdout.contains("missing\tdisk.img"), "{missing:?}");
     // Nothing of another file gets into the place of this one.
     lab.upload(&other, &db, &proxy.url, args!["--ignore-done"]).code(0);
     lab.check(&dst, &db, vec![]).code(0);
     let fresh = lab.proxy(&lab.dir("dst2"));
-    lab.upload(&other, &db, &fresh.url, vec![]).code(3).says("disk.img");
+    lab.upload(&other, &db, &fresh.url, vec![]).code(3).says("it is gone");
     assert!(!lab.path("dst2/disk.img").exists());
 }
 
@@ -238,7 +239,7 @@ fn a_device_that_shrinks_or_fails_is_named_and_nothing_gets_its_name() {
     lab.sync(&device.0, &dst2, args!["-db", lab.path("db2")]).code(3);
     lab.run(args!["index", "-b", device.0, "-db", lab.path("db3")]).code(3).says("it cannot be read");
     device.resize();
-    upload().code(3).says("shrank");
+    upload().code(3).says("shrank from");
     assert!(!copy.exists());
     assert!(!dst2.join(device.0.file_name().unwrap()).exists());
 }
