@@ -67,6 +67,8 @@ impl Limit {
     pub(super) fn of(self, files: u64) -> u64 {
         match self {
             Self::Number(number) => number,
+            // Folders and links count, too: all is all.
+            Self::Percent(100) => u64::MAX,
             Self::Percent(percent) => files.saturating_mul(percent) / 100,
         }
     }

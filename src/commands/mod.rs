@@ -6,6 +6,7 @@ mod check;
 mod compact;
 mod config;
 mod fresh;
+mod gc;
 mod generate;
 mod hcp_credentials;
 mod health;
@@ -46,7 +47,7 @@ struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done and confirmed, 1 stopped by an error (check: differences found), 2 wrong usage,
-3 finished, but some files or blocks failed, 4 receiver full or degraded, 130 interrupted.
+3 finished, but some files or blocks failed, 4 receiver full or degraded, 25 more to delete than allowed, 130 interrupted.
 
 Examples:
   tar-like sync /data http://backup:8000/tar       the whole job in one command
@@ -89,6 +90,8 @@ enum Command {
     Rewind(rewind::RewindArgs),
     /// Lay the archive of an index out afresh, without reading a file
     Compact(compact::CompactArgs),
+    /// Remove what killed runs and replaced transfers have left
+    Gc(gc::GcArgs),
     /// Write a shell's completions to standard output
     Completions(generate::CompletionsArgs),
     /// Write the manual pages into a folder
@@ -206,6 +209,7 @@ fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Ou
             Command::History(args) => history::run(args, output).await,
             Command::Rewind(args) => rewind::run(args, output).await,
             Command::Compact(args) => compact::run(args, output).await,
+            Command::Gc(args) => gc::run(args, output).await,
             Command::Completions(args) => generate::completions(&args, output),
             Command::ManPages(args) => generate::man_pages(&args),
             Command::Blockcopy(args) => blockcopy::run(args, output).await,

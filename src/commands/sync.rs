@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 const EXAMPLES: &str = "\
-The contents of SOURCE become the contents of DESTINATION, as with `rsync -a SOURCE/ DESTINATION/`. Nothing is deleted there.
+The contents of SOURCE become the contents of DESTINATION, as with `rsync -a SOURCE/ DESTINATION/`. Nothing is deleted there without --delete.
 A file becomes a file of that name in DESTINATION; so does a block device, with the device's content.
 The index is kept: running the same command again reads only what changed, and sends nothing if nothing did.
 
@@ -38,7 +38,7 @@ Examples:
   tar-like sync /data https://backup/tar --token-file token --dry-run
 
 Exit codes: 0 the receiver confirmed every file, 1 error, 2 wrong usage, 3 some files failed or were skipped (they are
-listed), 4 receiver full or degraded, 130 interrupted.";
+listed), 4 receiver full or degraded, 25 more to delete than --max-delete, 130 interrupted.";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]

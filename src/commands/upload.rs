@@ -8,6 +8,7 @@ use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::DeleteRequest;
+use crate::db::generation::History;
 use crate::db::index_read::IndexReader;
 use crate::engine::index::{IndexOptions, IndexReport};
 use crate::engine::stream::stream;
@@ -36,7 +37,7 @@ Examples:
   tar-like upload -b /data --dry-run              what would be sent
 
 Exit codes: 0 the receiver confirmed every file (with -f/-l: every block of the range), 1 error, 2 wrong usage,
-3 some files failed (they are listed), 4 receiver full or degraded, 130 interrupted.";
+3 some files failed (they are listed), 4 receiver full or degraded, 25 more to delete than --max-delete, 130 interrupted.";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -242,7 +243,11 @@ impl TransferArgs {
             return Ok(None);
         }
         let default = MOST_DELETED.max(summary.files.saturating_mul(MOST_DELETED_PERCENT) / 100);
-        let most = self.max_delete.map_or(default, |limit| limit.of(summary.files));
+        let history = History::open(database)?;
+        let former = history.active()?.parent.and_then(|parent| history.generation(parent));
+        // What there was before is what the percentage is of.
+        let before = former.map_or(0, |former| former.files).max(summary.files);
+        let most = self.max_delete.map_or(default, |limit| limit.of(before));
         Ok(Some(DeleteRequest { most, backup: self.backup_dir.clone() }))
     }
 

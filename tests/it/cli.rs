@@ -320,7 +320,7 @@ fn json_lines_parse_and_end_in_the_summary() {
     // Errors, too, and those of the command line.
     lab.run(args!["check", "-b", lab.path("nowhere"), "-db", db, "--json"]).code(1).summary();
     lab.run(args!["upload", "-b", src, "-db", db, "-u", "rubbish", "--json"]).code(2).summary();
-    lab.run(args!["index", "-b", src, "-db", db, "--json"]).code(1).summary();
+    lab.run(args!["index", "-b", lab.path("nowhere"), "-db", db, "--json"]).code(1).summary();
     let stopped = proxy.term_and_wait().code(0);
     let lines = stopped.json();
     assert_eq!(lines[0]["event"], "listening", "{lines:?}");

@@ -186,18 +186,22 @@ fn exclude_looks_at_the_relative_path_only() {
 
 /// FORMATS 1.5: an index without `-c` twice.
 #[test]
-fn an_index_that_is_there_is_replaced_only_by_request() {
+fn an_index_that_is_there_gets_a_next_generation() {
     let lab = Lab::new();
     let src = lab.path("src");
     Tree::new(&src, 45).file("a", "1");
     let db = lab.index(&src);
-    let before = std::fs::read(&db).unwrap();
-    Tree::new(&src, 45).file("b", "2");
-    let refused = lab.run(args!["index", "-b", src, "-db", db]).code(1);
-    assert!(refused.stderr.contains("-c"), "{}", refused.stderr);
-    assert_eq!(std::fs::read(&db).unwrap(), before);
+    let before = index::digest(&db);
+    let again = lab.run(args!["index", "-b", src, "-db", db, "--json"]).code(0).summary();
+    assert_eq!((&again["unchanged"], &again["generation"]), (&true.into(), &1.into()));
+    assert_eq!(index::digest(&db), before);
+    Tree::new(&src, 45).file("0", "2");
+    let next = lab.run(args!["index", "-b", src, "-db", db, "--json"]).code(0).summary();
+    assert_eq!((&next["generation"], &next["changes"]["appended_bytes"]), (&2.into(), &1.into()), "{next}");
+    // What is new stands behind what was there.
+    assert_eq!(index::paths(&db), ["a", "0"]);
     lab.run(args!["index", "-b", src, "-db", db, "--clean"]).code(0);
-    assert_eq!(index::paths(&db), ["a", "b"]);
+    assert_eq!(index::paths(&db), ["0", "a"]);
 }
 
 #[test]

@@ -27,7 +27,7 @@ const TABLES: &str = "
     CREATE TEMP TABLE touched(path, kind TEXT NOT NULL);";
 
 /// What a receiver remembers of files, directories and links of former generations.
-const GONE_TABLES: &str = "
+pub(super) const GONE_TABLES: &str = "
     CREATE TABLE IF NOT EXISTS tarlike_gone(id INTEGER PRIMARY KEY, path NOT NULL, size INT, offset INT, offset_end INT, hash TEXT,
         blake3 BLOB, mode INT, mtime_ns INT, uid INT, gid INT, died INT NOT NULL);
     CREATE INDEX IF NOT EXISTS tarlike_gone_offset_end ON tarlike_gone(offset_end);

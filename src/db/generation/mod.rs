@@ -5,6 +5,7 @@ mod apply;
 mod checks;
 mod copy;
 mod editor;
+mod gone;
 mod history;
 mod next;
 mod rebuild;
@@ -14,6 +15,8 @@ mod whole;
 
 pub use afresh::{Afresh, lay_out_afresh};
 pub use apply::{Applied, apply};
+pub use gone::remember_gone;
+pub(super) use gone::remember_own;
 pub use history::{Counters, Former, Generation, History, Step};
 pub use next::{NextGeneration, rewind};
 pub use rebuild::{rebuild, remember, set_counters};

@@ -443,7 +443,7 @@ pub fn rewind(database: &Path) -> Result<Applied> {
     if rewound {
         return refuse(
             format!("{} was taken back already, to generation {}", database.display(), active.number),
-            "only one generation can be taken back at a time; make a new one with: tar-like index",
+            "only one generation in a row can be taken back; make a new one with: tar-like index",
         );
     }
     let step =

@@ -189,7 +189,7 @@ fn a_fresh_index_that_was_gone_back_to_is_numbered_like_one() {
     let mut next = NextGeneration::begin(&ours).unwrap();
     next.remove_node(&path("b/c")).unwrap();
     next.remove_node(&path("b")).unwrap();
-    next.finish(9).unwrap();
+    next.finish(9, 0).unwrap();
     assert_eq!(rewind(&ours).unwrap().end.format, 1);
     assert_eq!(nodes(), before);
 }

@@ -5,6 +5,7 @@ mod compare;
 
 pub use compare::Differences;
 
+use super::generation::remember_own;
 use super::index_read::{FileRead, PENDING_MD5, read_files, read_nodes};
 use super::index_write::{META, TABLES, insert_file, insert_node, set_digests};
 use super::running::RunningDigest;
@@ -91,12 +92,16 @@ impl GrowingIndex {
         Self::begin(connection, path, stream, limit_bytes)
     }
 
-    /// Opens the index at `path` for a new stream, with whose rows those that are there will be compared.
+    /// Opens the index at `path` for a new stream, with whose rows those that are there will be compared. What they say is remembered, if
+    /// wanted, so that what the new stream does not have can be deleted.
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn adopt(path: &Path, stream: &LogDigest, limit_bytes: u64) -> Result<Self> {
+    pub fn adopt(path: &Path, stream: &LogDigest, limit_bytes: u64, remembers: bool) -> Result<Self> {
         let connection = Self::connect(path, OpenFlags::empty())?;
+        if remembers {
+            remember_own(&connection).map_err(|e| Self::error_at(path, e))?;
+        }
         connection.execute_batch(OTHER_INDEXES).map_err(|e| Self::error_at(path, e))?;
         Self::begin(connection, path, stream, limit_bytes)
     }

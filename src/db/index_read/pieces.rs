@@ -200,10 +200,16 @@ impl IndexReader {
         range: &Range<u64>,
         each: impl FnMut(&FileEntry, &Piece) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if !self.scattered {
+        if !self.scattered || !self.remembers()? {
             return Ok(());
         }
         Side::Gone.pieces_in(&self.connection, self.read(), range, each)
+    }
+
+    /// Whether the index remembers what former ones had.
+    fn remembers(&self) -> Result<bool> {
+        let there = "SELECT EXISTS(SELECT 1 FROM sqlite_schema WHERE type='table' AND name='tarlike_gone')";
+        self.connection.query_row(there, [], |row| row.get(0)).map_err(|e| self.error(e))
     }
 
     /// Gives the files of former generations whose path no entry has any more. On a receiver only.
@@ -211,9 +217,44 @@ impl IndexReader {
     /// # Errors
     /// As [`IndexReader::files`].
     pub fn gone_files(&self, each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>) -> Result<()> {
+        if !self.remembers()? {
+            return Ok(());
+        }
         let tail = "WHERE NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = tar.path)
                     AND NOT EXISTS(SELECT 1 FROM tarlike_node n WHERE n.path = tar.path) ORDER BY tar.id";
-        Side::Gone.files(&self.connection, self.read(), tail, [], each)
+        let read = FileRead { scattered: true, ..self.read() };
+        Side::Gone.files(&self.connection, read, tail, [], each)
+    }
+
+    /// Gives the files of former generations that had this path. On a receiver only.
+    ///
+    /// # Errors
+    /// As [`IndexReader::files`].
+    pub fn gone_files_at(
+        &self,
+        path: &EntryPath,
+        each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        if !self.remembers()? {
+            return Ok(());
+        }
+        let read = FileRead { scattered: true, ..self.read() };
+        let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
+        Side::Gone.files(&self.connection, read, "WHERE tar.path = ?", [path], each)
+    }
+
+    /// The file of which `path` is a further name, if it is one.
+    ///
+    /// # Errors
+    /// As [`IndexReader::nodes`].
+    pub fn hardlink_at(&self, path: &EntryPath) -> Result<Option<EntryPath>> {
+        let (mut found, path) = (None, ToSqlOutput::Borrowed(text_or_blob(path.as_bytes())));
+        let tail = "WHERE path = ? AND kind = 'h'";
+        read_nodes(&self.connection, &self.path, tail, [path], |node| {
+            found = EntryPath::new(node.target).ok();
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
     }
 
     /// The same for directories and links.
@@ -221,8 +262,12 @@ impl IndexReader {
     /// # Errors
     /// As [`IndexReader::nodes`].
     pub fn gone_nodes(&self, mut each: impl FnMut(Node) -> Result<ControlFlow<()>>) -> Result<()> {
+        if !self.remembers()? {
+            return Ok(());
+        }
         let query = "SELECT kind, path, target, mode, mtime_ns, uid, gid FROM tarlike_gone_node g
-                     WHERE NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = g.path)";
+                     WHERE NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = g.path)
+                     AND NOT EXISTS(SELECT 1 FROM tarlike_node n WHERE n.path = g.path)";
         let mut statement = self.connection.prepare_cached(query).map_err(|e| self.error(e))?;
         let mut rows = statement.query([]).map_err(|e| self.error(e))?;
         while let Some(row) = rows.next().map_err(|e| self.error(e))? {

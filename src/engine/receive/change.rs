@@ -190,16 +190,16 @@ impl Copier<'_> {
         let mut left: RangeSet = std::iter::once(piece.range.clone()).collect();
         let mut sources = Vec::new();
         self.former.with_index(|index| {
+            let mut take = |source: &FileEntry, theirs: &Piece| {
+                sources.push((source.clone(), theirs.clone()));
+                if sources.len() < MOST_SOURCES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            };
             index.pieces_in(&piece.range, |source, theirs| {
-                if self.before.contains(source.id..source.id + 1) {
-                    sources.push((source.clone(), theirs.clone()));
-                }
-                Ok(if sources.len() < MOST_SOURCES {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                })
-            })
+                let published = self.before.contains(source.id..source.id + 1);
+                Ok(if published { take(source, theirs) } else { ControlFlow::Continue(()) })
+            })?;
+            // Several generations may come at once: what the first of them replaces still has its name then.
+            index.gone_pieces_in(&piece.range, |source, theirs| Ok(take(source, theirs)))
         })?;
         for (source, theirs) in sources {
             let Some(common) = theirs.within(&piece.range) else { continue };

@@ -2,7 +2,7 @@
 
 use super::archive::Archive;
 use super::{Receiver, publish};
-use crate::archive::entry::{Node, NodeKind};
+use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::EntryPath;
 use crate::archive::protocol::{DeleteRequest, FAILED_NAMES, FailedFile};
 use crate::error::{ErrorKind, Result};
@@ -36,9 +36,6 @@ impl Doomed {
         let mut found = Self::default();
         let mut cache = FolderCache::default();
         archive.with_index(|index| {
-            if !index.is_scattered() {
-                return Ok(());
-            }
             index.gone_files(|file| {
                 let there = receiver.sink.stat(&file.path, &mut cache)?;
                 if there.is_some_and(|stat| Expected::of(&file).is(&stat)) {
@@ -148,17 +145,19 @@ fn remove_name(
     let Some(meta) = &node.meta else { return Ok(Outcome::Changed) };
     let mut size = None;
     if let Ok(target) = EntryPath::new(node.target.clone()) {
-        archive.with_index(|index| {
-            let live =
-                index.file_at(&target)?.filter(|file| file.meta.map(|m| m.mtime_ns) == Some(meta.mtime_ns));
-            size = live.map(|file| file.size);
-            if size.is_some() {
-                return Ok(());
+        let mut take = |file: &FileEntry| {
+            if file.meta.map(|m| m.mtime_ns) == Some(meta.mtime_ns) {
+                size = Some(file.size);
             }
-            index.gone_files(|file| {
-                if file.path == target && file.meta.map(|m| m.mtime_ns) == Some(meta.mtime_ns) {
-                    size = Some(file.size);
-                }
+        };
+        archive.with_index(|index| {
+            index.file_at(&target)?.iter().for_each(&mut take);
+            // The target itself may have become a further name of another one.
+            if let Some(other) = index.hardlink_at(&target)? {
+                index.file_at(&other)?.iter().for_each(&mut take);
+            }
+            index.gone_files_at(&target, |file| {
+                take(&file);
                 Ok(ControlFlow::Continue(()))
             })
         })?;

@@ -5,6 +5,7 @@ use super::commit::lock;
 use super::{Receiver, remove_index};
 use crate::archive::log::{self, LogDigest, first_digest, next_digest};
 use crate::archive::protocol::{LogAnswer, STATUS_RANGES};
+use crate::db::generation::remember_gone;
 use crate::db::growing::{Appended, Differences, GrowingIndex};
 use crate::db::journal::ArchiveState;
 use crate::error::{Error, ErrorKind, Result};
@@ -119,7 +120,9 @@ impl Receiver {
             let mut state = archive.state();
             (state.finished, state.look) = (false, None);
         }
-        let log = GrowingIndex::adopt(&archive.index_path, stream, self.options.max_index_bytes)?;
+        let remembers = archive.state().published.covered() > 0;
+        let limit_bytes = self.options.max_index_bytes;
+        let log = GrowingIndex::adopt(&archive.index_path, stream, limit_bytes, remembers)?;
         archive.set_extent(extent_of(&log)?);
         *slot = Some(log);
         archive.note_log();
@@ -134,6 +137,7 @@ impl Receiver {
         let path = self.index_path(tar_id, stream, generation);
         remove_index(&path);
         drop(GrowingIndex::create(&path, stream, self.options.max_index_bytes)?);
+        remember_gone(&path, &former.index_path)?;
         self.committer.sync()?;
         former.retire();
         self.replaced(Some(former), self.activate(nothing_done(tar_id, *stream, generation)))

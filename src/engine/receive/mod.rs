@@ -7,6 +7,7 @@ mod change;
 mod commit;
 mod delete;
 mod finish;
+mod gc;
 mod log;
 mod look;
 mod proof;
@@ -14,10 +15,12 @@ mod publish;
 
 pub use block::BlockPut;
 pub use finish::FinishJob;
+pub use gc::{Garbage, collect_garbage};
 
 use super::buffers::Buffers;
 use crate::archive::digest::IndexDigest;
 use crate::archive::protocol::{FinishRequest, IndexAnswer, Status};
+use crate::db::generation::remember_gone;
 use crate::db::growing::GrowingIndex;
 use crate::db::import::import;
 use crate::db::index_read::{IndexReader, Summary};
@@ -321,6 +324,10 @@ impl Receiver {
         let path = self.index_path(tar_id, &written.digest, generation);
         std::fs::rename(&imported, &path)
             .map_err(|e| Error::io(format!("cannot put {} in place", path.display()), e))?;
+        if let Some(former) = former.as_ref().filter(|_| expected.is_some()) {
+            // What vanishes with it may have to be deleted.
+            remember_gone(&path, &former.index_path)?;
+        }
         // The journal must never name an index that a power loss can take away.
         self.committer.sync()?;
         if let Some(former) = &former {

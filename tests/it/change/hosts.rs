@@ -1,6 +1,6 @@
 //! Two hosts that do not agree on what the source is, and a file with two names of which one goes.
 
-use super::{Grows, Replaced, ReplacedInSecret, RewrittenInSecret, SIZE, Setting, Vanishes, copy, layout};
+use super::{Replaced, ReplacedInSecret, RewrittenInSecret, SIZE, Setting, Shrinks, Vanishes, copy, layout};
 use crate::support::{Lab, Tree, assert_same_tree, tree_diff, wait_until};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -17,7 +17,7 @@ fn one_of_two_hosts_is_stale() {
         let aside = setting.lab.dir("aside");
         ReplacedInSecret.apply(&stale, Path::new("b-middle"), &aside);
         RewrittenInSecret.apply(&stale, Path::new("e-spans"), &aside);
-        Grows.apply(&stale, Path::new("g-block"), &aside);
+        Shrinks.apply(&stale, Path::new("g-block"), &aside);
         Vanishes.apply(&stale, Path::new("h/first"), &aside);
         let send = |from: &Path, more: &[&str]| {
             let more = ["-s", SIZE, "--json"].iter().chain(more).map(Into::into).collect();
@@ -63,7 +63,7 @@ fn another_host_with_another_index() {
     let (dst, proxy) = setting.receiver();
     let other = setting.lab.path("other");
     copy(&setting.src, &other);
-    Grows.apply(&other, Path::new("b"), &setting.lab.dir("aside"));
+    Shrinks.apply(&other, Path::new("b"), &setting.lab.dir("aside"));
     let other_db = setting.lab.index(&other);
     let slow = ["--bwlimit", "64K", "-p", "1", "--compress", "none"];
     let ours = setting.upload(Replaced, &proxy.url, &slow).spawn();

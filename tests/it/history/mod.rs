@@ -2,6 +2,7 @@
 
 mod broken;
 mod compact;
+mod gc;
 
 use crate::support::{Lab, Output, Tree, index, set_mtime};
 use serde_json::Value;

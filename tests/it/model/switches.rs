@@ -3,15 +3,15 @@
 use crate::support::Lab;
 
 /// `sync` sends what changed inside files, and nothing of a content that the receiver has already.
-pub(super) const DELTA: bool = false;
+pub(super) const DELTA: bool = true;
 /// `sync --delete`.
-pub(super) const DELETE: bool = false;
+pub(super) const DELETE: bool = true;
 /// `rewind`, and `sync --keep`.
 pub(super) const REWIND: bool = false;
 /// `compact`.
-pub(super) const COMPACT: bool = false;
+pub(super) const COMPACT: bool = true;
 /// `history backup` and `history restore`.
-pub(super) const BACKUP: bool = false;
+pub(super) const BACKUP: bool = true;
 
 #[test]
 fn the_switches_are_right() {

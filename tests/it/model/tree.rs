@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// Files from this size on have a sketch, so that a change of them costs what was changed.
 pub(super) const SKETCHED_BYTES: usize = 1 << 20;
 /// What an edit may cost beside its own bytes: the chunks that it begins and ends in, and those until cuts fall as before.
-const EDIT_SLACK_BYTES: u64 = 3 * 256 * 1024;
+const EDIT_SLACK_BYTES: u64 = 5 * 256 * 1024;
 
 /// The bytes of a file, and where they come from.
 #[derive(Clone)]

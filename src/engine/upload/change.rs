@@ -1,0 +1,76 @@
+//! Bringing a receiver from a former generation of the index to ours.
+
+use super::super::index_body;
+use super::{Upload, blocking};
+use crate::db::generation::{History, Step};
+use crate::db::index_read::IndexReader;
+use crate::error::{Error, ErrorKind, Result};
+use crate::remote::IndexBody;
+use crate::telemetry::Notice;
+use std::path::Path;
+
+impl Upload<'_> {
+    /// The way from the generation that `digest` names to ours, if our history knows it.
+    pub(super) async fn steps_from(&self, digest: &str) -> Result<Option<Vec<Step>>> {
+        let Ok(digest) = digest.parse() else { return Ok(None) };
+        let (database, to) = (self.options.database.clone(), self.summary.generation);
+        blocking(move || {
+            if !IndexReader::open(&database)?.is_ours() {
+                return Ok(None);
+            }
+            let history = History::open(&database)?;
+            let from = history.with_digest(&digest).map(|generation| generation.number);
+            Ok(from.and_then(|from| history.way(from, to)).filter(|steps| !steps.is_empty()))
+        })
+        .await
+    }
+
+    /// Brings the receiver from a former generation to ours; where that does not work, puts the whole index.
+    pub(super) async fn put_changes(&self, steps: &[Step]) -> Result<()> {
+        self.monitor.notice(Notice::Phase("sending the change of the index"));
+        for step in steps {
+            let (database, scratch, step) =
+                (self.options.database.clone(), self.options.scratch.clone(), *step);
+            let body = blocking(move || change_body(&database, &scratch, &step)).await?;
+            match self.client.put_index(&body).await {
+                Ok(answer) if answer.digest == Some(body.digest.to_string()) => {}
+                Ok(_) => return self.put_index().await.map(drop),
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        ErrorKind::BadIndex | ErrorKind::WrongIndex | ErrorKind::NotFound
+                    ) =>
+                {
+                    self.monitor.notice(Notice::Warning(format!(
+                        "the receiver does not take the change of the index ({e}); it gets all of it"
+                    )));
+                    return self.put_index().await.map(drop);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copying that a receiver does in a second, in bytes, on a slow machine.
+const COPIED_PER_S: u64 = 20 << 20;
+/// Rows of an index that it goes through in a second.
+const ROWS_PER_S: u64 = 10_000;
+
+fn change_body(database: &Path, scratch: &Path, step: &Step) -> Result<IndexBody> {
+    let history = History::open(database)?;
+    let generation = |number| {
+        history.generation(number).ok_or_else(|| {
+            Error::new(
+                ErrorKind::BadIndex,
+                format!("{} does not know generation {number}", database.display()),
+            )
+        })
+    };
+    let to = generation(step.to)?;
+    let from = if step.undo { generation(step.generation)? } else { generation(to.parent.unwrap_or(0))? };
+    let (file, length) = index_body::pack_change(scratch, |each| history.batches(step, each))?;
+    let work_s = to.files / ROWS_PER_S + to.bytes / COPIED_PER_S;
+    Ok(IndexBody { file, length, digest: to.digest, from: Some(from.digest), work_s })
+}
