@@ -28,8 +28,8 @@ Exit codes: 0 no difference, 1 differences, unverified files or an error, 2 wron
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct CheckArgs {
-    /// The folder to compare
-    #[arg(short, long, value_name = "FOLDER", default_value = "tmp/recv")]
+    /// The folder to compare, or the file or block device that was indexed
+    #[arg(short, long, value_name = "PATH", default_value = "tmp/recv")]
     base_folder: PathBuf,
     /// Compare a bucket in S3, not a folder; all of its contents are read
     #[arg(long)]

@@ -16,6 +16,7 @@ const EXAMPLES: &str = "\
 Examples:
   tar-like index -b /data
   tar-like index -c -b /data -db /tmp/data.sqlite -x '\\.tmp$' -x '^cache/'
+  tar-like index -b /data/disk.img -db image.sqlite
   tar-like index --use-s3 --s3-bucket photos --s3-prefix 2024 -db photos.sqlite
 
 Exit codes: 0 everything is indexed, 1 error, 2 wrong usage, 3 some entries were skipped (they are listed).";
@@ -23,8 +24,8 @@ Exit codes: 0 everything is indexed, 1 error, 2 wrong usage, 3 some entries were
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct IndexArgs {
-    /// The folder to index
-    #[arg(short, long, value_name = "FOLDER", default_value = ".")]
+    /// The folder, file or block device to index
+    #[arg(short, long, value_name = "PATH", default_value = ".")]
     base_folder: PathBuf,
     /// Index a bucket in S3 instead of a folder
     #[arg(long)]

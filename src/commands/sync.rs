@@ -13,10 +13,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::remote::Client;
 use crate::server::{self, Access, AccessOptions, ServerOptions};
 use crate::source::Source;
+use crate::source::base::{Base, folder_of, resolved};
 use crate::source::disk::DiskSource;
 use clap::Args;
 use rand::RngExt;
 use rand::distr::{Alphanumeric, SampleString};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -24,11 +26,14 @@ use tokio::task::JoinHandle;
 
 const EXAMPLES: &str = "\
 The contents of SOURCE become the contents of DESTINATION, as with `rsync -a SOURCE/ DESTINATION/`. Nothing is deleted there without --delete.
+A file becomes a file of that name in DESTINATION; so does a block device, with the device's content.
 The index is kept: running the same command again reads only what changed, and sends nothing if nothing did.
 
 Examples:
   tar-like sync /data http://backup:8000/tar
   tar-like sync /data /mnt/disk/data -db /tmp/data.sqlite
+  tar-like sync /data/disk.img http://backup:8000/tar -db disk.sqlite
+  tar-like sync /dev/vg/snapshot /mnt/disk -db snapshot.sqlite
   tar-like sync s3://photos/2024 http://backup:8000/tar --s3-endpoint https://s3.example.org
   tar-like sync /data https://backup/tar --token-file token --dry-run
 
@@ -38,7 +43,7 @@ listed), 4 receiver full or degraded, 25 more to delete than --max-delete, 130 i
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct SyncArgs {
-    /// The folder to copy, or s3://bucket/prefix
+    /// The folder, file or block device to copy, or s3://bucket/prefix
     #[arg(value_name = "SOURCE")]
     source: PathBuf,
     /// A receiver (http://host:8000/tar) or a folder on this host
@@ -69,8 +74,10 @@ enum Destination {
 }
 
 pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome> {
+    // What is no source is refused before anything is made for it.
     let place = args.source.to_str().and_then(Place::of_url);
     let folder = place.is_none().then_some(&*args.source);
+    folder.map(Base::open).transpose()?;
     let destination = destination(&args.destination, folder, args.transfer.dry_run)?;
     let bucket = match place {
         Some(place) => Some(args.s3.connect(place, output).await?),
@@ -80,7 +87,7 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     if !args.clean {
         let base = match &bucket {
             Some(bucket) => Some(PathBuf::from(bucket.address())),
-            None => args.source.canonicalize().ok(),
+            None => resolved(&args.source).ok(),
         };
         check_same_source(&kept, base)?;
     }
@@ -208,7 +215,7 @@ fn outcome(indexed: &IndexReport, report: &UploadReport) -> Outcome {
     }
 }
 
-/// `source` is the folder that is copied, if it is one.
+/// `source` is the folder or file that is copied, if it is no bucket.
 fn destination(given: &Path, source: Option<&Path>, dry_run: bool) -> Result<Destination> {
     if let Some(url) =
         given.to_str().filter(|text| text.starts_with("http://") || text.starts_with("https://"))
@@ -223,25 +230,44 @@ fn destination(given: &Path, source: Option<&Path>, dry_run: bool) -> Result<Des
     }
     let folder = resolve(given)
         .map_err(|e| Error::io(format!("cannot resolve the destination folder {}", given.display()), e))?;
+    if folder.exists() && !folder.is_dir() {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("the destination {} is no folder", folder.display()),
+        )
+        .hint("the copy gets the source's names in a folder; give that folder"));
+    }
     let source = source.map(|source| {
-        source
-            .canonicalize()
-            .map_err(|e| Error::io(format!("cannot open the source folder {}", source.display()), e))
+        resolved(source).map_err(|e| Error::io(format!("cannot open the source {}", source.display()), e))
     });
-    if let Some(source) = source.transpose()?
-        && folder.starts_with(&source)
-    {
+    let Some(source) = source.transpose()? else { return local(folder, dry_run) };
+    if !source.is_dir() && is_same_folder(folder_of(&source), &folder) {
+        let what = format!("{} lies in the destination {}", source.display(), folder.display());
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint("the copy would take its own source's place; choose another folder"));
+    }
+    if folder.starts_with(&source) {
         return Err(Error::new(
             ErrorKind::Usage,
             format!("the destination {} lies in the source {}", folder.display(), source.display()),
         )
         .hint("the copy would contain itself; choose a destination outside"));
     }
+    local(folder, dry_run)
+}
+
+fn local(folder: PathBuf, dry_run: bool) -> Result<Destination> {
     if !dry_run {
         std::fs::create_dir_all(&folder)
             .map_err(|e| Error::io(format!("cannot make the destination folder {}", folder.display()), e))?;
     }
     Ok(Destination::Local(folder))
+}
+
+/// Whether both are there, and the same, by whatever names.
+fn is_same_folder(one: &Path, other: &Path) -> bool {
+    let inode = |path: &Path| path.metadata().map(|folder| (folder.dev(), folder.ino())).ok();
+    inode(one).is_some_and(|one| Some(one) == inode(other))
 }
 
 /// Where `path` leads, which need not be there yet.

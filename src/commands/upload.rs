@@ -42,8 +42,8 @@ Exit codes: 0 the receiver confirmed every file (with -f/-l: every block of the 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct UploadArgs {
-    /// The folder that was indexed
-    #[arg(short, long, value_name = "FOLDER", default_value = ".")]
+    /// The folder, file or block device that was indexed
+    #[arg(short, long, value_name = "PATH", default_value = ".")]
     base_folder: PathBuf,
     /// Read from the bucket that was indexed, not from a folder
     #[arg(long)]

@@ -11,7 +11,8 @@ use crate::archive::path::EntryPath;
 use crate::db::index_read::IndexReader;
 use crate::db::paths::PathTable;
 use crate::error::{Error, ErrorKind, Result};
-use crate::folder::{Folder, is_kind, is_same_time, meta_of};
+use crate::folder::{is_kind, is_same_time, meta_of};
+use crate::source::base::Base;
 use crate::source::s3::Bucket;
 use crate::source::walk::Walk;
 use crate::telemetry::Monitor;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 
 /// What to compare.
 pub struct CheckOptions {
-    /// The folder; means nothing where there is a bucket.
+    /// The folder, or the file or block device alone; means nothing where there is a bucket.
     pub base: PathBuf,
     /// The bucket, if that is what to compare.
     pub bucket: Option<Arc<Bucket>>,
@@ -106,9 +107,7 @@ pub fn check(
     let place = match &options.bucket {
         Some(bucket) => Place::Bucket(BucketComparer::new(options, bucket, monitor)?),
         None => Place::Folder(Comparer {
-            base: Folder::open(&options.base).map_err(|e| {
-                Error::io(format!("cannot open the base folder {}", options.base.display()), e)
-            })?,
+            base: Base::open(&options.base)?,
             metadata: options.metadata,
             owner: rustix::process::geteuid().is_root(),
             monitor,
@@ -200,7 +199,7 @@ enum Place<'a> {
 }
 
 struct Comparer<'a> {
-    base: Folder,
+    base: Base,
     metadata: bool,
     owner: bool,
     monitor: &'a dyn Monitor,
@@ -252,8 +251,14 @@ impl Comparer<'_> {
     }
 
     fn stat(&self, path: &EntryPath) -> std::result::Result<Stat, Errno> {
-        let (parent, name) = path.split();
-        self.base.open_folder(parent)?.stat(name)?.ok_or(Errno::NOENT)
+        match &self.base {
+            Base::Single(single) if single.path() == path => single.stat(),
+            Base::Single(_) => Err(Errno::NOENT),
+            Base::Folder(base) => {
+                let (parent, name) = path.split();
+                base.open_folder(parent)?.stat(name)?.ok_or(Errno::NOENT)
+            }
+        }
     }
 
     fn file(
@@ -269,7 +274,7 @@ impl Comparer<'_> {
             }
             other => other?,
         };
-        let stat = rustix::fs::fstat(&opened)?;
+        let stat = self.base.look(&opened)?;
         if !is_kind(&stat, FileType::RegularFile) {
             return Ok(Seen::Differs("it is no regular file".to_string()));
         }
@@ -329,8 +334,9 @@ impl Comparer<'_> {
             NodeKind::Dir => Ok(self.meta(&stat, node.meta.as_ref(), true)),
             NodeKind::Symlink if !is_kind(&stat, FileType::Symlink) => wrong("symbolic link"),
             NodeKind::Symlink => {
+                let Base::Folder(base) = &self.base else { return Err(Errno::NOENT) };
                 let (parent, name) = node.path.split();
-                let target = rustix::fs::readlinkat(self.base.open_folder(parent)?, name, Vec::new())?;
+                let target = rustix::fs::readlinkat(base.open_folder(parent)?, name, Vec::new())?;
                 if target.as_bytes() != &*node.target {
                     return Ok(Some("it points somewhere else".to_string()));
                 }
@@ -353,7 +359,8 @@ impl Comparer<'_> {
         if mode && found.mode & bits != wanted.mode & bits {
             return Some(format!("its mode is {:04o}, not {:04o}", found.mode & bits, wanted.mode & bits));
         }
-        if !is_same_time(found.mtime_ns, wanted.mtime_ns) {
+        // A device does not say when it changed.
+        if !self.base.is_device() && !is_same_time(found.mtime_ns, wanted.mtime_ns) {
             return Some(format!("its time is {}, not {} ns", found.mtime_ns, wanted.mtime_ns));
         }
         if self.owner && (found.uid, found.gid) != (wanted.uid, wanted.gid) {
@@ -389,24 +396,26 @@ fn report_extra(options: &CheckOptions, report: &mut impl FnMut(&Finding) -> Res
     index.nodes(|node| known.add(&node.path, node.kind.letter()).map(|_| ControlFlow::Continue(())))?;
     let (mut count, mut outcome) = (0, Ok(()));
     let plain = !index.is_ours();
-    Walk::new(&options.base, Vec::new(), &[&options.database])?.run(|found| {
-        let path = match found {
-            // An index of the original program lists no directories: they are no difference.
-            Ok(found) if plain && found.is_dir() => return true,
-            Ok(found) => match known.kind_of(found.path.as_bytes()) {
-                Ok(Some(_)) => return true,
-                Ok(None) => found.path.to_string(),
-                Err(e) => {
-                    outcome = Err(e);
-                    return false;
-                }
-            },
-            // What no index could name, or what has no content to copy.
-            Err(skipped) => skipped.path,
-        };
-        count += 1;
-        outcome = report(&Finding::Extra(path));
-        outcome.is_ok()
-    })?;
+    Walk::new(&Base::open(&options.base)?, &options.base, Vec::new(), &[&options.database])?.run(
+        |found| {
+            let path = match found {
+                // An index of the original program lists no directories: they are no difference.
+                Ok(found) if plain && found.is_dir() => return true,
+                Ok(found) => match known.kind_of(found.path.as_bytes()) {
+                    Ok(Some(_)) => return true,
+                    Ok(None) => found.path.to_string(),
+                    Err(e) => {
+                        outcome = Err(e);
+                        return false;
+                    }
+                },
+                // What no index could name, or what has no content to copy.
+                Err(skipped) => skipped.path,
+            };
+            count += 1;
+            outcome = report(&Finding::Extra(path));
+            outcome.is_ok()
+        },
+    )?;
     outcome.map(|()| count)
 }

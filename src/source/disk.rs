@@ -1,29 +1,28 @@
-//! A folder on disk as a source.
+//! A folder, file or device on this host as a source.
 
 use super::Source;
+use super::base::Base;
 use crate::archive::digest::proves;
 use crate::archive::entry::FileEntry;
-use crate::error::{Error, Result};
-use crate::folder::{Folder, ctime_ns, is_kind, mtime_ns};
+use crate::error::Result;
+use crate::folder::{ctime_ns, is_kind, mtime_ns};
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// A base folder whose files are read.
+/// A base whose files are read.
 pub struct DiskSource {
-    base: Folder,
+    base: Base,
 }
 
 impl DiskSource {
     /// Opens `base`.
     ///
     /// # Errors
-    /// It is no folder, or not readable.
+    /// It is no folder, file or block device, or not readable.
     pub fn open(base: &Path) -> Result<Self> {
-        let folder = Folder::open(base)
-            .map_err(|e| Error::io(format!("cannot open the base folder {}", base.display()), e))?;
-        Ok(Self { base: folder })
+        Ok(Self { base: Base::open(base)? })
     }
 }
 
@@ -34,12 +33,12 @@ fn identity(stat: &Stat) -> (u64, u64, i64, i64, i64) {
 
 impl Source for DiskSource {
     fn read(&self, file: &FileEntry, file_offset: u64, buffer: &mut [u8]) -> std::result::Result<(), String> {
-        let opened = self.base.open_file(file.path.as_bytes()).map_err(|e| match e {
+        let opened = self.base.open_file(&file.path).map_err(|e| match e {
             Errno::NOENT | Errno::NOTDIR => "it is gone".to_string(),
             Errno::LOOP => "it, or a folder above it, became a symbolic link".to_string(),
             e => format!("it cannot be opened: {}", std::io::Error::from(e)),
         })?;
-        let stat = || rustix::fs::fstat(&opened).map_err(|e| format!("it cannot be looked at: {e}"));
+        let stat = || self.base.look(&opened).map_err(|e| format!("it cannot be looked at: {e}"));
         let before = stat()?;
         if !is_kind(&before, FileType::RegularFile) {
             return Err("it is no regular file any more".to_string());

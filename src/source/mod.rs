@@ -1,5 +1,6 @@
 //! Where bytes come from.
 
+pub mod base;
 pub mod device;
 pub mod disk;
 pub mod s3;

@@ -1,5 +1,6 @@
 //! Walking a folder in a stable order.
 
+use super::base::Base;
 use crate::archive::path::{EntryPath, MAX_PATH_BYTES, PARTIAL_INFIX, PathError, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::{Folder, mtime_ns};
@@ -55,6 +56,8 @@ pub struct Skipped {
 /// What is walked, and what is not.
 pub struct Walk {
     base: PathBuf,
+    /// There is nothing but this file.
+    single: Option<EntryPath>,
     exclude: Vec<Regex>,
     own: HashSet<Vec<u8>>,
     /// Folders with files of ours in them: writing those changes the folder's time, which is no change of the source.
@@ -62,18 +65,24 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Walks `base` but for what `exclude` matches in its relative path; a directory that matches is left out with all that
+    /// Walks `base`, which `path` led to, but for what `exclude` matches in its relative path; a directory that matches is left out with all that
     /// it contains. `own_files` are databases of this program that may lie in the folder; they are left out, too.
     ///
     /// # Errors
-    /// The base folder cannot be resolved.
-    pub fn new(base: &Path, exclude: Vec<Regex>, own_files: &[&Path]) -> Result<Self> {
-        let resolved = base
-            .canonicalize()
-            .map_err(|e| Error::io(format!("cannot open the base folder {}", base.display()), e))?;
-        if !resolved.is_dir() {
-            return Err(Error::new(ErrorKind::Source, format!("the base {} is no folder", base.display())));
+    /// The base folder cannot be resolved, or a single file is one of `own_files`.
+    pub fn new(base: &Base, path: &Path, exclude: Vec<Regex>, own_files: &[&Path]) -> Result<Self> {
+        if let Some(single) = base.single() {
+            if own_files.iter().any(|own| own.canonicalize().is_ok_and(|own| own == single.real())) {
+                let message = format!("{} is a database that this command itself uses", path.display());
+                return Err(Error::new(ErrorKind::Usage, message).hint("give -db, or -dbp, another file"));
+            }
+            let (base, single) = (single.real().to_path_buf(), Some(single.path().clone()));
+            let (own, own_folders) = (HashSet::new(), HashSet::new());
+            return Ok(Self { base, single, exclude, own, own_folders });
         }
+        let resolved = path
+            .canonicalize()
+            .map_err(|e| Error::io(format!("cannot open the base folder {}", path.display()), e))?;
         let (mut own, mut own_folders) = (HashSet::new(), HashSet::new());
         for file in own_files {
             let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -85,7 +94,7 @@ impl Walk {
                 own.insert([&path, suffix.as_bytes()].concat());
             }
         }
-        Ok(Self { base: resolved, exclude, own, own_folders })
+        Ok(Self { base: resolved, single: None, exclude, own, own_folders })
     }
 
     /// Gives the name of every entry but the base itself, a directory before what it contains, the names of one directory in the order
@@ -94,6 +103,12 @@ impl Walk {
     /// # Errors
     /// The base folder itself cannot be read.
     pub fn run(&self, mut each: impl FnMut(std::result::Result<Seen, Skipped>) -> bool) -> Result<()> {
+        if let Some(path) = &self.single {
+            if !self.exclude.iter().any(|regex| regex.is_match(path.as_bytes())) {
+                each(Ok(Seen { path: path.clone(), is_dir: false, own: false }));
+            }
+            return Ok(());
+        }
         let mut entries = WalkDir::new(&self.base).min_depth(1).sort_by_file_name().into_iter();
         while let Some(entry) = entries.next() {
             let entry = match entry {
@@ -197,15 +212,15 @@ impl Seen {
 /// Looks at what a walk has seen. Several may do so at once: looking takes longer than walking.
 pub struct Looker<'a> {
     walk: &'a Walk,
-    base: &'a Folder,
+    base: &'a Base,
     /// Most entries share their folder with the next.
     last: Option<(Vec<u8>, Folder)>,
 }
 
 impl<'a> Looker<'a> {
-    /// `base` is the folder that `walk` walks.
+    /// `base` is what `walk` walks.
     #[must_use]
-    pub fn new(walk: &'a Walk, base: &'a Folder) -> Self {
+    pub fn new(walk: &'a Walk, base: &'a Base) -> Self {
         Self { walk, base, last: None }
     }
 
@@ -233,10 +248,14 @@ impl<'a> Looker<'a> {
     fn kind_of(&mut self, path: &EntryPath) -> std::result::Result<(FoundKind, Stat), String> {
         let cannot = |e: Errno| format!("it cannot be looked at: {}", std::io::Error::from(e));
         let (parent, name) = path.split();
+        let base = match self.base {
+            Base::Single(single) => return Ok((FoundKind::File, single.stat().map_err(cannot)?)),
+            Base::Folder(base) => base,
+        };
         if self.last.as_ref().is_none_or(|(last, _)| last != parent) {
-            self.last = Some((parent.to_vec(), self.base.open_folder(parent).map_err(cannot)?));
+            self.last = Some((parent.to_vec(), base.open_folder(parent).map_err(cannot)?));
         }
-        let folder = self.last.as_ref().map_or(self.base, |(_, folder)| folder);
+        let folder = self.last.as_ref().map_or(base, |(_, folder)| folder);
         let stat = folder.stat(name).map_err(cannot)?.ok_or_else(|| cannot(Errno::NOENT))?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => FoundKind::File,
@@ -276,7 +295,8 @@ mod tests {
         std::fs::write(at("elsewhere/inside"), "").unwrap();
         std::fs::write(at("folder/inside"), "").unwrap();
         std::fs::write(at("file"), "").unwrap();
-        let walk = Walk::new(base.path(), Vec::new(), &[]).unwrap();
+        let folder = Base::open(base.path()).unwrap();
+        let walk = Walk::new(&folder, base.path(), Vec::new(), &[]).unwrap();
         let mut seen = Vec::new();
         walk.run(|item| {
             seen.extend(item.ok());
@@ -288,7 +308,6 @@ mod tests {
         std::os::unix::fs::symlink("elsewhere", at("folder")).unwrap();
         std::fs::remove_file(at("file")).unwrap();
         std::fs::create_dir(at("file")).unwrap();
-        let folder = Folder::open(base.path()).unwrap();
         let mut looker = Looker::new(&walk, &folder);
         let (found, skipped): (Vec<_>, Vec<_>) =
             seen.into_iter().map(|seen| looker.look(seen)).partition(std::result::Result::is_ok);

@@ -41,6 +41,7 @@ mod s3_servers;
 mod scale;
 mod scripts;
 mod settings;
+mod single;
 mod sketch;
 mod standby;
 mod stream;

@@ -5,6 +5,7 @@ use super::read::is_same;
 use crate::archive::entry::FileEntry;
 use crate::archive::log::Digests;
 use crate::archive::sketch::{ContentPart, Hashed, Md5Part, SketchHasher};
+use crate::source::base::look_again;
 use crate::source::s3::{Bucket, ObjectReader, Wanted};
 use bytes::Bytes;
 use rustix::fs::Stat;
@@ -127,7 +128,7 @@ impl LargeReader {
                 piece.resize(wanted, 0);
                 if self.left == 0 && !self.broken {
                     // Its last piece is held back until it is known that nothing changed meanwhile.
-                    let after = rustix::fs::fstat(&*file);
+                    let after = look_again(file, before);
                     self.broken = !after.is_ok_and(|after| is_same(before, &after));
                 }
                 Bytes::from_owner(piece)

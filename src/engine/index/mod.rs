@@ -20,6 +20,7 @@ use crate::archive::digest::IndexDigest;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::index_write::{IndexWriter, Written};
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::base::resolved;
 use crate::source::s3::Bucket;
 use crate::telemetry::Monitor;
 use former::{FormerRows, Vanished};
@@ -34,7 +35,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// What to index.
 #[derive(Debug, Clone)]
 pub struct IndexOptions {
-    /// The folder; means nothing where there is a bucket.
+    /// The folder, or the file or block device alone; means nothing where there is a bucket.
     pub base: PathBuf,
     /// The bucket, if that is the source.
     pub bucket: Option<Arc<Bucket>>,
@@ -88,12 +89,13 @@ impl IndexOptions {
         PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(self.base_bytes()))
     }
 
-    /// The folder without any symbolic link on the way, or the address of the bucket, as an index records it.
+    /// The folder without any symbolic link on the way, or a single file in such a folder, or the address of the bucket, as an index
+    /// records it.
     pub(super) fn base_bytes(&self) -> Vec<u8> {
         if let Some(bucket) = &self.bucket {
             return bucket.address().into_bytes();
         }
-        let resolved = self.base.canonicalize().unwrap_or_else(|_| self.base.clone());
+        let resolved = resolved(&self.base).unwrap_or_else(|_| self.base.clone());
         resolved.as_os_str().as_bytes().to_vec()
     }
 }
@@ -143,8 +145,8 @@ fn next_generation(
     let former = FormerRows::new(reader, &summary, vanished.clone(), options.checksum);
     let nodes = FormerNodes::new(IndexReader::open(&options.database)?);
     let former_generation = summary.generation;
-    let mut rows = NextRows::new(options.database.clone(), summary, nodes);
     let scan = Scan::new(options, Some(former), Contents::Drop)?;
+    let mut rows = NextRows::new(options.database.clone(), summary, nodes, scan.is_device());
     let skipped = scan.run(options.threads, monitor, |scanned| match scanned {
         Scanned::File { file, same, sketch, .. } => {
             monitor.counters().files_done.add(1);

@@ -36,11 +36,14 @@ pub(super) struct NextRows {
     /// Rows from this id on are of this generation.
     first_new_id: u64,
     changes: Changes,
+    /// A file with the same content has its former time.
+    keeps_time: bool,
 }
 
 impl NextRows {
-    pub(super) fn new(target: PathBuf, summary: Summary, nodes: FormerNodes) -> Self {
-        Self { target, summary, nodes, next: None, first_new_id: u64::MAX, changes: Changes::default() }
+    pub(super) fn new(target: PathBuf, summary: Summary, nodes: FormerNodes, keeps_time: bool) -> Self {
+        let (first_new_id, changes) = (u64::MAX, Changes::default());
+        Self { target, summary, nodes, next: None, first_new_id, changes, keeps_time }
     }
 
     fn next(&mut self) -> Result<&mut NextGeneration> {
@@ -61,14 +64,17 @@ impl NextRows {
             return Ok(());
         }
         self.next()?;
-        let first_new_id = self.first_new_id;
+        let (first_new_id, keeps_time) = (self.first_new_id, self.keeps_time);
         let next = self.next()?;
         let former = next.file_at(&file.path)?.filter(|former| former.id < first_new_id);
         if let Some(former) = &former
             && (former.size, former.md5, former.blake3) == (file.size, file.md5, file.blake3)
             && file.is_provable()
         {
-            let now = FileEntry { id: former.id, ..file };
+            let mut now = FileEntry { id: former.id, ..file };
+            if let (true, Some(now), Some(former)) = (keeps_time, &mut now.meta, &former.meta) {
+                now.mtime_ns = former.mtime_ns;
+            }
             if former.meta == now.meta {
                 next.set_origin(&now)?;
             } else {

@@ -9,7 +9,8 @@ use crate::archive::entry::{FileEntry, Node, Origin};
 use crate::archive::log::Digests;
 use crate::archive::path::EntryPath;
 use crate::archive::sketch::{SKETCHED_BYTES, average_for, sketch_of};
-use crate::folder::{Folder, ctime_ns, is_kind, meta_of};
+use crate::folder::{ctime_ns, is_kind, meta_of};
+use crate::source::base::Base;
 use crate::source::walk::Skipped;
 use crate::telemetry::Monitor;
 use bytes::Bytes;
@@ -96,7 +97,7 @@ struct Hashing {
 
 /// The reading threads' shared part.
 pub(super) struct Reader<'a> {
-    pub(super) base: &'a Folder,
+    pub(super) base: &'a Base,
     pub(super) contents: &'a Contents,
     pub(super) buffers: Arc<Buffers>,
     pub(super) monitor: &'a dyn Monitor,
@@ -180,7 +181,7 @@ impl Reader<'_> {
         for _ in 0..ATTEMPTS {
             let cannot = |what: &str, e: std::io::Error| format!("it cannot be {what}: {e}");
             let file = opener.open(path).map_err(|e| cannot("opened", e.into()))?;
-            let before = rustix::fs::fstat(&file).map_err(|e| cannot("looked at", e.into()))?;
+            let before = self.base.look(&file).map_err(|e| cannot("looked at", e.into()))?;
             if !is_kind(&before, FileType::RegularFile) {
                 return Err("it is no regular file any more".to_string());
             }
@@ -203,7 +204,7 @@ impl Reader<'_> {
             // Not a byte more than it had: a file that grows is noticed by its size.
             let length = (&file).take(size).read_to_end(buffer).map_err(|e| cannot("read", e))? as u64;
             self.note_read(length);
-            let after = rustix::fs::fstat(&file).map_err(|e| cannot("looked at", e.into()))?;
+            let after = self.base.look(&file).map_err(|e| cannot("looked at", e.into()))?;
             if length == size && is_same(&before, &after) {
                 return Ok(Read1::Small(before));
             }

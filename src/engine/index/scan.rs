@@ -11,7 +11,8 @@ use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
 use crate::archive::path::EntryPath;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::error::{Error, ErrorKind, Result};
-use crate::folder::{Folder, ctime_ns, meta_of};
+use crate::folder::{ctime_ns, meta_of};
+use crate::source::base::Base;
 use crate::source::walk::{Found, FoundKind, Looker, Seen, Skipped, Walk};
 use crate::telemetry::{Monitor, Notice};
 use bytes::Bytes;
@@ -80,6 +81,11 @@ impl Scan {
         })
     }
 
+    /// Whether times are only those of this very look ([`Base::is_device`]).
+    pub(super) fn is_device(&self) -> bool {
+        matches!(self, Self::Folder(scan) if scan.base.is_device())
+    }
+
     /// Gives every entry to `each`; tells `monitor` of those that are left out, and returns their number.
     pub(in super::super) fn run(
         self,
@@ -94,10 +100,10 @@ impl Scan {
     }
 }
 
-/// A folder that is about to be gone through.
+/// A folder, or a single file, that is about to be gone through.
 pub(in super::super) struct FolderScan {
     walk: Walk,
-    base: Folder,
+    base: Base,
     former: Option<FormerRows>,
     contents: Contents,
 }
@@ -106,9 +112,8 @@ impl FolderScan {
     fn new(options: &IndexOptions, former: Option<FormerRows>, contents: Contents) -> Result<Self> {
         let mut own: Vec<&Path> = options.own_files.iter().map(PathBuf::as_path).collect();
         own.push(&options.database);
-        let walk = Walk::new(&options.base, options.exclude.clone(), &own)?;
-        let base = Folder::open(&options.base)
-            .map_err(|e| Error::io(format!("cannot open the base folder {}", options.base.display()), e))?;
+        let base = Base::open(&options.base)?;
+        let walk = Walk::new(&base, &options.base, options.exclude.clone(), &own)?;
         Ok(Self { walk, base, former, contents })
     }
 
@@ -213,7 +218,7 @@ struct Limits {
 
 fn walk_into(
     walk: &Walk,
-    base: &Folder,
+    base: &Base,
     threads: usize,
     feed: Feed<Vec<Item>, Vec<Outcome>>,
     limits: Limits,

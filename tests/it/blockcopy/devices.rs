@@ -1,35 +1,7 @@
 //! Block devices: loop devices over files. Skipped where there are none to be had.
 
 use super::{Copy, NONE, OURS, Who, pair, step};
-use crate::support::{is_root, need_tool, skip};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-/// A loop device; taken away when dropped.
-struct Loop(PathBuf);
-
-impl Loop {
-    /// One over the file `image`; `None`, and said, where that is not permitted.
-    fn new(image: &Path) -> Option<Self> {
-        if !is_root() {
-            skip("only root may set up loop devices");
-            return None;
-        }
-        need_tool("losetup", "apt-get install mount");
-        let output = Command::new("losetup").args(["--find", "--show"]).arg(image).output().unwrap();
-        if !output.status.success() {
-            skip(&format!("no loop devices: {}", String::from_utf8_lossy(&output.stderr).trim()));
-            return None;
-        }
-        Some(Self(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
-    }
-}
+use crate::support::device::Loop;
 
 #[test]
 fn a_device_is_a_destination_and_a_source() {

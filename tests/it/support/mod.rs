@@ -7,6 +7,7 @@
 
 #[macro_use]
 pub(crate) mod run;
+pub(crate) mod device;
 pub(crate) mod http;
 pub(crate) mod index;
 pub(crate) mod original;
