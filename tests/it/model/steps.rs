@@ -1,6 +1,5 @@
 //! What may happen to a folder, and choosing it by chance.
 
-use super::switches::DELETE;
 use super::tree::{Model, Node, SKETCHED_BYTES};
 use crate::support::{Rng, is_root};
 use std::collections::BTreeSet;
@@ -102,6 +101,8 @@ pub(super) struct Chooser {
     pub(super) rng: Rng,
     /// Whether there may be files of 1 to 20 MiB.
     pub(super) large: bool,
+    /// What vanishes here vanishes there.
+    pub(super) mirrors: bool,
     /// Paths that are or were folders, at the receiver too: without deletes nothing else can take their place.
     pub(super) folders: BTreeSet<String>,
 }
@@ -113,7 +114,7 @@ impl Chooser {
             let Some(step) = self.candidate(model) else { continue };
             let mut after = model.clone();
             after.apply(&step);
-            if DELETE || !after.names.iter().any(|(name, node)| self.is_in_the_way(name, node)) {
+            if self.mirrors || !after.names.iter().any(|(name, node)| self.is_in_the_way(name, node)) {
                 return step;
             }
         }

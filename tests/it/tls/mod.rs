@@ -67,6 +67,7 @@ fn fails_at_once(cmd: Cmd, why: &str) -> Output {
     let start = Instant::now();
     let output = cmd.run().code(1).says(why);
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
-    assert!(!output.stderr.contains("trying again"), "{}", output.stderr);
+    // A connection may be closed before its alert was read: then once more.
+    assert!(output.stderr.matches("trying again").count() <= 1, "{}", output.stderr);
     output
 }
