@@ -11,7 +11,7 @@ use crate::archive::codec::Compression;
 use crate::archive::layout::{DEFAULT_BLOCK_SIZE, Grid};
 use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest, Status};
 use crate::archive::ranges::RangeSet;
-use crate::db::generation::Step;
+use crate::db::generation::{Step, without_private};
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::progress::Progress;
 use crate::error::{Error, ErrorKind, Result};
@@ -258,7 +258,11 @@ impl Upload<'_> {
     async fn put_index(&self) -> Result<bool> {
         self.monitor.notice(Notice::Phase("sending the index"));
         let (database, scratch) = (self.options.database.clone(), self.options.scratch.clone());
-        let (file, length) = blocking(move || index_body::pack(&database, &scratch)).await?;
+        let (file, length) = blocking(move || {
+            let stripped = without_private(&database, &scratch)?;
+            index_body::pack(stripped.as_deref().unwrap_or(&database), &scratch)
+        })
+        .await?;
         let body = IndexBody { file, length, digest: self.summary.digest, from: None, work_s: 0 };
         let answer = match self.client.put_index(&body).await {
             // Damaged on the way, most likely.
@@ -394,6 +398,16 @@ impl Upload<'_> {
 
     /// A receiver that can neither be asked nor told: our own record of what it accepted is all there is.
     async fn run_legacy(&self) -> Result<UploadReport> {
+        let database = self.options.database.clone();
+        if blocking(move || Ok(IndexReader::open(&database)?.is_scattered())).await? {
+            let what = format!(
+                "the receiver knows only the original protocol, and {} is a later generation, which that cannot read",
+                self.options.database.display()
+            );
+            return Err(
+                Error::new(ErrorKind::Source, what).hint("lay the archive out afresh with: tar-like compact")
+            );
+        }
         self.monitor.notice(Notice::Warning(
             "the receiver knows only the original protocol: it cannot say what it has, nor prove what it got; \
              run check on its side afterwards"

@@ -8,6 +8,7 @@ mod editor;
 mod gone;
 mod history;
 mod next;
+mod outgoing;
 mod rebuild;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ pub use gone::remember_gone;
 pub(super) use gone::remember_own;
 pub use history::{Counters, Former, Generation, History, Step};
 pub use next::{NextGeneration, rewind};
+pub use outgoing::without_private;
 pub use rebuild::{rebuild, remember, set_counters};
 pub use whole::copy_rows;
 
