@@ -2,6 +2,7 @@
 
 use super::super::{from_sql_int, sql_int, text_or_blob};
 use super::editor::Editor;
+use super::gone::REMEMBERED_IDS;
 use crate::archive::entry::FileEntry;
 use crate::archive::path::printable;
 use crate::error::Result;
@@ -18,6 +19,9 @@ fn bytes_of(value: ValueRef<'_>) -> &[u8] {
 impl Editor {
     /// Files do not overlap, and ascend with their ids.
     pub(super) fn check_place(&self, file: &FileEntry) -> Result<()> {
+        if sql_int(file.id) >= REMEMBERED_IDS {
+            return Err(self.refused(format!("{} is no id of a file", file.id)));
+        }
         let edge = |query: &str| -> Result<Option<u64>> {
             self.connection
                 .prepare_cached(query)
