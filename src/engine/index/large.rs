@@ -11,7 +11,7 @@ use bytes::Bytes;
 use rustix::fs::Stat;
 use std::fs::File;
 use std::io::{Error, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Large files that one thread reads and hashes at once.
 pub(in super::super) const SIDE_BY_SIDE: usize = 2;
@@ -152,9 +152,18 @@ impl LargeReader {
             contents.push((content, *bytes));
         }
         if helped && md5s.iter().any(|(md5, _)| !md5.is_known()) {
+            // Whoever comes first does it: there may be no other thread to be had.
+            let contents = Mutex::new(Some(contents));
+            let take = || {
+                let contents = contents.lock().unwrap_or_else(PoisonError::into_inner).take();
+                contents.into_iter().for_each(update_contents);
+            };
             std::thread::scope(|scope| {
-                scope.spawn(|| update_contents(contents));
+                let helper = std::thread::Builder::new().spawn_scoped(scope, take);
                 update_md5s(md5s);
+                if helper.is_err() {
+                    take();
+                }
             });
         } else {
             update_md5s(md5s);
