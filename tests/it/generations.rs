@@ -1,5 +1,6 @@
 //! A folder that is copied again and again while it lives: what a pass costs, what is deleted, and what goes wrong.
 
+use crate::support::original::OriginalReceiver;
 use crate::support::{Lab, Proxy, Tree, assert_same_tree, index};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -251,6 +252,75 @@ fn several_generations_are_sent_at_once() {
     }
     std::fs::rename(passes.tree.path("other"), passes.tree.path("renamed")).unwrap();
     assert!(passes.mirror() < 3 * EDIT);
+}
+
+/// The archive ends in the tail of a log. A file that is there, but could not get its name, gets it when the way is free.
+#[test]
+fn what_could_not_get_its_name_gets_it_later() {
+    let mut passes = Passes::begin(15, |tree| {
+        tree.noise("z.log", 2_000_000);
+    });
+    let grown = [std::fs::read(passes.tree.path("z.log")).unwrap(), passes.tree.rng.noise(5000)].concat();
+    passes.tree.noise("m", 300_000).file("z.log", grown);
+    std::fs::create_dir_all(passes.dst.join("m/in-the-way")).unwrap();
+    let failed = passes.pass(args!["-s", "100000"]).code(3).summary();
+    assert_eq!((&failed["failed"][0]["path"], &failed["failed_total"]), (&"m".into(), &1.into()), "{failed}");
+    std::fs::remove_dir_all(passes.dst.join("m")).unwrap();
+    passes.proxy.kill9();
+    passes.proxy.restart();
+    let summary = passes.pass(vec![]).code(0).summary();
+    assert_eq!(sent(&summary), 0, "it is there already: {summary}");
+    assert_same_tree(&passes.src, &passes.dst);
+}
+
+/// What an index had that another one took the place of is deleted, however many files came since.
+#[test]
+fn what_a_replaced_index_had_is_not_forgotten() {
+    let mut passes = Passes::begin(16, |tree| {
+        for n in 0..8 {
+            tree.file(format!("old-{n}"), "o");
+        }
+        tree.file("stays", "s");
+    });
+    for n in 0..8 {
+        passes.tree.remove(format!("old-{n}"));
+    }
+    std::fs::remove_file(&passes.db).unwrap();
+    passes.lab.run(args!["index", "-b", passes.src, "-db", passes.db]).code(0);
+    passes.lab.upload(&passes.src, &passes.db, &passes.proxy.url, vec![]).code(0);
+    for n in 0..8 {
+        passes.tree.file(format!("new-{n}"), "n");
+        passes.pass(vec![]).code(0);
+    }
+    passes.tree.remove("new-0").remove("new-7");
+    let summary = passes.pass(args!["--delete"]).code(0).summary();
+    assert_eq!(summary["deleted"], 10, "{summary}");
+    assert_same_tree(&passes.src, &passes.dst);
+}
+
+/// Tables that are of use only here do not go over the wire.
+#[test]
+fn a_whole_index_goes_without_what_is_private() {
+    let mut passes = Passes::begin(17, |tree| {
+        tree.noise("large", 3_000_000);
+    });
+    passes.tree.noise("new", 5000);
+    passes.mirror();
+    let tables = |db: &Path| -> Vec<String> {
+        let query = "SELECT name FROM sqlite_schema WHERE type='table' ORDER BY name";
+        let connection = index::open(db);
+        let mut statement = connection.prepare(query).unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    assert!(tables(&passes.db).iter().any(|name| name == "tarlike_sketch"));
+    let seen = passes.lab.path("seen.sqlite");
+    // One that cannot read a later generation gets no block of it.
+    let original = OriginalReceiver::start(404, Box::new(|_, _, _| None));
+    passes.lab.upload(&passes.src, &passes.db, &original.url(), vec![]).code(1).says("compact");
+    let puts = original.take_puts();
+    let [put] = &puts[..] else { panic!("{} requests", puts.len()) };
+    std::fs::write(&seen, index::unframe(&put.body)).unwrap();
+    assert_eq!(tables(&seen), ["tar", "tarlike_extent", "tarlike_file", "tarlike_meta", "tarlike_node"]);
 }
 
 /// It grows while it is copied: what was indexed arrives, the rest comes with the next pass.

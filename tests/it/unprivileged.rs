@@ -99,3 +99,32 @@ fn a_sender_without_rights_names_what_it_cannot_read() {
     }
     assert!(!dst.join("closed").exists());
 }
+
+/// A folder that may not even be looked into holds up nothing but what is in it.
+#[test]
+fn a_closed_folder_of_the_copy_holds_up_nobody_else() {
+    let lab = Lab::new();
+    let (src, db) = (lab.path("src"), lab.path("i.sqlite"));
+    let mut tree = Tree::new(&src, 138);
+    tree.noise("closed/file", 3000).noise("closed/goes", 100).noise("open", 2000).noise("goes", 100);
+    let (dst, proxy) = receiver(&lab);
+    let pass = |more: Vec<std::ffi::OsString>| {
+        lab.run(args!["index", "-b", src, "-db", db]).code(0);
+        lab.upload(&src, &db, &proxy.url, [args!["--json"], more].concat())
+    };
+    pass(vec![]).code(0);
+    std::fs::set_permissions(dst.join("closed"), std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
+    // The content of a new file is that of one which cannot be looked at.
+    std::fs::copy(src.join("closed/file"), src.join("copy")).unwrap();
+    tree.remove("goes").remove("closed/goes").noise("new", 500);
+    let output = pass(args!["--delete"]);
+    assert!(matches!(output.code, 0 | 3), "{output:?}");
+    for name in ["copy", "new", "open"] {
+        assert_eq!(std::fs::read(src.join(name)).unwrap(), std::fs::read(dst.join(name)).unwrap(), "{name}");
+    }
+    // The next pass finds the way free, made by whom it may be.
+    std::fs::set_permissions(dst.join("closed"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    pass(args!["--delete"]).code(0);
+    assert!(!dst.join("goes").exists() && !dst.join("closed/goes").exists());
+}

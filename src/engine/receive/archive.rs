@@ -76,6 +76,8 @@ pub(super) struct State {
     pub(super) proving: BTreeSet<u64>,
     /// Large files that somebody is hashing.
     pub(super) hashing: BTreeSet<u64>,
+    /// Large files of which what is hashed does not count: bytes below it may come again, for the sake of another file.
+    pub(super) rehash: BTreeSet<u64>,
     /// What is hashed of large files that are not complete.
     pub(super) hashed: BTreeMap<u64, Hashed>,
 }
@@ -308,7 +310,8 @@ impl Archive {
             for ids in unknown {
                 self.with_index(|index| {
                     index.files_with_ids(ids, |file| {
-                        if !file.scattered && waits(&file) {
+                        let is_there = !file.scattered && self.state().done.contains(file.range());
+                        if is_there && waits(&file) {
                             files.push(file);
                         }
                         Ok(ControlFlow::Continue(()))
@@ -334,18 +337,27 @@ impl Archive {
         Ok(files)
     }
 
-    /// The ids of the files that lie whole in the archive range `range`; empty files at its borders may be among them.
+    /// The ids of the natural files that lie whole in the archive range `range`; empty files at its borders, and scattered ones, may be
+    /// among them.
     pub(super) fn ids_within(&self, range: &Range<u64>) -> Result<Range<u64>> {
         self.with_index(|index| {
-            let (mut first, mut end) = (None, 0);
+            let (mut first, mut end) = (None, None);
             index.files_in(range.clone(), |file| {
                 first = Some(if file.offset < range.start { file.id + 1 } else { file.id });
                 Ok(ControlFlow::Break(()))
             })?;
             index.files_in(range.end.saturating_sub(1)..range.end, |file| {
-                end = if file.range().end > range.end { file.id } else { file.id + 1 };
+                end = Some(if file.range().end > range.end { file.id } else { file.id + 1 });
                 Ok(ControlFlow::Break(()))
             })?;
+            // It may end in what only scattered files have, or in a hole: then with the file before the next one.
+            if end.is_none() {
+                index.files_in(range.end..u64::MAX, |file| {
+                    end = Some(file.id);
+                    Ok(ControlFlow::Break(()))
+                })?;
+            }
+            let end = end.map_or_else(|| index.next_id(), Ok)?;
             Ok(first.map_or(0..0, |first| first..end.max(first)))
         })
     }

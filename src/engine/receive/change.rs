@@ -96,8 +96,9 @@ impl Receiver {
         // Everybody else is kept out from here on: what is published now is what there is to copy from.
         former.retire();
         let outcome = self.change(&former, uploaded, expected);
-        let archive = self.replaced(Some(former.clone()), outcome)?;
+        let (archive, touched) = self.replaced(Some(former.clone()), outcome)?;
         drop(log);
+        self.touch(&archive, &touched)?;
         let extent = archive.extent();
         tracing::info!(
             "archive {tar_id}: index {} with {} files, {} bytes, a generation of {from}",
@@ -109,7 +110,13 @@ impl Receiver {
         Ok(IndexAnswer { rc: "ok".to_string(), digest: Some(extent.digest.to_string()), complete: false })
     }
 
-    fn change(&self, former: &Archive, uploaded: &Path, expected: &IndexDigest) -> Result<Arc<Archive>> {
+    /// Gives the new archive, and the files of it that have everything but their metadata.
+    fn change(
+        &self,
+        former: &Archive,
+        uploaded: &Path,
+        expected: &IndexDigest,
+    ) -> Result<(Arc<Archive>, Vec<u64>)> {
         let tar_id = former.tar_id;
         let folder = tempfile::tempdir_in(self.incoming_path())
             .map_err(|e| Error::io("cannot make a temporary folder", e))?;
@@ -134,9 +141,7 @@ impl Receiver {
         self.committer.sync()?;
         let (digest, finished) = (*expected, false);
         let state = ArchiveState { tar_id, digest, generation, finished, done, published };
-        let archive = self.activate(state)?;
-        self.touch(&archive, &touched)?;
-        Ok(archive)
+        Ok((self.activate(state)?, touched))
     }
 
     /// Finds out what is there of the new generation, and copies what its files have in common with those of the former one.
@@ -229,9 +234,9 @@ impl Copier<'_> {
     fn open(&mut self, source: &FileEntry) -> Result<()> {
         if self.source.as_ref().is_none_or(|(id, _)| *id != source.id) {
             let sink = &self.receiver.sink;
-            let expected = sink.stat(&source.path, &mut FolderCache::default())?;
-            let stands = expected.is_some_and(|stat| Expected::of(source).is(&stat));
-            // What its own mode forbids to read can still come from the sender.
+            // What cannot be looked at, or what its own mode forbids to read, can still come from the sender.
+            let there = sink.stat(&source.path, &mut FolderCache::default()).unwrap_or(None);
+            let stands = there.is_some_and(|stat| Expected::of(source).is(&stat));
             let file = if stands { sink.open_final(&source.path).unwrap_or(None) } else { None };
             if file.is_none() {
                 tracing::info!("\"{}\" was changed or removed since it was received", source.path);

@@ -6,8 +6,10 @@ use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::EntryPath;
 use crate::archive::protocol::{DeleteRequest, FAILED_NAMES, FailedFile};
 use crate::error::{ErrorKind, Result};
+use crate::folder::is_common_time;
 use crate::sink::disk::FolderCache;
 use crate::sink::{Backup, Expected, Outcome};
+use rustix::fs::Stat;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -17,6 +19,9 @@ pub(super) struct Doomed {
     files: Vec<(EntryPath, u64, Option<i64>)>,
     links: Vec<Node>,
     folders: Vec<EntryPath>,
+    /// What could not be looked at.
+    failed: Vec<FailedFile>,
+    failed_total: u64,
 }
 
 /// What deleting came to.
@@ -37,14 +42,16 @@ impl Doomed {
         let mut cache = FolderCache::default();
         archive.with_index(|index| {
             index.gone_files(|file| {
-                let there = receiver.sink.stat(&file.path, &mut cache)?;
-                if there.is_some_and(|stat| Expected::of(&file).is(&stat)) {
+                // Where no time is known, or none that every file system keeps, nobody knows whose file it is.
+                let known = file.meta.is_some_and(|meta| is_common_time(meta.mtime_ns));
+                let there = found.look(receiver, &file.path, &mut cache);
+                if known && there.is_some_and(|stat| Expected::of(&file).is(&stat)) {
                     found.files.push((file.path, file.size, file.meta.map(|meta| meta.mtime_ns)));
                 }
                 Ok(ControlFlow::Continue(()))
             })?;
             index.gone_nodes(|node| {
-                if receiver.sink.stat(&node.path, &mut cache)?.is_some() {
+                if found.look(receiver, &node.path, &mut cache).is_some() {
                     match node.kind {
                         NodeKind::Dir => found.folders.push(node.path),
                         NodeKind::Symlink | NodeKind::Hardlink => found.links.push(node),
@@ -56,6 +63,21 @@ impl Doomed {
         // What is in a folder goes before it.
         found.folders.sort_by(|a, b| b.as_bytes().cmp(a.as_bytes()));
         Ok(found)
+    }
+
+    /// What stands at `path`. One place that cannot be looked at keeps nobody from the others.
+    fn look(&mut self, receiver: &Receiver, path: &EntryPath, cache: &mut FolderCache) -> Option<Stat> {
+        match receiver.sink.stat(path, cache) {
+            Ok(there) => there,
+            Err(e) => {
+                self.failed_total += 1;
+                if self.failed.len() < FAILED_NAMES {
+                    let (path, reason) = (path.to_string(), publish::reason(&e));
+                    self.failed.push(FailedFile { id: None, path, reason });
+                }
+                None
+            }
+        }
     }
 
     fn len(&self) -> u64 {
@@ -76,6 +98,9 @@ pub(super) fn delete(
     if doomed.len() > request.most {
         deleted.too_many = Some(doomed.len());
         return Ok(deleted);
+    }
+    if !in_the_way {
+        (deleted.failed, deleted.failed_total) = (doomed.failed.clone(), doomed.failed_total);
     }
     let sink = &receiver.sink;
     let backup: Option<Backup> =

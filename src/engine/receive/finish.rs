@@ -222,7 +222,12 @@ fn confirm(receiver: &Receiver, archive: &Archive, looked: RangeSet) -> Result<(
     look::in_parts(&published, |ids, cache| {
         archive.with_index(|index| {
             index.files_with_ids(ids, |file| {
-                let stands = publish::stands(receiver, &file, cache).unwrap_or_else(|e| {
+                let looked = publish::stands(receiver, &file, cache);
+                if matches!(looked, Ok(true)) {
+                    // It may have been out of sight the last time.
+                    archive.state().failed.remove(&file.id);
+                }
+                let stands = looked.unwrap_or_else(|e| {
                     // Its folder forbids even to look: nobody can confirm it, and nobody can replace it.
                     archive.state().fail(file.id, &file.path, publish::reason(&e));
                     true

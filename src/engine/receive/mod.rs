@@ -333,20 +333,26 @@ impl Receiver {
         if let Some(former) = &former {
             former.retire();
         }
-        let carry = || -> Result<Arc<Archive>> {
+        let carry = || -> Result<(Arc<Archive>, Vec<u64>)> {
+            // What an attempt left that met a full disk.
+            let staged = staging_name(tar_id, generation);
+            self.sink.remove_other_staging(|name| name != staged)?;
             let carried = match &former {
-                Some(former) if expected.is_some() => carry::by_path(former, &path)?,
+                Some(former) if expected.is_some() => {
+                    // What the last blocks renamed must have its name for good.
+                    self.committer.settle()?;
+                    carry::by_path(former, &path)?
+                }
                 _ => carry::nothing(&path)?,
             };
             let (digest, finished) = (written.digest, false);
             let Carried { done, published, touched } = carried;
             let state = ArchiveState { tar_id, digest, generation, finished, done, published };
-            let archive = self.activate(state)?;
-            self.touch(&archive, &touched)?;
-            Ok(archive)
+            Ok((self.activate(state)?, touched))
         };
         let outcome = carry();
-        let archive = self.replaced(former, outcome)?;
+        let (archive, touched) = self.replaced(former, outcome)?;
+        self.touch(&archive, &touched)?;
         tracing::info!(
             "archive {tar_id}: index {} with {} files, {} bytes",
             written.digest,
@@ -359,7 +365,7 @@ impl Receiver {
     }
 
     /// Removes what belonged to the index that was replaced, or takes it up again if that failed.
-    fn replaced(&self, former: Option<Arc<Archive>>, outcome: Result<Arc<Archive>>) -> Result<Arc<Archive>> {
+    fn replaced<T>(&self, former: Option<Arc<Archive>>, outcome: Result<T>) -> Result<T> {
         match (&outcome, former) {
             (Ok(_), Some(former)) => {
                 remove_index(&former.index_path);

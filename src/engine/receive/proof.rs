@@ -65,7 +65,8 @@ impl Proof {
         }
         {
             let mut state = self.archive.state();
-            let kept = hashed.filter(|hashed| hashed.bytes > 0 && state.hashed.len() < KEPT);
+            let counts = !state.rehash.remove(&self.id);
+            let kept = hashed.filter(|hashed| counts && hashed.bytes > 0 && state.hashed.len() < KEPT);
             if let Some(hashed) = kept {
                 state.hashed.insert(self.id, hashed);
             }
@@ -93,8 +94,12 @@ impl Proof {
             Some(hashed) => hash_on(&self.archive, &file, hashed)?,
             None => *hashed = None,
         }
+        // Whoever takes bytes back that this file shares says so under the same lock; from then on nobody writes to it, as it is being proven.
         let (wanted, complete) = {
             let state = self.archive.state();
+            if state.rehash.contains(&self.id) {
+                *hashed = None;
+            }
             let there = is_done(&state.done, &pieces) && !state.pending.contains(&self.id);
             (state.proving.contains(&self.id), there)
         };

@@ -12,6 +12,7 @@ use crate::sink::Expected;
 use crate::sink::disk::{FolderCache, Staging};
 use std::fs::File;
 use std::io::Read;
+use std::ops::{ControlFlow, Range};
 
 /// Why a proof fails.
 pub(super) const NOT_AS_INDEXED: &str =
@@ -154,6 +155,7 @@ fn is_as_indexed(content: &File, file: &FileEntry) -> Result<bool> {
 /// Asks for all bytes of `file` again. Nobody may be writing any of them meanwhile.
 pub(super) fn take_back(receiver: &Receiver, archive: &Archive, file: &FileEntry) -> Result<()> {
     let pieces = archive.pieces_of(file)?;
+    let sharers = sharers(archive, file, &pieces)?;
     let (start, end) = (pieces.iter().map(|p| p.start).min(), pieces.iter().map(|p| p.end).max());
     let _claim = archive.claim(start.unwrap_or(0)..end.unwrap_or(0));
     archive.staging.remove(file.id);
@@ -162,9 +164,34 @@ pub(super) fn take_back(receiver: &Receiver, archive: &Archive, file: &FileEntry
     gone.push((0..0, ids));
     receiver.committer.rewrite(|journal| journal.forget(archive.tar_id, &gone))?;
     let mut state = archive.state();
+    for id in sharers {
+        state.hashed.remove(&id);
+        if state.hashing.contains(&id) {
+            state.rehash.insert(id);
+        }
+    }
     pieces.iter().for_each(|piece| state.done.remove(piece.clone()));
     state.published.remove(file.id..file.id + 1);
     state.hashed.remove(&file.id);
     state.finished = false;
     Ok(())
+}
+
+/// The natural files that have bytes in common with a scattered one: what is hashed of them may be written again.
+fn sharers(archive: &Archive, file: &FileEntry, pieces: &[Range<u64>]) -> Result<Vec<u64>> {
+    let mut sharers = Vec::new();
+    if !file.scattered {
+        return Ok(sharers);
+    }
+    for piece in pieces {
+        archive.with_index(|index| {
+            index.files_in(piece.clone(), |other| {
+                if !other.scattered && sharers.last() != Some(&other.id) {
+                    sharers.push(other.id);
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+        })?;
+    }
+    Ok(sharers)
 }
