@@ -239,6 +239,19 @@ fn an_index_that_is_made_anew_sends_nothing_again() {
     passes.lab.check(&other, &passes.db, args!["--extra"]).code(0);
 }
 
+/// The name under which a large file was known goes, and one of its others has the content now.
+#[test]
+fn a_further_name_has_the_content_of_its_file() {
+    let mut passes = Passes::begin(18, |tree| {
+        tree.noise("b", 4_000_000).hardlink("c", "b");
+    });
+    let mut content = std::fs::read(passes.tree.path("b")).unwrap();
+    content.splice(1_000_000..1_000_000, [1, 2, 3]);
+    std::fs::write(passes.tree.path("b"), content).unwrap();
+    passes.tree.remove("b");
+    assert!((3..EDIT).contains(&passes.mirror()));
+}
+
 /// The index is made again more often than anything is sent.
 #[test]
 fn several_generations_are_sent_at_once() {

@@ -9,7 +9,7 @@ use super::editor::Editor;
 use super::history::{Generation, History, TABLES};
 use crate::archive::change::{self, BATCH_BYTES, ChangeEnd, ChangeRecord};
 use crate::archive::digest::{Blake3, Md5};
-use crate::archive::entry::{FileEntry, Node};
+use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::extent::{Extents, Piece};
 use crate::archive::path::EntryPath;
 use crate::error::{Error, ErrorKind, Result};
@@ -132,6 +132,18 @@ impl NextGeneration {
             Ok(ControlFlow::Break(()))
         })?;
         Ok(found)
+    }
+
+    /// The file of which `path` was a further name in the former generation.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn file_linked_at(&self, path: &EntryPath) -> Result<Option<FileEntry>> {
+        let node = self.editor.node(path)?.filter(|node| node.kind == NodeKind::Hardlink);
+        match node.and_then(|node| EntryPath::new(node.target).ok()) {
+            Some(target) => self.file_at(&target),
+            None => Ok(None),
+        }
     }
 
     /// Where the content of `file` is in the archive.

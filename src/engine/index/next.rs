@@ -87,7 +87,13 @@ impl NextRows {
             next.remove_file(former.id)?;
             self.changes.removed += 1;
         }
-        self.add(file, former.as_ref(), sketch)
+        // One that was a further name of another file has that one's former content.
+        let base = match former {
+            Some(former) => Some(former),
+            None if sketch.is_some() => self.next()?.file_linked_at(&file.path)?,
+            None => None,
+        };
+        self.add(file, base.as_ref(), sketch)
     }
 
     fn add(&mut self, file: FileEntry, former: Option<&FileEntry>, sketch: Option<&[u8]>) -> Result<()> {

@@ -56,8 +56,6 @@ pub(super) struct World {
     can_rewind: bool,
     /// Whether the next pass has to bring the whole index.
     index_is_new: bool,
-    /// The archive was laid out afresh: from then on a pass is not measured more closely than by all there is.
-    compacted: bool,
     /// How long a pass takes without trouble.
     usual: Duration,
     /// Everything so far, printed if the test fails.
@@ -91,7 +89,6 @@ impl World {
             passes: Vec::new(),
             can_rewind: false,
             index_is_new: false,
-            compacted: false,
             usual: Duration::from_millis(300),
             story: Vec::new(),
             name: format!("seed {seed}, large {large}, blocks of {block_bytes}"),
@@ -162,6 +159,8 @@ impl World {
 
     /// One pass, with something going wrong, and then without; the copy is right, and no more was sent than had to be.
     pub(super) fn pass(&mut self, fault: Fault) {
+        // A pass that is cut may have made them there, too.
+        self.note_folders();
         self.tell(format!("--- pass {} with {fault:?}", self.passes.len() + 1));
         match fault {
             Fault::Nothing => {}
@@ -219,8 +218,7 @@ impl World {
         self.can_rewind = fault == Fault::Nothing && changed && !self.index_is_new;
         self.index_is_new = false;
         // The receiver has now what the model has.
-        let folders = self.model.names.iter().filter(|(_, node)| matches!(node, Node::Folder { .. }));
-        self.chooser.folders.extend(folders.map(|(name, _)| name.clone()));
+        self.note_folders();
         self.passes.push(self.model.clone());
         if BACKUP {
             let file = self.lab.path("backup");
@@ -252,12 +250,17 @@ impl World {
         self.can_rewind = false;
     }
 
+    /// Folders of now may be at the receiver from here on.
+    fn note_folders(&mut self) {
+        let folders = self.model.names.iter().filter(|(_, node)| matches!(node, Node::Folder { .. }));
+        self.chooser.folders.extend(folders.map(|(name, _)| name.clone()));
+    }
+
     /// The archive is laid out afresh; the receiver keeps what it has.
     fn compact(&mut self) {
         self.tell("--- compact".into());
         self.lab.run(args!["compact", "-db", self.db]).code(0);
         self.index_is_new = true;
-        self.compacted = true;
         self.quiet_pass(Fault::Nothing);
     }
 
@@ -285,7 +288,7 @@ impl World {
         let former = self.passes.last().cloned().unwrap_or_default();
         let (mut content, mut names) = self.model.cost_after(&former);
         // A fresh index lays every file out, the same content twice, too.
-        if !DELTA || self.passes.is_empty() || self.compacted {
+        if !DELTA || self.passes.is_empty() {
             content = self.model.bytes();
         }
         if !DELTA || self.index_is_new {
