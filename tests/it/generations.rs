@@ -250,6 +250,14 @@ fn a_further_name_has_the_content_of_its_file() {
     std::fs::write(passes.tree.path("b"), content).unwrap();
     passes.tree.remove("b");
     assert!((3..EDIT).contains(&passes.mirror()));
+    // And once more, while something else gets the name before.
+    passes.tree.hardlink("d", "c").noise("e", 2_000_000);
+    passes.mirror();
+    let mut content = std::fs::read(passes.tree.path("d")).unwrap();
+    content.splice(2_000_000..2_000_000, [4, 5, 6]);
+    std::fs::write(passes.tree.path("d"), content).unwrap();
+    std::fs::rename(passes.tree.path("e"), passes.tree.path("c")).unwrap();
+    assert!((3..EDIT).contains(&passes.mirror()));
 }
 
 /// The index is made again more often than anything is sent.

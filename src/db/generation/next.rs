@@ -134,16 +134,22 @@ impl NextGeneration {
         Ok(found)
     }
 
-    /// The file of which `path` was a further name in the former generation.
+    /// The file of which `path` was a further name in the former generation, whose ids are below `first_new_id`.
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn file_linked_at(&self, path: &EntryPath) -> Result<Option<FileEntry>> {
+    pub fn file_linked_at(&self, path: &EntryPath, first_new_id: u64) -> Result<Option<FileEntry>> {
         let node = self.editor.node(path)?.filter(|node| node.kind == NodeKind::Hardlink);
-        match node.and_then(|node| EntryPath::new(node.target).ok()) {
-            Some(target) => self.file_at(&target),
-            None => Ok(None),
-        }
+        let Some(target) = node.and_then(|node| EntryPath::new(node.target).ok()) else { return Ok(None) };
+        let mut found = None;
+        // What has that name now may be here already; the row that it had stays until the end.
+        let tail = "WHERE tar.path = ? AND tar.id < ? ORDER BY tar.rowid DESC";
+        let values = params![ToSqlOutput::Borrowed(text_or_blob(target.as_bytes())), sql_int(first_new_id)];
+        read_files(&self.editor.connection, self.read(), tail, values, |file| {
+            found = Some(file);
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
     }
 
     /// Where the content of `file` is in the archive.

@@ -90,7 +90,7 @@ impl NextRows {
         // One that was a further name of another file has that one's former content.
         let base = match former {
             Some(former) => Some(former),
-            None if sketch.is_some() => self.next()?.file_linked_at(&file.path)?,
+            None if sketch.is_some() => self.next()?.file_linked_at(&file.path, first_new_id)?,
             None => None,
         };
         self.add(file, base.as_ref(), sketch)
