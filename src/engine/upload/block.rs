@@ -59,6 +59,9 @@ const NAMED: usize = 1_000;
 /// How many failed files of one block are named to the receiver.
 const NAMED_TO_RECEIVER: usize = 500;
 
+/// Parts of a block are sent as one if there is no more between them, in bytes: a request costs about as much.
+const CLOSE_BYTES: u64 = 128 << 10;
+
 /// Pieces that are read in one go.
 const PIECES: usize = 1024;
 
@@ -121,17 +124,35 @@ impl Sender {
         }
     }
 
-    /// Reads and sends block `number`. What is wrong with a file is noted; only what stops everything is an error.
+    /// Reads and sends what is wanted of block `number`. What is wrong with a file is noted; only what stops everything is an error.
     pub(super) async fn send(self: &Arc<Self>, number: u64) -> Result<()> {
+        let block = self
+            .grid
+            .range(number)
+            .ok_or_else(|| Error::new(ErrorKind::Internal, format!("block {number} lies behind the end")))?;
+        for (nth, part) in self.wanted_of(&block).into_iter().enumerate() {
+            self.send_part(number, &block, part, nth == 0).await?;
+        }
+        Ok(())
+    }
+
+    /// The same for a part of it, or for all of it. `counts` says that it is the first one.
+    async fn send_part(
+        self: &Arc<Self>,
+        number: u64,
+        block: &Range<u64>,
+        part: Range<u64>,
+        counts: bool,
+    ) -> Result<()> {
         for attempt in 1..=2 {
-            let this = self.clone();
-            let prepared = blocking(move || this.prepare(number)).await?;
+            let (this, block, range) = (self.clone(), block.clone(), part.clone());
+            let prepared = blocking(move || this.prepare(number, &block, range)).await?;
             if prepared.good_bytes == 0 {
                 return Ok(());
             }
             match self.client.put_block(&prepared.block, &self.digest).await {
                 Ok(answer) => {
-                    self.note_sent(&prepared);
+                    self.note_sent(&prepared, counts);
                     let rejected = answer.map(|answer| answer.rejected).unwrap_or_default();
                     return self.note_rejected(&rejected).await;
                 }
@@ -142,8 +163,7 @@ impl Sender {
                     )));
                 }
                 Err(e) if e.kind() == ErrorKind::BadBlock => {
-                    let range = self.grid.range(number).unwrap_or_default();
-                    return self.fail_range(range, format!("block {number} was refused twice: {e}")).await;
+                    return self.fail_range(part, format!("block {number} was refused twice: {e}")).await;
                 }
                 Err(e) if e.kind() == ErrorKind::NotFound => {
                     return Err(e.hint(
@@ -156,13 +176,8 @@ impl Sender {
         Ok(())
     }
 
-    fn prepare(&self, number: u64) -> Result<Prepared> {
-        let whole_range = self
-            .grid
-            .range(number)
-            .ok_or_else(|| Error::new(ErrorKind::Internal, format!("block {number} lies behind the end")))?;
-        let range = self.wanted_of(&whole_range);
-        let part = (range != whole_range).then(|| range.clone());
+    fn prepare(&self, number: u64, whole_range: &Range<u64>, range: Range<u64>) -> Result<Prepared> {
+        let part = (range != *whole_range).then(|| range.clone());
         let length = usize::try_from(range.end - range.start)
             .map_err(|_| Error::new(ErrorKind::Usage, "the block size is too large for this machine"))?;
         let mut content = self.buffers.take();
@@ -217,16 +232,19 @@ impl Sender {
         Ok(Prepared { block, coding, good_bytes, whole })
     }
 
-    /// What of a block the receiver misses, from the first byte to the last, if it takes parts of blocks.
-    fn wanted_of(&self, block: &Range<u64>) -> Range<u64> {
+    /// What of a block the receiver misses, if it takes parts of blocks; else, or if it misses nothing, all of it.
+    fn wanted_of(&self, block: &Range<u64>) -> Vec<Range<u64>> {
         let state = lock(&self.state);
-        let Some(wanted) = &state.wanted else { return block.clone() };
+        let Some(wanted) = &state.wanted else { return vec![block.clone()] };
         let have: RangeSet = wanted.missing(block.clone()).collect();
-        let mut gaps = have.missing(block.clone());
-        match gaps.next() {
-            Some(first) => first.start..gaps.last().map_or(first.end, |last| last.end),
-            None => block.clone(),
+        let mut parts: Vec<Range<u64>> = Vec::new();
+        for gap in have.missing(block.clone()) {
+            match parts.last_mut() {
+                Some(last) if gap.start - last.end <= CLOSE_BYTES => last.end = gap.end,
+                _ => parts.push(gap),
+            }
         }
+        if parts.is_empty() { vec![block.clone()] } else { parts }
     }
 
     /// Only what is in `missing` is sent from now on.
@@ -268,12 +286,14 @@ impl Sender {
         outcome
     }
 
-    fn note_sent(&self, prepared: &Prepared) {
+    fn note_sent(&self, prepared: &Prepared, counts: bool) {
         let counters = self.monitor.counters();
-        counters.sent_blocks.add(1);
+        if counts {
+            counters.sent_blocks.add(1);
+            prepared.coding.count(counters);
+        }
         counters.sent_bytes.add(prepared.good_bytes);
         counters.done_bytes.add(prepared.good_bytes);
-        prepared.coding.count(counters);
         if !prepared.whole {
             // Not done as a whole: the next run must look at it again.
             return;
