@@ -26,6 +26,12 @@ pub const HEADER_RANGE: &str = "x-tar-like-range";
 /// read; a run of ids is `first-last`, both inclusive.
 pub const HEADER_FAILED: &str = "x-tar-like-failed";
 
+/// On the PUT of an index: the adoption ([`AdoptRequest`]) by whose result it is taken in, as a decimal number. What the receiver found in
+/// its base folder counts as the former state, and the index has its sketches ([`super::sketch`]) with it.
+pub const HEADER_ADOPT: &str = "x-tar-like-adopt";
+/// In place of [`HEADER_ADOPT`]: nothing changes, and the answer is a [`Similarity`].
+pub const HEADER_COMPARE: &str = "x-tar-like-compare";
+
 /// How many missing ranges one status answer names; the rest follows with `from`.
 pub const STATUS_RANGES: usize = 10_000;
 /// How many failed files an answer names.
@@ -134,6 +140,43 @@ pub struct FinishRequest {
     /// Delete what former generations put in place and this one does not have, once everything else is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete: Option<DeleteRequest>,
+}
+
+/// Body of `POST adopt`: the receiver is to find out what is below its base folder, as a copy that somebody else may have made. The same
+/// request again asks how far it is: the answer is 202 with an [`AdoptAnswer`] as long as it reads, and 200 with one when it is ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptRequest {
+    /// Any number that nobody else uses. One that is new begins afresh.
+    pub name: u64,
+    /// Only the file of this name, at the top of the base folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<String>,
+}
+
+/// Answer to `POST adopt`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptAnswer {
+    /// Files that were read so far.
+    pub files: u64,
+    /// Bytes of content that were read so far.
+    pub bytes: u64,
+}
+
+/// How much of an archive is there already, by other means than this one's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Similarity {
+    /// Files of the archive.
+    pub files: u64,
+    /// Of these, files that are there under their path with their content.
+    pub same_files: u64,
+    /// Others whose content is there as another file.
+    pub known_files: u64,
+    /// Others of which some of the content is there.
+    pub similar_files: u64,
+    /// Size of all files, in bytes.
+    pub total_bytes: u64,
+    /// How much of that is there.
+    pub same_bytes: u64,
 }
 
 /// What may be deleted.

@@ -1,5 +1,6 @@
 //! The command line: flags, environment, terminal, exit codes. The only place for clap, indicatif, `std::env` and stdout.
 
+mod adopt;
 mod args;
 mod blockcopy;
 mod check;

@@ -260,6 +260,6 @@ fn take_shared_index(receiver: &Arc<Receiver>, database: &Path) -> Result<()> {
             Ok(())
         }
         Ok(_) => Ok(()),
-        Err(_) => receiver.put_index(0, database, Some(&digest)).map(drop),
+        Err(_) => receiver.put_index(0, database, Some(&digest), None).map(drop),
     }
 }

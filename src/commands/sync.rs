@@ -1,5 +1,6 @@
 //! `tar-like sync`
 
+use super::adopt::{self, Adopting};
 use super::output::{Outcome, Output};
 use super::s3::{Place, S3Args};
 use super::upload::Part;
@@ -36,6 +37,7 @@ Examples:
   tar-like sync /dev/vg/snapshot /mnt/disk -db snapshot.sqlite
   tar-like sync s3://photos/2024 http://backup:8000/tar --s3-endpoint https://s3.example.org
   tar-like sync /data https://backup/tar --token-file token --dry-run
+  tar-like sync /data /mnt/disk/restored --adopt -db /tmp/data.sqlite
 
 Exit codes: 0 the receiver confirmed every file, 1 error, 2 wrong usage, 3 some files failed or were skipped (they are
 listed), 4 receiver full or degraded, 25 more to delete than --max-delete, 130 interrupted.";
@@ -61,6 +63,10 @@ pub(super) struct SyncArgs {
     /// Read every file, also those whose size and times say that they have not changed
     #[arg(long)]
     checksum: bool,
+    /// Take what is below the destination already for a former copy, whoever made it: it is read there, and only what differs is sent. With
+    /// --dry-run, say how much is the same
+    #[arg(long)]
+    adopt: bool,
     #[command(flatten)]
     transfer: upload::TransferArgs,
     #[command(flatten)]
@@ -109,14 +115,19 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         threads: threads(),
     };
     // The first time, and whenever all must be read anyway, everything is read once: to be indexed and sent at the same time.
-    let fresh = !args.transfer.dry_run && (args.clean || !kept.exists());
+    let fresh = !args.transfer.dry_run && !args.adopt && (args.clean || !kept.exists());
     if let (true, Destination::Local(folder)) = (args.transfer.dry_run, &destination)
         && !folder.join(STATE_DIR).join("journal.sqlite").exists()
     {
         // Nothing was ever received there: to ask would mean to make the receiver's folder.
         let indexed = index::make(options, output).await?;
-        let report = args.transfer.plan_from_nothing(database, output).await?;
-        return Ok(outcome(&indexed, &report));
+        let report = args.transfer.plan_from_nothing(database.clone(), output).await?;
+        let outcome = outcome(&indexed, &report);
+        if !args.adopt {
+            return Ok(outcome);
+        }
+        let only = adopt::only(&args.source);
+        return Ok(adopt::add(outcome, adopt::compare_here(folder.clone(), only, database, output).await?));
     }
     let mut token = args.transfer.token()?;
     let mut embedded = None;
@@ -133,9 +144,13 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     let send = async {
         let client = args.transfer.client(url, token, output)?;
         let ignore_done = args.transfer.ignore_done;
-        let mut part = Part { range: (0, None), ignore_done, looked: None, all_seen: true };
+        let mut part = Part { range: (0, None), ignore_done, looked: None, all_seen: true, adopt: None };
         // Until the end: a look that is left alone is of no use to anybody.
         let mut looking = None;
+        let adopting = match args.adopt {
+            true => Adopting::begin(&kept, adopt::only(&args.source), client.clone(), output).await?,
+            false => None,
+        };
         let streamed =
             if fresh { args.transfer.stream(options.clone(), client.clone(), output).await? } else { None };
         let indexed = match streamed {
@@ -145,20 +160,31 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
                 indexed
             }
             None => {
-                if reuse && !args.transfer.dry_run {
+                if reuse && !args.transfer.dry_run && adopting.is_none() {
                     let looking = looking.insert(Looking::begin(kept, client.clone()));
                     part.looked = Some(looking.name);
                 }
                 index::make(options, output).await?
             }
         };
+        let mut similarity = None;
+        if let Some(adopting) = adopting {
+            part.adopt = Some(adopting.finish(output).await?);
+            if args.transfer.dry_run {
+                similarity = Some(args.transfer.compare(&database, part.adopt, &client, output).await?);
+            }
+        }
         let source: Arc<dyn Source> = match bucket {
             Some(bucket) => bucket,
             None => Arc::new(DiskSource::open(&args.source)?),
         };
         part.all_seen = indexed.skipped == 0;
         let report = args.transfer.send(source, database, client, part, output).await?;
-        Ok(outcome(&indexed, &report))
+        let outcome = outcome(&indexed, &report);
+        Ok(match similarity {
+            Some(similarity) => adopt::add(outcome, similarity),
+            None => outcome,
+        })
     };
     let outcome = send.await;
     if let Some(embedded) = embedded {

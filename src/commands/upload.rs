@@ -7,12 +7,12 @@ use super::{args, default_database, default_progress, interrupted, interruptible
 use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::log::LogDigest;
-use crate::archive::protocol::DeleteRequest;
+use crate::archive::protocol::{DeleteRequest, Similarity};
 use crate::db::generation::History;
 use crate::db::index_read::IndexReader;
 use crate::engine::index::{IndexOptions, IndexReport};
 use crate::engine::stream::stream;
-use crate::engine::upload::{UploadOptions, UploadReport, plan_from_nothing, upload};
+use crate::engine::upload::{UploadOptions, UploadReport, compare, plan_from_nothing, upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{Bandwidth, Client, ClientOptions, Patience, is_readable_on_the_way};
 use crate::source::Source;
@@ -142,6 +142,8 @@ pub(super) struct Part {
     pub(super) looked: Option<u64>,
     /// The whole source was seen: what is not in the index is gone.
     pub(super) all_seen: bool,
+    /// What the receiver was asked to adopt.
+    pub(super) adopt: Option<u64>,
 }
 
 /// What may be deleted if the user says nothing: entries ...
@@ -160,7 +162,7 @@ impl TransferArgs {
         read_token(self.token_file.as_deref())
     }
 
-    fn options(&self, database: PathBuf, range: (u64, Option<u64>)) -> Result<UploadOptions> {
+    pub(super) fn options(&self, database: PathBuf, range: (u64, Option<u64>)) -> Result<UploadOptions> {
         Ok(UploadOptions {
             database,
             progress: self.progress()?,
@@ -173,6 +175,7 @@ impl TransferArgs {
             dry_run: self.dry_run,
             looked: None,
             delete: None,
+            adopt: None,
             compression: match self.compress {
                 Compress::Auto => Compression::Auto,
                 Compress::Lz4 => Compression::Lz4,
@@ -261,6 +264,22 @@ impl TransferArgs {
         interruptible(output, move || plan_from_nothing(&options)).await
     }
 
+    /// How much the receiver has, as it has found out.
+    pub(super) async fn compare(
+        &self,
+        database: &Path,
+        adopt: Option<u64>,
+        client: &Client,
+        output: &Arc<Output>,
+    ) -> Result<Similarity> {
+        let options = UploadOptions { adopt, ..self.options(database.to_path_buf(), (0, None))? };
+        output.notice(Notice::Phase("comparing"));
+        tokio::select! {
+            outcome = compare(client, &options) => outcome,
+            () = stop_signal() => Err(interrupted()),
+        }
+    }
+
     /// A client for the receiver at `url`.
     pub(super) fn client(
         &self,
@@ -296,9 +315,9 @@ impl TransferArgs {
         part: Part,
         output: &Arc<Output>,
     ) -> Result<UploadReport> {
-        let Part { range, ignore_done, looked, all_seen } = part;
+        let Part { range, ignore_done, looked, all_seen, adopt } = part;
         let delete = self.delete_request(&database, all_seen, output)?;
-        let options = UploadOptions { ignore_done, looked, delete, ..self.options(database, range)? };
+        let options = UploadOptions { ignore_done, looked, delete, adopt, ..self.options(database, range)? };
         let counters = output.counters();
         for counter in
             [&counters.files_total, &counters.files_done, &counters.total_bytes, &counters.done_bytes]
@@ -347,7 +366,8 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
     let range = (args.first_block, args.last_block);
     args::block_range(range.0, range.1)?;
     let client = args.transfer.client(args.upload_url, token, output)?;
-    let part = Part { range, ignore_done: args.transfer.ignore_done, looked: None, all_seen: true };
+    let part =
+        Part { range, ignore_done: args.transfer.ignore_done, looked: None, all_seen: true, adopt: None };
     let source: Arc<dyn Source> = match args.use_s3 {
         true => args.s3.connect(args.s3.place()?, output).await?,
         false => Arc::new(DiskSource::open(&args.base_folder)?),

@@ -17,6 +17,8 @@ use std::path::Path;
 
 /// The longest value that any column may have, in bytes: a path, with room to spare.
 const LONGEST_VALUE: i32 = 64 << 10;
+/// The longest sketch that is looked at, in bytes: one of a content of about 10 TB.
+const LONGEST_SKETCH: i32 = 64 << 20;
 /// After so many steps of SQLite's machine, the budget is looked at.
 const STEP: i32 = 1_000;
 
@@ -101,6 +103,17 @@ pub fn import(uploaded: &Path, target: &Path, name: &str, number: u64, created_s
         })
         .map_err(refuse)?;
     writer.finish(b"", number, created_s)
+}
+
+/// Opens an index that was uploaded and taken in, for the sketches that it brought ([`IndexReader::sketch`]). They are as hostile as the rest:
+/// whatever is made by them has to be proven.
+///
+/// # Errors
+/// It cannot be read.
+pub fn open_uploaded(uploaded: &Path, name: &str) -> Result<IndexReader> {
+    let connection = open_hostile(uploaded, name)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_SKETCH).map_err(|e| refused(name, e))?;
+    IndexReader::on(connection, Path::new(name))
 }
 
 fn add(paths: &PathTable, path: &EntryPath, kind: &str) -> Result<()> {

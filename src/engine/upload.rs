@@ -4,19 +4,19 @@ mod block;
 mod change;
 mod report;
 
+pub use change::compare;
 pub use report::{FailedEntry, UploadReport};
 
-use super::index_body;
 use crate::archive::codec::Compression;
 use crate::archive::layout::{DEFAULT_BLOCK_SIZE, Grid};
 use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest, Status};
 use crate::archive::ranges::RangeSet;
-use crate::db::generation::{Step, without_private};
+use crate::db::generation::Step;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::progress::Progress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::queue::range::RangeQueue;
-use crate::remote::{Client, IndexBody};
+use crate::remote::Client;
 use crate::source::Source;
 use crate::telemetry::{Monitor, Notice};
 use block::Sender;
@@ -51,6 +51,8 @@ pub struct UploadOptions {
     pub looked: Option<u64>,
     /// Have the receiver delete what former generations put in place.
     pub delete: Option<DeleteRequest>,
+    /// The [adoption](Client::adopt) that the receiver goes by when it gets the index as a whole.
+    pub adopt: Option<u64>,
     /// How blocks become frames.
     pub compression: Compression,
     /// Cores that this program may use.
@@ -73,6 +75,7 @@ impl Default for UploadOptions {
             dry_run: false,
             looked: None,
             delete: None,
+            adopt: None,
             compression: Compression::Auto,
             cores: 1,
             scratch: PathBuf::from("/tmp"),
@@ -257,13 +260,8 @@ impl Upload<'_> {
     /// Puts the index. False says that the receiver's answer is that of the original program.
     async fn put_index(&self) -> Result<bool> {
         self.monitor.notice(Notice::Phase("sending the index"));
-        let (database, scratch) = (self.options.database.clone(), self.options.scratch.clone());
-        let (file, length) = blocking(move || {
-            let stripped = without_private(&database, &scratch)?;
-            index_body::pack(stripped.as_deref().unwrap_or(&database), &scratch)
-        })
-        .await?;
-        let body = IndexBody { file, length, digest: self.summary.digest, from: None, work_s: 0 };
+        let (options, summary) = (self.options.clone(), self.summary.clone());
+        let body = blocking(move || change::index_body(&options, &summary, options.adopt)).await?;
         let answer = match self.client.put_index(&body).await {
             // Damaged on the way, most likely.
             Err(e) if e.kind() == ErrorKind::BadBlock => {

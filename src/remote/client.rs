@@ -11,9 +11,10 @@ use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{
-    BlockAnswer, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_FROM,
-    HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE, HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer,
-    LookRequest, Status, VERSION, format_ids,
+    AdoptAnswer, AdoptRequest, BlockAnswer, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_ADOPT,
+    HEADER_COMPARE, HEADER_DIGEST, HEADER_FAILED, HEADER_FROM, HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE,
+    HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer, LookRequest, Similarity, Status, VERSION,
+    format_ids,
 };
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
@@ -104,6 +105,8 @@ pub struct IndexBody {
     pub digest: IndexDigest,
     /// It is not the index, but a change of this one into it.
     pub from: Option<IndexDigest>,
+    /// The [adoption](Client::adopt) whose result counts as what the receiver had.
+    pub adopt: Option<u64>,
     /// How long the receiver may have to work on it beside what its length says, in seconds.
     pub work_s: u64,
 }
@@ -217,6 +220,18 @@ impl Client {
     /// # Errors
     /// The receiver refuses it, or what the retries ended with.
     pub async fn put_index(&self, index: &IndexBody) -> Result<IndexAnswer> {
+        self.put_or_compare(index, HEADER_ADOPT).await
+    }
+
+    /// Has the receiver say how much of an index there is, by the adoption that it names. Nothing changes there.
+    ///
+    /// # Errors
+    /// As [`Client::put_index`].
+    pub async fn compare(&self, index: &IndexBody) -> Result<Similarity> {
+        self.put_or_compare(index, HEADER_COMPARE).await
+    }
+
+    async fn put_or_compare<T: DeserializeOwned>(&self, index: &IndexBody, adopt: &'static str) -> Result<T> {
         retry(&self.patience, &*self.monitor, || async {
             let pulse = Pulse::new();
             let request = self
@@ -226,6 +241,10 @@ impl Client {
                 .body(body::of_file(&index.file, self.bandwidth.clone(), &pulse)?);
             let request = match &index.from {
                 Some(from) => request.header(HEADER_FROM, from.to_string()),
+                None => request,
+            };
+            let request = match index.adopt {
+                Some(name) => request.header(adopt, name),
                 None => request,
             };
             let exchange = async { json(self.accepted(self.send(request).await?).await?).await };
@@ -393,6 +412,24 @@ impl Client {
             })
             .await?;
             if let Some(answer) = answer {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Has the receiver find out what is below its base folder, and waits until it has.
+    ///
+    /// # Errors
+    /// The receiver refuses or does not know how, or what the retries ended with.
+    pub async fn adopt(&self, adopt: &AdoptRequest) -> Result<AdoptAnswer> {
+        loop {
+            let (ready, answer) = retry(&self.patience, &*self.monitor, || async {
+                let request = self.request(Method::POST, "adopt", Some(SHORT_DEADLINE))?.json(adopt);
+                let response = self.accepted(self.send(request).await?).await?;
+                Ok((response.status() != StatusCode::ACCEPTED, json(response).await?))
+            })
+            .await?;
+            if ready {
                 return Ok(answer);
             }
         }

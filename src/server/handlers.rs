@@ -11,8 +11,9 @@ use crate::archive::intake::Taken;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::log::{LogDigest, MAX_BATCH_BYTES};
 use crate::archive::protocol::{
-    ErrorAnswer, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_FAILED, HEADER_FROM, HEADER_INDEX,
-    HEADER_LENGTH, HEADER_RANGE, HEADER_SERVER, HEADER_STREAM, LookRequest, VERSION, parse_ids,
+    AdoptRequest, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_ADOPT, HEADER_COMPARE, HEADER_DIGEST,
+    HEADER_FAILED, HEADER_FROM, HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE, HEADER_SERVER, HEADER_STREAM,
+    LookRequest, VERSION, parse_ids,
 };
 use crate::archive::ranges::RangeSet;
 use crate::archive::zstd;
@@ -124,6 +125,7 @@ async fn serve(server: &Arc<Server>, peer: IpAddr, parts: Parts, body: Body) -> 
         Route::Status { tar_id } => status(server, tar_id, &parts).await,
         Route::Finish { tar_id } => finish(server, tar_id, &parts.headers, body).await,
         Route::Look { tar_id } => look(server, tar_id, &parts.headers, body).await,
+        Route::Adopt { tar_id } => adopt(server, tar_id, &parts.headers, body).await,
         Route::Log { tar_id } => append_log(server, tar_id, &parts.headers, body).await,
         Route::PutIndex { tar_id } => put_index(server, tar_id, &parts.headers, body).await,
         Route::PutBlock { tar_id, block_size, number } => {
@@ -220,6 +222,16 @@ async fn look(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+async fn adopt(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
+    let request: Option<AdoptRequest> = short_json(headers, body).await?;
+    let request = request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the adoption has no name"))?;
+    check_running(server)?;
+    let receiver = server.receiver.clone();
+    let (ready, answer) = blocking(move || receiver.adopt(tar_id, request)?.wait(FINISH_PATIENCE)).await?;
+    let status = if ready { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(answer)).into_response())
+}
+
 /// A batch of an index that grows.
 async fn append_log(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
     let length = body::declared_length(headers)?;
@@ -268,6 +280,12 @@ fn required_digest(headers: &HeaderMap, name: &str) -> Result<LogDigest> {
         .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("there is no header {name}")))
 }
 
+fn number_header(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
+    let Some(value) = only_header(headers, name)? else { return Ok(None) };
+    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    number.map(Some).ok_or_else(|| Error::new(ErrorKind::Malformed, format!("header {name} is no number")))
+}
+
 fn length_header(headers: &HeaderMap) -> Result<u64> {
     only_header(headers, HEADER_LENGTH)?
         .and_then(|value| value.to_str().ok()?.parse().ok())
@@ -277,13 +295,18 @@ fn length_header(headers: &HeaderMap) -> Result<u64> {
 async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
     let expected = digest_header::<IndexDigest>(headers, HEADER_INDEX)?;
     let from = digest_header::<IndexDigest>(headers, HEADER_FROM)?;
+    let (adopt, compare) = (number_header(headers, HEADER_ADOPT)?, number_header(headers, HEADER_COMPARE)?);
+    if compare.is_some() && (expected.is_none() || from.is_some()) {
+        return Err(Error::new(ErrorKind::Malformed, "only a whole index with its digest can be compared"));
+    }
     let length = body::declared_length(headers)?;
     let limit_bytes = server.options.max_index_bytes;
     if let Err(e) = admit_index(server, expected.as_ref(), length) {
         body::drain(body, server.largest_body()).await;
         return Err(e);
     }
-    if let Some(answer) = expected.as_ref().and_then(|digest| server.receiver.has_index(tar_id, digest)) {
+    let known = expected.as_ref().filter(|_| compare.is_none());
+    if let Some(answer) = known.and_then(|digest| server.receiver.has_index(tar_id, digest)) {
         body::drain(body, frame_bound(limit_bytes)).await;
         return Ok(Json(answer).into_response());
     }
@@ -309,17 +332,24 @@ async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body:
         let (body, unpacked) = (folder.path().join("body"), folder.path().join("index"));
         index_body::unpack(&body, &unpacked, limit_bytes)?;
         let outcome = match (&from, &expected) {
-            (Some(from), Some(expected)) => receiver.put_change(tar_id, &unpacked, from, expected),
+            (None, Some(expected)) if let Some(name) = compare => receiver
+                .compare(tar_id, &unpacked, expected, name)
+                .map(|similarity| Json(similarity).into_response()),
+            (Some(from), Some(expected)) => {
+                receiver.put_change(tar_id, &unpacked, from, expected).map(|a| Json(a).into_response())
+            }
             (Some(_), None) => {
                 Err(Error::new(ErrorKind::Malformed, "a change of an index comes without its digest"))
             }
-            (None, _) => receiver.put_index(tar_id, &unpacked, expected.as_ref()),
+            (None, _) => receiver
+                .put_index(tar_id, &unpacked, expected.as_ref(), adopt)
+                .map(|answer| Json(answer).into_response()),
         };
         drop(turn);
         outcome
     })
     .await?;
-    Ok(Json(answer).into_response())
+    Ok(answer)
 }
 
 fn admit_index(server: &Server, expected: Option<&IndexDigest>, length: u64) -> Result<()> {

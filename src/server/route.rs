@@ -11,6 +11,7 @@ pub(super) enum Route {
     Status { tar_id: u64 },
     Finish { tar_id: u64 },
     Look { tar_id: u64 },
+    Adopt { tar_id: u64 },
     Log { tar_id: u64 },
     Health,
     Ready,
@@ -25,6 +26,7 @@ impl Route {
             | Self::PutBlock { tar_id, .. }
             | Self::Finish { tar_id }
             | Self::Look { tar_id }
+            | Self::Adopt { tar_id }
             | Self::Log { tar_id } => Need::Archive(Scope::Upload, tar_id),
             Self::Status { tar_id } => Need::Archive(Scope::Status, tar_id),
             Self::Metrics => Need::Metrics,
@@ -54,6 +56,9 @@ pub(super) fn route(method: &str, path: &str) -> Result<Route> {
         }
         [prefix @ .., tar_id, "look"] if plain(prefix) => {
             (Route::Look { tar_id: number("tar_id", tar_id)? }, "POST")
+        }
+        [prefix @ .., tar_id, "adopt"] if plain(prefix) => {
+            (Route::Adopt { tar_id: number("tar_id", tar_id)? }, "POST")
         }
         [prefix @ .., tar_id, block_size, block] if plain(prefix) => (
             Route::PutBlock {

@@ -72,6 +72,14 @@ impl DiskSink {
         if held.exists() { held } else { self.state_path.clone() }
     }
 
+    /// The path of the base folder, in the same way.
+    #[must_use]
+    pub fn base_path(&self) -> PathBuf {
+        let held = PathBuf::from(format!("/proc/self/fd/{}", self.base.as_fd().as_raw_fd()));
+        let named = self.state_path.parent().unwrap_or(Path::new("/")).to_path_buf();
+        if held.exists() { held } else { named }
+    }
+
     /// The path that the receiver's own folder had when it was opened, for people, and for what is opened once and for all.
     #[must_use]
     pub fn state_name(&self) -> &Path {

@@ -5,6 +5,7 @@
 #[macro_use]
 mod support;
 
+mod adopt;
 mod architecture;
 mod blockcopy;
 mod change;

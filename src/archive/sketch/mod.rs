@@ -1,5 +1,5 @@
 //! The sketch of a large content: what of it is worth knowing when it has changed (FORMATS 2.2). It is made in the same read as md5
-//! and BLAKE3, stays on the host that indexed, and says
+//! and BLAKE3, leaves the host that indexed only to be compared with an adopted copy, and says
 //!
 //! - where the content falls into content-defined chunks, and a hash of each: [`diff()`] finds what of a new content an old one
 //!   has already, wherever it moved to,

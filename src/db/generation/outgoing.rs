@@ -6,13 +6,15 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 
 /// Sketches do not compress, and a receiver that does not know these tables refuses the index.
-const PRIVATE: [&str; 4] = ["tarlike_sketch", "tarlike_generation", "tarlike_change", "tarlike_former"];
+const SKETCHES: &str = "tarlike_sketch";
+const HISTORY: [&str; 3] = ["tarlike_generation", "tarlike_change", "tarlike_former"];
 
-/// A copy of the index at `path` without its private tables, in the folder `scratch`; `None` if it has none of them.
+/// A copy of the index at `path` without its private tables, in the folder `scratch`; `None` if it has none of them. `sketches` go with it
+/// if the receiver is to compare by them.
 ///
 /// # Errors
 /// The index cannot be read, or the folder cannot be written to.
-pub fn without_private(path: &Path, scratch: &Path) -> Result<Option<tempfile::TempPath>> {
+pub fn without_private(path: &Path, scratch: &Path, sketches: bool) -> Result<Option<tempfile::TempPath>> {
     let failed = |e| db_error(format!("cannot copy the index {}", path.display()), e);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let find = || -> rusqlite::Result<Vec<String>> {
@@ -21,7 +23,7 @@ pub fn without_private(path: &Path, scratch: &Path) -> Result<Option<tempfile::T
         statement.query_map([], |row| row.get(0))?.collect()
     };
     let mut there = find().map_err(failed)?;
-    there.retain(|name| PRIVATE.contains(&&**name));
+    there.retain(|name| HISTORY.contains(&&**name) || (name == SKETCHES && !sketches));
     if there.is_empty() {
         return Ok(None);
     }

@@ -1,13 +1,14 @@
 //! Which files have a piece in a range of the archive, and which pieces a file has.
 
 use super::{FileRead, IndexReader, file_of, node_of, read_files, read_nodes};
+use crate::archive::digest::{Blake3, Md5};
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
 use crate::archive::path::EntryPath;
 use crate::db::{db_error, from_sql_int, sql_int, text_or_blob};
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::Connection;
 use rusqlite::types::ToSqlOutput;
+use rusqlite::{Connection, params};
 use std::ops::{ControlFlow, Range};
 
 /// Where rows of files and extents are.
@@ -305,6 +306,26 @@ impl IndexReader {
             found = Some(file);
             Ok(ControlFlow::Break(()))
         })?;
+        Ok(found)
+    }
+
+    /// A file with this content.
+    ///
+    /// # Errors
+    /// As [`IndexReader::files`].
+    pub fn file_with(&self, size: u64, md5: &Md5, blake3: &Blake3) -> Result<Option<FileEntry>> {
+        let mut found = None;
+        self.each_file(
+            "WHERE tar.hash = ? AND tar.size = ? ORDER BY tar.rowid",
+            params![md5.to_string(), sql_int(size)],
+            |file| {
+                if file.blake3 != Some(*blake3) {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                found = Some(file);
+                Ok(ControlFlow::Break(()))
+            },
+        )?;
         Ok(found)
     }
 

@@ -19,19 +19,36 @@ pub(super) struct Carried {
     pub(super) published: RangeSet,
     /// Files that have their content and their names, but whose metadata are still those of the former index.
     pub(super) touched: Vec<u64>,
+    /// Size of the files that were found under their path, in bytes.
+    pub(super) same_bytes: u64,
 }
 
 /// The files of the index at `path` that the former one had under the same path, with the same content, and that are published.
 pub(super) fn by_path(former: &Archive, path: &Path) -> Result<Carried> {
-    let mut carried = Carried::default();
     let (before, extent) = (former.state().published.clone(), former.extent());
     if before.covered() == 0 || !extent.sealed {
         return nothing(path);
     }
     let index = IndexReader::open_growing(path)?;
+    let there = |id| before.contains(id..id + 1);
+    let mut carried = same_by_path(&former.index_path, there, &index)?;
+    let mut lacking = RangeSet::default();
+    unpublished(&index, &carried.published, |file| lack(&index, &file, &mut lacking))?;
+    carried.done = complement(&lacking, index.archive_bytes()?);
+    carried.touched.iter().for_each(|&id| carried.published.remove(id..id + 1));
+    Ok(carried)
+}
+
+/// The files of `index` that the one at `former` has under the same path, with the same content, if `there` says so of their former ids.
+/// Those whose metadata differ are both in what is published and what is touched. What is done is left open.
+pub(super) fn same_by_path(
+    former: &Path,
+    there: impl Fn(u64) -> bool,
+    index: &IndexReader,
+) -> Result<Carried> {
+    let mut carried = Carried::default();
     // Both in the order of the walk, so that none of them needs to be looked up.
-    let mut rows =
-        Rows { reader: IndexReader::open_growing(&former.index_path)?, at: 0, page: Vec::new().into_iter() };
+    let mut rows = Rows { reader: IndexReader::open_growing(former)?, at: 0, page: Vec::new().into_iter() };
     let mut next = rows.next()?;
     let mut from = 0;
     loop {
@@ -41,7 +58,7 @@ pub(super) fn by_path(former: &Archive, path: &Path) -> Result<Carried> {
             Ok(ControlFlow::Continue(()))
         })?;
         if page.is_empty() {
-            break;
+            return Ok(carried);
         }
         from += page.len() as u64;
         for (key, file) in page {
@@ -53,20 +70,16 @@ pub(super) fn by_path(former: &Archive, path: &Path) -> Result<Carried> {
             let same = (old.size, old.md5, old.blake3) == (file.size, file.md5, file.blake3)
                 && file.is_provable()
                 && old.meta.is_some();
-            if !same || !before.contains(old.id..old.id + 1) {
+            if !same || !there(old.id) {
                 continue;
             }
             carried.published.insert(file.id..file.id + 1);
+            carried.same_bytes += file.size;
             if old.meta != file.meta {
                 carried.touched.push(file.id);
             }
         }
     }
-    let mut lacking = RangeSet::default();
-    unpublished(&index, &carried.published, |file| lack(&index, &file, &mut lacking))?;
-    carried.done = complement(&lacking, index.archive_bytes()?);
-    carried.touched.iter().for_each(|&id| carried.published.remove(id..id + 1));
-    Ok(carried)
 }
 
 /// Nothing is there of the index at `path`. What no file of it asks for is done all the same.

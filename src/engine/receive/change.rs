@@ -133,7 +133,7 @@ impl Receiver {
         // What an attempt left that met a full disk.
         self.sink.remove_other_staging(|name| name != staged)?;
         let staging = self.sink.staging(&staged)?;
-        let Carried { done, published, touched } = self.carry_over(former, &index, &applied, &staging)?;
+        let Carried { done, published, touched, .. } = self.carry_over(former, &index, &applied, &staging)?;
         let path = self.index_path(tar_id, expected, generation);
         std::fs::rename(&index, &path)
             .map_err(|e| Error::io(format!("cannot put {} in place", path.display()), e))?;
@@ -175,7 +175,21 @@ impl Receiver {
         let touched: Vec<u64> =
             applied.changed.iter().copied().filter(|&id| published.contains(id..id + 1)).collect();
         touched.iter().for_each(|&id| published.remove(id..id + 1));
-        Ok(Carried { done, published, touched })
+        Ok(Carried { done, published, touched, same_bytes: 0 })
+    }
+}
+
+impl Receiver {
+    /// Opens a file as it was published; `None` if it is not that any more.
+    pub(super) fn open_published(&self, file: &FileEntry) -> Option<File> {
+        // What cannot be looked at, or what its own mode forbids to read, can still come from the sender.
+        let there = self.sink.stat(&file.path, &mut FolderCache::default()).unwrap_or(None);
+        let stands = there.is_some_and(|stat| Expected::of(file).is(&stat));
+        let open = if stands { self.sink.open_final(&file.path).unwrap_or(None) } else { None };
+        if open.is_none() {
+            tracing::info!("\"{}\" was changed or removed since it was received", file.path);
+        }
+        open
     }
 }
 
@@ -233,14 +247,7 @@ impl Copier<'_> {
 
     fn open(&mut self, source: &FileEntry) -> Result<()> {
         if self.source.as_ref().is_none_or(|(id, _)| *id != source.id) {
-            let sink = &self.receiver.sink;
-            // What cannot be looked at, or what its own mode forbids to read, can still come from the sender.
-            let there = sink.stat(&source.path, &mut FolderCache::default()).unwrap_or(None);
-            let stands = there.is_some_and(|stat| Expected::of(source).is(&stat));
-            let file = if stands { sink.open_final(&source.path).unwrap_or(None) } else { None };
-            if file.is_none() {
-                tracing::info!("\"{}\" was changed or removed since it was received", source.path);
-            }
+            let file = self.receiver.open_published(source);
             self.source = Some((source.id, file));
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! The receiver: takes an index and blocks, and puts files in place. Free of HTTP, so that any server can drive it.
 
+mod adopt;
 mod archive;
 mod block;
 mod carry;
@@ -13,6 +14,7 @@ mod look;
 mod proof;
 mod publish;
 
+pub use adopt::{AdoptJob, compare_folder};
 pub use block::BlockPut;
 pub use finish::FinishJob;
 pub use gc::{Garbage, collect_garbage};
@@ -73,6 +75,8 @@ pub struct Receiver {
     committer: Committer,
     archives: RwLock<HashMap<u64, Arc<Archive>>>,
     finishing: Mutex<HashMap<u64, Arc<FinishJob>>>,
+    /// What is found, or was, below the base folder.
+    adopting: Mutex<HashMap<u64, Arc<AdoptJob>>>,
     proofs: mpsc::Sender<Proof>,
     /// Held, for each archive, while an index is put in place.
     replacing: Mutex<HashMap<u64, Arc<Mutex<()>>>>,
@@ -117,6 +121,7 @@ impl Receiver {
             sink,
             archives: RwLock::default(),
             finishing: Mutex::default(),
+            adopting: Mutex::default(),
             proofs,
             replacing: Mutex::default(),
             options,
@@ -284,17 +289,19 @@ impl Receiver {
 
     /// Takes in an index for archive `tar_id`: validates it and makes it the active one. The same index again changes
     /// nothing; another one replaces what was there, files that are in place stay. `expected` is the digest that the sender
-    /// names; a legacy sender names none.
+    /// names; a legacy sender names none. `adopt` names the adoption whose result counts as what there was.
     ///
     /// # Errors
-    /// The index is refused, or our disk fails.
+    /// The index is refused, there is no such adoption ([`ErrorKind::NotFound`]), or our disk fails.
     pub fn put_index(
         self: &Arc<Self>,
         tar_id: u64,
         uploaded: &Path,
         expected: Option<&IndexDigest>,
+        adopt: Option<u64>,
     ) -> Result<IndexAnswer> {
         self.check_index(expected)?;
+        let adopted = adopt.map(|name| self.adopted(tar_id, name)).transpose()?;
         let folder = tempfile::tempdir_in(self.incoming_path())
             .map_err(|e| Error::io("cannot make a temporary folder", e))?;
         let imported = folder.path().join("index.sqlite");
@@ -328,6 +335,9 @@ impl Receiver {
             // What vanishes with it may have to be deleted.
             remember_gone(&path, &former.index_path)?;
         }
+        if let Some(found) = adopted.as_ref().and_then(|job| job.index()) {
+            remember_gone(&path, &found)?;
+        }
         // The journal must never name an index that a power loss can take away.
         self.committer.sync()?;
         if let Some(former) = &former {
@@ -338,6 +348,11 @@ impl Receiver {
             let staged = staging_name(tar_id, generation);
             self.sink.remove_other_staging(|name| name != staged)?;
             let carried = match &former {
+                _ if adopted.is_some() => {
+                    self.committer.settle()?;
+                    let found = adopted.as_ref().and_then(|job| job.index());
+                    self.carry_found(found.as_deref(), uploaded, &path, &self.sink.staging(&staged)?)?
+                }
                 Some(former) if expected.is_some() => {
                     // What the last blocks renamed must have its name for good.
                     self.committer.settle()?;
@@ -346,7 +361,11 @@ impl Receiver {
                 _ => carry::nothing(&path)?,
             };
             let (digest, finished) = (written.digest, false);
-            let Carried { done, published, touched } = carried;
+            // The journal must not say of bytes that they are here that a power loss can take away.
+            if adopted.is_some() {
+                self.committer.sync()?;
+            }
+            let Carried { done, published, touched, .. } = carried;
             let state = ArchiveState { tar_id, digest, generation, finished, done, published };
             Ok((self.activate(state)?, touched))
         };
@@ -359,6 +378,10 @@ impl Receiver {
             written.files,
             written.total_bytes
         );
+        if adopted.is_some() {
+            lock(&self.adopting).remove(&tar_id);
+            self.resume(&archive)?;
+        }
         drop(archive);
         self.finish_legacy(tar_id, expected)?;
         Ok(answer(false))

@@ -1,11 +1,12 @@
 //! Bringing a receiver from a former generation of the index to ours.
 
 use super::super::index_body;
-use super::{Upload, blocking};
-use crate::db::generation::{History, Step};
-use crate::db::index_read::IndexReader;
+use super::{Upload, UploadOptions, blocking};
+use crate::archive::protocol::Similarity;
+use crate::db::generation::{History, Step, without_private};
+use crate::db::index_read::{IndexReader, Summary};
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::IndexBody;
+use crate::remote::{Client, IndexBody};
 use crate::telemetry::Notice;
 use std::path::Path;
 
@@ -53,6 +54,34 @@ impl Upload<'_> {
     }
 }
 
+/// The whole index; `adopt` names what the receiver is to compare it with.
+pub(super) fn index_body(
+    options: &UploadOptions,
+    summary: &Summary,
+    adopt: Option<u64>,
+) -> Result<IndexBody> {
+    let (database, scratch) = (&options.database, &options.scratch);
+    let stripped = without_private(database, scratch, adopt.is_some())?;
+    let (file, length) = index_body::pack(stripped.as_deref().unwrap_or(database), scratch)?;
+    let work_s = adopt.map_or(0, |_| summary.files / ROWS_PER_S + summary.total_bytes / COPIED_PER_S);
+    Ok(IndexBody { file, length, digest: summary.digest, from: None, adopt, work_s })
+}
+
+/// How much of the index the receiver has, as the adoption says that `options` name.
+///
+/// # Errors
+/// The index cannot be read, or the receiver refuses.
+pub async fn compare(client: &Client, options: &UploadOptions) -> Result<Similarity> {
+    let theirs = options.clone();
+    let body = blocking(move || {
+        let summary = IndexReader::open(&theirs.database)?.summary()?;
+        index_body(&theirs, &summary, theirs.adopt)
+    })
+    .await?;
+    client.patience().start();
+    client.compare(&body).await
+}
+
 /// Copying that a receiver does in a second, in bytes, on a slow machine.
 const COPIED_PER_S: u64 = 20 << 20;
 /// Rows of an index that it goes through in a second.
@@ -72,5 +101,5 @@ fn change_body(database: &Path, scratch: &Path, step: &Step) -> Result<IndexBody
     let from = if step.undo { generation(step.generation)? } else { generation(to.parent.unwrap_or(0))? };
     let (file, length) = index_body::pack_change(scratch, |each| history.batches(step, each))?;
     let work_s = to.files / ROWS_PER_S + to.bytes / COPIED_PER_S;
-    Ok(IndexBody { file, length, digest: to.digest, from: Some(from.digest), work_s })
+    Ok(IndexBody { file, length, digest: to.digest, from: Some(from.digest), adopt: None, work_s })
 }
