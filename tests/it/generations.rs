@@ -117,6 +117,25 @@ fn a_copy_that_somebody_changed_is_no_source() {
     }
 }
 
+/// Only metadata change at the source, of a file that somebody else wrote to at the receiver: with the new time it would pass for right.
+#[test]
+fn a_copy_that_somebody_changed_gets_no_metadata_of_the_source() {
+    for whole in [false, true] {
+        let mut passes = Passes::begin(31, |tree| {
+            tree.file("changed", "0123456789").file("right", "abcdef");
+        });
+        std::fs::write(passes.dst.join("changed"), "9876543210").unwrap();
+        passes.tree.mtime("changed", 1_700_000_000).mode("changed", 0o600).mtime("right", 1_700_000_001);
+        if whole {
+            // An index that has nothing to do with the former one.
+            passes.lab.run(args!["index", "-c", "-b", passes.src, "-db", passes.db]).code(0);
+        }
+        let summary = passes.pass(vec![]).code(0).summary();
+        assert_eq!(sent(&summary), 10, "{summary}");
+        assert_same_tree(&passes.src, &passes.dst);
+    }
+}
+
 #[test]
 fn nothing_is_deleted_without_being_asked() {
     let mut passes = Passes::begin(6, |tree| {

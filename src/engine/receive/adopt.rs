@@ -15,7 +15,7 @@ use crate::db::import::{import, open_uploaded};
 use crate::db::index_read::IndexReader;
 use crate::engine::index::{IndexOptions, index};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sink::disk::Staging;
+use crate::sink::disk::{FolderCache, Staging};
 use crate::telemetry::{Counters, Monitor, Notice};
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
@@ -189,7 +189,9 @@ impl Receiver {
     ) -> Result<Carried> {
         let Some(found) = found else { return carry::nothing(path) };
         let index = IndexReader::open_growing(path)?;
-        let mut carried = carry::same_by_path(found, |_| true, &index)?;
+        let mut cache = FolderCache::default();
+        let stands = |old: &FileEntry| self.may_stand(old, &mut cache);
+        let mut carried = carry::same_by_path(found, &index, |_| true, stands)?;
         let sketches = open_uploaded(uploaded, "the uploaded index")?;
         let likes = Likes { found: IndexReader::open(found)?, sketches: &sketches };
         let mut lacking = RangeSet::default();
@@ -313,7 +315,7 @@ impl Likes<'_> {
 fn similarity(found: Option<&Path>, sketches: &IndexReader, index: &Path) -> Result<Similarity> {
     let index = IndexReader::open_growing(index)?;
     let mut similarity = Similarity::default();
-    let carried = found.map(|found| carry::same_by_path(found, |_| true, &index)).transpose()?;
+    let carried = found.map(|found| carry::same_by_path(found, &index, |_| true, |_| true)).transpose()?;
     let carried = carried.unwrap_or_default();
     (similarity.same_files, similarity.same_bytes) = (carried.published.covered(), carried.same_bytes);
     let found = found.map(IndexReader::open).transpose()?;

@@ -24,14 +24,16 @@ pub(super) struct Carried {
 }
 
 /// The files of the index at `path` that the former one had under the same path, with the same content, and that are published.
-pub(super) fn by_path(former: &Archive, path: &Path) -> Result<Carried> {
+pub(super) fn by_path(receiver: &Receiver, former: &Archive, path: &Path) -> Result<Carried> {
     let (before, extent) = (former.state().published.clone(), former.extent());
     if before.covered() == 0 || !extent.sealed {
         return nothing(path);
     }
     let index = IndexReader::open_growing(path)?;
     let there = |id| before.contains(id..id + 1);
-    let mut carried = same_by_path(&former.index_path, there, &index)?;
+    let mut cache = FolderCache::default();
+    let stands = |old: &FileEntry| receiver.may_stand(old, &mut cache);
+    let mut carried = same_by_path(&former.index_path, &index, there, stands)?;
     let mut lacking = RangeSet::default();
     unpublished(&index, &carried.published, |file| lack(&index, &file, &mut lacking))?;
     carried.done = complement(&lacking, index.archive_bytes()?);
@@ -40,11 +42,13 @@ pub(super) fn by_path(former: &Archive, path: &Path) -> Result<Carried> {
 }
 
 /// The files of `index` that the one at `former` has under the same path, with the same content, if `there` says so of their former ids.
-/// Those whose metadata differ are both in what is published and what is touched. What is done is left open.
+/// Those whose metadata differ are both in what is published and what is touched, if `stands` says of the former row that the file is
+/// still what it says: its new time will hide it from everybody who comes later. What is done is left open.
 pub(super) fn same_by_path(
     former: &Path,
-    there: impl Fn(u64) -> bool,
     index: &IndexReader,
+    there: impl Fn(u64) -> bool,
+    mut stands: impl FnMut(&FileEntry) -> bool,
 ) -> Result<Carried> {
     let mut carried = Carried::default();
     // Both in the order of the walk, so that none of them needs to be looked up.
@@ -73,11 +77,14 @@ pub(super) fn same_by_path(
             if !same || !there(old.id) {
                 continue;
             }
-            carried.published.insert(file.id..file.id + 1);
-            carried.same_bytes += file.size;
             if old.meta != file.meta {
+                if !stands(old) {
+                    continue;
+                }
                 carried.touched.push(file.id);
             }
+            carried.published.insert(file.id..file.id + 1);
+            carried.same_bytes += file.size;
         }
     }
 }
@@ -149,6 +156,11 @@ pub(super) fn complement(lacking: &RangeSet, total_bytes: u64) -> RangeSet {
 }
 
 impl Receiver {
+    /// Whether a published file is what its row says, as far as size and time tell. What cannot be looked at fails where it is changed.
+    pub(super) fn may_stand(&self, file: &FileEntry, cache: &mut FolderCache) -> bool {
+        publish::stands(self, file, cache).unwrap_or(true)
+    }
+
     /// Gives files their metadata that have everything else.
     pub(super) fn touch(&self, archive: &Archive, ids: &[u64]) -> Result<()> {
         let (mut cache, mut done) = (FolderCache::default(), RangeSet::default());

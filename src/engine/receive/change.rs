@@ -158,6 +158,18 @@ impl Receiver {
         let mut published = before.clone();
         applied.removed.iter().for_each(|&id| published.remove(id..id + 1));
         let index = IndexReader::open_growing(path)?;
+        let (mut touched, mut cache) = (Vec::new(), FolderCache::default());
+        for &id in &applied.changed {
+            if !published.contains(id..id + 1) {
+                continue;
+            }
+            // Its new time would hide from everybody who comes later that somebody else changed it.
+            if former.file(id)?.is_some_and(|old| self.may_stand(&old, &mut cache)) {
+                touched.push(id);
+            } else {
+                published.remove(id..id + 1);
+            }
+        }
         let mut lacking = RangeSet::default();
         let mut copier = Copier { receiver: self, former, before: &before, staging, source: None };
         carry::unpublished(&index, &published, |file| {
@@ -172,8 +184,6 @@ impl Receiver {
             })
         })?;
         let done = carry::complement(&lacking, applied.end.total_bytes);
-        let touched: Vec<u64> =
-            applied.changed.iter().copied().filter(|&id| published.contains(id..id + 1)).collect();
         touched.iter().for_each(|&id| published.remove(id..id + 1));
         Ok(Carried { done, published, touched, same_bytes: 0 })
     }

@@ -356,7 +356,7 @@ impl Receiver {
                 Some(former) if expected.is_some() => {
                     // What the last blocks renamed must have its name for good.
                     self.committer.settle()?;
-                    carry::by_path(former, &path)?
+                    carry::by_path(self, former, &path)?
                 }
                 _ => carry::nothing(&path)?,
             };
