@@ -151,6 +151,9 @@ pub struct AdoptRequest {
     /// Only the file of this name, at the top of the base folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub only: Option<String>,
+    /// What matches one of these regular expressions, with its path relative to the base folder, is nobody's business.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
 }
 
 /// Answer to `POST adopt`.
@@ -162,7 +165,7 @@ pub struct AdoptAnswer {
     pub bytes: u64,
 }
 
-/// How much of an archive is there already, by other means than this one's.
+/// How much of an archive is there already, in a copy that somebody else may have made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Similarity {
     /// Files of the archive.

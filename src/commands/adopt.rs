@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::remote::Client;
 use crate::telemetry::{Monitor, Notice};
 use rand::RngExt;
+use regex::bytes::Regex;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ impl Adopting {
     /// was one.
     pub(super) async fn begin(
         kept: &Path,
-        only: Option<String>,
+        request: AdoptRequest,
         client: Arc<Client>,
         output: &Arc<Output>,
     ) -> Result<Option<Self>> {
@@ -56,7 +57,6 @@ impl Adopting {
                 .notice(Notice::Info("the receiver has this archive already, so nothing is adopted".into()));
             return Ok(None);
         }
-        let request = AdoptRequest { name: rand::rng().random(), only };
         let name = request.name;
         let task = tokio::spawn(async move { client.adopt(&request).await });
         Ok(Some(Self { name, task }))
@@ -88,17 +88,27 @@ fn unknown() -> Error {
         .hint("use the same version of tar-like on all hosts, or leave out --adopt")
 }
 
-/// A source that is one file is compared with the file of its name, if that can be said in a request.
-pub(super) fn only(source: &Path) -> Option<String> {
-    let name = source.file_name()?.to_str()?.to_owned();
+/// What is asked of the receiver: a source that is one file is compared with the file of its name, and what is left out here is left out
+/// there.
+pub(super) fn request(source: &Path, exclude: &[Regex]) -> Result<AdoptRequest> {
     let single = !source.is_dir() && !source.to_str().is_some_and(|text| text.contains("://"));
-    single.then_some(name)
+    let only = if single {
+        let name = source.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
+            let what = format!("{} cannot be adopted: its name is no UTF-8", source.display());
+            Error::new(ErrorKind::Usage, what).hint("leave out --adopt, or give its folder")
+        })?;
+        Some(name.to_owned())
+    } else {
+        None
+    };
+    let exclude = exclude.iter().map(|regex| regex.as_str().to_owned()).collect();
+    Ok(AdoptRequest { name: rand::rng().random(), only, exclude })
 }
 
 /// How much of the index is in a folder of this host where nothing was ever received.
 pub(super) async fn compare_here(
     folder: PathBuf,
-    only: Option<String>,
+    request: AdoptRequest,
     database: PathBuf,
     output: &Arc<Output>,
 ) -> Result<Similarity> {
@@ -106,7 +116,7 @@ pub(super) async fn compare_here(
     let monitor = output.clone();
     interruptible(output, move || {
         let scratch = tempfile::tempdir().map_err(|e| Error::io("cannot make a temporary folder", e))?;
-        compare_folder(&folder, only.as_deref(), &database, scratch.path(), &*monitor)
+        compare_folder(&folder, &request, &database, scratch.path(), &*monitor)
     })
     .await
 }

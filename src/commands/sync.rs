@@ -97,6 +97,7 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         };
         check_same_source(&kept, base)?;
     }
+    let adopt = if args.adopt { Some(adopt::request(&args.source, &args.exclude)?) } else { None };
     let scratch = tempfile::tempdir().map_err(|e| Error::io("cannot make a temporary folder", e))?;
     let (database, reuse) = if args.transfer.dry_run {
         dry_database(&kept, scratch.path(), args.clean)?
@@ -115,7 +116,7 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         threads: threads(),
     };
     // The first time, and whenever all must be read anyway, everything is read once: to be indexed and sent at the same time.
-    let fresh = !args.transfer.dry_run && !args.adopt && (args.clean || !kept.exists());
+    let fresh = !args.transfer.dry_run && adopt.is_none() && (args.clean || !kept.exists());
     if let (true, Destination::Local(folder)) = (args.transfer.dry_run, &destination)
         && !folder.join(STATE_DIR).join("journal.sqlite").exists()
     {
@@ -123,11 +124,9 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         let indexed = index::make(options, output).await?;
         let report = args.transfer.plan_from_nothing(database.clone(), output).await?;
         let outcome = outcome(&indexed, &report);
-        if !args.adopt {
-            return Ok(outcome);
-        }
-        let only = adopt::only(&args.source);
-        return Ok(adopt::add(outcome, adopt::compare_here(folder.clone(), only, database, output).await?));
+        let Some(request) = adopt else { return Ok(outcome) };
+        let similarity = adopt::compare_here(folder.clone(), request, database, output).await?;
+        return Ok(adopt::add(outcome, similarity));
     }
     let mut token = args.transfer.token()?;
     let mut embedded = None;
@@ -147,9 +146,9 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         let mut part = Part { range: (0, None), ignore_done, looked: None, all_seen: true, adopt: None };
         // Until the end: a look that is left alone is of no use to anybody.
         let mut looking = None;
-        let adopting = match args.adopt {
-            true => Adopting::begin(&kept, adopt::only(&args.source), client.clone(), output).await?,
-            false => None,
+        let adopting = match adopt {
+            Some(request) => Adopting::begin(&kept, request, client.clone(), output).await?,
+            None => None,
         };
         let streamed =
             if fresh { args.transfer.stream(options.clone(), client.clone(), output).await? } else { None };

@@ -162,7 +162,7 @@ impl TransferArgs {
         read_token(self.token_file.as_deref())
     }
 
-    pub(super) fn options(&self, database: PathBuf, range: (u64, Option<u64>)) -> Result<UploadOptions> {
+    fn options(&self, database: PathBuf, range: (u64, Option<u64>)) -> Result<UploadOptions> {
         Ok(UploadOptions {
             database,
             progress: self.progress()?,

@@ -3,7 +3,7 @@
 mod pieces;
 mod sketches;
 
-pub(super) use pieces::{Side, WALK_ORDER, read_extents};
+pub(super) use pieces::{Side, WALK_ORDER, find_content, read_extents};
 
 use super::index_rows::{file_of, node_of};
 use super::{

@@ -38,8 +38,8 @@ use tokio::task::spawn_blocking;
 const TURN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long one `finish` request waits for the work; then the sender asks again.
 const FINISH_PATIENCE: Duration = Duration::from_secs(10);
-/// The largest body of `finish` and `look`, in bytes.
-const SHORT_BYTES: u64 = 4 << 10;
+/// The largest body of `finish`, `look` and `adopt`, in bytes.
+const SHORT_BYTES: u64 = 64 << 10;
 
 pub(super) fn router(server: Arc<Server>) -> Router {
     // One entry: the address of an archive may have any prefix, which no route pattern can say.
@@ -287,9 +287,8 @@ fn number_header(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
 }
 
 fn length_header(headers: &HeaderMap) -> Result<u64> {
-    only_header(headers, HEADER_LENGTH)?
-        .and_then(|value| value.to_str().ok()?.parse().ok())
-        .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("header {HEADER_LENGTH} is no length")))
+    number_header(headers, HEADER_LENGTH)?
+        .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("there is no header {HEADER_LENGTH}")))
 }
 
 async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
@@ -297,6 +296,7 @@ async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body:
     let from = digest_header::<IndexDigest>(headers, HEADER_FROM)?;
     let (adopt, compare) = (number_header(headers, HEADER_ADOPT)?, number_header(headers, HEADER_COMPARE)?);
     if compare.is_some() && (expected.is_none() || from.is_some()) {
+        body::drain(body, server.largest_body()).await;
         return Err(Error::new(ErrorKind::Malformed, "only a whole index with its digest can be compared"));
     }
     let length = body::declared_length(headers)?;

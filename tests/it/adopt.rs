@@ -1,8 +1,11 @@
 //! `sync --adopt`: the copy is there already, made by somebody else.
 
-use crate::support::{Lab, Tree, assert_same_tree};
+use crate::support::{Lab, Proxy, Tree, assert_same_tree, http, index, wait_until};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// What one edit of a large file may cost.
 const EDIT: u64 = 768 << 10;
@@ -67,7 +70,145 @@ fn one_file_with_an_older_copy_of_itself() {
     assert!(dst.join("log").exists(), "only that file was adopted");
 }
 
-/// What is there is changed after it was read, or was no copy at all: the proof decides.
+/// Asks until the receiver knows what it has.
+fn adopt(proxy: &Proxy, request: &str) {
+    wait_until("the receiver has read what is there", Duration::from_secs(60), || {
+        let answer = proxy.request("POST", "/tar/0/adopt", &[], request.as_bytes());
+        assert!([200, 202].contains(&answer.status), "{}", answer.text());
+        answer.status == 200
+    });
+}
+
+/// What is there changes after it was read, with and without a trace: the proof decides.
+#[test]
+fn what_changes_after_it_was_read_is_sent() {
+    let (lab, mut tree) = lab_with_copy(5);
+    tree.file("touched", "0123456789").file("same", "abcdefgh");
+    copy_tree(&lab.path("src"), &lab.path("dst"));
+    let (src, dst, db) = (lab.path("src"), lab.path("dst"), lab.path("index.sqlite"));
+    std::fs::rename(tree.path("log"), tree.path("log-moved")).unwrap();
+    std::fs::rename(tree.path("big"), tree.path("big-moved")).unwrap();
+    tree.mtime("touched", 1_700_000_000_000_000_000);
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    let proxy = lab.proxy(&dst);
+    adopt(&proxy, r#"{"name":7}"#);
+    std::fs::write(dst.join("touched"), "9876543210").unwrap();
+    std::fs::write(dst.join("same"), "hgfedcba").unwrap();
+    std::fs::File::options().append(true).open(dst.join("big")).unwrap().write_all(b"more").unwrap();
+    let log = dst.join("log");
+    let time = log.metadata().unwrap().modified().unwrap();
+    let mut content = std::fs::read(&log).unwrap();
+    content[1_000_000] ^= 1;
+    std::fs::write(&log, content).unwrap();
+    std::fs::File::options().write(true).open(&log).unwrap().set_modified(time).unwrap();
+    let (digest, body) = (index::digest(&db), index::frame_of(&db));
+    let put = |name| {
+        proxy.request(
+            "PUT",
+            "/tar/0/db",
+            &[("x-tar-like-index", &*digest), ("x-tar-like-adopt", name)],
+            &body,
+        )
+    };
+    let answer = put("8");
+    assert_eq!(answer.status, 404, "{}", answer.text());
+    assert_eq!(put("7").status, 200);
+    lab.sync(&src, &proxy.url, args!["-db", db, "--delete"]).code(0);
+    // It has grown since, so nobody knows whose it is.
+    std::fs::remove_file(dst.join("big")).unwrap();
+    assert_same_tree(&src, &dst);
+}
+
+#[test]
+fn what_is_no_request_for_an_adoption_is_refused() {
+    let lab = Lab::new();
+    let mut tree = Tree::new(&lab.path("src"), 6);
+    tree.file("a", "content");
+    let db = lab.index(&lab.path("src"));
+    let proxy = lab.proxy(&lab.dir("dst"));
+    for (body, status) in [
+        ("", 400),
+        ("{}", 400),
+        (r#"{"name":-1}"#, 400),
+        (r#"{"name":1,"only":"../up"}"#, 400),
+        (r#"{"name":1,"only":"a/b"}"#, 400),
+        (r#"{"name":1,"exclude":["("]}"#, 400),
+        (&format!(r#"{{"name":1,"only":"{}"}}"#, "x".repeat(70_000)), 413),
+    ] {
+        let answer = proxy.request("POST", "/tar/0/adopt", &[], body.as_bytes());
+        assert_eq!(answer.status, status, "{body:.100}: {}", answer.text());
+    }
+    let (digest, body) = (index::digest(&db), index::frame_of(&db));
+    for (headers, status) in [
+        (vec![("x-tar-like-compare", "1")], 400),
+        (vec![("x-tar-like-index", &*digest), ("x-tar-like-compare", "1")], 404),
+        (vec![("x-tar-like-index", &*digest), ("x-tar-like-adopt", "1")], 404),
+        (vec![("x-tar-like-index", &*digest), ("x-tar-like-adopt", "one")], 400),
+        (vec![("x-tar-like-index", &*digest), ("x-tar-like-adopt", "1"), ("x-tar-like-adopt", "1")], 400),
+    ] {
+        let answer = proxy.request("PUT", "/tar/0/db", &headers, &body);
+        assert_eq!(answer.status, status, "{headers:?}: {}", answer.text());
+    }
+    lab.sync(&lab.path("src"), &proxy.url, args!["-db", db, "--adopt"]).code(0);
+    let name = std::ffi::OsStr::from_bytes(b"no-utf-8-\xff");
+    tree.file(name, "content");
+    let single = tree.path(name);
+    lab.sync(&single, &proxy.url, args!["-db", lab.path("single"), "--adopt"])
+        .code(2)
+        .says("its name is no UTF-8");
+}
+
+/// What is left out here is none of a copy's files over there.
+#[test]
+fn what_is_excluded_is_not_adopted() {
+    let (lab, mut tree) = lab_with_copy(7);
+    let (src, dst, db) = (lab.path("src"), lab.path("dst"), lab.path("index.sqlite"));
+    std::fs::write(dst.join("keep.tmp"), "of the receiver").unwrap();
+    tree.file("not.tmp", "of the sender").remove("log");
+    let flags = args!["-db", db, "-x", r"\.tmp$", "--json", "--adopt", "--delete"];
+    let summary = lab.sync(&src, &dst, flags).code(0).summary();
+    assert_eq!(summary["deleted"], 1, "{summary}");
+    assert!(dst.join("keep.tmp").exists() && !dst.join("not.tmp").exists() && !dst.join("log").exists());
+}
+
+/// The sender has lost its index: what the receiver knows and what it finds are the same files.
+#[test]
+fn a_lost_index_counts_nothing_twice() {
+    let (lab, mut tree) = lab_with_copy(8);
+    let (src, dst, db) = (lab.path("src"), lab.path("dst"), lab.path("index.sqlite"));
+    tree.file("one", "1").file("two", "2");
+    let flags = args!["-db", db, "--json", "--adopt", "--delete"];
+    lab.sync(&src, &dst, flags.clone()).code(0);
+    std::fs::remove_file(&db).unwrap();
+    tree.remove("one").remove("two");
+    let summary = lab.sync(&src, &dst, [flags, args!["--max-delete", "2"]].concat()).code(0).summary();
+    assert_eq!((&summary["deleted"], &summary["sent_bytes"]), (&2.into(), &0.into()), "{summary}");
+    assert_same_tree(&src, &dst);
+}
+
+/// Two senders want different things of one folder.
+#[test]
+fn one_adoption_at_a_time() {
+    let lab = Lab::new();
+    let dst = lab.dir("dst");
+    // It takes a while to read.
+    std::fs::File::create(dst.join("huge")).unwrap().set_len(64 << 30).unwrap();
+    let proxy = lab.proxy(&dst);
+    std::thread::scope(|scope| {
+        // Its answer takes 10 s; the receiver ends before.
+        let body = r#"{"name":1}"#;
+        let request =
+            format!("POST /tar/0/adopt HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let addr = proxy.addr;
+        scope.spawn(move || http::try_raw(addr, request.as_bytes()));
+        wait_until("the other one is refused", Duration::from_secs(20), || {
+            let answer = proxy.request("POST", "/tar/0/adopt", &[], br#"{"name":2,"only":"none"}"#);
+            answer.status == 503 && answer.text().contains("another sender adopts")
+        });
+        proxy.signal(rustix::process::Signal::KILL);
+    });
+}
+
 #[test]
 fn an_empty_folder_and_one_of_something_else() {
     let lab = Lab::new();

@@ -1,6 +1,6 @@
 //! The next generation of an index: made beside the former one, put in its place in one step.
 
-use super::super::index_read::{FileRead, IndexReader, Side, Summary, read_files};
+use super::super::index_read::{FileRead, IndexReader, Side, Summary, find_content, read_files};
 use super::super::index_write::{META, Written};
 use super::super::{db_error, sql_int, text_or_blob};
 use super::apply::{Applied, apply};
@@ -102,17 +102,7 @@ impl NextGeneration {
     /// # Errors
     /// SQLite fails.
     pub fn find_content(&self, size: u64, md5: &Md5, blake3: &Blake3) -> Result<Option<FileEntry>> {
-        let mut found = None;
-        let tail = "WHERE tar.hash = ? AND tar.size = ? ORDER BY tar.rowid";
-        let values = params![md5.to_string(), sql_int(size)];
-        read_files(&self.editor.connection, self.read(), tail, values, |file| {
-            if file.blake3 == Some(*blake3) {
-                found = Some(file);
-                return Ok(ControlFlow::Break(()));
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(found)
+        find_content(&self.editor.connection, self.read(), size, md5, blake3)
     }
 
     fn read(&self) -> FileRead<'_> {

@@ -20,6 +20,26 @@ pub(in super::super) enum Side {
     Gone,
 }
 
+/// The first file with this content.
+pub(in super::super) fn find_content(
+    connection: &Connection,
+    read: FileRead<'_>,
+    size: u64,
+    md5: &Md5,
+    blake3: &Blake3,
+) -> Result<Option<FileEntry>> {
+    let mut found = None;
+    let tail = "WHERE tar.hash = ? AND tar.size = ? ORDER BY tar.rowid";
+    read_files(connection, read, tail, params![md5.to_string(), sql_int(size)], |file| {
+        if file.blake3 != Some(*blake3) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        found = Some(file);
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(found)
+}
+
 const GONE_FILES: &str = "SELECT tar.id, tar.path, tar.size, tar.offset, tar.offset_end, tar.hash, tar.blake3, tar.mode, tar.mtime_ns,
      tar.uid, tar.gid, NULL, NULL, NULL FROM tarlike_gone tar";
 
@@ -309,24 +329,12 @@ impl IndexReader {
         Ok(found)
     }
 
-    /// A file with this content.
+    /// The first file with this content.
     ///
     /// # Errors
     /// As [`IndexReader::files`].
-    pub fn file_with(&self, size: u64, md5: &Md5, blake3: &Blake3) -> Result<Option<FileEntry>> {
-        let mut found = None;
-        self.each_file(
-            "WHERE tar.hash = ? AND tar.size = ? ORDER BY tar.rowid",
-            params![md5.to_string(), sql_int(size)],
-            |file| {
-                if file.blake3 != Some(*blake3) {
-                    return Ok(ControlFlow::Continue(()));
-                }
-                found = Some(file);
-                Ok(ControlFlow::Break(()))
-            },
-        )?;
-        Ok(found)
+    pub fn find_content(&self, size: u64, md5: &Md5, blake3: &Blake3) -> Result<Option<FileEntry>> {
+        find_content(&self.connection, self.read(), size, md5, blake3)
     }
 
     /// Gives the scattered files.

@@ -17,16 +17,19 @@ use crate::engine::index::{IndexOptions, index};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::{FolderCache, Staging};
 use crate::telemetry::{Counters, Monitor, Notice};
+use regex::bytes::Regex;
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An adoption that runs, or whose result waits for an index.
 pub struct AdoptJob {
     request: AdoptRequest,
+    /// When somebody last asked for it.
+    asked: Mutex<Instant>,
     outcome: Mutex<Option<std::result::Result<Found, (ErrorKind, String)>>>,
     ended: Condvar,
     progress: Progress,
@@ -64,12 +67,16 @@ impl Monitor for Progress {
 
 const INDEX: &str = "found.sqlite";
 
+/// A sender asks more often than this.
+const ABANDONED: Duration = Duration::from_secs(30);
+
 impl AdoptJob {
     /// Waits until all is found, at most `patience`; gives whether it is, and how far it is.
     ///
     /// # Errors
     /// The job's own.
     pub fn wait(&self, patience: Duration) -> Result<(bool, AdoptAnswer)> {
+        *lock(&self.asked) = Instant::now();
         let outcome = lock(&self.outcome);
         let (outcome, _) = self
             .ended
@@ -84,6 +91,14 @@ impl AdoptJob {
         }
     }
 
+    fn runs(&self) -> bool {
+        lock(&self.outcome).is_none()
+    }
+
+    fn has_failed(&self) -> bool {
+        matches!(&*lock(&self.outcome), Some(Err(_)))
+    }
+
     /// The index of what was found, if there is anything.
     pub(super) fn index(&self) -> Option<PathBuf> {
         let outcome = lock(&self.outcome);
@@ -96,7 +111,8 @@ impl Receiver {
     /// Starts to find out what is below the base folder, or joins the same request that runs already, or has ended.
     ///
     /// # Errors
-    /// Other archives are received into the folder, whose files would be taken for this one's; or storage failed earlier.
+    /// Other archives are received into the folder, whose files would be taken for this one's; another sender's adoption runs
+    /// ([`ErrorKind::Busy`]); the request is malformed; or storage failed earlier.
     pub fn adopt(self: &Arc<Self>, tar_id: u64, request: AdoptRequest) -> Result<Arc<AdoptJob>> {
         self.committer.check()?;
         let archives = self.archives.read().unwrap_or_else(PoisonError::into_inner);
@@ -108,16 +124,22 @@ impl Receiver {
             ));
         }
         drop(archives);
+        let what = What::of(&request)?;
         let mut jobs = lock(&self.adopting);
         if let Some(job) = jobs.get(&tar_id) {
-            if job.request == request {
+            // What has failed may go well now.
+            if job.request == request && !job.has_failed() {
                 return Ok(job.clone());
+            }
+            if job.runs() && lock(&job.asked).elapsed() < ABANDONED {
+                let what = format!("another sender adopts what is here for archive {tar_id}");
+                return Err(Error::new(ErrorKind::Busy, what).hint("let it end, or stop it"));
             }
             job.progress.cancelled.store(true, Ordering::Relaxed);
         }
-        let only = request.only.as_deref().map(top_name).transpose()?;
         let job = Arc::new(AdoptJob {
             request,
+            asked: Mutex::new(Instant::now()),
             outcome: Mutex::new(None),
             ended: Condvar::new(),
             progress: Progress::default(),
@@ -130,7 +152,7 @@ impl Receiver {
                 let folder = tempfile::tempdir_in(receiver.incoming_path())
                     .map_err(|e| Error::io("cannot make a temporary folder", e))?;
                 let (base, monitor) = (receiver.sink.base_path(), &theirs.progress);
-                let any = find(&base, only.as_ref(), &folder.path().join(INDEX), monitor)?;
+                let any = find(&base, what, &folder.path().join(INDEX), monitor)?;
                 Ok(Found { folder, any })
             };
             let outcome = std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
@@ -149,7 +171,7 @@ impl Receiver {
         let job = job.filter(|job| lock(&job.outcome).as_ref().is_some_and(std::result::Result::is_ok));
         job.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("nothing was adopted for archive {tar_id} by this name"))
-                .hint("the receiver was started anew, perhaps; adopt once more")
+                .hint("the receiver was started anew, or another sender has adopted meanwhile; run the same command again")
         })
     }
 
@@ -243,9 +265,28 @@ fn top_name(name: &str) -> Result<EntryPath> {
         .ok_or_else(|| Error::new(ErrorKind::Malformed, "what is to be adopted is no name of a file"))
 }
 
-/// Makes the index of what is in the folder `base`, or of its file `only`, at `target`; false if that is not there.
-fn find(base: &Path, only: Option<&EntryPath>, target: &Path, monitor: &dyn Monitor) -> Result<bool> {
-    let base = match only {
+/// What is to be found.
+struct What {
+    only: Option<EntryPath>,
+    exclude: Vec<Regex>,
+}
+
+impl What {
+    fn of(request: &AdoptRequest) -> Result<Self> {
+        let regex = |pattern: &String| {
+            Regex::new(pattern).map_err(|e| {
+                let what = format!("{pattern:?} is no regular expression");
+                Error::new(ErrorKind::Malformed, what).because(e)
+            })
+        };
+        let exclude = request.exclude.iter().map(regex).collect::<Result<Vec<_>>>()?;
+        Ok(Self { only: request.only.as_deref().map(top_name).transpose()?, exclude })
+    }
+}
+
+/// Makes the index of what is in the folder `base` at `target`; false if the only file that is wanted is not there.
+fn find(base: &Path, what: What, target: &Path, monitor: &dyn Monitor) -> Result<bool> {
+    let base = match what.only {
         None => base.to_path_buf(),
         Some(name) => {
             let path = base.join(name.as_path());
@@ -261,7 +302,7 @@ fn find(base: &Path, only: Option<&EntryPath>, target: &Path, monitor: &dyn Moni
         bucket: None,
         read_contents: true,
         database: target.to_path_buf(),
-        exclude: Vec::new(),
+        exclude: what.exclude,
         own_files: Vec::new(),
         reuse: false,
         checksum: false,
@@ -289,7 +330,7 @@ impl Likes<'_> {
     fn of(&self, file: &FileEntry) -> Result<Like> {
         if let (Some(md5), Some(blake3)) = (&file.md5, &file.blake3)
             && file.size > 0
-            && let Some(source) = self.found.file_with(file.size, md5, blake3)?
+            && let Some(source) = self.found.find_content(file.size, md5, blake3)?
         {
             return Ok(Like {
                 source: Some(source),
@@ -339,20 +380,19 @@ fn similarity(found: Option<&Path>, sketches: &IndexReader, index: &Path) -> Res
     Ok(similarity)
 }
 
-/// How much of the index at `index` there is in the folder `base`, where nothing was ever received; for `only` its file of this name, in
-/// the folder `scratch` for what is temporary.
+/// How much of the index at `index` there is of what `request` wants in the folder `base`, where nothing was ever received. The folder
+/// `scratch` is for what is temporary.
 ///
 /// # Errors
 /// Something cannot be read, or the temporary folder cannot be written to.
 pub fn compare_folder(
     base: &Path,
-    only: Option<&str>,
+    request: &AdoptRequest,
     index: &Path,
     scratch: &Path,
     monitor: &dyn Monitor,
 ) -> Result<Similarity> {
-    let only = only.map(top_name).transpose()?;
     let target = scratch.join(INDEX);
-    let any = base.is_dir() && find(base, only.as_ref(), &target, monitor)?;
+    let any = base.is_dir() && find(base, What::of(request)?, &target, monitor)?;
     similarity(any.then_some(&*target), &IndexReader::open(index)?, index)
 }

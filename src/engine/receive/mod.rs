@@ -331,12 +331,11 @@ impl Receiver {
         let path = self.index_path(tar_id, &written.digest, generation);
         std::fs::rename(&imported, &path)
             .map_err(|e| Error::io(format!("cannot put {} in place", path.display()), e))?;
-        if let Some(former) = former.as_ref().filter(|_| expected.is_some()) {
-            // What vanishes with it may have to be deleted.
-            remember_gone(&path, &former.index_path)?;
-        }
-        if let Some(found) = adopted.as_ref().and_then(|job| job.index()) {
-            remember_gone(&path, &found)?;
+        // What vanishes with the former one may have to be deleted. What was adopted has its files as they are now.
+        match (adopted.as_ref().and_then(|job| job.index()), &former) {
+            (Some(found), _) => remember_gone(&path, &found)?,
+            (None, Some(former)) if expected.is_some() => remember_gone(&path, &former.index_path)?,
+            _ => {}
         }
         // The journal must never name an index that a power loss can take away.
         self.committer.sync()?;
