@@ -29,6 +29,12 @@ pub const HEADER_FAILED: &str = "x-tar-like-failed";
 /// On the PUT of an index: the adoption ([`AdoptRequest`]) by whose result it is taken in, as a decimal number. What the receiver found in
 /// its base folder counts as the former state, and the index has its sketches ([`super::sketch`]) with it.
 pub const HEADER_ADOPT: &str = "x-tar-like-adopt";
+/// On a change of an index ([`HEADER_FROM`]): so many generations, this one included, keep what they replace and take away, as a decimal
+/// number. 0 lets go of all that is kept. Without it nothing is kept, and nothing let go of. Only for receivers that say [`Status::keeps`].
+pub const HEADER_KEEP: &str = "x-tar-like-keep";
+/// On a change of an index that takes the newest generation back, with the value 1: it is refused if not all content of the former one is
+/// there. Only for receivers that say [`Status::keeps`].
+pub const HEADER_REWIND: &str = "x-tar-like-rewind";
 /// In place of [`HEADER_ADOPT`]: nothing changes, and the answer is a [`Similarity`].
 pub const HEADER_COMPARE: &str = "x-tar-like-compare";
 
@@ -122,6 +128,9 @@ pub struct Status {
     /// A block may come in part ([`HEADER_RANGE`]).
     #[serde(default)]
     pub parts: bool,
+    /// It can keep what a generation replaces ([`HEADER_KEEP`]), and go back to it ([`HEADER_REWIND`]).
+    #[serde(default)]
+    pub keeps: bool,
     /// Files that could not be published so far; at most [`FAILED_NAMES`].
     pub failed: Vec<FailedFile>,
     /// Everything is published, and directories, links and metadata are in place.
@@ -190,6 +199,9 @@ pub struct DeleteRequest {
     /// A folder below the base folder that takes them instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<String>,
+    /// Only what a generation had put there that was taken back just now, not what earlier ones left there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub taken_back: bool,
 }
 
 /// Body of `POST look`: look whether the files that have their final names are still there, and change nothing.

@@ -6,6 +6,8 @@ mod blockcopy;
 mod check;
 mod compact;
 mod config;
+mod connect;
+mod embedded;
 mod fresh;
 mod gc;
 mod generate;

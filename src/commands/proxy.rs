@@ -3,7 +3,7 @@
 use super::fresh::Fresh;
 use super::output::{Outcome, Output};
 use super::settings::Settings;
-use super::{args, stop_signal, upload::read_token};
+use super::{args, connect::read_token, stop_signal};
 use crate::db::index_read::IndexReader;
 use crate::engine::receive::{Receiver, ReceiverOptions};
 use crate::error::{Error, ErrorKind, Result};

@@ -1,6 +1,7 @@
 //! `tar-like sync`
 
 use super::adopt::{self, Adopting};
+use super::embedded::Embedded;
 use super::output::{Outcome, Output};
 use super::s3::{Place, S3Args};
 use super::upload::Part;
@@ -8,21 +9,17 @@ use super::{args, default_database, index, threads, upload};
 use crate::archive::path::STATE_DIR;
 use crate::db::index_read::IndexReader;
 use crate::engine::index::{IndexOptions, IndexReport};
-use crate::engine::receive::{Receiver, ReceiverOptions};
 use crate::engine::upload::UploadReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::Client;
-use crate::server::{self, Access, AccessOptions, ServerOptions};
 use crate::source::Source;
 use crate::source::base::{Base, folder_of, resolved};
 use crate::source::disk::DiskSource;
 use clap::Args;
 use rand::RngExt;
-use rand::distr::{Alphanumeric, SampleString};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 const EXAMPLES: &str = "\
@@ -333,41 +330,4 @@ fn dry_database(kept: &Path, scratch: &Path, clean: bool) -> Result<(PathBuf, bo
     std::fs::copy(kept, &copy)
         .map_err(|e| Error::io(format!("cannot copy the index {}", kept.display()), e))?;
     Ok((copy, true))
-}
-
-/// A receiver in this process, on loopback, that only this process has the token of.
-struct Embedded {
-    url: String,
-    token: String,
-    stop: tokio::sync::oneshot::Sender<()>,
-    server: tokio::task::JoinHandle<Result<()>>,
-}
-
-impl Embedded {
-    async fn start(folder: &Path) -> Result<Self> {
-        let folder = folder.to_path_buf();
-        let receiver =
-            tokio::task::spawn_blocking(move || Receiver::open(&folder, ReceiverOptions::default()))
-                .await
-                .map_err(|e| Error::new(ErrorKind::Internal, "the receiver crashed").because(e))??;
-        let listener = TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .map_err(|e| Error::io("cannot listen on loopback", e))?;
-        let address = listener.local_addr().map_err(|e| Error::io("cannot ask for the address", e))?;
-        let token = Alphanumeric.sample_string(&mut rand::rng(), 40);
-        let access = Access::load(AccessOptions { token: Some(token.clone()), ..AccessOptions::default() })?;
-        let options = ServerOptions { max_block_bytes: 1 << 32, ..ServerOptions::new(Arc::new(access)) };
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let server = tokio::spawn(server::run(listener, receiver, options, async {
-            // An error says that the sender is gone, which is a reason to stop, too.
-            let _ = stopped.await;
-        }));
-        Ok(Self { url: format!("http://{address}/tar"), token, stop, server })
-    }
-
-    async fn stop(self) -> Result<()> {
-        // An error says that the server has ended already; it is the server's to say why.
-        let _ = self.stop.send(());
-        self.server.await.map_err(|e| Error::new(ErrorKind::Internal, "the receiver crashed").because(e))?
-    }
 }

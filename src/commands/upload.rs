@@ -1,8 +1,8 @@
 //! `tar-like upload`
 
+use super::connect::ConnectArgs;
 use super::output::{Outcome, Output, human_bytes, human_count};
 use super::s3::S3Args;
-use super::tls::TlsArgs;
 use super::{args, default_database, default_progress, interrupted, interruptible, stop_signal, threads};
 use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
@@ -14,7 +14,7 @@ use crate::engine::index::{IndexOptions, IndexReport};
 use crate::engine::stream::stream;
 use crate::engine::upload::{UploadOptions, UploadReport, compare, plan_from_nothing, upload};
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::{Bandwidth, Client, ClientOptions, Patience, is_readable_on_the_way};
+use crate::remote::Client;
 use crate::source::Source;
 use crate::source::disk::DiskSource;
 use crate::telemetry::{Monitor, Notice};
@@ -23,7 +23,6 @@ use rand::RngExt;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 const EXAMPLES: &str = "\
 The receiver is asked what it misses, and only that is sent; after any interruption the same command goes on.
@@ -85,17 +84,11 @@ pub(super) struct TransferArgs {
     /// The size of a block in bytes; K, M, G are powers of 1024
     #[arg(short = 's', long, value_name = "BYTES", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = args::some_bytes)]
     block_size: u64,
-    /// The number of the archive at the receiver: different folders need different numbers
-    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
-    tar_id: u64,
     /// Send also what the receiver has already
     #[arg(long)]
     pub(super) ignore_done: bool,
     #[command(flatten)]
-    tls: TlsArgs,
-    /// A file with the receiver's token [default: environment TARLIKE_TOKEN]
-    #[arg(long, value_name = "FILE", env = "TARLIKE_TOKEN_FILE")]
-    token_file: Option<PathBuf>,
+    connect: ConnectArgs,
     /// Send at most this many bytes a second; K, M, G are powers of 1024
     #[arg(long, value_name = "RATE", env = "TARLIKE_BWLIMIT", value_parser = args::some_bytes)]
     bwlimit: Option<u64>,
@@ -115,12 +108,10 @@ pub(super) struct TransferArgs {
     /// Move what would be deleted to this folder, below the receiver's base folder
     #[arg(long, value_name = "FOLDER", requires = "delete")]
     backup_dir: Option<String>,
-    /// Give up when nothing was accepted for this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..))]
-    stall_timeout: u64,
-    /// Send a block again when nothing of it moved for this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
-    block_timeout: u64,
+    /// Have the receiver keep what the last NUMBER generations replaced or took away, for `rewind`: under further names below .tar-like/kept, with
+    /// the room that they take. 0 lets go of it [default: keep nothing more, let go of nothing]
+    #[arg(long, value_name = "NUMBER")]
+    keep: Option<u32>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -159,14 +150,14 @@ impl TransferArgs {
 
     /// The token that the flags or the environment give.
     pub(super) fn token(&self) -> Result<Option<String>> {
-        read_token(self.token_file.as_deref())
+        self.connect.token()
     }
 
     fn options(&self, database: PathBuf, range: (u64, Option<u64>)) -> Result<UploadOptions> {
         Ok(UploadOptions {
             database,
             progress: self.progress()?,
-            tar_id: self.tar_id,
+            tar_id: self.connect.tar_id,
             block_size: self.block_size,
             first: range.0,
             last: range.1,
@@ -176,6 +167,7 @@ impl TransferArgs {
             looked: None,
             delete: None,
             adopt: None,
+            keep: self.keep.map(u64::from),
             compression: match self.compress {
                 Compress::Auto => Compression::Auto,
                 Compress::Lz4 => Compression::Lz4,
@@ -251,7 +243,7 @@ impl TransferArgs {
         // What there was before is what the percentage is of.
         let before = former.map_or(0, |former| former.files).max(summary.files);
         let most = self.max_delete.map_or(default, |limit| limit.of(before));
-        Ok(Some(DeleteRequest { most, backup: self.backup_dir.clone() }))
+        Ok(Some(DeleteRequest { most, backup: self.backup_dir.clone(), taken_back: false }))
     }
 
     /// What would be sent to a receiver that has nothing.
@@ -287,23 +279,8 @@ impl TransferArgs {
         token: Option<String>,
         output: &Arc<Output>,
     ) -> Result<Arc<Client>> {
-        self.tls.warn(output);
-        if token.is_some() && is_readable_on_the_way(&url) {
-            output.notice(Notice::Warning(format!(
-                "{url} is plain http: whoever is on the way can read the token and all contents; use https"
-            )));
-        }
-        let client = ClientOptions {
-            url,
-            tar_id: self.tar_id,
-            token,
-            tls: self.tls.options(),
-            connections: usize::from(self.no_processes),
-            block_deadline: Duration::from_secs(self.block_timeout),
-            bandwidth: self.bwlimit.map(|rate| Arc::new(Bandwidth::new(rate))),
-        };
-        let patience = Patience::new(Duration::from_secs(self.stall_timeout));
-        Client::new(client, patience, output.clone()).map(Arc::new)
+        let connections = usize::from(self.no_processes);
+        self.connect.client(url, token, connections, self.bwlimit, output)
     }
 
     /// Sends the archive of `source` and `database`.
@@ -339,24 +316,6 @@ impl TransferArgs {
         }
         drop(watch);
         outcome
-    }
-}
-
-/// A token never stands on the command line, where everybody on the host could read it.
-pub(super) fn read_token(file: Option<&Path>) -> Result<Option<String>> {
-    let text = match file {
-        Some(path) => std::fs::read_to_string(path).map_err(|e| {
-            Error::io(format!("cannot read the token file {}", path.display()), e).with_kind(ErrorKind::Usage)
-        })?,
-        None => std::env::var("TARLIKE_TOKEN").unwrap_or_default(),
-    };
-    let text = text.trim().to_owned();
-    match (text.is_empty(), file) {
-        (true, Some(path)) => {
-            Err(Error::new(ErrorKind::Usage, format!("the token file {} is empty", path.display())))
-        }
-        (true, None) => Ok(None),
-        (false, _) => Ok(Some(text)),
     }
 }
 

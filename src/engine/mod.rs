@@ -10,5 +10,6 @@ mod opener;
 mod pace;
 mod pipeline;
 pub mod receive;
+pub mod rewind;
 pub mod stream;
 pub mod upload;

@@ -4,6 +4,7 @@ mod block;
 mod change;
 mod report;
 
+pub(super) use change::change_body;
 pub use change::compare;
 pub use report::{FailedEntry, UploadReport};
 
@@ -53,6 +54,8 @@ pub struct UploadOptions {
     pub delete: Option<DeleteRequest>,
     /// The [adoption](Client::adopt) that the receiver goes by when it gets the index as a whole.
     pub adopt: Option<u64>,
+    /// Have the receiver keep what so many generations replace; `None` leaves what it keeps as it is.
+    pub keep: Option<u64>,
     /// How blocks become frames.
     pub compression: Compression,
     /// Cores that this program may use.
@@ -76,6 +79,7 @@ impl Default for UploadOptions {
             looked: None,
             delete: None,
             adopt: None,
+            keep: None,
             compression: Compression::Auto,
             cores: 1,
             scratch: PathBuf::from("/tmp"),
@@ -241,12 +245,25 @@ impl Upload<'_> {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Receiver::Empty),
             other => other?,
         };
+        if self.options.keep.is_some() && !status.as_ref().is_some_and(|status| status.keeps) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "the receiver does not know how to keep what is replaced",
+            )
+            .hint("use the same version of tar-like on all hosts, or leave out --keep"));
+        }
         let Some(status) = status else { return Ok(Receiver::Legacy) };
         if status.digest == self.summary.digest.to_string() {
             return Ok(Receiver::Ours(self.all_missing(status).await?));
         }
         if let Some(steps) = self.steps_from(&status.digest).await? {
             return Ok(Receiver::Former(steps));
+        }
+        if self.options.keep.is_some_and(|count| count > 0) && status.done_bytes > 0 {
+            self.monitor.notice(Notice::Warning(
+                "the receiver has no generation of this index: nothing that is replaced there is kept"
+                    .to_string(),
+            ));
         }
         if !status.complete && status.done_bytes > 0 && !self.options.dry_run {
             self.monitor.notice(Notice::Warning(format!(

@@ -12,9 +12,9 @@ use crate::archive::frame::Frame;
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_ADOPT,
-    HEADER_COMPARE, HEADER_DIGEST, HEADER_FAILED, HEADER_FROM, HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE,
-    HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer, LookRequest, Similarity, Status, VERSION,
-    format_ids,
+    HEADER_COMPARE, HEADER_DIGEST, HEADER_FAILED, HEADER_FROM, HEADER_INDEX, HEADER_KEEP, HEADER_LENGTH,
+    HEADER_RANGE, HEADER_REWIND, HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer, LookRequest,
+    Similarity, Status, VERSION, format_ids,
 };
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
@@ -107,6 +107,10 @@ pub struct IndexBody {
     pub from: Option<IndexDigest>,
     /// The [adoption](Client::adopt) whose result counts as what the receiver had.
     pub adopt: Option<u64>,
+    /// So many generations keep what they replace; only where it is a change.
+    pub keep: Option<u64>,
+    /// The change takes the newest generation back.
+    pub rewind: bool,
     /// How long the receiver may have to work on it beside what its length says, in seconds.
     pub work_s: u64,
 }
@@ -243,10 +247,12 @@ impl Client {
                 Some(from) => request.header(HEADER_FROM, from.to_string()),
                 None => request,
             };
-            let request = match index.adopt {
-                Some(name) => request.header(adopt, name),
+            let numbers =
+                [(adopt, index.adopt), (HEADER_KEEP, index.keep), (HEADER_REWIND, index.rewind.then_some(1))];
+            let request = numbers.into_iter().fold(request, |request, (name, number)| match number {
+                Some(number) => request.header(name, number),
                 None => request,
-            };
+            });
             let exchange = async { json(self.accepted(self.send(request).await?).await?).await };
             pulse
                 .watch(

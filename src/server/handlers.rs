@@ -2,6 +2,9 @@
 
 use super::auth::Need;
 use super::connection::Peer;
+use super::headers::{
+    coding_header, digest_header, failed_header, length_header, number_header, range_header, required_digest,
+};
 use super::route::{Route, route};
 use super::{Server, body, metrics};
 use crate::archive::block_digest::BlockDigest;
@@ -9,16 +12,15 @@ use crate::archive::codec::{self, frame_bound};
 use crate::archive::digest::IndexDigest;
 use crate::archive::intake::Taken;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
-use crate::archive::log::{LogDigest, MAX_BATCH_BYTES};
+use crate::archive::log::MAX_BATCH_BYTES;
 use crate::archive::protocol::{
     AdoptRequest, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_ADOPT, HEADER_COMPARE, HEADER_DIGEST,
-    HEADER_FAILED, HEADER_FROM, HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE, HEADER_SERVER, HEADER_STREAM,
-    LookRequest, VERSION, parse_ids,
+    HEADER_FROM, HEADER_INDEX, HEADER_KEEP, HEADER_REWIND, HEADER_SERVER, HEADER_STREAM, LookRequest,
+    VERSION,
 };
-use crate::archive::ranges::RangeSet;
 use crate::archive::zstd;
 use crate::engine::index_body;
-use crate::engine::receive::BlockPut;
+use crate::engine::receive::{BlockPut, ChangeOptions};
 use crate::error::{Error, ErrorKind, Result};
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
@@ -28,7 +30,6 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::net::{IpAddr, Ipv4Addr};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -275,36 +276,42 @@ async fn append_log(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body
     Ok(Json(answer).into_response())
 }
 
-fn required_digest(headers: &HeaderMap, name: &str) -> Result<LogDigest> {
-    digest_header(headers, name)?
-        .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("there is no header {name}")))
+/// What the headers of an index say.
+struct IndexPut {
+    expected: Option<IndexDigest>,
+    from: Option<IndexDigest>,
+    adopt: Option<u64>,
+    compare: Option<u64>,
+    options: ChangeOptions,
 }
 
-fn number_header(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
-    let Some(value) = only_header(headers, name)? else { return Ok(None) };
-    let number = value.to_str().ok().and_then(|text| text.parse().ok());
-    number.map(Some).ok_or_else(|| Error::new(ErrorKind::Malformed, format!("header {name} is no number")))
-}
-
-fn length_header(headers: &HeaderMap) -> Result<u64> {
-    number_header(headers, HEADER_LENGTH)?
-        .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("there is no header {HEADER_LENGTH}")))
+fn index_headers(headers: &HeaderMap) -> Result<IndexPut> {
+    let (expected, from) = (digest_header(headers, HEADER_INDEX)?, digest_header(headers, HEADER_FROM)?);
+    let (adopt, compare) = (number_header(headers, HEADER_ADOPT)?, number_header(headers, HEADER_COMPARE)?);
+    let (keep, rewind) = (number_header(headers, HEADER_KEEP)?, number_header(headers, HEADER_REWIND)?);
+    if compare.is_some() && (expected.is_none() || from.is_some()) {
+        return Err(Error::new(ErrorKind::Malformed, "only a whole index with its digest can be compared"));
+    }
+    Ok(IndexPut {
+        expected,
+        from,
+        adopt,
+        compare,
+        options: ChangeOptions { keep, rewind: rewind == Some(1) },
+    })
 }
 
 async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
-    let expected = digest_header::<IndexDigest>(headers, HEADER_INDEX)?;
-    let from = digest_header::<IndexDigest>(headers, HEADER_FROM)?;
-    let (adopt, compare) = (number_header(headers, HEADER_ADOPT)?, number_header(headers, HEADER_COMPARE)?);
-    if compare.is_some() && (expected.is_none() || from.is_some()) {
-        body::drain(body, server.largest_body()).await;
-        return Err(Error::new(ErrorKind::Malformed, "only a whole index with its digest can be compared"));
-    }
     let length = body::declared_length(headers)?;
     let limit_bytes = server.options.max_index_bytes;
-    if let Err(e) = admit_index(server, expected.as_ref(), length) {
-        body::drain(body, server.largest_body()).await;
-        return Err(e);
-    }
+    let admit = |put: IndexPut| admit_index(server, put.expected.as_ref(), length).map(|()| put);
+    let IndexPut { expected, from, adopt, compare, options } = match index_headers(headers).and_then(admit) {
+        Ok(put) => put,
+        Err(e) => {
+            body::drain(body, server.largest_body()).await;
+            return Err(e);
+        }
+    };
     let known = expected.as_ref().filter(|_| compare.is_none());
     if let Some(answer) = known.and_then(|digest| server.receiver.has_index(tar_id, digest)) {
         body::drain(body, frame_bound(limit_bytes)).await;
@@ -335,9 +342,9 @@ async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body:
             (None, Some(expected)) if let Some(name) = compare => receiver
                 .compare(tar_id, &unpacked, expected, name)
                 .map(|similarity| Json(similarity).into_response()),
-            (Some(from), Some(expected)) => {
-                receiver.put_change(tar_id, &unpacked, from, expected).map(|a| Json(a).into_response())
-            }
+            (Some(from), Some(expected)) => receiver
+                .put_change(tar_id, &unpacked, from, expected, options)
+                .map(|a| Json(a).into_response()),
             (Some(_), None) => {
                 Err(Error::new(ErrorKind::Malformed, "a change of an index comes without its digest"))
             }
@@ -428,53 +435,6 @@ fn check_running(server: &Server) -> Result<()> {
             .hint("it takes up where it was when it is back"));
     }
     Ok(())
-}
-
-fn digest_header<D: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<Option<D>> {
-    only_header(headers, name)?
-        .map(|value| {
-            value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
-                Error::new(ErrorKind::Malformed, format!("header {name} is no lowercase hexadecimal digest"))
-            })
-        })
-        .transpose()
-}
-
-/// A header that may be there once: of two, nobody knows which one a proxy on the way meant.
-fn only_header<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h HeaderValue>> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (value, None) => Ok(value),
-        _ => Err(Error::new(ErrorKind::Malformed, format!("header {name} is there more than once"))),
-    }
-}
-
-/// What the body of a block is, as far as the request says.
-fn coding_header(headers: &HeaderMap) -> Result<Taken> {
-    match only_header(headers, header::CONTENT_ENCODING.as_str())?.map(HeaderValue::as_bytes) {
-        None => Ok(Taken::Body),
-        Some(coding) if coding.eq_ignore_ascii_case(zstd::CODING.as_bytes()) => Ok(Taken::Zstd),
-        Some(coding) if coding.eq_ignore_ascii_case(b"identity") => Ok(Taken::Body),
-        Some(_) => Err(Error::new(ErrorKind::Malformed, "the Content-Encoding is not known here")
-            .hint("send an LZ4 frame without that header, or a Zstandard frame as zstd")),
-    }
-}
-
-/// The part of a block that comes, as `start-end`.
-fn range_header(headers: &HeaderMap) -> Result<Option<Range<u64>>> {
-    let Some(value) = only_header(headers, HEADER_RANGE)? else { return Ok(None) };
-    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    let range = value.to_str().ok().and_then(|text| text.split_once('-'));
-    range
-        .and_then(|(start, end)| Some(Some(number(start)?..number(end)?)))
-        .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("header {HEADER_RANGE} is no range")))
-}
-
-fn failed_header(headers: &HeaderMap) -> Result<RangeSet> {
-    let Some(value) = only_header(headers, HEADER_FAILED)? else { return Ok(RangeSet::default()) };
-    value.to_str().ok().and_then(parse_ids).ok_or_else(|| {
-        Error::new(ErrorKind::Malformed, format!("header {HEADER_FAILED} is no list of file ids"))
-    })
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

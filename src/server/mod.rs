@@ -4,6 +4,7 @@ mod auth;
 mod body;
 mod connection;
 mod handlers;
+mod headers;
 mod metrics;
 mod reload;
 mod route;

@@ -4,8 +4,10 @@ mod copy;
 pub mod device;
 pub mod disk;
 mod expected;
+mod kept;
 mod remove;
 mod staging;
 
 pub use expected::Expected;
+pub use kept::Kept;
 pub use remove::{Backup, Outcome};

@@ -27,6 +27,7 @@ mod hostile_log;
 mod http;
 mod index;
 mod inject;
+mod keep;
 mod kill;
 mod legacy;
 mod model;

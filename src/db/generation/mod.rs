@@ -10,18 +10,20 @@ mod history;
 mod next;
 mod outgoing;
 mod rebuild;
+mod rewind;
 #[cfg(test)]
 mod tests;
 mod whole;
 
 pub use afresh::{Afresh, lay_out_afresh};
 pub use apply::{Applied, apply};
-pub use gone::remember_gone;
-pub(super) use gone::remember_own;
+pub(super) use gone::{TAKEN_BACK, remember_own};
+pub use gone::{note_taken_back, remember_gone};
 pub use history::{Counters, Former, Generation, History, Step};
-pub use next::{NextGeneration, rewind};
+pub use next::NextGeneration;
 pub use outgoing::without_private;
 pub use rebuild::{rebuild, remember, set_counters};
+pub use rewind::{Rewound, rewind};
 pub use whole::copy_rows;
 
 use std::path::Path;

@@ -1,9 +1,8 @@
 //! The next generation of an index: made beside the former one, put in its place in one step.
 
 use super::super::index_read::{FileRead, IndexReader, Side, Summary, find_content, read_files};
-use super::super::index_write::{META, Written};
-use super::super::{db_error, sql_int, text_or_blob};
-use super::apply::{Applied, apply};
+use super::super::index_write::Written;
+use super::super::{sql_int, text_or_blob};
 use super::copy::copy;
 use super::editor::Editor;
 use super::history::{Generation, History, TABLES};
@@ -366,10 +365,6 @@ impl NextGeneration {
             abandoned: false,
         };
         line.insert(&self.editor.connection).map_err(|e| self.editor.error(e))?;
-        self.editor
-            .connection
-            .execute("DELETE FROM tarlike_meta WHERE key='rewound'", [])
-            .map_err(|e| self.editor.error(e))?;
         self.editor.set_number("skipped", skipped)?;
         let number = self.number;
         self.put_in_place(&end, number, created_s)
@@ -430,55 +425,4 @@ impl Batches {
         self.batch.clear();
         Ok(())
     }
-}
-
-/// Takes the index at `database` back to the generation that its active one was made of. The abandoned one stays in the history, so that a
-/// receiver that has it can be taken back, too; it is never used again.
-///
-/// # Errors
-/// There is none before it, or the index was taken back already since it was made.
-pub fn rewind(database: &Path) -> Result<Applied> {
-    let history = History::open(database)?;
-    let active = history.active()?.clone();
-    let refuse = |why: String, hint: &'static str| Err(Error::new(ErrorKind::Usage, why).hint(hint));
-    let Some(parent) = active.parent.and_then(|parent| history.generation(parent)).cloned() else {
-        return refuse(
-            format!("generation {} of {} has none before it", active.number, database.display()),
-            "there is nothing to go back to: the index was laid out afresh since",
-        );
-    };
-    let rewound = history.generations().iter().any(|other| other.number > active.number && other.abandoned);
-    if rewound {
-        return refuse(
-            format!("{} was taken back already, to generation {}", database.display(), active.number),
-            "only one generation in a row can be taken back; make a new one with: tar-like index",
-        );
-    }
-    let step =
-        super::history::Step { generation: active.number, undo: true, to: parent.number, appended_bytes: 0 };
-    let partial = copy(database)?;
-    let mut batches = Vec::new();
-    history.batches(&step, |batch| {
-        batches.push(Ok(batch));
-        Ok(())
-    })?;
-    drop(history);
-    // Where the log ended and which ids were used stays as it is.
-    let applied = apply(&partial, database, parent.number, parent.created_s, false, batches)?;
-    let mark = || -> rusqlite::Result<()> {
-        let connection = rusqlite::Connection::open(&partial)?;
-        connection.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;")?;
-        connection
-            .execute("UPDATE tarlike_generation SET abandoned=1 WHERE number=?", [sql_int(active.number)])?;
-        connection.execute(META, params!["last_generation", sql_int(active.number)])?;
-        connection.close().map_err(|(_, e)| e)
-    };
-    mark().map_err(|e| db_error(format!("cannot write the index {}", database.display()), e))?;
-    std::fs::File::open(&partial)
-        .and_then(|file| file.sync_all())
-        .map_err(|e| Error::io(format!("cannot sync the index {}", database.display()), e))?;
-    partial
-        .persist(database)
-        .map_err(|e| Error::io(format!("cannot give the index its name {}", database.display()), e.error))?;
-    Ok(applied)
 }

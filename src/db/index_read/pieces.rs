@@ -5,6 +5,7 @@ use crate::archive::digest::{Blake3, Md5};
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
 use crate::archive::path::EntryPath;
+use crate::db::generation::TAKEN_BACK;
 use crate::db::{db_error, from_sql_int, sql_int, text_or_blob};
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
@@ -233,18 +234,31 @@ impl IndexReader {
         self.connection.query_row(there, [], |row| row.get(0)).map_err(|e| self.error(e))
     }
 
-    /// Gives the files of former generations whose path no entry has any more. On a receiver only.
+    /// Whether the newest change took a generation back. On a receiver only.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn is_taken_back(&self) -> Result<bool> {
+        Ok(self.meta_int(TAKEN_BACK)? == Some(1))
+    }
+
+    /// Gives the files of former generations whose path no entry has any more, and that were there before generation `since` of the
+    /// receiver. On a receiver only.
     ///
     /// # Errors
     /// As [`IndexReader::files`].
-    pub fn gone_files(&self, each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>) -> Result<()> {
+    pub fn gone_files(
+        &self,
+        since: u64,
+        each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
         if !self.remembers()? {
             return Ok(());
         }
-        let tail = "WHERE NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = tar.path)
+        let tail = "WHERE died >= ? AND NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = tar.path)
                     AND NOT EXISTS(SELECT 1 FROM tarlike_node n WHERE n.path = tar.path) ORDER BY tar.id";
         let read = FileRead { scattered: true, ..self.read() };
-        Side::Gone.files(&self.connection, read, tail, [], each)
+        Side::Gone.files(&self.connection, read, tail, [sql_int(since)], each)
     }
 
     /// Gives the files of former generations that had this path. On a receiver only.
@@ -282,15 +296,19 @@ impl IndexReader {
     ///
     /// # Errors
     /// As [`IndexReader::nodes`].
-    pub fn gone_nodes(&self, mut each: impl FnMut(Node) -> Result<ControlFlow<()>>) -> Result<()> {
+    pub fn gone_nodes(
+        &self,
+        since: u64,
+        mut each: impl FnMut(Node) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
         if !self.remembers()? {
             return Ok(());
         }
         let query = "SELECT kind, path, target, mode, mtime_ns, uid, gid FROM tarlike_gone_node g
-                     WHERE NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = g.path)
+                     WHERE died >= ? AND NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = g.path)
                      AND NOT EXISTS(SELECT 1 FROM tarlike_node n WHERE n.path = g.path)";
         let mut statement = self.connection.prepare_cached(query).map_err(|e| self.error(e))?;
-        let mut rows = statement.query([]).map_err(|e| self.error(e))?;
+        let mut rows = statement.query([sql_int(since)]).map_err(|e| self.error(e))?;
         while let Some(row) = rows.next().map_err(|e| self.error(e))? {
             let node = node_of(row)
                 .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", self.path.display())))?;

@@ -405,6 +405,7 @@ impl Archive {
             files_total: extent.files,
             files_published: state.published.covered(),
             parts: true,
+            keeps: true,
             failed: state.failed.values().cloned().collect(),
             complete: state.finished,
         })

@@ -4,6 +4,7 @@
 use super::archive::Archive;
 use super::carry::{self, Carried};
 use super::commit::lock;
+use super::keep::{self, ChangeOptions};
 use super::{Receiver, index_name, now_s, staging_name};
 use crate::archive::change::MAX_BATCH_BYTES;
 use crate::archive::digest::IndexDigest;
@@ -11,7 +12,7 @@ use crate::archive::entry::FileEntry;
 use crate::archive::extent::Piece;
 use crate::archive::protocol::IndexAnswer;
 use crate::archive::ranges::RangeSet;
-use crate::db::generation::{Applied, apply};
+use crate::db::generation::{Applied, apply, note_taken_back};
 use crate::db::index_read::IndexReader;
 use crate::db::journal::ArchiveState;
 use crate::error::{Error, ErrorKind, Result};
@@ -71,7 +72,7 @@ impl Receiver {
     /// nothing changes.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongIndex`]: another index is active. [`ErrorKind::BadIndex`]: the change is refused. Others: our own disk. The former
+    /// [`ErrorKind::WrongIndex`]: another index is active, or what is to be taken back is not there any more. [`ErrorKind::BadIndex`]: the change is refused. Others: our own disk. The former
     /// index stands then.
     pub fn put_change(
         self: &Arc<Self>,
@@ -79,6 +80,7 @@ impl Receiver {
         uploaded: &Path,
         from: &IndexDigest,
         expected: &IndexDigest,
+        options: ChangeOptions,
     ) -> Result<IndexAnswer> {
         self.committer.check()?;
         let replacing = self.replacing(tar_id);
@@ -95,8 +97,14 @@ impl Receiver {
         }
         // Everybody else is kept out from here on: what is published now is what there is to copy from.
         former.retire();
-        let outcome = self.change(&former, uploaded, expected);
+        let outcome = self.change(&former, uploaded, expected, options);
         let (archive, touched) = self.replaced(Some(former.clone()), outcome)?;
+        if options.rewind {
+            self.forget_kept(tar_id, former.generation);
+        }
+        if let Some(count) = options.keep {
+            self.keep_only(tar_id, count);
+        }
         drop(log);
         self.touch(&archive, &touched)?;
         let extent = archive.extent();
@@ -116,6 +124,7 @@ impl Receiver {
         former: &Archive,
         uploaded: &Path,
         expected: &IndexDigest,
+        options: ChangeOptions,
     ) -> Result<(Arc<Archive>, Vec<u64>)> {
         let tar_id = former.tar_id;
         let folder = tempfile::tempdir_in(self.incoming_path())
@@ -129,11 +138,20 @@ impl Receiver {
             let what = format!("the change makes index {}, its sender says {expected}", applied.end.digest);
             return Err(Error::new(ErrorKind::BadIndex, what));
         }
+        note_taken_back(&index, options.rewind)?;
         let staged = staging_name(tar_id, generation);
         // What an attempt left that met a full disk.
         self.sink.remove_other_staging(|name| name != staged)?;
         let staging = self.sink.staging(&staged)?;
-        let Carried { done, published, touched, .. } = self.carry_over(former, &index, &applied, &staging)?;
+        let carried = self.carry_over(former, &index, &applied, &staging, options.rewind);
+        if carried.is_err() && options.rewind {
+            // It may never be asked for again.
+            self.sink.remove_other_staging(|name| name != staged)?;
+        }
+        let Carried { done, published, touched, .. } = carried?;
+        if options.keep.is_some_and(|count| count > 0) {
+            self.keep_replaced(former, &applied.removed, generation)?;
+        }
         let path = self.index_path(tar_id, expected, generation);
         std::fs::rename(&index, &path)
             .map_err(|e| Error::io(format!("cannot put {} in place", path.display()), e))?;
@@ -151,6 +169,7 @@ impl Receiver {
         path: &Path,
         applied: &Applied,
         staging: &Staging,
+        rewind: bool,
     ) -> Result<Carried> {
         // What was renamed by the last blocks must have its name for good: the journal will say so.
         self.committer.settle()?;
@@ -172,8 +191,14 @@ impl Receiver {
         }
         let mut lacking = RangeSet::default();
         let mut copier = Copier { receiver: self, former, before: &before, staging, source: None };
+        // What was there before comes back only where a generation is taken back.
+        let kept = self.kept(former.tar_id)?;
+        let new_from = former.with_index(IndexReader::archive_bytes)?;
         carry::unpublished(&index, &published, |file| {
-            if !file.scattered {
+            if file.size > 0 && keep::take(&kept, &file, staging)? {
+                return Ok(());
+            }
+            if !file.scattered && !rewind && file.offset >= new_from {
                 return carry::lack(&index, &file, &mut lacking);
             }
             index.pieces_of(&file, |piece| {
@@ -183,6 +208,9 @@ impl Receiver {
                 Ok(ControlFlow::Continue(()))
             })
         })?;
+        if rewind {
+            keep::check_all(&index, &published, staging)?;
+        }
         let done = carry::complement(&lacking, applied.end.total_bytes);
         touched.iter().for_each(|&id| published.remove(id..id + 1));
         Ok(Carried { done, published, touched, same_bytes: 0 })

@@ -5,6 +5,7 @@ use super::{Receiver, publish};
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::EntryPath;
 use crate::archive::protocol::{DeleteRequest, FAILED_NAMES, FailedFile};
+use crate::db::index_read::IndexReader;
 use crate::error::{ErrorKind, Result};
 use crate::folder::is_common_time;
 use crate::sink::disk::FolderCache;
@@ -36,12 +37,16 @@ pub(super) struct Deleted {
 }
 
 impl Doomed {
-    /// Looks for it.
-    pub(super) fn find(receiver: &Receiver, archive: &Archive) -> Result<Self> {
+    /// Looks for what `request` is about.
+    pub(super) fn find(receiver: &Receiver, archive: &Archive, request: &DeleteRequest) -> Result<Self> {
         let mut found = Self::default();
+        let since = if request.taken_back { archive.generation } else { 0 };
+        if request.taken_back && !archive.with_index(IndexReader::is_taken_back)? {
+            return Ok(found);
+        }
         let mut cache = FolderCache::default();
         archive.with_index(|index| {
-            index.gone_files(|file| {
+            index.gone_files(since, |file| {
                 // Where no time is known, or none that every file system keeps, nobody knows whose file it is.
                 let known = file.meta.is_some_and(|meta| is_common_time(meta.mtime_ns));
                 let there = found.look(receiver, &file.path, &mut cache);
@@ -50,7 +55,7 @@ impl Doomed {
                 }
                 Ok(ControlFlow::Continue(()))
             })?;
-            index.gone_nodes(|node| {
+            index.gone_nodes(since, |node| {
                 if found.look(receiver, &node.path, &mut cache).is_some() {
                     match node.kind {
                         NodeKind::Dir => found.folders.push(node.path),

@@ -158,7 +158,7 @@ fn run(
     confirm(receiver, archive, looked)?;
     let doomed = match &request.delete {
         Some(request) => {
-            let doomed = Doomed::find(receiver, archive)?;
+            let doomed = Doomed::find(receiver, archive, request)?;
             // A file may have taken the place of a folder.
             delete(receiver, archive, &doomed, request, true)?;
             Some((request, doomed))

@@ -1,7 +1,7 @@
 //! What no transfer needs any more: left by receivers that were killed, by archives that were replaced, and by files that are not part of
 //! an index any more or have their names already. Only while no receiver runs.
 
-use super::{index_name, staging_name};
+use super::{index_name, keep, staging_name};
 use crate::archive::path::STATE_DIR;
 use crate::db::index_read::IndexReader;
 use crate::db::journal::{ArchiveState, Journal};
@@ -41,6 +41,7 @@ pub fn collect_garbage(base: &Path, keep: bool) -> Result<Vec<Garbage>> {
     finder.all_but("archives", |name| indexes.iter().any(|index| name.starts_with(&**index)))?;
     let staging: Vec<String> = states.iter().map(|s| staging_name(s.tar_id, s.generation)).collect();
     finder.all_but("staging", |name| staging.iter().any(|kept| kept == name))?;
+    finder.all_but("kept", |name| keep::is_kept(name, &states))?;
     for state in &states {
         finder.staged(state)?;
     }

@@ -89,6 +89,8 @@ impl Receiver {
         }
         let replacing = self.replacing(tar_id);
         let _one = lock(&replacing);
+        // What is kept is known by ids, which have other meanings now.
+        self.keep_only(tar_id, 0);
         match active() {
             Some((archive, true)) => Ok(archive),
             Some((archive, false)) => self.begin_again(archive, stream),

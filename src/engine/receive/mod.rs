@@ -9,6 +9,7 @@ mod commit;
 mod delete;
 mod finish;
 mod gc;
+mod keep;
 mod log;
 mod look;
 mod proof;
@@ -18,6 +19,7 @@ pub use adopt::{AdoptJob, compare_folder};
 pub use block::BlockPut;
 pub use finish::FinishJob;
 pub use gc::{Garbage, collect_garbage};
+pub use keep::ChangeOptions;
 
 use super::buffers::Buffers;
 use crate::archive::digest::IndexDigest;
@@ -130,6 +132,7 @@ impl Receiver {
         });
         start_provers(&receiver, work)?;
         receiver.empty_state_folder("incoming", |_| false)?;
+        receiver.remove_unknown_kept(&states)?;
         let named: Vec<String> =
             states.iter().map(|s| index_name(s.tar_id, &s.digest, s.generation)).collect();
         // SQLite's own files beside an index begin with its name.
@@ -370,6 +373,8 @@ impl Receiver {
         };
         let outcome = carry();
         let (archive, touched) = self.replaced(former, outcome)?;
+        // What is kept is known by ids, which have other meanings now.
+        self.keep_only(tar_id, 0);
         self.touch(&archive, &touched)?;
         tracing::info!(
             "archive {tar_id}: index {} with {} files, {} bytes",

@@ -133,7 +133,8 @@ pub(super) fn stands(receiver: &Receiver, file: &FileEntry, cache: &mut FolderCa
     Ok(receiver.sink.stat(&file.path, cache)?.is_some_and(|stat| expected.is(&stat)))
 }
 
-fn is_as_indexed(content: &File, file: &FileEntry) -> Result<bool> {
+/// Whether an open file has the content that the index says.
+pub(super) fn is_as_indexed(content: &File, file: &FileEntry) -> Result<bool> {
     let read = || -> std::io::Result<bool> {
         let meta = content.metadata()?;
         if !meta.is_file() || meta.len() != file.size {

@@ -32,7 +32,9 @@ impl Upload<'_> {
         for step in steps {
             let (database, scratch, step) =
                 (self.options.database.clone(), self.options.scratch.clone(), *step);
-            let body = blocking(move || change_body(&database, &scratch, &step)).await?;
+            let keep = self.options.keep;
+            let body =
+                blocking(move || Ok(IndexBody { keep, ..change_body(&database, &scratch, &step)? })).await?;
             match self.client.put_index(&body).await {
                 Ok(answer) if answer.digest == Some(body.digest.to_string()) => {}
                 Ok(_) => return self.put_index().await.map(drop),
@@ -64,7 +66,16 @@ pub(super) fn index_body(
     let stripped = without_private(database, scratch, adopt.is_some())?;
     let (file, length) = index_body::pack(stripped.as_deref().unwrap_or(database), scratch)?;
     let work_s = adopt.map_or(0, |_| summary.files / ROWS_PER_S + summary.total_bytes / COPIED_PER_S);
-    Ok(IndexBody { file, length, digest: summary.digest, from: None, adopt, work_s })
+    Ok(IndexBody {
+        file,
+        length,
+        digest: summary.digest,
+        from: None,
+        adopt,
+        keep: None,
+        rewind: false,
+        work_s,
+    })
 }
 
 /// How much of the index the receiver has, as the adoption says that `options` name.
@@ -87,7 +98,8 @@ const COPIED_PER_S: u64 = 20 << 20;
 /// Rows of an index that it goes through in a second.
 const ROWS_PER_S: u64 = 10_000;
 
-fn change_body(database: &Path, scratch: &Path, step: &Step) -> Result<IndexBody> {
+/// The change that a step of the history of the index at `database` is.
+pub(in super::super) fn change_body(database: &Path, scratch: &Path, step: &Step) -> Result<IndexBody> {
     let history = History::open(database)?;
     let generation = |number| {
         history.generation(number).ok_or_else(|| {
@@ -101,5 +113,6 @@ fn change_body(database: &Path, scratch: &Path, step: &Step) -> Result<IndexBody
     let from = if step.undo { generation(step.generation)? } else { generation(to.parent.unwrap_or(0))? };
     let (file, length) = index_body::pack_change(scratch, |each| history.batches(step, each))?;
     let work_s = to.files / ROWS_PER_S + to.bytes / COPIED_PER_S;
-    Ok(IndexBody { file, length, digest: to.digest, from: Some(from.digest), adopt: None, work_s })
+    let (from, adopt, keep, rewind) = (Some(from.digest), None, None, false);
+    Ok(IndexBody { file, length, digest: to.digest, from, adopt, keep, rewind, work_s })
 }

@@ -7,7 +7,7 @@ pub(super) const DELTA: bool = true;
 /// `sync --delete`.
 pub(super) const DELETE: bool = true;
 /// `rewind`, and `sync --keep`.
-pub(super) const REWIND: bool = false;
+pub(super) const REWIND: bool = true;
 /// `compact`.
 pub(super) const COMPACT: bool = true;
 /// `history backup` and `history restore`.

@@ -1,0 +1,95 @@
+//! Going back to the generation that the newest one was made of.
+
+use super::super::index_write::META;
+use super::super::{db_error, sql_int};
+use super::apply::{Applied, apply};
+use super::copy::copy;
+use super::history::{Generation, History, Step};
+use crate::error::{Error, ErrorKind, Result};
+use rusqlite::params;
+use std::path::{Path, PathBuf};
+use tempfile::TempPath;
+
+/// An index that is taken back, but has not its name yet.
+pub struct Rewound {
+    partial: TempPath,
+    target: PathBuf,
+    applied: Applied,
+    /// What is abandoned.
+    pub abandoned: Generation,
+    /// What the index goes back to.
+    pub parent: Generation,
+    /// The way from one to the other.
+    pub step: Step,
+}
+
+impl Rewound {
+    /// Takes a copy of the index at `database` back to the generation that its active one was made of. The abandoned one stays in the
+    /// history, so that a receiver that has it can be taken back, too; it is never used again.
+    ///
+    /// # Errors
+    /// There is none before it, or the index was taken back already since it was made.
+    pub fn prepare(database: &Path) -> Result<Self> {
+        let history = History::open(database)?;
+        let abandoned = history.active()?.clone();
+        let refuse = |why: String, hint: &'static str| Err(Error::new(ErrorKind::Usage, why).hint(hint));
+        let Some(parent) = abandoned.parent.and_then(|parent| history.generation(parent)).cloned() else {
+            return refuse(
+                format!("generation {} of {} has none before it", abandoned.number, database.display()),
+                "there is nothing to go back to: it is the first one, or the index was laid out afresh since",
+            );
+        };
+        let later = |other: &Generation| other.number > abandoned.number && other.abandoned;
+        if history.generations().iter().any(later) {
+            return refuse(
+                format!("{} was taken back already, to generation {}", database.display(), abandoned.number),
+                "only one generation in a row can be taken back; make a new one with: tar-like index",
+            );
+        }
+        let step = Step { generation: abandoned.number, undo: true, to: parent.number, appended_bytes: 0 };
+        let partial = copy(database)?;
+        let mut batches = Vec::new();
+        history.batches(&step, |batch| {
+            batches.push(Ok(batch));
+            Ok(())
+        })?;
+        drop(history);
+        // Where the log ended and which ids were used stays as it is.
+        let applied = apply(&partial, database, parent.number, parent.created_s, false, batches)?;
+        let mark = || -> rusqlite::Result<()> {
+            let connection = rusqlite::Connection::open(&partial)?;
+            connection.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;")?;
+            connection.execute(
+                "UPDATE tarlike_generation SET abandoned=1 WHERE number=?",
+                [sql_int(abandoned.number)],
+            )?;
+            connection.execute(META, params!["last_generation", sql_int(abandoned.number)])?;
+            connection.close().map_err(|(_, e)| e)
+        };
+        mark().map_err(|e| db_error(format!("cannot write the index {}", database.display()), e))?;
+        std::fs::File::open(&partial)
+            .and_then(|file| file.sync_all())
+            .map_err(|e| Error::io(format!("cannot sync the index {}", database.display()), e))?;
+        Ok(Self { partial, target: database.to_path_buf(), applied, abandoned, parent, step })
+    }
+
+    /// Puts it in the place of the index that it was made of.
+    ///
+    /// # Errors
+    /// The system's error; the index stands as it was then.
+    pub fn put_in_place(self) -> Result<Applied> {
+        let Self { partial, target, applied, .. } = self;
+        partial.persist(&target).map_err(|e| {
+            Error::io(format!("cannot give the index its name {}", target.display()), e.error)
+        })?;
+        Ok(applied)
+    }
+}
+
+/// Takes the index at `database` back by one generation; see [`Rewound::prepare`].
+///
+/// # Errors
+/// As [`Rewound::prepare`] and [`Rewound::put_in_place`].
+pub fn rewind(database: &Path) -> Result<Applied> {
+    Rewound::prepare(database)?.put_in_place()
+}

@@ -1,0 +1,73 @@
+//! What the headers of a request say.
+
+use crate::archive::intake::Taken;
+use crate::archive::log::LogDigest;
+use crate::archive::protocol::{HEADER_FAILED, HEADER_LENGTH, HEADER_RANGE, parse_ids};
+use crate::archive::ranges::RangeSet;
+use crate::archive::zstd;
+use crate::error::{Error, ErrorKind, Result};
+use axum::http::{HeaderMap, HeaderValue, header};
+use std::ops::Range;
+
+pub(super) fn required_digest(headers: &HeaderMap, name: &str) -> Result<LogDigest> {
+    digest_header(headers, name)?
+        .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("there is no header {name}")))
+}
+
+pub(super) fn number_header(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
+    let Some(value) = only_header(headers, name)? else { return Ok(None) };
+    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    number.map(Some).ok_or_else(|| Error::new(ErrorKind::Malformed, format!("header {name} is no number")))
+}
+
+pub(super) fn length_header(headers: &HeaderMap) -> Result<u64> {
+    number_header(headers, HEADER_LENGTH)?
+        .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("there is no header {HEADER_LENGTH}")))
+}
+
+pub(super) fn digest_header<D: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<Option<D>> {
+    only_header(headers, name)?
+        .map(|value| {
+            value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+                Error::new(ErrorKind::Malformed, format!("header {name} is no lowercase hexadecimal digest"))
+            })
+        })
+        .transpose()
+}
+
+/// A header that may be there once: of two, nobody knows which one a proxy on the way meant.
+pub(super) fn only_header<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h HeaderValue>> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        _ => Err(Error::new(ErrorKind::Malformed, format!("header {name} is there more than once"))),
+    }
+}
+
+/// What the body of a block is, as far as the request says.
+pub(super) fn coding_header(headers: &HeaderMap) -> Result<Taken> {
+    match only_header(headers, header::CONTENT_ENCODING.as_str())?.map(HeaderValue::as_bytes) {
+        None => Ok(Taken::Body),
+        Some(coding) if coding.eq_ignore_ascii_case(zstd::CODING.as_bytes()) => Ok(Taken::Zstd),
+        Some(coding) if coding.eq_ignore_ascii_case(b"identity") => Ok(Taken::Body),
+        Some(_) => Err(Error::new(ErrorKind::Malformed, "the Content-Encoding is not known here")
+            .hint("send an LZ4 frame without that header, or a Zstandard frame as zstd")),
+    }
+}
+
+/// The part of a block that comes, as `start-end`.
+pub(super) fn range_header(headers: &HeaderMap) -> Result<Option<Range<u64>>> {
+    let Some(value) = only_header(headers, HEADER_RANGE)? else { return Ok(None) };
+    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    let range = value.to_str().ok().and_then(|text| text.split_once('-'));
+    range
+        .and_then(|(start, end)| Some(Some(number(start)?..number(end)?)))
+        .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("header {HEADER_RANGE} is no range")))
+}
+
+pub(super) fn failed_header(headers: &HeaderMap) -> Result<RangeSet> {
+    let Some(value) = only_header(headers, HEADER_FAILED)? else { return Ok(RangeSet::default()) };
+    value.to_str().ok().and_then(parse_ids).ok_or_else(|| {
+        Error::new(ErrorKind::Malformed, format!("header {HEADER_FAILED} is no list of file ids"))
+    })
+}

@@ -1,0 +1,303 @@
+//! `--keep`, and a `rewind` that takes the receiver along.
+
+use crate::support::original::OriginalReceiver;
+use crate::support::{Lab, Proxy, Tree, assert_same_tree, index};
+use serde_json::Value;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// A source that has been copied with `--keep`, a copy of both as they were before the last pass, and the receiver.
+struct Kept {
+    lab: Lab,
+    src: PathBuf,
+    dst: PathBuf,
+    db: PathBuf,
+    tree: Tree,
+    /// What the destination is to become again.
+    before: PathBuf,
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    if to.exists() {
+        std::fs::remove_dir_all(to).unwrap();
+    }
+    let status = std::process::Command::new("cp").arg("-aT").args([from, to]).status().unwrap();
+    assert!(status.success());
+}
+
+impl Kept {
+    fn new(seed: u64) -> Self {
+        let lab = Lab::new();
+        let (src, dst, db, before) =
+            (lab.path("src"), lab.dir("dst"), lab.path("index.sqlite"), lab.path("before"));
+        let mut tree = Tree::new(&src, seed);
+        tree.rich(100_000).noise("big", 5_000_000).noise("log", 2_000_000).noise("last", 1_500_000);
+        tree.file("small", "small")
+            .file("goes", "goes")
+            .file("mode", "mode")
+            .file("d/in", "in")
+            .symlink("link", "small");
+        tree.file("first-name", "of two")
+            .hardlink("second-name", "first-name")
+            .file("folder-to-be", "a file")
+            .dir("hollow");
+        Self { lab, src, dst, db, tree, before }
+    }
+
+    fn pass(&self, to: impl AsRef<std::ffi::OsStr>, more: Vec<OsString>) -> Value {
+        let flags = args!["-db", self.db, "-dbp", self.lab.path("progress"), "--json"];
+        self.lab.sync(&self.src, to, [flags, more].concat()).code(0).summary()
+    }
+
+    /// Notes how the source, and so the destination, is now.
+    fn note(&self) {
+        copy_tree(&self.src, &self.before);
+    }
+
+    /// A bit of everything.
+    fn change(&mut self) {
+        let tree = &mut self.tree;
+        let mut content = std::fs::read(tree.path("big")).unwrap();
+        content.splice(2_000_000..2_000_010, *b"inserted");
+        tree.file("big", content);
+        let grown = [std::fs::read(tree.path("log")).unwrap(), tree.rng.noise(70_000)].concat();
+        tree.file("log", grown);
+        std::fs::rename(tree.path("last"), tree.path("a-renamed")).unwrap();
+        tree.file("small", "other").remove("goes").mode("mode", 0o600).remove("d").file("d", "a file now");
+        tree.remove("link").symlink("link", "big").file("new", "new").noise("new-large", 1_200_000);
+        tree.remove("first-name")
+            .remove("folder-to-be")
+            .file("folder-to-be/in", "in")
+            .remove("empty")
+            .file("empty", "");
+    }
+
+    fn rewind(&self, to: impl AsRef<std::ffi::OsStr>) -> crate::support::Output {
+        self.lab.run(args!["rewind", "-db", self.db, "--json", to.as_ref()])
+    }
+
+    /// Files that are kept below the state folder.
+    fn kept_files(&self) -> usize {
+        let kept = self.dst.join(".tar-like/kept");
+        let Ok(folders) = kept.read_dir() else { return 0 };
+        folders.map(|folder| folder.unwrap().path().read_dir().unwrap().count()).sum()
+    }
+
+    fn kept_folders(&self) -> usize {
+        self.dst.join(".tar-like/kept").read_dir().map_or(0, Iterator::count)
+    }
+}
+
+fn blocks(proxy: Option<&Proxy>) -> u64 {
+    proxy.map_or(0, Proxy::blocks_accepted)
+}
+
+#[test]
+fn a_rewind_brings_back_what_was_replaced() {
+    for (seed, remote, delete) in [(1, true, true), (2, false, true), (3, true, false)] {
+        let mut kept = Kept::new(seed);
+        let proxy = remote.then(|| kept.lab.proxy(&kept.dst));
+        let to: OsString = proxy.as_ref().map_or(kept.dst.clone().into(), |proxy| (&proxy.url).into());
+        kept.pass(&to, args!["--keep", "1"]);
+        kept.note();
+        let former = index::digest(&kept.db);
+        kept.change();
+        if delete {
+            kept.pass(&to, args!["--keep", "1", "--delete"]);
+            assert_same_tree(&kept.src, &kept.dst);
+        } else {
+            // A file in the place of a folder needs the folder out of its way.
+            kept.tree.remove("d").file("d/in", "in");
+            kept.pass(&to, args!["--keep", "1"]);
+            assert!(kept.dst.join("goes").exists());
+        }
+        let sent = blocks(proxy.as_ref());
+        let summary = kept.rewind(&to).code(0).summary();
+        assert_eq!(summary["receiver"]["complete"], true, "{summary}");
+        assert_eq!(summary["generation"], 1, "{summary}");
+        assert_eq!(blocks(proxy.as_ref()), sent, "nothing is sent");
+        assert_same_tree(&kept.before, &kept.dst);
+        assert_eq!(index::digest(&kept.db), former);
+        kept.lab.check(&kept.dst, &kept.db, args!["--extra"]).code(0);
+        assert_eq!(kept.kept_files(), 0);
+        // Once in a row, and then on from there.
+        let second = kept.rewind(&to);
+        assert!(second.code(2).stderr.contains("has none before it"));
+        kept.pass(&to, args!["--keep", "1", "--delete"]);
+        assert_same_tree(&kept.src, &kept.dst);
+        assert!(kept.rewind(&to).code(0).summary()["receiver"]["complete"] == true);
+        assert_same_tree(&kept.before, &kept.dst);
+    }
+}
+
+/// What nobody kept cannot come back: that is said before anything is touched.
+#[test]
+fn what_is_not_there_any_more_refuses_the_rewind() {
+    type Damage = fn(&Path);
+    let damages: [(&[&str], Damage, bool); 4] = [
+        // Nothing was kept.
+        (&[], |_| (), false),
+        (&["--keep", "0"], |_| (), false),
+        // Somebody wrote to what is kept.
+        (
+            &["--keep", "1"],
+            |kept| {
+                let folder = kept.read_dir().unwrap().next().unwrap().unwrap().path();
+                for file in folder.read_dir().unwrap() {
+                    let path = file.unwrap().path();
+                    let length = path.metadata().unwrap().len();
+                    if length == 5 {
+                        std::fs::write(path, "wrong").unwrap();
+                    }
+                }
+            },
+            false,
+        ),
+        (&["--keep", "1"], |_| (), true),
+    ];
+    for (seed, (flags, damage, works)) in damages.into_iter().enumerate() {
+        let mut kept = Kept::new(10 + seed as u64);
+        let proxy = kept.lab.proxy(&kept.dst);
+        kept.pass(&proxy.url, vec![]);
+        kept.change();
+        kept.pass(&proxy.url, [flags.iter().map(OsString::from).collect(), args!["--delete"]].concat());
+        damage(&kept.dst.join(".tar-like/kept"));
+        kept.note();
+        let (digest, status) = (index::digest(&kept.db), proxy.status(0));
+        let output = kept.rewind(&proxy.url);
+        if works {
+            output.code(0);
+            continue;
+        }
+        assert!(output.code(1).stderr.contains("nothing was changed"));
+        assert_eq!(index::digest(&kept.db), digest);
+        assert_eq!(proxy.status(0), status);
+        assert_same_tree(&kept.before, &kept.dst);
+        assert_eq!(kept.dst.join(".tar-like/staging").read_dir().unwrap().count(), 1);
+        // The next pass is none of its business.
+        assert_eq!(kept.pass(&proxy.url, args!["--delete"])["sent_bytes"], 0);
+    }
+}
+
+/// Generations that only add, or only rename, can be taken back without anything kept.
+#[test]
+fn what_stands_elsewhere_need_not_be_kept() {
+    let mut kept = Kept::new(20);
+    let proxy = kept.lab.proxy(&kept.dst);
+    kept.pass(&proxy.url, vec![]);
+    kept.note();
+    std::fs::rename(kept.tree.path("last"), kept.tree.path("a-renamed")).unwrap();
+    kept.tree.noise("new", 100_000).mode("mode", 0o600);
+    kept.pass(&proxy.url, args!["--delete"]);
+    kept.rewind(&proxy.url).code(0);
+    assert_same_tree(&kept.before, &kept.dst);
+    // Nor what vanished at the end of the archive, as long as nobody has deleted it.
+    kept.tree.noise("zzz-last", 5000);
+    kept.pass(&proxy.url, args!["--delete"]);
+    kept.note();
+    kept.tree.remove("zzz-last");
+    kept.pass(&proxy.url, vec![]);
+    kept.rewind(&proxy.url).code(0);
+    assert_same_tree(&kept.before, &kept.dst);
+}
+
+/// What an earlier generation left at the receiver because nobody asked to delete it stays there, whatever goes back.
+#[test]
+fn a_rewind_deletes_only_what_it_takes_back() {
+    let mut kept = Kept::new(21);
+    let proxy = kept.lab.proxy(&kept.dst);
+    kept.pass(&proxy.url, vec![]);
+    kept.tree.remove("goes");
+    kept.pass(&proxy.url, args!["--keep", "5"]);
+    kept.tree.file("new", "new");
+    // An index that the receiver never gets.
+    kept.lab.run(args!["index", "-b", kept.src, "-db", kept.db]).code(0);
+    kept.rewind(&proxy.url).code(0);
+    assert!(kept.dst.join("goes").exists());
+    kept.pass(&proxy.url, args!["--keep", "5"]);
+    assert!(kept.dst.join("new").exists());
+    kept.rewind(&proxy.url).code(0);
+    assert!(kept.dst.join("goes").exists() && !kept.dst.join("new").exists());
+}
+
+#[test]
+fn so_many_generations_are_kept_and_no_more() {
+    let mut kept = Kept::new(22);
+    let proxy = kept.lab.proxy(&kept.dst);
+    kept.pass(&proxy.url, vec![]);
+    for number in 0..4 {
+        kept.tree.file("small", format!("content {number}"));
+        kept.pass(&proxy.url, args!["--keep", "2"]);
+        assert_eq!((kept.kept_folders(), kept.kept_files()), ((number + 1).min(2), (number + 1).min(2)));
+    }
+    // Without it, all stays as it is.
+    kept.tree.file("small", "last");
+    kept.pass(&proxy.url, vec![]);
+    assert_eq!(kept.kept_files(), 2);
+    // A restart and a look for garbage leave it alone; an archive that is laid out afresh knows the files by other ids.
+    drop(proxy);
+    let folder = kept.dst.join(".tar-like/kept");
+    std::fs::create_dir(folder.join("0.99")).unwrap();
+    std::fs::create_dir(folder.join("7.1")).unwrap();
+    let found = kept.lab.run(args!["gc", "-b", kept.dst, "--dry-run"]).code(0).stdout;
+    assert!(
+        found.contains("kept/0.99") && found.contains("kept/7.1") && !found.contains("kept/0.4"),
+        "{found}"
+    );
+    let proxy = kept.lab.proxy(&kept.dst);
+    assert_eq!((kept.kept_folders(), kept.kept_files()), (2, 2));
+    kept.lab.run(args!["compact", "-db", kept.db]).code(0);
+    kept.pass(&proxy.url, args!["--keep", "2"]);
+    assert_eq!(kept.kept_folders(), 0);
+}
+
+/// Killed anywhere, the same command completes it.
+#[test]
+fn a_rewind_that_was_cut_goes_on() {
+    for call in ["linkat", "renameat", "unlinkat", "syncfs"] {
+        for nth in [1, 3, 6] {
+            let mut kept = Kept::new(30);
+            kept.pass(&kept.dst.clone(), vec![]);
+            kept.note();
+            kept.change();
+            kept.pass(&kept.dst.clone(), args!["--keep", "1", "--delete"]);
+            let cmd = kept.lab.cmd(args!["rewind", "-db", kept.db, kept.dst]);
+            let inject = format!("--inject={call}:signal=KILL:when={nth}");
+            let trace = format!("--trace={call}");
+            let log = kept.lab.path("strace");
+            cmd.wrap(args!["strace", "-f", "-qq", "-o", log, trace, inject]).run();
+            let again = kept.rewind(&kept.dst);
+            // It may have come to its end before.
+            if !again.stderr.contains("has none before it") {
+                again.code(0);
+            }
+            assert_same_tree(&kept.before, &kept.dst);
+            kept.lab.check(&kept.dst, &kept.db, args!["--extra"]).code(0);
+        }
+    }
+}
+
+#[test]
+fn a_rewind_of_another_receiver_is_refused() {
+    let mut kept = Kept::new(40);
+    let proxy = kept.lab.proxy(&kept.dst);
+    kept.pass(&proxy.url, vec![]);
+    kept.tree.file("small", "other");
+    kept.pass(&proxy.url, args!["--keep", "1"]);
+    let digest = index::digest(&kept.db);
+    let other = kept.lab.proxy(&kept.lab.dir("other"));
+    assert!(kept.rewind(&other.url).code(1).stderr.contains("there is no index for archive 0"));
+    kept.lab.sync(&kept.lab.dir("hollow"), &other.url, args!["-db", kept.lab.path("other.sqlite")]).code(0);
+    assert!(kept.rewind(&other.url).code(1).stderr.contains("neither generation 2 nor generation 1"));
+    assert!(
+        kept.rewind(kept.lab.dir("never")).code(2).stderr.contains("no folder that was ever received into")
+    );
+    assert_eq!(index::digest(&kept.db), digest);
+    let original = OriginalReceiver::start(404, Box::new(|_, _, _| None));
+    assert!(kept.rewind(original.url()).code(2).stderr.contains("does not know how to go back"));
+    let keep = args!["-db", kept.db, "--keep", "1"];
+    assert!(
+        kept.lab.sync(&kept.src, original.url(), keep).code(2).stderr.contains("does not know how to keep")
+    );
+    kept.rewind(&proxy.url).code(0);
+}
