@@ -3,6 +3,7 @@
 mod broken;
 mod compact;
 mod gc;
+mod golden;
 
 use crate::support::{Lab, Output, Tree, index, set_mtime};
 use serde_json::Value;
