@@ -1,5 +1,6 @@
 //! `tar-like index`
 
+use super::append::AppendArgs;
 use super::output::{Outcome, Output, human_bytes, human_count};
 use super::s3::S3Args;
 use super::{args, default_database, default_progress, interruptible, threads};
@@ -17,6 +18,7 @@ Examples:
   tar-like index -b /data
   tar-like index -c -b /data -db /tmp/data.sqlite -x '\\.tmp$' -x '^cache/'
   tar-like index -b /data/disk.img -db image.sqlite
+  tar-like index -b /var/log -db logs.sqlite --append spot
   tar-like index --use-s3 --s3-bucket photos --s3-prefix 2024 -db photos.sqlite
 
 Exit codes: 0 everything is indexed, 1 error, 2 wrong usage, 3 some entries were skipped (they are listed).";
@@ -46,6 +48,8 @@ pub(super) struct IndexArgs {
     #[arg(long)]
     checksum: bool,
     #[command(flatten)]
+    append: AppendArgs,
+    #[command(flatten)]
     s3: S3Args,
 }
 
@@ -64,6 +68,7 @@ pub(super) async fn run(args: IndexArgs, output: &Arc<Output>) -> Result<Outcome
         own_files: default_progress().into_iter().collect(),
         reuse: !args.clean,
         checksum: args.checksum,
+        append: args.append.append(),
         threads: threads(),
     };
     refuse_foreign(&options)?;

@@ -1,6 +1,7 @@
 //! The command line: flags, environment, terminal, exit codes. The only place for clap, indicatif, `std::env` and stdout.
 
 mod adopt;
+mod append;
 mod args;
 mod blockcopy;
 mod check;

@@ -1,6 +1,7 @@
 //! `tar-like sync`
 
 use super::adopt::{self, Adopting};
+use super::append::AppendArgs;
 use super::embedded::Embedded;
 use super::output::{Outcome, Output};
 use super::s3::{Place, S3Args};
@@ -35,6 +36,7 @@ Examples:
   tar-like sync s3://photos/2024 http://backup:8000/tar --s3-endpoint https://s3.example.org
   tar-like sync /data https://backup/tar --token-file token --dry-run
   tar-like sync /data /mnt/disk/restored --adopt -db /tmp/data.sqlite
+  tar-like sync /var/log http://backup:8000/tar -db logs.sqlite --append spot
 
 Exit codes: 0 the receiver confirmed every file, 1 error, 2 wrong usage, 3 some files failed or were skipped (they are
 listed), 4 receiver full or degraded, 25 more to delete than --max-delete, 130 interrupted.";
@@ -60,6 +62,8 @@ pub(super) struct SyncArgs {
     /// Read every file, also those whose size and times say that they have not changed
     #[arg(long)]
     checksum: bool,
+    #[command(flatten)]
+    append: AppendArgs,
     /// Take what is below the destination already for a former copy, whoever made it: it is read there, and only what differs is sent. With
     /// --dry-run, say how much is the same
     #[arg(long)]
@@ -110,6 +114,7 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         own_files: vec![args.transfer.progress()?, kept.clone()],
         reuse,
         checksum: args.checksum,
+        append: args.append.append(),
         threads: threads(),
     };
     // The first time, and whenever all must be read anyway, everything is read once: to be indexed and sent at the same time.

@@ -15,6 +15,8 @@ pub struct Hashed {
     pub blake3: Blake3,
     /// BLAKE3 of its first bytes, if it was asked for and there are so many.
     pub prefix: Option<Blake3>,
+    /// md5 of the same bytes, unless that of the whole was known before.
+    pub prefix_md5: Option<Md5>,
     /// Its sketch. Worth keeping from [`super::SKETCHED_BYTES`] on.
     pub sketch: Sketch,
 }
@@ -30,6 +32,9 @@ pub struct Md5Part {
     source: Md5Source,
     /// Bytes that it has had before, and is not to take again.
     skips: u64,
+    /// Whose md5 is wanted on the way: that of so many bytes at the start.
+    prefix: Option<u64>,
+    prefix_digest: Option<Md5>,
 }
 
 enum Md5Source {
@@ -53,20 +58,17 @@ pub struct ContentPart {
 
 impl SketchHasher {
     /// Chunks get the average length `average`, in bytes, out of [`super::average_for`]; with `prefix` the BLAKE3 of so many bytes at the
-    /// start is wanted, too.
+    /// start is wanted, too, and their md5.
     #[must_use]
     pub fn new(average: u32, prefix: Option<u64>) -> Self {
         let source = Md5Source::Stream { stream: md5::Stream::default(), length: 0, state: None };
-        Self { md5: Md5Part { source, skips: 0 }, content: ContentPart::new(average, prefix) }
+        Self { md5: Md5Part::new(source, 0, prefix), content: ContentPart::new(average, prefix) }
     }
 
     /// The same for a content whose md5 is known; its sketch cannot be resumed.
     #[must_use]
     pub fn with_md5(average: u32, md5: Md5) -> Self {
-        Self {
-            md5: Md5Part { source: Md5Source::Known(md5), skips: 0 },
-            content: ContentPart::new(average, None),
-        }
+        Self { md5: Md5Part::new(Md5Source::Known(md5), 0, None), content: ContentPart::new(average, None) }
     }
 
     pub(super) fn of_parts(md5: Md5Part, content: ContentPart) -> Self {
@@ -88,10 +90,10 @@ impl SketchHasher {
     #[must_use]
     pub fn finish(self) -> Hashed {
         let (blake3, prefix, sketch) = self.content.finish();
-        let (md5, md5_state) = self.md5.finish();
+        let (md5, prefix_md5, md5_state) = self.md5.finish();
         // Only what was resumed and then given nothing has none, and Resume does not ask.
         let blake3 = blake3.unwrap_or(Digest::ZERO);
-        Hashed { md5, blake3, prefix, sketch: Sketch { md5_state, ..sketch } }
+        Hashed { md5, blake3, prefix, prefix_md5, sketch: Sketch { md5_state, ..sketch } }
     }
 }
 
@@ -112,10 +114,15 @@ pub fn sketch_of(content: &[u8], average: u32) -> (Blake3, Sketch) {
 }
 
 impl Md5Part {
-    /// Of a content whose first `length` bytes, whole groups, came to `state`; skips so many bytes first.
-    pub(super) fn resume(length: u64, state: [u8; 16], skips: u64) -> Self {
+    fn new(source: Md5Source, skips: u64, prefix: Option<u64>) -> Self {
+        Self { source, skips, prefix, prefix_digest: None }
+    }
+
+    /// Of a content whose first `length` bytes, whole groups, came to `state`; skips so many bytes first. The md5 of the first `prefix` bytes
+    /// is wanted, too, which are more.
+    pub(super) fn resume(length: u64, state: [u8; 16], skips: u64, prefix: u64) -> Self {
         let stream = md5::Stream::resume(length, state);
-        Self { source: Md5Source::Stream { stream, length, state: None }, skips }
+        Self::new(Md5Source::Stream { stream, length, state: None }, skips, Some(prefix))
     }
 
     /// Whether there is nothing to compute.
@@ -159,22 +166,37 @@ impl Md5Part {
         b.update(b_bytes);
     }
 
-    /// Before some of `count` bytes are taken: how many can be before the next group begins. If one begins here, keeps the state: there
-    /// is at least one byte in it. `None` if there is nothing to do.
+    /// Before some of `count` bytes are taken: how many can be before the next group begins, or the prefix ends. If a group begins here, keeps
+    /// the state: there is at least one byte in it. `None` if there is nothing to do.
     fn enter(&mut self, count: usize) -> Option<usize> {
+        self.end_prefix();
         let Md5Source::Stream { stream, length, state } = &mut self.source else { return None };
         let in_group = *length % GROUP_BYTES;
         if in_group == 0 && count > 0 {
             *state = stream.state();
         }
-        let room = usize::try_from(GROUP_BYTES - in_group).unwrap_or(usize::MAX);
-        Some(count.min(room))
+        let left = self.prefix.and_then(|prefix| prefix.checked_sub(*length)).filter(|&left| left > 0);
+        let room = (GROUP_BYTES - in_group).min(left.unwrap_or(u64::MAX));
+        Some(count.min(usize::try_from(room).unwrap_or(usize::MAX)))
     }
 
-    fn finish(self) -> (Md5, Option<[u8; 16]>) {
+    /// Keeps the md5 of the prefix, if that ends here.
+    fn end_prefix(&mut self) {
+        if let Md5Source::Stream { stream, length, .. } = &self.source
+            && self.prefix == Some(*length)
+            && self.prefix_digest.is_none()
+        {
+            self.prefix_digest = Some(Digest::from(stream.clone().finish()));
+        }
+    }
+
+    fn finish(mut self) -> (Md5, Option<Md5>, Option<[u8; 16]>) {
+        self.end_prefix();
         match self.source {
-            Md5Source::Known(md5) => (md5, None),
-            Md5Source::Stream { stream, state, .. } => (Digest::from(stream.finish()), state),
+            Md5Source::Known(md5) => (md5, None, None),
+            Md5Source::Stream { stream, state, .. } => {
+                (Digest::from(stream.finish()), self.prefix_digest, state)
+            }
         }
     }
 }

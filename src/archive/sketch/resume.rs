@@ -24,7 +24,7 @@ impl Resume {
         let last = chunks.pop()?;
         let chunk_start = former.size.checked_sub(last.length.into())?;
         let start = group_start.min(chunk_start);
-        let md5 = Md5Part::resume(group_start, former.md5_state?, group_start - start);
+        let md5 = Md5Part::resume(group_start, former.md5_state?, group_start - start, former.size);
         let tree = Tree::resume(groups, former.subtrees.clone(), Some(former.size));
         let chunker = Chunker::new(former.average, chunks);
         let content = ContentPart::resume((tree, group_start - start), (chunker, chunk_start - start));
@@ -40,6 +40,13 @@ impl Resume {
     /// Takes the next bytes, from [`Resume::start`] on.
     pub fn update(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
+    }
+
+    /// The same without [`Resume::start`] and [`Resume::finish`]: [`Hashed::prefix`] and [`Hashed::prefix_md5`] are `None` if the content has
+    /// become shorter, and no digest counts then.
+    #[must_use]
+    pub fn into_hasher(self) -> SketchHasher {
+        self.hasher
     }
 
     /// The digests and the sketch of the whole content; [`Hashed::prefix`] is the BLAKE3 of as many bytes as the former content had: if it is

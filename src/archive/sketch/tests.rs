@@ -280,6 +280,7 @@ proptest! {
         prop_assert_eq!((again.md5, again.blake3), (whole.md5, whole.blake3));
         prop_assert_eq!(&again.sketch, &whole.sketch);
         prop_assert_eq!(again.prefix, content.get(..prefix).map(blake3));
+        prop_assert_eq!(again.prefix_md5, content.get(..prefix).map(md5));
         if length > 0 {
             prop_assert_eq!(Sketch::decode(&again.sketch.encode()), Ok(again.sketch));
         }
@@ -322,6 +323,7 @@ proptest! {
         let whole = hashed(&content);
         prop_assert_eq!((resumed.md5, resumed.blake3), (whole.md5, whole.blake3));
         prop_assert_eq!(resumed.prefix, Some(blake3(&content[..former])));
+        prop_assert_eq!(resumed.prefix_md5, Some(md5(&content[..former])));
         prop_assert_eq!(resumed.sketch, whole.sketch);
     }
 

@@ -1,10 +1,11 @@
 //! Large files and objects: read and hashed a piece at a time, two side by side.
 
 use super::super::buffers::{Buffer, Buffers};
-use super::read::is_same;
+use super::append::FormerContent;
+use super::read::{is_grown, is_same};
 use crate::archive::entry::FileEntry;
 use crate::archive::log::Digests;
-use crate::archive::sketch::{ContentPart, Hashed, Md5Part, SketchHasher};
+use crate::archive::sketch::{ContentPart, Hashed, Md5Part, Resume, SketchHasher};
 use crate::source::base::look_again;
 use crate::source::s3::{Bucket, ObjectReader, Wanted};
 use bytes::Bytes;
@@ -22,6 +23,12 @@ pub(in super::super) struct Large {
     /// Average length of its chunks, in bytes.
     average: u32,
     content: LargeContent,
+    /// What it may begin with.
+    former: Option<FormerContent>,
+    /// Where its file is read from.
+    resume: Option<Resume>,
+    /// A file that has grown meanwhile has not changed.
+    may_grow: bool,
 }
 
 enum LargeContent {
@@ -45,17 +52,33 @@ pub(in super::super) struct LargeDone {
     pub(in super::super) sure: bool,
     /// Of that content.
     pub(in super::super) sketch: Option<Vec<u8>>,
+    /// The former row whose content it begins with.
+    pub(super) grown: Option<u64>,
+    /// Only its end was read, as if it began with a content with which it does not: all of this means nothing.
+    pub(super) is_misled: bool,
 }
 
 impl Large {
-    /// A file that is open, and was `stat` then.
-    pub(super) fn of_file(entry: FileEntry, average: u32, file: File, stat: Stat) -> Self {
-        Self { entry, average, content: LargeContent::File(file, Box::new(stat)) }
+    /// A file that is open, and was `stat` then. It counts as unchanged if it only grew while it was read, if it `may_grow`.
+    pub(super) fn of_file(entry: FileEntry, average: u32, file: File, stat: Stat, may_grow: bool) -> Self {
+        let content = LargeContent::File(file, Box::new(stat));
+        Self { entry, average, content, former: None, resume: None, may_grow }
+    }
+
+    /// It may begin with `former`, which is smaller. With `resume` its file is to be read from there on.
+    pub(super) fn with_former(self, former: FormerContent, resume: Option<Resume>) -> Self {
+        Self { former: Some(former), resume, ..self }
+    }
+
+    /// Where it is read from.
+    pub(super) fn start(&self) -> u64 {
+        self.resume.as_ref().map_or(0, Resume::start)
     }
 
     /// An object of a bucket; `entry` has at most its md5.
     pub(super) fn of_object(entry: FileEntry, average: u32, bucket: Arc<Bucket>, wanted: Wanted) -> Self {
-        Self { entry, average, content: LargeContent::Object(bucket, wanted) }
+        let content = LargeContent::Object(bucket, wanted);
+        Self { entry, average, content, former: None, resume: None, may_grow: false }
     }
 
     /// What is known of it before it is read.
@@ -72,6 +95,9 @@ pub(in super::super) struct LargeReader {
     broken: bool,
     failure: Option<Error>,
     hasher: SketchHasher,
+    former: Option<FormerContent>,
+    is_resumed: bool,
+    may_grow: bool,
 }
 
 enum ReaderContent {
@@ -82,10 +108,13 @@ enum ReaderContent {
 impl LargeReader {
     /// Reads in pieces of `piece_bytes`.
     pub(in super::super) fn new(large: Large, piece_bytes: usize) -> Self {
-        let left = large.entry.size;
-        let hasher = match large.entry.md5 {
-            Some(md5) => SketchHasher::with_md5(large.average, md5),
-            None => SketchHasher::new(large.average, None),
+        let left = large.entry.size.saturating_sub(large.start());
+        let is_resumed = large.resume.is_some();
+        let former_size = large.former.as_ref().map(|former| former.size);
+        let hasher = match (large.resume, large.entry.md5) {
+            (Some(resume), _) => resume.into_hasher(),
+            (None, Some(md5)) => SketchHasher::with_md5(large.average, md5),
+            (None, None) => SketchHasher::new(large.average, former_size),
         };
         let content = match large.content {
             LargeContent::File(file, before) => ReaderContent::File(file, before),
@@ -93,7 +122,18 @@ impl LargeReader {
                 ReaderContent::Object(ObjectReader::new(bucket, wanted, piece_bytes))
             }
         };
-        Self { content, piece_bytes, left, broken: false, failure: None, hasher }
+        let Large { former, may_grow, .. } = large;
+        Self {
+            content,
+            piece_bytes,
+            left,
+            broken: false,
+            failure: None,
+            hasher,
+            former,
+            is_resumed,
+            may_grow,
+        }
     }
 
     /// Reads the next piece, or the last one, into a buffer of `pool`; `None` at the end. As many bytes come as the file had when
@@ -129,7 +169,9 @@ impl LargeReader {
                 if self.left == 0 && !self.broken {
                     // Its last piece is held back until it is known that nothing changed meanwhile.
                     let after = look_again(file, before);
-                    self.broken = !after.is_ok_and(|after| is_same(before, &after));
+                    self.broken = !after.is_ok_and(|after| {
+                        is_same(before, &after) || self.may_grow && is_grown(before, &after)
+                    });
                 }
                 Bytes::from_owner(piece)
             }
@@ -173,10 +215,14 @@ impl LargeReader {
 
     /// What all pieces came to.
     pub(in super::super) fn finish(self) -> LargeDone {
-        let Hashed { md5, blake3, sketch, .. } = self.hasher.finish();
+        let Hashed { md5, blake3, prefix, prefix_md5, sketch } = self.hasher.finish();
         let sure = !self.broken;
         let sketch = if sure { sketch.to_keep() } else { None };
-        LargeDone { digests: (md5, blake3), sure, sketch }
+        // Of a sketch that was resumed, this proves the states of both digests, too.
+        let begins = prefix_md5.zip(prefix);
+        let grown = self.former.filter(|former| begins.is_some_and(|begins| former.is(&begins)));
+        let is_misled = self.is_resumed && grown.is_none();
+        LargeDone { digests: (md5, blake3), sure, sketch, grown: grown.map(|former| former.id), is_misled }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Making an index of a folder or a bucket: walk or list, hash in parallel, write in order.
 
+mod append;
 mod bucket;
 mod former;
 mod large;
@@ -14,6 +15,7 @@ pub(super) use large::{Large, LargeDone, LargeReader, SIDE_BY_SIDE};
 pub(super) use read::KEPT_BATCH_BYTES;
 pub(super) use scan::{Content, Contents, Scan, Scanned};
 
+pub use append::{Append, SAMPLES};
 pub use next::Changes;
 
 use crate::archive::digest::IndexDigest;
@@ -52,6 +54,8 @@ pub struct IndexOptions {
     pub reuse: bool,
     /// Read also what seems not to have changed.
     pub checksum: bool,
+    /// How files that grew are read; all of them whole with `checksum`. Means nothing for a bucket.
+    pub append: Append,
     /// Hashing threads.
     pub threads: usize,
 }
@@ -148,9 +152,9 @@ fn next_generation(
     let scan = Scan::new(options, Some(former), Contents::Drop)?;
     let mut rows = NextRows::new(options.database.clone(), summary, nodes, scan.is_device());
     let skipped = scan.run(options.threads, monitor, |scanned| match scanned {
-        Scanned::File { file, same, sketch, .. } => {
+        Scanned::File { file, same, sketch, grown, .. } => {
             monitor.counters().files_done.add(1);
-            rows.file(file, same, sketch.as_deref())
+            rows.file(file, same, sketch.as_deref(), grown)
         }
         Scanned::Node(node) => rows.node(&node),
         Scanned::Large(_) => Err(unread()),

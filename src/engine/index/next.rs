@@ -58,8 +58,14 @@ impl NextRows {
         Ok(self.next.insert(next))
     }
 
-    /// Takes a file; `same` says that its row would be the former one.
-    pub(super) fn file(&mut self, file: FileEntry, same: bool, sketch: Option<&[u8]>) -> Result<()> {
+    /// Takes a file; `same` says that its row would be the former one, `grown` is the id of that one if the file begins with its content.
+    pub(super) fn file(
+        &mut self,
+        file: FileEntry,
+        same: bool,
+        sketch: Option<&[u8]>,
+        grown: Option<u64>,
+    ) -> Result<()> {
         if same {
             return Ok(());
         }
@@ -93,10 +99,16 @@ impl NextRows {
             None if sketch.is_some() => self.next()?.file_linked_at(&file.path, first_new_id)?,
             None => None,
         };
-        self.add(file, base.as_ref(), sketch)
+        self.add(file, base.as_ref(), sketch, grown)
     }
 
-    fn add(&mut self, file: FileEntry, former: Option<&FileEntry>, sketch: Option<&[u8]>) -> Result<()> {
+    fn add(
+        &mut self,
+        file: FileEntry,
+        former: Option<&FileEntry>,
+        sketch: Option<&[u8]>,
+        grown: Option<u64>,
+    ) -> Result<()> {
         let next = self.next()?;
         let start = next.log_end();
         let known = match (file.md5, file.blake3) {
@@ -109,6 +121,9 @@ impl NextRows {
                 for piece in next.pieces_of(known)? {
                     extents.push(piece.range.start, piece.range.end - piece.range.start);
                 }
+            }
+            (None, Some(former), _) if grown == Some(former.id) => {
+                extents = longer(&next.pieces_of(former)?, file.size, start);
             }
             (None, Some(former), Some(sketch)) => {
                 if let Some(former_sketch) = next.sketch(former.id)? {
@@ -179,6 +194,23 @@ impl NextRows {
 
 /// Shorter pieces on the average are not worth their rows: such a file is sent as a whole.
 const SHORTEST_PIECE: u64 = 16 << 10;
+
+/// So many short pieces a file that grows again and again may have at its end.
+const MOST_SHORT: usize = 128;
+
+/// The extents of a file of `size` bytes that begins with `pieces`, its former content; the rest is from `log_end` on. Pieces of several
+/// passes lie apart where other files came between. Short ones at the end are sent once more, as one, when there are too many.
+fn longer(pieces: &[Piece], size: u64, log_end: u64) -> Extents {
+    let is_short = |piece: &&Piece| piece.range.end - piece.range.start < SHORTEST_PIECE;
+    let short = pieces.iter().rev().take_while(is_short).count();
+    let kept = if short < MOST_SHORT { pieces } else { &pieces[..pieces.len() - short] };
+    let mut extents = Extents::default();
+    for piece in kept {
+        extents.push(piece.range.start, piece.range.end - piece.range.start);
+    }
+    extents.push(log_end, size.saturating_sub(extents.size()));
+    extents
+}
 
 /// The extents of a file that changed: what its former content had where that is, the rest from `log_end` on. None if the sketches do not
 /// tell, or too little is the same.

@@ -2,6 +2,7 @@
 
 use super::super::buffers::{Buffer, Buffers};
 use super::super::opener::Opener;
+use super::append::{Appending, FormerContent};
 use super::large::{Large, LargeDone, LargeReader, SIDE_BY_SIDE};
 use super::scan::{Content, Contents, Scanned};
 use crate::archive::digest::{Blake3, blake3, md5_of_each};
@@ -16,6 +17,7 @@ use crate::telemetry::Monitor;
 use bytes::Bytes;
 use rustix::fs::{FileType, Stat};
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 
@@ -41,6 +43,8 @@ pub(super) struct Candidate {
     pub(super) known: Option<(bool, FileEntry)>,
     /// Average length of the chunks of its former content, in bytes.
     pub(super) average: Option<u32>,
+    /// That content, if it is larger now.
+    pub(super) former: Option<FormerContent>,
 }
 
 /// What the walk found.
@@ -70,6 +74,7 @@ struct Small {
     stat: Stat,
     path: EntryPath,
     average: Option<u32>,
+    former: Option<FormerContent>,
     /// Where its content is in the buffer.
     range: std::ops::Range<usize>,
 }
@@ -91,7 +96,7 @@ struct Hashing {
     attempts: usize,
     entry: FileEntry,
     reader: LargeReader,
-    /// Bytes so far.
+    /// Bytes so far, with those that need not be read.
     length: u64,
 }
 
@@ -105,6 +110,10 @@ pub(super) struct Reader<'a> {
     pub(super) pieces: Arc<Buffers>,
     /// There may be another thread for each that hashes large files.
     pub(super) helped: bool,
+    /// Files that grew need not be read from their start.
+    pub(super) appending: Option<Appending>,
+    /// A file that grows while it is read has not changed: it counts up to where it was.
+    pub(super) may_grow: bool,
 }
 
 /// The work on one batch.
@@ -146,7 +155,8 @@ impl Reader<'_> {
                 Item::Skipped(skipped) => Some(Outcome::Skipped { skipped, linked: None }),
                 Item::File(Candidate { known: Some((same, file)), .. }) => {
                     self.note_read(file.size);
-                    Some(Outcome::Scanned(Scanned::File { file, same, content: None, sketch: None }))
+                    let (content, sketch, grown) = (None, None, None);
+                    Some(Outcome::Scanned(Scanned::File { file, same, content, sketch, grown }))
                 }
                 Item::File(candidate) => work.read(at, candidate, 0),
             };
@@ -192,25 +202,35 @@ impl Reader<'_> {
             let size = size_of(&before);
             buffer.truncate(start);
             if size > LARGE_BYTES {
-                let average = average_for(size, candidate.average);
-                return Ok(Read1::Large(Large::of_file(
-                    entry_of(path, &before, None),
-                    average,
-                    file,
-                    before,
-                )));
+                return Ok(Read1::Large(self.large(candidate, file, before)));
             }
             buffer.reserve(size as usize);
             // Not a byte more than it had: a file that grows is noticed by its size.
             let length = (&file).take(size).read_to_end(buffer).map_err(|e| cannot("read", e))? as u64;
             self.note_read(length);
             let after = self.base.look(&file).map_err(|e| cannot("looked at", e.into()))?;
-            if length == size && is_same(&before, &after) {
+            if length == size && (is_same(&before, &after) || self.may_grow && is_grown(&before, &after)) {
                 return Ok(Read1::Small(before));
             }
             self.note_unread(length);
         }
         Err(changed())
+    }
+
+    /// A large file that is open, and was `stat` then.
+    fn large(&self, candidate: &Candidate, file: File, stat: Stat) -> Large {
+        let size = size_of(&stat);
+        let former = candidate.former.clone().filter(|former| former.size < size);
+        let resume = match (&self.appending, &former) {
+            (Some(appending), Some(former)) => appending.resume(former, (&file, &stat), self.monitor),
+            _ => None,
+        };
+        let (entry, average) = (entry_of(&candidate.path, &stat, None), average_for(size, candidate.average));
+        let large = Large::of_file(entry, average, file, stat, self.may_grow);
+        match former {
+            Some(former) => large.with_former(former, resume),
+            None => large,
+        }
     }
 }
 
@@ -224,14 +244,16 @@ impl Work<'_> {
         let start = self.buffer.len();
         match self.reader.read(&mut self.opener, &candidate, &mut self.buffer) {
             Ok(Read1::Small(stat)) => {
-                let Candidate { path, average, .. } = candidate;
-                self.small.push(Small { at, stat, path, average, range: start..self.buffer.len() });
+                let Candidate { path, average, former, .. } = candidate;
+                let range = start..self.buffer.len();
+                self.small.push(Small { at, stat, path, average, former, range });
                 None
             }
             Ok(Read1::Large(large)) if matches!(self.reader.contents, Contents::Keep(_)) => {
                 Some(Outcome::Scanned(Scanned::Large(Box::new(large))))
             }
             Ok(Read1::Large(large)) => {
+                self.reader.note_read(large.start());
                 self.large.push_back(ToHash { at, candidate, large, attempts });
                 None
             }
@@ -281,9 +303,19 @@ impl Work<'_> {
                         self.outcomes[at] = self.broken(file);
                     }
                     None => {
-                        let LargeDone { digests: (md5, blake3), sketch, .. } = file.reader.finish();
+                        let done = file.reader.finish();
+                        if done.is_misled {
+                            let Hashing { at, mut candidate, attempts, length, .. } = file;
+                            self.reader.note_unread(length);
+                            if let Some(former) = &mut candidate.former {
+                                former.is_doubted = true;
+                            }
+                            self.outcomes[at] = self.read(at, candidate, attempts);
+                            continue;
+                        }
+                        let LargeDone { digests: (md5, blake3), sketch, grown, .. } = done;
                         let entry = FileEntry { md5: Some(md5), blake3: Some(blake3), ..file.entry };
-                        self.outcomes[file.at] = Some(scanned(entry, None, sketch));
+                        self.outcomes[file.at] = Some(scanned(entry, None, sketch, grown));
                     }
                 }
             }
@@ -305,12 +337,13 @@ impl Work<'_> {
         let Self { reader, buffer, mut outcomes, small, .. } = self;
         let slices: Vec<&[u8]> = small.iter().map(|file| &buffer[file.range.clone()]).collect();
         let md5s = md5_of_each(&slices);
-        let hashed: Vec<(Digests, Option<Vec<u8>>)> = md5s
+        let hashed: Vec<(Digests, Option<Vec<u8>>, bool)> = md5s
             .into_iter()
             .zip(slices.iter().zip(&small))
             .map(|(md5, (content, file))| {
                 let (blake3, sketch) = blake3_and_sketch(content, file.average);
-                ((md5, blake3), sketch)
+                let begins = file.former.as_ref().is_some_and(|former| former.begins(content));
+                ((md5, blake3), sketch, begins)
             })
             .collect();
         drop(slices);
@@ -322,9 +355,12 @@ impl Work<'_> {
             }
             Contents::Keep(_) => Some(Bytes::from_owner(buffer)),
         };
-        for (Small { at, stat, path, range, .. }, (digests, sketch)) in small.into_iter().zip(hashed) {
+        for (Small { at, stat, path, range, former, .. }, (digests, sketch, begins)) in
+            small.into_iter().zip(hashed)
+        {
+            let grown = former.filter(|_| begins).map(|former| former.id);
             let content = kept.as_ref().map(|batch| Content { batch: batch.clone(), range });
-            outcomes[at] = Some(scanned(entry_of(&path, &stat, Some(digests)), content, sketch));
+            outcomes[at] = Some(scanned(entry_of(&path, &stat, Some(digests)), content, sketch, grown));
         }
         outcomes.into_iter().flatten().collect()
     }
@@ -332,13 +368,18 @@ impl Work<'_> {
 
 impl From<ToHash> for Hashing {
     fn from(ToHash { at, candidate, large, attempts }: ToHash) -> Self {
-        let entry = large.entry();
-        Self { at, candidate, attempts, entry, reader: LargeReader::new(large, PIECE_BYTES), length: 0 }
+        let (entry, length) = (large.entry(), large.start());
+        Self { at, candidate, attempts, entry, reader: LargeReader::new(large, PIECE_BYTES), length }
     }
 }
 
-fn scanned(file: FileEntry, content: Option<Content>, sketch: Option<Vec<u8>>) -> Outcome {
-    Outcome::Scanned(Scanned::File { file, same: false, content, sketch })
+fn scanned(
+    file: FileEntry,
+    content: Option<Content>,
+    sketch: Option<Vec<u8>>,
+    grown: Option<u64>,
+) -> Outcome {
+    Outcome::Scanned(Scanned::File { file, same: false, content, sketch, grown })
 }
 
 fn failed(Candidate { path, linked, .. }: Candidate, reason: String) -> Outcome {
@@ -364,6 +405,11 @@ pub(super) fn is_same(before: &Stat, after: &Stat) -> bool {
     before.st_size == after.st_size
         && meta_of(before) == meta_of(after)
         && ctime_ns(before) == ctime_ns(after)
+}
+
+/// Whether a file got longer; of what it had before, nobody says that it was changed.
+pub(super) fn is_grown(before: &Stat, after: &Stat) -> bool {
+    before.st_size < after.st_size
 }
 
 fn entry_of(path: &EntryPath, stat: &Stat, digests: Option<Digests>) -> FileEntry {

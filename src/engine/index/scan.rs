@@ -3,6 +3,7 @@
 use super::super::buffers::Buffers;
 use super::super::pipeline::{Feed, ordered};
 use super::IndexOptions;
+use super::append::{Append, Appending, FormerContent};
 use super::bucket::BucketScan;
 use super::former::FormerRows;
 use super::large::{Large, SIDE_BY_SIDE};
@@ -41,6 +42,8 @@ pub(in super::super) enum Scanned {
         content: Option<Content>,
         /// Of a large file that was read ([`crate::archive::sketch`]).
         sketch: Option<Vec<u8>>,
+        /// The former row whose content it begins with, where it is longer.
+        grown: Option<u64>,
     },
     /// A file that is too large to be kept in memory; it was only opened.
     Large(Box<Large>),
@@ -106,6 +109,9 @@ pub(in super::super) struct FolderScan {
     base: Base,
     former: Option<FormerRows>,
     contents: Contents,
+    appending: Option<Appending>,
+    /// Files that grow while they are read have not changed.
+    may_grow: bool,
 }
 
 impl FolderScan {
@@ -114,7 +120,13 @@ impl FolderScan {
         own.push(&options.database);
         let base = Base::open(&options.base)?;
         let walk = Walk::new(&base, &options.base, options.exclude.clone(), &own)?;
-        Ok(Self { walk, base, former, contents })
+        let may_grow = options.append != Append::Full;
+        let appending = if may_grow && !options.checksum && former.is_some() && !base.is_device() {
+            Some(Appending::new(IndexReader::open(&options.database)?, options.append))
+        } else {
+            None
+        };
+        Ok(Self { walk, base, former, contents, appending, may_grow })
     }
 
     fn run(
@@ -136,6 +148,8 @@ impl FolderScan {
             monitor,
             pieces: Buffers::new(threads * SIDE_BY_SIDE),
             helped: threads > 1,
+            appending: self.appending.take(),
+            may_grow: self.may_grow,
         };
         let mut failed_links: HashSet<EntryPath> = HashSet::new();
         let mut skipped_count = 0;
@@ -315,7 +329,7 @@ fn item_of(
             }
             let ctime_ns = ctime_ns(&stat);
             let origin = Origin { dev: inode.0, ino: inode.1, ctime_ns };
-            let (mut known, mut average) = (None, None);
+            let (mut known, mut average, mut content) = (None, None, None);
             if let Some(former) = former
                 && let Some(file) = former.find(&path)?
             {
@@ -329,11 +343,12 @@ fn item_of(
                     known = Some(file);
                 } else {
                     average = former.average_of(&file)?;
+                    content = FormerContent::of(&file, size);
                 }
             }
             let known = known.map(|file| (file.meta == meta, FileEntry { meta, ..file }));
             let linked = linked.then_some(inode);
-            (Item::File(Candidate { path, linked, known, average }), size)
+            (Item::File(Candidate { path, linked, known, average, former: content }), size)
         }
     })
 }

@@ -13,7 +13,7 @@ use crate::archive::ranges::RangeSet;
 use crate::archive::sketch::{Run, SKETCHED_BYTES, Sketch, diff};
 use crate::db::import::{import, open_uploaded};
 use crate::db::index_read::IndexReader;
-use crate::engine::index::{IndexOptions, index};
+use crate::engine::index::{Append, IndexOptions, index};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::{FolderCache, Staging};
 use crate::telemetry::{Counters, Monitor, Notice};
@@ -306,6 +306,7 @@ fn find(base: &Path, what: What, target: &Path, monitor: &dyn Monitor) -> Result
         own_files: Vec::new(),
         reuse: false,
         checksum: false,
+        append: Append::Full,
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     index(&options, monitor).map(|_| true)

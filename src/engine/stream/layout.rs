@@ -258,7 +258,7 @@ impl Layout<'_> {
 
     fn note_done(&mut self, done: &Done) -> Result<()> {
         self.outstanding -= 1;
-        let LargeDone { digests, sure, sketch } = &done.read;
+        let LargeDone { digests, sure, sketch, .. } = &done.read;
         self.writer.digests(done.id, digests, *sure)?;
         if let Some(sketch) = sketch {
             self.writer.sketch(done.id, sketch)?;
