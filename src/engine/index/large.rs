@@ -26,7 +26,7 @@ pub(in super::super) struct Large {
     /// What it may begin with.
     former: Option<FormerContent>,
     /// Where its file is read from.
-    resume: Option<Resume>,
+    resume: Option<Box<Resume>>,
     /// A file that has grown meanwhile has not changed.
     may_grow: bool,
 }
@@ -52,8 +52,8 @@ pub(in super::super) struct LargeDone {
     pub(in super::super) sure: bool,
     /// Of that content.
     pub(in super::super) sketch: Option<Vec<u8>>,
-    /// The former row whose content it begins with.
-    pub(super) grown: Option<u64>,
+    /// It begins with the former content.
+    pub(super) grown: bool,
     /// Only its end was read, as if it began with a content with which it does not: all of this means nothing.
     pub(super) is_misled: bool,
 }
@@ -67,12 +67,12 @@ impl Large {
 
     /// It may begin with `former`, which is smaller. With `resume` its file is to be read from there on.
     pub(super) fn with_former(self, former: FormerContent, resume: Option<Resume>) -> Self {
-        Self { former: Some(former), resume, ..self }
+        Self { former: Some(former), resume: resume.map(Box::new), ..self }
     }
 
     /// Where it is read from.
     pub(super) fn start(&self) -> u64 {
-        self.resume.as_ref().map_or(0, Resume::start)
+        self.resume.as_ref().map_or(0, |resume| resume.start())
     }
 
     /// An object of a bucket; `entry` has at most its md5.
@@ -220,9 +220,9 @@ impl LargeReader {
         let sketch = if sure { sketch.to_keep() } else { None };
         // Of a sketch that was resumed, this proves the states of both digests, too.
         let begins = prefix_md5.zip(prefix);
-        let grown = self.former.filter(|former| begins.is_some_and(|begins| former.is(&begins)));
-        let is_misled = self.is_resumed && grown.is_none();
-        LargeDone { digests: (md5, blake3), sure, sketch, grown: grown.map(|former| former.id), is_misled }
+        let grown = self.former.is_some_and(|former| begins.is_some_and(|begins| former.is(&begins)));
+        let is_misled = self.is_resumed && !grown;
+        LargeDone { digests: (md5, blake3), sure, sketch, grown, is_misled }
     }
 }
 

@@ -58,13 +58,13 @@ impl NextRows {
         Ok(self.next.insert(next))
     }
 
-    /// Takes a file; `same` says that its row would be the former one, `grown` is the id of that one if the file begins with its content.
+    /// Takes a file; `same` says that its row would be the former one, `grown` that the file begins with its content.
     pub(super) fn file(
         &mut self,
         file: FileEntry,
         same: bool,
         sketch: Option<&[u8]>,
-        grown: Option<u64>,
+        grown: bool,
     ) -> Result<()> {
         if same {
             return Ok(());
@@ -107,7 +107,7 @@ impl NextRows {
         file: FileEntry,
         former: Option<&FileEntry>,
         sketch: Option<&[u8]>,
-        grown: Option<u64>,
+        grown: bool,
     ) -> Result<()> {
         let next = self.next()?;
         let start = next.log_end();
@@ -122,7 +122,7 @@ impl NextRows {
                     extents.push(piece.range.start, piece.range.end - piece.range.start);
                 }
             }
-            (None, Some(former), _) if grown == Some(former.id) => {
+            (None, Some(former), _) if grown => {
                 extents = longer(&next.pieces_of(former)?, file.size, start);
             }
             (None, Some(former), Some(sketch)) => {

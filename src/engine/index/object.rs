@@ -84,7 +84,7 @@ impl ObjectsReader<'_> {
                             same: true,
                             content: None,
                             sketch: None,
-                            grown: None,
+                            grown: false,
                         }))
                     }
                     None => {
@@ -254,7 +254,7 @@ impl ObjectsReader<'_> {
                 self.note_read(head.size);
                 let file = entry_of(&object, &head, Some((md5, Some(blake3))));
                 let content = kept.as_ref().map(|batch| Content { batch: batch.clone(), range });
-                Ok(Scanned::File { file, same: false, content, sketch, grown: None })
+                Ok(Scanned::File { file, same: false, content, sketch, grown: false })
             });
             let skipped = |reason| Outcome::Skipped(Skipped { path: object.path.to_string(), reason });
             outcomes.push((at, outcome.map_or_else(skipped, Outcome::Scanned)));
@@ -289,7 +289,7 @@ fn known(file: FileEntry) -> Asked {
 }
 
 fn hashed(file: FileEntry, sketch: Option<Vec<u8>>) -> Asked {
-    Asked::Known(Outcome::Scanned(Scanned::File { file, same: false, content: None, sketch, grown: None }))
+    Asked::Known(Outcome::Scanned(Scanned::File { file, same: false, content: None, sketch, grown: false }))
 }
 
 /// The same object as when the former index was made: neither its content nor what is recorded with it has changed.

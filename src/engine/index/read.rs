@@ -44,7 +44,7 @@ pub(super) struct Candidate {
     /// Average length of the chunks of its former content, in bytes.
     pub(super) average: Option<u32>,
     /// That content, if it is larger now.
-    pub(super) former: Option<FormerContent>,
+    pub(super) former: Option<Box<FormerContent>>,
 }
 
 /// What the walk found.
@@ -64,7 +64,7 @@ pub(super) enum Outcome {
 enum Read1 {
     /// Its content is the last bytes of the buffer.
     Small(Stat),
-    Large(Large),
+    Large(Box<Large>),
 }
 
 /// A small file that was read.
@@ -74,7 +74,7 @@ struct Small {
     stat: Stat,
     path: EntryPath,
     average: Option<u32>,
-    former: Option<FormerContent>,
+    former: Option<Box<FormerContent>>,
     /// Where its content is in the buffer.
     range: std::ops::Range<usize>,
 }
@@ -84,7 +84,7 @@ struct ToHash {
     /// Its place among the outcomes.
     at: usize,
     candidate: Candidate,
-    large: Large,
+    large: Box<Large>,
     /// How often it was read before.
     attempts: usize,
 }
@@ -155,7 +155,7 @@ impl Reader<'_> {
                 Item::Skipped(skipped) => Some(Outcome::Skipped { skipped, linked: None }),
                 Item::File(Candidate { known: Some((same, file)), .. }) => {
                     self.note_read(file.size);
-                    let (content, sketch, grown) = (None, None, None);
+                    let (content, sketch, grown) = (None, None, false);
                     Some(Outcome::Scanned(Scanned::File { file, same, content, sketch, grown }))
                 }
                 Item::File(candidate) => work.read(at, candidate, 0),
@@ -202,7 +202,7 @@ impl Reader<'_> {
             let size = size_of(&before);
             buffer.truncate(start);
             if size > LARGE_BYTES {
-                return Ok(Read1::Large(self.large(candidate, file, before)));
+                return Ok(Read1::Large(Box::new(self.large(candidate, file, before))));
             }
             buffer.reserve(size as usize);
             // Not a byte more than it had: a file that grows is noticed by its size.
@@ -228,7 +228,7 @@ impl Reader<'_> {
         let (entry, average) = (entry_of(&candidate.path, &stat, None), average_for(size, candidate.average));
         let large = Large::of_file(entry, average, file, stat, self.may_grow);
         match former {
-            Some(former) => large.with_former(former, resume),
+            Some(former) => large.with_former(*former, resume),
             None => large,
         }
     }
@@ -250,7 +250,7 @@ impl Work<'_> {
                 None
             }
             Ok(Read1::Large(large)) if matches!(self.reader.contents, Contents::Keep(_)) => {
-                Some(Outcome::Scanned(Scanned::Large(Box::new(large))))
+                Some(Outcome::Scanned(Scanned::Large(large)))
             }
             Ok(Read1::Large(large)) => {
                 self.reader.note_read(large.start());
@@ -342,8 +342,8 @@ impl Work<'_> {
             .zip(slices.iter().zip(&small))
             .map(|(md5, (content, file))| {
                 let (blake3, sketch) = blake3_and_sketch(content, file.average);
-                let begins = file.former.as_ref().is_some_and(|former| former.begins(content));
-                ((md5, blake3), sketch, begins)
+                let grown = file.former.as_ref().is_some_and(|former| former.begins(content));
+                ((md5, blake3), sketch, grown)
             })
             .collect();
         drop(slices);
@@ -355,10 +355,7 @@ impl Work<'_> {
             }
             Contents::Keep(_) => Some(Bytes::from_owner(buffer)),
         };
-        for (Small { at, stat, path, range, former, .. }, (digests, sketch, begins)) in
-            small.into_iter().zip(hashed)
-        {
-            let grown = former.filter(|_| begins).map(|former| former.id);
+        for (Small { at, stat, path, range, .. }, (digests, sketch, grown)) in small.into_iter().zip(hashed) {
             let content = kept.as_ref().map(|batch| Content { batch: batch.clone(), range });
             outcomes[at] = Some(scanned(entry_of(&path, &stat, Some(digests)), content, sketch, grown));
         }
@@ -369,16 +366,11 @@ impl Work<'_> {
 impl From<ToHash> for Hashing {
     fn from(ToHash { at, candidate, large, attempts }: ToHash) -> Self {
         let (entry, length) = (large.entry(), large.start());
-        Self { at, candidate, attempts, entry, reader: LargeReader::new(large, PIECE_BYTES), length }
+        Self { at, candidate, attempts, entry, reader: LargeReader::new(*large, PIECE_BYTES), length }
     }
 }
 
-fn scanned(
-    file: FileEntry,
-    content: Option<Content>,
-    sketch: Option<Vec<u8>>,
-    grown: Option<u64>,
-) -> Outcome {
+fn scanned(file: FileEntry, content: Option<Content>, sketch: Option<Vec<u8>>, grown: bool) -> Outcome {
     Outcome::Scanned(Scanned::File { file, same: false, content, sketch, grown })
 }
 

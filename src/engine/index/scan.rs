@@ -42,8 +42,8 @@ pub(in super::super) enum Scanned {
         content: Option<Content>,
         /// Of a large file that was read ([`crate::archive::sketch`]).
         sketch: Option<Vec<u8>>,
-        /// The former row whose content it begins with, where it is longer.
-        grown: Option<u64>,
+        /// It is longer than the former row of this path says, and begins with the content of that one.
+        grown: bool,
     },
     /// A file that is too large to be kept in memory; it was only opened.
     Large(Box<Large>),
@@ -343,7 +343,7 @@ fn item_of(
                     known = Some(file);
                 } else {
                     average = former.average_of(&file)?;
-                    content = FormerContent::of(&file, size);
+                    content = FormerContent::of(&file, size).map(Box::new);
                 }
             }
             let known = known.map(|file| (file.meta == meta, FileEntry { meta, ..file }));
