@@ -6,6 +6,7 @@
 mod support;
 
 mod adopt;
+mod append;
 mod architecture;
 mod blockcopy;
 mod change;
