@@ -18,9 +18,9 @@ enum How {
 
 fn help() -> String {
     format!(
-        "What is read of a file of 4 MiB or more that grew, as logs do: all of it; {SAMPLES} samples of what it had, and its end; its end alone, \
-         the rest is believed. Another inode, a shorter file, a sample or an end that differs, and --checksum mean all of it. With spot and \
-         trust, a file may grow while it is read"
+        "How files that grew are read, as logs are: whole; {SAMPLES} samples of what they had, and the end; the end alone, which believes that \
+         nothing else changed. What is no mere growth, and everything with --checksum, is read whole. With spot and trust they may grow while \
+         they are read"
     )
 }
 

@@ -164,9 +164,6 @@ fn what_is_believed_stays_as_it_was() {
     assert!(copy[..former.len()] == former && copy[former.len()..] == log.content()[former.len()..]);
     let found = log.lab.check(&log.src, &log.db, vec![]).code(1);
     assert!(found.stdout.contains("different\tlog"), "{found:?}");
-    // It counts as unchanged from here on, until it is read.
-    log.sync(&["--append", "trust"]);
-    log.lab.check(&log.src, &log.db, vec![]).code(1);
     let sent = log.mirror(&["--append", "trust", "--checksum"]);
     assert!((500_000..1_500_000).contains(&sent), "{sent}");
 }
@@ -202,14 +199,11 @@ fn what_did_not_only_grow_is_read_as_a_whole() {
     }
 }
 
-/// Of one that a backup was restored to, say.
 #[test]
 fn an_index_without_sketches_has_every_byte_read() {
     let mut log = Log::new(7, 6_000_000);
-    let backup = log.lab.path("backup");
-    log.lab.run(args!["history", "backup", backup, "-db", log.db]).code(0);
-    std::fs::remove_file(&log.db).unwrap();
-    log.lab.run(args!["history", "restore", backup, "-db", log.db]).code(0);
+    // As where later generations were restored from a backup.
+    rusqlite::Connection::open(&log.db).unwrap().execute("DELETE FROM tarlike_sketch", []).unwrap();
     log.rewrite(1_000_000, 10);
     log.append("log", 10_000);
     log.mirror(&["--append", "trust"]);
@@ -304,6 +298,7 @@ fn what_it_takes_is_said() {
     let lab = Lab::new();
     for command in ["index", "sync"] {
         let help = lab.run(args![command, "--help"]).code(0).stdout;
+        let help: String = help.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(help.contains("full, spot, trust") && help.contains("64 samples"), "{help}");
     }
     lab.run(args!["index", "--append", "half"]).code(2).says("full, spot, trust");

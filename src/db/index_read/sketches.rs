@@ -30,6 +30,8 @@ impl IndexReader {
         self.connection
             .prepare_cached(query)
             .and_then(|mut statement| statement.query_row([sql_int(id)], |row| row.get(0)).optional())
+            // The start of nothing is no bytes, but NULL.
+            .map(Option::flatten)
             .map_err(|e| self.error(e))
     }
 }
