@@ -1,5 +1,6 @@
 //! Files that only grow: what is read and sent of them with each --append, and what happens where they did not only grow.
 
+use crate::support::stop::StopAtEnd;
 use crate::support::{Lab, Proxy, Rng, Tree, assert_same_tree, index, need_tool};
 use std::ffi::OsString;
 use std::fs::File;
@@ -166,6 +167,18 @@ fn what_is_believed_stays_as_it_was() {
     assert!(found.stdout.contains("different\tlog"), "{found:?}");
     let sent = log.mirror(&["--append", "trust", "--checksum"]);
     assert!((500_000..1_500_000).contains(&sent), "{sent}");
+    // Without the copy, what was believed would have to come from here: it is not there, and nothing else gets the name.
+    log.rewrite(1_000_000, 500_000);
+    log.append("log", 100_000);
+    std::fs::remove_file(log.dst.join("log")).unwrap();
+    let failed = log.lab.run(log.sync_args(&["--append", "trust"])).code(3).summary();
+    assert_eq!(
+        (&failed["failed"][0]["path"], &failed["failed_total"]),
+        (&"log".into(), &1.into()),
+        "{failed}"
+    );
+    assert!(!log.dst.join("log").exists());
+    log.mirror(&["--append", "trust", "--checksum"]);
 }
 
 /// Whether a log was truncated and grew again, or is another file: its end or its inode tells.
@@ -250,6 +263,7 @@ fn a_log_that_never_stands_still() {
         }
     };
     std::thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
         scope.spawn(|| write(&log.path));
         for (pass, mode) in ["spot", "trust", "spot", "trust"].into_iter().enumerate() {
             if pass == 2 {
@@ -262,7 +276,6 @@ fn a_log_that_never_stands_still() {
             assert!(copy.len() as u64 >= before, "pass {pass}: {} of {before}", copy.len());
             assert!(log.content().starts_with(&copy), "pass {pass}");
         }
-        stop.store(true, Ordering::Relaxed);
     });
     log.mirror(&["--append", "spot"]);
 }
