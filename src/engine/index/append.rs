@@ -1,9 +1,10 @@
 //! Files that grew: whether they still begin with what they had, and what of that need not be read to know it.
 
+use super::read::size_of;
 use crate::archive::digest::blake3;
 use crate::archive::entry::{FileEntry, Origin};
 use crate::archive::log::Digests;
-use crate::archive::sketch::{Resume, SKETCHED_BYTES, Sketch};
+use crate::archive::sketch::{Resume, SKETCHED_BYTES, Sketch, average_for};
 use crate::db::index_read::IndexReader;
 use crate::telemetry::Monitor;
 use rand::RngExt;
@@ -94,6 +95,10 @@ impl Appending {
         // Whatever is wrong with a sketch, the file itself can still be read.
         let sketch = self.sketches.lock().unwrap_or_else(PoisonError::into_inner).sketch(former.id);
         let sketch = Sketch::decode(&sketch.ok()??).ok().filter(|sketch| sketch.size() == former.size)?;
+        // Its chunks have become too short for so large a file: others are made, of all of it.
+        if average_for(size_of(stat), Some(sketch.average())) != sketch.average() {
+            return None;
+        }
         let resume = Resume::new(&sketch)?;
         if self.append == Append::Spot && !are_proven(&sketch, file, monitor) {
             return None;

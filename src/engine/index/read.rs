@@ -389,7 +389,7 @@ pub(super) fn blake3_and_sketch(content: &[u8], average: Option<u32>) -> (Blake3
     (blake3, sketch.to_keep())
 }
 
-fn size_of(stat: &Stat) -> u64 {
+pub(super) fn size_of(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
 }
 
