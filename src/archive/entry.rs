@@ -73,6 +73,15 @@ impl FileEntry {
         if self.scattered { self.offset..self.offset } else { self.offset..self.offset + self.size }
     }
 
+    /// Whether both have the same content, by the digests that both have. Of an object in a bucket that may be its md5 alone.
+    #[must_use]
+    pub fn has_content_of(&self, other: &Self) -> bool {
+        let md5 = self.md5.zip(other.md5).map(|(one, other)| one == other);
+        let blake3 = self.blake3.zip(other.blake3).map(|(one, other)| one == other);
+        let known = md5.is_some() || blake3.is_some() || self.size == 0;
+        self.size == other.size && known && md5 != Some(false) && blake3 != Some(false)
+    }
+
     /// Whether the index has something by which its content can be proven. There is one empty content only.
     #[must_use]
     pub fn is_provable(&self) -> bool {

@@ -101,7 +101,8 @@ impl NextGeneration {
     /// # Errors
     /// SQLite fails.
     pub fn find_content(&self, size: u64, md5: &Md5, blake3: &Blake3) -> Result<Option<FileEntry>> {
-        find_content(&self.editor.connection, self.read(), size, md5, blake3)
+        let accept = |file: &FileEntry| file.blake3 == Some(*blake3);
+        find_content(&self.editor.connection, self.read(), size, md5, accept)
     }
 
     fn read(&self) -> FileRead<'_> {

@@ -1,7 +1,7 @@
 //! Which files have a piece in a range of the archive, and which pieces a file has.
 
 use super::{FileRead, IndexReader, file_of, node_of, read_files, read_nodes};
-use crate::archive::digest::{Blake3, Md5};
+use crate::archive::digest::Md5;
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
 use crate::archive::path::EntryPath;
@@ -21,18 +21,18 @@ pub(in super::super) enum Side {
     Gone,
 }
 
-/// The first file with this content.
+/// The first file of this size and md5 that `accept` takes.
 pub(in super::super) fn find_content(
     connection: &Connection,
     read: FileRead<'_>,
     size: u64,
     md5: &Md5,
-    blake3: &Blake3,
+    accept: impl Fn(&FileEntry) -> bool,
 ) -> Result<Option<FileEntry>> {
     let mut found = None;
     let tail = "WHERE tar.hash = ? AND tar.size = ? ORDER BY tar.rowid";
     read_files(connection, read, tail, params![md5.to_string(), sql_int(size)], |file| {
-        if file.blake3 != Some(*blake3) {
+        if !accept(&file) {
             return Ok(ControlFlow::Continue(()));
         }
         found = Some(file);
@@ -347,12 +347,14 @@ impl IndexReader {
         Ok(found)
     }
 
-    /// The first file with this content.
+    /// The first file that has the content of `file`, of another index; without its md5 that is not found.
     ///
     /// # Errors
     /// As [`IndexReader::files`].
-    pub fn find_content(&self, size: u64, md5: &Md5, blake3: &Blake3) -> Result<Option<FileEntry>> {
-        find_content(&self.connection, self.read(), size, md5, blake3)
+    pub fn find_content_of(&self, file: &FileEntry) -> Result<Option<FileEntry>> {
+        let Some(md5) = &file.md5 else { return Ok(None) };
+        let accept = |other: &FileEntry| other.has_content_of(file);
+        find_content(&self.connection, self.read(), file.size, md5, accept)
     }
 
     /// Gives the scattered files.

@@ -329,9 +329,8 @@ struct Likes<'a> {
 
 impl Likes<'_> {
     fn of(&self, file: &FileEntry) -> Result<Like> {
-        if let (Some(md5), Some(blake3)) = (&file.md5, &file.blake3)
-            && file.size > 0
-            && let Some(source) = self.found.find_content(file.size, md5, blake3)?
+        if file.size > 0
+            && let Some(source) = self.found.find_content_of(file)?
         {
             return Ok(Like {
                 source: Some(source),

@@ -71,9 +71,7 @@ pub(super) fn same_by_path(
             }
             let Some((_, old)) = next.as_ref().filter(|(other, _)| *other == key) else { continue };
             // What has no time could have been changed by anybody.
-            let same = (old.size, old.md5, old.blake3) == (file.size, file.md5, file.blake3)
-                && file.is_provable()
-                && old.meta.is_some();
+            let same = old.has_content_of(&file) && old.meta.is_some();
             if !same || !there(old.id) {
                 continue;
             }

@@ -104,6 +104,37 @@ fn a_whole_transfer_with_tls_and_token() {
     }
 }
 
+/// A copy is adopted, brought up to date in passes, and taken back: all of it through the same door.
+#[test]
+fn passes_with_tls_and_token() {
+    let lab = Lab::new();
+    let (src, dst, before) = (lab.path("src"), lab.dir("dst"), lab.path("before"));
+    let mut tree = Tree::new(&src, 52);
+    tree.rich(50_000).noise("log", 2_000_000).file("goes", "goes");
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        assert!(Command::new("cp").arg("-aT").args([from, to]).status().unwrap().success());
+    };
+    copy(&src, &dst);
+    let token = lab.file("token", "0123456789abcdef0123456789abcdef");
+    let proxy = lab.proxy_with(&dst, args!["--token-file", token]);
+    let haproxy = Haproxy::start(&lab, &[proxy.addr]).ready();
+    let ca = certificates(&lab).join("ca.pem");
+    let secured = args!["-db", lab.path("index"), "--ca-file", ca, "--token-file", token, "--json"];
+    let pass = |more| {
+        let output = lab.sync(&src, haproxy.url(), [secured.clone(), more].concat()).code(0);
+        output.summary()["sent_bytes"].as_u64().unwrap()
+    };
+    assert_eq!(pass(args!["--adopt", "--delete"]), 0);
+    assert_same_tree(&src, &dst);
+    copy(&src, &before);
+    let grown = [std::fs::read(tree.path("log")).unwrap(), tree.rng.noise(50_000)].concat();
+    tree.file("log", grown).remove("goes").file("new", "new");
+    assert_eq!(pass(args!["--keep", "1", "--delete", "--append", "spot"]), 50_003);
+    assert_same_tree(&src, &dst);
+    lab.run([args!["rewind", haproxy.url()], secured.clone()].concat()).code(0);
+    assert_same_tree(&before, &dst);
+}
+
 /// What reaches the receiver is what the connection says, whatever the request says.
 #[test]
 fn addresses_are_not_believed() {

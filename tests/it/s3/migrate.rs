@@ -52,6 +52,16 @@ fn migrate(env: &[(String, String)], from: &Path, lab: &Lab, keeps_nanoseconds: 
     sync().run().code(0);
     assert_same_files(from, &synced);
     lab.check(&synced, &db, args!["--extra"]).code(0);
+    // A copy that is there already is taken over.
+    let adopted = lab.path("adopted");
+    let copied = std::process::Command::new("cp").arg("-aT").args([&dest, &adopted]).status().unwrap();
+    assert!(copied.success());
+    std::fs::remove_dir_all(adopted.join(".tar-like")).unwrap();
+    std::fs::remove_file(adopted.join("sub/text")).unwrap();
+    let adopt =
+        s3(args!["sync", "s3://bkt/up", adopted, "-db", lab.path("adopt.sqlite"), "--json", "--adopt"]);
+    assert_eq!(adopt.run().code(0).summary()["sent_bytes"], 50_000);
+    assert_same_files(from, &adopted);
     // Nothing changed: nothing is read, and nothing is sent.
     let again = sync().run().code(0);
     let summary: serde_json::Value = serde_json::from_str(again.stdout.lines().last().unwrap()).unwrap();
