@@ -191,21 +191,13 @@ fn feed_from(
     monitor: &dyn Monitor,
 ) -> Result<()> {
     let mut batch = Batch { feed, items: Vec::new(), bytes: 0, most_bytes };
-    let (mut held, mut folder): (Option<ListedObject>, Vec<u8>) = (None, Vec::new());
-    let mut take = |object: ListedObject, next: Option<&ListedObject>| -> Result<bool> {
-        if next.is_some_and(|next| object.is_folder_of(next)) {
-            let reason = "other keys have it as their folder".to_string();
-            return Ok(batch.push(Item::Skipped(Skipped { path: object.path.to_string(), reason }), 0));
-        }
-        for path in new_folders(&folder, &object) {
-            folder = path.as_bytes().to_vec();
-            let node = Node { kind: NodeKind::Dir, path, target: Box::default(), meta: None };
-            if !batch.push(Item::Folder(node), 0) {
-                return Ok(false);
-            }
-        }
+    entries(listing, |entry| {
+        let object = match entry {
+            ListedEntry::Skipped(skipped) => return Ok(batch.push(Item::Skipped(skipped), 0)),
+            ListedEntry::Folder(node) => return Ok(batch.push(Item::Folder(node), 0)),
+            ListedEntry::Object(object) => object,
+        };
         if object.is_folder {
-            folder = object.path.as_bytes().to_vec();
             return Ok(batch.push(Item::Object(Candidate { object, former: None, average: None }), 0));
         }
         monitor.counters().files_total.add(1);
@@ -219,6 +211,43 @@ fn feed_from(
         }
         let size = object.size;
         Ok(batch.push(Item::Object(Candidate { object, former: known, average }), size))
+    })?;
+    monitor.counters().totals_open.set(0);
+    batch.flush();
+    Ok(())
+}
+
+/// An entry of a bucket as far as its list tells.
+pub(in super::super) enum ListedEntry {
+    Skipped(Skipped),
+    /// A folder that no key stands for.
+    Folder(Node),
+    /// A file, or the key that stands for a folder.
+    Object(ListedObject),
+}
+
+/// Gives every entry of `listing`, in the order of an index, until `each` returns false.
+pub(in super::super) fn entries(
+    listing: &Listing,
+    mut each: impl FnMut(ListedEntry) -> Result<bool>,
+) -> Result<()> {
+    let (mut held, mut folder): (Option<ListedObject>, Vec<u8>) = (None, Vec::new());
+    let mut take = |object: ListedObject, next: Option<&ListedObject>| -> Result<bool> {
+        if next.is_some_and(|next| object.is_folder_of(next)) {
+            let reason = "other keys have it as their folder".to_string();
+            return each(ListedEntry::Skipped(Skipped { path: object.path.to_string(), reason }));
+        }
+        for path in new_folders(&folder, &object) {
+            folder = path.as_bytes().to_vec();
+            let node = Node { kind: NodeKind::Dir, path, target: Box::default(), meta: None };
+            if !each(ListedEntry::Folder(node))? {
+                return Ok(false);
+            }
+        }
+        if object.is_folder {
+            folder = object.path.as_bytes().to_vec();
+        }
+        each(ListedEntry::Object(object))
     };
     let mut wanted = true;
     listing.objects(|object| {
@@ -233,8 +262,6 @@ fn feed_from(
     if let Some(last) = held.filter(|_| wanted) {
         take(last, None)?;
     }
-    monitor.counters().totals_open.set(0);
-    batch.flush();
     Ok(())
 }
 

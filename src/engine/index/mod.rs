@@ -10,10 +10,13 @@ mod read;
 mod rows;
 mod scan;
 
-pub(super) use bucket::list as list_bucket;
+pub(super) use bucket::{ListedEntry, entries as listed_entries, list as list_bucket};
+pub(super) use former::{FormerRows, Vanished};
 pub(super) use large::{Large, LargeDone, LargeReader, SIDE_BY_SIDE};
+pub(super) use object::is_same as is_same_object;
 pub(super) use read::KEPT_BATCH_BYTES;
-pub(super) use scan::{Content, Contents, Scan, Scanned};
+pub(super) use rows::FormerNodes;
+pub(super) use scan::{Content, Contents, Links, Looked, Scan, Scanned, former_index, look_at_all, walk_of};
 
 pub use append::{Append, SAMPLES};
 pub use next::Changes;
@@ -25,10 +28,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::source::base::resolved;
 use crate::source::s3::Bucket;
 use crate::telemetry::Monitor;
-use former::{FormerRows, Vanished};
 use next::NextRows;
 use regex::bytes::Regex;
-use rows::FormerNodes;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -110,7 +111,7 @@ impl IndexOptions {
 /// The base folder cannot be read, or the database cannot be written.
 pub fn index(options: &IndexOptions, monitor: &dyn Monitor) -> Result<IndexReport> {
     let started_s = now_s();
-    match scan::former_index(options)? {
+    match former_index(options)? {
         Some((reader, summary)) => next_generation(options, monitor, reader, summary, started_s),
         None => fresh(options, monitor, started_s),
     }

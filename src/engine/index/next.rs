@@ -163,8 +163,8 @@ impl NextRows {
 
     /// Takes out what the walk has gone past.
     fn remove_nodes(&mut self) -> Result<()> {
-        for path in std::mem::take(&mut self.nodes.vanished) {
-            self.next()?.remove_node(&path)?;
+        for node in std::mem::take(&mut self.nodes.vanished) {
+            self.next()?.remove_node(&node.path)?;
         }
         Ok(())
     }

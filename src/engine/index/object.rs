@@ -293,7 +293,7 @@ fn hashed(file: FileEntry, sketch: Option<Vec<u8>>) -> Asked {
 }
 
 /// The same object as when the former index was made: neither its content nor what is recorded with it has changed.
-fn is_same(file: &FileEntry, object: &ListedObject) -> bool {
+pub(in super::super) fn is_same(file: &FileEntry, object: &ListedObject) -> bool {
     let same_object = file
         .object
         .as_deref()

@@ -404,7 +404,7 @@ pub(super) fn is_grown(before: &Stat, after: &Stat) -> bool {
     before.st_size < after.st_size
 }
 
-fn entry_of(path: &EntryPath, stat: &Stat, digests: Option<Digests>) -> FileEntry {
+pub(super) fn entry_of(path: &EntryPath, stat: &Stat, digests: Option<Digests>) -> FileEntry {
     FileEntry {
         id: 0,
         path: path.clone(),

@@ -1,7 +1,6 @@
 //! The directories and links of the former index, in step with the walk.
 
 use crate::archive::entry::Node;
-use crate::archive::path::EntryPath;
 use crate::db::index_read::IndexReader;
 use crate::error::Result;
 use std::cmp::Ordering;
@@ -9,18 +8,18 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 /// They come in the order of the walk.
-pub(super) struct FormerNodes {
+pub(in super::super) struct FormerNodes {
     reader: IndexReader,
     at: u64,
     next: VecDeque<(Vec<u8>, Node)>,
-    /// Paths that the walk has gone past.
-    pub(super) vanished: Vec<EntryPath>,
+    /// What the walk has gone past.
+    pub(in super::super) vanished: Vec<Node>,
 }
 
 const PAGE: u64 = 4096;
 
 impl FormerNodes {
-    pub(super) fn new(reader: IndexReader) -> Self {
+    pub(in super::super) fn new(reader: IndexReader) -> Self {
         Self { reader, at: 0, next: VecDeque::new(), vanished: Vec::new() }
     }
 
@@ -36,27 +35,30 @@ impl FormerNodes {
 
     /// Whether the former index has this very node. Nodes are asked for in the order of the walk.
     pub(super) fn is_same(&mut self, node: &Node) -> Result<bool> {
+        Ok(self.find(node)?.is_some_and(|former| former == *node))
+    }
+
+    /// What the former index has at the path of `node`. Nodes are asked for in the order of the walk.
+    pub(in super::super) fn find(&mut self, node: &Node) -> Result<Option<Node>> {
         let key = node.path.sort_key();
         loop {
             if self.next.is_empty() && !self.read_page()? {
-                return Ok(false);
+                return Ok(None);
             }
             match self.next.front().map(|(former, _)| former.cmp(&key)) {
                 Some(Ordering::Less) => self.skip(),
-                Some(Ordering::Equal) => {
-                    return Ok(self.next.pop_front().is_some_and(|(_, former)| former == *node));
-                }
-                _ => return Ok(false),
+                Some(Ordering::Equal) => return Ok(self.next.pop_front().map(|(_, former)| former)),
+                _ => return Ok(None),
             }
         }
     }
 
     fn skip(&mut self) {
-        self.vanished.extend(self.next.pop_front().map(|(_, node)| node.path));
+        self.vanished.extend(self.next.pop_front().map(|(_, node)| node));
     }
 
     /// The walk is at its end: what is left has vanished.
-    pub(super) fn end(&mut self) -> Result<()> {
+    pub(in super::super) fn end(&mut self) -> Result<()> {
         loop {
             while !self.next.is_empty() {
                 self.skip();

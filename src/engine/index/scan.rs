@@ -7,12 +7,12 @@ use super::append::{Append, Appending, FormerContent};
 use super::bucket::BucketScan;
 use super::former::FormerRows;
 use super::large::{Large, SIDE_BY_SIDE};
-use super::read::{BATCH_FILES, Candidate, Item, LARGE_BYTES, Outcome, Reader};
-use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
+use super::read::{BATCH_FILES, Candidate, Item, LARGE_BYTES, Outcome, Reader, entry_of};
+use crate::archive::entry::{FileEntry, Meta, Node, NodeKind};
 use crate::archive::path::EntryPath;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::error::{Error, ErrorKind, Result};
-use crate::folder::{ctime_ns, meta_of};
+use crate::folder::meta_of;
 use crate::source::base::Base;
 use crate::source::walk::{Found, FoundKind, Looker, Seen, Skipped, Walk};
 use crate::telemetry::{Monitor, Notice};
@@ -116,10 +116,7 @@ pub(in super::super) struct FolderScan {
 
 impl FolderScan {
     fn new(options: &IndexOptions, former: Option<FormerRows>, contents: Contents) -> Result<Self> {
-        let mut own: Vec<&Path> = options.own_files.iter().map(PathBuf::as_path).collect();
-        own.push(&options.database);
-        let base = Base::open(&options.base)?;
-        let walk = Walk::new(&base, &options.base, options.exclude.clone(), &own)?;
+        let (base, walk) = walk_of(options)?;
         let may_grow = options.append != Append::Full;
         let appending = if may_grow && !options.checksum && former.is_some() && !base.is_device() {
             Some(Appending::new(IndexReader::open(&options.database)?, options.append))
@@ -200,12 +197,21 @@ impl FolderScan {
     }
 }
 
+/// The folder or file of `options`, with what of it is walked.
+pub(in super::super) fn walk_of(options: &IndexOptions) -> Result<(Base, Walk)> {
+    let mut own: Vec<&Path> = options.own_files.iter().map(PathBuf::as_path).collect();
+    own.push(&options.database);
+    let base = Base::open(&options.base)?;
+    let walk = Walk::new(&base, &options.base, options.exclude.clone(), &own)?;
+    Ok((base, walk))
+}
+
 fn is_lost(node: &Node, failed_links: &HashSet<EntryPath>) -> bool {
     node.kind == NodeKind::Hardlink && failed_links.iter().any(|path| *path.as_bytes() == *node.target)
 }
 
 /// The index that `options` may reuse.
-pub(super) fn former_index(options: &IndexOptions) -> Result<Option<(IndexReader, Summary)>> {
+pub(in super::super) fn former_index(options: &IndexOptions) -> Result<Option<(IndexReader, Summary)>> {
     if !options.reuse || !options.database.exists() {
         return Ok(None);
     }
@@ -239,12 +245,51 @@ fn walk_into(
     mut former: Option<&mut FormerRows>,
     monitor: &dyn Monitor,
 ) -> Result<()> {
-    // Only files with several names need to be remembered, and only until all of them were seen.
-    let mut links: HashMap<(u64, u64), (EntryPath, u64)> = HashMap::new();
+    let mut links = Links::default();
     let (mut batch, mut batch_bytes) = (Vec::new(), 0);
     // Whoever wants no more results says why.
     let unwanted = || Error::new(ErrorKind::Internal, "nobody wants what is found");
     monitor.counters().totals_open.set(1);
+    look_at_all(walk, base, threads, |found| {
+        let (item, size_bytes) = match found {
+            Err(skipped) => (Item::Skipped(skipped), 0),
+            Ok(found) => item_of(found, &mut links, former.as_deref_mut())?,
+        };
+        if matches!(item, Item::File(_)) {
+            monitor.counters().files_total.add(1);
+            monitor.counters().total_bytes.add(size_bytes);
+        }
+        let size_bytes = size_bytes.min(limits.file_bytes);
+        // A file that does not fit any more begins the next batch: contents of a batch are in memory at once.
+        if batch_bytes > 0 && batch_bytes + size_bytes > limits.batch_bytes {
+            batch_bytes = 0;
+            if !feed.push(std::mem::take(&mut batch)) {
+                return Err(unwanted());
+            }
+        }
+        batch.push(item);
+        batch_bytes += size_bytes;
+        if batch.len() >= BATCH_FILES || batch_bytes >= limits.batch_bytes {
+            batch_bytes = 0;
+            if !feed.push(std::mem::take(&mut batch)) {
+                return Err(unwanted());
+            }
+        }
+        Ok(())
+    })?;
+    monitor.counters().totals_open.set(0);
+    feed.push(batch);
+    Ok(())
+}
+
+/// Gives everything that `walk` finds in `base`, in its order; several threads ask what it is.
+pub(in super::super) fn look_at_all(
+    walk: &Walk,
+    base: &Base,
+    threads: usize,
+    each: impl FnMut(std::result::Result<Found, Skipped>) -> Result<()>,
+) -> Result<()> {
+    let mut each = each;
     ordered(
         threads,
         LOOK_AHEAD,
@@ -254,39 +299,8 @@ fn walk_into(
             let look = |seen: std::result::Result<Seen, Skipped>| seen.and_then(|seen| looker.look(seen));
             seen.into_iter().map(look).collect::<Vec<_>>()
         },
-        |found| {
-            for found in found {
-                let (item, size_bytes) = match found {
-                    Err(skipped) => (Item::Skipped(skipped), 0),
-                    Ok(found) => item_of(found, &mut links, former.as_deref_mut())?,
-                };
-                if matches!(item, Item::File(_)) {
-                    monitor.counters().files_total.add(1);
-                    monitor.counters().total_bytes.add(size_bytes);
-                }
-                let size_bytes = size_bytes.min(limits.file_bytes);
-                // A file that does not fit any more begins the next batch: contents of a batch are in memory at once.
-                if batch_bytes > 0 && batch_bytes + size_bytes > limits.batch_bytes {
-                    batch_bytes = 0;
-                    if !feed.push(std::mem::take(&mut batch)) {
-                        return Err(unwanted());
-                    }
-                }
-                batch.push(item);
-                batch_bytes += size_bytes;
-                if batch.len() >= BATCH_FILES || batch_bytes >= limits.batch_bytes {
-                    batch_bytes = 0;
-                    if !feed.push(std::mem::take(&mut batch)) {
-                        return Err(unwanted());
-                    }
-                }
-            }
-            Ok(())
-        },
-    )?;
-    monitor.counters().totals_open.set(0);
-    feed.push(batch);
-    Ok(())
+        |found| found.into_iter().try_for_each(&mut each),
+    )
 }
 
 type Names = Vec<std::result::Result<Seen, Skipped>>;
@@ -301,54 +315,64 @@ fn walk_names<R>(walk: &Walk, looks: &Feed<Names, R>) -> Result<()> {
     Ok(())
 }
 
-fn item_of(
-    found: Found,
-    links: &mut HashMap<(u64, u64), (EntryPath, u64)>,
-    former: Option<&mut FormerRows>,
-) -> Result<(Item, u64)> {
-    let Found { path, kind, stat, mtime_ns } = found;
-    let size = u64::try_from(stat.st_size).unwrap_or_default();
-    let meta = Some(Meta { mtime_ns, ..meta_of(&stat) });
-    let node = |kind, path, target: &[u8]| (Item::Node(Node { kind, path, target: target.into(), meta }), 0);
-    Ok(match kind {
-        FoundKind::Dir => node(NodeKind::Dir, path, b""),
-        FoundKind::Symlink(target) => node(NodeKind::Symlink, path, &target),
-        FoundKind::File => {
-            let inode = (stat.st_dev, stat.st_ino);
-            let linked = stat.st_nlink > 1;
-            if linked && let Some((first, left)) = links.get_mut(&inode) {
-                let first_path = first.clone();
-                *left -= 1;
-                if *left == 0 {
-                    links.remove(&inode);
-                }
-                return Ok(node(NodeKind::Hardlink, path, first_path.as_bytes()));
-            }
-            if linked {
-                links.insert(inode, (path.clone(), stat.st_nlink - 1));
-            }
-            let ctime_ns = ctime_ns(&stat);
-            let origin = Origin { dev: inode.0, ino: inode.1, ctime_ns };
-            let (mut known, mut average, mut content) = (None, None, None);
-            if let Some(former) = former
-                && let Some(file) = former.find(&path)?
-            {
-                let is_known = !former.read_all
-                    && ctime_ns.max(mtime_ns) < former.settled_ns
-                    && file.size == size
-                    && file.origin == Some(origin)
-                    && file.blake3.is_some()
-                    && file.meta.map(|m| m.mtime_ns) == meta.map(|m| m.mtime_ns);
-                if is_known {
-                    known = Some(file);
-                } else {
-                    average = former.average_of(&file)?;
-                    content = FormerContent::of(&file, size).map(Box::new);
-                }
-            }
-            let known = known.map(|file| (file.meta == meta, FileEntry { meta, ..file }));
-            let linked = linked.then_some(inode);
-            (Item::File(Candidate { path, linked, known, average, former: content }), size)
+/// An entry of a folder as far as looking tells.
+pub(in super::super) enum Looked {
+    /// Without digests; device and inode where it has other names, too.
+    File { file: FileEntry, linked: Option<(u64, u64)> },
+    /// A directory, a link, or a further name of a file.
+    Node(Node),
+}
+
+/// Files with several names, by device and inode, with how many of these are still to come. Only such files need to be remembered, and
+/// only until all of their names were seen.
+#[derive(Default)]
+pub(in super::super) struct Links(HashMap<(u64, u64), (EntryPath, u64)>);
+
+impl Links {
+    /// What `found` is in an index. Entries come in the order of the walk.
+    pub(in super::super) fn entry(&mut self, found: Found) -> Looked {
+        let Found { path, kind, stat, mtime_ns } = found;
+        let meta = Some(Meta { mtime_ns, ..meta_of(&stat) });
+        let node = |kind, path, target: &[u8]| Looked::Node(Node { kind, path, target: target.into(), meta });
+        match kind {
+            FoundKind::Dir => return node(NodeKind::Dir, path, b""),
+            FoundKind::Symlink(target) => return node(NodeKind::Symlink, path, &target),
+            FoundKind::File => {}
         }
-    })
+        let inode = (stat.st_dev, stat.st_ino);
+        let linked = stat.st_nlink > 1;
+        if linked && let Some((first, left)) = self.0.get_mut(&inode) {
+            let first_path = first.clone();
+            *left -= 1;
+            if *left == 0 {
+                self.0.remove(&inode);
+            }
+            return node(NodeKind::Hardlink, path, first_path.as_bytes());
+        }
+        if linked {
+            self.0.insert(inode, (path.clone(), stat.st_nlink - 1));
+        }
+        let file = FileEntry { meta, ..entry_of(&path, &stat, None) };
+        Looked::File { file, linked: linked.then_some(inode) }
+    }
+}
+
+fn item_of(found: Found, links: &mut Links, former: Option<&mut FormerRows>) -> Result<(Item, u64)> {
+    let (now, linked) = match links.entry(found) {
+        Looked::Node(node) => return Ok((Item::Node(node), 0)),
+        Looked::File { file, linked } => (file, linked),
+    };
+    let (mut known, mut average, mut content) = (None, None, None);
+    if let Some(former) = former
+        && let Some(file) = former.find(&now.path)?
+    {
+        if former.is_unchanged(&file, &now) {
+            known = Some((file.meta == now.meta, FileEntry { meta: now.meta, ..file }));
+        } else {
+            average = former.average_of(&file)?;
+            content = FormerContent::of(&file, now.size).map(Box::new);
+        }
+    }
+    let candidate = Candidate { path: now.path, linked, known, average, former: content };
+    Ok((Item::File(candidate), now.size))
 }
