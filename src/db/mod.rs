@@ -8,6 +8,7 @@ mod index_rows;
 pub mod index_write;
 pub mod journal;
 pub mod listing;
+pub mod moves;
 pub mod paths;
 pub mod progress;
 mod running;

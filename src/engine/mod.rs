@@ -1,4 +1,4 @@
-//! What the program does: index, upload, receive, check, sync. It never prints and never reads the environment.
+//! What the program does: index, plan, upload, receive, check, sync. It never prints and never reads the environment.
 
 pub mod blockcopy;
 pub mod buffers;
@@ -9,6 +9,7 @@ pub mod index_body;
 mod opener;
 mod pace;
 mod pipeline;
+pub mod plan;
 pub mod receive;
 pub mod rewind;
 pub mod stream;

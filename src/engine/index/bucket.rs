@@ -56,20 +56,7 @@ impl BucketScan {
         monitor: &dyn Monitor,
         mut each: impl FnMut(Scanned) -> Result<()>,
     ) -> Result<u64> {
-        let skip = |skipped: Skipped| {
-            monitor.counters().files_failed.add(1);
-            monitor.notice(Notice::Failed { path: skipped.path, reason: skipped.reason });
-        };
-        let mut skipped_count = 0;
-        monitor.counters().totals_open.set(1);
-        list(&self.bucket, &self.exclude, &self.listing, |skipped| {
-            skipped_count += 1;
-            skip(skipped);
-        })?;
-        if skipped_count == 0 && self.listing.is_empty()? {
-            let text = format!("nothing lies below {}: is the prefix right?", self.bucket.address());
-            monitor.notice(Notice::Warning(text));
-        }
+        let mut skipped_count = list_with(&self.bucket, &self.exclude, &self.listing, monitor)?;
         let keeps = matches!(self.contents, Contents::Keep(_));
         let window = if keeps { WINDOW_WITH_CONTENTS } else { WINDOW };
         let batch_bytes = self.contents.batch_bytes();
@@ -95,7 +82,7 @@ impl BucketScan {
                         Outcome::Scanned(scanned) => each(scanned)?,
                         Outcome::Skipped(skipped) => {
                             skipped_count += 1;
-                            skip(skipped);
+                            tell(skipped, monitor);
                         }
                     }
                 }
@@ -107,6 +94,34 @@ impl BucketScan {
         }
         Ok(skipped_count)
     }
+}
+
+fn tell(skipped: Skipped, monitor: &dyn Monitor) {
+    monitor.counters().files_failed.add(1);
+    monitor.notice(Notice::Failed { path: skipped.path, reason: skipped.reason });
+}
+
+/// Lists `bucket` into `listing`; tells `monitor` of what is left out, and returns their number.
+///
+/// # Errors
+/// As [`list`].
+pub(in super::super) fn list_with(
+    bucket: &Bucket,
+    exclude: &[Regex],
+    listing: &Listing,
+    monitor: &dyn Monitor,
+) -> Result<u64> {
+    let mut skipped_count = 0;
+    monitor.counters().totals_open.set(1);
+    list(bucket, exclude, listing, |skipped| {
+        skipped_count += 1;
+        tell(skipped, monitor);
+    })?;
+    if skipped_count == 0 && listing.is_empty()? {
+        let text = format!("nothing lies below {}: is the prefix right?", bucket.address());
+        monitor.notice(Notice::Warning(text));
+    }
+    Ok(skipped_count)
 }
 
 /// Lists `bucket` into `listing`; tells `skip` of the keys that are no paths.

@@ -10,7 +10,9 @@ mod read;
 mod rows;
 mod scan;
 
-pub(super) use bucket::{ListedEntry, entries as listed_entries, list as list_bucket};
+pub(super) use bucket::{
+    ListedEntry, entries as listed_entries, list as list_bucket, list_with as list_bucket_with,
+};
 pub(super) use former::{FormerRows, Vanished};
 pub(super) use large::{Large, LargeDone, LargeReader, SIDE_BY_SIDE};
 pub(super) use object::is_same as is_same_object;
