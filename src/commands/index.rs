@@ -6,11 +6,11 @@ use super::s3::S3Args;
 use super::{args, default_database, default_progress, interruptible, threads};
 use crate::db::index_read::IndexReader;
 use crate::engine::index::{IndexOptions, IndexReport, index, refuse_foreign};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
@@ -129,6 +129,33 @@ fn warn_of_another_source(options: &IndexOptions, output: &Arc<Output>) -> Resul
         )));
     }
     Ok(())
+}
+
+/// The index of another source is not replaced by accident: the usual place is the same for every one. `source` is the folder
+/// without links, or the address of the bucket.
+pub(super) fn check_same_source(database: &Path, source: Option<PathBuf>) -> Result<()> {
+    if !database.exists() {
+        return Ok(());
+    }
+    let former = IndexReader::open(database)?;
+    let base = if former.is_ours() { former.summary()?.base } else { None };
+    if base.is_some() && base == source {
+        return Ok(());
+    }
+    let of = base.map_or_else(|| "another program".to_string(), |base| base.display().to_string());
+    Err(Error::new(ErrorKind::Source, format!("{} is the index of {of}", database.display()))
+        .hint("give -db FILE to keep an index for each source, or -c to replace this one"))
+}
+
+/// What compares with the index can do so with none but ours; where the source counts, only with its own.
+pub(super) fn refuse_other_index(options: &IndexOptions, has_source: bool) -> Result<()> {
+    let base = has_source.then(|| check_same_source(&options.database, Some(options.source_name())));
+    refuse_foreign(options).and(base.unwrap_or(Ok(()))).map_err(|e| match e.kind() {
+        ErrorKind::Source => {
+            e.hint("give its own index with -db FILE, or the name of one that is not there yet")
+        }
+        _ => e,
+    })
 }
 
 pub(super) fn fields(report: &IndexReport) -> Value {

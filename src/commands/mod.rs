@@ -17,6 +17,7 @@ mod health;
 mod history;
 mod index;
 mod output;
+mod plan;
 mod proxy;
 mod rc_file;
 mod rewind;
@@ -80,6 +81,8 @@ struct Global {
 enum Command {
     /// Record paths, sizes, digests and metadata of a folder in an index
     Index(index::IndexArgs),
+    /// Say what changed since the index was made, and what there is to send, without reading a file
+    Plan(plan::PlanArgs),
     /// Receive archives over HTTP and put the files in place
     Proxy(proxy::ProxyArgs),
     /// Send what a receiver misses of an indexed folder
@@ -206,6 +209,7 @@ fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Ou
     let outcome = runtime.block_on(async {
         match command {
             Command::Index(args) => index::run(args, output).await,
+            Command::Plan(args) => plan::run(args, output).await,
             Command::Proxy(args) => proxy::run(args, settings, output).await,
             Command::Upload(args) => upload::run(args, output).await,
             Command::Check(args) => check::run(args, output).await,

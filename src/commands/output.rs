@@ -4,7 +4,8 @@ use super::Global;
 use crate::error::{Error, Result};
 use crate::telemetry::{Counters, Monitor, Notice};
 use indicatif::{
-    HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+    FormattedDuration, HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState,
+    ProgressStyle,
 };
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
@@ -399,4 +400,9 @@ pub(super) fn human_bytes(bytes: u64) -> String {
 /// A count for people.
 pub(super) fn human_count(count: u64) -> String {
     HumanCount(count).to_string()
+}
+
+/// A duration for people, in hours, minutes and seconds.
+pub(super) fn human_seconds(seconds: u64) -> String {
+    FormattedDuration(Duration::from_secs(seconds)).to_string()
 }

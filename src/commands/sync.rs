@@ -96,7 +96,7 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
             Some(bucket) => Some(PathBuf::from(bucket.address())),
             None => resolved(&args.source).ok(),
         };
-        check_same_source(&kept, base)?;
+        index::check_same_source(&kept, base)?;
     }
     let adopt = if args.adopt { Some(adopt::request(&args.source, &args.exclude)?) } else { None };
     let scratch = tempfile::tempdir().map_err(|e| Error::io("cannot make a temporary folder", e))?;
@@ -308,22 +308,6 @@ fn resolve(path: &Path) -> std::io::Result<PathBuf> {
     };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     Ok(resolve(parent)?.join(name))
-}
-
-/// The index of another source is not replaced by accident: the usual place is the same for every one. `source` is the folder
-/// without links, or the address of the bucket.
-fn check_same_source(database: &Path, source: Option<PathBuf>) -> Result<()> {
-    if !database.exists() {
-        return Ok(());
-    }
-    let former = IndexReader::open(database)?;
-    let base = if former.is_ours() { former.summary()?.base } else { None };
-    if base.is_some() && base == source {
-        return Ok(());
-    }
-    let of = base.map_or_else(|| "another program".to_string(), |base| base.display().to_string());
-    Err(Error::new(ErrorKind::Source, format!("{} is the index of {of}", database.display()))
-        .hint("give -db FILE to keep an index for each source, or -c to replace this one"))
 }
 
 /// A dry run changes nothing, the index included: it works on a copy.
