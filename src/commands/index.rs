@@ -149,8 +149,11 @@ pub(super) fn check_same_source(database: &Path, source: Option<PathBuf>) -> Res
 
 /// What compares with the index can do so with none but ours; where the source counts, only with its own.
 pub(super) fn refuse_other_index(options: &IndexOptions, has_source: bool) -> Result<()> {
-    let base = has_source.then(|| check_same_source(&options.database, Some(options.source_name())));
-    refuse_foreign(options).and(base.unwrap_or(Ok(()))).map_err(|e| match e.kind() {
+    let source = || match has_source {
+        true => check_same_source(&options.database, Some(options.source_name())),
+        false => Ok(()),
+    };
+    refuse_foreign(options).and_then(|()| source()).map_err(|e| match e.kind() {
         ErrorKind::Source => {
             e.hint("give its own index with -db FILE, or the name of one that is not there yet")
         }

@@ -21,8 +21,8 @@ nothing, asks no receiver: what is to be sent is what a receiver lacks that has 
   unchanged  as index has it: it would not be read
   new        all of it is to be sent, unless it has the content of another file
   changed    another size or time: at most all of it is to be sent
-  grown      larger than before, the same inode: believed to have grown at its end until it is read. From 1 MiB on only that is to be
-             sent (and the rest of a chunk), below that all of it
+  grown      larger than before, the same inode: believed to have grown at its end until it is read. From 1 MiB on that is to be sent,
+             and the last chunk of what was there; below that all of it
   renamed    device, inode, size and time are those of a file that is gone: believed to be that one until it is read
   touched    the same size and time, but mode, owner, inode or the inode's time are others, or it changed just when the index was
              begun: it is read, and believed to have nothing to send

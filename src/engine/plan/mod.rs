@@ -277,11 +277,9 @@ fn by_stat(rows: Option<&FormerRows>, former: &FileEntry, now: &FileEntry) -> Re
         return Ok(Verdict::of(What::Changed, now.size, now.size));
     }
     let bytes = now.size - former.size;
-    // Without a sketch nothing tells what it has in common with its former content: all of it is sent.
-    Ok(match rows.average_of(former)? {
-        Some(_) => Verdict { what: What::Grown, bytes, send_bytes: bytes, believed_bytes: former.size },
-        None => Verdict::of(What::Grown, bytes, now.size),
-    })
+    let tail = rows.tail_of(former, now.size)?.unwrap_or(former.size).min(former.size);
+    let (send_bytes, believed_bytes) = (bytes + tail, former.size - tail);
+    Ok(Verdict { what: What::Grown, bytes, send_bytes, believed_bytes })
 }
 
 fn look_at_bucket(
