@@ -3,10 +3,11 @@
 use super::index::refuse_other_index;
 use super::output::{Outcome, Output, human_bytes, human_count, human_seconds};
 use super::s3::S3Args;
-use super::{args, default_database, default_progress, interruptible, threads};
+use super::{args, default_database, default_progress, interruptible, threads, upload};
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::engine::index::IndexOptions;
 use crate::engine::plan::{BetweenOptions, Change, Plan, PlanOptions, Tally, What, between, plan};
+use crate::engine::upload::UploadReport;
 use crate::error::{ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
@@ -96,26 +97,13 @@ pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome>
         threads: threads(),
     };
     refuse_other_index(&index, from.is_none())?;
-    let scratch = std::env::temp_dir();
-    let work: Box<dyn FnOnce(&Output) -> Result<Plan> + Send> = match from {
-        None => {
-            let options = PlanOptions { index, block_size, scratch };
-            Box::new(move |sink| {
-                plan(&options, sink, |change| if paths { tell(change, sink) } else { Ok(()) })
-            })
-        }
+    let plan = match from {
+        None => look(index, block_size, paths, output).await?,
         Some(from) => {
-            let options = BetweenOptions { database, from, to, block_size, scratch };
-            Box::new(move |sink| {
-                between(&options, sink, |change| if paths { tell(change, sink) } else { Ok(()) })
-            })
+            let options = BetweenOptions { database, from, to, block_size, scratch: std::env::temp_dir() };
+            watched(output, move |sink| between(&options, sink, |change| tell(change, paths, sink))).await?
         }
     };
-    output.notice(Notice::Phase("planning"));
-    let watch = output.watch();
-    let sink = output.clone();
-    let plan = interruptible(output, move || work(&sink)).await?;
-    drop(watch);
     let mut fields = fields(&plan);
     let seconds = rate.map(|rate| plan.send_bytes.div_ceil(rate));
     fields.extend([
@@ -130,13 +118,64 @@ pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome>
         .map(|(rate, seconds)| format!("; {} at {} a second", human_seconds(seconds), human_bytes(rate)));
     Ok(Outcome {
         command: "plan",
-        exit: if plan.skipped > 0 { ErrorKind::Partial.exit_code() } else { 0 },
+        exit: exit(&plan),
         text: format!("{}\n{}", table(&plan), totals(&plan, block_size, &time.unwrap_or_default())),
         fields: Value::Object(fields),
     })
 }
 
-fn tell(change: &Change<'_>, output: &Output) -> Result<()> {
+/// Compares a source with its index, with progress; with `paths`, tells of each entry that is not unchanged.
+pub(super) async fn look(
+    index: IndexOptions,
+    block_size: u64,
+    paths: bool,
+    output: &Arc<Output>,
+) -> Result<Plan> {
+    let options = PlanOptions { index, block_size, scratch: std::env::temp_dir() };
+    watched(output, move |sink| plan(&options, sink, |change| tell(change, paths, sink))).await
+}
+
+async fn watched(
+    output: &Arc<Output>,
+    work: impl FnOnce(&Output) -> Result<Plan> + Send + 'static,
+) -> Result<Plan> {
+    output.notice(Notice::Phase("planning"));
+    let _watch = output.watch();
+    let sink = output.clone();
+    interruptible(output, move || work(&sink)).await
+}
+
+/// The outcome of a dry run: what changed in the source, and in `lacks` what the receiver lacks of the newest generation.
+pub(super) fn with_receiver(plan: &Plan, lacks: UploadReport) -> Outcome {
+    let report = UploadReport {
+        sent_bytes: lacks.sent_bytes.saturating_add(plan.send_bytes),
+        sent_blocks: lacks.sent_blocks.saturating_add(plan.blocks),
+        total_bytes: lacks.total_bytes.saturating_add(plan.send_bytes),
+        files: plan.total_files,
+        complete: lacks.complete && plan.is_idle(),
+        ..lacks
+    };
+    let mut fields = upload::fields(&report);
+    if let Some(all) = fields.as_object_mut() {
+        all.insert("plan".to_string(), Value::Object(self::fields(plan)));
+    }
+    let mut text = format!("{}\n{}", table(plan), upload::describe(&report));
+    if plan.at_most {
+        text.push_str(", at most");
+    }
+    text.push_str(&rest(plan));
+    let exit = exit(plan).max(upload::exit(&report));
+    Outcome { command: "sync", exit, text, fields }
+}
+
+fn exit(plan: &Plan) -> u8 {
+    if plan.skipped > 0 { ErrorKind::Partial.exit_code() } else { 0 }
+}
+
+fn tell(change: &Change<'_>, paths: bool, output: &Output) -> Result<()> {
+    if !paths {
+        return Ok(());
+    }
     let Change { what, kind, path, from, bytes, send_bytes } = change;
     let (letter, kind) = (what.letter(), kind.map_or("f", |kind| kind.letter()));
     let before = from.map(|from| format!("\t{from}")).unwrap_or_default();
@@ -179,20 +218,20 @@ fn table(plan: &Plan) -> String {
     lines.join("\n")
 }
 
-/// What has to be sent, in words. `time` says how long that takes.
-pub(super) fn totals(plan: &Plan, block_size: u64, time: &str) -> String {
+/// What has to be sent. `time` says how long that takes.
+fn totals(plan: &Plan, block_size: u64, time: &str) -> String {
     let at_most = if plan.at_most { "at most " } else { "" };
-    let mut text = format!(
-        "{at_most}{} to send in {} blocks of {}{time}",
-        human_bytes(plan.send_bytes),
-        human_count(plan.blocks),
-        human_bytes(block_size)
-    );
+    let (bytes, blocks) = (human_bytes(plan.send_bytes), human_count(plan.blocks));
+    let size = human_bytes(block_size);
+    format!("{at_most}{bytes} to send in {blocks} blocks of {size}{time}{}", rest(plan))
+}
+
+/// What else is to be known, each on a line of its own.
+fn rest(plan: &Plan) -> String {
+    let mut text = String::new();
     if plan.believed_bytes > 0 {
-        text.push_str(&format!(
-            "\n{} more are believed to be what they were until they are read",
-            human_bytes(plan.believed_bytes)
-        ));
+        let bytes = human_bytes(plan.believed_bytes);
+        text.push_str(&format!("\n{bytes} more are believed to be what they were until they are read"));
     }
     if plan.skipped > 0 {
         text.push_str(&format!("\n{} entries would be skipped", human_count(plan.skipped)));
@@ -201,7 +240,7 @@ pub(super) fn totals(plan: &Plan, block_size: u64, time: &str) -> String {
 }
 
 /// The plan for programs.
-pub(super) fn fields(plan: &Plan) -> Map<String, Value> {
+fn fields(plan: &Plan) -> Map<String, Value> {
     let mut fields = Map::new();
     for what in What::ALL {
         let Tally { files, bytes, send_bytes } = plan.files(what);

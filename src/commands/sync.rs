@@ -6,7 +6,7 @@ use super::embedded::Embedded;
 use super::output::{Outcome, Output};
 use super::s3::{Place, S3Args};
 use super::upload::Part;
-use super::{args, default_database, index, threads, upload};
+use super::{args, default_database, index, plan, threads, upload};
 use crate::archive::path::STATE_DIR;
 use crate::db::index_read::IndexReader;
 use crate::engine::index::{IndexOptions, IndexReport};
@@ -16,6 +16,7 @@ use crate::remote::Client;
 use crate::source::Source;
 use crate::source::base::{Base, folder_of, resolved};
 use crate::source::disk::DiskSource;
+use crate::source::s3::Bucket;
 use clap::Args;
 use rand::RngExt;
 use std::os::unix::fs::MetadataExt;
@@ -100,7 +101,9 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     }
     let adopt = if args.adopt { Some(adopt::request(&args.source, &args.exclude)?) } else { None };
     let scratch = tempfile::tempdir().map_err(|e| Error::io("cannot make a temporary folder", e))?;
-    let (database, reuse) = if args.transfer.dry_run {
+    // What changed since the index was made shows without reading a file.
+    let looks = !args.clean && !args.checksum && !args.adopt && kept.exists();
+    let (database, reuse) = if args.transfer.dry_run && !looks {
         dry_database(&kept, scratch.path(), args.clean)?
     } else {
         (kept.clone(), !args.clean)
@@ -119,10 +122,17 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     };
     // The first time, and whenever all must be read anyway, everything is read once: to be indexed and sent at the same time.
     let fresh = !args.transfer.dry_run && adopt.is_none() && (args.clean || !kept.exists());
+    let planned = match args.transfer.dry_run && looks {
+        true => Some(plan::look(options.clone(), args.transfer.block_size, false, output).await?),
+        false => None,
+    };
     if let (true, Destination::Local(folder)) = (args.transfer.dry_run, &destination)
         && !folder.join(STATE_DIR).join("journal.sqlite").exists()
     {
         // Nothing was ever received there: to ask would mean to make the receiver's folder.
+        if let Some(plan) = planned {
+            return Ok(plan::with_receiver(&plan, args.transfer.plan_from_nothing(database, output).await?));
+        }
         let indexed = index::make(options, output).await?;
         let report = args.transfer.plan_from_nothing(database.clone(), output).await?;
         let outcome = outcome(&indexed, &report);
@@ -146,6 +156,16 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         let client = args.transfer.client(url, token, output)?;
         let ignore_done = args.transfer.ignore_done;
         let mut part = Part { range: (0, None), ignore_done, looked: None, all_seen: true, adopt: None };
+        let source = |bucket: Option<Arc<Bucket>>| -> Result<Arc<dyn Source>> {
+            Ok(match bucket {
+                Some(bucket) => bucket,
+                None => Arc::new(DiskSource::open(&args.source)?),
+            })
+        };
+        if let Some(plan) = planned {
+            let report = args.transfer.send(source(bucket)?, database, client, part, output).await?;
+            return Ok(plan::with_receiver(&plan, report));
+        }
         // Until the end: a look that is left alone is of no use to anybody.
         let mut looking = None;
         let adopting = match adopt {
@@ -175,12 +195,8 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
                 similarity = Some(args.transfer.compare(&database, part.adopt, &client, output).await?);
             }
         }
-        let source: Arc<dyn Source> = match bucket {
-            Some(bucket) => bucket,
-            None => Arc::new(DiskSource::open(&args.source)?),
-        };
         part.all_seen = indexed.skipped == 0;
-        let report = args.transfer.send(source, database, client, part, output).await?;
+        let report = args.transfer.send(source(bucket)?, database, client, part, output).await?;
         let outcome = outcome(&indexed, &report);
         Ok(match similarity {
             Some(similarity) => adopt::add(outcome, similarity),
@@ -310,7 +326,7 @@ fn resolve(path: &Path) -> std::io::Result<PathBuf> {
     Ok(resolve(parent)?.join(name))
 }
 
-/// A dry run changes nothing, the index included: it works on a copy.
+/// A dry run changes nothing, the index included: where files are read, it works on a copy.
 fn dry_database(kept: &Path, scratch: &Path, clean: bool) -> Result<(PathBuf, bool)> {
     let copy = scratch.join("index.sqlite");
     if clean || !kept.exists() {

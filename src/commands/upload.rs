@@ -83,7 +83,7 @@ pub(super) struct TransferArgs {
     no_processes: u16,
     /// The size of a block in bytes; K, M, G are powers of 1024
     #[arg(short = 's', long, value_name = "BYTES", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = args::some_bytes)]
-    block_size: u64,
+    pub(super) block_size: u64,
     /// Send also what the receiver has already
     #[arg(long)]
     pub(super) ignore_done: bool,
