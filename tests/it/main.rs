@@ -34,6 +34,7 @@ mod legacy;
 mod model;
 mod operations;
 mod options;
+mod plan;
 mod power;
 mod proxy;
 mod ranges;
