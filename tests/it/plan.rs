@@ -1,7 +1,7 @@
 //! What the next pass would do, as `plan` and `sync --dry-run` say it: by what, and without reading anything.
 
 use crate::support::s3::{Object, Stub};
-use crate::support::{Cmd, Lab, Output, Tree, index, set_mtime};
+use crate::support::{Cmd, Lab, Output, Tree, index, set_mtime, wait_until};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
@@ -348,6 +348,22 @@ fn of_a_bucket_only_the_list_is_asked_for() {
     assert!(stub.take().iter().all(|request| request.is_list()), "an object was asked for");
     let left = plan(args!["-x", "^b(/|$)", "-x", "bad"]).code(0).summary();
     assert_eq!((tally(&left, "changed"), tally(&left, "removed")), ([0; 3], [2, 11, 2]), "{left}");
+}
+
+#[test]
+fn an_interrupted_plan_says_so() {
+    let (lab, stub) = (Lab::new(), Stub::start("bkt"));
+    for number in 0..200 {
+        stub.put(format!("{number}"), Object::new("x"));
+    }
+    stub.set(|settings| (settings.page, settings.delay) = (1, Duration::from_millis(300)));
+    let running =
+        lab.cmd(args!["plan", "--use-s3", "-db", lab.path("index.sqlite")]).envs(stub.env()).spawn();
+    wait_until("the list has begun", Duration::from_secs(60), || !stub.take().is_empty());
+    running.signal(rustix::process::Signal::INT);
+    let output = running.wait().code(130).says("interrupted");
+    assert_eq!(output.stdout, "");
+    assert_eq!(std::fs::read_dir(lab.path("tmp")).unwrap().count(), 0, "something was left behind");
 }
 
 #[test]
