@@ -17,21 +17,21 @@ use std::sync::Arc;
 
 const EXAMPLES: &str = "\
 Looks at names, sizes, times and owners, or lists the bucket, and compares with the newest generation of the index. Reads no content, changes
-nothing, asks no receiver: what is to be sent is what a receiver lacks that has that generation.
+nothing, asks no receiver: what is to be sent is what a receiver lacks that has that generation. What became of a file:
 
-  unchanged  as index has it: it would not be read
-  new        all of it is to be sent, unless it has the content of another file
+  unchanged  index would not read it
+  new        to be sent, unless it has the content of another file
   changed    another size or time: at most all of it is to be sent
-  grown      larger than before, the same inode: believed to have grown at its end until it is read. From 1 MiB on that is to be sent,
-             and the last chunk of what was there; below that all of it
-  renamed    device, inode, size and time are those of a file that is gone: believed to be that one until it is read
-  touched    the same size and time, but mode, owner, inode or the inode's time are others, or it changed just when the index was
-             begun: it is read, and believed to have nothing to send
+  grown      larger than before, the same inode: believed to have grown at its end. That is to be
+             sent, and the last chunk of what was there; below 1 MiB, all of it
+  renamed    device, inode, size and time of a file that is gone: believed to be that one
+  touched    the same size and time, another mode, owner, inode, or time of the inode; or it changed
+             just when the index was begun: believed to have nothing to send
   removed    nothing is at its path any more
 
-In a bucket nothing is grown or renamed, and touched is an object with the same size and ETag that was written again.
-With --from, two generations of the index are compared. Then contents are known: all is exact, and renamed is a file at a new path with
-the content of one that is gone.
+What is believed shows when the next pass reads the file. In a bucket nothing is grown or renamed, and touched is an object with the same size
+and ETag that was written again. With --from, two generations of the index are compared. Then contents are known, and all is exact: grown is
+what is larger than before, and renamed is a file at a new path with the content of one that is gone.
 
 With --paths, a line for each entry that is not unchanged, with tabs between: N, C, G, R, T or D (removed); f, d, l or h for file, folder,
 symbolic link and hard link; bytes; path; and of a renamed file the path that it had.
