@@ -5,7 +5,7 @@ use super::output::{Outcome, Output, human_bytes, human_count, human_seconds};
 use super::s3::S3Args;
 use super::{args, default_database, default_progress, interruptible, threads, upload};
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
-use crate::engine::index::IndexOptions;
+use crate::engine::index::{Append, IndexOptions};
 use crate::engine::plan::{BetweenOptions, Change, Plan, PlanOptions, Tally, What, between, plan};
 use crate::engine::upload::UploadReport;
 use crate::error::{ErrorKind, Result};
@@ -22,8 +22,8 @@ nothing, asks no receiver: what is to be sent is what a receiver lacks that has 
   unchanged  index would not read it
   new        to be sent, unless it has the content of another file
   changed    another size or time: at most all of it is to be sent
-  grown      larger than before, the same inode: believed to have grown at its end. That is to be
-             sent, and the last chunk of what was there; below 1 MiB, all of it
+  grown      larger than before, the same inode: believed to have grown at its end: that is to be
+             sent; of a file that had less than 1 MiB, all of it
   renamed    device, inode, size and time of a file that is gone: believed to be that one
   touched    the same size and time, another mode, owner, inode, or time of the inode; or it changed
              just when the index was begun: believed to have nothing to send
@@ -94,6 +94,7 @@ pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome>
         own_files: default_progress().into_iter().collect(),
         reuse: true,
         checksum: false,
+        append: Append::default(),
         threads: threads(),
     };
     refuse_other_index(&index, from.is_none())?;

@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 /// Blocks that can be shared are aligned to this, in bytes; where they are larger, less is shared.
 const ALIGNMENT: u64 = 4096;
@@ -52,9 +52,14 @@ impl Copy<'_> {
         let end = source_offset + length;
         let to_target = |at: u64| target_offset + (at - source_offset);
         // What is known of holes may change while it is used, and is only a saving: so it is asked for piece by piece.
-        let source_bytes = self.source.metadata().map_err(|e| self.unreadable(e))?.len();
-        if source_bytes < end {
-            return Err(self.short(source_bytes, end));
+        let metadata = self.source.metadata().map_err(|e| self.unreadable(e))?;
+        if metadata.len() < end {
+            return Err(self.short(metadata.len(), end));
+        }
+        // A file that takes as much room as it is long has none: to look for them takes as long as the rest of the file is, on tmpfs at least,
+        // and a file that changed comes in thousands of pieces.
+        if metadata.blocks().saturating_mul(512) >= metadata.len() {
+            return self.copy(source_offset, length, target_offset);
         }
         let mut at = source_offset;
         while at < end {

@@ -67,6 +67,11 @@ impl FormerContent {
     }
 }
 
+/// Whether a file of `size` bytes costs its growth alone, if it begins with the content that it has in `former`.
+pub(in super::super) fn costs_its_growth(former: &FileEntry, size: u64) -> bool {
+    FormerContent::of(former, size).is_some()
+}
+
 /// What it takes to read only the end of a file.
 pub(super) struct Appending {
     /// The former index.

@@ -2,7 +2,7 @@
 
 use crate::archive::entry::{FileEntry, Meta, Origin};
 use crate::archive::path::EntryPath;
-use crate::archive::sketch::{SKETCHED_BYTES, Sketch, average_for};
+use crate::archive::sketch::{SKETCHED_BYTES, Sketch};
 use crate::db::index_read::{IndexReader, Summary};
 use crate::error::Result;
 use std::collections::VecDeque;
@@ -80,17 +80,6 @@ impl FormerRows {
         }
         let head = self.reader.sketch_head(file.id, 2)?;
         Ok(head.and_then(|head| Sketch::average_of(&head)))
-    }
-
-    /// How much of the former content of `file` comes again when it grows at its end, to `size` bytes: its last chunk is another one then. `None`
-    /// if all of it does, because chunks of the former content do not help.
-    pub(in super::super) fn tail_of(&self, file: &FileEntry, size: u64) -> Result<Option<u64>> {
-        let average = self.average_of(file)?;
-        if average.is_none() || average != Some(average_for(size, average)) {
-            return Ok(None);
-        }
-        let sketch = self.reader.sketch(file.id)?.and_then(|sketch| Sketch::decode(&sketch).ok());
-        Ok(sketch.and_then(|sketch| sketch.chunks().last().map(|chunk| u64::from(chunk.length))))
     }
 
     /// The walk is at its end: what is left has vanished.

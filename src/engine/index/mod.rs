@@ -20,6 +20,7 @@ pub(super) use read::KEPT_BATCH_BYTES;
 pub(super) use rows::FormerNodes;
 pub(super) use scan::{Content, Contents, Links, Looked, Scan, Scanned, former_index, look_at_all, walk_of};
 
+pub(super) use append::costs_its_growth;
 pub use append::{Append, SAMPLES};
 pub use next::Changes;
 

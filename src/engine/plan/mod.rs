@@ -7,8 +7,8 @@ mod compare;
 pub use between::{BetweenOptions, between};
 
 use super::index::{
-    FormerNodes, FormerRows, IndexOptions, Links, ListedEntry, Looked, former_index, is_same_object,
-    list_bucket_with, listed_entries, look_at_all, walk_of,
+    FormerNodes, FormerRows, IndexOptions, Links, ListedEntry, Looked, costs_its_growth, former_index,
+    is_same_object, list_bucket_with, listed_entries, look_at_all, walk_of,
 };
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::layout::Grid;
@@ -277,8 +277,8 @@ fn by_stat(rows: Option<&FormerRows>, former: &FileEntry, now: &FileEntry) -> Re
         return Ok(Verdict::of(What::Changed, now.size, now.size));
     }
     let bytes = now.size - former.size;
-    let tail = rows.tail_of(former, now.size)?.unwrap_or(former.size).min(former.size);
-    let (send_bytes, believed_bytes) = (bytes + tail, former.size - tail);
+    let (send_bytes, believed_bytes) =
+        if costs_its_growth(former, now.size) { (bytes, former.size) } else { (now.size, 0) };
     Ok(Verdict { what: What::Grown, bytes, send_bytes, believed_bytes })
 }
 
