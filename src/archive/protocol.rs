@@ -29,8 +29,8 @@ pub const HEADER_FAILED: &str = "x-tar-like-failed";
 /// On the PUT of an index: the adoption ([`AdoptRequest`]) by whose result it is taken in, as a decimal number. What the receiver found in
 /// its base folder counts as the former state, and the index has its sketches ([`super::sketch`]) with it.
 pub const HEADER_ADOPT: &str = "x-tar-like-adopt";
-/// On a change of an index ([`HEADER_FROM`]): so many generations, this one included, keep what they replace and take away, as a decimal
-/// number. 0 lets go of all that is kept. Without it nothing is kept, and nothing let go of. Only for receivers that say [`Status::keeps`].
+/// On a change of an index ([`HEADER_FROM`]), with the value 1: it keeps what it replaces and takes away. How many generations go on doing so, says
+/// [`FinishRequest::keep`]. Only for receivers that say [`Status::keeps`].
 pub const HEADER_KEEP: &str = "x-tar-like-keep";
 /// On a change of an index that takes the newest generation back, with the value 1: it is refused if not all content of the former one is
 /// there. Only for receivers that say [`Status::keeps`].
@@ -149,6 +149,9 @@ pub struct FinishRequest {
     /// Delete what former generations put in place and this one does not have, once everything else is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete: Option<DeleteRequest>,
+    /// When all is in place: only so many generations go on keeping what they replaced ([`HEADER_KEEP`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<u64>,
 }
 
 /// Body of `POST adopt`: the receiver is to find out what is below its base folder, as a copy that somebody else may have made. The same

@@ -179,9 +179,8 @@ impl Upload<'_> {
             // It waits for the proof of large files: only then is it known what is missing.
             // Only where nothing had to be sent: else everything is looked at when all is there.
             let looked = self.options.looked.filter(|_| round == 1 && todo.is_empty());
-            let answer = self
-                .finish(FinishRequest { looked, delete: self.options.delete.clone(), partial: false })
-                .await?;
+            let (delete, keep) = (self.options.delete.clone(), self.options.keep);
+            let answer = self.finish(FinishRequest { looked, delete, partial: false, keep }).await?;
             if answer.missing_bytes == 0 {
                 return self.conclude(&sender, answer).await;
             }

@@ -107,8 +107,8 @@ pub struct IndexBody {
     pub from: Option<IndexDigest>,
     /// The [adoption](Client::adopt) whose result counts as what the receiver had.
     pub adopt: Option<u64>,
-    /// So many generations keep what they replace; only where it is a change.
-    pub keep: Option<u64>,
+    /// What it replaces is kept; only where it is a change.
+    pub keep: bool,
     /// The change takes the newest generation back.
     pub rewind: bool,
     /// How long the receiver may have to work on it beside what its length says, in seconds.
@@ -247,8 +247,11 @@ impl Client {
                 Some(from) => request.header(HEADER_FROM, from.to_string()),
                 None => request,
             };
-            let numbers =
-                [(adopt, index.adopt), (HEADER_KEEP, index.keep), (HEADER_REWIND, index.rewind.then_some(1))];
+            let numbers = [
+                (adopt, index.adopt),
+                (HEADER_KEEP, index.keep.then_some(1)),
+                (HEADER_REWIND, index.rewind.then_some(1)),
+            ];
             let request = numbers.into_iter().fold(request, |request, (name, number)| match number {
                 Some(number) => request.header(name, number),
                 None => request,

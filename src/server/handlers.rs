@@ -297,7 +297,7 @@ fn index_headers(headers: &HeaderMap) -> Result<IndexPut> {
         from,
         adopt,
         compare,
-        options: ChangeOptions { keep, rewind: rewind == Some(1) },
+        options: ChangeOptions { keep: keep == Some(1), rewind: rewind == Some(1) },
     })
 }
 

@@ -246,8 +246,16 @@ fn so_many_generations_are_kept_and_no_more() {
     );
     let proxy = kept.lab.proxy(&kept.dst);
     assert_eq!((kept.kept_folders(), kept.kept_files()), (2, 2));
+    // Fewer, although nothing changed.
+    kept.pass(&proxy.url, args!["--keep", "1"]);
+    assert_eq!((kept.kept_folders(), kept.kept_files()), (1, 1));
     kept.lab.run(args!["compact", "-db", kept.db]).code(0);
     kept.pass(&proxy.url, args!["--keep", "2"]);
+    assert_eq!(kept.kept_folders(), 0);
+    kept.tree.file("small", "after it");
+    kept.pass(&proxy.url, args!["--keep", "2"]);
+    assert_eq!(kept.kept_files(), 1);
+    kept.pass(&proxy.url, args!["--keep", "0"]);
     assert_eq!(kept.kept_folders(), 0);
 }
 

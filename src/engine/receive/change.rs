@@ -102,9 +102,6 @@ impl Receiver {
         if options.rewind {
             self.forget_kept(tar_id, former.generation);
         }
-        if let Some(count) = options.keep {
-            self.keep_only(tar_id, count);
-        }
         drop(log);
         self.touch(&archive, &touched)?;
         let extent = archive.extent();
@@ -149,7 +146,7 @@ impl Receiver {
             self.sink.remove_other_staging(|name| name != staged)?;
         }
         let Carried { done, published, touched, .. } = carried?;
-        if options.keep.is_some_and(|count| count > 0) {
+        if options.keep {
             self.keep_replaced(former, &applied.removed, generation)?;
         }
         let path = self.index_path(tar_id, expected, generation);

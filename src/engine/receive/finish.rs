@@ -208,6 +208,9 @@ fn run(
     };
     let changed = state.finished != complete;
     drop(state);
+    if let Some(count) = request.keep.filter(|_| complete) {
+        receiver.keep_only(archive.tar_id, count);
+    }
     if changed {
         receiver.committer.rewrite(|journal| journal.set_finished(archive.tar_id, complete))?;
         archive.state().finished = complete;

@@ -15,8 +15,8 @@ use crate::sink::disk::{FolderCache, Staging};
 /// What comes with a change of an index.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ChangeOptions {
-    /// So many generations keep what they replaced; `None` changes nothing about what is kept.
-    pub keep: Option<u64>,
+    /// What it replaces or takes away is kept.
+    pub keep: bool,
     /// It takes the newest generation back, and must not begin what it cannot end.
     pub rewind: bool,
 }

@@ -99,7 +99,7 @@ const RESERVE_BYTES: u64 = 4 << 20;
 const LEGACY_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What can be made is made, although content is missing.
-const PARTIAL: FinishRequest = FinishRequest { partial: true, looked: None, delete: None };
+const PARTIAL: FinishRequest = FinishRequest { partial: true, looked: None, delete: None, keep: None };
 
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())

@@ -32,7 +32,7 @@ impl Upload<'_> {
         for step in steps {
             let (database, scratch, step) =
                 (self.options.database.clone(), self.options.scratch.clone(), *step);
-            let keep = self.options.keep;
+            let keep = self.options.keep.is_some_and(|count| count > 0);
             let body =
                 blocking(move || Ok(IndexBody { keep, ..change_body(&database, &scratch, &step)? })).await?;
             match self.client.put_index(&body).await {
@@ -72,7 +72,7 @@ pub(super) fn index_body(
         digest: summary.digest,
         from: None,
         adopt,
-        keep: None,
+        keep: false,
         rewind: false,
         work_s,
     })
@@ -113,6 +113,6 @@ pub(in super::super) fn change_body(database: &Path, scratch: &Path, step: &Step
     let from = if step.undo { generation(step.generation)? } else { generation(to.parent.unwrap_or(0))? };
     let (file, length) = index_body::pack_change(scratch, |each| history.batches(step, each))?;
     let work_s = to.files / ROWS_PER_S + to.bytes / COPIED_PER_S;
-    let (from, adopt, keep, rewind) = (Some(from.digest), None, None, false);
+    let (from, adopt, keep, rewind) = (Some(from.digest), None, false, false);
     Ok(IndexBody { file, length, digest: to.digest, from, adopt, keep, rewind, work_s })
 }
