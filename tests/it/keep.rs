@@ -265,10 +265,10 @@ fn a_rewind_that_was_cut_goes_on() {
     for call in ["linkat", "renameat", "unlinkat", "syncfs"] {
         for nth in [1, 3, 6] {
             let mut kept = Kept::new(30);
-            kept.pass(&kept.dst.clone(), vec![]);
+            kept.pass(kept.dst.clone(), vec![]);
             kept.note();
             kept.change();
-            kept.pass(&kept.dst.clone(), args!["--keep", "1", "--delete"]);
+            kept.pass(kept.dst.clone(), args!["--keep", "1", "--delete"]);
             let cmd = kept.lab.cmd(args!["rewind", "-db", kept.db, kept.dst]);
             let inject = format!("--inject={call}:signal=KILL:when={nth}");
             let trace = format!("--trace={call}");
