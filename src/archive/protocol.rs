@@ -149,7 +149,7 @@ pub struct FinishRequest {
     /// Delete what former generations put in place and this one does not have, once everything else is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete: Option<DeleteRequest>,
-    /// When all is in place: only so many generations go on keeping what they replaced ([`HEADER_KEEP`]).
+    /// Only so many generations go on keeping what they replaced ([`HEADER_KEEP`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<u64>,
 }

@@ -110,7 +110,7 @@ pub(super) struct TransferArgs {
     backup_dir: Option<String>,
     /// Have the receiver keep what the last NUMBER generations replaced or took away, for `rewind`: under further names below .tar-like/kept, with
     /// the room that they take. 0 lets go of it [default: keep nothing more, let go of nothing]
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(..=1000))]
     keep: Option<u32>,
 }
 

@@ -167,6 +167,10 @@ impl Upload<'_> {
                 self.missing().await?
             }
         };
+        if self.options.keep == Some(0) {
+            // Before anything is sent: there may be no room for it.
+            self.finish(FinishRequest { keep: Some(0), ..FinishRequest::default() }).await?;
+        }
         let progress = self.open_progress().await?;
         progress.clear()?;
         let sender = Arc::new(Sender::new(self, Some(progress)));

@@ -2,6 +2,7 @@
 
 pub use super::staging::Staging;
 
+use super::Expected;
 use crate::archive::entry::{FileEntry, Meta};
 use crate::archive::path::{EntryPath, STATE_DIR, printable};
 use crate::error::{Error, ErrorKind, Result};
@@ -190,13 +191,21 @@ impl DiskSink {
     }
 
     /// Gives the regular file with the final name of `file`, if it has its size, its owner, permissions and time; false if there is no such.
+    /// With `former` it must have that time, or its own already: whoever wrote to it since has changed it.
     ///
     /// # Errors
     /// The system's error.
-    pub fn apply_file_meta(&self, file: &FileEntry, cache: &mut FolderCache) -> Result<bool> {
+    pub fn apply_file_meta(
+        &self,
+        file: &FileEntry,
+        former: Option<Expected<'_>>,
+        cache: &mut FolderCache,
+    ) -> Result<bool> {
         let (path, Some(meta)) = (&file.path, &file.meta) else { return Ok(true) };
         let stands = |stat: &Stat| {
-            is_kind(stat, FileType::RegularFile) && u64::try_from(stat.st_size) == Ok(file.size)
+            is_kind(stat, FileType::RegularFile)
+                && u64::try_from(stat.st_size) == Ok(file.size)
+                && former.is_none_or(|former| former.is(stat) || Expected::of(file).is(stat))
         };
         if !self.stat(path, cache)?.is_some_and(|stat| stands(&stat)) {
             return Ok(false);

@@ -87,6 +87,21 @@ impl DiskSink {
 }
 
 impl Kept {
+    /// The ids of the files that are here, in no order.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn ids(&self) -> Result<Vec<u64>> {
+        let list = || -> std::result::Result<Vec<u64>, Errno> {
+            let mut ids = Vec::new();
+            for entry in rustix::fs::Dir::read_from(&self.folder)? {
+                ids.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<u64>().ok()));
+            }
+            Ok(ids)
+        };
+        list().map_err(|e| Error::io("cannot look at what is kept", e))
+    }
+
     /// Whether the file with this id is here, with this size.
     ///
     /// # Errors
@@ -110,5 +125,66 @@ impl Staging {
         self.remove(id);
         rustix::fs::linkat(&kept.folder, &*name, &self.folder, &*name, AtFlags::empty())
             .map_err(|e| Error::io(format!("cannot stage the file {id} that is kept"), e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::entry::Meta;
+    use crate::archive::path::EntryPath;
+    use crate::folder::{meta_of, mtime_ns};
+
+    fn entry(sink: &DiskSink, id: u64, name: &str) -> FileEntry {
+        let path = EntryPath::new(name.as_bytes()).unwrap();
+        let stat = sink.stat(&path, &mut FolderCache::default()).unwrap().unwrap();
+        let meta = Some(Meta { mtime_ns: mtime_ns(&stat), ..meta_of(&stat) });
+        let size = u64::try_from(stat.st_size).unwrap();
+        let (md5, blake3, origin, object) = (None, None, None, None);
+        FileEntry { id, path, size, offset: 0, scattered: false, md5, blake3, meta, origin, object }
+    }
+
+    #[test]
+    fn a_file_that_is_kept_outlives_its_name() {
+        let base = tempfile::tempdir().unwrap();
+        let sink = DiskSink::open(base.path()).unwrap();
+        std::fs::write(base.path().join("f"), "content").unwrap();
+        let file = entry(&sink, 7, "f");
+        let (kept, mut cache) = (sink.kept("0.2").unwrap(), FolderCache::default());
+        assert!(sink.keep(&kept, &file, &mut cache).unwrap());
+        std::fs::remove_file(base.path().join("f")).unwrap();
+        assert!(
+            !sink.keep(&kept, &FileEntry { id: 8, ..file.clone() }, &mut cache).unwrap(),
+            "it is not there"
+        );
+        std::fs::write(base.path().join("f"), "CONTENT").unwrap();
+        assert!(!sink.keep(&kept, &FileEntry { id: 8, ..file.clone() }, &mut cache).unwrap(), "another time");
+        assert_eq!(kept.ids().unwrap(), [7]);
+        assert!(kept.has(&file).unwrap() && !kept.has(&FileEntry { size: 8, ..file.clone() }).unwrap());
+        let staging = sink.staging("0.3").unwrap();
+        staging.take_kept(&kept, 7).unwrap();
+        assert_eq!(std::fs::read(base.path().join(".tar-like/staging/0.3/7")).unwrap(), b"content");
+        sink.remove_kept("0.2").unwrap();
+        assert_eq!(sink.kept_names().unwrap(), [""; 0]);
+        assert_eq!(std::fs::read(base.path().join(".tar-like/staging/0.3/7")).unwrap(), b"content");
+    }
+
+    /// Metadata go to what was there, not to what somebody has written since.
+    #[test]
+    fn another_time_than_the_former_one_gets_no_metadata() {
+        let base = tempfile::tempdir().unwrap();
+        let sink = DiskSink::open(base.path()).unwrap();
+        std::fs::write(base.path().join("f"), "content").unwrap();
+        let (former, mut cache) = (entry(&sink, 1, "f"), FolderCache::default());
+        let meta = former.meta.map(|meta| Meta { mtime_ns: 1_700_000_000_000_000_000, ..meta });
+        let file = FileEntry { meta, ..former.clone() };
+        let wrong = Expected::File { size: 7, mtime_ns: Some(1_600_000_000_000_000_000) };
+        assert!(!sink.apply_file_meta(&file, Some(wrong), &mut cache).unwrap());
+        assert_eq!(entry(&sink, 1, "f").meta, former.meta);
+        assert!(sink.apply_file_meta(&file, Some(Expected::of(&former)), &mut cache).unwrap());
+        assert_eq!(entry(&sink, 1, "f").meta, file.meta);
+        // Once more, as after a crash.
+        assert!(sink.apply_file_meta(&file, Some(Expected::of(&former)), &mut cache).unwrap());
+        assert!(sink.apply_file_meta(&former, None, &mut cache).unwrap());
     }
 }

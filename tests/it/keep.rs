@@ -239,12 +239,14 @@ fn so_many_generations_are_kept_and_no_more() {
     let folder = kept.dst.join(".tar-like/kept");
     std::fs::create_dir(folder.join("0.99")).unwrap();
     std::fs::create_dir(folder.join("7.1")).unwrap();
+    std::fs::write(folder.join("note"), "of somebody").unwrap();
     let found = kept.lab.run(args!["gc", "-b", kept.dst, "--dry-run"]).code(0).stdout;
     assert!(
         found.contains("kept/0.99") && found.contains("kept/7.1") && !found.contains("kept/0.4"),
         "{found}"
     );
     let proxy = kept.lab.proxy(&kept.dst);
+    std::fs::remove_file(folder.join("note")).unwrap();
     assert_eq!((kept.kept_folders(), kept.kept_files()), (2, 2));
     // Fewer, although nothing changed.
     kept.pass(&proxy.url, args!["--keep", "1"]);
@@ -256,6 +258,17 @@ fn so_many_generations_are_kept_and_no_more() {
     kept.pass(&proxy.url, args!["--keep", "2"]);
     assert_eq!(kept.kept_files(), 1);
     kept.pass(&proxy.url, args!["--keep", "0"]);
+    assert_eq!(kept.kept_folders(), 0);
+    // A file that never gets its name keeps nobody from letting go.
+    std::fs::create_dir_all(kept.dst.join("stuck/here")).unwrap();
+    kept.tree.file("stuck", "a file");
+    for number in 0..3 {
+        kept.tree.file("small", format!("again {number}"));
+        let flags = args!["-db", kept.db, "--keep", "1"];
+        kept.lab.sync(&kept.src, &proxy.url, flags).code(3);
+        assert_eq!((kept.kept_folders(), kept.kept_files()), (1, 1));
+    }
+    kept.lab.sync(&kept.src, &proxy.url, args!["-db", kept.db, "--keep", "0"]).code(3);
     assert_eq!(kept.kept_folders(), 0);
 }
 

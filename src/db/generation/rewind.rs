@@ -76,9 +76,20 @@ impl Rewound {
     /// Puts it in the place of the index that it was made of.
     ///
     /// # Errors
-    /// The system's error; the index stands as it was then.
+    /// That has become another one meanwhile, or the system's error; it stands as it is then.
     pub fn put_in_place(self) -> Result<Applied> {
-        let Self { partial, target, applied, .. } = self;
+        let Self { partial, target, applied, abandoned, .. } = self;
+        let now = History::open(&target)?;
+        if now.active()? != &abandoned {
+            let what = format!(
+                "{} was changed while generation {} was taken back",
+                target.display(),
+                abandoned.number
+            );
+            return Err(Error::new(ErrorKind::Source, what)
+                .hint("let only one command at a time change an index; the next pass brings the receiver to what it is now"));
+        }
+        drop(now);
         partial.persist(&target).map_err(|e| {
             Error::io(format!("cannot give the index its name {}", target.display()), e.error)
         })?;

@@ -162,6 +162,15 @@ fn a_generation_keeps_what_did_not_change_and_can_be_taken_back() {
     drop(history);
     bring(&ours, &theirs, 2, 3).unwrap();
     assert_eq!(digest(&theirs), digest(&ours));
+    // Somebody makes another generation while one is taken back.
+    let other = ours.with_extension("other");
+    std::fs::copy(&ours, &other).unwrap();
+    let rewound = Rewound::prepare(&other).unwrap();
+    let mut next = NextGeneration::begin(&other).unwrap();
+    next.add_natural(file("g", b"y")).unwrap();
+    let written = next.finish(11, 0).unwrap();
+    assert_eq!(rewound.put_in_place().unwrap_err().kind(), ErrorKind::Source);
+    assert_eq!(digest(&other), written.digest.to_string());
     rewind(&ours).unwrap();
     assert_eq!(digest(&ours), first);
     assert_eq!(rewind(&ours).unwrap_err().kind(), ErrorKind::Usage);

@@ -229,7 +229,7 @@ impl Receiver {
             })
         })?;
         carried.done = carry::complement(&lacking, index.archive_bytes()?);
-        carried.touched.iter().for_each(|&id| carried.published.remove(id..id + 1));
+        carried.hold_back_touched();
         Ok(carried)
     }
 

@@ -6,6 +6,7 @@ use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
 use crate::db::index_read::IndexReader;
 use crate::error::Result;
+use crate::sink::Expected;
 use crate::sink::disk::FolderCache;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
@@ -18,9 +19,31 @@ pub(super) struct Carried {
     /// Files that have their names.
     pub(super) published: RangeSet,
     /// Files that have their content and their names, but whose metadata are still those of the former index.
-    pub(super) touched: Vec<u64>,
+    pub(super) touched: Vec<Touched>,
     /// Size of the files that were found under their path, in bytes.
     pub(super) same_bytes: u64,
+}
+
+impl Carried {
+    /// Files without their metadata are not published.
+    pub(super) fn hold_back_touched(&mut self) {
+        self.touched.iter().for_each(|&Touched { id, .. }| self.published.remove(id..id + 1));
+    }
+}
+
+/// A file that has everything but its metadata.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Touched {
+    pub(super) id: u64,
+    /// When its content changed, as far as was known, in nanoseconds since 1970.
+    pub(super) former_mtime_ns: Option<i64>,
+}
+
+impl Touched {
+    /// The file `id`, of which the former row is `old`.
+    pub(super) fn of(id: u64, old: &FileEntry) -> Self {
+        Self { id, former_mtime_ns: old.meta.map(|meta| meta.mtime_ns) }
+    }
 }
 
 /// The files of the index at `path` that the former one had under the same path, with the same content, and that are published.
@@ -37,7 +60,7 @@ pub(super) fn by_path(receiver: &Receiver, former: &Archive, path: &Path) -> Res
     let mut lacking = RangeSet::default();
     unpublished(&index, &carried.published, |file| lack(&index, &file, &mut lacking))?;
     carried.done = complement(&lacking, index.archive_bytes()?);
-    carried.touched.iter().for_each(|&id| carried.published.remove(id..id + 1));
+    carried.hold_back_touched();
     Ok(carried)
 }
 
@@ -79,7 +102,7 @@ pub(super) fn same_by_path(
                 if !stands(old) {
                     continue;
                 }
-                carried.touched.push(file.id);
+                carried.touched.push(Touched::of(file.id, old));
             }
             carried.published.insert(file.id..file.id + 1);
             carried.same_bytes += file.size;
@@ -160,11 +183,13 @@ impl Receiver {
     }
 
     /// Gives files their metadata that have everything else.
-    pub(super) fn touch(&self, archive: &Archive, ids: &[u64]) -> Result<()> {
+    pub(super) fn touch(&self, archive: &Archive, touched: &[Touched]) -> Result<()> {
         let (mut cache, mut done) = (FolderCache::default(), RangeSet::default());
-        for &id in ids {
+        for &Touched { id, former_mtime_ns } in touched {
             let Some(file) = archive.file(id)? else { continue };
-            match self.sink.apply_file_meta(&file, &mut cache) {
+            // It was looked at before, but much may have been copied since.
+            let former = Expected::File { size: file.size, mtime_ns: former_mtime_ns };
+            match self.sink.apply_file_meta(&file, Some(former), &mut cache) {
                 Ok(true) => done.insert(id..id + 1),
                 // Something else stands there, or nothing: it is asked for.
                 Ok(false) => publish::take_back(self, archive, &file)?,

@@ -2,7 +2,7 @@
 //! copied before anything is replaced.
 
 use super::archive::Archive;
-use super::carry::{self, Carried};
+use super::carry::{self, Carried, Touched};
 use super::commit::lock;
 use super::keep::{self, ChangeOptions};
 use super::{Receiver, index_name, now_s, staging_name};
@@ -122,7 +122,7 @@ impl Receiver {
         uploaded: &Path,
         expected: &IndexDigest,
         options: ChangeOptions,
-    ) -> Result<(Arc<Archive>, Vec<u64>)> {
+    ) -> Result<(Arc<Archive>, Vec<Touched>)> {
         let tar_id = former.tar_id;
         let folder = tempfile::tempdir_in(self.incoming_path())
             .map_err(|e| Error::io("cannot make a temporary folder", e))?;
@@ -180,19 +180,18 @@ impl Receiver {
                 continue;
             }
             // Its new time would hide from everybody who comes later that somebody else changed it.
-            if former.file(id)?.is_some_and(|old| self.may_stand(&old, &mut cache)) {
-                touched.push(id);
-            } else {
-                published.remove(id..id + 1);
+            match former.file(id)?.filter(|old| self.may_stand(old, &mut cache)) {
+                Some(old) => touched.push(Touched::of(id, &old)),
+                None => published.remove(id..id + 1),
             }
         }
         let mut lacking = RangeSet::default();
         let mut copier = Copier { receiver: self, former, before: &before, staging, source: None };
         // What was there before comes back only where a generation is taken back.
-        let kept = self.kept(former.tar_id)?;
+        let mut kept = self.kept(former.tar_id)?;
         let new_from = former.with_index(IndexReader::archive_bytes)?;
         carry::unpublished(&index, &published, |file| {
-            if file.size > 0 && keep::take(&kept, &file, staging)? {
+            if kept.take(&file, staging)? {
                 return Ok(());
             }
             if !file.scattered && !rewind && file.offset >= new_from {
@@ -209,8 +208,9 @@ impl Receiver {
             keep::check_all(&index, &published, staging)?;
         }
         let done = carry::complement(&lacking, applied.end.total_bytes);
-        touched.iter().for_each(|&id| published.remove(id..id + 1));
-        Ok(Carried { done, published, touched, same_bytes: 0 })
+        let mut carried = Carried { done, published, touched, same_bytes: 0 };
+        carried.hold_back_touched();
+        Ok(carried)
     }
 }
 

@@ -150,6 +150,10 @@ fn run(
     index: &IndexDigest,
     request: &FinishRequest,
 ) -> Result<FinishAnswer> {
+    if let Some(count) = request.keep {
+        // First of all: the disk may be full.
+        receiver.keep_only(archive.tar_id, count)?;
+    }
     let looked = look::take(archive, request.looked);
     archive.wait_for_provers();
     let _entered = archive.enter()?;
@@ -208,9 +212,6 @@ fn run(
     };
     let changed = state.finished != complete;
     drop(state);
-    if let Some(count) = request.keep.filter(|_| complete) {
-        receiver.keep_only(archive.tar_id, count);
-    }
     if changed {
         receiver.committer.rewrite(|journal| journal.set_finished(archive.tar_id, complete))?;
         archive.state().finished = complete;

@@ -40,10 +40,12 @@ pub(super) fn is_kept(name: &str, states: &[ArchiveState]) -> bool {
 }
 
 impl Receiver {
-    /// Removes what is kept for no archive any more.
+    /// Removes what is kept for no archive any more. What cannot be removed is in nobody's way.
     pub(super) fn remove_unknown_kept(&self, states: &[ArchiveState]) -> Result<()> {
         for name in self.sink.kept_names()?.iter().filter(|name| !is_kept(name, states)) {
-            self.sink.remove_kept(name)?;
+            if let Err(e) = self.sink.remove_kept(name) {
+                tracing::warn!("{e}");
+            }
         }
         Ok(())
     }
@@ -57,18 +59,13 @@ impl Receiver {
         Ok(generations)
     }
 
-    /// Lets go of what is kept of an archive, but for the newest `count` generations. What stays is found when there is something new to keep.
-    pub(super) fn keep_only(&self, tar_id: u64, count: u64) {
-        let remove = || -> Result<()> {
-            let count = usize::try_from(count).unwrap_or(usize::MAX);
-            for generation in self.kept_generations(tar_id)?.into_iter().skip(count) {
-                self.sink.remove_kept(&name_of(tar_id, generation))?;
-            }
-            Ok(())
-        };
-        if let Err(e) = remove() {
-            tracing::warn!("{e}");
+    /// Lets go of what is kept of an archive, but for the newest `count` generations.
+    pub(super) fn keep_only(&self, tar_id: u64, count: u64) -> Result<()> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        for generation in self.kept_generations(tar_id)?.into_iter().skip(count) {
+            self.sink.remove_kept(&name_of(tar_id, generation))?;
         }
+        Ok(())
     }
 
     /// Lets go of what generation `generation` has replaced: it was taken back.
@@ -78,10 +75,15 @@ impl Receiver {
         }
     }
 
-    /// What is kept of an archive, the newest first.
-    pub(super) fn kept(&self, tar_id: u64) -> Result<Vec<Kept>> {
-        let generations = self.kept_generations(tar_id)?;
-        generations.into_iter().map(|generation| self.sink.kept(&name_of(tar_id, generation))).collect()
+    /// What is kept of an archive.
+    pub(super) fn kept(&self, tar_id: u64) -> Result<KeptFiles<'_>> {
+        let mut files = Vec::new();
+        for generation in self.kept_generations(tar_id)? {
+            let ids = self.sink.kept(&name_of(tar_id, generation))?.ids()?;
+            files.extend(ids.into_iter().map(|id| (id, std::cmp::Reverse(generation))));
+        }
+        files.sort_unstable();
+        Ok(KeptFiles { receiver: self, tar_id, files, open: None })
     }
 
     /// Keeps the published files `ids` of `former`, which `generation` replaces or takes away. What somebody changed or removed there is
@@ -102,15 +104,38 @@ impl Receiver {
     }
 }
 
-/// Stages a file that is kept; false if it is not.
-pub(super) fn take(kept: &[Kept], file: &FileEntry, staging: &Staging) -> Result<bool> {
-    for kept in kept {
-        if kept.has(file)? {
-            staging.take_kept(kept, file.id)?;
-            return Ok(true);
+/// What is kept of an archive: which files, and of which generation. Takes 16 bytes for each.
+pub(super) struct KeptFiles<'a> {
+    receiver: &'a Receiver,
+    tar_id: u64,
+    /// By id; of one that is there more than once, the newest first.
+    files: Vec<(u64, std::cmp::Reverse<u64>)>,
+    /// The folder that was used last, of this generation.
+    open: Option<(u64, Kept)>,
+}
+
+impl KeptFiles<'_> {
+    /// Stages a file that is kept; false if it is not, or nothing could prove that it is the one.
+    pub(super) fn take(&mut self, file: &FileEntry, staging: &Staging) -> Result<bool> {
+        let at = self.files.partition_point(|(id, _)| *id < file.id);
+        let Some((_, std::cmp::Reverse(generation))) = self.files.get(at).filter(|(id, _)| *id == file.id)
+        else {
+            return Ok(false);
+        };
+        if file.size == 0 || !file.is_provable() {
+            return Ok(false);
         }
+        let kept = match self.open.take().filter(|(open, _)| open == generation) {
+            Some((_, kept)) => kept,
+            None => self.receiver.sink.kept(&name_of(self.tar_id, *generation))?,
+        };
+        let kept = &self.open.insert((*generation, kept)).1;
+        let there = kept.has(file)?;
+        if there {
+            staging.take_kept(kept, file.id)?;
+        }
+        Ok(there)
     }
-    Ok(false)
 }
 
 /// Makes sure that all files of `index` are there, published or staged with the content that they should have.

@@ -89,8 +89,6 @@ impl Receiver {
         }
         let replacing = self.replacing(tar_id);
         let _one = lock(&replacing);
-        // What is kept is known by ids, which have other meanings now.
-        self.keep_only(tar_id, 0);
         match active() {
             Some((archive, true)) => Ok(archive),
             Some((archive, false)) => self.begin_again(archive, stream),
@@ -103,6 +101,7 @@ impl Receiver {
                 drop(log);
                 self.committer.sync()?;
                 tracing::info!("archive {tar_id}: a new index begins as {stream}");
+                self.keep_only(tar_id, 0)?;
                 self.activate(nothing_done(tar_id, *stream, generation))
             }
         }
@@ -116,6 +115,8 @@ impl Receiver {
         let mut slot = lock(&archive.log);
         let _finishing = lock(&archive.finish);
         let _paused = archive.pause()?;
+        // What is kept is known by ids, which have other meanings from here on.
+        self.keep_only(archive.tar_id, 0)?;
         *slot = None;
         self.committer.rewrite(|journal| journal.set_finished(archive.tar_id, false))?;
         {
@@ -141,6 +142,7 @@ impl Receiver {
         drop(GrowingIndex::create(&path, stream, self.options.max_index_bytes)?);
         remember_gone(&path, &former.index_path)?;
         self.committer.sync()?;
+        self.keep_only(tar_id, 0)?;
         former.retire();
         self.replaced(Some(former), self.activate(nothing_done(tar_id, *stream, generation)))
     }

@@ -345,7 +345,7 @@ impl Receiver {
         if let Some(former) = &former {
             former.retire();
         }
-        let carry = || -> Result<(Arc<Archive>, Vec<u64>)> {
+        let carry = || -> Result<(Arc<Archive>, Vec<carry::Touched>)> {
             // What an attempt left that met a full disk.
             let staged = staging_name(tar_id, generation);
             self.sink.remove_other_staging(|name| name != staged)?;
@@ -368,13 +368,13 @@ impl Receiver {
                 self.committer.sync()?;
             }
             let Carried { done, published, touched, .. } = carried;
+            // What is kept is known by ids, which have other meanings from here on.
+            self.keep_only(tar_id, 0)?;
             let state = ArchiveState { tar_id, digest, generation, finished, done, published };
             Ok((self.activate(state)?, touched))
         };
         let outcome = carry();
         let (archive, touched) = self.replaced(former, outcome)?;
-        // What is kept is known by ids, which have other meanings now.
-        self.keep_only(tar_id, 0);
         self.touch(&archive, &touched)?;
         tracing::info!(
             "archive {tar_id}: index {} with {} files, {} bytes",

@@ -102,11 +102,14 @@ pub(super) fn prove(
 
 fn proven(receiver: &Receiver, archive: &Archive, file: &FileEntry, hashed: Option<Hashed>) -> Result<bool> {
     if let Some(staged) = archive.staging.open(file.id)? {
+        // One that was kept may still have another name, or be open elsewhere.
+        let written = |staged: &File| staged.metadata().and_then(|metadata| metadata.modified()).ok();
+        let before = written(&staged);
         let right = match hashed.filter(|hashed| hashed.is_whole(file)) {
             Some(hashed) => staged.metadata().is_ok_and(|m| m.len() == file.size) && hashed.proves(file),
             None => is_as_indexed(&staged, file)?,
         };
-        if !right {
+        if !right || written(&staged) != before {
             return Ok(false);
         }
         archive.staging.apply_meta(&staged, file)?;
@@ -119,7 +122,7 @@ fn proven(receiver: &Receiver, archive: &Archive, file: &FileEntry, hashed: Opti
         Ok(Some(named)) => {
             // Or between a change of metadata and the journal.
             Ok(is_as_indexed(&named, file)?
-                && receiver.sink.apply_file_meta(file, &mut FolderCache::default())?)
+                && receiver.sink.apply_file_meta(file, None, &mut FolderCache::default())?)
         }
         Ok(None) => Ok(false),
         // Its own mode forbids us to read it. Only what was proven ever gets a name: its size and time must do.

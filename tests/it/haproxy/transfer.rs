@@ -167,7 +167,9 @@ fn addresses_are_not_believed() {
     let answer = crate::support::http::raw(haproxy.plain, spoofed.as_bytes());
     let seen = answer.text().to_ascii_lowercase();
     assert_eq!(answer.status, 200, "{seen}");
-    assert!(!seen.contains("203"), "{seen}");
+    // A number of haproxy's own may have these digits, too.
+    let mut told = seen.lines().filter(|line| !line.starts_with("x-request-id: ") || line.contains("203.0"));
+    assert!(!told.any(|line| line.contains("203")), "{seen}");
     assert!(seen.contains("authorization: bearer secret"), "{seen}");
     for (name, values) in
         [("x-forwarded-for", vec!["127.0.0.1"]), ("x-forwarded-proto", vec!["https"]), ("x-real-ip", vec![])]
