@@ -1,6 +1,6 @@
 //! `sync --adopt`: the copy is there already, made by somebody else.
 
-use crate::support::{Lab, Proxy, Tree, assert_same_tree, http, index, wait_until};
+use crate::support::{Lab, Proxy, Tree, assert_same_tree, http, index, need_tool, wait_until};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -184,6 +184,42 @@ fn a_lost_index_counts_nothing_twice() {
     let summary = lab.sync(&src, &dst, [flags, args!["--max-delete", "2"]].concat()).code(0).summary();
     assert_eq!((&summary["deleted"], &summary["sent_bytes"]), (&2.into(), &0.into()), "{summary}");
     assert_same_tree(&src, &dst);
+}
+
+/// Killed anywhere, the same command completes it, and costs no more than before.
+#[test]
+fn an_adoption_that_was_cut_goes_on() {
+    need_tool("strace", "apt-get install strace");
+    let mut killed = 0;
+    for (call, nth) in [
+        ("mkdirat", 3),
+        ("copy_file_range", 1),
+        ("syncfs", 1),
+        ("syncfs", 2),
+        ("renameat", 1),
+        ("rename", 1),
+        ("rename", 2),
+        ("unlinkat", 4),
+    ] {
+        let (lab, mut tree) = lab_with_copy(9);
+        let (src, dst, db) = (lab.path("src"), lab.path("dst"), lab.path("index.sqlite"));
+        let mut content = std::fs::read(tree.path("big")).unwrap();
+        content.splice(1000..1000, *b"inserted");
+        tree.file("big", content).mode("d/small", 0o600).noise("new", 5000);
+        std::fs::rename(tree.path("log"), tree.path("moved")).unwrap();
+        let flags = args!["-db", db, "-dbp", lab.path("dbp"), "--json", "--adopt"];
+        let cmd = lab.cmd([args!["sync", src, dst], flags.clone()].concat());
+        let inject = format!("--inject={call}:signal=KILL:when={nth}");
+        let trace = format!("--trace={call}");
+        let cut = cmd.wrap(args!["strace", "-f", "-qq", "-o", lab.path("strace"), trace, inject]).run();
+        killed += u32::from(cut.code == 137);
+        let summary = lab.sync(&src, &dst, flags).code(0).summary();
+        assert!(summary["sent_bytes"].as_u64().unwrap() < 5000 + EDIT, "{call} {nth}: {summary}");
+        lab.check(&dst, &db, vec![]).code(0);
+        lab.sync(&src, &dst, args!["-db", db, "--delete"]).code(0);
+        assert_same_tree(&src, &dst);
+    }
+    assert!(killed >= 6, "only {killed} were killed");
 }
 
 /// Two senders want different things of one folder.

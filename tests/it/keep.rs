@@ -1,7 +1,7 @@
 //! `--keep`, and a `rewind` that takes the receiver along.
 
 use crate::support::original::OriginalReceiver;
-use crate::support::{Lab, Proxy, Tree, assert_same_tree, index};
+use crate::support::{Lab, Proxy, Tree, assert_same_tree, index, need_tool};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -275,6 +275,8 @@ fn so_many_generations_are_kept_and_no_more() {
 /// Killed anywhere, the same command completes it.
 #[test]
 fn a_rewind_that_was_cut_goes_on() {
+    need_tool("strace", "apt-get install strace");
+    let mut killed = 0;
     for call in ["linkat", "renameat", "unlinkat", "syncfs"] {
         for nth in [1, 3, 6] {
             let mut kept = Kept::new(30);
@@ -286,7 +288,8 @@ fn a_rewind_that_was_cut_goes_on() {
             let inject = format!("--inject={call}:signal=KILL:when={nth}");
             let trace = format!("--trace={call}");
             let log = kept.lab.path("strace");
-            cmd.wrap(args!["strace", "-f", "-qq", "-o", log, trace, inject]).run();
+            let cut = cmd.wrap(args!["strace", "-f", "-qq", "-o", log, trace, inject]).run();
+            killed += u32::from(cut.code == 137);
             let again = kept.rewind(&kept.dst);
             // It may have come to its end before.
             if !again.stderr.contains("has none before it") {
@@ -296,6 +299,7 @@ fn a_rewind_that_was_cut_goes_on() {
             kept.lab.check(&kept.dst, &kept.db, args!["--extra"]).code(0);
         }
     }
+    assert!(killed >= 8, "only {killed} were killed");
 }
 
 #[test]
