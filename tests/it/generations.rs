@@ -136,6 +136,24 @@ fn a_copy_that_somebody_changed_gets_no_metadata_of_the_source() {
     }
 }
 
+/// A file that gets another time gets it under all of its names, also under one that goes in the same pass.
+#[test]
+fn a_further_name_of_a_touched_file_goes() {
+    let mut passes = Passes::begin(33, |tree| {
+        tree.file("a", "content").hardlink("b", "a").file("stays", "");
+    });
+    passes.tree.mtime("a", 1_700_000_000_000_000_000).remove("b");
+    assert_eq!(passes.mirror(), 0);
+    // And not one that somebody has put there since.
+    passes.tree.hardlink("b", "a");
+    assert_eq!(passes.mirror(), 0);
+    std::fs::remove_file(passes.dst.join("b")).unwrap();
+    std::fs::write(passes.dst.join("b"), "another").unwrap();
+    passes.tree.mtime("a", 1_600_000_000_000_000_000).remove("b");
+    passes.pass(args!["--delete"]).code(0);
+    assert_eq!(std::fs::read(passes.dst.join("b")).unwrap(), b"another");
+}
+
 #[test]
 fn nothing_is_deleted_without_being_asked() {
     let mut passes = Passes::begin(6, |tree| {

@@ -165,34 +165,37 @@ pub(super) fn delete(
     Ok(deleted)
 }
 
-/// A further name of a file: it is that of the file that the index, or a former one, has under the target.
+/// A further name of a file: it is that of the file that the index, or a former one, has under the target. Its time may be that of any of them:
+/// a file that got other metadata got them under all of its names.
 fn remove_name(
     receiver: &Receiver,
     archive: &Archive,
     node: &Node,
     backup: Option<&Backup>,
 ) -> Result<Outcome> {
-    let Some(meta) = &node.meta else { return Ok(Outcome::Changed) };
-    let mut size = None;
-    if let Ok(target) = EntryPath::new(node.target.clone()) {
-        let mut take = |file: &FileEntry| {
-            if file.meta.map(|m| m.mtime_ns) == Some(meta.mtime_ns) {
-                size = Some(file.size);
-            }
-        };
-        archive.with_index(|index| {
-            index.file_at(&target)?.iter().for_each(&mut take);
-            // The target itself may have become a further name of another one.
-            if let Some(other) = index.hardlink_at(&target)? {
-                index.file_at(&other)?.iter().for_each(&mut take);
-            }
-            index.gone_files_at(&target, |file| {
-                take(&file);
-                Ok(ControlFlow::Continue(()))
-            })
-        })?;
-    }
-    let Some(size) = size else { return Ok(Outcome::Changed) };
-    let expected = Expected::File { size, mtime_ns: Some(meta.mtime_ns) };
+    let Ok(target) = EntryPath::new(node.target.clone()) else { return Ok(Outcome::Changed) };
+    let Some(stat) = receiver.sink.stat(&node.path, &mut FolderCache::default())? else {
+        return Ok(Outcome::Absent);
+    };
+    let mut found = None;
+    let mut take = |file: &FileEntry| {
+        let mtime_ns = file.meta.map(|meta| meta.mtime_ns).filter(|&mtime_ns| is_common_time(mtime_ns));
+        let expected = Expected::File { size: file.size, mtime_ns };
+        if mtime_ns.is_some() && expected.is(&stat) {
+            found = Some(expected);
+        }
+    };
+    archive.with_index(|index| {
+        index.file_at(&target)?.iter().for_each(&mut take);
+        // The target itself may have become a further name of another one.
+        if let Some(other) = index.hardlink_at(&target)? {
+            index.file_at(&other)?.iter().for_each(&mut take);
+        }
+        index.gone_files_at(&target, |file| {
+            take(&file);
+            Ok(ControlFlow::Continue(()))
+        })
+    })?;
+    let Some(expected) = found else { return Ok(Outcome::Changed) };
     receiver.sink.remove(&node.path, &expected, backup)
 }
