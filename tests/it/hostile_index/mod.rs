@@ -1,6 +1,7 @@
 //! Index files that are made to do harm: each is refused, nothing is written, no archive is activated, memory stays bounded,
 //! and the receiver goes on serving (P10, P11, FORMATS 1.5).
 
+mod extents;
 mod files;
 mod rows;
 mod schemas;
