@@ -88,24 +88,6 @@ impl Extents {
     }
 }
 
-/// Whether `extents` are those of a file of `size` bytes in an archive of `total_bytes`: none empty or too long, none behind the end, and
-/// together the whole file.
-#[must_use]
-pub fn are_valid(extents: &[Extent], size: u64, total_bytes: u64) -> bool {
-    let mut at = 0u64;
-    for extent in extents {
-        let end = extent.offset.checked_add(extent.length);
-        if extent.length == 0 || extent.length > MAX_EXTENT_BYTES || end.is_none_or(|end| end > total_bytes) {
-            return false;
-        }
-        at = match at.checked_add(extent.length) {
-            Some(at) if at <= size => at,
-            _ => return false,
-        };
-    }
-    at == size
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,11 +102,6 @@ mod tests {
         let at = |offset, length| Extent { length, offset };
         assert_eq!(extents.list(), [at(10, 10), at(0, MAX_EXTENT_BYTES), at(MAX_EXTENT_BYTES, 1)]);
         assert_eq!(extents.size(), 11 + MAX_EXTENT_BYTES);
-        assert!(are_valid(extents.list(), extents.size(), MAX_EXTENT_BYTES + 1));
-        assert!(!are_valid(extents.list(), extents.size(), MAX_EXTENT_BYTES));
-        assert!(!are_valid(extents.list(), extents.size() - 1, u64::MAX));
-        assert!(!are_valid(&[at(u64::MAX, 2)], 2, u64::MAX));
-        assert!(!are_valid(&[at(0, 0)], 0, 10));
     }
 
     proptest! {
