@@ -23,7 +23,7 @@ pub use history::{Counters, Former, Generation, History, Step};
 pub use next::NextGeneration;
 pub use outgoing::without_private;
 pub use rebuild::{rebuild, remember, set_counters};
-pub use rewind::{Rewound, rewind};
+pub use rewind::Rewound;
 pub use whole::copy_rows;
 
 use std::path::Path;

@@ -96,11 +96,3 @@ impl Rewound {
         Ok(applied)
     }
 }
-
-/// Takes the index at `database` back by one generation; see [`Rewound::prepare`].
-///
-/// # Errors
-/// As [`Rewound::prepare`] and [`Rewound::put_in_place`].
-pub fn rewind(database: &Path) -> Result<Applied> {
-    Rewound::prepare(database)?.put_in_place()
-}

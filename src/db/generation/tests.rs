@@ -5,7 +5,7 @@ use crate::archive::extent::{Extents, Piece};
 use crate::archive::path::EntryPath;
 use crate::db::index_read::IndexReader;
 use crate::db::index_write::IndexWriter;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Result};
 use proptest::prelude::*;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -84,6 +84,10 @@ fn bring(ours: &Path, theirs: &Path, from: u64, to: u64) -> crate::error::Result
         apply(theirs, theirs, 100 + number as u64, 7, true, batches)?;
     }
     Ok(())
+}
+
+fn rewind(database: &Path) -> Result<Applied> {
+    Rewound::prepare(database)?.put_in_place()
 }
 
 fn digest(database: &Path) -> String {

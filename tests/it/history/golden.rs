@@ -59,7 +59,13 @@ fn golden(lab: &Lab, name: &str) -> PathBuf {
 }
 
 /// Id, path, size, offset, its end, and md5, as the original reads them.
-fn rows(database: &Path) -> Vec<(i64, String, i64, i64, i64, String)> {
+type Row = (i64, String, i64, i64, i64, String);
+
+fn row(id: i64, path: &str, size: i64, offset: i64, end: i64, hash: &str) -> Row {
+    (id, path.into(), size, offset, end, hash.into())
+}
+
+fn rows(database: &Path) -> Vec<Row> {
     let row = |row: index::Row| {
         let path = row.path.escape_ascii().to_string();
         (row.id, path, row.size, row.offset, row.offset_end, row.hash)
@@ -76,8 +82,6 @@ const ALPHA: &str = "9f9f90dbe3e5ee1218c86b8839db1995";
 fn an_index_of_two_generations() {
     let lab = Lab::new();
     let db = golden(&lab, "index-2.sqlite");
-    let row =
-        |id, path: &str, size, offset, end, hash: &str| (id, path.into(), size, offset, end, hash.into());
     assert_eq!(
         rows(&db),
         [
@@ -121,8 +125,6 @@ fn an_index_that_was_laid_out_afresh() {
     lab.run(args!["compact", "-db", now]).code(0);
     let second = folder(&lab, 2);
     for db in [then, now] {
-        let row =
-            |id, path: &str, size, offset, end, hash: &str| (id, path.into(), size, offset, end, hash.into());
         assert_eq!(
             rows(&db),
             [
