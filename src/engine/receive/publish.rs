@@ -13,6 +13,7 @@ use crate::sink::disk::{FolderCache, Staging};
 use std::fs::File;
 use std::io::Read;
 use std::ops::{ControlFlow, Range};
+use std::os::unix::fs::MetadataExt;
 
 /// Why a proof fails.
 pub(super) const NOT_AS_INDEXED: &str =
@@ -102,10 +103,11 @@ pub(super) fn prove(
 
 fn proven(receiver: &Receiver, archive: &Archive, file: &FileEntry, hashed: Option<Hashed>) -> Result<bool> {
     if let Some(staged) = archive.staging.open(file.id)? {
-        // One that was kept may still have another name, or be open elsewhere.
+        // One that was kept may still have another name, or be open elsewhere: what was hashed of it before may be other bytes now.
         let written = |staged: &File| staged.metadata().and_then(|metadata| metadata.modified()).ok();
         let before = written(&staged);
-        let right = match hashed.filter(|hashed| hashed.is_whole(file)) {
+        let is_shared = staged.metadata().is_ok_and(|metadata| metadata.nlink() > 1);
+        let right = match hashed.filter(|hashed| !is_shared && hashed.is_whole(file)) {
             Some(hashed) => staged.metadata().is_ok_and(|m| m.len() == file.size) && hashed.proves(file),
             None => is_as_indexed(&staged, file)?,
         };
