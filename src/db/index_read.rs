@@ -1,5 +1,6 @@
 //! Reading an index, ours or the original program's.
 
+mod ids;
 mod pieces;
 mod sketches;
 
@@ -7,7 +8,8 @@ pub(super) use pieces::{Side, WALK_ORDER, find_content, read_extents};
 
 use super::index_rows::{file_of, node_of};
 use super::{
-    HASH_OPTIONAL, INDEX_FORMAT, INDEX_FORMAT_SCATTERED, db_error, from_sql_int, sql_int, text_or_blob,
+    HASH_OPTIONAL, INDEX_FORMAT, INDEX_FORMAT_SCATTERED, db_error, from_sql_int, keep_plans, sql_int,
+    text_or_blob,
 };
 use crate::archive::digest::{Digest, IndexDigest, IndexDigester, Md5};
 use crate::archive::entry::{FileEntry, Node};
@@ -185,6 +187,7 @@ impl IndexReader {
             Error::new(ErrorKind::BadIndex, what()).because(e).hint("make a new one with: tar-like index -c")
         };
         connection.execute_batch("PRAGMA cache_size=-2000; PRAGMA temp_store=FILE;").map_err(bad)?;
+        keep_plans(&connection).map_err(bad)?;
         let table = |name: &str| {
             connection
                 .query_row("SELECT 1 FROM sqlite_schema WHERE type='table' AND name=?", [name], |_| Ok(()))
@@ -387,23 +390,6 @@ impl IndexReader {
     /// As [`IndexReader::files`].
     pub fn empty_files(&self, each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>) -> Result<()> {
         self.each_file("WHERE tar.size = 0 ORDER BY tar.rowid", [], each)
-    }
-
-    /// Gives the files with ids in `ids`, ascending.
-    ///
-    /// # Errors
-    /// SQLite fails, a row is invalid, or `each` fails.
-    pub fn files_with_ids(
-        &self,
-        ids: Range<u64>,
-        each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
-        // Ids are dense from 0 in row order, so an id is a rowid less 1 in every index that was written in one go.
-        self.each_file(
-            "WHERE tar.rowid > ? AND tar.rowid <= ? ORDER BY tar.rowid",
-            [sql_int(ids.start), sql_int(ids.end)],
-            each,
-        )
     }
 
     /// How many entries could not be read when the index was made: what is in them may be there all the same.

@@ -14,6 +14,7 @@ pub mod progress;
 mod running;
 
 use crate::error::{Error, ErrorKind};
+use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use std::fmt;
 
@@ -35,6 +36,11 @@ fn db_error(what: impl fmt::Display, error: rusqlite::Error) -> Error {
         _ => ErrorKind::Database,
     };
     Error::new(kind, what.to_string()).because(error)
+}
+
+/// Else statements with a range are prepared anew for each value: there are no statistics that would give them another plan.
+fn keep_plans(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 /// A path or link target as it is stored: TEXT where it is UTF-8, else BLOB, byte for byte.

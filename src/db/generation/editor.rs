@@ -11,6 +11,7 @@ use crate::archive::digest::IndexDigester;
 use crate::archive::entry::{FileEntry, Meta, Node, Origin};
 use crate::archive::extent::Extent;
 use crate::archive::path::EntryPath;
+use crate::db::keep_plans;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -58,6 +59,7 @@ impl Editor {
             editor.connection.execute_batch(
                 "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-16000; PRAGMA temp_store=FILE; BEGIN;",
             )?;
+            keep_plans(&editor.connection)?;
             editor.connection.execute_batch(TABLES)?;
             if died.is_some() {
                 // An index that came as a log is one no more: what it grew by means nothing for the next generation.

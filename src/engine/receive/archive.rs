@@ -299,26 +299,24 @@ impl Archive {
     /// Files with content, all of which is done, that have no name yet and that nobody is proving.
     pub(super) fn unpublished(&self) -> Result<Vec<FileEntry>> {
         let done: Vec<Range<u64>> = self.state().done.iter().collect();
-        let mut files = Vec::new();
+        let (mut files, mut unknown) = (Vec::new(), RangeSet::default());
         let waits = |file: &FileEntry| {
             let state = self.state();
             file.size > 0 && !state.pending.contains(&file.id) && !state.proving.contains(&file.id)
         };
         for range in done {
             let ids = self.ids_within(&range)?;
-            let unknown: Vec<Range<u64>> = self.state().published.missing(ids).collect();
-            for ids in unknown {
-                self.with_index(|index| {
-                    index.files_with_ids(ids, |file| {
-                        let is_there = !file.scattered && self.state().done.contains(file.range());
-                        if is_there && waits(&file) {
-                            files.push(file);
-                        }
-                        Ok(ControlFlow::Continue(()))
-                    })
-                })?;
-            }
+            self.state().published.missing(ids).for_each(|ids| unknown.insert(ids));
         }
+        self.with_index(|index| {
+            index.files_of(&unknown, |file| {
+                let is_there = !file.scattered && self.state().done.contains(file.range());
+                if is_there && waits(&file) {
+                    files.push(file);
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+        })?;
         let mut scattered = Vec::new();
         self.with_index(|index| {
             index.scattered_files(|file| {

@@ -8,7 +8,7 @@ use crate::db::index_read::IndexReader;
 use crate::error::Result;
 use crate::sink::Expected;
 use crate::sink::disk::FolderCache;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// What is there already for an index that nobody has sent anything for.
@@ -153,14 +153,11 @@ pub(super) fn unpublished(
     published: &RangeSet,
     mut each: impl FnMut(FileEntry) -> Result<()>,
 ) -> Result<()> {
-    let ids: Vec<Range<u64>> = published.missing(0..index.next_id()?).collect();
-    for ids in ids {
-        index.files_with_ids(ids, |file| {
-            each(file)?;
-            Ok(ControlFlow::Continue(()))
-        })?;
-    }
-    Ok(())
+    let ids: RangeSet = published.missing(0..index.next_id()?).collect();
+    index.files_of(&ids, |file| {
+        each(file)?;
+        Ok(ControlFlow::Continue(()))
+    })
 }
 
 /// Adds where the content of `file` is in the archive.

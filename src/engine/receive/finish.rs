@@ -225,7 +225,7 @@ fn confirm(receiver: &Receiver, archive: &Archive, looked: RangeSet) -> Result<(
     looked.iter().for_each(|ids| published.remove(ids));
     look::in_parts(&published, |ids, cache| {
         archive.with_index(|index| {
-            index.files_with_ids(ids, |file| {
+            index.files_of(ids, |file| {
                 let looked = publish::stands(receiver, &file, cache);
                 if matches!(looked, Ok(true)) {
                     // It may have been out of sight the last time.

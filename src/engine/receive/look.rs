@@ -8,7 +8,7 @@ use crate::archive::digest::IndexDigest;
 use crate::archive::ranges::RangeSet;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::FolderCache;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,7 @@ impl Receiver {
             let _entered = archive.enter()?;
             let mut standing = RangeSet::default();
             archive.with_index(|index| {
-                index.files_with_ids(part, |file| {
+                index.files_of(part, |file| {
                     if publish::stands(self, &file, cache).unwrap_or(false) {
                         standing.insert(file.id..file.id + 1);
                     }
@@ -126,16 +126,13 @@ pub(super) fn take(archive: &Archive, name: Option<u64>) -> RangeSet {
 /// Does `work` for `ids`, a part of them at a time, on several threads; each has a cache of folders of its own. The first error ends it.
 pub(super) fn in_parts(
     ids: &RangeSet,
-    work: impl Fn(Range<u64>, &mut FolderCache) -> Result<()> + Sync,
+    work: impl Fn(&RangeSet, &mut FolderCache) -> Result<()> + Sync,
 ) -> Result<()> {
-    let parts = ids.iter().flat_map(|ids| {
-        ids.clone().step_by(FILES as usize).map(move |first| first..ids.end.min(first + FILES))
-    });
-    let parts = Mutex::new(parts);
+    let parts = Mutex::new(parts_of(ids));
     let run = || -> Result<()> {
         loop {
             let Some(part) = lock(&parts).next() else { return Ok(()) };
-            work(part, &mut FolderCache::default())?;
+            work(&part, &mut FolderCache::default())?;
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
@@ -150,4 +147,44 @@ pub(super) fn in_parts(
         }
         outcome
     })
+}
+
+/// Parts of `ids`, ascending, each with the neighbours that it has within [`FILES`]: after some generations there are many gaps.
+fn parts_of(ids: &RangeSet) -> impl Iterator<Item = RangeSet> {
+    let pieces = ids.iter().flat_map(|ids| {
+        let windows = ids.start / FILES..ids.end.div_ceil(FILES);
+        windows.map(move |window| ids.start.max(window * FILES)..ids.end.min((window + 1) * FILES))
+    });
+    let mut pieces = pieces.peekable();
+    std::iter::from_fn(move || {
+        let first = pieces.next()?;
+        let window = first.start / FILES;
+        let mut part: RangeSet = std::iter::once(first).collect();
+        while let Some(next) = pieces.next_if(|next| next.start / FILES == window) {
+            part.insert(next);
+        }
+        Some(part)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn parts_are_the_whole(gaps in proptest::collection::vec((1u64..9000, 1u64..9000), 0..12)) {
+            let (mut ids, mut at) = (RangeSet::default(), 0);
+            for (gap, length) in gaps {
+                ids.insert(at + gap..at + gap + length);
+                at += gap + length;
+            }
+            let parts: Vec<RangeSet> = parts_of(&ids).collect();
+            prop_assert_eq!(parts.iter().map(RangeSet::covered).sum::<u64>(), ids.covered());
+            let all: RangeSet = parts.iter().flat_map(|part| part.iter()).collect();
+            prop_assert_eq!(all, ids);
+            prop_assert!(parts.iter().all(|part| part.covered() <= FILES));
+        }
+    }
 }
