@@ -287,6 +287,11 @@ impl DiskSink {
         Ok(stat.is_some_and(|stat| meta.is_none_or(|meta| self.has_meta(&stat, meta))))
     }
 
+    /// Whether there is a folder `path`, as far as it can be looked at.
+    pub fn is_folder(&self, path: &EntryPath, cache: &mut FolderCache) -> bool {
+        matches!(self.stat(path, cache), Ok(Some(stat)) if is_kind(&stat, FileType::Directory))
+    }
+
     /// Whether an entry is as [`apply_meta`] makes it.
     fn has_meta(&self, stat: &Stat, meta: &Meta) -> bool {
         let Meta { mode, uid, gid, .. } = meta_of(stat);

@@ -286,11 +286,15 @@ fn empty_file(
 /// A folder that was moved away meanwhile is not held open for long.
 const RENEW_CACHE: u64 = 1024;
 
+/// Folders that are remembered because only their metadata are wrong: what came into them has changed their times.
+const REMEMBERED: usize = 4096;
+
 /// Directories, then links, then the directories' metadata, deepest first: making something in a directory changes its time.
-/// Where nothing had to be made, all of it is right already.
+/// Where nothing had to be made, only those are set that are wrong.
 fn nodes(receiver: &Receiver, archive: &Archive, failures: &mut Failures) -> Result<()> {
     let sink = &receiver.sink;
     let (mut cache, mut changed, mut seen) = (FolderCache::default(), false, 0u64);
+    let mut wrong = Vec::new();
     archive.with_index(|index| {
         index.nodes(|node| {
             seen += 1;
@@ -301,6 +305,10 @@ fn nodes(receiver: &Receiver, archive: &Archive, failures: &mut Failures) -> Res
             let made = match node.kind {
                 NodeKind::Dir => match sink.folder_stands(&node.path, meta, &mut cache) {
                     Ok(true) => Ok(false),
+                    Ok(false) if wrong.len() < REMEMBERED && sink.is_folder(&node.path, &mut cache) => {
+                        wrong.push(node.clone());
+                        Ok(false)
+                    }
                     // What hinders looking hinders making, too, and says it better.
                     Ok(false) | Err(_) => sink.make_folder(&node.path).map(|()| true),
                 },
@@ -318,10 +326,10 @@ fn nodes(receiver: &Receiver, archive: &Archive, failures: &mut Failures) -> Res
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        if !changed {
-            return Ok(());
+        if changed {
+            return folder_times_of(sink, index, failures);
         }
-        folder_times_of(sink, index, failures)
+        wrong.iter().rev().try_for_each(|node| folder_time(sink, node, failures))
     })
 }
 
@@ -332,13 +340,16 @@ fn folder_times(receiver: &Receiver, archive: &Archive, failures: &mut Failures)
 
 fn folder_times_of(sink: &DiskSink, index: &IndexReader, failures: &mut Failures) -> Result<()> {
     index.directories_deepest_first(|node| {
-        if let Some(meta) = &node.meta
-            && let Err(e) = sink.apply_folder_meta(&node.path, meta)
-        {
-            failures.add(None, &node.path, &e)?;
-        }
+        folder_time(sink, &node, failures)?;
         Ok(ControlFlow::Continue(()))
     })
+}
+
+fn folder_time(sink: &DiskSink, node: &Node, failures: &mut Failures) -> Result<()> {
+    match node.meta.as_ref().map(|meta| sink.apply_folder_meta(&node.path, meta)) {
+        Some(Err(e)) => failures.add(None, &node.path, &e),
+        _ => Ok(()),
+    }
 }
 
 fn hardlink(
