@@ -6,20 +6,22 @@
 //! | `R` a file goes | id u64 |
 //! | `A` a file comes | id u64, path, size u64, offset u64, scattered u8, meta, md5, BLAKE3 |
 //! | `X` extents of the scattered file before | count u32, then length u32 and offset u64 of each |
+//! | `P` the scattered file before begins with the whole content of one of the former generation, as its sender believes without having read it | id u64 of that one, count u8, then 32 bytes of each [`Beginning`]'s subtree, count u16, then offset u64, length u32 and 16 bytes of BLAKE3 of each of its samples |
 //! | `M` metadata of a file | id u64, meta |
 //! | `r` a directory or link goes | path |
 //! | `N` a directory or link comes, or is another one | letter u8 (`d`, `l`, `h`), path, target, meta |
 //! | `E` the end | format u8, index digest 32 bytes, files u64, nodes u64, archive length u64 |
 //!
 //! with path, target and meta as in a log ([`super::log`]), md5 as `0` or `1` and 16 bytes, BLAKE3 as `0` or `1` and 32 bytes. Records of one change touch each file and
-//! each path of a node at most once, so their order means nothing but that a folder comes before what is in it, and extents directly
-//! behind their file.
+//! each path of a node at most once, so their order means nothing but that a folder comes before what is in it, extents directly
+//! behind their file, and `P` directly behind those.
 
 use super::digest::{Blake3, Digest, IndexDigest, Md5};
 use super::entry::{FileEntry, Meta, Node};
 use super::extent::{Extent, MAX_EXTENT_BYTES};
 use super::log::{Bytes, LogError, meta_of, node, path_of, push_meta, push_text};
 use super::path::EntryPath;
+use super::sketch::{Beginning, MAX_SAMPLE_BYTES, Sample};
 
 /// A batch is closed when it has so many bytes, if not earlier.
 pub const BATCH_BYTES: usize = 1 << 20;
@@ -39,6 +41,8 @@ pub enum ChangeRecord {
     AddFile(FileEntry),
     /// The next extents of the scattered file before.
     Extents(Vec<Extent>),
+    /// The scattered file before begins with the whole content of the file of the former generation with this id.
+    Begins(u64, Beginning),
     /// Metadata of the file with this id.
     SetMeta(u64, Option<Meta>),
     /// The directory or link of this path is no part of the index any more.
@@ -91,6 +95,19 @@ pub fn push(batch: &mut Vec<u8>, record: &ChangeRecord) {
                     batch.extend((extent.length as u32).to_le_bytes());
                     batch.extend(extent.offset.to_le_bytes());
                 }
+            }
+        }
+        ChangeRecord::Begins(former, Beginning { subtrees, samples }) => {
+            batch.push(b'P');
+            batch.extend(former.to_le_bytes());
+            // At most MOST_SUBTREES and MOST_SAMPLES.
+            batch.push(subtrees.len() as u8);
+            batch.extend(subtrees.as_flattened());
+            batch.extend((samples.len() as u16).to_le_bytes());
+            for sample in samples {
+                batch.extend(sample.offset.to_le_bytes());
+                batch.extend(sample.length.to_le_bytes());
+                batch.extend(sample.hash);
             }
         }
         ChangeRecord::SetMeta(id, meta) => {
@@ -168,6 +185,22 @@ fn record(bytes: &mut Bytes<'_>) -> Option<Result<ChangeRecord, String>> {
             }
             Ok(ChangeRecord::Extents(extents))
         }
+        b'P' => {
+            let (former, [subtrees]) = (bytes.number()?, bytes.array()?);
+            if usize::from(subtrees) > Beginning::MOST_SUBTREES {
+                return Some(Err(format!("a beginning of {subtrees} subtrees")));
+            }
+            let subtrees = (0..subtrees).map(|_| bytes.array()).collect::<Option<_>>()?;
+            let samples = u16::from_le_bytes(bytes.array()?);
+            if usize::from(samples) > Beginning::MOST_SAMPLES {
+                return Some(Err(format!("a beginning of {samples} samples")));
+            }
+            let samples = (0..samples).map(|_| sample(bytes)).collect::<Option<Vec<_>>>()?;
+            match samples.iter().find(|sample| sample.length > MAX_SAMPLE_BYTES) {
+                Some(sample) => Err(format!("a sample of {} bytes", sample.length)),
+                None => Ok(ChangeRecord::Begins(former, Beginning { subtrees, samples })),
+            }
+        }
         b'M' => {
             let (id, meta) = (bytes.number()?, bytes.meta()?);
             match meta {
@@ -193,6 +226,11 @@ fn record(bytes: &mut Bytes<'_>) -> Option<Result<ChangeRecord, String>> {
         }
         _ => return None,
     })
+}
+
+fn sample(bytes: &mut Bytes<'_>) -> Option<Sample> {
+    let (offset, length) = (bytes.number()?, u32::from_le_bytes(bytes.array()?));
+    Some(Sample { offset, length, hash: bytes.array()? })
 }
 
 fn added(
@@ -277,9 +315,28 @@ mod tests {
         );
     }
 
+    fn begins() -> ChangeRecord {
+        let sample = |offset| Sample { offset, length: 70_000, hash: [offset as u8; 16] };
+        let beginning =
+            Beginning { subtrees: vec![[3; 32], [4; 32]], samples: vec![sample(0), sample(1 << 33)] };
+        ChangeRecord::Begins(77, beginning)
+    }
+
+    #[test]
+    fn round_trip_and_golden_of_a_beginning() {
+        let mut batch = Vec::new();
+        push(&mut batch, &begins());
+        assert_eq!(records(&batch).unwrap(), [begins()]);
+        // The format is a promise to other versions: a change of this value is a new format.
+        assert_eq!(
+            blake3(&batch).to_string(),
+            "334f67d46e2443dc161e467cbea3e65ea221adb3fd4622ec426a11edeac80f58"
+        );
+    }
+
     #[test]
     fn every_cut_is_noticed_and_what_no_index_can_say_is_refused() {
-        for record in sample() {
+        for record in sample().into_iter().chain([begins()]) {
             let mut batch = Vec::new();
             push(&mut batch, &record);
             for cut in 1..batch.len() {
@@ -293,6 +350,12 @@ mod tests {
         };
         assert!(refused(ChangeRecord::Extents(vec![Extent { length: 0, offset: 0 }])));
         assert!(refused(ChangeRecord::Extents(vec![Extent { length: MAX_EXTENT_BYTES + 1, offset: 0 }])));
+        let ChangeRecord::Begins(id, good) = begins() else { panic!() };
+        let samples = vec![Sample { length: MAX_SAMPLE_BYTES + 1, ..good.samples[0] }];
+        assert!(refused(ChangeRecord::Begins(id, Beginning { samples, ..good.clone() })));
+        assert!(refused(ChangeRecord::Begins(id, Beginning { subtrees: vec![[0; 32]; 65], ..good.clone() })));
+        let samples = vec![good.samples[0]; 257];
+        assert!(refused(ChangeRecord::Begins(id, Beginning { samples, ..good })));
         assert!(refused(ChangeRecord::SetMeta(
             1,
             Some(Meta { mode: 0o10_000, mtime_ns: 0, uid: 0, gid: 0 })

@@ -18,8 +18,8 @@ enum How {
 
 fn help() -> String {
     format!(
-        "How files that grew are read, as logs are: whole; {SAMPLES} samples of what they had, and the end; the end alone, which believes that \
-         nothing else changed. What is no mere growth, and everything with --checksum, is read whole. With spot and trust they may grow while \
+        "How files that grew are read, as logs are, here and by the receiver: whole; {SAMPLES} samples of what they had, and the end; the end \
+         alone, which believes that nothing else changed. What is no mere growth, and everything with --checksum, is read whole. With spot and trust they may grow while \
          they are read"
     )
 }

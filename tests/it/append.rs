@@ -1,5 +1,7 @@
 //! Files that only grow: what is read and sent of them with each --append, and what happens where they did not only grow.
 
+mod receiver;
+
 use crate::support::stop::StopAtEnd;
 use crate::support::{Lab, Proxy, Rng, Tree, assert_same_tree, index, need_tool};
 use std::ffi::OsString;

@@ -5,7 +5,8 @@
 //!   has already, wherever it moved to,
 //! - how far md5 and BLAKE3 had come shortly before the end: [`Resume`] computes those of a content that grew without the bytes
 //!   before,
-//! - by [`Sketch::samples`], what to look at to see whether the former content is still there.
+//! - by [`Sketch::samples`], what to look at to see whether the former content is still there. Of a file that grew, both go to a
+//!   receiver as a [`Beginning`], if the user says that they are enough.
 //!
 //! ```text
 //! content  |------ group ------|------ group ------|------ group ------|-- tail --|
@@ -19,9 +20,10 @@
 //!
 //! Chunks are those of FastCDC as of 2020 (Wen Xia et al., "The Design of Fast Content-Defined Chunking for Data Deduplication
 //! Based Storage Systems", IEEE TPDS 31/9), with tables, masks and normalization level 1 of the crate `fastcdc`. `chunker` makes
-//! them, `tree` is BLAKE3 by groups, `hasher` is both with md5, `format` is the sketch as bytes, `diff` and `resume` are what it is
-//! good for.
+//! them, `tree` is BLAKE3 by groups, `hasher` is both with md5, `format` is the sketch as bytes, `diff`, `resume` and `beginning` are what
+//! it is good for.
 
+mod beginning;
 mod chunker;
 mod diff;
 mod format;
@@ -31,9 +33,11 @@ mod resume;
 mod tests;
 mod tree;
 
+pub use beginning::{Beginning, Continued};
 pub use diff::{Run, diff};
 pub use format::SketchError;
 pub use hasher::{ContentPart, Hashed, Md5Part, SketchHasher, sketch_of, update_pair};
+pub(super) use resume::MAX_SAMPLE_BYTES;
 pub use resume::{Resume, Sample};
 
 use std::ops::RangeInclusive;

@@ -66,8 +66,11 @@ pub struct Sample {
     pub offset: u64,
     /// Its length in bytes, at most 16 MiB.
     pub length: u32,
-    hash: [u8; 16],
+    pub(in super::super) hash: [u8; 16],
 }
+
+/// The longest chunk of any average, in bytes.
+pub(in super::super) const MAX_SAMPLE_BYTES: u32 = 4 * *super::AVERAGES.end();
 
 impl Sample {
     /// Whether `bytes` are this part.

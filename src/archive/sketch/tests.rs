@@ -358,3 +358,37 @@ proptest! {
         new_bytes(&old, &new);
     }
 }
+
+#[test]
+fn a_beginning_leads_to_the_whole_and_only_if_it_is_the_known_one() {
+    for size in [1, MIB - 1, MIB, MIB + 1, 3 * MIB, 7 * MIB + 5] {
+        let content = noise(size + 2 * MIB + 77, size as u64);
+        let (known, beginning) = (blake3(&content[..size]), Beginning::of(&sketch(&content[..size]), 9, 1));
+        let finish = |beginning: &Beginning, known, end: usize| {
+            let mut continued = Continued::new(beginning, size as u64, known)?;
+            assert!(continued.start() < size as u64 && size as u64 - continued.start() <= MIB as u64);
+            continued.update(&content[continued.start() as usize..end]);
+            continued.finish()
+        };
+        for end in [size, size + 1, content.len()] {
+            assert_eq!(finish(&beginning, known, end), Some(blake3(&content[..end])), "{size} {end}");
+        }
+        assert_eq!(finish(&beginning, known, size - 1), None, "{size}: not all of the known one");
+        assert_eq!(finish(&beginning, blake3(b"other"), content.len()), None, "{size}");
+        let proves = |sample: &Sample| {
+            let start = sample.offset as usize;
+            sample.proves(&content[start..start + sample.length as usize])
+        };
+        assert!(!beginning.samples().is_empty() && beginning.samples().iter().all(proves));
+        let mut longer = beginning.clone();
+        longer.subtrees.push([0; 32]);
+        assert_eq!(finish(&longer, known, content.len()), None, "{size}");
+        let mut other = beginning.clone();
+        if let Some(first) = other.subtrees.first_mut() {
+            first[0] ^= 1;
+            assert_eq!(finish(&other, known, content.len()), None, "{size}: of another content");
+        }
+    }
+    assert!(Beginning::of(&sketch(b"x"), 0, 1).samples().is_empty());
+    assert!(Continued::new(&Beginning::of(&sketch(b"x"), 0, 1), 0, blake3(b"")).is_none());
+}

@@ -3,6 +3,7 @@
 use super::editor::Editor;
 use crate::archive::change::{self, ChangeEnd, ChangeRecord};
 use crate::archive::extent::Extent;
+use crate::archive::sketch::Beginning;
 use crate::error::{Error, ErrorKind, Result};
 use std::path::Path;
 
@@ -17,7 +18,13 @@ pub struct Applied {
     pub added: Vec<u64>,
     /// Ids of files of which only metadata changed.
     pub changed: Vec<u64>,
+    /// Files that came and are believed to begin with a former one: their ids, that one's, and how to go on from there. No
+    /// more than [`MOST_BEGINNINGS`] of them.
+    pub beginnings: Vec<(u64, u64, Beginning)>,
 }
+
+/// The others are as any file that changed.
+const MOST_BEGINNINGS: usize = 1024;
 
 /// Applies a change to the index at `path`, a private copy that is of no use if this fails. `batches` gives the change piece by piece,
 /// each piece whole records. `name` stands for the index in messages. The index gets the number `generation`; with `remember`, what
@@ -34,7 +41,8 @@ pub fn apply(
     batches: impl IntoIterator<Item = Result<Vec<u8>>>,
 ) -> Result<Applied> {
     let editor = Editor::open(path, name, remember.then_some(generation))?;
-    let mut applying = Applying { editor, open: None, applied: None, lists: Default::default() };
+    let mut applying =
+        Applying { editor, open: None, applied: None, lists: Default::default(), beginnings: Vec::new() };
     for batch in batches {
         let records = change::records(&batch?)
             .map_err(|e| Error::new(ErrorKind::BadIndex, "the change of the index is refused").because(e))?;
@@ -42,7 +50,7 @@ pub fn apply(
             applying.record(record)?;
         }
     }
-    let Applying { editor, applied, lists: [removed, added, changed], .. } = applying;
+    let Applying { editor, applied, lists: [removed, added, changed], beginnings, .. } = applying;
     let end = applied.ok_or_else(|| editor.refused("it has no end"))?;
     editor.check_paths()?;
     // Whoever reads such an index goes by the numbers.
@@ -56,7 +64,7 @@ pub fn apply(
             .hint("the change was made for another index, or edited"));
     }
     editor.close(path, &end, generation, created_s)?;
-    Ok(Applied { end, removed, added, changed })
+    Ok(Applied { end, removed, added, changed, beginnings })
 }
 
 /// A scattered file whose extents are still to come.
@@ -72,6 +80,7 @@ struct Applying {
     applied: Option<ChangeEnd>,
     /// Files that went, came, and changed.
     lists: [Vec<u64>; 3],
+    beginnings: Vec<(u64, u64, Beginning)>,
 }
 
 impl Applying {
@@ -96,6 +105,14 @@ impl Applying {
                 self.open = file.scattered.then_some(Open { id: file.id, at: 0, size: file.size });
             }
             ChangeRecord::Extents(extents) => self.extents(&extents)?,
+            ChangeRecord::Begins(former, beginning) => {
+                let Some(&id) = added.last() else {
+                    return Err(self.editor.refused("a beginning of no file"));
+                };
+                if self.beginnings.len() < MOST_BEGINNINGS {
+                    self.beginnings.push((id, former, beginning));
+                }
+            }
             ChangeRecord::SetMeta(id, meta) => {
                 self.editor.set_meta(id, meta)?;
                 changed.push(id);

@@ -11,6 +11,7 @@ use crate::archive::digest::{Blake3, Md5};
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::extent::{Extents, Piece};
 use crate::archive::path::EntryPath;
+use crate::archive::sketch::Beginning;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{OptionalExtension, params};
@@ -226,6 +227,15 @@ impl NextGeneration {
         self.add(&file, extents)?;
         self.log_end = end;
         Ok(file.id)
+    }
+
+    /// The file that was added last, a scattered one, begins with the whole content of the former file `former`, which need not be
+    /// read to prove it.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn begins_with(&mut self, former: u64, beginning: Beginning) -> Result<()> {
+        self.note(false, &ChangeRecord::Begins(former, beginning))
     }
 
     fn grown(&self, by: u64) -> Result<u64> {

@@ -4,7 +4,7 @@ use super::read::size_of;
 use crate::archive::digest::blake3;
 use crate::archive::entry::{FileEntry, Origin};
 use crate::archive::log::Digests;
-use crate::archive::sketch::{Resume, SKETCHED_BYTES, Sketch, average_for};
+use crate::archive::sketch::{Beginning, Resume, SKETCHED_BYTES, Sketch, average_for};
 use crate::db::index_read::IndexReader;
 use crate::telemetry::Monitor;
 use rand::RngExt;
@@ -24,6 +24,31 @@ pub enum Append {
     Spot,
     /// Only its end is: the rest is believed.
     Trust,
+}
+
+/// Whether a file begins with the content that it had.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in super::super) enum Growth {
+    /// It does not, or nobody knows.
+    #[default]
+    None,
+    /// It does: all of it was read.
+    Read,
+    /// It does, as far as [`Append::Spot`] or [`Append::Trust`] can tell.
+    Believed,
+}
+
+impl Append {
+    /// How many samples of a former content there are to look at.
+    fn samples(self) -> usize {
+        if self == Self::Spot { SAMPLES } else { 0 }
+    }
+
+    /// What a receiver is to go by that has the former content, of which `sketch` is, and shall believe no less than we do.
+    pub(super) fn beginning(self, sketch: &[u8]) -> Option<Beginning> {
+        let sketch = Sketch::decode(sketch).ok()?;
+        Some(Beginning::of(&sketch, self.samples(), rand::rng().random()))
+    }
 }
 
 /// Parts of the former content that [`Append::Spot`] looks at: the first and the last chunk, and others anywhere between.
@@ -116,7 +141,7 @@ impl Appending {
 /// Whether samples of a former content are where they were.
 fn are_proven(sketch: &Sketch, file: &File, monitor: &dyn Monitor) -> bool {
     let mut bytes = Vec::new();
-    sketch.samples(SAMPLES, rand::rng().random()).into_iter().all(|sample| {
+    sketch.samples(Append::Spot.samples(), rand::rng().random()).into_iter().all(|sample| {
         bytes.resize(sample.length as usize, 0);
         !monitor.is_cancelled()
             && file.read_exact_at(&mut bytes, sample.offset).is_ok()

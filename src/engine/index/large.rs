@@ -1,7 +1,7 @@
 //! Large files and objects: read and hashed a piece at a time, two side by side.
 
 use super::super::buffers::{Buffer, Buffers};
-use super::append::FormerContent;
+use super::append::{FormerContent, Growth};
 use super::read::{is_grown, is_same};
 use crate::archive::entry::FileEntry;
 use crate::archive::log::Digests;
@@ -53,7 +53,7 @@ pub(in super::super) struct LargeDone {
     /// Of that content.
     pub(in super::super) sketch: Option<Vec<u8>>,
     /// It begins with the former content.
-    pub(super) grown: bool,
+    pub(super) growth: Growth,
     /// Only its end was read, as if it began with a content with which it does not: all of this means nothing.
     pub(super) is_misled: bool,
 }
@@ -222,7 +222,12 @@ impl LargeReader {
         let begins = prefix_md5.zip(prefix);
         let grown = self.former.is_some_and(|former| begins.is_some_and(|begins| former.is(&begins)));
         let is_misled = self.is_resumed && !grown;
-        LargeDone { digests: (md5, blake3), sure, sketch, grown, is_misled }
+        let growth = match (grown, self.is_resumed) {
+            (false, _) => Growth::None,
+            (true, false) => Growth::Read,
+            (true, true) => Growth::Believed,
+        };
+        LargeDone { digests: (md5, blake3), sure, sketch, growth, is_misled }
     }
 }
 

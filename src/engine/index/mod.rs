@@ -154,11 +154,11 @@ fn next_generation(
     let nodes = FormerNodes::new(IndexReader::open(&options.database)?);
     let former_generation = summary.generation;
     let scan = Scan::new(options, Some(former), Contents::Drop)?;
-    let mut rows = NextRows::new(options.database.clone(), summary, nodes, scan.is_device());
+    let mut rows = NextRows::new(options.database.clone(), summary, nodes, scan.is_device(), options.append);
     let skipped = scan.run(options.threads, monitor, |scanned| match scanned {
-        Scanned::File { file, same, sketch, grown, .. } => {
+        Scanned::File { file, same, sketch, growth, .. } => {
             monitor.counters().files_done.add(1);
-            rows.file(file, same, sketch.as_deref(), grown)
+            rows.file(file, same, sketch.as_deref(), growth)
         }
         Scanned::Node(node) => rows.node(&node),
         Scanned::Large(_) => Err(unread()),

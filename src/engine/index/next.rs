@@ -1,5 +1,6 @@
 //! What a walk finds, beside the former generation: what is the same is left alone, the rest makes the next one.
 
+use super::append::{Append, Growth};
 use super::former::Vanished;
 use super::rows::FormerNodes;
 use crate::archive::entry::{FileEntry, Node};
@@ -38,12 +39,19 @@ pub(super) struct NextRows {
     changes: Changes,
     /// A file with the same content has its former time.
     keeps_time: bool,
+    append: Append,
 }
 
 impl NextRows {
-    pub(super) fn new(target: PathBuf, summary: Summary, nodes: FormerNodes, keeps_time: bool) -> Self {
+    pub(super) fn new(
+        target: PathBuf,
+        summary: Summary,
+        nodes: FormerNodes,
+        keeps_time: bool,
+        append: Append,
+    ) -> Self {
         let (first_new_id, changes) = (u64::MAX, Changes::default());
-        Self { target, summary, nodes, next: None, first_new_id, changes, keeps_time }
+        Self { target, summary, nodes, next: None, first_new_id, changes, keeps_time, append }
     }
 
     fn next(&mut self) -> Result<&mut NextGeneration> {
@@ -58,13 +66,13 @@ impl NextRows {
         Ok(self.next.insert(next))
     }
 
-    /// Takes a file; `same` says that its row would be the former one, `grown` that the file begins with its content.
+    /// Takes a file; `same` says that its row would be the former one, `growth` whether the file begins with its content.
     pub(super) fn file(
         &mut self,
         file: FileEntry,
         same: bool,
         sketch: Option<&[u8]>,
-        grown: bool,
+        growth: Growth,
     ) -> Result<()> {
         if same {
             return Ok(());
@@ -99,7 +107,7 @@ impl NextRows {
             None if sketch.is_some() => self.next()?.file_linked_at(&file.path, first_new_id)?,
             None => None,
         };
-        self.add(file, base.as_ref(), sketch, grown)
+        self.add(file, base.as_ref(), sketch, growth)
     }
 
     fn add(
@@ -107,8 +115,9 @@ impl NextRows {
         file: FileEntry,
         former: Option<&FileEntry>,
         sketch: Option<&[u8]>,
-        grown: bool,
+        growth: Growth,
     ) -> Result<()> {
+        let append = self.append;
         let next = self.next()?;
         let start = next.log_end();
         let known = match (file.md5, file.blake3) {
@@ -122,7 +131,7 @@ impl NextRows {
                     extents.push(piece.range.start, piece.range.end - piece.range.start);
                 }
             }
-            (None, Some(former), _) if grown => {
+            (None, Some(former), _) if growth != Growth::None => {
                 extents = longer(&next.pieces_of(former)?, file.size, start);
             }
             (None, Some(former), Some(sketch)) => {
@@ -134,11 +143,17 @@ impl NextRows {
         }
         // What has nothing of any former content is as good as new.
         let has_former = extents.size() == file.size && extents.list().iter().any(|e| e.offset < start);
+        let is_believed = growth == Growth::Believed && known.is_none() && has_former;
         let id = if has_former || (known.is_some() && file.size > 0) {
             next.add_scattered(file, &extents)?
         } else {
             next.add_natural(file)?
         };
+        if let Some(former) = former.filter(|_| is_believed)
+            && let Some(beginning) = next.sketch(former.id)?.and_then(|sketch| append.beginning(&sketch))
+        {
+            next.begins_with(former.id, beginning)?;
+        }
         let grown = next.log_end() - start;
         self.changes.added += 1;
         self.changes.known += u64::from(known.is_some());

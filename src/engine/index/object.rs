@@ -1,6 +1,7 @@
 //! Asking for objects and hashing them: heads where they say enough, contents where they do not, many at a time.
 
 use super::super::buffers::Buffers;
+use super::append::Growth;
 use super::large::Large;
 use super::read::{LARGE_BYTES, blake3_and_sketch};
 use super::scan::{Content, Contents, Scanned};
@@ -84,7 +85,7 @@ impl ObjectsReader<'_> {
                             same: true,
                             content: None,
                             sketch: None,
-                            grown: false,
+                            growth: Growth::None,
                         }))
                     }
                     None => {
@@ -254,7 +255,7 @@ impl ObjectsReader<'_> {
                 self.note_read(head.size);
                 let file = entry_of(&object, &head, Some((md5, Some(blake3))));
                 let content = kept.as_ref().map(|batch| Content { batch: batch.clone(), range });
-                Ok(Scanned::File { file, same: false, content, sketch, grown: false })
+                Ok(Scanned::File { file, same: false, content, sketch, growth: Growth::None })
             });
             let skipped = |reason| Outcome::Skipped(Skipped { path: object.path.to_string(), reason });
             outcomes.push((at, outcome.map_or_else(skipped, Outcome::Scanned)));
@@ -289,7 +290,13 @@ fn known(file: FileEntry) -> Asked {
 }
 
 fn hashed(file: FileEntry, sketch: Option<Vec<u8>>) -> Asked {
-    Asked::Known(Outcome::Scanned(Scanned::File { file, same: false, content: None, sketch, grown: false }))
+    Asked::Known(Outcome::Scanned(Scanned::File {
+        file,
+        same: false,
+        content: None,
+        sketch,
+        growth: Growth::None,
+    }))
 }
 
 /// The same object as when the former index was made: neither its content nor what is recorded with it has changed.

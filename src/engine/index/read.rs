@@ -2,7 +2,7 @@
 
 use super::super::buffers::{Buffer, Buffers};
 use super::super::opener::Opener;
-use super::append::{Appending, FormerContent};
+use super::append::{Appending, FormerContent, Growth};
 use super::large::{Large, LargeDone, LargeReader, SIDE_BY_SIDE};
 use super::scan::{Content, Contents, Scanned};
 use crate::archive::digest::{Blake3, blake3, md5_of_each};
@@ -155,8 +155,8 @@ impl Reader<'_> {
                 Item::Skipped(skipped) => Some(Outcome::Skipped { skipped, linked: None }),
                 Item::File(Candidate { known: Some((same, file)), .. }) => {
                     self.note_read(file.size);
-                    let (content, sketch, grown) = (None, None, false);
-                    Some(Outcome::Scanned(Scanned::File { file, same, content, sketch, grown }))
+                    let (content, sketch, growth) = (None, None, Growth::None);
+                    Some(Outcome::Scanned(Scanned::File { file, same, content, sketch, growth }))
                 }
                 Item::File(candidate) => work.read(at, candidate, 0),
             };
@@ -313,9 +313,9 @@ impl Work<'_> {
                             self.outcomes[at] = self.read(at, candidate, attempts);
                             continue;
                         }
-                        let LargeDone { digests: (md5, blake3), sketch, grown, .. } = done;
+                        let LargeDone { digests: (md5, blake3), sketch, growth, .. } = done;
                         let entry = FileEntry { md5: Some(md5), blake3: Some(blake3), ..file.entry };
-                        self.outcomes[file.at] = Some(scanned(entry, None, sketch, grown));
+                        self.outcomes[file.at] = Some(scanned(entry, None, sketch, growth));
                     }
                 }
             }
@@ -337,13 +337,13 @@ impl Work<'_> {
         let Self { reader, buffer, mut outcomes, small, .. } = self;
         let slices: Vec<&[u8]> = small.iter().map(|file| &buffer[file.range.clone()]).collect();
         let md5s = md5_of_each(&slices);
-        let hashed: Vec<(Digests, Option<Vec<u8>>, bool)> = md5s
+        let hashed: Vec<(Digests, Option<Vec<u8>>, Growth)> = md5s
             .into_iter()
             .zip(slices.iter().zip(&small))
             .map(|(md5, (content, file))| {
                 let (blake3, sketch) = blake3_and_sketch(content, file.average);
                 let grown = file.former.as_ref().is_some_and(|former| former.begins(content));
-                ((md5, blake3), sketch, grown)
+                ((md5, blake3), sketch, if grown { Growth::Read } else { Growth::None })
             })
             .collect();
         drop(slices);
@@ -355,9 +355,10 @@ impl Work<'_> {
             }
             Contents::Keep(_) => Some(Bytes::from_owner(buffer)),
         };
-        for (Small { at, stat, path, range, .. }, (digests, sketch, grown)) in small.into_iter().zip(hashed) {
+        for (Small { at, stat, path, range, .. }, (digests, sketch, growth)) in small.into_iter().zip(hashed)
+        {
             let content = kept.as_ref().map(|batch| Content { batch: batch.clone(), range });
-            outcomes[at] = Some(scanned(entry_of(&path, &stat, Some(digests)), content, sketch, grown));
+            outcomes[at] = Some(scanned(entry_of(&path, &stat, Some(digests)), content, sketch, growth));
         }
         outcomes.into_iter().flatten().collect()
     }
@@ -370,8 +371,8 @@ impl From<ToHash> for Hashing {
     }
 }
 
-fn scanned(file: FileEntry, content: Option<Content>, sketch: Option<Vec<u8>>, grown: bool) -> Outcome {
-    Outcome::Scanned(Scanned::File { file, same: false, content, sketch, grown })
+fn scanned(file: FileEntry, content: Option<Content>, sketch: Option<Vec<u8>>, growth: Growth) -> Outcome {
+    Outcome::Scanned(Scanned::File { file, same: false, content, sketch, growth })
 }
 
 fn failed(Candidate { path, linked, .. }: Candidate, reason: String) -> Outcome {

@@ -3,7 +3,7 @@
 use super::super::buffers::Buffers;
 use super::super::pipeline::{Feed, ordered};
 use super::IndexOptions;
-use super::append::{Append, Appending, FormerContent};
+use super::append::{Append, Appending, FormerContent, Growth};
 use super::bucket::BucketScan;
 use super::former::FormerRows;
 use super::large::{Large, SIDE_BY_SIDE};
@@ -42,8 +42,8 @@ pub(in super::super) enum Scanned {
         content: Option<Content>,
         /// Of a large file that was read ([`crate::archive::sketch`]).
         sketch: Option<Vec<u8>>,
-        /// It is longer than the former row of this path says, and begins with the content of that one.
-        grown: bool,
+        /// Whether it is longer than the former row of this path says, and begins with the content of that one.
+        growth: Growth,
     },
     /// A file that is too large to be kept in memory; it was only opened.
     Large(Box<Large>),

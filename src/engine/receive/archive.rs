@@ -1,5 +1,6 @@
 //! One archive on the receiver: its index, what of it has arrived, and who is writing which part of it.
 
+use super::beginning::Begun;
 use super::commit::lock;
 use super::look::Look;
 use super::proof::Hashed;
@@ -80,6 +81,8 @@ pub(super) struct State {
     pub(super) rehash: BTreeSet<u64>,
     /// What is hashed of large files that are not complete.
     pub(super) hashed: BTreeMap<u64, Hashed>,
+    /// Files that are to be hashed from the end of what they begin with.
+    pub(super) begun: BTreeMap<u64, Begun>,
 }
 
 /// A file's id, and where its content is in the archive.

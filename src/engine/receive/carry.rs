@@ -1,6 +1,7 @@
 //! What of a former index still counts when another one takes its place.
 
 use super::archive::Archive;
+use super::beginning::Begun;
 use super::{Receiver, publish};
 use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
@@ -8,11 +9,12 @@ use crate::db::index_read::IndexReader;
 use crate::error::Result;
 use crate::sink::Expected;
 use crate::sink::disk::FolderCache;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 /// What is there already for an index that nobody has sent anything for.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Carried {
     /// Bytes of its archive that need not come.
     pub(super) done: RangeSet,
@@ -20,6 +22,8 @@ pub(super) struct Carried {
     pub(super) published: RangeSet,
     /// Files that have their content and their names, but whose metadata are still those of the former index.
     pub(super) touched: Vec<Touched>,
+    /// Files that are staged as far as they begin with former ones.
+    pub(super) begun: BTreeMap<u64, Begun>,
     /// Size of the files that were found under their path, in bytes.
     pub(super) same_bytes: u64,
 }

@@ -2,6 +2,7 @@
 //! copied before anything is replaced.
 
 use super::archive::Archive;
+use super::beginning::Beginnings;
 use super::carry::{self, Carried, Touched};
 use super::commit::lock;
 use super::keep::{self, ChangeOptions};
@@ -18,6 +19,7 @@ use crate::db::journal::ArchiveState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::Expected;
 use crate::sink::disk::{FolderCache, Staging};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::ops::ControlFlow;
@@ -145,7 +147,7 @@ impl Receiver {
             // It may never be asked for again.
             self.sink.remove_other_staging(|name| name != staged)?;
         }
-        let Carried { done, published, touched, .. } = carried?;
+        let Carried { done, published, touched, begun, .. } = carried?;
         if options.keep {
             self.keep_replaced(former, &applied.removed, generation)?;
         }
@@ -156,7 +158,9 @@ impl Receiver {
         self.committer.sync()?;
         let (digest, finished) = (*expected, false);
         let state = ArchiveState { tar_id, digest, generation, finished, done, published };
-        Ok((self.activate(state)?, touched))
+        let archive = self.activate(state)?;
+        archive.state().begun = begun;
+        Ok((archive, touched))
     }
 
     /// Finds out what is there of the new generation, and copies what its files have in common with those of the former one.
@@ -190,8 +194,16 @@ impl Receiver {
         // What was there before comes back only where a generation is taken back.
         let mut kept = self.kept(former.tar_id)?;
         let new_from = former.with_index(IndexReader::archive_bytes)?;
+        let list = &applied.beginnings[..];
+        let (beginnings, mut begun) =
+            (Beginnings { receiver: self, former, before: &before, staging, list }, BTreeMap::new());
         carry::unpublished(&index, &published, |file| {
             if kept.take(&file, staging)? {
+                return Ok(());
+            }
+            if let Some(staged) = beginnings.stage(&file)? {
+                staged.lack(&index, &file, &mut lacking)?;
+                begun.insert(file.id, staged);
                 return Ok(());
             }
             if !file.scattered && !rewind && file.offset >= new_from {
@@ -208,7 +220,7 @@ impl Receiver {
             keep::check_all(&index, &published, staging)?;
         }
         let done = carry::complement(&lacking, applied.end.total_bytes);
-        let mut carried = Carried { done, published, touched, same_bytes: 0 };
+        let mut carried = Carried { done, published, touched, begun, same_bytes: 0 };
         carried.hold_back_touched();
         Ok(carried)
     }

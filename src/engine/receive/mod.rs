@@ -2,6 +2,7 @@
 
 mod adopt;
 mod archive;
+mod beginning;
 mod block;
 mod carry;
 mod change;

@@ -109,7 +109,10 @@ fn proven(receiver: &Receiver, archive: &Archive, file: &FileEntry, hashed: Opti
         let is_shared = staged.metadata().is_ok_and(|metadata| metadata.nlink() > 1);
         let right = match hashed.filter(|hashed| !is_shared && hashed.is_whole(file)) {
             Some(hashed) => staged.metadata().is_ok_and(|m| m.len() == file.size) && hashed.proves(file),
-            None => is_as_indexed(&staged, file)?,
+            None => {
+                let begun = archive.state().begun.remove(&file.id).filter(|_| !is_shared);
+                begun.map_or(Ok(false), |begun| begun.proves(&staged, file))? || is_as_indexed(&staged, file)?
+            }
         };
         if !right || written(&staged) != before {
             return Ok(false);
@@ -179,6 +182,8 @@ pub(super) fn take_back(receiver: &Receiver, archive: &Archive, file: &FileEntry
     pieces.iter().for_each(|piece| state.done.remove(piece.clone()));
     state.published.remove(file.id..file.id + 1);
     state.hashed.remove(&file.id);
+    // Their bytes may come again, too.
+    state.begun.clear();
     state.finished = false;
     Ok(())
 }

@@ -1,0 +1,150 @@
+//! What the receiver reads of files that grew, and what becomes of them where its copy is not what it was.
+
+use super::{Log, MODES, assert_is_growth};
+use crate::support::{need_tool, set_mtime, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+impl Log {
+    /// How many bytes of staged files the receiver reads while `work` runs.
+    fn read_by_receiver(&self, work: impl FnOnce()) -> u64 {
+        need_tool("strace", "apt-get install strace");
+        let trace = self.lab.path("trace");
+        let _ = std::fs::remove_file(&trace);
+        let pid = self.proxy.pid().to_string();
+        let mut strace = Command::new("strace")
+            .args(["-f", "-y", "-e", "trace=read,pread64", "-p", &pid, "-o"])
+            .arg(&trace)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let status = format!("/proc/{pid}/status");
+        let is_traced = || !std::fs::read_to_string(&status).unwrap().contains("TracerPid:\t0\n");
+        wait_until("the receiver is traced", Duration::from_secs(20), is_traced);
+        work();
+        kill_process(Pid::from_child(&strace), Signal::INT).unwrap();
+        strace.wait().unwrap();
+        let staged = format!("<{}/.tar-like/staging/", self.dst.display());
+        let trace = std::fs::read_to_string(trace).unwrap();
+        // One that was interrupted by another thread's says its file in one line, and its outcome in another.
+        let mut open = std::collections::HashMap::new();
+        let mut bytes = 0;
+        for line in trace.lines() {
+            let thread = line.split_whitespace().next().unwrap();
+            let is_staged = match line.contains(" resumed>") {
+                true => open.remove(thread).unwrap_or(false),
+                false => line.contains(&staged),
+            };
+            if line.ends_with("<unfinished ...>") {
+                open.insert(thread, is_staged);
+            } else if is_staged {
+                bytes += line.rsplit_once("= ").unwrap().1.parse::<u64>().unwrap();
+            }
+        }
+        bytes
+    }
+
+    /// Changes the receiver's copy in place.
+    fn tamper(&self, range: std::ops::Range<u64>, in_secret: bool) {
+        let path = self.dst.join("log");
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        let before = file.metadata().unwrap();
+        file.write_all_at(&vec![b'x'; (range.end - range.start) as usize], range.start).unwrap();
+        let at = before.mtime() * 1_000_000_000 + before.mtime_nsec();
+        set_mtime(&path, if in_secret { at } else { at + 1_000_000_000 });
+    }
+}
+
+#[test]
+fn no_more_is_read_than_the_sender_reads() {
+    const SIZE: u64 = 30_000_000;
+    // The last group, and what came.
+    const END: u64 = (1 << 20) + 1_000_000;
+    let mut log = Log::new(21, SIZE as usize);
+    let mut size = SIZE;
+    for (mode, least, most) in [("full", SIZE, u64::MAX), ("trust", 1, END), ("spot", 64 * 16_384, SIZE / 2)]
+    {
+        let growth = log.append("log", 1_000_000);
+        size += growth;
+        let read = log.read_by_receiver(|| assert_is_growth(log.sync(&["--append", mode]), growth, mode));
+        assert!((least..=most).contains(&read), "{mode}: {read} of {size}");
+        log.mirror(&["--append", mode]);
+    }
+}
+
+/// Somebody wrote to it as everybody does: it is asked for as a whole.
+#[test]
+fn a_copy_that_was_changed_is_not_believed() {
+    for mode in MODES {
+        let mut log = Log::new(22, 6_000_000);
+        for range in [0..1, 2_000_000..2_100_000, 5_999_999..6_000_000] {
+            log.tamper(range, false);
+            let growth = log.append("log", 10_000);
+            let sent = log.mirror(&["--append", mode]);
+            assert!(sent >= 6_000_000 + growth, "{mode}: {sent}");
+        }
+        std::fs::remove_file(log.dst.join("log")).unwrap();
+        log.append("log", 10_000);
+        assert!(log.mirror(&["--append", mode]) > 6_000_000, "{mode}");
+        let copy = std::fs::File::options().write(true).open(log.dst.join("log")).unwrap();
+        copy.set_len(1_000_000).unwrap();
+        log.append("log", 10_000);
+        assert!(log.mirror(&["--append", mode]) > 6_000_000, "{mode}");
+    }
+}
+
+/// Size and time say nothing: what is looked at does.
+#[test]
+fn a_copy_that_was_changed_in_secret_is_found_as_far_as_it_is_looked_at() {
+    let found = [
+        ("full", 2_000_000..2_000_001),
+        ("spot", 0..5_000_000),
+        // The end is looked at in any case.
+        ("spot", 5_999_999..6_000_000),
+        ("trust", 5_999_999..6_000_000),
+    ];
+    for (mode, range) in found {
+        let mut log = Log::new(23, 6_000_000);
+        log.tamper(range.clone(), true);
+        log.append("log", 10_000);
+        assert!(log.mirror(&["--append", mode]) > 6_000_000, "{mode} {range:?}");
+    }
+    let mut log = Log::new(24, 6_000_000);
+    log.tamper(1_000_000..1_500_000, true);
+    let growth = log.append("log", 10_000);
+    assert_is_growth(log.sync(&["--append", "trust"]), growth, "trust");
+    let copy = std::fs::read(log.dst.join("log")).unwrap();
+    assert!(copy[1_000_000..1_500_000].iter().all(|&byte| byte == b'x'), "it is believed");
+    assert!(copy.ends_with(&log.content()[1_500_000..]));
+    let found = log.lab.check(&log.dst, &log.db, vec![]).code(1);
+    assert!(found.stdout.contains("different\tlog"), "{found:?}");
+    // The next one that reads it all has it mended.
+    log.append("log", 10_000);
+    assert!(log.mirror(&["--append", "full"]) > 6_000_000);
+}
+
+/// What is staged by then is there after a crash; what was known of it is not, so it is read.
+#[test]
+fn a_receiver_that_is_killed_in_between() {
+    let mut log = Log::new(25, 8_000_000);
+    for mode in ["spot", "trust"] {
+        let growth = log.append("log", 300_000);
+        let slow = ["--append", mode, "--bwlimit", "64K", "-s", "50000", "-p", "1"];
+        let sync = log.lab.cmd(log.sync_args(&slow)).spawn();
+        let has_some = || {
+            let answer = log.proxy.request("GET", "/tar/0/status", &[], b"");
+            answer.status == 200 && {
+                let status = answer.json();
+                status["done_bytes"] != status["total_bytes"] && status["generation"].as_u64() > Some(1)
+            }
+        };
+        wait_until("it has the change", Duration::from_secs(60), has_some);
+        log.proxy.kill9();
+        drop(sync);
+        log.proxy.restart();
+        let sent = log.mirror(&["--append", mode]);
+        assert!((1..=growth).contains(&sent), "{mode}: {sent} of {growth}");
+    }
+}
