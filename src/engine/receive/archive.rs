@@ -67,6 +67,8 @@ pub(super) struct State {
     pub(super) published: RangeSet,
     /// Everything is in place.
     pub(super) finished: bool,
+    /// The generation that was taken back to come here: what is kept of it is of no use once all is in place.
+    pub(super) taken_back: Option<u64>,
     /// The last look at published files.
     pub(super) look: Option<Look>,
     /// Why files are not published.

@@ -102,7 +102,8 @@ impl Receiver {
         let outcome = self.change(&former, uploaded, expected, options);
         let (archive, touched) = self.replaced(Some(former.clone()), outcome)?;
         if options.rewind {
-            self.forget_kept(tar_id, former.generation);
+            // As long as they are there, whoever still has such a file open cannot write to what counts as hashed: it has another name.
+            archive.state().taken_back = Some(former.generation);
         }
         drop(log);
         self.touch(&archive, &touched)?;

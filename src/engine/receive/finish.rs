@@ -191,7 +191,7 @@ fn run(
         }
     }
     receiver.committer.settle()?;
-    let state = archive.state();
+    let mut state = archive.state();
     // Content that is done but has no name is in nobody's list of missing bytes: its reason is.
     let unpublished = state.failed.len() as u64;
     let mut failed: Vec<FailedFile> = state.failed.values().cloned().collect();
@@ -211,7 +211,11 @@ fn run(
         too_many: deleted.too_many,
     };
     let changed = state.finished != complete;
+    let taken_back = state.taken_back.take_if(|_| complete);
     drop(state);
+    if let Some(generation) = taken_back {
+        receiver.forget_kept(archive.tar_id, generation);
+    }
     if changed {
         receiver.committer.rewrite(|journal| journal.set_finished(archive.tar_id, complete))?;
         archive.state().finished = complete;
