@@ -3,8 +3,11 @@
 mod ids;
 mod pieces;
 mod sketches;
+mod walk;
 
 pub(super) use pieces::{Side, WALK_ORDER, find_content, read_extents};
+pub(super) use walk::IN_ORDER;
+pub use walk::WalkRows;
 
 use super::index_rows::{file_of, node_of};
 use super::{

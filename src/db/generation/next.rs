@@ -1,6 +1,6 @@
 //! The next generation of an index: made beside the former one, put in its place in one step.
 
-use super::super::index_read::{FileRead, IndexReader, Side, Summary, find_content, read_files};
+use super::super::index_read::{FileRead, IN_ORDER, IndexReader, Side, Summary, find_content, read_files};
 use super::super::index_write::Written;
 use super::super::{sql_int, text_or_blob};
 use super::copy::copy;
@@ -58,6 +58,10 @@ impl NextGeneration {
         let log_end = editor.meta("log_end")?.unwrap_or(0).max(total_bytes);
         let highest = editor.number("SELECT max(id) + 1 FROM tar")?.unwrap_or(0);
         let next_id = editor.meta("next_id")?.unwrap_or(0).max(highest);
+        if former_generation.format == 1 {
+            // Later ones come behind them.
+            editor.set_number(IN_ORDER, highest)?;
+        }
         let number = editor.meta("last_generation")?.unwrap_or(0).max(last).saturating_add(1);
         let prepare = || -> rusqlite::Result<()> {
             editor.connection.execute_batch(TABLES)?;

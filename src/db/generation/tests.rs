@@ -3,7 +3,7 @@ use crate::archive::digest::{blake3, md5};
 use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
 use crate::archive::extent::{Extents, Piece};
 use crate::archive::path::EntryPath;
-use crate::db::index_read::IndexReader;
+use crate::db::index_read::{IndexReader, WalkRows};
 use crate::db::index_write::IndexWriter;
 use crate::error::{ErrorKind, Result};
 use proptest::prelude::*;
@@ -56,6 +56,10 @@ fn rows(database: &Path) -> Vec<(String, u64, Vec<Piece>)> {
             })
             .unwrap();
         if page.is_empty() {
+            let mut walk = WalkRows::new(IndexReader::open(database).unwrap()).unwrap();
+            let all = std::iter::from_fn(|| walk.pop().unwrap().map(|(_, file)| file.id));
+            let ids: Vec<u64> = rows.iter().map(|(_, id, _)| *id).collect();
+            assert_eq!(all.collect::<Vec<_>>(), ids);
             return rows;
         }
         from += page.len() as u64;

@@ -3,32 +3,26 @@
 use crate::archive::entry::{FileEntry, Meta, Origin};
 use crate::archive::path::EntryPath;
 use crate::archive::sketch::{SKETCHED_BYTES, Sketch};
-use crate::db::index_read::{IndexReader, Summary};
+use crate::db::index_read::{IndexReader, Summary, WalkRows};
 use crate::error::Result;
-use std::collections::VecDeque;
-use std::ops::ControlFlow;
+use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The rows of the former index, in step with the walk: both are in the same order.
 pub(in super::super) struct FormerRows {
-    reader: IndexReader,
-    next: u64,
-    files: u64,
+    rows: WalkRows,
     /// Ids of the files that the walk has gone past.
     vanished: Vanished,
     /// Files that changed from here on, in nanoseconds since 1970, may have changed again unnoticed in the same tick of the clock.
     settled_ns: i64,
     /// No file is taken for unchanged without being read.
     pub(super) read_all: bool,
-    rows: VecDeque<(Vec<u8>, FileEntry)>,
 }
 
 /// Ids of files of the former index that are not there any more.
 pub(in super::super) type Vanished = Arc<Mutex<Vec<u64>>>;
 
 impl FormerRows {
-    const PAGE: u64 = 4096;
-
     /// A clock tick of the coarsest file systems.
     const TICK_S: u64 = 2;
 
@@ -37,24 +31,21 @@ impl FormerRows {
         summary: &Summary,
         vanished: Vanished,
         read_all: bool,
-    ) -> Self {
+    ) -> Result<Self> {
         let settled_s = summary.created_s.saturating_sub(Self::TICK_S);
         let settled_ns = i64::try_from(settled_s).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
-        Self { reader, next: 0, files: summary.files, vanished, settled_ns, read_all, rows: VecDeque::new() }
+        Ok(Self { rows: WalkRows::new(reader)?, vanished, settled_ns, read_all })
     }
 
     /// The former row of `path`. Paths are asked for in ascending order of their keys.
     pub(in super::super) fn find(&mut self, path: &EntryPath) -> Result<Option<FileEntry>> {
         let key = path.sort_key();
         loop {
-            if self.rows.is_empty() && !self.read_page()? {
-                return Ok(None);
-            }
-            match self.rows.front().map(|(former, _)| former.cmp(&key)) {
-                Some(std::cmp::Ordering::Less) => self.skip(),
-                Some(std::cmp::Ordering::Equal) => return Ok(self.rows.pop_front().map(|(_, file)| file)),
+            match self.rows.peek()?.map(|former| former.cmp(&key)) {
+                Some(Ordering::Less) => self.skip()?,
+                Some(Ordering::Equal) => return Ok(self.rows.pop()?.map(|(_, file)| file)),
                 _ => return Ok(None),
-            }
+            };
         }
     }
 
@@ -78,40 +69,20 @@ impl FormerRows {
         if file.size < SKETCHED_BYTES {
             return Ok(None);
         }
-        let head = self.reader.sketch_head(file.id, 2)?;
+        let head = self.rows.reader().sketch_head(file.id, 2)?;
         Ok(head.and_then(|head| Sketch::average_of(&head)))
     }
 
     /// The walk is at its end: what is left has vanished.
     pub(in super::super) fn end(&mut self) -> Result<()> {
-        loop {
-            while !self.rows.is_empty() {
-                self.skip();
-            }
-            if !self.read_page()? {
-                return Ok(());
-            }
-        }
+        while self.skip()? {}
+        Ok(())
     }
 
-    fn skip(&mut self) {
-        if let Some((_, file)) = self.rows.pop_front() {
-            self.vanished.lock().unwrap_or_else(PoisonError::into_inner).push(file.id);
-        }
-    }
-
-    /// False at the end.
-    fn read_page(&mut self) -> Result<bool> {
-        if self.next >= self.files {
-            return Ok(false);
-        }
-        let count = Self::PAGE.min(self.files - self.next);
-        let rows = &mut self.rows;
-        self.reader.files_in_walk_order(self.next, count, |file| {
-            rows.push_back((file.path.sort_key(), file));
-            Ok(ControlFlow::Continue(()))
-        })?;
-        self.next += count;
-        Ok(!self.rows.is_empty())
+    /// Goes past the next row; false at the end.
+    fn skip(&mut self) -> Result<bool> {
+        let Some((_, file)) = self.rows.pop()? else { return Ok(false) };
+        self.vanished.lock().unwrap_or_else(PoisonError::into_inner).push(file.id);
+        Ok(true)
     }
 }

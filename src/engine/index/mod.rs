@@ -150,7 +150,7 @@ fn next_generation(
     started_s: u64,
 ) -> Result<IndexReport> {
     let vanished = Vanished::default();
-    let former = FormerRows::new(reader, &summary, vanished.clone(), options.checksum);
+    let former = FormerRows::new(reader, &summary, vanished.clone(), options.checksum)?;
     let nodes = FormerNodes::new(IndexReader::open(&options.database)?);
     let former_generation = summary.generation;
     let scan = Scan::new(options, Some(former), Contents::Drop)?;

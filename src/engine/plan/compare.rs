@@ -26,7 +26,7 @@ impl Former {
     pub(super) fn new(database: &Path, reader: IndexReader, summary: &Summary) -> Result<Self> {
         let vanished = Vanished::default();
         Ok(Self {
-            rows: FormerRows::new(reader, summary, vanished.clone(), false),
+            rows: FormerRows::new(reader, summary, vanished.clone(), false)?,
             nodes: FormerNodes::new(IndexReader::open(database)?),
             vanished,
             reader: IndexReader::open(database)?,
