@@ -1,6 +1,23 @@
 //! A source that changes between index and upload, and while the upload runs: what changed is named, its neighbours arrive byte
 //! for byte, and once it is as it was the same command completes (P3, P4, P5, P6).
 
+/// A test of each change; `$test` is what it calls, as seen from within the module.
+macro_rules! each_change {
+    ($module:ident: $test:path) => {
+        each_change! { $module $test;
+            shrinks: Shrinks, empties: Empties, grows: Grows, vanishes: Vanishes, replaced: Replaced,
+            replaced_in_secret: ReplacedInSecret, rewritten_in_secret: RewrittenInSecret,
+            becomes_link: BecomesLink, becomes_folder: BecomesFolder, becomes_fifo: BecomesFifo,
+            unreadable: Unreadable, parent_becomes_link: ParentBecomesLink, parent_vanishes: ParentVanishes,
+        }
+    };
+    ($module:ident $test:path; $($name:ident: $change:ident),* $(,)?) => {
+        mod $module { $(#[test] fn $name() { $test(crate::change::Change::$change) })* }
+    };
+}
+
+mod altered;
+mod generations;
 mod hosts;
 
 use crate::support::stop::StopAtEnd;
@@ -149,6 +166,14 @@ fn copy(from: &Path, to: &Path) {
 /// Fails unless exactly `paths` failed, by name, and all the rest is at the destination as in the twin.
 #[track_caller]
 fn only_failed(output: &Output, paths: &[&str], twin: &Path, dst: &Path, what: &str) {
+    only_named(output, paths, what);
+    let missing: Vec<String> = paths.iter().map(|path| format!("missing: {path}")).collect();
+    assert_eq!(tree_diff(twin, dst), missing, "{what}");
+}
+
+/// Fails unless exactly `paths` failed, by name.
+#[track_caller]
+fn only_named(output: &Output, paths: &[&str], what: &str) {
     let summary = output.summary();
     let failed: Vec<&str> =
         summary["failed"].as_array().unwrap().iter().map(|f| f["path"].as_str().unwrap()).collect();
@@ -158,8 +183,6 @@ fn only_failed(output: &Output, paths: &[&str], twin: &Path, dst: &Path, what: &
     for path in paths {
         assert!(output.stderr.contains(path), "{what}: {path} is not on stderr: {}", output.stderr);
     }
-    let missing: Vec<String> = paths.iter().map(|path| format!("missing: {path}")).collect();
-    assert_eq!(tree_diff(twin, dst), missing, "{what}");
 }
 
 /// Blocks of 4000: small files at the begin, in the middle and at the end of block 0, one over blocks 1 to 3, one that is block
@@ -229,29 +252,8 @@ fn while_it_runs(change: Change) {
     assert_same_tree(&setting.twin, &dst);
 }
 
-/// A test of each change between index and upload, and one of each while the upload runs.
-macro_rules! changes {
-    ($($name:ident: $change:expr),* $(,)?) => {
-        mod before { $(#[test] fn $name() { super::everywhere($change); })* }
-        mod during { $(#[test] fn $name() { super::while_it_runs($change); })* }
-    };
-}
-
-changes! {
-    shrinks: super::Shrinks,
-    empties: super::Empties,
-    grows: super::Grows,
-    vanishes: super::Vanishes,
-    replaced: super::Replaced,
-    replaced_in_secret: super::ReplacedInSecret,
-    rewritten_in_secret: super::RewrittenInSecret,
-    becomes_link: super::BecomesLink,
-    becomes_folder: super::BecomesFolder,
-    becomes_fifo: super::BecomesFifo,
-    unreadable: super::Unreadable,
-    parent_becomes_link: super::ParentBecomesLink,
-    parent_vanishes: super::ParentVanishes,
-}
+each_change!(before: super::everywhere);
+each_change!(during: super::while_it_runs);
 
 /// Instead of taking the change back: index what is there now.
 #[test]
