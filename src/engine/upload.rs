@@ -190,6 +190,7 @@ impl Upload<'_> {
             }
             let missing = self.missing().await?;
             self.limit(&sender, &missing);
+            sender.suspect(&missing).await?;
             todo = self.remaining(&sender, &missing).collect();
             if todo.is_empty() || round >= ROUNDS {
                 return self.end_incomplete(&sender, &missing, &answer).await;
@@ -360,9 +361,7 @@ impl Upload<'_> {
     /// The blocks of this run that hold anything of `missing` which is not of a file that failed already.
     fn remaining(&self, sender: &Sender, missing: &RangeSet) -> impl Iterator<Item = Range<u64>> + use<> {
         let mut wanted = missing.clone();
-        for range in sender.failed_ranges() {
-            wanted.remove(range);
-        }
+        sender.failed_ranges().into_iter().for_each(|range| wanted.remove(range));
         self.blocks_of(Some(&wanted)).into_iter()
     }
 

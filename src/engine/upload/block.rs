@@ -51,6 +51,8 @@ struct State {
     wanted: Option<RangeSet>,
     /// Files that the receiver refused once; the second time they count as failed.
     refused: BTreeSet<u64>,
+    /// Files that may have given bytes that are not as indexed, by id: who shares these bytes is read before them.
+    suspects: RangeSet,
 }
 
 /// How many failed files are named in the report.
@@ -187,23 +189,30 @@ impl Sender {
         let mut failed = Vec::new();
         let mut reading =
             Reading { range: range.clone(), content, have: RangeSet::default(), lost: Vec::new() };
+        let suspects = lock(&self.state).suspects.clone();
+        let turns: &[bool] = if suspects.covered() == 0 { &[false] } else { &[false, true] };
         self.with_index(|index| {
-            let mut wanted: Vec<Wanted> = Vec::new();
-            index.pieces_in(&range, |file, piece| {
-                let Some(piece) = piece.within(&range) else { return Ok(ControlFlow::Continue(())) };
-                let last = wanted.last().map_or(0, |last: &Wanted| last.piece.range.end);
-                if wanted.len() >= PIECES || piece.range.start < last {
-                    self.read_pieces(&mut wanted, &mut reading);
-                }
-                // Several files may share bytes: what one of them has given is not read again.
-                for gap in reading.have.missing(piece.range.clone()) {
-                    let file_offset = piece.file_offset_of(gap.start);
-                    let piece = extent::Piece { file_offset, range: gap };
-                    wanted.push(Wanted { file: file.clone(), piece });
-                }
-                Ok(ControlFlow::Continue(()))
-            })?;
-            self.read_pieces(&mut wanted, &mut reading);
+            for &turn in turns {
+                let mut wanted: Vec<Wanted> = Vec::new();
+                index.pieces_in(&range, |file, piece| {
+                    let is_next = suspects.contains(file.id..file.id + 1) == turn;
+                    let Some(piece) = piece.within(&range).filter(|_| is_next) else {
+                        return Ok(ControlFlow::Continue(()));
+                    };
+                    let last = wanted.last().map_or(0, |last: &Wanted| last.piece.range.end);
+                    if wanted.len() >= PIECES || piece.range.start < last {
+                        self.read_pieces(&mut wanted, &mut reading);
+                    }
+                    // Several files may share bytes: what one of them has given is not read again.
+                    for gap in reading.have.missing(piece.range.clone()) {
+                        let file_offset = piece.file_offset_of(gap.start);
+                        let piece = extent::Piece { file_offset, range: gap };
+                        wanted.push(Wanted { file: file.clone(), piece });
+                    }
+                    Ok(ControlFlow::Continue(()))
+                })?;
+                self.read_pieces(&mut wanted, &mut reading);
+            }
             Ok(())
         })?;
         let Reading { content, have, lost, .. } = reading;
@@ -250,6 +259,36 @@ impl Sender {
     /// Only what is in `missing` is sent from now on.
     pub(super) fn want(&self, missing: &RangeSet) {
         lock(&self.state).wanted = Some(missing.clone());
+    }
+
+    /// The receiver still misses `missing` after it was sent: who was read for it may have changed without a trace. Others that share
+    /// these bytes are read first from now on; a file must not fail for what became of another one.
+    pub(super) async fn suspect(self: &Arc<Self>, missing: &RangeSet) -> Result<()> {
+        let (this, missing) = (self.clone(), missing.clone());
+        blocking(move || {
+            let mut suspects = lock(&this.state).suspects.clone();
+            this.with_index(|index| {
+                // Nobody shares anything in a fresh index.
+                for range in missing.iter().filter(|_| index.is_scattered()) {
+                    let (mut given, mut found) = (RangeSet::default(), RangeSet::default());
+                    index.pieces_in(&range, |file, piece| {
+                        let id = file.id..file.id + 1;
+                        if let Some(piece) = piece.within(&range).filter(|_| !suspects.contains(id.clone())) {
+                            if given.missing(piece.range.clone()).next().is_some() {
+                                found.insert(id);
+                            }
+                            given.insert(piece.range);
+                        }
+                        Ok(ControlFlow::Continue(()))
+                    })?;
+                    found.iter().for_each(|ids| suspects.insert(ids));
+                }
+                Ok(())
+            })?;
+            lock(&this.state).suspects = suspects;
+            Ok(())
+        })
+        .await
     }
 
     /// Takes `wanted`, ascending, and reads it into its place in the block.

@@ -224,5 +224,36 @@ fn while_it_runs(change: Change) {
     second.completes(change, &proxy, &dst);
 }
 
+/// Two new files of the same content, which is sent once: whatever becomes of either, the other one has it, and so both arrive.
+fn one_of_two(change: Change) {
+    let mut second = Second::new(
+        |tree| {
+            tree.noise("a", 1000);
+        },
+        |tree| {
+            for (name, length) in [("small", 3000), ("blocks", 30_000), ("large", 1_100_000)] {
+                let content = tree.rng.noise(length);
+                for folder in ["m", "n"] {
+                    tree.file(format!("{folder}/{name}"), &content);
+                }
+            }
+        },
+    );
+    for folder in ["m", "n"] {
+        let (dst, proxy) = second.receiver();
+        for name in ["small", "blocks", "large"] {
+            let place = format!("{folder}/{name}");
+            // Its folder may be gone with another one of them.
+            if second.setting.src.join(&place).exists() {
+                second.setting.apply(change, &place);
+            }
+        }
+        second.upload(change, &proxy.url, &["-s", "20000"]).run().code(0);
+        assert_same_tree(&second.setting.twin, &dst);
+        second.setting.restore();
+    }
+}
+
 each_change!(before: super::everywhere);
 each_change!(during: super::while_it_runs);
+each_change!(shared: super::one_of_two);
