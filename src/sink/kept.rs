@@ -37,7 +37,11 @@ impl DiskSink {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
                 other => other?,
             };
-            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+            // Whatever else is there, nobody of us has made.
+            let folders = entries.filter(|entry| {
+                entry.as_ref().map_or(true, |e| e.file_type().is_ok_and(|kind| kind.is_dir()))
+            });
+            folders.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
         };
         list().map_err(|e| Error::io(format!("cannot look at {}", path.display()), e))
     }
@@ -49,6 +53,8 @@ impl DiskSink {
     pub fn remove_kept(&self, name: &str) -> Result<()> {
         let path = self.state_path().join(FOLDER).join(name);
         match std::fs::remove_dir_all(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => std::fs::remove_file(&path)
+                .map_err(|e| Error::io(format!("cannot remove {}", path.display()), e)),
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::io(format!("cannot remove {}", path.display()), e))
             }
@@ -166,6 +172,11 @@ mod tests {
         assert_eq!(std::fs::read(base.path().join(".tar-like/staging/0.3/7")).unwrap(), b"content");
         sink.remove_kept("0.2").unwrap();
         assert_eq!(sink.kept_names().unwrap(), [""; 0]);
+        // Somebody else's file is not listed, and is in nobody's way.
+        std::fs::write(base.path().join(".tar-like/kept/0.5"), "").unwrap();
+        assert_eq!(sink.kept_names().unwrap(), [""; 0]);
+        sink.remove_kept("0.5").unwrap();
+        assert!(!base.path().join(".tar-like/kept/0.5").exists());
         assert_eq!(std::fs::read(base.path().join(".tar-like/staging/0.3/7")).unwrap(), b"content");
     }
 
