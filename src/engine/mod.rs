@@ -14,3 +14,11 @@ pub mod receive;
 pub mod rewind;
 pub mod stream;
 pub mod upload;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Does work that blocks on a thread for that.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let outcome = tokio::task::spawn_blocking(work).await;
+    outcome.map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").because(e))?
+}

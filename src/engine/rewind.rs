@@ -1,5 +1,6 @@
 //! Taking a receiver back by one generation, together with the index.
 
+use super::blocking;
 use super::upload::change_body;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest};
@@ -47,9 +48,4 @@ pub async fn rewind(
     monitor.notice(Notice::Phase("verifying"));
     let delete = DeleteRequest { most: u64::MAX, backup: None, taken_back: true };
     client.finish(&parent.digest, FinishRequest { delete: Some(delete), ..FinishRequest::default() }).await
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let outcome = tokio::task::spawn_blocking(work).await;
-    outcome.map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").because(e))?
 }

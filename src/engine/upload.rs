@@ -8,6 +8,7 @@ pub(super) use change::change_body;
 pub use change::compare;
 pub use report::{FailedEntry, UploadReport};
 
+use super::blocking;
 use crate::archive::codec::Compression;
 use crate::archive::layout::{DEFAULT_BLOCK_SIZE, Grid};
 use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest, Status};
@@ -25,7 +26,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
 /// What to send, and how.
 #[derive(Debug, Clone)]
@@ -492,8 +493,4 @@ pub fn plan_from_nothing(options: &UploadOptions) -> Result<UploadReport> {
         .ok_or_else(|| Error::new(ErrorKind::Usage, "the block size must not be 0"))?;
     let blocks: RangeSet = std::iter::once(0..grid.blocks()).collect();
     Ok(plan(grid, &blocks.iter().collect::<Vec<_>>(), &summary))
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    spawn_blocking(work).await.map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").because(e))?
 }

@@ -221,11 +221,6 @@ impl ContentPart {
         }
     }
 
-    /// Whether so many bytes came that all of them are known.
-    pub(super) fn length(&self) -> u64 {
-        self.tree.length()
-    }
-
     fn finish(self) -> (Option<Blake3>, Option<Blake3>, Sketch) {
         let (blake3, prefix) = (self.tree.digest(), self.tree.prefix());
         let sketch = Sketch {

@@ -1,7 +1,7 @@
 //! A content that grew: its digests and its sketch without the bytes that it had, and where to look whether they are still there.
 
 use super::chunker::Chunker;
-use super::hasher::{ContentPart, Hashed, Md5Part, SketchHasher};
+use super::hasher::{ContentPart, Md5Part, SketchHasher};
 use super::tree::Tree;
 use super::{GROUP_BYTES, Sketch, groups_before};
 use crate::archive::digest::blake3;
@@ -10,7 +10,6 @@ use crate::archive::digest::blake3;
 pub struct Resume {
     hasher: SketchHasher,
     start: u64,
-    former_size: u64,
 }
 
 impl Resume {
@@ -28,7 +27,7 @@ impl Resume {
         let tree = Tree::resume(groups, former.subtrees.clone(), Some(former.size));
         let chunker = Chunker::new(former.average, chunks);
         let content = ContentPart::resume((tree, group_start - start), (chunker, chunk_start - start));
-        Some(Self { hasher: SketchHasher::of_parts(md5, content), start, former_size: former.size })
+        Some(Self { hasher: SketchHasher::of_parts(md5, content), start })
     }
 
     /// Where in the content the first byte is that has to be fed: shortly before the former end, at most 17 MiB.
@@ -37,25 +36,12 @@ impl Resume {
         self.start
     }
 
-    /// Takes the next bytes, from [`Resume::start`] on.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
-    }
-
-    /// The same without [`Resume::start`] and [`Resume::finish`]: [`Hashed::prefix`] and [`Hashed::prefix_md5`] are `None` if the content has
-    /// become shorter, and no digest counts then.
+    /// Takes the bytes from [`Resume::start`] on, and gives digests and sketch of the whole content. [`prefix`](super::Hashed::prefix) and
+    /// [`prefix_md5`](super::Hashed::prefix_md5) are of as many bytes as the former content had: if they are others than that one's, it is not there any more, or the sketch is
+    /// not of it. They are `None` if the content has become shorter, and no digest counts then.
     #[must_use]
     pub fn into_hasher(self) -> SketchHasher {
         self.hasher
-    }
-
-    /// The digests and the sketch of the whole content; [`Hashed::prefix`] is the BLAKE3 of as many bytes as the former content had: if it is
-    /// another one than the former content's, that is not there any more, or the sketch is not of it. `None` if it has become
-    /// shorter.
-    #[must_use]
-    pub fn finish(mut self) -> Option<Hashed> {
-        let (_, content) = self.hasher.parts();
-        (content.length() >= self.former_size).then(|| self.hasher.finish())
     }
 }
 
