@@ -191,11 +191,11 @@ impl Upload<'_> {
             }
             let missing = self.missing().await?;
             self.limit(&sender, &missing);
-            sender.suspect(&missing).await?;
             todo = self.remaining(&sender, &missing).collect();
             if todo.is_empty() || round >= ROUNDS {
                 return self.end_incomplete(&sender, &missing, &answer).await;
             }
+            sender.suspect(&self.inside(&missing)).await?;
             self.monitor.notice(Notice::Info(format!(
                 "the receiver still misses {} bytes; sending them again",
                 missing.covered()

@@ -266,22 +266,23 @@ impl Sender {
     pub(super) async fn suspect(self: &Arc<Self>, missing: &RangeSet) -> Result<()> {
         let (this, missing) = (self.clone(), missing.clone());
         blocking(move || {
-            let mut suspects = lock(&this.state).suspects.clone();
+            // Who was one before was not read for what others have, too; who becomes one here was, wherever anything is missing.
+            let before = lock(&this.state).suspects.clone();
+            let mut suspects = before.clone();
             this.with_index(|index| {
                 // Nobody shares anything in a fresh index.
                 for range in missing.iter().filter(|_| index.is_scattered()) {
-                    let (mut given, mut found) = (RangeSet::default(), RangeSet::default());
+                    let mut given = RangeSet::default();
                     index.pieces_in(&range, |file, piece| {
                         let id = file.id..file.id + 1;
-                        if let Some(piece) = piece.within(&range).filter(|_| !suspects.contains(id.clone())) {
+                        if let Some(piece) = piece.within(&range).filter(|_| !before.contains(id.clone())) {
                             if given.missing(piece.range.clone()).next().is_some() {
-                                found.insert(id);
+                                suspects.insert(id);
                             }
                             given.insert(piece.range);
                         }
                         Ok(ControlFlow::Continue(()))
                     })?;
-                    found.iter().for_each(|ids| suspects.insert(ids));
                 }
                 Ok(())
             })?;
