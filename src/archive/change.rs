@@ -6,7 +6,7 @@
 //! | `R` a file goes | id u64 |
 //! | `A` a file comes | id u64, path, size u64, offset u64, scattered u8, meta, md5, BLAKE3 |
 //! | `X` extents of the scattered file before | count u32, then length u32 and offset u64 of each |
-//! | `P` the scattered file before begins with the whole content of one of the former generation, as its sender believes without having read it | id u64 of that one, count u8, then 32 bytes of each [`Beginning`]'s subtree, count u16, then offset u64, length u32 and 16 bytes of BLAKE3 of each of its samples |
+//! | `P` the scattered file before begins with the whole content of one of the former generation, as its sender believes without having read it | id u64 of that one, count u8, then 32 bytes of each [`Beginning`]'s subtree, count u16, then, ascending and none over another, offset u64, length u32 and 16 bytes of BLAKE3 of each of its samples |
 //! | `M` metadata of a file | id u64, meta |
 //! | `r` a directory or link goes | path |
 //! | `N` a directory or link comes, or is another one | letter u8 (`d`, `l`, `h`), path, target, meta |
@@ -196,9 +196,15 @@ fn record(bytes: &mut Bytes<'_>) -> Option<Result<ChangeRecord, String>> {
                 return Some(Err(format!("a beginning of {samples} samples")));
             }
             let samples = (0..samples).map(|_| sample(bytes)).collect::<Option<Vec<_>>>()?;
-            match samples.iter().find(|sample| sample.length > MAX_SAMPLE_BYTES) {
-                Some(sample) => Err(format!("a sample of {} bytes", sample.length)),
-                None => Ok(ChangeRecord::Begins(former, Beginning { subtrees, samples })),
+            let end = |sample: &Sample| sample.offset.checked_add(sample.length.into());
+            let follows = |pair: &[Sample]| end(&pair[0]).is_some_and(|end| end <= pair[1].offset);
+            if let Some(sample) = samples.iter().find(|sample| sample.length > MAX_SAMPLE_BYTES) {
+                return Some(Err(format!("a sample of {} bytes", sample.length)));
+            }
+            // No byte is looked at twice.
+            match samples.windows(2).all(follows) {
+                true => Ok(ChangeRecord::Begins(former, Beginning { subtrees, samples })),
+                false => Err("samples that overlap".into()),
             }
         }
         b'M' => {
@@ -354,7 +360,9 @@ mod tests {
         let samples = vec![Sample { length: MAX_SAMPLE_BYTES + 1, ..good.samples[0] }];
         assert!(refused(ChangeRecord::Begins(id, Beginning { samples, ..good.clone() })));
         assert!(refused(ChangeRecord::Begins(id, Beginning { subtrees: vec![[0; 32]; 65], ..good.clone() })));
-        let samples = vec![good.samples[0]; 257];
+        let samples = vec![good.samples[0], good.samples[0]];
+        assert!(refused(ChangeRecord::Begins(id, Beginning { samples, ..good.clone() })));
+        let samples = (0..257).map(|at| Sample { offset: at * 100_000, ..good.samples[0] }).collect();
         assert!(refused(ChangeRecord::Begins(id, Beginning { samples, ..good })));
         assert!(refused(ChangeRecord::SetMeta(
             1,

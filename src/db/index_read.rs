@@ -161,6 +161,7 @@ impl IndexReader {
         let connection = Self::connect(path)?;
         connection
             .execute_batch("PRAGMA cache_size=-2000; PRAGMA temp_store=FILE;")
+            .and_then(|()| keep_plans(&connection))
             .map_err(|e| db_error(format!("cannot open the index {}", path.display()), e))?;
         let mut reader = Self {
             connection,

@@ -296,6 +296,7 @@ fn a_rewind_that_was_cut_goes_on() {
                 again.code(0);
             }
             assert_same_tree(&kept.before, &kept.dst);
+            assert_eq!(kept.kept_files(), 0, "{call} {nth}");
             kept.lab.check(&kept.dst, &kept.db, args!["--extra"]).code(0);
         }
     }

@@ -1,10 +1,13 @@
 //! Making one generation of another by a change, which may have come from anybody.
 
+use super::super::sql_int;
 use super::editor::Editor;
+use super::gone::REMEMBERED_IDS;
 use crate::archive::change::{self, ChangeEnd, ChangeRecord};
 use crate::archive::extent::Extent;
 use crate::archive::sketch::Beginning;
 use crate::error::{Error, ErrorKind, Result};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What a change did.
@@ -18,9 +21,9 @@ pub struct Applied {
     pub added: Vec<u64>,
     /// Ids of files of which only metadata changed.
     pub changed: Vec<u64>,
-    /// Files that came and are believed to begin with a former one: their ids, that one's, and how to go on from there. No
-    /// more than [`MOST_BEGINNINGS`] of them.
-    pub beginnings: Vec<(u64, u64, Beginning)>,
+    /// Files that came and are believed to begin with a former one, by id: that one's, and how to go on from there, at most
+    /// 1024 of them.
+    pub beginnings: BTreeMap<u64, (u64, Beginning)>,
 }
 
 /// The others are as any file that changed.
@@ -41,8 +44,14 @@ pub fn apply(
     batches: impl IntoIterator<Item = Result<Vec<u8>>>,
 ) -> Result<Applied> {
     let editor = Editor::open(path, name, remember.then_some(generation))?;
-    let mut applying =
-        Applying { editor, open: None, applied: None, lists: Default::default(), beginnings: Vec::new() };
+    let mut applying = Applying {
+        editor,
+        open: None,
+        applied: None,
+        lists: Default::default(),
+        whole: None,
+        beginnings: BTreeMap::new(),
+    };
     for batch in batches {
         let records = change::records(&batch?)
             .map_err(|e| Error::new(ErrorKind::BadIndex, "the change of the index is refused").because(e))?;
@@ -80,7 +89,9 @@ struct Applying {
     applied: Option<ChangeEnd>,
     /// Files that went, came, and changed.
     lists: [Vec<u64>; 3],
-    beginnings: Vec<(u64, u64, Beginning)>,
+    /// The scattered file whose last extent was the last record.
+    whole: Option<u64>,
+    beginnings: BTreeMap<u64, (u64, Beginning)>,
 }
 
 impl Applying {
@@ -93,6 +104,7 @@ impl Applying {
         {
             return Err(self.editor.refused(format!("extents of file {} are missing", open.id)));
         }
+        let whole = self.whole.take();
         let [removed, added, changed] = &mut self.lists;
         match record {
             ChangeRecord::RemoveFile(id) => {
@@ -106,11 +118,11 @@ impl Applying {
             }
             ChangeRecord::Extents(extents) => self.extents(&extents)?,
             ChangeRecord::Begins(former, beginning) => {
-                let Some(&id) = added.last() else {
-                    return Err(self.editor.refused("a beginning of no file"));
+                let Some(id) = whole.filter(|_| sql_int(former) < REMEMBERED_IDS) else {
+                    return Err(self.editor.refused("it has a beginning of no scattered file"));
                 };
                 if self.beginnings.len() < MOST_BEGINNINGS {
-                    self.beginnings.push((id, former, beginning));
+                    self.beginnings.insert(id, (former, beginning));
                 }
             }
             ChangeRecord::SetMeta(id, meta) => {
@@ -137,6 +149,7 @@ impl Applying {
             self.editor.extent(open.id, open.at, extent)?;
             open.at += extent.length;
             if open.at == open.size {
+                self.whole = Some(open.id);
                 self.open = None;
             }
         }

@@ -1,7 +1,7 @@
 //! What an index that takes the place of another one has to remember of it, so that it can be deleted later.
 
-use super::super::db_error;
 use super::super::index_write::META;
+use super::super::{db_error, sql_int};
 use super::editor::GONE_TABLES;
 use crate::error::Result;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -23,15 +23,15 @@ fn ids() -> String {
 /// On a receiver: 1 if the newest change took a generation back.
 pub(in super::super) const TAKEN_BACK: &str = "taken_back";
 
-/// Notes on the index at `path`, which nobody reads yet, whether its newest change took a generation back.
+/// Notes on the index at `path`, which nobody reads yet, which generation its newest change took back, if it did.
 ///
 /// # Errors
 /// SQLite fails.
-pub fn note_taken_back(path: &Path, taken_back: bool) -> Result<()> {
+pub fn note_taken_back(path: &Path, taken_back: Option<u64>) -> Result<()> {
     let run = || -> rusqlite::Result<()> {
         let connection = Connection::open(path)?;
         connection.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;")?;
-        connection.execute(META, params![TAKEN_BACK, taken_back])?;
+        connection.execute(META, params![TAKEN_BACK, sql_int(taken_back.unwrap_or(0))])?;
         connection.close().map_err(|(_, e)| e)
     };
     run().map_err(|e| db_error(format!("cannot write the index {}", path.display()), e))

@@ -243,6 +243,7 @@ fn what_does_not_fit_is_refused_and_the_former_generation_stands() {
 fn a_hostile_change_is_refused() {
     use crate::archive::change::{ChangeEnd, ChangeRecord, push};
     use crate::archive::extent::Extent;
+    use crate::archive::sketch::{Beginning, sketch_of};
     let folder = tempfile::tempdir().unwrap();
     let ours = folder.path().join("ours");
     fresh(&ours, &[("a", b"one"), ("b", b"two")], &[]);
@@ -285,6 +286,27 @@ fn a_hostile_change_is_refused() {
             let error = apply(&copy, &copy, 2, 7, true, [Ok(batch)]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BadIndex, "case {number}: {error}");
         }
+    }
+    // A beginning belongs directly behind the last extent of a scattered file, and names one that can be.
+    let begins = |former| ChangeRecord::Begins(former, Beginning::of(&sketch_of(b"x", 1 << 16).1, 0, 0));
+    for (number, (records, refused)) in [
+        (vec![begins(0)], true),
+        (vec![add(&FileEntry { id: 7, offset: 6, ..file("x", b"1") }), begins(0)], true),
+        (vec![add(&scattered), extents(&[(0, 5)]), ChangeRecord::SetMeta(0, None), begins(0)], true),
+        (vec![add(&scattered), extents(&[(0, 5)]), begins(0), begins(0)], true),
+        (vec![add(&scattered), extents(&[(0, 5)]), begins(u64::MAX)], true),
+        (vec![add(&scattered), extents(&[(0, 4)]), extents(&[(0, 1)]), begins(0)], false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let copy = folder.path().join(format!("begins-{number}"));
+        std::fs::copy(&ours, &copy).unwrap();
+        let mut batch = Vec::new();
+        records.iter().chain([&ChangeRecord::End(end)]).for_each(|record| push(&mut batch, record));
+        let error = apply(&copy, &copy, 2, 7, true, [Ok(batch)]).unwrap_err().to_string();
+        // All of it is wrong by its digest at the latest.
+        assert_eq!(error.contains("a beginning of no scattered file"), refused, "case {number}: {error}");
     }
 }
 

@@ -234,12 +234,12 @@ impl IndexReader {
         self.connection.query_row(there, [], |row| row.get(0)).map_err(|e| self.error(e))
     }
 
-    /// Whether the newest change took a generation back. On a receiver only.
+    /// The generation that the newest change took back, if it did. On a receiver only.
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn is_taken_back(&self) -> Result<bool> {
-        Ok(self.meta_int(TAKEN_BACK)? == Some(1))
+    pub fn taken_back(&self) -> Result<Option<u64>> {
+        Ok(self.meta_int(TAKEN_BACK)?.map(from_sql_int).filter(|&generation| generation > 0))
     }
 
     /// Gives the files of former generations whose path no entry has any more, and that were there before generation `since` of the

@@ -8,8 +8,10 @@ use crate::archive::ranges::RangeSet;
 use crate::archive::sketch::{Beginning, Continued, Sample};
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
+use crate::folder::is_common_time;
 use crate::sink::Expected;
 use crate::sink::disk::Staging;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
@@ -23,20 +25,19 @@ pub(super) struct Beginnings<'a> {
     /// What is published of the former generation.
     pub(super) before: &'a RangeSet,
     pub(super) staging: &'a Staging,
-    /// Ids, those of what they begin with, and how to go on from there.
-    pub(super) list: &'a [(u64, u64, Beginning)],
+    /// By id: that of what they begin with, and how to go on from there.
+    pub(super) list: &'a BTreeMap<u64, (u64, Beginning)>,
 }
 
 impl Beginnings<'_> {
     /// Stages what `file` begins with, if that is as believed; gives how to prove the whole later. Else nothing is staged, and the file is as any
     /// other that changed.
     pub(super) fn stage(&self, file: &FileEntry) -> Result<Option<Begun>> {
-        let Some((_, former, beginning)) = self.list.iter().find(|(id, ..)| *id == file.id) else {
-            return Ok(None);
-        };
+        let Some((former, beginning)) = self.list.get(&file.id) else { return Ok(None) };
         let is_published = self.before.contains(*former..former + 1);
-        // Without a time nobody could say that it was not written to.
-        let is_known = |old: &FileEntry| is_published && old.size < file.size && old.meta.is_some();
+        // Without a time, or with one that not every file system keeps, nobody could say that it was not written to.
+        let has_time = |old: &FileEntry| old.meta.is_some_and(|meta| is_common_time(meta.mtime_ns));
+        let is_known = |old: &FileEntry| is_published && old.size < file.size && has_time(old);
         let Some(old) = self.former.file(*former)?.filter(is_known) else { return Ok(None) };
         let continued = old.blake3.and_then(|known| Continued::new(beginning, old.size, known));
         let (Some(continued), Some(content)) = (continued, self.receiver.open_published(&old)) else {
@@ -82,6 +83,18 @@ impl Begun {
             lacking.insert(piece.range.start.saturating_add(there)..piece.range.end);
             Ok(ControlFlow::Continue(()))
         })
+    }
+
+    /// Whether nobody will write below its end: nothing of what `file` begins with is to come for the sake of another file, or of its own end.
+    pub(super) fn stays(&self, index: &IndexReader, file: &FileEntry, done: &RangeSet) -> Result<bool> {
+        let mut stays = true;
+        index.pieces_of(file, |piece| {
+            let there = self.size.saturating_sub(piece.file_offset);
+            let end = piece.range.end.min(piece.range.start.saturating_add(there));
+            stays &= done.contains(piece.range.start..end);
+            Ok(if stays { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        Ok(stays)
     }
 
     /// Whether the staged file, all of which is there, is what the index says. If not, it may be so all the same: what it begins with was

@@ -101,10 +101,6 @@ impl Receiver {
         former.retire();
         let outcome = self.change(&former, uploaded, expected, options);
         let (archive, touched) = self.replaced(Some(former.clone()), outcome)?;
-        if options.rewind {
-            // As long as they are there, whoever still has such a file open cannot write to what counts as hashed: it has another name.
-            archive.state().taken_back = Some(former.generation);
-        }
         drop(log);
         self.touch(&archive, &touched)?;
         let extent = archive.extent();
@@ -138,7 +134,8 @@ impl Receiver {
             let what = format!("the change makes index {}, its sender says {expected}", applied.end.digest);
             return Err(Error::new(ErrorKind::BadIndex, what));
         }
-        note_taken_back(&index, options.rewind)?;
+        // As long as what is kept of it is there, whoever still has such a file open cannot write to what counts as hashed: it has another name.
+        note_taken_back(&index, options.rewind.then_some(former.generation))?;
         let staged = staging_name(tar_id, generation);
         // What an attempt left that met a full disk.
         self.sink.remove_other_staging(|name| name != staged)?;
@@ -159,9 +156,7 @@ impl Receiver {
         self.committer.sync()?;
         let (digest, finished) = (*expected, false);
         let state = ArchiveState { tar_id, digest, generation, finished, done, published };
-        let archive = self.activate(state)?;
-        archive.state().begun = begun;
-        Ok((archive, touched))
+        Ok((self.activate_begun(state, begun)?, touched))
     }
 
     /// Finds out what is there of the new generation, and copies what its files have in common with those of the former one.
@@ -195,7 +190,7 @@ impl Receiver {
         // What was there before comes back only where a generation is taken back.
         let mut kept = self.kept(former.tar_id)?;
         let new_from = former.with_index(IndexReader::archive_bytes)?;
-        let list = &applied.beginnings[..];
+        let list = &applied.beginnings;
         let (beginnings, mut begun) =
             (Beginnings { receiver: self, former, before: &before, staging, list }, BTreeMap::new());
         carry::unpublished(&index, &published, |file| {
@@ -221,6 +216,15 @@ impl Receiver {
             keep::check_all(&index, &published, staging)?;
         }
         let done = carry::complement(&lacking, applied.end.total_bytes);
+        let mut whole = Vec::new();
+        let begun_ids: RangeSet = begun.keys().map(|&id| id..id + 1).collect();
+        index.files_of(&begun_ids, |file| {
+            if !begun[&file.id].stays(&index, &file, &done)? {
+                whole.push(file.id);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        whole.iter().for_each(|id| drop(begun.remove(id)));
         let mut carried = Carried { done, published, touched, begun, same_bytes: 0 };
         carried.hold_back_touched();
         Ok(carried)

@@ -41,7 +41,7 @@ impl Doomed {
     pub(super) fn find(receiver: &Receiver, archive: &Archive, request: &DeleteRequest) -> Result<Self> {
         let mut found = Self::default();
         let since = if request.taken_back { archive.generation } else { 0 };
-        if request.taken_back && !archive.with_index(IndexReader::is_taken_back)? {
+        if request.taken_back && archive.with_index(IndexReader::taken_back)?.is_none() {
             return Ok(found);
         }
         let mut cache = FolderCache::default();

@@ -34,10 +34,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::DiskSink;
 use crate::telemetry::Counter;
 use archive::{Archive, Extent, State};
+use beginning::Begun;
 use carry::Carried;
 use commit::{Committer, lock};
 use proof::{Proof, start_provers};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -201,6 +202,7 @@ impl Receiver {
             None => (sealed_extent(&path, &state.digest)?, BTreeSet::new()),
         };
         let staging = self.sink.staging(&staging_name(state.tar_id, state.generation))?;
+        let taken_back = IndexReader::open_growing(&path)?.taken_back()?;
         Ok(Arc::new(Archive::new(
             state.tar_id,
             path,
@@ -213,6 +215,7 @@ impl Receiver {
                 published: state.published,
                 finished: state.finished,
                 pending,
+                taken_back,
                 ..State::default()
             },
         )))
@@ -417,9 +420,15 @@ impl Receiver {
 
     /// Makes an index the active one of its archive, with what is done of it already.
     fn activate(&self, state: ArchiveState) -> Result<Arc<Archive>> {
+        self.activate_begun(state, BTreeMap::new())
+    }
+
+    /// The same with files of which the beginning is staged.
+    fn activate_begun(&self, state: ArchiveState, begun: BTreeMap<u64, Begun>) -> Result<Arc<Archive>> {
         // Everything that can fail comes before the journal says which index is active.
         let tar_id = state.tar_id;
         let archive = self.load(state.clone())?;
+        archive.state().begun = begun;
         self.committer.rewrite(|journal| journal.activate(&state))?;
         self.archives.write().unwrap_or_else(PoisonError::into_inner).insert(tar_id, archive.clone());
         Ok(archive)

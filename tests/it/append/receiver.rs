@@ -95,6 +95,46 @@ fn a_copy_that_was_changed_is_not_believed() {
     }
 }
 
+/// Not every file system keeps such a time, so it says nothing.
+#[test]
+fn a_time_that_says_nothing_is_not_believed() {
+    let mut log = Log::new(26, 6_000_000);
+    let far = 3_000_000_000 * 1_000_000_000;
+    set_mtime(&log.path, far);
+    log.mirror(&[]);
+    log.tamper(1_000_000..1_100_000, false);
+    let growth = log.append("log", 10_000);
+    set_mtime(&log.path, far + 1_000_000_000);
+    assert!(log.mirror(&["--append", "trust"]) >= 6_000_000 + growth);
+}
+
+/// The last pieces of a log come once more, as one, and a copy of it waits for all of that one: what comes then for the sake of the copy is
+/// written to the log, too, and must not be believed.
+#[test]
+fn what_comes_again_for_another_file_is_hashed() {
+    let mut log = Log::new(27, 6_000_000);
+    let index = args!["index", "-b", log.src, "-db", log.db, "--append", "trust"];
+    for _ in 0..128 {
+        log.append("log", 15_000);
+        log.append("other", 1);
+        log.lab.run(index.clone()).code(0);
+    }
+    assert_eq!(log.pieces("log"), 129);
+    log.mirror(&["--append", "trust"]);
+    let former = log.content().len() as u64;
+    log.append("log", 10_000);
+    let believed = log.content();
+    std::fs::write(log.src.join("log.copy"), &believed).unwrap();
+    // Before what the sender looks at, and in what comes again.
+    log.rewrite(former - 1_500_000, 10);
+    log.sync(&["--append", "trust"]);
+    assert!(log.pieces("log") < 10);
+    for name in ["log", "log.copy"] {
+        assert!(std::fs::read(log.dst.join(name)).unwrap() == believed, "{name} is not as indexed");
+    }
+    log.lab.check(&log.dst, &log.db, args!["--extra"]).code(0);
+}
+
 /// Size and time say nothing: what is looked at does.
 #[test]
 fn a_copy_that_was_changed_in_secret_is_found_as_far_as_it_is_looked_at() {
