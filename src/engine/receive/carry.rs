@@ -5,7 +5,7 @@ use super::beginning::Begun;
 use super::{Receiver, publish};
 use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
-use crate::db::index_read::IndexReader;
+use crate::db::index_read::{IndexReader, WalkRows};
 use crate::error::Result;
 use crate::sink::Expected;
 use crate::sink::disk::FolderCache;
@@ -78,9 +78,10 @@ pub(super) fn same_by_path(
     mut stands: impl FnMut(&FileEntry) -> bool,
 ) -> Result<Carried> {
     let mut carried = Carried::default();
-    // Both in the order of the walk, so that none of them needs to be looked up.
-    let mut rows = Rows { reader: IndexReader::open_growing(former)?, at: 0, page: Vec::new().into_iter() };
-    let mut next = rows.next()?;
+    // Both in the order of the walk, so that none of them needs to be looked up. Of an index that was not written in that order, some are
+    // not found: they are sent.
+    let mut rows = WalkRows::new(IndexReader::open_growing(former)?)?;
+    let mut next = rows.pop()?;
     let mut from = 0;
     loop {
         let mut page = Vec::new();
@@ -94,7 +95,7 @@ pub(super) fn same_by_path(
         from += page.len() as u64;
         for (key, file) in page {
             while next.as_ref().is_some_and(|(other, _)| *other < key) {
-                next = rows.next()?;
+                next = rows.pop()?;
             }
             let Some((_, old)) = next.as_ref().filter(|(other, _)| *other == key) else { continue };
             // What has no time could have been changed by anybody.
@@ -127,29 +128,6 @@ pub(super) fn nothing(path: &Path) -> Result<Carried> {
 }
 
 const PAGE: u64 = 4096;
-
-/// The rows of an index in the order of the walk. One that was not written in that order has some that are not found: they are sent.
-struct Rows {
-    reader: IndexReader,
-    at: u64,
-    page: std::vec::IntoIter<(Vec<u8>, FileEntry)>,
-}
-
-impl Rows {
-    fn next(&mut self) -> Result<Option<(Vec<u8>, FileEntry)>> {
-        if let Some(row) = self.page.next() {
-            return Ok(Some(row));
-        }
-        let mut page = Vec::new();
-        self.reader.files_in_walk_order(self.at, PAGE, |file| {
-            page.push((file.path.sort_key(), file));
-            Ok(ControlFlow::Continue(()))
-        })?;
-        self.at += page.len() as u64;
-        self.page = page.into_iter();
-        Ok(self.page.next())
-    }
-}
 
 /// Gives the files of `index` that are not in `published`.
 pub(super) fn unpublished(
