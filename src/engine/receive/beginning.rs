@@ -68,6 +68,23 @@ impl Beginnings<'_> {
     }
 }
 
+/// Forgets those to whose start somebody will write: bytes of it are to come for the sake of another file, or of its own end. They are hashed whole.
+pub(super) fn keep_staying(
+    begun: &mut BTreeMap<u64, Begun>,
+    index: &IndexReader,
+    done: &RangeSet,
+) -> Result<()> {
+    let ids: RangeSet = begun.keys().map(|&id| id..id + 1).collect();
+    index.files_of(&ids, |file| {
+        if let Some(staged) = begun.remove(&file.id)
+            && staged.stays(index, &file, done)?
+        {
+            begun.insert(file.id, staged);
+        }
+        Ok(ControlFlow::Continue(()))
+    })
+}
+
 /// A staged file that begins with what was proven before, under another id.
 pub(super) struct Begun {
     continued: Continued,
@@ -85,8 +102,7 @@ impl Begun {
         })
     }
 
-    /// Whether nobody will write below its end: nothing of what `file` begins with is to come for the sake of another file, or of its own end.
-    pub(super) fn stays(&self, index: &IndexReader, file: &FileEntry, done: &RangeSet) -> Result<bool> {
+    fn stays(&self, index: &IndexReader, file: &FileEntry, done: &RangeSet) -> Result<bool> {
         let mut stays = true;
         index.pieces_of(file, |piece| {
             let there = self.size.saturating_sub(piece.file_offset);

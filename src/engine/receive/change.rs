@@ -2,7 +2,7 @@
 //! copied before anything is replaced.
 
 use super::archive::Archive;
-use super::beginning::Beginnings;
+use super::beginning::{self, Beginnings};
 use super::carry::{self, Carried, Touched};
 use super::commit::lock;
 use super::keep::{self, ChangeOptions};
@@ -216,15 +216,7 @@ impl Receiver {
             keep::check_all(&index, &published, staging)?;
         }
         let done = carry::complement(&lacking, applied.end.total_bytes);
-        let mut whole = Vec::new();
-        let begun_ids: RangeSet = begun.keys().map(|&id| id..id + 1).collect();
-        index.files_of(&begun_ids, |file| {
-            if !begun[&file.id].stays(&index, &file, &done)? {
-                whole.push(file.id);
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        whole.iter().for_each(|id| drop(begun.remove(id)));
+        beginning::keep_staying(&mut begun, &index, &done)?;
         let mut carried = Carried { done, published, touched, begun, same_bytes: 0 };
         carried.hold_back_touched();
         Ok(carried)
