@@ -137,7 +137,7 @@ fn entry(id: u64, size: u64, content: &[u8]) -> FileEntry {
         path: EntryPath::new(format!("folder-{:05}/file-{id:08}", id / 100).into_bytes()).unwrap(),
         size,
         offset: id * size,
-        scattered: false,
+        fragmented: false,
         md5: Some([7; 16].into()),
         blake3: Some(blake3(content)),
         meta: Some(Meta { mode: 0o644, mtime_ns: 1_700_000_000_123_456_789, uid: 0, gid: 0 }),

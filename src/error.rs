@@ -1,5 +1,6 @@
 //! The one error type: a kind that drives retry, HTTP status and exit code, a message for a person, and a hint.
 
+use rustix::io::Errno;
 use std::fmt;
 
 /// What sort of thing went wrong. The table in [`ErrorKind::http_status`], [`ErrorKind::exit_code`] and
@@ -15,7 +16,7 @@ pub enum ErrorKind {
     TooSlow,
     /// A request has no `Content-Length`.
     LengthRequired,
-    /// A body or block is over the receiver's limit.
+    /// A body or block is over the receiver's limit, or a database over what the system allows a file.
     TooLarge,
     /// No token, or a wrong one.
     Unauthorized,
@@ -43,8 +44,12 @@ pub enum ErrorKind {
     Degraded,
     /// The receiver is overloaded or stopping.
     Busy,
+    /// The system has no file descriptor, thread or memory left for us; a little later it may have.
+    Exhausted,
     /// Connection refused, reset or timed out, or an answer that leaves the outcome unknown.
     Unreachable,
+    /// What answers is no receiver, and does not become one by asking again.
+    NotAReceiver,
     /// A source file or folder cannot be read, or changed.
     Source,
     /// The work ended, but some files or blocks failed.
@@ -66,7 +71,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// The HTTP status by which a receiver reports this kind (FORMATS 2.3).
+    /// The HTTP status by which a receiver reports this kind (FORMAT.md 8.5).
     #[must_use]
     pub fn http_status(self) -> u16 {
         match self {
@@ -82,9 +87,10 @@ impl ErrorKind {
             Self::TooLarge => 413,
             Self::BadBlock | Self::BadIndex => 422,
             Self::Limited => 429,
-            Self::Degraded | Self::Busy => 503,
+            Self::Degraded | Self::Busy | Self::Exhausted => 503,
             Self::NoSpace => 507,
             Self::Unreachable
+            | Self::NotAReceiver
             | Self::Untrusted
             | Self::Source
             | Self::Partial
@@ -98,7 +104,7 @@ impl ErrorKind {
         }
     }
 
-    /// The process exit code (FORMATS 2.5).
+    /// The process exit code (FORMAT.md 12.2).
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
@@ -114,7 +120,19 @@ impl ErrorKind {
     /// Whether sending the same request again may succeed without anybody changing anything on the sender.
     #[must_use]
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::NoSpace | Self::Degraded | Self::Busy | Self::Unreachable | Self::TooSlow)
+        matches!(
+            self,
+            Self::NoSpace | Self::Degraded | Self::Busy | Self::Exhausted | Self::Unreachable | Self::TooSlow
+        )
+    }
+
+    /// Whether a failure to put one file in place is about that file, and not about everything that the receiver does.
+    #[must_use]
+    pub fn is_of_one_file(self) -> bool {
+        !matches!(
+            self,
+            Self::NoSpace | Self::Degraded | Self::Busy | Self::Exhausted | Self::Database | Self::Internal
+        )
     }
 }
 
@@ -124,6 +142,8 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     hint: Option<String>,
+    /// It is a file system of this host that is full, not one of a receiver that was asked.
+    of_this_host: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -133,31 +153,94 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of `kind`; `message` says what happened and to which file, block or address.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, source: None }
+        Self { kind, message: message.into(), hint: None, of_this_host: false, source: None }
     }
 
     /// Adds what the user can do next.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
     /// Adds the cause, which is printed behind the message.
     #[must_use]
-    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// A failed system call on `what`. A full disk or an exhausted quota becomes [`ErrorKind::NoSpace`].
+    /// A failed system call on `what`. A full disk or an exhausted quota becomes [`ErrorKind::NoSpace`]; no descriptor or memory that
+    /// is left, [`ErrorKind::Exhausted`].
     pub fn io(what: impl fmt::Display, error: impl Into<std::io::Error>) -> Self {
         let error = error.into();
-        let kind = match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+        let kind = match (error.kind(), error.raw_os_error().map(Errno::from_raw_os_error)) {
+            (std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded, _) => ErrorKind::NoSpace,
+            (_, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => ErrorKind::Exhausted,
             _ => ErrorKind::Io,
         };
-        Self::new(kind, what.to_string()).because(error)
+        let of_this_host = kind == ErrorKind::NoSpace;
+        let failed = Self { of_this_host, ..Self::new(kind, what.to_string()).with_source(error) };
+        match kind {
+            ErrorKind::Exhausted => failed.with_hint("allow more open files (ulimit -n) or memory"),
+            _ => failed,
+        }
+    }
+
+    /// A thread that the system did not let us start.
+    pub fn thread(error: std::io::Error) -> Self {
+        Self::new(ErrorKind::Exhausted, "cannot start a thread")
+            .with_source(error)
+            .with_hint("allow more threads (ulimit -u, a container's pids limit) or memory")
+    }
+
+    /// The error that `what` was over the limit for files, if there is one. For whoever hears only that a write has failed.
+    pub fn over_limit(what: impl fmt::Display) -> Option<Self> {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize);
+        limit.current.map(|_| Self::io(what, Errno::FBIG).limited())
+    }
+
+    /// The same error of a file of our own that becomes larger than a limit allows: no disk has failed then, and trying again does not help.
+    #[must_use]
+    pub fn limited(self) -> Self {
+        if self.os_error() != Some(Errno::FBIG) {
+            return self;
+        }
+        self.with_kind(ErrorKind::TooLarge).with_hint(
+            "a file may not become that large there: allow larger ones (ulimit -f), or use another file system",
+        )
+    }
+
+    /// What the system said, if it was the system that failed.
+    #[must_use]
+    pub fn os_error(&self) -> Option<Errno> {
+        let error = self.source.as_ref()?.downcast_ref::<std::io::Error>()?;
+        error.raw_os_error().map(Errno::from_raw_os_error)
+    }
+
+    /// Says that the error is about a file system of this host.
+    #[must_use]
+    pub fn of_this_host(mut self) -> Self {
+        self.of_this_host = true;
+        self
+    }
+
+    /// The same error where that file system is the receiver's.
+    #[must_use]
+    pub fn of_receiver(mut self) -> Self {
+        self.of_this_host = false;
+        self
+    }
+
+    /// The same error where the program is a sender: its own full disk is no full receiver.
+    #[must_use]
+    pub fn as_sender(self) -> Self {
+        if self.kind != ErrorKind::NoSpace || !self.of_this_host {
+            return self;
+        }
+        let hint = "a file system of this host is full, not the receiver's; make room there, and run the same command again";
+        let hint = self.hint.clone().unwrap_or_else(|| hint.to_string());
+        self.with_kind(ErrorKind::Io).with_hint(hint)
     }
 
     /// What sort of error this is.
@@ -173,9 +256,15 @@ impl Error {
         self
     }
 
+    /// The cause, if it is a `T`.
+    #[must_use]
+    pub fn cause<T: std::error::Error + 'static>(&self) -> Option<&T> {
+        self.source.as_deref()?.downcast_ref()
+    }
+
     /// What the user can do next, if anything is known.
     #[must_use]
-    pub fn hint_text(&self) -> Option<&str> {
+    pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 }
@@ -211,14 +300,22 @@ mod tests {
         let full = Error::io("write x", std::io::Error::from_raw_os_error(28));
         assert_eq!(full.kind(), ErrorKind::NoSpace);
         assert_eq!((full.kind().http_status(), full.kind().exit_code()), (507, 4));
-        assert_eq!(Error::io("x", std::io::Error::from_raw_os_error(5)).kind(), ErrorKind::Io);
+        let failed = Error::io("x", std::io::Error::from_raw_os_error(5));
+        assert_eq!((failed.kind(), failed.os_error()), (ErrorKind::Io, Some(Errno::IO)));
+        let exhausted = Error::io("x", Errno::MFILE).kind();
+        assert!(exhausted.is_transient() && !exhausted.is_of_one_file());
+        assert_eq!((exhausted, exhausted.http_status()), (ErrorKind::Exhausted, 503));
+        // Of a sender, only the receiver's disk is meant by that code.
+        let answered = Error::new(ErrorKind::NoSpace, "the receiver answered 507");
+        assert_eq!((full.as_sender().kind().exit_code(), answered.as_sender().kind().exit_code()), (1, 4));
     }
 
     #[test]
     fn display_prints_the_chain_once() {
-        let error = Error::new(ErrorKind::Io, "cannot read a").because("cannot read a").hint("try b");
+        let error =
+            Error::new(ErrorKind::Io, "cannot read a").with_source("cannot read a").with_hint("try b");
         assert_eq!(error.to_string(), "cannot read a");
-        let error = Error::new(ErrorKind::Io, "cannot read a").because("no such file");
+        let error = Error::new(ErrorKind::Io, "cannot read a").with_source("no such file");
         assert_eq!(error.to_string(), "cannot read a: no such file");
     }
 }

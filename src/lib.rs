@@ -1,5 +1,6 @@
-//! tar-like moves a folder to another host: indexed first, cut into numbered blocks of one virtual archive, sent in parallel,
-//! put back together, and verified. `docs/ARCHITECTURE.md` has the map of the modules and the invariants.
+//! tar-like moves a folder to another host: indexed first, cut into numbered blocks of one virtual
+//! archive, sent in parallel, put back together, and verified. `docs/dev/ARCHITECTURE.md` has the
+//! map of the modules, `docs/dev/INVARIANTS.md` what is promised.
 
 pub mod archive;
 pub mod commands;
@@ -13,3 +14,4 @@ pub mod server;
 pub mod sink;
 pub mod source;
 pub mod telemetry;
+pub mod unix_time;

@@ -1,4 +1,4 @@
-"""The section delta: a pass over what has changed since, where the receiver has an older version."""
+"""The section delta: an incremental run over what has changed since, where the receiver has an older version."""
 
 from __future__ import annotations
 
@@ -106,13 +106,13 @@ def sent_by(log: Path, pattern: str) -> int | None:
     return int(re.sub(r"\D", "", found[-1])) if found else None
 
 
-def rsync_pass(bench: Bench, tree: Path, key: str, *options: str) -> Sample:
+def rsync_run(bench: Bench, tree: Path, key: str, *options: str) -> Sample:
     sample = run_rsync_from(bench, tree, key, "-a", "--stats", *options)
     sample.wire = sent_by(bench.log(key), r"Total bytes sent: ([\d,.]+)")
     return sample
 
 
-def sync_pass(bench: Bench, proxy, url: str, tree: Path, key: str, *options: str) -> Sample:
+def sync_run(bench: Bench, proxy, url: str, tree: Path, key: str, *options: str) -> Sample:
     sample = run_with(bench, proxy, ["sync", tree, url, *databases(bench), "--json", *options], key)
     sample.wire = sent_by(bench.log(f"tar-like {key}"), r'"wire_bytes":(\d+)')
     return sample
@@ -139,7 +139,7 @@ def rsync_file(key: str, share: float, *options: str):
     def run(bench: Bench, data, first: bool):
         source = only_file(data)
         older(source, bench.dest / source.name, share)
-        yield key, rsync_pass(bench, data.tree, key, *options)
+        yield key, rsync_run(bench, data.tree, key, *options)
         if first:
             compare(source, bench.dest / source.name)
 
@@ -169,7 +169,7 @@ def adopt_file(share: float):
         source = only_file(data)
         older(source, bench.dest / source.name, share)
         proxy, url = start_proxy(bench)
-        yield "adopt", sync_pass(bench, proxy, url, data.tree, "adopt", "--adopt")
+        yield "adopt", sync_run(bench, proxy, url, data.tree, "adopt", "--adopt")
         proxy.stop()
         if first:
             compare(source, bench.dest / source.name)
@@ -183,9 +183,9 @@ def known_file(share: float):
     def run(bench: Bench, data, first: bool):
         source = only_file(data)
         proxy, url = start_proxy(bench)
-        sync_pass(bench, proxy, url, data.tree, "former pass")
+        sync_run(bench, proxy, url, data.tree, "previous run")
         change_in_place(source, share)
-        yield "known", sync_pass(bench, proxy, url, data.tree, "known")
+        yield "known", sync_run(bench, proxy, url, data.tree, "known")
         proxy.stop()
         if first:
             compare(source, bench.dest / source.name)
@@ -198,7 +198,7 @@ def rsync_job(name: str, key: str, run: Callable, label: str) -> Job:
 
 
 ADOPT = Row("adopt", "**`tar-like sync --adopt`**: the receiver looks at the copy first")
-KNOWN = Row("known", "**`tar-like sync`** after a former pass")
+KNOWN = Row("known", "**`tar-like sync`** after a previous run")
 RSYNC = "`rsync -a` to a daemon"
 INPLACE = "`rsync -a --inplace`"
 
@@ -211,13 +211,13 @@ def in_place(share: float, kind: str, goal: str, last: bool) -> Section:
             "pdiffcopy",
             "pdiffcopy to its server",
             ["pdiffcopy"],
-            [Row("pdiffcopy", "`pdiffcopy` to its server, no proof")],
+            [Row("pdiffcopy", "`pdiffcopy` to its server, no verification")],
             pdiffcopy_file(share),
         ),
         Job("sync-adopt", "over a copy that it has not made", ["tar-like --adopt"], [ADOPT], adopt_file(share)),
     ]
     if kind in VERSIONED:
-        jobs.append(Job("sync", "after a former pass", ["tar-like"], [KNOWN], known_file(share)))
+        jobs.append(Job("sync", "after a previous run", ["tar-like"], [KNOWN], known_file(share)))
     return section(
         f"{share:.0%} changed in place".replace("%", " %"),
         kind,
@@ -256,7 +256,7 @@ def rsync_front(key: str, *options: str):
             shutil.copyfile(folder / TAR, bench.dest / TAR)
             os.utime(bench.dest / TAR, OLD)
             insert()
-            yield key, rsync_pass(bench, folder, key, *options)
+            yield key, rsync_run(bench, folder, key, *options)
             if first:
                 compare(folder / TAR, bench.dest / TAR)
 
@@ -270,9 +270,9 @@ def sync_front(key: str, *options: str):
                 shutil.copyfile(folder / TAR, bench.dest / TAR)
             proxy, url = start_proxy(bench)
             if not options:
-                sync_pass(bench, proxy, url, folder, "former pass")
+                sync_run(bench, proxy, url, folder, "previous run")
             insert()
-            yield key, sync_pass(bench, proxy, url, folder, key, *options)
+            yield key, sync_run(bench, proxy, url, folder, key, *options)
             proxy.stop()
             if first:
                 compare(folder / TAR, bench.dest / TAR)
@@ -286,7 +286,7 @@ def front() -> Section:
         rsync_job("rsync", "rsync", rsync_front("rsync"), RSYNC),
         rsync_job("rsync-inplace", "rsync --inplace", inplace, INPLACE),
         Job("sync-adopt", "", ["tar-like --adopt"], [ADOPT], sync_front("adopt", "--adopt")),
-        Job("sync", "after a former pass", ["tar-like"], [KNOWN], sync_front("known")),
+        Job("sync", "after a previous run", ["tar-like"], [KNOWN], sync_front("known")),
     ]
     goals = ["Goal: 1 % of the bytes sent."]
     return section("one byte inserted at the front", "tar", jobs, ["rsync"], goals, keeps_sets=True, copies=3)
@@ -342,7 +342,7 @@ def rsync_log(bench: Bench, data, first: bool):
         ):
             os.truncate(copy, size)
             os.utime(copy, OLD)
-            yield key, rsync_pass(bench, data.tree, key, option)
+            yield key, rsync_run(bench, data.tree, key, option)
             if first:
                 compare(source, copy)
 
@@ -353,11 +353,11 @@ def sync_log(modes: dict[str, str]):
     def run(bench: Bench, data, first: bool):
         with receiving_file_system(bench, data.counts["bytes"]), log_of(data) as (source, grow):
             proxy, url = start_proxy(bench)
-            sync_pass(bench, proxy, url, data.tree, "former pass")
+            sync_run(bench, proxy, url, data.tree, "previous run")
             for key, mode in modes.items():
                 grow()
                 options = ["--append", mode] if mode else []
-                yield key, sync_pass(bench, proxy, url, data.tree, key, *options)
+                yield key, sync_run(bench, proxy, url, data.tree, key, *options)
             proxy.stop()
             if first:
                 compare(source, bench.dest / source.name)
@@ -375,11 +375,11 @@ def log() -> Section:
         )
     ]
     modes = {"append full": "full", "append spot": "spot", "append trust": "trust"}
-    labels = [Row(key, f"**`tar-like sync --append {mode}`** after a former pass") for key, mode in modes.items()]
+    labels = [Row(key, f"**`tar-like sync --append {mode}`** after a previous run") for key, mode in modes.items()]
     plain = sync_log({"known": ""})
     jobs = [
         Job("rsync", "to a daemon", ["rsync"], rsync_rows, rsync_log),
-        Job("sync", "after a former pass", ["tar-like"], [KNOWN], plain),
+        Job("sync", "after a previous run", ["tar-like"], [KNOWN], plain),
         Job("sync-append", "with --append", ["tar-like --append"], labels, sync_log(modes)),
     ]
     goals = ["Goal: 0.1 × `rsync --append-verify`; 1.02 times the growth sent."]
@@ -394,7 +394,7 @@ def rsync_tree(change, *options: str):
     def run(bench: Bench, data, first: bool):
         subprocess.run(["cp", "-a", "--reflink=never", f"{data.tree}/.", bench.dest], check=True)
         with change(bench, data.tree):
-            yield "rsync", rsync_pass(bench, data.tree, "rsync", *options)
+            yield "rsync", rsync_run(bench, data.tree, "rsync", *options)
 
     return run
 
@@ -402,9 +402,9 @@ def rsync_tree(change, *options: str):
 def sync_tree(change, *options: str):
     def run(bench: Bench, data, first: bool):
         proxy, url = start_proxy(bench)
-        sync_pass(bench, proxy, url, data.tree, "former pass")
+        sync_run(bench, proxy, url, data.tree, "previous run")
         with change(bench, data.tree):
-            yield "known", sync_pass(bench, proxy, url, data.tree, "known", *options)
+            yield "known", sync_run(bench, proxy, url, data.tree, "known", *options)
             proxy.stop()
             if first:
                 yield "known", verify(bench, data)
@@ -420,7 +420,7 @@ def tree(case: str, change, goal: str | None, delete: bool = False) -> Section:
     needs = "tar-like --delete" if delete else "tar-like"
     jobs = [
         rsync_job("rsync", "rsync", rsync_tree(change, *rsync_options), label),
-        Job("sync", "after a former pass", [needs], [row], sync_tree(change, *own_options)),
+        Job("sync", "after a previous run", [needs], [row], sync_tree(change, *own_options)),
     ]
     return section(case, "small", jobs, ["rsync"], [goal] if goal else [], keeps_sets=True, whole=True)
 
@@ -431,8 +431,8 @@ def section(
     extra = {} if whole else {"amount": lambda data: f"{data.counts['bytes'] / 1e9:.2f} GB"}
     return Section(
         name="delta",
-        title="A pass over what has changed",
-        about="what changed since the last pass, beside rsync and pdiffcopy; long",
+        title="An incremental run over what has changed",
+        about="what changed since the last run, beside rsync and pdiffcopy; long",
         sets=[kind],
         case=case,
         columns=[

@@ -88,7 +88,7 @@ SECTION = Section(
         *columns.PEAKS,
     ],
     jobs=[
-        Job("cp", "no network, no proof", ["cp"], [Row("cp", "`cp -a`: no network, no proof")], run_cp),
+        Job("cp", "no network, no verification", ["cp"], [Row("cp", "`cp -a`: no network, no verification")], run_cp),
         Job(
             "rsync",
             "to a daemon on loopback; from nothing, then again",

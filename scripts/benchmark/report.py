@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import textwrap
 from pathlib import Path
 
 from bench import ROOT, file_system, memory
@@ -19,16 +20,19 @@ def section_mark(name: str) -> str:
     return f"<!-- bench:section {name} -->"
 
 
+def wrapped(text: str) -> str:
+    """Prose in lines of the width that the pages have."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
 def render(title: str, head: str, tables: list[str]) -> str:
     return "\n\n".join([f"### {title}", head, *tables])
 
 
 def render_head(bench, started, load: float, rounds: int, scale: float) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in bench.versions.items())
-    lines = [
-        f"Measured on {started:%Y-%m-%d}; rounds: {rounds}; {machine(bench)}. Load before: {load:.2f}.",
-        f"{versions}.{commit() if 'tar-like' in bench.tools else ''}",
-    ]
+    said = f"Measured on {started:%Y-%m-%d}; rounds: {rounds}; {machine(bench)}. Load before: {load:.2f}."
+    lines = [wrapped(f"{said} {versions}.{commit() if 'tar-like' in bench.tools else ''}")]
     if scale != 1:
         lines += ["", f"**Not a measurement: a try with sets of {scale:g} of their size.**"]
     return "\n".join(lines)
@@ -51,7 +55,7 @@ def render_set(section, result) -> str:
             cells = [result.reasons[row.key], *cells[1:]]
         lines.append(f"| {' | '.join([row.label, *cells])} |")
     for note in [*section.notes, *result.notes]:
-        lines += ["", note]
+        lines += ["", wrapped(note)]
     return "\n".join(lines)
 
 

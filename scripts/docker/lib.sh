@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What the container scripts share; they source it. Sets nothing but functions, and the settings of load_settings.
+# What the container scripts share; they source it. Sets nothing but functions, and the settings of
+# load_settings.
 # shellcheck disable=SC2034 # the scripts use what is set here
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -25,7 +26,8 @@ help_if_asked() { # ARGUMENT...
     esac
 }
 
-# The file of settings, which tar-like itself reads, too. What the environment has already stays as it is.
+# The file of settings, which tar-like itself reads, too. What the environment has already stays as
+# it is.
 source_rc() {
     local rc=${TARLIKE_RC-${HOME:+$HOME/.tar_like_rc}} name
     [[ -n $rc ]] || return 0
@@ -33,7 +35,8 @@ source_rc() {
         [[ -z ${TARLIKE_RC:-} ]] || die "TARLIKE_RC: there is no $rc"
         return 0
     fi
-    # As the program does: what others may write is not run. One that is asked for by name may be somebody else's.
+    # As the program does: a file that others may write is not run. A file that is named may belong
+    # to another user.
     local mode owner
     read -r mode owner < <(stat -L -c '%a %u' -- "$rc") || die "the settings in $rc cannot be read"
     ((!(0$mode & 2))) || die "everybody on this host may write to $rc: take that right away (chmod o-w)"
@@ -52,7 +55,8 @@ source_rc() {
     for name in "${!before[@]}"; do
         [[ ${!name-} == "${before[$name]}" ]] || export "$name=${before[$name]}"
     done
-    # A key of the environment does not go with a token of the file: tar-like takes all of a group from one place, too.
+    # A key of the environment does not go with a token of the file: tar-like takes all of a group
+    # from one place, too.
     local group
     for group in "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_PROFILE" "TARLIKE_TOKEN TARLIKE_TOKEN_FILE"; do
         local here=false
@@ -93,7 +97,7 @@ need_image() {
         die "there is no image $image. Make it by: scripts/make-image"
 }
 
-# What receives should not be root, nor what looks at the result, since it compares owners only as root.
+# The receiver should not be root, and the check should not either: as root it compares owners.
 not_as_root() {
     if [[ -z ${TARLIKE_USER:-} && $EUID == 0 ]]; then
         TARLIKE_USER=10001:10001
@@ -102,7 +106,7 @@ not_as_root() {
     fi
 }
 
-# The address of this machine that its containers see and nobody outside does.
+# The address of this machine that its containers see, and no other host.
 gateway() {
     local address subnet
     local format='{{with index .IPAM.Config 0}}{{.Gateway}}-{{.Subnet}}{{end}}'
@@ -144,7 +148,7 @@ prepare_run() {
     run=(run --rm --read-only --cap-drop ALL --security-opt no-new-privileges --pids-limit 512
         --tmpfs "/tmp:mode=1777,nosuid,nodev" --user "${TARLIKE_USER:-$(id -u):$(id -g)}"
         --volume "$DDIR:/data/rw" --volume "$SDIR:/data/ro:ro" --workdir /data/ro
-        # Databases lie in DDIR, and what is put together for a moment, too: it may be larger than memory.
+        # Databases are in DDIR, and so are temporary files: they may be larger than memory.
         --env HOME=/data/rw --env "TMPDIR=${scratch:-/data/rw}" --env TARLIKE_RC=)
     [[ ! -t 0 || ! -t 1 || ! -t 2 ]] || run+=(--interactive --tty)
     # Rootless Podman maps users: files are to belong to the caller.
@@ -169,7 +173,8 @@ read_everything() {
     run+=(--no-healthcheck)
 }
 
-# Flags of upload for the certificate authorities in EX_PYCACERT, into the array "trust"; mounts the file.
+# Flags of upload for the certificate authorities in EX_PYCACERT, into the array "trust"; mounts the
+# file.
 trust_receiver() { # ARGUMENT...
     trust=()
     [[ -f $EX_PYCACERT || -z $ca_is_named ]] || die "EX_PYCACERT: there is no file $EX_PYCACERT"

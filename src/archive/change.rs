@@ -1,12 +1,13 @@
-//! A change: what makes one generation of an index of another (FORMATS 2.2). It is a sequence of records, kept and sent in batches of
-//! whole records. Numbers are little-endian. A record is one byte that says its kind, and then
+//! A change: what makes one generation of an index of another (FORMAT.md 7). It is a sequence of
+//! records, kept and sent in batches of whole records. Numbers are little-endian. A record is one
+//! byte that says its kind, and then
 //!
 //! | kind | content |
 //! |---|---|
 //! | `R` a file goes | id u64 |
-//! | `A` a file comes | id u64, path, size u64, offset u64, scattered u8, meta, md5, BLAKE3 |
-//! | `X` extents of the scattered file before | count u32, then length u32 and offset u64 of each |
-//! | `P` the scattered file before begins with the whole content of one of the former generation, as its sender believes without having read it | id u64 of that one, count u8, then 32 bytes of each [`Beginning`]'s subtree, count u16, then, ascending and none over another, offset u64, length u32 and 16 bytes of BLAKE3 of each of its samples |
+//! | `A` a file comes | id u64, path, size u64, offset u64, fragmented u8, meta, md5, BLAKE3 |
+//! | `X` extents of the fragmented file before | count u32, then length u32 and offset u64 of each |
+//! | `P` the fragmented file before begins with the whole content of one of the previous generation, as its sender believes without having read it | id u64 of that one, count u8, then 32 bytes of each [`Beginning`]'s subtree, count u16, then, ascending and none over another, offset u64, length u32 and 16 bytes of BLAKE3 of each of its samples |
 //! | `M` metadata of a file | id u64, meta |
 //! | `r` a directory or link goes | path |
 //! | `N` a directory or link comes, or is another one | letter u8 (`d`, `l`, `h`), path, target, meta |
@@ -16,12 +17,12 @@
 //! each path of a node at most once, so their order means nothing but that a folder comes before what is in it, extents directly
 //! behind their file, and `P` directly behind those.
 
-use super::digest::{Blake3, Digest, IndexDigest, Md5};
+use super::chunk_map::{Beginning, MAX_SAMPLE_BYTES, Sample};
+use super::digest::IndexDigest;
 use super::entry::{FileEntry, Meta, Node};
 use super::extent::{Extent, MAX_EXTENT_BYTES};
-use super::log::{Bytes, LogError, meta_of, node, path_of, push_meta, push_text};
 use super::path::EntryPath;
-use super::sketch::{Beginning, MAX_SAMPLE_BYTES, Sample};
+use super::record::{self, BatchError, Fault, Reader, Record, Writer};
 
 /// A batch is closed when it has so many bytes, if not earlier.
 pub const BATCH_BYTES: usize = 1 << 20;
@@ -39,9 +40,9 @@ pub enum ChangeRecord {
     RemoveFile(u64),
     /// A file; origin and object stay where it was indexed.
     AddFile(FileEntry),
-    /// The next extents of the scattered file before.
+    /// The next extents of the fragmented file before.
     Extents(Vec<Extent>),
-    /// The scattered file before begins with the whole content of the file of the former generation with this id.
+    /// The fragmented file before begins with the whole content of the file of the previous generation with this id.
     Begins(u64, Beginning),
     /// Metadata of the file with this id.
     SetMeta(u64, Option<Meta>),
@@ -56,7 +57,7 @@ pub enum ChangeRecord {
 /// What a change comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChangeEnd {
-    /// The format of the index: 1 if its files are dense and natural, else 2.
+    /// The format of the index: 1 if its files are dense and contiguous, else 2.
     pub format: u8,
     /// The digest of the index.
     pub digest: IndexDigest,
@@ -70,196 +71,170 @@ pub struct ChangeEnd {
 
 /// Adds `record` to `batch`.
 pub fn push(batch: &mut Vec<u8>, record: &ChangeRecord) {
-    match record {
-        ChangeRecord::RemoveFile(id) => {
-            batch.push(b'R');
-            batch.extend(id.to_le_bytes());
-        }
-        ChangeRecord::AddFile(file) => {
-            batch.push(b'A');
-            batch.extend(file.id.to_le_bytes());
-            push_text(batch, file.path.as_bytes());
-            batch.extend(file.size.to_le_bytes());
-            batch.extend(file.offset.to_le_bytes());
-            batch.push(u8::from(file.scattered));
-            push_meta(batch, file.meta);
-            push_maybe(batch, file.md5.as_ref().map(|digest| &digest.as_bytes()[..]));
-            push_maybe(batch, file.blake3.as_ref().map(|digest| &digest.as_bytes()[..]));
-        }
-        ChangeRecord::Extents(extents) => {
-            for part in extents.chunks(RECORD_EXTENTS) {
-                batch.push(b'X');
-                batch.extend((part.len() as u32).to_le_bytes());
-                for extent in part {
-                    // At most MAX_EXTENT_BYTES.
-                    batch.extend((extent.length as u32).to_le_bytes());
-                    batch.extend(extent.offset.to_le_bytes());
+    record::push(batch, record);
+}
+
+/// The records of a batch, one after another. Every record is checked for all that can be said of it alone. An error is the last item.
+pub fn records(batch: &[u8]) -> impl Iterator<Item = Result<ChangeRecord, BatchError>> {
+    record::records(batch)
+}
+
+impl Record for ChangeRecord {
+    fn write(&self, to: &mut Writer<'_>) {
+        match self {
+            Self::RemoveFile(id) => {
+                to.byte(b'R');
+                to.u64(*id);
+            }
+            Self::AddFile(file) => {
+                to.byte(b'A');
+                push_file(to, file);
+            }
+            Self::Extents(extents) => {
+                for part in extents.chunks(RECORD_EXTENTS) {
+                    to.byte(b'X');
+                    to.u32(part.len() as u32);
+                    for extent in part {
+                        // At most MAX_EXTENT_BYTES.
+                        to.u32(extent.length as u32);
+                        to.u64(extent.offset);
+                    }
                 }
             }
-        }
-        ChangeRecord::Begins(former, Beginning { subtrees, samples }) => {
-            batch.push(b'P');
-            batch.extend(former.to_le_bytes());
-            // At most MOST_SUBTREES and MOST_SAMPLES.
-            batch.push(subtrees.len() as u8);
-            batch.extend(subtrees.as_flattened());
-            batch.extend((samples.len() as u16).to_le_bytes());
-            for sample in samples {
-                batch.extend(sample.offset.to_le_bytes());
-                batch.extend(sample.length.to_le_bytes());
-                batch.extend(sample.hash);
+            Self::Begins(previous, beginning) => {
+                to.byte(b'P');
+                to.u64(*previous);
+                push_beginning(to, beginning);
             }
-        }
-        ChangeRecord::SetMeta(id, meta) => {
-            batch.push(b'M');
-            batch.extend(id.to_le_bytes());
-            push_meta(batch, *meta);
-        }
-        ChangeRecord::RemoveNode(path) => {
-            batch.push(b'r');
-            push_text(batch, path.as_bytes());
-        }
-        ChangeRecord::PutNode(node) => {
-            batch.push(b'N');
-            batch.extend(node.kind.letter().bytes());
-            push_text(batch, node.path.as_bytes());
-            push_text(batch, &node.target);
-            push_meta(batch, node.meta);
-        }
-        ChangeRecord::End(end) => {
-            batch.push(b'E');
-            batch.push(end.format);
-            batch.extend(end.digest.as_bytes());
-            for number in [end.files, end.nodes, end.total_bytes] {
-                batch.extend(number.to_le_bytes());
+            Self::SetMeta(id, meta) => {
+                to.byte(b'M');
+                to.u64(*id);
+                to.meta(*meta);
+            }
+            Self::RemoveNode(path) => {
+                to.byte(b'r');
+                to.text(path.as_bytes());
+            }
+            Self::PutNode(node) => {
+                to.byte(b'N');
+                to.node(node);
+            }
+            Self::End(ChangeEnd { format, digest, files, nodes, total_bytes }) => {
+                to.byte(b'E');
+                to.byte(*format);
+                to.digest(digest);
+                [files, nodes, total_bytes].into_iter().for_each(|&number| to.u64(number));
             }
         }
     }
-}
 
-fn push_maybe(batch: &mut Vec<u8>, bytes: Option<&[u8]>) {
-    batch.push(u8::from(bytes.is_some()));
-    batch.extend(bytes.unwrap_or_default());
-}
-
-/// Takes a batch apart. Every record is checked for all that can be said of it alone.
-///
-/// # Errors
-/// Says which record is wrong, counted from 1.
-pub fn records(batch: &[u8]) -> Result<Vec<ChangeRecord>, LogError> {
-    let (mut rest, mut records) = (Bytes(batch), Vec::new());
-    while !rest.0.is_empty() {
-        let number = records.len() + 1;
-        let record = record(&mut rest).ok_or(LogError::Malformed(number))?;
-        records.push(record.map_err(|why| LogError::Invalid(number, why))?);
+    fn read(from: &mut Reader<'_>) -> Result<Self, Fault> {
+        Ok(match from.byte()? {
+            b'R' => Self::RemoveFile(from.u64()?),
+            b'A' => Self::AddFile(file(from)?),
+            b'X' => Self::Extents(extents(from)?),
+            b'P' => Self::Begins(from.u64()?, beginning(from)?),
+            b'M' => {
+                let id = from.u64()?;
+                Self::SetMeta(id, from.meta(format_args!("file {id}"))?)
+            }
+            b'r' => Self::RemoveNode(from.path()?),
+            b'N' => Self::PutNode(from.node()?),
+            b'E' => Self::End(ChangeEnd {
+                format: match from.byte()? {
+                    format @ (1 | 2) => format,
+                    _ => return Err(Fault::Malformed),
+                },
+                digest: from.digest()?,
+                files: from.u64()?,
+                nodes: from.u64()?,
+                total_bytes: from.u64()?,
+            }),
+            _ => return Err(Fault::Malformed),
+        })
     }
-    Ok(records)
 }
 
-fn record(bytes: &mut Bytes<'_>) -> Option<Result<ChangeRecord, String>> {
-    let [kind] = bytes.array()?;
-    Some(match kind {
-        b'R' => Ok(ChangeRecord::RemoveFile(bytes.number()?)),
-        b'A' => {
-            let (id, path) = (bytes.number()?, bytes.text()?);
-            let (size, offset) = (bytes.number()?, bytes.number()?);
-            let [scattered @ (0 | 1)] = bytes.array()? else { return None };
-            let meta = bytes.meta()?;
-            let md5 = bytes.maybe(|bytes| bytes.array().map(Md5::from))?;
-            let blake3 = bytes.maybe(|bytes| bytes.array().map(Blake3::from))?;
-            added(id, path, (size, offset, scattered == 1), meta, md5, blake3).map(ChangeRecord::AddFile)
-        }
-        b'X' => {
-            let count = u32::from_le_bytes(bytes.array()?) as usize;
-            if count == 0 || count > RECORD_EXTENTS {
-                return Some(Err(format!("{count} extents in one record")));
-            }
-            let mut extents = Vec::with_capacity(count);
-            for _ in 0..count {
-                let length = u64::from(u32::from_le_bytes(bytes.array()?));
-                let offset = bytes.number()?;
-                if length == 0 || length > MAX_EXTENT_BYTES {
-                    return Some(Err(format!("an extent of {length} bytes")));
-                }
-                extents.push(Extent { length, offset });
-            }
-            Ok(ChangeRecord::Extents(extents))
-        }
-        b'P' => {
-            let (former, [subtrees]) = (bytes.number()?, bytes.array()?);
-            if usize::from(subtrees) > Beginning::MOST_SUBTREES {
-                return Some(Err(format!("a beginning of {subtrees} subtrees")));
-            }
-            let subtrees = (0..subtrees).map(|_| bytes.array()).collect::<Option<_>>()?;
-            let samples = u16::from_le_bytes(bytes.array()?);
-            if usize::from(samples) > Beginning::MOST_SAMPLES {
-                return Some(Err(format!("a beginning of {samples} samples")));
-            }
-            let samples = (0..samples).map(|_| sample(bytes)).collect::<Option<Vec<_>>>()?;
-            let end = |sample: &Sample| sample.offset.checked_add(sample.length.into());
-            let follows = |pair: &[Sample]| end(&pair[0]).is_some_and(|end| end <= pair[1].offset);
-            if let Some(sample) = samples.iter().find(|sample| sample.length > MAX_SAMPLE_BYTES) {
-                return Some(Err(format!("a sample of {} bytes", sample.length)));
-            }
-            // No byte is looked at twice.
-            match samples.windows(2).all(follows) {
-                true => Ok(ChangeRecord::Begins(former, Beginning { subtrees, samples })),
-                false => Err("samples that overlap".into()),
-            }
-        }
-        b'M' => {
-            let (id, meta) = (bytes.number()?, bytes.meta()?);
-            match meta {
-                Some(meta) if meta.mode > 0o7777 => Err(format!("the mode of file {id} is not valid")),
-                meta => Ok(ChangeRecord::SetMeta(id, meta)),
-            }
-        }
-        b'r' => path_of(bytes.text()?).map(ChangeRecord::RemoveNode),
-        b'N' => {
-            let [letter] = bytes.array()?;
-            let (path, target, meta) = (bytes.text()?, bytes.text()?, bytes.meta()?);
-            node(letter, path, target, meta).map(ChangeRecord::PutNode)
-        }
-        b'E' => {
-            let [format @ (1 | 2)] = bytes.array()? else { return None };
-            Ok(ChangeRecord::End(ChangeEnd {
-                format,
-                digest: Digest::from(bytes.array()?),
-                files: bytes.number()?,
-                nodes: bytes.number()?,
-                total_bytes: bytes.number()?,
-            }))
-        }
-        _ => return None,
-    })
+fn push_file(to: &mut Writer<'_>, file: &FileEntry) {
+    to.u64(file.id);
+    to.text(file.path.as_bytes());
+    to.u64(file.size);
+    to.u64(file.offset);
+    to.byte(file.fragmented);
+    to.meta(file.meta);
+    to.optional(file.md5, |to, md5| to.digest(&md5));
+    to.optional(file.blake3, |to, blake3| to.digest(&blake3));
 }
 
-fn sample(bytes: &mut Bytes<'_>) -> Option<Sample> {
-    let (offset, length) = (bytes.number()?, u32::from_le_bytes(bytes.array()?));
-    Some(Sample { offset, length, hash: bytes.array()? })
-}
-
-fn added(
-    id: u64,
-    path: &[u8],
-    (size, offset, scattered): (u64, u64, bool),
-    meta: Option<Meta>,
-    md5: Option<Md5>,
-    blake3: Option<Blake3>,
-) -> Result<FileEntry, String> {
-    let path = path_of(path)?;
-    let meta = meta_of(meta, &path)?;
+fn file(from: &mut Reader<'_>) -> Result<FileEntry, Fault> {
+    let (id, path) = (from.u64()?, from.path()?);
+    let (size, offset, fragmented) = (from.u64()?, from.u64()?, from.flag()?);
+    let meta = from.meta(format_args!("\"{path}\""))?;
+    let (md5, blake3) = (from.optional(Reader::digest)?, from.optional(Reader::digest)?);
+    let invalid = |why: &str| Err(Fault::Invalid(format!("\"{path}\" {why}")));
     let end = offset.checked_add(size).filter(|&end| i64::try_from(end).is_ok());
     if end.is_none() || i64::try_from(id).is_err() {
-        return Err(format!("\"{path}\" lies behind 2^63 bytes"));
+        return invalid("lies behind 2^63 bytes");
     }
-    if scattered && size == 0 {
-        return Err(format!("\"{path}\" is scattered and empty"));
+    if fragmented && size == 0 {
+        return invalid("is fragmented and empty");
     }
     if md5.is_none() && blake3.is_some() {
-        return Err(format!("\"{path}\" has a BLAKE3 and no md5"));
+        return invalid("has a BLAKE3 and no md5");
     }
-    Ok(FileEntry { id, path, size, offset, scattered, md5, blake3, meta, origin: None, object: None })
+    Ok(FileEntry { id, path, size, offset, fragmented, md5, blake3, meta, origin: None, object: None })
+}
+
+fn extents(from: &mut Reader<'_>) -> Result<Vec<Extent>, Fault> {
+    let count = from.u32()? as usize;
+    if count == 0 || count > RECORD_EXTENTS {
+        return Err(Fault::Invalid(format!("{count} extents in one record")));
+    }
+    let extent = |_| {
+        let (length, offset) = (u64::from(from.u32()?), from.u64()?);
+        match length == 0 || length > MAX_EXTENT_BYTES {
+            true => Err(Fault::Invalid(format!("an extent of {length} bytes"))),
+            false => Ok(Extent { length, offset }),
+        }
+    };
+    (0..count).map(extent).collect()
+}
+
+fn push_beginning(to: &mut Writer<'_>, Beginning { subtrees, samples }: &Beginning) {
+    // At most MAX_SUBTREES and MAX_SAMPLES.
+    to.byte(subtrees.len() as u8);
+    to.bytes(subtrees.as_flattened());
+    to.u16(samples.len() as u16);
+    for sample in samples {
+        to.u64(sample.offset);
+        to.u32(sample.length);
+        to.bytes(&sample.hash);
+    }
+}
+
+fn beginning(from: &mut Reader<'_>) -> Result<Beginning, Fault> {
+    let invalid = |why: String| Err(Fault::Invalid(why));
+    let count = from.byte()?;
+    if usize::from(count) > Beginning::MAX_SUBTREES {
+        return invalid(format!("a beginning of {count} subtrees"));
+    }
+    let subtrees = (0..count).map(|_| from.bytes()).collect::<Result<_, _>>()?;
+    let count = from.u16()?;
+    if usize::from(count) > Beginning::MAX_SAMPLES {
+        return invalid(format!("a beginning of {count} samples"));
+    }
+    let sample = |_| Ok(Sample { offset: from.u64()?, length: from.u32()?, hash: from.bytes()? });
+    let samples = (0..count).map(sample).collect::<Result<Vec<_>, _>>()?;
+    if let Some(sample) = samples.iter().find(|sample| sample.length > MAX_SAMPLE_BYTES) {
+        return invalid(format!("a sample of {} bytes", sample.length));
+    }
+    let end = |sample: &Sample| sample.offset.checked_add(sample.length.into());
+    let is_behind = |pair: &[Sample]| end(&pair[0]).is_some_and(|end| end <= pair[1].offset);
+    match samples.windows(2).all(is_behind) {
+        true => Ok(Beginning { subtrees, samples }),
+        // No byte is looked at twice.
+        false => invalid("samples that overlap".into()),
+    }
 }
 
 #[cfg(test)]
@@ -269,16 +244,20 @@ mod tests {
     use crate::archive::entry::NodeKind;
     use proptest::prelude::*;
 
+    fn records(batch: &[u8]) -> Result<Vec<ChangeRecord>, BatchError> {
+        super::records(batch).collect()
+    }
+
     fn sample() -> Vec<ChangeRecord> {
         let path = |text: &str| EntryPath::new(text.as_bytes()).unwrap();
         let meta = Some(Meta { mode: 0o640, mtime_ns: -3, uid: 1, gid: 2 });
-        let file = |id, name: &str, size, offset, scattered| {
+        let file = |id, name: &str, size, offset, fragmented| {
             ChangeRecord::AddFile(FileEntry {
                 id,
                 path: path(name),
                 size,
                 offset,
-                scattered,
+                fragmented,
                 md5: Some(md5(b"abc")),
                 blake3: Some(blake3(b"abc")),
                 meta,
@@ -352,7 +331,7 @@ mod tests {
         let refused = |record: ChangeRecord| {
             let mut batch = Vec::new();
             push(&mut batch, &record);
-            matches!(records(&batch), Err(LogError::Invalid(1, _)))
+            matches!(records(&batch), Err(BatchError::Invalid(1, _)))
         };
         assert!(refused(ChangeRecord::Extents(vec![Extent { length: 0, offset: 0 }])));
         assert!(refused(ChangeRecord::Extents(vec![Extent { length: MAX_EXTENT_BYTES + 1, offset: 0 }])));
@@ -373,12 +352,12 @@ mod tests {
         assert!(refused(ChangeRecord::AddFile(FileEntry { offset: u64::MAX, ..good.clone() })));
         assert!(refused(ChangeRecord::AddFile(FileEntry { id: u64::MAX, ..good.clone() })));
         assert!(refused(ChangeRecord::AddFile(FileEntry { md5: None, ..good.clone() })));
-        assert!(refused(ChangeRecord::AddFile(FileEntry { size: 0, scattered: true, ..good })));
+        assert!(refused(ChangeRecord::AddFile(FileEntry { size: 0, fragmented: true, ..good })));
         assert_eq!(
             records(b"r\x02\0.."),
-            Err(LogError::Invalid(1, r#"its path ".." has a '.' or '..' component"#.into()))
+            Err(BatchError::Invalid(1, r#"its path ".." has a '.' or '..' component"#.into()))
         );
-        assert_eq!(records(b"?"), Err(LogError::Malformed(1)));
+        assert_eq!(records(b"?"), Err(BatchError::Malformed(1)));
     }
 
     proptest! {

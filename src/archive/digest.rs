@@ -192,7 +192,7 @@ pub fn proves(file: &FileEntry, content: &[u8]) -> bool {
 /// different indexes give the same input. What is only of use on the host that indexed ([`FileEntry::origin`]) stays out:
 /// indexing the same tree twice gives the same digest.
 ///
-/// Format 2, which later generations have, adds each file's id before its row, and behind it whether the file is scattered, and its
+/// Format 2, which later generations have, adds each file's id before its row, and behind it whether the file is fragmented, and its
 /// extents.
 pub struct IndexDigester {
     tag: &'static [u8],
@@ -235,13 +235,13 @@ impl IndexDigester {
         }
         Self::push_file(&mut row, file);
         if self.tag == Self::TAG_2 {
-            row.push(u8::from(file.scattered));
+            row.push(u8::from(file.fragmented));
         }
         self.file_row(&row);
         self.row = row;
     }
 
-    /// Takes the next extent of the scattered file that came last.
+    /// Takes the next extent of the fragmented file that came last.
     pub fn extent(&mut self, extent: &Extent) {
         self.files.update(&extent.length.to_le_bytes());
         self.files.update(&extent.offset.to_le_bytes());
@@ -321,7 +321,7 @@ mod tests {
             path: EntryPath::new(path.as_bytes()).unwrap(),
             size: 3,
             offset: 0,
-            scattered: false,
+            fragmented: false,
             md5: Some(md5(b"abc")),
             blake3: Some(blake3(b"abc")),
             meta: Some(Meta { mode: 0o644, mtime_ns: -1, uid: 0, gid: 0 }),
@@ -404,9 +404,10 @@ mod tests {
             "21c32dc023699b4229d84dbd12f75fc22c989ae44a4b1e9c10610eae865acfd4"
         );
         let extent = |length, offset| Some(Extent { length, offset });
-        let scattered = [extent(3, 0), extent(3, 1), extent(2, 0)].map(|e| second(|f| f.scattered = true, e));
+        let fragmented =
+            [extent(3, 0), extent(3, 1), extent(2, 0)].map(|e| second(|f| f.fragmented = true, e));
         let mut all = vec![reference, reference_2, second(|f| f.id = 1, None)];
-        all.extend(scattered);
+        all.extend(fragmented);
         all.sort_unstable();
         assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
         let mut same = base.clone();

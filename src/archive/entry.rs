@@ -37,11 +37,11 @@ pub struct FileEntry {
     pub path: EntryPath,
     /// Length in bytes.
     pub size: u64,
-    /// Where its content starts in the archive; for a scattered file, where the archive ended when its row was made.
+    /// Where its content starts in the archive; for a fragmented file, where the archive ended when its row was made.
     pub offset: u64,
     /// Its content is not one range of the archive at [`FileEntry::offset`], but lies in extents that the index lists apart
     /// ([`super::extent`]).
-    pub scattered: bool,
+    pub fragmented: bool,
     /// md5 of the content. Absent only where the user left it out, so that nothing can prove the content.
     pub md5: Option<Md5>,
     /// BLAKE3 of the content; absent in an index that the original program wrote, and where an object's ETag stands for its
@@ -56,7 +56,7 @@ pub struct FileEntry {
 }
 
 /// What tells one state of an object in S3 from another.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ObjectId {
     /// The ETag, without quotes.
     pub etag: String,
@@ -67,10 +67,10 @@ pub struct ObjectId {
 }
 
 impl FileEntry {
-    /// The bytes of the archive that this file occupies alone: none for a scattered one.
+    /// The bytes of the archive that this file occupies alone: none for a fragmented one.
     #[must_use]
     pub fn range(&self) -> Range<u64> {
-        if self.scattered { self.offset..self.offset } else { self.offset..self.offset + self.size }
+        if self.fragmented { self.offset..self.offset } else { self.offset..self.offset + self.size }
     }
 
     /// Whether both have the same content, by the digests that both have. Of an object in a bucket that may be its md5 alone.

@@ -1,4 +1,4 @@
-//! Extents: where in the archive the pieces of a file are (FORMATS 2.2).
+//! Extents: where in the archive the pieces of a file are (FORMAT.md 3.1).
 
 use super::entry::FileEntry;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::ops::Range;
 /// several extents.
 pub const MAX_EXTENT_BYTES: u64 = 64 << 20;
 
-/// One piece of a scattered file.
+/// One piece of a fragmented file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// Length in bytes, from 1 to [`MAX_EXTENT_BYTES`].
@@ -26,7 +26,7 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// All of a natural file.
+    /// All of a contiguous file.
     #[must_use]
     pub fn whole(file: &FileEntry) -> Self {
         Self { file_offset: 0, range: file.range() }

@@ -7,12 +7,12 @@ pub const DEFAULT_BLOCK_SIZE: u64 = 30_000_000;
 
 /// An archive of `total_bytes` cut into blocks of `block_size` bytes, numbered from 0; the last one may be shorter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grid {
+pub struct BlockLayout {
     total_bytes: u64,
     block_size: u64,
 }
 
-impl Grid {
+impl BlockLayout {
     /// `block_size` must not be 0.
     #[must_use]
     pub fn new(total_bytes: u64, block_size: u64) -> Option<Self> {
@@ -67,53 +67,56 @@ mod tests {
 
     #[test]
     fn exact_multiples_have_no_empty_last_block() {
-        let grid = Grid::new(90, 30).unwrap();
-        assert_eq!((grid.blocks(), grid.range(2), grid.range(3)), (3, Some(60..90), None));
-        let grid = Grid::new(91, 30).unwrap();
-        assert_eq!((grid.blocks(), grid.range(3)), (4, Some(90..91)));
-        assert_eq!(Grid::new(0, 30).unwrap().blocks(), 0);
-        assert!(Grid::new(1, 0).is_none());
+        let block_layout = BlockLayout::new(90, 30).unwrap();
+        assert_eq!(
+            (block_layout.blocks(), block_layout.range(2), block_layout.range(3)),
+            (3, Some(60..90), None)
+        );
+        let block_layout = BlockLayout::new(91, 30).unwrap();
+        assert_eq!((block_layout.blocks(), block_layout.range(3)), (4, Some(90..91)));
+        assert_eq!(BlockLayout::new(0, 30).unwrap().blocks(), 0);
+        assert!(BlockLayout::new(1, 0).is_none());
     }
 
     #[test]
     fn huge_numbers_do_not_overflow() {
-        let grid = Grid::new(u64::MAX, 1).unwrap();
-        assert_eq!(grid.range(u64::MAX), None);
-        assert_eq!(grid.range(u64::MAX - 1), Some(u64::MAX - 1..u64::MAX));
-        assert_eq!(Grid::new(10, u64::MAX).unwrap().range(u64::MAX), None);
-        assert_eq!(Grid::new(10, 3).unwrap().window(u64::MAX, Some(u64::MAX)), 10..10);
+        let block_layout = BlockLayout::new(u64::MAX, 1).unwrap();
+        assert_eq!(block_layout.range(u64::MAX), None);
+        assert_eq!(block_layout.range(u64::MAX - 1), Some(u64::MAX - 1..u64::MAX));
+        assert_eq!(BlockLayout::new(10, u64::MAX).unwrap().range(u64::MAX), None);
+        assert_eq!(BlockLayout::new(10, 3).unwrap().window(u64::MAX, Some(u64::MAX)), 10..10);
     }
 
     #[test]
     fn window_is_inclusive_on_both_ends() {
-        let grid = Grid::new(100, 30).unwrap();
-        assert_eq!(grid.window(1, Some(1)), 30..60);
-        assert_eq!(grid.window(0, None), 0..100);
-        assert_eq!(grid.window(2, Some(1)), 60..60);
+        let block_layout = BlockLayout::new(100, 30).unwrap();
+        assert_eq!(block_layout.window(1, Some(1)), 30..60);
+        assert_eq!(block_layout.window(0, None), 0..100);
+        assert_eq!(block_layout.window(2, Some(1)), 60..60);
     }
 
     proptest! {
         #[test]
         fn blocks_tile_the_archive(total in 0u64..2000, size in 1u64..300) {
-            let grid = Grid::new(total, size).unwrap();
+            let block_layout = BlockLayout::new(total, size).unwrap();
             let mut at = 0;
-            for n in 0..grid.blocks() {
-                let range = grid.range(n).unwrap();
+            for n in 0..block_layout.blocks() {
+                let range = block_layout.range(n).unwrap();
                 prop_assert_eq!(range.start, at);
                 prop_assert!(range.end > range.start && range.end - range.start <= size);
-                prop_assert_eq!(grid.blocks_of(range.clone()), n..n + 1);
+                prop_assert_eq!(block_layout.blocks_of(range.clone()), n..n + 1);
                 at = range.end;
             }
             prop_assert_eq!(at, total);
-            prop_assert!(grid.range(grid.blocks()).is_none());
+            prop_assert!(block_layout.range(block_layout.blocks()).is_none());
         }
 
         #[test]
         fn blocks_of_is_the_inverse_of_range(total in 1u64..2000, size in 1u64..300, a in 0u64..2500, len in 0u64..500) {
-            let grid = Grid::new(total, size).unwrap();
+            let block_layout = BlockLayout::new(total, size).unwrap();
             let wanted = a..a + len;
-            let expected: Vec<u64> = (0..grid.blocks()).filter(|&n| { let r = intersect(&grid.range(n).unwrap(), &wanted); r.start < r.end }).collect();
-            prop_assert_eq!(grid.blocks_of(wanted).collect::<Vec<_>>(), expected);
+            let expected: Vec<u64> = (0..block_layout.blocks()).filter(|&n| { let r = intersect(&block_layout.range(n).unwrap(), &wanted); r.start < r.end }).collect();
+            prop_assert_eq!(block_layout.blocks_of(wanted).collect::<Vec<_>>(), expected);
         }
     }
 }

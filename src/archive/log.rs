@@ -16,8 +16,9 @@
 //! and each starts where the one before ends. Files and nodes come in the one order of [`EntryPath::sort_key`].
 
 use super::digest::{Blake3, Digest, IndexDigest, Md5};
-use super::entry::{Meta, Node, NodeKind};
+use super::entry::{Meta, Node};
 use super::path::EntryPath;
+use super::record::{self, BatchError, Fault, Reader, Record, Writer};
 
 /// Names a prefix of a log, or the stream that it belongs to.
 pub type LogDigest = Digest<32>;
@@ -69,17 +70,6 @@ pub struct LogEnd {
     pub total_bytes: u64,
 }
 
-/// Why a batch is none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LogError {
-    /// A record is cut, or of a kind that there is not.
-    #[error("record {0} is malformed")]
-    Malformed(usize),
-    /// A record says what no index can.
-    #[error("record {0}: {1}")]
-    Invalid(usize, String),
-}
-
 /// The digest of the empty log of `stream`.
 #[must_use]
 pub fn first_digest(stream: &LogDigest) -> LogDigest {
@@ -101,181 +91,85 @@ fn chain(before: &[u8], added: &[u8]) -> LogDigest {
 
 /// Adds `record` to `batch`.
 pub fn push(batch: &mut Vec<u8>, record: &LogRecord) {
-    match record {
-        LogRecord::File(file) => {
-            batch.push(b'F');
-            push_text(batch, file.path.as_bytes());
-            batch.extend(file.size.to_le_bytes());
-            push_meta(batch, file.meta);
-            batch.push(u8::from(file.digests.is_some()));
-            if let Some(digests) = &file.digests {
-                push_digests(batch, digests);
+    record::push(batch, record);
+}
+
+/// The records of a batch, one after another: all of them at once take many times the memory of the batch. Every record is checked
+/// for all that can be said of it alone. An error is the last item.
+pub fn records(batch: &[u8]) -> impl Iterator<Item = Result<LogRecord, BatchError>> + Clone {
+    record::records(batch)
+}
+
+impl Record for LogRecord {
+    fn write(&self, to: &mut Writer<'_>) {
+        match self {
+            Self::File(file) => {
+                to.byte(b'F');
+                to.text(file.path.as_bytes());
+                to.u64(file.size);
+                to.meta(file.meta);
+                to.optional(file.digests.as_ref(), push_digests);
+            }
+            Self::Node(node) => {
+                to.byte(b'N');
+                to.node(node);
+            }
+            Self::Digests(id, digests) => {
+                to.byte(b'H');
+                to.u64(*id);
+                push_digests(to, digests);
+            }
+            Self::End(LogEnd { digest, files, nodes, total_bytes }) => {
+                to.byte(b'E');
+                to.digest(digest);
+                [files, nodes, total_bytes].into_iter().for_each(|&number| to.u64(number));
             }
         }
-        LogRecord::Node(node) => {
-            batch.push(b'N');
-            batch.extend(node.kind.letter().bytes());
-            push_text(batch, node.path.as_bytes());
-            push_text(batch, &node.target);
-            push_meta(batch, node.meta);
-        }
-        LogRecord::Digests(id, digests) => {
-            batch.push(b'H');
-            batch.extend(id.to_le_bytes());
-            push_digests(batch, digests);
-        }
-        LogRecord::End(end) => {
-            batch.push(b'E');
-            batch.extend(end.digest.as_bytes());
-            for number in [end.files, end.nodes, end.total_bytes] {
-                batch.extend(number.to_le_bytes());
-            }
-        }
-    }
-}
-
-/// Paths and targets are at most 4,095 bytes long.
-pub(super) fn push_text(batch: &mut Vec<u8>, text: &[u8]) {
-    batch.extend((text.len() as u16).to_le_bytes());
-    batch.extend(text);
-}
-
-pub(super) fn push_meta(batch: &mut Vec<u8>, meta: Option<Meta>) {
-    batch.push(u8::from(meta.is_some()));
-    if let Some(meta) = meta {
-        batch.extend(meta.mode.to_le_bytes());
-        batch.extend(meta.mtime_ns.to_le_bytes());
-        batch.extend(meta.uid.to_le_bytes());
-        batch.extend(meta.gid.to_le_bytes());
-    }
-}
-
-fn push_digests(batch: &mut Vec<u8>, (md5, blake3): &Digests) {
-    batch.extend(md5.as_bytes());
-    batch.extend(blake3.as_bytes());
-}
-
-/// Takes a batch apart. Every record is checked for all that can be said of it alone.
-///
-/// # Errors
-/// Says which record is wrong, counted from 1.
-pub fn records(batch: &[u8]) -> Result<Vec<LogRecord>, LogError> {
-    let (mut rest, mut records) = (Bytes(batch), Vec::new());
-    while !rest.0.is_empty() {
-        let number = records.len() + 1;
-        let record = rest.record().ok_or(LogError::Malformed(number))?;
-        records.push(record.map_err(|why| LogError::Invalid(number, why))?);
-    }
-    Ok(records)
-}
-
-/// What is left of a batch. `None` says that it is cut.
-pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
-
-impl<'a> Bytes<'a> {
-    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, tail) = self.0.split_first_chunk()?;
-        self.0 = tail;
-        Some(*head)
     }
 
-    pub(super) fn number(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    pub(super) fn text(&mut self) -> Option<&'a [u8]> {
-        let length = usize::from(u16::from_le_bytes(self.array()?));
-        let (head, tail) = self.0.split_at_checked(length)?;
-        self.0 = tail;
-        Some(head)
-    }
-
-    /// `Some(None)` says that it is absent.
-    pub(super) fn maybe<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
-        match self.array()? {
-            [0] => Some(None),
-            [1] => read(self).map(Some),
-            _ => None,
-        }
-    }
-
-    pub(super) fn meta(&mut self) -> Option<Option<Meta>> {
-        self.maybe(|bytes| {
-            Some(Meta {
-                mode: u32::from_le_bytes(bytes.array()?),
-                mtime_ns: i64::from_le_bytes(bytes.array()?),
-                uid: u32::from_le_bytes(bytes.array()?),
-                gid: u32::from_le_bytes(bytes.array()?),
-            })
-        })
-    }
-
-    fn digests(&mut self) -> Option<Digests> {
-        Some((Digest::from(self.array()?), Digest::from(self.array()?)))
-    }
-
-    fn record(&mut self) -> Option<Result<LogRecord, String>> {
-        let [kind] = self.array()?;
-        Some(match kind {
+    fn read(from: &mut Reader<'_>) -> Result<Self, Fault> {
+        Ok(match from.byte()? {
             b'F' => {
-                let (path, size) = (self.text()?, self.number()?);
-                let (meta, digests) = (self.meta()?, self.maybe(Self::digests)?);
-                file_row(path, size, meta, digests).map(LogRecord::File)
+                let (path, size) = (from.path()?, from.u64()?);
+                let meta = from.meta(format_args!("\"{path}\""))?;
+                let digests = from.optional(digests)?;
+                if size == 0 && digests.is_none() {
+                    return Err(Fault::Invalid(format!("\"{path}\" is empty and has no digests")));
+                }
+                Self::File(FileRow { path, size, meta, digests })
             }
-            b'N' => {
-                let [letter] = self.array()?;
-                let (path, target, meta) = (self.text()?, self.text()?, self.meta()?);
-                node(letter, path, target, meta).map(LogRecord::Node)
-            }
-            b'H' => Ok(LogRecord::Digests(self.number()?, self.digests()?)),
-            b'E' => Ok(LogRecord::End(LogEnd {
-                digest: Digest::from(self.array()?),
-                files: self.number()?,
-                nodes: self.number()?,
-                total_bytes: self.number()?,
-            })),
-            _ => return None,
+            b'N' => Self::Node(from.node()?),
+            b'H' => Self::Digests(from.u64()?, digests(from)?),
+            b'E' => Self::End(LogEnd {
+                digest: from.digest()?,
+                files: from.u64()?,
+                nodes: from.u64()?,
+                total_bytes: from.u64()?,
+            }),
+            _ => return Err(Fault::Malformed),
         })
     }
 }
 
-pub(super) fn path_of(bytes: &[u8]) -> Result<EntryPath, String> {
-    EntryPath::new(bytes).map_err(|why| format!("its path \"{}\" {why}", super::path::printable(bytes)))
+fn push_digests(to: &mut Writer<'_>, (md5, blake3): &Digests) {
+    to.digest(md5);
+    to.digest(blake3);
 }
 
-pub(super) fn meta_of(meta: Option<Meta>, path: &EntryPath) -> Result<Option<Meta>, String> {
-    match meta {
-        Some(meta) if meta.mode > 0o7777 => Err(format!("the mode of \"{path}\" is not valid")),
-        meta => Ok(meta),
-    }
-}
-
-fn file_row(path: &[u8], size: u64, meta: Option<Meta>, digests: Option<Digests>) -> Result<FileRow, String> {
-    let path = path_of(path)?;
-    let meta = meta_of(meta, &path)?;
-    if size == 0 && digests.is_none() {
-        return Err(format!("\"{path}\" is empty and has no digests"));
-    }
-    Ok(FileRow { path, size, meta, digests })
-}
-
-pub(super) fn node(letter: u8, path: &[u8], target: &[u8], meta: Option<Meta>) -> Result<Node, String> {
-    let path = path_of(path)?;
-    let meta = meta_of(meta, &path)?;
-    let kind = std::str::from_utf8(&[letter]).ok().and_then(NodeKind::from_letter);
-    let kind = kind.ok_or_else(|| format!("the kind of \"{path}\" is not d, l or h"))?;
-    let node = Node { kind, path, target: target.into(), meta };
-    if !node.has_good_target() {
-        return Err(format!("the target of \"{}\" is not valid", node.path));
-    }
-    Ok(node)
+fn digests(from: &mut Reader<'_>) -> Result<Digests, Fault> {
+    Ok((from.digest()?, from.digest()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::archive::digest::{blake3, md5};
+    use crate::archive::entry::NodeKind;
     use proptest::prelude::*;
+
+    fn records(batch: &[u8]) -> Result<Vec<LogRecord>, BatchError> {
+        super::records(batch).collect()
+    }
 
     fn path(text: &str) -> EntryPath {
         EntryPath::new(text.as_bytes()).unwrap()
@@ -317,13 +211,13 @@ mod tests {
             let mut batch = Vec::new();
             push(&mut batch, &record);
             for cut in 1..batch.len() {
-                assert_eq!(records(&batch[..cut]), Err(LogError::Malformed(1)), "{record:?} cut at {cut}");
+                assert_eq!(records(&batch[..cut]), Err(BatchError::Malformed(1)), "{record:?} cut at {cut}");
             }
         }
-        let refused = |bytes: &[u8]| matches!(records(bytes), Err(LogError::Invalid(1, _)));
+        let refused = |bytes: &[u8]| matches!(records(bytes), Err(BatchError::Invalid(1, _)));
         let file = |path: &[u8], size: u64, tail: &[u8]| {
             let mut batch = vec![b'F'];
-            push_text(&mut batch, path);
+            Writer(&mut batch).text(path);
             batch.extend(size.to_le_bytes());
             batch.extend(tail);
             batch
@@ -337,7 +231,7 @@ mod tests {
         mode.extend(0o10_000_u32.to_le_bytes());
         mode.extend([0; 17]);
         assert!(refused(&file(b"a", 1, &mode)));
-        assert_eq!(records(b"X"), Err(LogError::Malformed(1)));
+        assert_eq!(records(b"X"), Err(BatchError::Malformed(1)));
         assert!(refused(b"Nx\x01\0a\0\0\0") && refused(b"Nl\x01\0a\0\0\0") && refused(b"Nd\x01\0a\x01\0b\0"));
     }
 

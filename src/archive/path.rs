@@ -8,6 +8,10 @@ use std::path::Path;
 /// The receiver's own folder below its base. No entry may live there.
 pub const STATE_DIR: &str = ".tar-like";
 
+/// What the name of an index is followed by in the name of its lock: a file that is there only while the lock is held, or was when its
+/// holder was killed.
+pub const LOCK_SUFFIX: &str = "-lock";
+
 /// Between an index's name and a random end: the name of an index that is being written.
 pub const PARTIAL_INFIX: &str = ".partial-";
 
@@ -122,14 +126,23 @@ impl fmt::Debug for EntryPath {
     }
 }
 
-/// `bytes` as text for a person: valid UTF-8 stays, control characters, backslashes and other bytes become `\xNN`.
+/// Whether a terminal or an editor would not show `c` as a character in its place: control characters, what ends a line, and what changes
+/// the direction of the text around it, so that a name looks like another one.
+fn is_unsafe(c: char) -> bool {
+    let directs =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || directs || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// `bytes` as text for a person, on one line: valid UTF-8 stays, but for backslashes and what no terminal shows as it is. That, and any
+/// other byte, becomes `\xNN`. [`unprintable`] takes it back.
 #[must_use]
 pub fn printable(bytes: &[u8]) -> String {
     use std::fmt::Write;
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() || c == '\\' {
+            if is_unsafe(c) || c == '\\' {
                 let mut utf8 = [0; 4];
                 for byte in c.encode_utf8(&mut utf8).bytes() {
                     let _ = write!(text, "\\x{byte:02x}");
@@ -143,6 +156,26 @@ pub fn printable(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// The bytes that [`printable`] made `text` of, by this version or another one; `None` if it is malformed.
+#[must_use]
+pub fn unprintable(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        rest = behind;
+        if byte != b'\\' {
+            bytes.push(byte);
+            continue;
+        }
+        let (digits, behind) = rest.strip_prefix(b"x")?.split_first_chunk::<2>()?;
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        let [high, low] = digits.map(digit);
+        bytes.push(u8::try_from(high? * 16 + low?).ok()?);
+        rest = behind;
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -194,9 +227,26 @@ mod tests {
     fn printing_cannot_drive_a_terminal() {
         assert_eq!(printable(b"a\x1b[2J\n\xff\\"), "a\\x1b[2J\\x0a\\xff\\x5c");
         assert_eq!(printable("größe".as_bytes()), "größe");
+        // A name that a terminal would show as another one, or as two lines.
+        for c in [
+            '\u{202e}', '\u{2066}', '\u{2069}', '\u{200f}', '\u{61c}', '\u{2028}', '\u{2029}', '\u{85}',
+            '\u{7f}',
+        ] {
+            let name = format!("fdp{c}exe");
+            assert!(printable(name.as_bytes()).is_ascii(), "{c:?}");
+        }
+        for kept in ["\u{200d}", "\u{fc}", "\u{1f980}", " "] {
+            assert_eq!(printable(kept.as_bytes()), kept);
+        }
     }
 
     proptest! {
+        #[test]
+        fn printing_can_be_taken_back(bytes: Vec<u8>, text: String) {
+            prop_assert_eq!(unprintable(&printable(&bytes)), Some(bytes));
+            prop_assert_eq!(unprintable(&printable(text.as_bytes())), Some(text.into_bytes()));
+        }
+
         #[test]
         fn an_accepted_path_stays_below_its_base(bytes in proptest::collection::vec(prop_oneof![Just(b'/'), Just(b'.'), Just(0u8), any::<u8>()], 0..40)) {
             if let Ok(path) = EntryPath::new(bytes.clone()) {

@@ -1,11 +1,12 @@
-//! What sender and receiver say to each other over HTTP (FORMATS 1.3 and 2.3).
+//! What sender and receiver say to each other over HTTP (FORMAT.md 5.1 and 8).
 
+use super::entry::Meta;
 use super::ranges::RangeSet;
 use serde::{Deserialize, Serialize};
 
 /// On every answer of our receiver; tells a sender that it does not talk to the original program. Its value is [`VERSION`].
 pub const HEADER_SERVER: &str = "x-tar-like";
-/// The version of the protocol beyond FORMATS 1.3.
+/// The version of the protocol beyond the original's (FORMAT.md 5.1).
 pub const VERSION: &str = "1";
 /// On a PUT: the digest of the index that the sender works by, as 64 hex digits.
 pub const HEADER_INDEX: &str = "x-tar-like-index";
@@ -27,12 +28,13 @@ pub const HEADER_RANGE: &str = "x-tar-like-range";
 pub const HEADER_FAILED: &str = "x-tar-like-failed";
 
 /// On the PUT of an index: the adoption ([`AdoptRequest`]) by whose result it is taken in, as a decimal number. What the receiver found in
-/// its base folder counts as the former state, and the index has its sketches ([`super::sketch`]) with it.
+/// its base folder counts as the previous state, and the index has its chunk maps ([`super::chunk_map`]) with it.
 pub const HEADER_ADOPT: &str = "x-tar-like-adopt";
 /// On a change of an index ([`HEADER_FROM`]), with the value 1: it keeps what it replaces and takes away. How many generations go on doing so, says
-/// [`FinishRequest::keep`]. Only for receivers that say [`Status::keeps`].
+/// [`FinishRequest::keep`]. With the value 0, on any index, all that is kept is let go of before the index is stored: there may be no room for both.
+/// Only for receivers that say [`Status::keeps`].
 pub const HEADER_KEEP: &str = "x-tar-like-keep";
-/// On a change of an index that takes the newest generation back, with the value 1: it is refused if not all content of the former one is
+/// On a change of an index that takes the newest generation back, with the value 1: it is refused if not all content of the previous one is
 /// there. Only for receivers that say [`Status::keeps`].
 pub const HEADER_REWIND: &str = "x-tar-like-rewind";
 /// In place of [`HEADER_ADOPT`]: nothing changes, and the answer is a [`Similarity`].
@@ -40,8 +42,10 @@ pub const HEADER_COMPARE: &str = "x-tar-like-compare";
 
 /// How many missing ranges one status answer names; the rest follows with `from`.
 pub const STATUS_RANGES: usize = 10_000;
-/// How many failed files an answer names.
+/// How many failed files an answer names ...
 pub const FAILED_NAMES: usize = 1_000;
+/// ... if what is said of them has no more bytes than this.
+pub const FAILED_BYTES: usize = 1 << 20;
 
 /// Answer to the PUT of an index.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -76,8 +80,9 @@ pub struct BlockAnswer {
     pub blk_size: u64,
     /// How many files the block touched.
     pub frags: u64,
-    /// `[tar_id, blk_size, blk_no]` as text, as the original answers.
-    pub path: Vec<String>,
+    /// `[tar_id, blk_size, blk_no]`. Nobody reads it: earlier receivers had it as text.
+    #[serde(default, skip_deserializing)]
+    pub path: [u64; 3],
     /// How long the receiver took, in seconds.
     pub dur: f64,
     /// Length of the body, in bytes.
@@ -96,6 +101,22 @@ pub struct FailedFile {
     pub path: String,
     /// Why.
     pub reason: String,
+}
+
+impl FailedFile {
+    /// About how many bytes it has in an answer.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.path.len() + self.reason.len() + 50
+    }
+
+    /// Adds it to what an answer names, if there is room: the count of all says that there are more.
+    pub fn name_in(self, named: &mut Vec<Self>) {
+        let named_bytes: usize = named.iter().map(Self::bytes).sum();
+        if named.len() < FAILED_NAMES && named_bytes + self.bytes() <= FAILED_BYTES {
+            named.push(self);
+        }
+    }
 }
 
 /// Answer to `GET status`.
@@ -128,6 +149,9 @@ pub struct Status {
     /// A block may come in part ([`HEADER_RANGE`]).
     #[serde(default)]
     pub parts: bool,
+    /// It leaves alone what [`DeleteRequest::spare`] names.
+    #[serde(default)]
+    pub spares: bool,
     /// It can keep what a generation replaces ([`HEADER_KEEP`]), and go back to it ([`HEADER_REWIND`]).
     #[serde(default)]
     pub keeps: bool,
@@ -135,6 +159,9 @@ pub struct Status {
     pub failed: Vec<FailedFile>,
     /// Everything is published, and directories, links and metadata are in place.
     pub complete: bool,
+    /// All of the index is here.
+    #[serde(default)]
+    pub sealed: bool,
 }
 
 /// Body of `POST finish`.
@@ -146,12 +173,44 @@ pub struct FinishRequest {
     /// What this look has found in place need not be looked at again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub looked: Option<u64>,
-    /// Delete what former generations put in place and this one does not have, once everything else is.
+    /// Delete what previous generations put in place and this one does not have, once everything else is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete: Option<DeleteRequest>,
     /// Only so many generations go on keeping what they replaced ([`HEADER_KEEP`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<u64>,
+    /// How the source folder itself is, which has no row: the base folder becomes the same, if it is for this archive alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top: Option<TopFolder>,
+    /// Any number that nobody else uses: the same request again, after a 202 or a lost answer, has the same one. Its answer is that of the
+    /// `finish` which the first of them has started or joined, whatever else came meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<u64>,
+}
+
+/// Owner, permissions and time of a source folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopFolder {
+    /// Permission bits.
+    pub mode: u32,
+    /// In nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Numeric owner.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+}
+
+impl From<TopFolder> for Meta {
+    fn from(TopFolder { mode, mtime_ns, uid, gid }: TopFolder) -> Self {
+        Self { mode: mode & 0o7777, mtime_ns, uid, gid }
+    }
+}
+
+impl From<Meta> for TopFolder {
+    fn from(Meta { mode, mtime_ns, uid, gid }: Meta) -> Self {
+        Self { mode, mtime_ns, uid, gid }
+    }
 }
 
 /// Body of `POST adopt`: the receiver is to find out what is below its base folder, as a copy that somebody else may have made. The same
@@ -205,6 +264,10 @@ pub struct DeleteRequest {
     /// Only what a generation had put there that was taken back just now, not what earlier ones left there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub taken_back: bool,
+    /// Paths that stay, as [`super::path::printable`] text: the source may still have them. One with a `/` at its end stands for whatever lies
+    /// below it, too. Only for receivers that say [`Status::spares`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spare: Vec<String>,
 }
 
 /// Body of `POST look`: look whether the files that have their final names are still there, and change nothing.
@@ -227,12 +290,18 @@ pub struct FinishAnswer {
     pub failed: Vec<FailedFile>,
     /// How many there are, named or not.
     pub failed_total: u64,
-    /// Entries of former generations that were deleted.
+    /// Entries of previous generations that were deleted.
     #[serde(default)]
     pub deleted: u64,
     /// So many would have had to be deleted, more than the request allows: none was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub too_many: Option<u64>,
+    /// What the receiver has lost of what it knew of the archive, as a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
+    /// Of what could not be put in place, so many would get their places if more were allowed to be deleted.
+    #[serde(default)]
+    pub blocked: u64,
 }
 
 /// Body of every answer that is no success.
@@ -243,6 +312,9 @@ pub struct ErrorAnswer {
     /// What to do next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Set where an index arrived as it was sent, and is refused for what it says: sending it again changes nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bad_index: bool,
     /// Set where the receiver's storage failed and only a restart helps; tells this 503 from an overload.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub degraded: bool,

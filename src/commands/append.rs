@@ -18,9 +18,9 @@ enum How {
 
 fn help() -> String {
     format!(
-        "How files that grew are read, as logs are, here and by the receiver: whole; {SAMPLES} samples of what they had, and the end; the end \
-         alone, which believes that nothing else changed. What is no mere growth, and everything with --checksum, is read whole. With spot and trust they may grow while \
-         they are read"
+        "How files that grew, such as logs, are read here and by the receiver. full: all of the file. spot: {SAMPLES} samples of the previous content, \
+         and the new end. trust: the new end alone. Files that changed in another way, and all files with --checksum, are read whole. With spot and \
+         trust, files may grow while they are read"
     )
 }
 

@@ -1,13 +1,16 @@
-//! Values and spellings of flags that clap does not know by itself.
+//! Values and spellings of flags that clap does not know.
 
+use crate::engine::upload::DeleteLimit;
 use crate::error::{Error, ErrorKind};
+use clap::Command;
+use clap::builder::Resettable;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// The original program spelt two long options with a single dash.
+/// The original program spells two long options with a single dash.
 const OLD: [(&[u8], &str); 2] = [(b"-db", "--database"), (b"-dbp", "--database-progress")];
 
-/// Replaces the single-dash spellings `-db` and `-dbp` by the long options that they stand for.
+/// Replaces `-db` and `-dbp` by `--database` and `--database-progress`.
 pub(super) fn old_spellings(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut only_values = false;
     arguments
@@ -31,6 +34,15 @@ fn replace(argument: OsString) -> OsString {
     argument
 }
 
+/// Makes clap treat a variable that is set to an empty text as not set.
+pub(super) fn without_empty_variables(command: Command) -> Command {
+    let command = command.mut_args(|argument| {
+        let value = argument.get_env().and_then(std::env::var_os);
+        if value.is_some_and(|value| value.is_empty()) { argument.env(Resettable::Reset) } else { argument }
+    });
+    command.mut_subcommands(without_empty_variables)
+}
+
 /// A number of bytes: digits, and K, M, G or T for powers of 1024.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.as_bytes().last().map(u8::to_ascii_uppercase) {
@@ -40,12 +52,13 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         Some(b'T') => (&text[..text.len() - 1], 1u64 << 40),
         _ => (text, 1),
     };
-    let number: u64 =
-        digits.parse().map_err(|_| "not a number of bytes such as 30000000, 512K, 16M or 1G".to_string())?;
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "this is not a number of bytes such as 30000000, 512K, 16M or 1G".to_string())?;
     number.checked_mul(unit).filter(|&n| i64::try_from(n).is_ok()).ok_or_else(|| "too large".to_string())
 }
 
-/// As [`bytes`], but not 0.
+/// Like [`bytes`], but not 0.
 pub(super) fn some_bytes(text: &str) -> Result<u64, String> {
     match bytes(text)? {
         0 => Err("must not be 0".to_string()),
@@ -53,34 +66,13 @@ pub(super) fn some_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-/// How many entries, at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Limit {
-    /// So many.
-    Number(u64),
-    /// So many of a hundred files.
-    Percent(u64),
-}
-
-impl Limit {
-    /// What it comes to where there are so many files.
-    pub(super) fn of(self, files: u64) -> u64 {
-        match self {
-            Self::Number(number) => number,
-            // Folders and links count, too: all is all.
-            Self::Percent(100) => u64::MAX,
-            Self::Percent(percent) => files.saturating_mul(percent) / 100,
-        }
-    }
-}
-
-/// A number, or a percentage from 0% to 100%.
-pub(super) fn limit(text: &str) -> Result<Limit, String> {
+/// A number of entries, or a percentage of the files from 0% to 100%.
+pub(super) fn limit(text: &str) -> Result<DeleteLimit, String> {
     let number = |text: &str| text.parse::<u64>().map_err(|_| "not a number such as 500, or 10%".to_string());
     match text.strip_suffix('%') {
-        None => number(text).map(Limit::Number),
+        None => number(text).map(DeleteLimit::Entries),
         Some(percent) => match number(percent)? {
-            percent @ 0..=100 => Ok(Limit::Percent(percent)),
+            percent @ 0..=100 => Ok(DeleteLimit::Percent(percent)),
             _ => Err("more than 100%".to_string()),
         },
     }

@@ -1,7 +1,9 @@
 //! `tar-like blockcopy`
 
+use super::args;
+use super::environment::threads;
 use super::output::{Outcome, Output, human_bytes};
-use super::{args, stop_signal, threads};
+use super::signals::stop_signal;
 use crate::archive::blockcopy::head::MIN_BLOCK;
 use crate::archive::blockcopy::{MAX_BLOCK, NATIVE_BLOCK};
 use crate::engine::blockcopy::backup::undo;
@@ -25,10 +27,11 @@ On the destination's host:
       ssh source tar-like blockcopy retrieve /dev/source |
       tar-like blockcopy save /dev/destination
 
-Without --native, the processes speak as the original blockcopy does, and each of them may be the original.
+Without --native, the processes use the formats of the original blockcopy, and each of them may be
+the original.
 
-Exit codes: 0 done, 1 stopped by an error (a neighbour has ended, for instance), 2 wrong usage, 4 the destination is full,
-130 interrupted.";
+Exit codes: 0 done, 1 stopped by an error (for example, the next process has ended), 2 wrong usage,
+4 the destination is full, 130 interrupted.";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -56,34 +59,41 @@ Examples:
   ... | tar-like blockcopy save --dry-run /dev/destination
   ... | tar-like blockcopy save --backup /var/tmp/overwritten --verify /dev/destination
 
-Exit codes: 0 done, 1 stopped by an error, 2 wrong usage, 4 the destination or the backup's disk is full, 130 interrupted.";
+Exit codes: 0 done, 1 stopped by an error, 2 wrong usage, 4 the destination or the backup's disk is
+full, 130 interrupted.";
 
 const UNDO_EXAMPLES: &str = "\
-May be run again where it was interrupted.
+After an interruption, run it again.
 
 Examples:
   tar-like blockcopy undo --backup /var/tmp/overwritten /dev/destination
 
-Exit codes: 0 done, 1 stopped by an error, 2 wrong usage, 4 the destination is full, 130 interrupted.";
+Exit codes: 0 done, 1 stopped by an error, 2 wrong usage, 4 the destination is full, 130
+interrupted.";
 
 #[derive(Subcommand)]
 enum Step {
-    /// Hash the blocks of the destination; to retrieve
+    /// Hash the blocks of the destination, for retrieve
     #[command(after_help = CHECKSUM_EXAMPLES)]
     Checksum(ChecksumArgs),
-    /// Send what the source has and the destination has not; from checksum, to save
+    /// Read hashes from checksum, and send the blocks of the source that differ to save
     #[command(after_help = RETRIEVE_EXAMPLES)]
     Retrieve(RetrieveArgs),
-    /// Write it into the destination; from retrieve
+    /// Read blocks from retrieve, and write them into the destination
     #[command(after_help = SAVE_EXAMPLES)]
     Save(SaveArgs),
-    /// Put back what a save with --backup has overwritten
+    /// Restore what a save with --backup has overwritten
     #[command(after_help = UNDO_EXAMPLES)]
     Undo(UndoArgs),
 }
 
 impl BlockcopyArgs {
-    /// Whether standard output is the stream between two processes.
+    /// Whether the variable `DEBUG`, which the original program has, asks for debug messages.
+    pub(super) fn wants_debug(&self) -> bool {
+        std::env::var("DEBUG").is_ok_and(|value| !matches!(value.trim(), "" | "0"))
+    }
+
+    /// Whether standard output is the pipe to the next process.
     pub(super) fn is_stream(&self) -> bool {
         matches!(self.step, Step::Checksum(_) | Step::Retrieve(_))
     }
@@ -93,7 +103,7 @@ impl BlockcopyArgs {
 struct ChecksumArgs {
     /// The destination: a file or block device; - is standard input
     file: PathBuf,
-    /// Show progress on a terminal: retrieve and save do without being asked
+    /// Show progress: on a terminal, where retrieve and save do so by default, or else as lines
     #[arg(long)]
     progress: bool,
     /// Copy from this offset on; K, M, G, T are powers of 1024
@@ -102,7 +112,8 @@ struct ChecksumArgs {
     /// Copy up to this offset [default: to the source's end]
     #[arg(long, value_name = "OFFSET", value_parser = args::bytes)]
     end: Option<u64>,
-    /// All three processes are tar-like: a faster hash, compression, a proof, and a longer file is cut to the source's size
+    /// All three processes are tar-like: they use a faster hash and compression, verify the copy,
+    /// and cut a longer destination to the source's size
     #[arg(long)]
     native: bool,
     /// With --native: the size of blocks
@@ -114,7 +125,8 @@ struct ChecksumArgs {
 struct RetrieveArgs {
     /// The source: a file or block device
     file: PathBuf,
-    /// Send blocks as xz streams where that is smaller (with checksum --native: Zstandard)
+    /// Compress blocks with xz where that makes them smaller (with checksum --native: with
+    /// Zstandard)
     #[arg(long)]
     lzma: bool,
     /// With checksum --native: when to compress
@@ -124,7 +136,7 @@ struct RetrieveArgs {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum CompressArg {
-    /// Where the pipe is slower than the compressor
+    /// When the pipe is slower than the compressor
     Auto,
     /// Always
     Zstd,
@@ -136,28 +148,30 @@ enum CompressArg {
 struct SaveArgs {
     /// The destination: a file or block device
     file: PathBuf,
-    /// Keep what is overwritten in this new file, so that undo can put it back
+    /// Store what is overwritten in this new file, so that undo can restore it
     #[arg(long, value_name = "FILE")]
     backup: Option<PathBuf>,
-    /// Make holes of zeros
+    /// Make holes instead of writing zeros
     #[arg(long)]
     sparse: bool,
-    /// Write nothing; say what would be written
+    /// Write nothing; say how much would be written
     #[arg(long, conflicts_with_all = ["backup", "verify"])]
     dry_run: bool,
-    /// Read all of the destination at the end and prove that it is what the source was; needs checksum --native
+    /// At the end, read all of the destination and verify that it equals the source; needs checksum
+    /// --native
     #[arg(long)]
     verify: bool,
 }
 
 #[derive(Args)]
 struct UndoArgs {
-    /// The file that save --backup has made
+    /// The file that save --backup made
     #[arg(long, value_name = "FILE")]
     backup: PathBuf,
     /// The destination of that save
     file: PathBuf,
-    /// The destination may be another file than the one that was overwritten: it was moved, or its disk has another number
+    /// Accept a destination with another inode or device number: it was moved, or its disk was
+    /// attached again
     #[arg(long)]
     moved: bool,
 }
@@ -171,7 +185,7 @@ fn block_size(text: &str) -> std::result::Result<u64, String> {
 }
 
 pub(super) async fn run(args: BlockcopyArgs, output: &Arc<Output>) -> Result<Outcome> {
-    output.shows_equal();
+    output.show_equal();
     match args.step {
         Step::Checksum(args) => run_checksum(args, output).await,
         Step::Retrieve(args) => run_retrieve(args, output).await,
@@ -187,8 +201,12 @@ async fn run_checksum(args: ChecksumArgs, output: &Arc<Output>) -> Result<Outcom
         false => ChecksumInput::Path(args.file),
     };
     let native = args.native.then_some(args.block_size as u32);
+    tracing::debug!("checksum from {} to {:?}, native blocks: {native:?}", args.start, args.end);
     let options = ChecksumOptions { input, start: args.start, end: args.end, native, threads: threads() };
     output.notice(Notice::Phase("checksum"));
+    if args.progress {
+        output.show_lines();
+    }
     let watch = args.progress.then(|| output.watch());
     let report = work(output, move |monitor| checksum(options, out, monitor)).await?;
     drop(watch);
@@ -211,9 +229,10 @@ async fn run_retrieve(args: RetrieveArgs, output: &Arc<Output>) -> Result<Outcom
         CompressArg::Zstd => Compress::Zstd,
         CompressArg::None => Compress::None,
     };
+    tracing::debug!("retrieve from {}", args.file.display());
     let options = RetrieveOptions { source: args.file, xz: args.lzma, compress, threads: threads() };
     output.notice(Notice::Phase("retrieve"));
-    let watch = output.has_terminal_alone().then(|| output.watch());
+    let watch = output.takes_terminal().then(|| output.watch());
     let report = work(output, move |monitor| retrieve(&options, hashes, out, monitor)).await?;
     drop(watch);
     Ok(Outcome {
@@ -235,6 +254,7 @@ async fn run_retrieve(args: RetrieveArgs, output: &Arc<Output>) -> Result<Outcom
 async fn run_save(args: SaveArgs, output: &Arc<Output>) -> Result<Outcome> {
     is_no_stream(&args.file)?;
     let data = stream_in("save", "... | tar-like blockcopy retrieve FILE")?;
+    tracing::debug!("save to {}", args.file.display());
     let options = SaveOptions {
         destination: args.file,
         backup: args.backup,
@@ -244,7 +264,7 @@ async fn run_save(args: SaveArgs, output: &Arc<Output>) -> Result<Outcome> {
         threads: threads(),
     };
     output.notice(Notice::Phase("save"));
-    let watch = output.has_terminal_alone().then(|| output.watch());
+    let watch = output.takes_terminal().then(|| output.watch());
     let report = work(output, move |monitor| save(&options, data, monitor)).await?;
     output.verified();
     drop(watch);
@@ -259,7 +279,7 @@ async fn run_save(args: SaveArgs, output: &Arc<Output>) -> Result<Outcome> {
         text += &format!(", {} cut off", human_bytes(report.cut_bytes));
     }
     if report.proven.is_some() {
-        text += ", all of it read again and proven";
+        text += ", all of it read again and verified";
     }
     Ok(Outcome {
         command: "blockcopy save",
@@ -283,7 +303,7 @@ async fn run_undo(args: UndoArgs, output: &Arc<Output>) -> Result<Outcome> {
         command: "blockcopy undo",
         exit: 0,
         text: format!(
-            "undo: {} put back; the size is {} bytes",
+            "undo: {} restored; the size is {} bytes",
             human_bytes(report.restored_bytes),
             report.size_bytes
         ),
@@ -293,11 +313,11 @@ async fn run_undo(args: UndoArgs, output: &Arc<Output>) -> Result<Outcome> {
     })
 }
 
-/// How long a write to a pipe that nobody reads may hold up the end.
+/// How long a cancelled process waits for a write to a pipe that the next process does not read.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Runs `work` on a thread of its own; on SIGINT or SIGTERM tells it to stop, and does not wait long: what it waits for may be a
-/// process that is there and does nothing.
+/// Runs `work` on a thread of its own. SIGINT or SIGTERM cancels it, and it is waited for only for
+/// a short time: it may be blocked by a pipe whose other process does nothing.
 async fn work<T: Send + 'static>(
     output: &Arc<Output>,
     work: impl FnOnce(&dyn Monitor) -> Result<T> + Send + 'static,
@@ -316,7 +336,7 @@ async fn work<T: Send + 'static>(
         }
     };
     ended.map_err(|e| {
-        Error::new(ErrorKind::Internal, "the work crashed; this is a bug of tar-like").because(e)
+        Error::new(ErrorKind::Internal, "the work crashed; this is a bug of tar-like").with_source(e)
     })?
 }
 
@@ -324,7 +344,7 @@ fn is_no_stream(file: &Path) -> Result<()> {
     match file.as_os_str() == "-" {
         true => Err(Error::new(
             ErrorKind::Usage,
-            "- stands for standard input of checksum only: name a file or block device",
+            "only checksum takes - for standard input; name a file or block device",
         )),
         false => Ok(()),
     }
@@ -335,9 +355,9 @@ fn stream_out(reader: &str) -> Result<File> {
     if stdout.is_terminal() {
         return Err(Error::new(
             ErrorKind::Usage,
-            "standard output is a terminal; nothing binary is written there",
+            "standard output is a terminal, and binary data is not written to one",
         )
-        .hint(format!("put it into a pipe: ... | tar-like blockcopy {reader} FILE")));
+        .with_hint(format!("connect a pipe: ... | tar-like blockcopy {reader} FILE")));
     }
     let file = stdout.as_fd().try_clone_to_owned();
     file.map(File::from).map_err(|e| Error::io("cannot use standard output", e))
@@ -350,7 +370,7 @@ fn stream_in(reader: &str, writer: &str) -> Result<File> {
             ErrorKind::Usage,
             format!("{reader} reads from standard input, which is a terminal"),
         )
-        .hint(format!("put a pipe there: {writer} | tar-like blockcopy {reader} ...")));
+        .with_hint(format!("connect a pipe: {writer} | tar-like blockcopy {reader} ...")));
     }
     let file = stdin.as_fd().try_clone_to_owned();
     file.map(File::from).map_err(|e| Error::io("cannot use standard input", e))

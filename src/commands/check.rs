@@ -1,8 +1,11 @@
 //! `tar-like check`
 
+use super::args;
+use super::environment::{default_database, threads};
+use super::index_file::warn_of_overwritten;
 use super::output::{Outcome, Output, human_count};
 use super::s3::S3Args;
-use super::{args, default_database, interruptible, threads};
+use super::signals::interruptible;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::db::generation::rebuild;
 use crate::engine::check::{CheckOptions, CheckReport, Finding, check};
@@ -14,30 +17,32 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
-Each difference is a line on standard output: `different`, `missing` or `extra`, the path, and how it differs; `unverified` is
-a file of whose content the index says nothing.
+Each difference is a line on standard output: `different`, `missing` or `extra`, the path, and how
+it differs. `unverified` is a file whose digest the index does not have.
 
 Examples:
   tar-like check -b /srv/copy
   tar-like check -b /srv/copy -db /tmp/data.sqlite --extra
   tar-like check -b /srv/copy -f 0 -l 99          only files of the first 100 blocks
-  tar-like check -b /srv/old-copy --generation 3  as the index was then
+  tar-like check -b /srv/old-copy --generation 3  compare with an earlier generation
 
 Exit codes: 0 no difference, 1 differences, unverified files or an error, 2 wrong usage.";
+
+const DEFAULT_BASE: &str = "tmp/recv";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct CheckArgs {
     /// The folder to compare, or the file or block device that was indexed
-    #[arg(short, long, value_name = "PATH", default_value = "tmp/recv")]
+    #[arg(short, long, value_name = "PATH", default_value = DEFAULT_BASE)]
     base_folder: PathBuf,
-    /// Compare a bucket in S3, not a folder; all of its contents are read
+    /// Compare a bucket in S3, not a folder. All of its contents are read
     #[arg(long)]
     use_s3: bool,
     /// The index, also -db [default: ~/.tar_like.sqlite]
     #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
-    /// Compare with a former generation of the index, of those that tar-like history lists
+    /// Compare with an earlier generation of the index; tar-like history lists them
     #[arg(long, value_name = "NUMBER")]
     generation: Option<u64>,
     /// Compare only files from this block on
@@ -49,7 +54,7 @@ pub(super) struct CheckArgs {
     /// The size of these blocks in bytes; K, M, G are powers of 1024
     #[arg(short = 's', long, value_name = "BYTES", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = args::some_bytes)]
     block_size: u64,
-    /// Report what is in the folder and not in the index, too
+    /// Report also what is in the folder and not in the index
     #[arg(long)]
     extra: bool,
     /// Compare names and contents only, not permissions, times and owners
@@ -62,17 +67,18 @@ pub(super) struct CheckArgs {
 pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome> {
     args::block_range(args.first_block, args.last_block)?;
     let bucket = match args.use_s3 {
-        true => Some(args.s3.connect(args.s3.place()?, output).await?),
+        true => Some(args.s3.connect(args.s3.place(&args.base_folder, DEFAULT_BASE)?, output).await?),
         false => None,
     };
     let mut database = args.database.map_or_else(default_database, Ok)?;
-    // Goes with us, however we end.
-    let _former = match args.generation {
+    warn_of_overwritten(&database, output)?;
+    // Removed when this function ends.
+    let _previous = match args.generation {
         Some(number) => {
             let (index, scratch) = (database.clone(), std::env::temp_dir());
-            let former = interruptible(output, move || rebuild(&index, number, &scratch)).await?;
-            database = former.to_path_buf();
-            Some(former)
+            let previous = interruptible(output, move || rebuild(&index, number, &scratch)).await?;
+            database = previous.to_path_buf();
+            Some(previous)
         }
         None => None,
     };
@@ -90,23 +96,9 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
     };
     output.notice(Notice::Phase("checking"));
     let watch = output.watch();
-    let sink = output.clone();
-    let report = interruptible(output, move || {
-        check(&options, &*sink, |finding| {
-            let (what, path, why) = match finding {
-                Finding::Different(path, why) => ("different", path, Some(why)),
-                Finding::Missing(path) => ("missing", path, None),
-                Finding::Extra(path) => ("extra", path, None),
-                Finding::Unverified(path) => ("unverified", path, None),
-            };
-            let text = match why {
-                Some(why) => format!("{what}\t{path}\t{why}"),
-                None => format!("{what}\t{path}"),
-            };
-            sink.data(&text, || json!({"event": what, "path": path, "reason": why}))
-        })
-    })
-    .await?;
+    let monitor = output.clone();
+    let report =
+        interruptible(output, move || check(&options, &*monitor, |finding| tell(finding, &monitor))).await?;
     if report.is_equal() {
         output.verified();
     }
@@ -122,10 +114,25 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
     })
 }
 
+/// Writes a finding as a line, with tabs between the columns.
+fn tell(finding: &Finding, output: &Output) -> Result<()> {
+    let (event, path, reason) = match finding {
+        Finding::Different(path, reason) => ("different", path, Some(reason)),
+        Finding::Missing(path) => ("missing", path, None),
+        Finding::Extra(path) => ("extra", path, None),
+        Finding::Unverified(path) => ("unverified", path, None),
+    };
+    let text = match reason {
+        Some(reason) => format!("{event}\t{path}\t{reason}"),
+        None => format!("{event}\t{path}"),
+    };
+    output.data(&text, || json!({"event": event, "path": path, "reason": reason}))
+}
+
 fn describe(report: &CheckReport) -> String {
     let unverified = match report.unverified {
         0 => String::new(),
-        count => format!(", {} UNVERIFIED: the index has no md5 of them", human_count(count)),
+        count => format!(", {} UNVERIFIED: the index has no md5 for them", human_count(count)),
     };
     format!(
         "{} ok, {} different, {} missing, {} extra{unverified}",

@@ -1,20 +1,22 @@
 //! `tar-like compact`
 
-use super::history::IndexFile;
-use super::interruptible;
+use super::index_file::IndexFile;
 use super::output::{Outcome, Output, human_bytes, human_count};
+use super::signals::interruptible;
 use crate::db::generation::{Afresh, lay_out_afresh};
+use crate::engine::index_lock::IndexLock;
 use crate::error::Result;
 use crate::telemetry::Monitor;
 use crate::telemetry::Notice;
+use crate::unix_time::now_s;
 use clap::Args;
 use serde_json::json;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 const EXAMPLES: &str = "\
-Lays the archive out afresh, as index -c does, but reads no file: what earlier generations have left behind goes, and with it the way back
-to them. The next upload puts the index as a whole, and sends nothing that the receiver has. The original program can read the index then.
+Lays the archive out again without gaps, as index -c does, but reads no file. The earlier
+generations are dropped, so there is no way back to them. The next upload puts the whole index and
+sends nothing that the receiver has. Afterwards the original program can read the index.
 
 Examples:
   tar-like compact -db photos.sqlite
@@ -30,19 +32,20 @@ pub(super) struct CompactArgs {
 
 pub(super) async fn run(args: CompactArgs, output: &Arc<Output>) -> Result<Outcome> {
     let database = args.index.path()?;
+    let _lock = IndexLock::take(&database)?;
     output.notice(Notice::Phase("compacting"));
-    let created_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let created_s = now_s();
     let path = database.clone();
     let afresh = interruptible(output, move || lay_out_afresh(&path, created_s)).await?;
-    let Afresh { written, generation, former, dropped, database_bytes, unchanged } = afresh;
+    let Afresh { written, generation, previous, dropped, database_bytes, unchanged } = afresh;
     let text = if unchanged {
-        format!("{}: generation {generation} is laid out afresh already", database.display())
+        format!("{}: generation {generation} is compact already", database.display())
     } else {
         format!(
             "{}: generation {generation}, {} files; archive {} before, {} after; database {} before, {} after; {} generations dropped",
             database.display(),
             human_count(written.files),
-            human_bytes(former.total_bytes),
+            human_bytes(previous.total_bytes),
             human_bytes(written.total_bytes),
             human_bytes(database_bytes[0]),
             human_bytes(database_bytes[1]),
@@ -55,7 +58,7 @@ pub(super) async fn run(args: CompactArgs, output: &Arc<Output>) -> Result<Outco
         text,
         fields: json!({
             "generation": generation, "digest": written.digest.to_string(), "files": written.files, "unchanged": unchanged,
-            "dropped": dropped, "total_bytes_before": former.total_bytes, "total_bytes_after": written.total_bytes,
+            "dropped": dropped, "total_bytes_before": previous.total_bytes, "total_bytes_after": written.total_bytes,
             "database_bytes_before": database_bytes[0], "database_bytes_after": database_bytes[1],
         }),
     })

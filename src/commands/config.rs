@@ -1,12 +1,12 @@
 //! `tar-like config`
 
+use super::args::without_empty_variables;
 use super::output::{Outcome, Output};
 use super::settings::{Settings, VARIABLES, is_secret};
-use super::{Cli, command};
 use crate::archive::path::printable;
 use crate::error::{Error, ErrorKind, Result};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Args, CommandFactory};
+use clap::{Arg, ArgMatches, Args, Command};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -14,47 +14,54 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
-Each line is a setting, its value and where that is from, with tabs between them. Secrets are not shown. A flag wins over the
-environment, the environment over ~/.tar_like_rc, and that over the default.
+Each line has three columns separated by tabs: the setting, its value, and the origin of the value.
+Secrets are hidden. A flag wins over the environment, the environment over ~/.tar_like_rc, and that
+file over the default.
 
 Examples:
   tar-like config                                 every variable that tar-like reads
-  tar-like config upload -p 8                     every setting that this command would have
-  TARLIKE_RC= tar-like config                     without ~/.tar_like_rc
+  tar-like config upload -p 8                     every setting of this command
+  TARLIKE_RC= tar-like config                     ignore ~/.tar_like_rc
 
-Exit codes: 0 done, 1 error, 2 wrong usage, also of the command that is asked about.";
+Exit codes: 0 done, 1 error, 2 wrong usage, also in the given command line.";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ConfigArgs {
-    /// A command with its arguments; it is not run
+    /// A command with its arguments; the command is not run
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     command_line: Vec<OsString>,
 }
 
-/// Where a value is from.
-enum From {
+/// Where a value comes from.
+enum Origin {
     Flag,
     Environment,
     RcFile(usize),
     Default,
 }
 
-/// A setting as it counts.
+/// A setting with the value that is in effect.
 struct Row {
     /// The variable, or the flag where there is none.
     name: String,
     flag: Option<String>,
-    /// `None` if nothing is set and there is no default.
+    /// `None` if it is not set and has no default.
     value: Option<String>,
     secret: bool,
-    from: From,
+    origin: Origin,
 }
 
-pub(super) async fn run(args: ConfigArgs, settings: &Settings, output: &Arc<Output>) -> Result<Outcome> {
+/// `definition` is that of the whole command line.
+pub(super) async fn run(
+    args: ConfigArgs,
+    definition: Command,
+    settings: &Settings,
+    output: &Arc<Output>,
+) -> Result<Outcome> {
     let rows = match args.command_line.is_empty() {
-        true => of_all_commands(settings),
-        false => of_command(args.command_line, settings)?,
+        true => of_all_commands(&definition, settings),
+        false => of_command(args.command_line, definition, settings)?,
     };
     let file = settings.file.as_ref().map(|file| printable(file.as_os_str().as_bytes()));
     for row in &rows {
@@ -75,14 +82,14 @@ impl Row {
             Some(value) => value,
             None => "",
         };
-        let (from, line) = match self.from {
-            From::Flag => ("flag".to_string(), None),
-            From::Environment => ("environment".to_string(), None),
-            From::RcFile(line) => (format!("{}, line {line}", file.unwrap_or("rc file")), Some(line)),
-            From::Default => ("default".to_string(), None),
+        let (from, line) = match self.origin {
+            Origin::Flag => ("flag".to_string(), None),
+            Origin::Environment => ("environment".to_string(), None),
+            Origin::RcFile(line) => (format!("{}, line {line}", file.unwrap_or("rc file")), Some(line)),
+            Origin::Default => ("default".to_string(), None),
         };
-        let kind = match self.from {
-            From::RcFile(_) => "rc_file",
+        let kind = match self.origin {
+            Origin::RcFile(_) => "rc_file",
             _ => &from,
         };
         output.data(&format!("{}\t{value}\t{from}", self.name), || {
@@ -95,12 +102,11 @@ impl Row {
     }
 }
 
-/// Every variable that is read, by whichever command.
-fn of_all_commands(settings: &Settings) -> Vec<Row> {
-    let command = Cli::command();
+/// Every variable that any command reads.
+fn of_all_commands(program: &Command, settings: &Settings) -> Vec<Row> {
     let mut seen = BTreeSet::new();
     let mut rows = Vec::new();
-    for argument in command.get_subcommands().chain([&command]).flat_map(|command| command.get_arguments()) {
+    for argument in program.get_subcommands().chain([program]).flat_map(Command::get_arguments) {
         let Some(name) = argument.get_env().and_then(OsStr::to_str) else { continue };
         if seen.insert(name.to_owned()) {
             let default = default_of(argument);
@@ -112,7 +118,7 @@ fn of_all_commands(settings: &Settings) -> Vec<Row> {
     rows
 }
 
-/// Those that no flag's definition names.
+/// Variables that do not belong to a flag.
 fn of_other_variables(settings: &Settings) -> Vec<Row> {
     let named = |name: &str| VARIABLES.iter().any(|variable| variable.name == name);
     let mut rows: Vec<Row> = VARIABLES
@@ -122,7 +128,7 @@ fn of_other_variables(settings: &Settings) -> Vec<Row> {
             of_variable(variable.name, default, settings)
         })
         .collect();
-    // What else the SDK and the HTTP client read is shown where it is set.
+    // Further variables of the SDK and the HTTP client are shown only if they are set.
     let others = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "all_proxy", "SSL_CERT_DIR"];
     rows.extend(
@@ -135,16 +141,16 @@ fn of_other_variables(settings: &Settings) -> Vec<Row> {
 }
 
 /// Every setting of a command line.
-fn of_command(line: Vec<OsString>, settings: &Settings) -> Result<Vec<Row>> {
+fn of_command(line: Vec<OsString>, mut definition: Command, settings: &Settings) -> Result<Vec<Row>> {
     let arguments = [OsString::from("tar-like")].into_iter().chain(line);
-    let mut definition = command();
+    definition = without_empty_variables(definition);
     definition.build();
     let matches = definition.clone().try_get_matches_from(arguments).map_err(|e| {
-        // The first line says what is wrong; the others how the command is used, which is not what was asked.
+        // Only the first line says what is wrong; the others show how the command is used.
         let text = e.to_string();
         let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
         Error::new(ErrorKind::Usage, first)
-            .hint("give a command and its arguments, for example: tar-like config upload")
+            .with_hint("give a command and its arguments, for example: tar-like config upload")
     })?;
     let (name, matches) = matches
         .subcommand()
@@ -172,31 +178,32 @@ fn of_argument(argument: &Arg, matches: &ArgMatches, settings: &Settings) -> Row
             matches.try_get_raw(id).ok()??.map(|value| printable(value.as_bytes())).collect();
         Some(without_password(&raw.join(" ")))
     };
-    let (value, from) = match matches.value_source(id) {
-        Some(ValueSource::CommandLine) => (given(), From::Flag),
+    let (value, origin) = match matches.value_source(id) {
+        Some(ValueSource::CommandLine) => (given(), Origin::Flag),
         Some(ValueSource::EnvVariable) => (given(), from_outside(name.as_str(), settings)),
-        _ => (default_of(argument), From::Default),
+        _ => (default_of(argument), Origin::Default),
     };
     let secret = is_secret(&name);
-    Row { name, flag, value, secret, from }
+    Row { name, flag, value, secret, origin }
 }
 
 fn of_variable(name: &str, default: Option<String>, settings: &Settings) -> Row {
     let value = std::env::var_os(name).filter(|value| !value.is_empty());
-    let from = if value.is_some() { from_outside(name, settings) } else { From::Default };
+    let origin = if value.is_some() { from_outside(name, settings) } else { Origin::Default };
     let value = value.map(|value| without_password(&printable(value.as_bytes()))).or(default);
-    Row { name: name.to_owned(), flag: None, value, secret: is_secret(name), from }
+    Row { name: name.to_owned(), flag: None, value, secret: is_secret(name), origin }
 }
 
-fn from_outside(name: &str, settings: &Settings) -> From {
-    settings.line_of(name).map_or(From::Environment, From::RcFile)
+fn from_outside(name: &str, settings: &Settings) -> Origin {
+    settings.line_of(name).map_or(Origin::Environment, Origin::RcFile)
 }
 
 fn flag_of(argument: &Arg) -> Option<String> {
     argument.get_long().map(|long| format!("--{long}"))
 }
 
-/// What counts when nothing is said: as clap knows it, or as the help says it where the program finds it out later.
+/// The default that clap knows, or the one that the help names where the program finds it out
+/// later.
 fn default_of(argument: &Arg) -> Option<String> {
     if !argument.get_action().takes_values() {
         return Some("no".to_string());
@@ -210,9 +217,9 @@ fn default_of(argument: &Arg) -> Option<String> {
     Some(said.to_owned())
 }
 
-/// An address without what it has before `@`.
+/// Replaces the user and password of an address by `(hidden)`.
 fn without_password(text: &str) -> String {
-    // A proxy's address may have no scheme.
+    // The address of a proxy may have no scheme.
     let start = text.find("://").map_or(0, |at| at + 3);
     let (scheme, rest) = text.split_at(start);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

@@ -1,19 +1,23 @@
 //! `tar-like gc`
 
-use super::interruptible;
 use super::output::{Outcome, Output, human_bytes, human_count};
+use super::signals::interruptible;
+use crate::archive::path::printable;
 use crate::engine::history::collect_partial;
 use crate::engine::receive::collect_garbage;
 use crate::error::{Error, ErrorKind, Result};
 use clap::Args;
 use serde_json::json;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
-Below a receiver's base folder: partial files, indexes and requests of transfers that were replaced or given up. The proxy must not run; it
-removes most of this itself when it starts. Beside an index or a backup: unfinished files of runs that were killed more than a day ago.
-Each thing removed is a line on standard output: its path, and its bytes on the disk.
+Below a receiver's base folder, gc removes partial files, indexes and requests of transfers that
+were replaced or given up. The proxy must not run; when it starts, it removes most of this itself.
+Beside an index or a backup, gc removes unfinished files of runs that were killed more than a day
+ago. Each removed file is a line on standard output: its path, and its bytes on the disk. Entries
+that a killed receiver was about to delete are listed, too; they are put back in their places.
 
 Examples:
   tar-like gc -b /srv/copy
@@ -30,7 +34,7 @@ pub(super) struct GcArgs {
     /// An index, or the backup of one, also -db
     #[arg(long, value_name = "FILE")]
     database: Option<PathBuf>,
-    /// Remove nothing; name what would go
+    /// Remove nothing; name what would be removed
     #[arg(long)]
     dry_run: bool,
 }
@@ -38,34 +42,51 @@ pub(super) struct GcArgs {
 pub(super) async fn run(args: GcArgs, output: &Arc<Output>) -> Result<Outcome> {
     let GcArgs { base_folder, database, dry_run } = args;
     if let Some(database) = database.as_ref().filter(|database| database.file_name().is_none()) {
-        return Err(Error::new(ErrorKind::Usage, format!("{} is no file", database.display())));
+        return Err(Error::new(ErrorKind::Usage, format!("{} does not name a file", database.display())));
     }
     let found = interruptible(output, move || {
         let mut found = Vec::new();
         if let Some(base) = base_folder {
             let garbage = collect_garbage(&base, dry_run)?;
-            found.extend(garbage.into_iter().map(|garbage| (base.join(garbage.path), garbage.disk_bytes)));
+            found.extend(
+                garbage
+                    .into_iter()
+                    .map(|garbage| (base.join(garbage.path), garbage.disk_bytes, garbage.is_entry)),
+            );
         }
         if let Some(database) = database {
-            found.extend(collect_partial(&database, dry_run)?);
+            let partial = collect_partial(&database, dry_run)?;
+            found.extend(partial.into_iter().map(|(path, disk_bytes)| (path, disk_bytes, false)));
         }
         Ok(found)
     })
     .await?;
-    let mut bytes = 0;
-    for (path, disk_bytes) in &found {
-        bytes += disk_bytes;
-        let path = path.display().to_string();
+    let (mut bytes, mut count, mut entries) = (0, 0u64, 0u64);
+    for (path, disk_bytes, is_entry) in &found {
+        if *is_entry {
+            entries += 1;
+        } else {
+            (bytes, count) = (bytes + disk_bytes, count + 1);
+        }
+        let removed = !dry_run && !is_entry;
+        let path = printable(path.as_os_str().as_bytes());
         let value =
-            || json!({"event": "garbage", "path": path, "disk_bytes": disk_bytes, "removed": !dry_run});
+            || json!({"event": "garbage", "path": path, "disk_bytes": disk_bytes, "removed": removed});
         output.data(&format!("{path}\t{disk_bytes}"), value)?;
     }
     let verb = if dry_run { "would be removed" } else { "removed" };
-    let count = found.len() as u64;
+    let kept = match entries {
+        0 => String::new(),
+        entries => format!(
+            "; {} entries that were about to be deleted when a receiver was killed {}",
+            human_count(entries),
+            if dry_run { "would be put back" } else { "were put back, or stay where they are" }
+        ),
+    };
     Ok(Outcome {
         command: "gc",
         exit: 0,
-        text: format!("{} left-overs {verb}, {}", human_count(count), human_bytes(bytes)),
-        fields: json!({"count": count, "disk_bytes": bytes, "removed": !dry_run}),
+        text: format!("{} left-overs {verb}, {}{kept}", human_count(count), human_bytes(bytes)),
+        fields: json!({"count": count, "entries": entries, "disk_bytes": bytes, "removed": !dry_run}),
     })
 }

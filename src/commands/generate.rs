@@ -1,9 +1,8 @@
-//! `tar-like man-pages` and `tar-like completions`: both come from the definitions that `--help` comes from.
+//! `tar-like man-pages` and `tar-like completions`. Both are made from the definitions of `--help`.
 
-use super::Cli;
 use super::output::{Outcome, Output};
 use crate::error::{Error, ErrorKind, Result};
-use clap::{Args, Command, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
@@ -14,18 +13,18 @@ use std::path::{Path, PathBuf};
 const PROGRAM: &str = "tar-like";
 
 const COMPLETIONS_EXAMPLES: &str = "\
-The Debian package brings them along. Without it:
+The Debian package contains the completions. Without it:
 
 Examples:
   tar-like completions bash > ~/.local/share/bash-completion/completions/tar-like
   tar-like completions zsh > /usr/local/share/zsh/site-functions/_tar-like
   tar-like completions fish > ~/.config/fish/completions/tar-like.fish
-  source <(tar-like completions bash)             for this shell alone
+  source <(tar-like completions bash)             only for this shell
 
 Exit codes: 0 written, 1 error, 2 wrong usage.";
 
 const MAN_EXAMPLES: &str = "\
-The Debian package brings them along. Pages of the same names are replaced.
+The Debian package contains the pages. Existing pages of the same names are replaced.
 
 Examples:
   tar-like man-pages ~/.local/share/man/man1
@@ -44,18 +43,19 @@ pub(super) struct CompletionsArgs {
 #[derive(Args)]
 #[command(after_help = MAN_EXAMPLES)]
 pub(super) struct ManPagesArgs {
-    /// The folder to write into; made if missing
+    /// The folder to write into; a missing one is made
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
-    /// The date that the pages bear, as 2026-01-31 [default: none]
+    /// The date in the pages, as 2026-01-31 [default: none]
     #[arg(long, value_name = "DATE")]
     date: Option<String>,
 }
 
-pub(super) fn completions(args: &CompletionsArgs, output: &Output) -> Result<Outcome> {
+pub(super) fn completions(args: &CompletionsArgs, mut program: Command, output: &Output) -> Result<Outcome> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), PROGRAM, &mut script);
-    // clap_complete (4.6.11) names the hyphen in the program's name in two ways, so that bash would know no command's options.
+    clap_complete::generate(args.shell, &mut program, PROGRAM, &mut script);
+    // clap_complete (4.6.11) names the hyphen in the program's name in two ways, so that bash would
+    // know no command's options.
     let script = String::from_utf8_lossy(&script).replace("tar__subcmd__like", "tar__like");
     let shell = args.shell.to_string();
     output.data(script.trim_end(), || json!({"event": "completions", "shell": shell, "script": script}))?;
@@ -67,12 +67,12 @@ pub(super) fn completions(args: &CompletionsArgs, output: &Output) -> Result<Out
     })
 }
 
-pub(super) fn man_pages(args: &ManPagesArgs) -> Result<Outcome> {
+pub(super) fn man_pages(args: &ManPagesArgs, program: Command) -> Result<Outcome> {
     let folder = &args.folder;
     std::fs::create_dir_all(folder)
         .map_err(|e| Error::io(format!("cannot make the folder {}", folder.display()), e))?;
-    let mut program = Cli::command().disable_help_subcommand(true);
-    // Hands what holds for all commands down to each of them.
+    let mut program = program.disable_help_subcommand(true);
+    // Copies the global flags into each command.
     program.build();
     let date = args.date.as_deref().unwrap_or_default();
     let pages = write_pages(folder, &program, None, date)?;
@@ -84,7 +84,7 @@ pub(super) fn man_pages(args: &ManPagesArgs) -> Result<Outcome> {
     })
 }
 
-/// Writes the pages of a command and of those below it; tells how many.
+/// Writes the pages of a command and of its subcommands; returns their number.
 fn write_pages(folder: &Path, command: &Command, above: Option<&Command>, date: &str) -> Result<usize> {
     let below: Vec<&Command> = command.get_subcommands().filter(|c| !c.is_hide_set()).collect();
     write_page(folder, command, above, &below, date)?;
@@ -118,17 +118,17 @@ fn write_page(
         man.render_options_section(page)?;
         section("COMMANDS", command_list(below)).to_writer(page)?;
         section("EXIT STATUS", paragraphs(&parts.exit_codes)).to_writer(page)?;
-        section("EXAMPLES", as_it_is(&parts.examples)).to_writer(page)?;
+        section("EXAMPLES", preformatted(&parts.examples)).to_writer(page)?;
         section("SEE ALSO", see_also(above, below)).to_writer(page)
     };
     run(&mut page)
-        .map_err(|e| Error::new(ErrorKind::Internal, "a manual page cannot be rendered").because(e))?;
+        .map_err(|e| Error::new(ErrorKind::Internal, "a manual page cannot be rendered").with_source(e))?;
     let path = folder.join(man.get_filename());
     std::fs::write(&path, tidy(&String::from_utf8_lossy(&page)))
         .map_err(|e| Error::io(format!("cannot write {}", path.display()), e))
 }
 
-/// What stands below the options in the help, by subject.
+/// The paragraphs below the options of a help text, by subject.
 #[derive(Default)]
 struct Parts {
     notes: Vec<String>,
@@ -136,7 +136,7 @@ struct Parts {
     examples: Vec<String>,
 }
 
-/// Paragraphs are set apart by empty lines; the first words tell what they are.
+/// Splits a text at empty lines. The first words of a paragraph tell its subject.
 fn parts_of(after_help: &str) -> Parts {
     let mut parts = Parts::default();
     for paragraph in after_help.split("\n\n") {
@@ -151,13 +151,13 @@ fn parts_of(after_help: &str) -> Parts {
     parts
 }
 
-/// What the checkers of manual pages find fault with in the rendering.
+/// Mends what `mandoc -Tlint` warns about in the rendering.
 fn tidy(page: &str) -> String {
-    // A backslash that is to be seen has an escape of its own; and an empty line breaks the line by itself.
+    // A visible backslash is written \e. An empty line breaks the line by itself.
     page.replace(r"\\", r"\e").replace("\n.br\n\n.br\n", "\n.sp\n")
 }
 
-/// The form of the command, without the names of all options.
+/// The usage of the command, without the names of all options.
 fn synopsis(command: &Command) -> Roff {
     let usage = command.clone().render_usage().to_string();
     let mut roff = Roff::new();
@@ -165,7 +165,7 @@ fn synopsis(command: &Command) -> Roff {
     roff
 }
 
-/// A section with this content, or nothing where there is none.
+/// A section with this content; nothing if there is no content.
 fn section(title: &str, content: Roff) -> Roff {
     let mut roff = Roff::new();
     if content != Roff::new() {
@@ -185,8 +185,8 @@ fn paragraphs(texts: &[String]) -> Roff {
     roff
 }
 
-/// Lines that are kept as they are.
-fn as_it_is(texts: &[String]) -> Roff {
+/// Preformatted lines.
+fn preformatted(texts: &[String]) -> Roff {
     let mut roff = Roff::new();
     if !texts.is_empty() {
         roff.control("nf", []);
@@ -208,7 +208,7 @@ fn command_list(commands: &[&Command]) -> Roff {
     roff
 }
 
-/// Each page leads to those of the commands below it, and back to the one above.
+/// Each page refers to the pages of its subcommands and to the page above.
 fn see_also(above: Option<&Command>, below: &[&Command]) -> Roff {
     let mut line = Vec::new();
     for other in above.iter().chain(below) {
@@ -229,17 +229,19 @@ fn page_name(command: &Command) -> Vec<Inline> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Cli;
     use super::*;
+    use clap::CommandFactory;
 
     #[test]
-    fn help_is_told_apart_by_its_first_words() {
+    fn splits_help_by_its_first_words() {
         let parts =
             parts_of("A note\nof two lines.\n\nExamples:\n  tar-like a\n\nExit codes: 0 done.\n\nMore.");
         assert_eq!(parts.notes, ["A note\nof two lines.", "More."]);
         assert_eq!((parts.examples, parts.exit_codes), (vec!["  tar-like a".into()], vec!["0 done.".into()]));
     }
 
-    /// Every command's help has both, by the words that are looked for here.
+    /// The help of every command has both, with the words that [`parts_of`] looks for.
     #[test]
     fn every_command_has_examples_and_exit_codes() {
         let mut commands: Vec<Command> = Cli::command().get_subcommands().cloned().collect();

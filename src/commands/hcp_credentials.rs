@@ -1,7 +1,7 @@
 //! `tar-like hcp-credentials`
 
 use super::output::{Outcome, Output};
-use super::{interrupted, stop_signal};
+use super::signals::{interrupted, stop_signal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::s3::{Credentials, hcp_credentials};
 use clap::Args;
@@ -13,17 +13,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
-An HCP (Hitachi Content Platform) takes the user's name in Base64 as access key and the MD5 of the password as secret.
+For an HCP (Hitachi Content Platform), the access key is the user's name in Base64, and the secret
+key is the MD5 of the password.
 
 Examples:
-  eval \"$(tar-like hcp-credentials)\"               asks on the terminal, and sets both variables in this shell
-  tar-like hcp-credentials secret.txt > hcp.sh     the user's name in the first line, the password in the second";
+  eval \"$(tar-like hcp-credentials)\"               ask on the terminal, and set both variables in this shell
+  tar-like hcp-credentials secret.txt > hcp.sh     read a file: the user's name, then the password";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct HcpCredentialsArgs {
-    /// A file with the user's name in its first line and the password in its second; - is standard input [default: ask on the
-    /// terminal]
+    /// A file with the user's name in its first line and the password in its second; - is standard
+    /// input [default: ask on the terminal]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
 }
@@ -38,10 +39,10 @@ pub(super) async fn run(args: HcpCredentialsArgs, output: &Arc<Output>) -> Resul
     };
     if user.is_empty() || password.is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the user's name or the password is empty")
-            .hint("the name belongs into the first line, the password into the second"));
+            .with_hint("the name belongs into the first line, the password into the second"));
     }
     let Credentials { access_key_id, secret_access_key } = hcp_credentials(&user, &password);
-    // Letters, digits, and what Base64 has besides: nothing that a quote would not hold.
+    // Both consist of characters of Base64, which single quotes hold unchanged.
     let text = format!(
         "export AWS_ACCESS_KEY_ID='{access_key_id}'\nexport AWS_SECRET_ACCESS_KEY='{secret_access_key}'"
     );
@@ -69,7 +70,7 @@ fn from_file(path: &Path) -> Result<(String, String)> {
     Ok((lines.next().unwrap_or_default(), lines.next().unwrap_or_default()))
 }
 
-/// The terminal itself: standard input and output may lead elsewhere.
+/// The controlling terminal. Standard input and output may be redirected.
 struct Terminal(Arc<File>);
 
 impl Terminal {
@@ -78,7 +79,9 @@ impl Terminal {
         let opened = opened.map_err(|e| {
             Error::io("there is no terminal to ask for the user and the password", e)
                 .with_kind(ErrorKind::Usage)
-                .hint("give a file with the user's name in its first line and the password in its second")
+                .with_hint(
+                    "give a file with the user's name in its first line and the password in its second",
+                )
         })?;
         Ok(Self(Arc::new(opened)))
     }
@@ -94,19 +97,19 @@ impl Terminal {
         });
         let line = tokio::select! {
             line = line => line,
-            // What the user types next must be seen again.
+            // Returning drops `hidden`, so the terminal shows again what is typed.
             () = stop_signal() => return Err(interrupted()),
         };
         drop(hidden);
         if !echo {
             let _ = (&*self.0).write_all(b"\n");
         }
-        let line = line.map_err(|e| Error::new(ErrorKind::Internal, "reading crashed").because(e))?;
+        let line = line.map_err(|e| Error::new(ErrorKind::Internal, "reading crashed").with_source(e))?;
         Ok(line.map_err(failed)?.trim_end_matches(['\r', '\n']).to_owned())
     }
 }
 
-/// Nothing that is typed is shown as long as it lives.
+/// While it lives, the terminal does not show what is typed.
 struct Hidden {
     terminal: Arc<File>,
     before: Termios,

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
-For what watches over a proxy, such as HEALTHCHECK of a container image. No proxy of the environment is used for addresses of this host.
+For monitoring, such as HEALTHCHECK of a container image. For addresses of this host, http_proxy and
+its like are ignored.
 
 Examples:
   tar-like health http://127.0.0.1:8000
@@ -21,10 +22,10 @@ Exit codes: 0 the answer is 200, 1 anything else, 2 wrong usage.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct HealthArgs {
-    /// The address; without a path, /readyz is asked for
+    /// The address; without a path, /readyz is requested
     #[arg(value_name = "URL")]
     url: String,
-    /// The answer must have come within this many seconds
+    /// The time limit for the answer, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
     #[command(flatten)]

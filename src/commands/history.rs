@@ -1,10 +1,12 @@
 //! `tar-like history`: the generations of an index, and their backup.
 
+use super::index_file::{IndexFile, warn_of_overwritten};
 use super::output::{Outcome, Output, human_bytes, human_count};
-use super::{default_database, interruptible};
+use super::signals::interruptible;
 use crate::db::generation::{Generation, History};
 use crate::engine::history::backup::Damage;
 use crate::engine::history::{RestoreReport, SaveReport, compact_backup, restore, save};
+use crate::engine::index_lock::IndexLock;
 use crate::error::{ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use clap::{Args, Subcommand};
@@ -14,8 +16,9 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 const EXAMPLES: &str = "\
-Without a command, lists the generations: number, date (UTC), files, bytes, bytes that it added to the archive, the start of its digest,
-and `*` for the one that the index is now, `-` for one that was abandoned by rewind.
+Without a command, lists the generations: number, date (UTC), files, bytes, bytes that the
+generation added to the archive, and the start of its digest. `*` marks the current generation, `-`
+one that rewind has abandoned.
 
 Examples:
   tar-like history -db photos.sqlite
@@ -25,25 +28,30 @@ Examples:
 Exit codes: 0 done, 1 error, 2 wrong usage.";
 
 const BACKUP_EXAMPLES: &str = "\
-The file only grows: a snapshot of the index first, then what changed with each generation. Run it after each pass. It has to lie where the
-loss of the index does not take it along.
+The backup begins with a snapshot of the index and grows by the changes of each generation. Run this
+command after each run of index or sync. Keep the backup on another disk than the index.
 
 Examples:
+  tar-like history backup --init /mnt/safe/photos.backup -db photos.sqlite    the first time
   tar-like history backup /mnt/safe/photos.backup -db photos.sqlite
 
-Exit codes: 0 the backup has the newest generation, 1 error, or the backup is one of another index, 2 wrong usage, 4 disk full.";
+Exit codes: 0 the backup has the newest generation, 1 error, or the backup belongs to another index,
+2 wrong usage, 4 disk full.";
 
 const RESTORE_EXAMPLES: &str = "\
-What a rewind abandoned is never restored. Where the end of the backup is damaged, the newest generation before that is restored, and said.
+Generations that rewind has abandoned are never restored. If the end of the backup is damaged, the
+newest generation before the damage is restored.
 
 Examples:
   tar-like history restore /mnt/safe/photos.backup -db photos.sqlite
   tar-like history restore /mnt/safe/photos.backup -db then.sqlite --generation 7
 
-Exit codes: 0 restored, 1 error, 2 wrong usage, 3 restored, but newer generations of the backup are lost, 4 disk full.";
+Exit codes: 0 restored, 1 error, 2 wrong usage, 3 restored, but newer generations of the backup are
+lost, 4 disk full.";
 
 const COMPACT_EXAMPLES: &str = "\
-Folds all but the last change into a snapshot. Needs room for the new file beside the old one, which stands until the new one is complete.
+Merges all changes but the last one into a new snapshot. The old backup stays until the new one is
+complete, so there must be room for both.
 
 Examples:
   tar-like history compact /mnt/safe/photos.backup
@@ -59,24 +67,11 @@ pub(super) struct HistoryArgs {
     command: Option<HistoryCommand>,
 }
 
-#[derive(Args)]
-pub(super) struct IndexFile {
-    /// The index, also -db [default: ~/.tar_like.sqlite]
-    #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
-    database: Option<PathBuf>,
-}
-
-impl IndexFile {
-    pub(super) fn path(self) -> Result<PathBuf> {
-        self.database.map_or_else(default_database, Ok)
-    }
-}
-
 #[derive(Subcommand)]
 enum HistoryCommand {
-    /// Append what the index has become to a backup, or begin one
+    /// Append the new generations of an index to a backup, or begin one
     Backup(BackupArgs),
-    /// Rebuild an index out of its backup
+    /// Rebuild an index from its backup
     Restore(RestoreArgs),
     /// Make a backup smaller
     Compact(CompactArgs),
@@ -85,11 +80,14 @@ enum HistoryCommand {
 #[derive(Args)]
 #[command(after_help = BACKUP_EXAMPLES)]
 struct BackupArgs {
-    /// The backup; made if missing
+    /// The backup; a missing one is begun
     #[arg(value_name = "BACKUP")]
     backup: PathBuf,
     #[command(flatten)]
     index: IndexFile,
+    /// Begin a new backup; the file must not exist
+    #[arg(long)]
+    init: bool,
 }
 
 #[derive(Args)]
@@ -100,10 +98,10 @@ struct RestoreArgs {
     backup: PathBuf,
     #[command(flatten)]
     index: IndexFile,
-    /// Restore this generation [default: the newest one]
+    /// Restore this generation [default: the newest]
     #[arg(long, value_name = "NUMBER")]
     generation: Option<u64>,
-    /// Replace an index that is there
+    /// Replace an existing index
     #[arg(short, long)]
     clean: bool,
 }
@@ -120,12 +118,12 @@ pub(super) async fn run(args: HistoryArgs, output: &Arc<Output>) -> Result<Outco
     match args.command {
         None => list(&args.index.path()?, output),
         Some(HistoryCommand::Backup(args)) => backup(args, output).await,
-        Some(HistoryCommand::Restore(args)) => take_back(args, output).await,
+        Some(HistoryCommand::Restore(args)) => restore_index(args, output).await,
         Some(HistoryCommand::Compact(args)) => compact(args, output).await,
     }
 }
 
-/// Minutes are enough for people.
+/// A time as date, hour and minute (UTC).
 fn date(created_s: u64) -> String {
     let time = i64::try_from(created_s).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
     let Some(time) = time.filter(|_| created_s > 0) else { return "-".to_string() };
@@ -135,6 +133,7 @@ fn date(created_s: u64) -> String {
 }
 
 fn list(database: &Path, output: &Output) -> Result<Outcome> {
+    warn_of_overwritten(database, output)?;
     let history = History::open(database)?;
     let active = history.active()?.number;
     let widths = [10, 16, 12, 12, 12];
@@ -189,28 +188,34 @@ fn fields(generation: &Generation, active: u64) -> Value {
     })
 }
 
-/// Says what was wrong with a backup.
+/// Says what is wrong with a backup.
 fn warn(damage: Option<Damage>, backup: &Path, output: &Output) {
     let backup = backup.display();
     match damage {
         None => {}
         Some(Damage::Unfinished { at }) => output.notice(Notice::Info(format!(
-            "{backup}: an interrupted run left something behind byte {at}; it never counted"
+            "{backup}: an interrupted run left an incomplete record behind byte {at}; it is ignored"
         ))),
         Some(Damage::Lost { at, newest }) => output.notice(Notice::Warning(format!(
-            "{backup} is damaged from byte {at} on; it went up to generation {newest}"
+            "{backup} is damaged from byte {at} on; before that, it went up to generation {newest}"
         ))),
     }
 }
 
 async fn backup(args: BackupArgs, output: &Arc<Output>) -> Result<Outcome> {
-    let (database, target) = (args.index.path()?, args.backup);
+    let (database, target, init) = (args.index.path()?, args.backup, args.init);
     output.notice(Notice::Phase("saving"));
     let watch = output.watch();
     let (monitor, path) = (output.clone(), target.clone());
-    let report = interruptible(output, move || save(&database, &path, &*monitor)).await?;
+    let report = interruptible(output, move || save(&database, &path, init, &*monitor)).await?;
     drop(watch);
     warn(report.damage, &target, output);
+    if report.created && !init {
+        output.notice(Notice::Warning(format!(
+            "there was no backup {}, so a new one was begun. If the name is mistyped, remove it; otherwise give --init the first time",
+            target.display()
+        )));
+    }
     let SaveReport { created, ref added, rewound_to, newest, file_bytes, .. } = report;
     let what = match (created, added.as_slice(), rewound_to) {
         (true, ..) => format!("begun with generation {newest}"),
@@ -232,9 +237,10 @@ async fn backup(args: BackupArgs, output: &Arc<Output>) -> Result<Outcome> {
     })
 }
 
-async fn take_back(args: RestoreArgs, output: &Arc<Output>) -> Result<Outcome> {
+async fn restore_index(args: RestoreArgs, output: &Arc<Output>) -> Result<Outcome> {
     let RestoreArgs { backup, index, generation, clean } = args;
     let database = index.path()?;
+    let _lock = IndexLock::take(&database)?;
     output.notice(Notice::Phase("restoring"));
     let watch = output.watch();
     let (monitor, from, to) = (output.clone(), backup.clone(), database.clone());

@@ -1,21 +1,40 @@
-//! What the user sees: progress on a terminal, notices, JSON lines, the summary.
+//! The output of all commands: progress on a terminal, notices, JSON lines, the summary.
 
-use super::Global;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Counters, Monitor, Notice};
+use clap::Args;
 use indicatif::{
     FormattedDuration, HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState,
     ProgressStyle,
 };
+use parking_lot::Mutex;
 use serde_json::{Value, json};
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tracing::Level;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+/// The flags that every command has.
+#[derive(Args, Clone)]
+pub(super) struct Global {
+    /// Show more messages (-vv: even more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Show errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Write JSON to standard output, one object a line, with a summary at the end
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// The settings file, or '' for none [default: ~/.tar_like_rc]
+    #[arg(long, global = true, value_name = "FILE", env = "TARLIKE_RC")]
+    rc_file: Option<OsString>,
+}
 
 /// How a command ended.
 pub(super) struct Outcome {
@@ -29,7 +48,7 @@ pub(super) struct Outcome {
     pub(super) fields: Value,
 }
 
-/// Where everything for the user goes.
+/// Everything that a command says to its user goes through this.
 pub(super) struct Output {
     json: bool,
     quiet: bool,
@@ -39,11 +58,13 @@ pub(super) struct Output {
     counters: Counters,
     cancelled: AtomicBool,
     verified: Arc<AtomicBool>,
-    open: Arc<AtomicBool>,
-    /// Standard output is for something else than lines.
-    no_stdout: AtomicBool,
-    /// The share of what was equal is shown, not the number of files.
-    equal: AtomicBool,
+    is_total_open: Arc<AtomicBool>,
+    /// Standard output carries a stream of data, so lines go to standard error.
+    stdout_is_stream: AtomicBool,
+    /// Progress is shown as lines where there is no terminal.
+    shows_lines: AtomicBool,
+    /// The progress line shows the percentage of equal bytes instead of the number of files.
+    shows_equal: AtomicBool,
     phase: Mutex<&'static str>,
     start: Instant,
 }
@@ -52,12 +73,13 @@ const TICK: Duration = Duration::from_millis(100);
 const JSON_TICK: Duration = Duration::from_secs(1);
 
 impl Output {
-    /// Sets up logging and finds out what standard error is.
-    pub(super) fn new(global: &Global) -> Arc<Self> {
+    /// Sets up logging, and looks whether standard error is a terminal. `debug` raises the log
+    /// level unless flags or `LOGLEVEL` set it.
+    pub(super) fn new(global: &Global, debug: bool) -> Arc<Self> {
         let terminal = std::io::stderr().is_terminal() && !global.quiet && !global.json;
-        let (verified, open) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (verified, is_total_open) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
-        bar.set_style(style(verified.clone(), open.clone()));
+        bar.set_style(style(verified.clone(), is_total_open.clone()));
         let output = Arc::new(Self {
             json: global.json,
             quiet: global.quiet,
@@ -67,32 +89,36 @@ impl Output {
             counters: Counters::default(),
             cancelled: AtomicBool::new(false),
             verified,
-            open,
-            no_stdout: AtomicBool::new(false),
-            equal: AtomicBool::new(false),
+            is_total_open,
+            stdout_is_stream: AtomicBool::new(false),
+            shows_lines: AtomicBool::new(false),
+            shows_equal: AtomicBool::new(false),
             phase: Mutex::new(""),
             start: Instant::now(),
         });
         let bar = output.bar.clone();
-        let level = log_level(global);
+        let level = log_level(global, debug);
         let lines = tracing_subscriber::fmt::layer()
             .with_target(level >= Level::DEBUG)
             .with_ansi(terminal)
             .with_writer(move || BarWriter(bar.clone()));
-        // The SDK logs whole requests, with what signs them.
-        let kept = Targets::new().with_default(level).with_target("aws", level.min(Level::WARN));
-        tracing_subscriber::registry().with(lines).with(kept).init();
+        // The SDK logs whole requests, signatures included. Its errors become errors of this
+        // program where they matter.
+        let sdk = if level >= Level::INFO { LevelFilter::WARN } else { LevelFilter::OFF };
+        let targets = Targets::new().with_default(level).with_target("aws", sdk);
+        tracing_subscriber::registry().with(lines).with(targets).init();
         output
     }
 
-    /// Shows how far the counters are until the guard is dropped.
+    /// Shows the counters until the guard is dropped.
     pub(super) fn watch(self: &Arc<Self>) -> Watch {
         let stop = Arc::new(AtomicBool::new(false));
-        if !self.terminal && !self.json {
+        let lines = self.shows_lines.load(Ordering::Relaxed) && !self.quiet;
+        if !self.terminal && !self.json && !lines {
             return Watch { stop, thread: None, output: self.clone() };
         }
         if self.terminal {
-            // A bar that was finished by an earlier phase shows no time left.
+            // A bar that an earlier watch has finished shows no time left.
             self.bar.reset();
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
@@ -111,16 +137,16 @@ impl Output {
             if self.terminal {
                 let now_resumed = counters.resumed_bytes.get();
                 let open = counters.totals_open.get() > 0;
-                self.open.store(open, Ordering::Relaxed);
-                // Of a total that nobody knows yet, nothing is a fraction.
+                self.is_total_open.store(open, Ordering::Relaxed);
+                // Without a known total there is no fraction to show.
                 self.bar.set_length(if open { u64::MAX } else { counters.total_bytes.get() });
                 self.bar.set_position(counters.done_bytes.get());
                 if now_resumed != resumed {
-                    // What was there before is no speed.
+                    // Resumed bytes say nothing about the speed.
                     resumed = now_resumed;
                     self.bar.reset_eta();
                 }
-                self.bar.set_prefix(match self.equal.load(Ordering::Relaxed) {
+                self.bar.set_prefix(match self.shows_equal.load(Ordering::Relaxed) {
                     true => {
                         let share = counters.equal_bytes.get() * 100 / counters.done_bytes.get().max(1);
                         format!("{share}% equal")
@@ -129,7 +155,14 @@ impl Output {
                 });
             } else if last_line.elapsed() >= JSON_TICK {
                 last_line = Instant::now();
-                let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+                let phase = *self.phase.lock();
+                if !self.json {
+                    let (done, total) = (counters.done_bytes.get(), counters.total_bytes.get());
+                    let total =
+                        if counters.totals_open.get() > 0 { "?".to_string() } else { human_bytes(total) };
+                    self.say(&format!("{phase}: {} of {total}", human_bytes(done)));
+                    continue;
+                }
                 let _ = self.json_line(&json!({
                     "event": "progress", "phase": phase, "done_bytes": counters.done_bytes.get(),
                     "total_bytes": counters.total_bytes.get(), "totals_open": counters.totals_open.get() > 0,
@@ -142,24 +175,30 @@ impl Output {
         }
     }
 
-    /// Shows the share of what was equal in place of the number of files.
-    pub(super) fn shows_equal(&self) {
-        self.equal.store(true, Ordering::Relaxed);
+    /// Shows the percentage of equal bytes instead of the number of files.
+    pub(super) fn show_equal(&self) {
+        self.shows_equal.store(true, Ordering::Relaxed);
     }
 
-    /// Sends JSON lines to standard error: standard output is for something else.
-    pub(super) fn leaves_stdout(&self) {
-        self.no_stdout.store(true, Ordering::Relaxed);
+    /// Shows progress as a line each second where standard error is not a terminal.
+    pub(super) fn show_lines(&self) {
+        self.shows_lines.store(true, Ordering::Relaxed);
     }
 
-    /// Whether no other process of a pipeline shows its progress on this terminal. Whoever asks first has it until he ends.
-    pub(super) fn has_terminal_alone(&self) -> bool {
+    /// Sends lines to standard error, because standard output carries a stream of data.
+    pub(super) fn keep_stdout_for_stream(&self) {
+        self.stdout_is_stream.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this process may show its progress on the terminal. Of the processes of a pipeline,
+    /// the first one that asks may until it ends.
+    pub(super) fn takes_terminal(&self) -> bool {
         use rustix::fs::{FlockOperation, fcntl_lock};
         let taken = || fcntl_lock(std::io::stderr(), FlockOperation::NonBlockingLockExclusive);
         !self.terminal || !matches!(taken(), Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS))
     }
 
-    /// Says on the progress line that everything is proven.
+    /// Shows on the progress line that everything is verified.
     pub(super) fn verified(&self) {
         self.verified.store(true, Ordering::Relaxed);
     }
@@ -176,9 +215,9 @@ impl Output {
     /// Writes a line of data to standard output.
     ///
     /// # Errors
-    /// Nobody reads it any more, or the disk behind it is full.
+    /// The reader has closed it, or the disk behind it is full.
     fn line(&self, text: &str) -> Result<()> {
-        if self.no_stdout.load(Ordering::Relaxed) {
+        if self.stdout_is_stream.load(Ordering::Relaxed) {
             self.say(text);
             return Ok(());
         }
@@ -186,19 +225,21 @@ impl Output {
             let mut stdout = std::io::stdout().lock();
             writeln!(stdout, "{text}")
                 .and_then(|()| stdout.flush())
-                .map_err(|e| Error::io("cannot write to standard output", e))
+                // A full disk there is not a full receiver.
+                .map_err(|e| Error::io("cannot write to standard output", e).with_kind(ErrorKind::Io))
         })
     }
 
-    /// Writes a line of data to standard output: as text, or as JSON.
+    /// Writes a line of data to standard output, as text or as JSON.
     ///
     /// # Errors
-    /// As [`Output::line`].
+    /// The reader has closed it, or the disk behind it is full.
     pub(super) fn data(&self, text: &str, value: impl FnOnce() -> Value) -> Result<()> {
         if self.json { self.json_line(&value()) } else { self.line(text) }
     }
 
-    /// Writes a line for people to standard error, whatever it is; as JSON to standard output where that is wanted.
+    /// Writes a line to standard error even if it is not a terminal; with `--json`, also `value` to
+    /// standard output.
     pub(super) fn announce(&self, text: &str, value: &Value) {
         if self.json {
             let _ = self.json_line(value);
@@ -208,7 +249,7 @@ impl Output {
 
     fn say(&self, text: &str) {
         self.bar.suspend(|| {
-            // Nothing can be done when standard error is gone.
+            // There is no other place to report that standard error is closed.
             let _ = writeln!(std::io::stderr().lock(), "{text}");
         });
     }
@@ -227,7 +268,7 @@ impl Output {
             }
         }
         if outcome.fields["dry_run"] == true && !self.json {
-            // The plan is what was asked for: data, whatever standard error is.
+            // The plan is the result of the command, so it goes to standard output.
             return match self.line(&outcome.text) {
                 Ok(()) => outcome.exit,
                 Err(e) => self.error(&e),
@@ -247,12 +288,12 @@ impl Output {
     pub(super) fn error(&self, error: &Error) -> u8 {
         let exit = error.kind().exit_code();
         self.say(&format!("tar-like: {error}"));
-        if let Some(hint) = error.hint_text() {
+        if let Some(hint) = error.hint() {
             self.say(&format!("  hint: {hint}"));
         }
         if self.json {
             let _ = self.json_line(&json!({
-                "event": "summary", "exit": exit, "error": error.to_string(), "hint": error.hint_text(),
+                "event": "summary", "exit": exit, "error": error.to_string(), "hint": error.hint(),
                 "seconds": self.start.elapsed().as_secs_f64(),
             }));
         }
@@ -264,8 +305,10 @@ impl Monitor for Output {
     fn notice(&self, notice: Notice) {
         match notice {
             Notice::Phase(phase) => {
-                *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+                *self.phase.lock() = phase;
                 self.bar.set_message(phase);
+                // Each phase has a speed of its own.
+                self.bar.reset_eta();
                 tracing::info!("{phase}");
             }
             Notice::Failed { path, reason } => {
@@ -295,7 +338,7 @@ impl Monitor for Output {
     }
 }
 
-/// Shows progress as long as it lives.
+/// Shows progress while it lives.
 pub(super) struct Watch {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -312,14 +355,14 @@ impl Drop for Watch {
         if self.output.verified.load(Ordering::Relaxed) {
             self.output.bar.finish();
         } else {
-            // What was not proven leaves no line behind that looks like a result.
+            // A run that is not verified must not leave a line that looks like a result.
             self.output.bar.finish_and_clear();
         }
         self.output.bar.set_draw_target(ProgressDrawTarget::hidden());
     }
 }
 
-/// `open` says that nobody knows yet how much there is.
+/// `open` says that the total is not known yet.
 fn style(verified: Arc<AtomicBool>, open: Arc<AtomicBool>) -> ProgressStyle {
     let (no_total, no_end) = (open.clone(), open.clone());
     let total = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
@@ -340,7 +383,7 @@ fn style(verified: Arc<AtomicBool>, open: Arc<AtomicBool>) -> ProgressStyle {
             return;
         }
         let fraction = f64::from(state.fraction()) * 100.0;
-        // 100 % means proven, not sent.
+        // 100 % means verified, not sent.
         let percent = if verified.load(Ordering::Relaxed) { 100.0 } else { fraction.floor().min(99.0) };
         let _ = write!(text, "{percent:.0}%");
     };
@@ -355,8 +398,9 @@ fn style(verified: Arc<AtomicBool>, open: Arc<AtomicBool>) -> ProgressStyle {
     }
 }
 
-/// `-q` and `-v` first, then `LOGLEVEL` in the spellings of Python and Rust, then warnings.
-fn log_level(global: &Global) -> Level {
+/// `-q` and `-v` win over `LOGLEVEL`, which takes the spellings of Python and of Rust. The default
+/// is warnings.
+fn log_level(global: &Global, debug: bool) -> Level {
     match (global.quiet, global.verbose) {
         (true, _) => Level::ERROR,
         (_, 1) => Level::INFO,
@@ -367,12 +411,13 @@ fn log_level(global: &Global) -> Level {
             "INFO" => Level::INFO,
             "DEBUG" => Level::DEBUG,
             "TRACE" => Level::TRACE,
+            "" if debug => Level::DEBUG,
             _ => Level::WARN,
         },
     }
 }
 
-/// Log lines appear above the progress line, not in it.
+/// Writes log lines above the progress line.
 struct BarWriter(ProgressBar);
 
 impl Write for BarWriter {
@@ -385,24 +430,24 @@ impl Write for BarWriter {
     }
 }
 
-/// The last JSON line when the command line itself was wrong, so that nothing else could be set up.
+/// Writes the JSON summary of a wrong command line, for which there is no [`Output`].
 pub(super) fn usage_summary(error: &str, exit: u8) {
     let line = json!({"event": "summary", "exit": exit, "error": error});
-    // Nobody is left to be told that standard output is gone.
+    // Clap has told the user already, so a closed standard output is ignored.
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
-/// Bytes for people.
+/// Bytes in binary units, as 1.23 MiB.
 pub(super) fn human_bytes(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
 }
 
-/// A count for people.
+/// A count with separators, as 1,234.
 pub(super) fn human_count(count: u64) -> String {
     HumanCount(count).to_string()
 }
 
-/// A duration for people, in hours, minutes and seconds.
+/// A duration in hours, minutes and seconds.
 pub(super) fn human_seconds(seconds: u64) -> String {
     FormattedDuration(Duration::from_secs(seconds)).to_string()
 }

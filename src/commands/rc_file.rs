@@ -1,6 +1,7 @@
-//! The file of settings, `~/.tar_like_rc`. Shell scripts source it; here only assignments are taken from it, and nothing is ever run.
-//! What is more than an assignment of known text is named with its line, and not taken: a setting that means something else than it
-//! says is worse than none.
+//! The parser of the settings file, `~/.tar_like_rc`. Shell scripts source the file; this program
+//! reads only assignments from it and never runs a command. A statement that is more than an
+//! assignment of known text is refused with its line number, because a setting with an unintended
+//! value is worse than a missing one.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,16 +15,16 @@ pub(super) struct Assignment {
     pub(super) line: usize,
 }
 
-/// What was found in a file.
+/// The content of a settings file.
 #[derive(Debug, Default)]
 pub(super) struct RcFile {
-    /// In the order of the file; of two of one name the later one counts.
+    /// In the order of the file. The last assignment of a name wins.
     pub(super) assignments: Vec<Assignment>,
-    /// Lines that are not taken, and why. Values are not in it: they may be secret.
+    /// The numbers of refused lines, and why. The reasons hold no values, which may be secret.
     pub(super) refused: Vec<(usize, String)>,
 }
 
-/// Reads the text of a file. `environment` knows the variables that are set outside of it.
+/// Parses the text of a file. `environment` gives the variables that are set outside of it.
 pub(super) fn parse(text: &[u8], environment: impl Fn(&str) -> Option<OsString>) -> RcFile {
     let mut parser =
         Parser { text, at: 0, line: 1, known: BTreeMap::new(), environment, found: RcFile::default() };
@@ -33,13 +34,14 @@ pub(super) fn parse(text: &[u8], environment: impl Fn(&str) -> Option<OsString>)
     parser.found
 }
 
-/// Why a statement is not taken.
+/// Why a statement is refused.
 type Refused = String;
 
-/// Words that begin something that goes over several lines, whose parts must not be taken by themselves.
+/// Words that begin a compound command. It may have several lines, and assignments in it must not
+/// be taken.
 const COMPOUND: [&[u8]; 9] = [b"if", b"for", b"while", b"until", b"case", b"select", b"function", b"{", b"("];
 
-/// Words that end it.
+/// Words that end a compound command.
 const ENDS: [&[u8]; 5] = [b"fi", b"done", b"esac", b"}", b")"];
 
 struct Parser<'a, E> {
@@ -63,7 +65,7 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
         Some(byte)
     }
 
-    /// One line, or what belongs together.
+    /// Parses one statement: a line, or several lines that belong together.
     fn statement(&mut self) {
         let (start, line) = (self.at, self.line);
         match self.assignments() {
@@ -81,7 +83,7 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
         }
     }
 
-    /// `[export] NAME=value...`, a comment, or nothing, up to the end of the line.
+    /// Parses `[export] NAME=value...`, a comment, or an empty line.
     fn assignments(&mut self) -> Result<Vec<(String, Vec<u8>)>, Refused> {
         let mut taken: Vec<(String, Vec<u8>)> = Vec::new();
         let mut exported = false;
@@ -109,14 +111,14 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
             let name = self.name();
             match (name.as_str(), self.peek()) {
                 ("export", Some(b' ' | b'\t')) if taken.is_empty() && !exported => exported = true,
-                // A value that is exported elsewhere, or has just been set.
+                // `export NAME` without a value.
                 (_, None | Some(b' ' | b'\t' | b'\n')) if exported && !name.is_empty() => {}
                 ("set", Some(b' ' | b'\t')) if taken.is_empty() && !exported => {
                     return self.options_of_the_shell();
                 }
                 (_, Some(b'=')) if !name.is_empty() => {
                     self.next();
-                    // What was set before in this line is seen in it, as the shell does it.
+                    // As in a shell, the value sees the assignments before it in the same line.
                     let value = self.value(&taken)?;
                     taken.push((name, value));
                 }
@@ -125,7 +127,7 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
         }
     }
 
-    /// `set -a` and the like say nothing about settings.
+    /// Accepts `set -a` and the like, which set no variable.
     fn options_of_the_shell(&mut self) -> Result<Vec<(String, Vec<u8>)>, Refused> {
         let start = self.at;
         while !matches!(self.peek(), None | Some(b'\n')) {
@@ -198,7 +200,7 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
         }
     }
 
-    /// The next byte within quotes, whose end must come in the same line.
+    /// The next byte within quotes. They must end in the same line.
     fn quoted(&mut self) -> Result<Option<u8>, Refused> {
         match self.next() {
             None | Some(b'\n') => Err("has a quote that does not end in the same line".to_string()),
@@ -228,7 +230,7 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
         }
     }
 
-    /// `$NAME` or `${NAME}`; the `$` is the next byte.
+    /// Expands `$NAME` or `${NAME}`; the next byte is the `$`.
     fn expansion(&mut self, value: &mut Vec<u8>, before: &[(String, Vec<u8>)]) -> Result<(), Refused> {
         self.next();
         let name = match self.peek() {
@@ -242,7 +244,7 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
                 self.next();
                 name
             }
-            // A dollar sign that begins nothing stands for itself.
+            // A dollar sign before anything else stands for itself.
             None | Some(b' ' | b'\t' | b'\n' | b'/' | b'.' | b',' | b':' | b'=' | b'%' | b'+') => {
                 value.push(b'$');
                 return Ok(());
@@ -263,8 +265,8 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
             .ok_or_else(|| format!("uses {name}, which is not set"))
     }
 
-    /// Goes behind a statement that is not understood. If it may go on in later lines, these must not be taken for settings, and
-    /// where it ends is not for us to know. Says so.
+    /// Skips a statement that is not understood. If it may continue in later lines, all of them are
+    /// skipped, because its end is not known. Returns what the reason says about that.
     fn skip(&mut self) -> &'static str {
         let start = self.at;
         let (mut quote, mut escaped, mut last) = (None, false, b' ');
@@ -288,7 +290,7 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
         let mut words = statement
             .split(|byte| byte.is_ascii_whitespace() || *byte == b';')
             .filter(|word| !word.is_empty());
-        // Wherever it stands: one behind a semicolon begins something as well.
+        // Such a word also begins a compound command behind a semicolon.
         let compound = words.clone().any(|word| COMPOUND.contains(&word));
         let count = |byte: u8| statement.iter().filter(|&&other| other == byte).count();
         let goes_on = quote.is_some()
@@ -301,11 +303,11 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
             return "";
         }
         self.at = self.text.len();
-        "; nor is anything after it, since that may belong to it"
+        "; the lines after it are ignored, too, because they may belong to it"
     }
 }
 
-const COMMAND: &str = "has a command in it, which is not run";
+const COMMAND: &str = "has a command in it, and commands are not run";
 
 #[cfg(test)]
 mod tests {
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn assignments_as_a_shell_reads_them() {
+    fn reads_assignments_as_a_shell_does() {
         takes("", &[]);
         takes("# a comment\n\n   \t# another\nA=1", &[("A", "1", 4)]);
         takes(
@@ -363,9 +365,9 @@ mod tests {
         takes("SET=here\nA=$SET\nSET=again\n", &[("SET", "here", 1), ("A", "here", 2), ("SET", "again", 3)]);
     }
 
-    /// Each with a good line before and behind it.
+    /// Each line stands between two good ones.
     #[test]
-    fn what_is_more_is_named_and_not_taken() {
+    fn refuses_everything_but_assignments() {
         for line in [
             "A=$(touch /tmp/x)",
             "A=`touch /tmp/x`",
@@ -430,9 +432,9 @@ mod tests {
         }
     }
 
-    /// What may go on in later lines: these are no settings, whatever they look like.
+    /// Later lines may belong to the statement, even if they look like settings.
     #[test]
-    fn after_what_may_go_on_nothing_is_taken() {
+    fn takes_nothing_after_a_statement_that_may_continue() {
         for text in [
             "if false; then\nA=1\nfi",
             "f() {\nA=1\n}",
@@ -456,9 +458,9 @@ mod tests {
         ] {
             let found = read(&format!("GOOD=1\n{text}\n"));
             assert_eq!(found.assignments.len(), 1, "{text:?}: {found:?}");
-            // Where quotes end is known; what is behind them is taken.
+            // The end of quotes is known, so later lines are taken.
             let quoted = text.contains(['\'', '"', '`']);
-            let said = found.refused.iter().any(|(_, why)| why.contains("nor is anything after"));
+            let said = found.refused.iter().any(|(_, why)| why.contains("the lines after it are ignored"));
             assert!(said != quoted, "{text:?}: {found:?}");
         }
     }
@@ -472,13 +474,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_to_their_end(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn reads_any_bytes_to_the_end(text in proptest::collection::vec(any::<u8>(), 0..200)) {
             parse(&text, |_| None);
         }
 
-        /// Whatever a value is, in single quotes it arrives as it is.
+        /// Single quotes keep every value unchanged.
         #[test]
-        fn quoted_values_arrive(value in "[^\0\n]{0,40}") {
+        fn keeps_quoted_values(value in "[^\0\n]{0,40}") {
             let text = format!("A='{}'", value.replace('\'', r"'\''"));
             let found = parse(text.as_bytes(), |_| None);
             prop_assert_eq!(found.assignments.len(), 1);

@@ -5,19 +5,19 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::source::s3::{Addressing, Bucket, BucketOptions};
 use crate::telemetry::{Monitor, Notice};
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Credentials have no flags, since others can see the command line of a process: AWS_ACCESS_KEY_ID and
-/// AWS_SECRET_ACCESS_KEY, a profile, or the role of the host.
+/// Credentials have no flags, since other users can see the command line of a process. They come
+/// from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from a profile, or from the role of the host.
 #[derive(Args)]
 #[command(next_help_heading = "Source in S3")]
 pub(super) struct S3Args {
     /// The bucket; an HCP calls it a namespace
     #[arg(long, value_name = "NAME", env = "TARLIKE_S3_BUCKET")]
     s3_bucket: Option<String>,
-    /// What lies below this prefix of the bucket is the source [default: all of it]
+    /// The prefix of the source in the bucket [default: none, all of the bucket]
     #[arg(long, value_name = "PREFIX", env = "TARLIKE_S3_PFX")]
     s3_prefix: Option<String>,
     /// The store's address without the bucket, as https://s3.example.org [default: AWS]
@@ -29,25 +29,29 @@ pub(super) struct S3Args {
     /// The profile whose settings and credentials are used [default: AWS_PROFILE]
     #[arg(long, value_name = "PROFILE")]
     s3_profile: Option<String>,
-    /// Where the bucket's name stands: before the host's, or in the path [default: path with an endpoint, else virtual]
+    /// Where the bucket's name goes: virtual puts it before the host's name, path into the path
+    /// [default: path with an endpoint, else virtual]
     #[arg(long, value_name = "HOW", value_enum, env = "TARLIKE_S3_ADDRESSING")]
     s3_addressing: Option<HowAddressed>,
-    /// List by ListObjects, for stores that do not know ListObjectsV2 and do not say so
+    /// List with ListObjects, for stores that do not know ListObjectsV2 and do not say so
     #[arg(long)]
     s3_list_v1: bool,
-    /// Send no signature: for buckets that everybody may read
+    /// Ask for unencoded keys in lists, for stores that encode them wrongly (encoding-type)
+    #[arg(long)]
+    s3_list_plain: bool,
+    /// Do not sign requests, for buckets that everybody may read
     #[arg(long)]
     no_sign_request: bool,
     /// Do not verify the store's certificate [or environment TARLIKE_S3_TLS_VERIFY=no]
     #[arg(long)]
     s3_ignore_ca: bool,
-    /// A PEM file with the certificate authorities to trust in place of the system's
+    /// A PEM file with the certificate authorities to trust instead of the system's
     #[arg(long, value_name = "FILE", env = "AWS_CA_BUNDLE")]
     s3_ca_file: Option<PathBuf>,
-    /// Make a request again when nothing of its answer came for this many seconds
+    /// Repeat a request when nothing of its answer came for this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     s3_timeout: u64,
-    /// Requests to the store that may be under way at once
+    /// The largest number of requests to the store at the same time
     #[arg(long, value_name = "NUMBER", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     s3_requests: u16,
 }
@@ -65,43 +69,58 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Of `s3://bucket/prefix`; `None` if it is something else.
+    /// Parses `s3://bucket/prefix`; `None` if `text` is something else.
     pub(super) fn of_url(text: &str) -> Option<Self> {
-        let (bucket, prefix) =
-            text.strip_prefix("s3://").map(|rest| rest.split_once('/').unwrap_or((rest, "")))?;
+        let (scheme, rest) = text.split_once("://")?;
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        if !scheme.eq_ignore_ascii_case("s3") {
+            return None;
+        }
         Some(Self { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
     }
 }
 
 impl S3Args {
-    /// The bucket of the flags and variables.
-    pub(super) fn place(&self) -> Result<Place> {
+    /// The bucket that flags and variables name. As in the original program, a `base` that is not
+    /// the `default` is the prefix.
+    pub(super) fn place(&self, base: &Path, default: &str) -> Result<Place> {
         let bucket = some(&self.s3_bucket).ok_or_else(|| {
-            Error::new(ErrorKind::Usage, "which bucket is not said")
-                .hint("set TARLIKE_S3_BUCKET, or give --s3-bucket NAME")
+            Error::new(ErrorKind::Usage, "no bucket is named")
+                .with_hint("set TARLIKE_S3_BUCKET, or give --s3-bucket NAME")
         })?;
-        Ok(Place { bucket, prefix: some(&self.s3_prefix).unwrap_or_default() })
+        let base = Some(base).filter(|base| *base != Path::new(default));
+        let base = base.map(|base| {
+            base.to_str().map(str::to_owned).ok_or_else(|| {
+                Error::new(ErrorKind::Usage, format!("the prefix {} is not UTF-8", base.display()))
+            })
+        });
+        let prefix = match (base.transpose()?, some(&self.s3_prefix)) {
+            (Some(base), Some(prefix)) if base.trim_end_matches('/') != prefix.trim_end_matches('/') => {
+                let what =
+                    format!("-b gives the prefix {base}, and --s3-prefix (TARLIKE_S3_PFX) gives {prefix}");
+                return Err(Error::new(ErrorKind::Usage, what)
+                    .with_hint("with --use-s3, -b is the prefix; give only one of them"));
+            }
+            (base, prefix) => prefix.or(base).unwrap_or_default(),
+        };
+        Ok(Place { bucket, prefix })
     }
 
-    /// Prepares to read it.
+    /// Connects to the store.
     pub(super) async fn connect(&self, place: Place, output: &Arc<Output>) -> Result<Arc<Bucket>> {
         let verify_tls = !self.s3_ignore_ca && !is_no(std::env::var("TARLIKE_S3_TLS_VERIFY").ok().as_deref());
         if !verify_tls {
             output.notice(Notice::Warning(
-                "the certificate of the S3 endpoint is NOT verified: whoever is on the way can read and change everything, \
+                "the certificate of the S3 endpoint is NOT verified: everybody on the way can read and change everything, \
                  credentials included"
                     .to_string(),
             ));
         }
-        let Place { bucket, mut prefix } = place;
-        // The prefix is a folder: "a" must not take in "ab".
-        if !prefix.is_empty() && !prefix.ends_with('/') {
-            prefix.push('/');
-        }
+        let Place { bucket, prefix } = place;
         let options = BucketOptions {
             bucket,
             prefix,
-            endpoint: some(&self.s3_endpoint),
+            endpoint: some(&self.s3_endpoint).or_else(usual_endpoint),
             region: some(&self.s3_region),
             profile: some(&self.s3_profile),
             addressing: self.s3_addressing.map(|how| match how {
@@ -109,6 +128,7 @@ impl S3Args {
                 HowAddressed::Path => Addressing::Path,
             }),
             list_v1: self.s3_list_v1,
+            list_plain: self.s3_list_plain,
             sign: !self.no_sign_request,
             verify_tls,
             ca_file: self.s3_ca_file.clone().filter(|file| !file.as_os_str().is_empty()),
@@ -119,7 +139,15 @@ impl S3Args {
     }
 }
 
-/// A variable that is set to nothing is not set.
+/// The endpoint from the variables that other S3 programs use.
+fn usual_endpoint() -> Option<String> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let is_ignored =
+        variable("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").is_some_and(|value| !is_no(Some(&value)));
+    if is_ignored { None } else { variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL")) }
+}
+
+/// A variable that is set to an empty text counts as not set.
 fn some(text: &Option<String>) -> Option<String> {
     text.clone().filter(|text| !text.is_empty())
 }
@@ -142,7 +170,8 @@ mod tests {
         assert_eq!(parts("s3://b/"), of("b", ""));
         assert_eq!(parts("s3://b/p/q r/"), of("b", "p/q r/"));
         assert_eq!(parts("s3://b//p"), of("b", "/p"));
-        assert_eq!(parts("http://b/p"), None);
+        assert_eq!(parts("S3://B/P"), of("B", "P"));
+        assert_eq!((parts("http://b/p"), parts("s3:/b"), parts("xs3://b")), (None, None, None));
     }
 
     #[test]

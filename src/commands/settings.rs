@@ -1,8 +1,9 @@
-//! Where settings come from: flags, then the environment, then `~/.tar_like_rc`, then defaults.
+//! Settings come from flags, then the environment, then `~/.tar_like_rc`, then defaults.
 //!
-//! What only the file says has to reach clap, the AWS SDK, the HTTP client and the TLS library alike, and all of them read the
-//! environment, which a program cannot safely change once it runs. So the program starts itself once more, as the same process, with
-//! these variables added; [`MARKER`] tells the second start where they are from.
+//! Clap, the AWS SDK, the HTTP client and the TLS library read the environment, which a running
+//! program cannot change safely. So the program adds the settings of the file to the environment
+//! and starts itself once more in the same process (`exec`). [`MARKER`] tells the second start
+//! which variables came from the file.
 
 use super::rc_file;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,22 +19,23 @@ use std::path::{Path, PathBuf};
 /// The variable in which the first start tells the second one what it did.
 const MARKER: &str = "TARLIKE_RC_READ";
 
-/// More is no file of settings.
+/// The largest settings file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// More warnings help nobody.
+/// How many warnings about the settings file are shown.
 const MAX_WARNINGS: usize = 20;
 
-/// A variable that is read elsewhere than by a flag's definition.
+/// A variable that does not belong to a flag.
 pub(super) struct Variable {
     pub(super) name: &'static str,
-    /// What counts without it, for people.
+    /// The default, as `tar-like config` shows it.
     pub(super) default: &'static str,
 }
 
-/// All of them; those of flags are in the flags' definitions.
+/// All variables that do not belong to a flag.
 pub(super) const VARIABLES: &[Variable] = &[
     Variable { name: "LOGLEVEL", default: "WARNING" },
+    Variable { name: "DEBUG", default: "" },
     Variable { name: "TARLIKE_TOKEN", default: "" },
     Variable { name: "TARLIKE_S3_TLS_VERIFY", default: "yes" },
     Variable { name: "AWS_ACCESS_KEY_ID", default: "" },
@@ -48,7 +50,7 @@ pub(super) const VARIABLES: &[Variable] = &[
     Variable { name: "TMPDIR", default: "/tmp" },
 ];
 
-/// Variables of the container scripts; the program has no use for them.
+/// Variables of the container scripts. The program ignores them.
 const OF_SCRIPTS: &[&str] = &[
     "TARLIKE_ENGINE",
     "TARLIKE_IMAGE",
@@ -63,8 +65,9 @@ const OF_SCRIPTS: &[&str] = &[
     "TARLIKE_NET",
 ];
 
-/// Of each of these groups all are taken from one place: a key of the environment does not go with a token of the file, and what
-/// the environment names by one spelling, the file does not overrule by another.
+/// The variables of one group are taken from one place: if the environment sets one of them, the
+/// file sets none. So a key of the environment is not combined with a token of the file, and
+/// another spelling in the file does not override the environment.
 const GROUPS: &[&[&str]] = &[
     &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"],
     &["TARLIKE_TOKEN", "TARLIKE_TOKEN_FILE"],
@@ -75,27 +78,29 @@ const GROUPS: &[&[&str]] = &[
     &["no_proxy", "NO_PROXY"],
 ];
 
-/// What was found out about the file of settings.
+/// The settings file as it was read.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Settings {
-    /// A later program that inherits the environment is another process, to which this says nothing.
+    /// The id of the process for which this was written. Child processes inherit the variable, and
+    /// ignore it.
     process: u32,
-    /// The file, if there is one.
+    /// The path of the file, if it exists.
     pub(super) file: Option<PathBuf>,
-    /// The variables that are from it, and in which line they are.
+    /// The variables that come from it, with their line numbers.
     lines: BTreeMap<String, usize>,
-    /// Something of it was not understood, or it may not be read: a setting may be missing.
+    /// A part of it was not understood, or it could not be read. A setting may be missing.
     pub(super) incomplete: bool,
-    /// What the user should know of it.
+    /// Warnings for the user.
     pub(super) warnings: Vec<String>,
 }
 
 impl Settings {
-    /// Reads the file that `arguments` or the environment name, and starts the program again if it says anything new; then this
-    /// does not return. `known` are the variables that flags have.
+    /// Reads the file that `arguments` or the environment name. If it sets new variables, the
+    /// program is started again and this does not return. `known` tells whether a flag has this
+    /// variable.
     ///
     /// # Errors
-    /// The file that was asked for cannot be read, or is none of settings.
+    /// The named file cannot be read, or is not a settings file.
     pub(super) fn load(arguments: &[OsString], known: &dyn Fn(&str) -> bool) -> Result<Self> {
         let process = std::process::id();
         if let Some(text) = std::env::var(MARKER).ok()
@@ -118,7 +123,7 @@ impl Settings {
             Ok(None) => return Ok(settings),
             Err(e) if asked_for => return Err(e),
             Err(e) => {
-                settings.warnings.push(format!("{e}; nothing is taken from it"));
+                settings.warnings.push(format!("{e}; its settings are ignored"));
                 settings.incomplete = true;
                 return Ok(settings);
             }
@@ -126,7 +131,7 @@ impl Settings {
         let new = settings.take(&path, &text, known, |name| std::env::var_os(name));
         if exposed && new.iter().any(|(name, _)| is_secret(name)) {
             settings.warnings.push(format!(
-                "everybody on this host can read the secrets in {0}; protect it by: chmod 600 {0}",
+                "every user of this host can read the secrets in {0}; protect them with: chmod 600 {0}",
                 path.display()
             ));
         }
@@ -139,12 +144,12 @@ impl Settings {
         if new.is_empty() { Ok(settings) } else { Err(settings.start_again(arguments, new)) }
     }
 
-    /// The line of the file that a variable is from.
+    /// The line of the file that sets the variable.
     pub(super) fn line_of(&self, name: &str) -> Option<usize> {
         self.lines.get(name).copied()
     }
 
-    /// What of a file counts: names and values that go into the environment.
+    /// The names and values of the file that go into the environment.
     fn take(
         &mut self,
         path: &Path,
@@ -158,15 +163,15 @@ impl Settings {
         let mut warnings: Vec<(usize, String)> = found
             .refused
             .into_iter()
-            .map(|(line, why)| (line, format!("{}: not taken, since it {why}", at(line))))
+            .map(|(line, why)| (line, format!("{}: ignored, because it {why}", at(line))))
             .collect();
         let mut taken = BTreeMap::new();
         for assignment in found.assignments {
             let (name, line) = (assignment.name, assignment.line);
             if name == "TARLIKE_RC" {
-                warnings.push((line, format!("{}: {name} counts in the environment only", at(line))));
+                warnings.push((line, format!("{}: {name} has an effect only in the environment", at(line))));
             } else if OF_SCRIPTS.contains(&&*name) || !is_ours(&name) {
-                // Nothing to say.
+                // They are not for this program.
             } else if name.starts_with("TARLIKE_") && !is_variable(&name) && !known(&name) {
                 warnings.push((line, format!("{}: there is no setting {name}", at(line))));
             } else {
@@ -184,9 +189,9 @@ impl Settings {
         taken.into_iter().map(|(name, (value, _))| (name, value)).collect()
     }
 
-    /// Becomes the same program with more variables; returns only if that fails.
+    /// Replaces this process by the same program with more variables. Returns only if that fails.
     fn start_again(&self, arguments: &[OsString], new: Vec<(String, OsString)>) -> Error {
-        // By its name, as long as there is such a file: so the process keeps its name, too.
+        // Started by its path, the process keeps its name.
         let program = std::env::current_exe()
             .ok()
             .filter(|path| path.exists())
@@ -200,14 +205,15 @@ impl Settings {
         match serde_json::to_string(self) {
             Ok(text) => {
                 Error::io("cannot start again with the settings of the file", again.env(MARKER, text).exec())
-                    .hint("set the variables in the environment, and TARLIKE_RC to nothing")
+                    .with_hint("set the variables in the environment, and TARLIKE_RC to an empty text")
             }
-            Err(e) => Error::new(ErrorKind::Internal, "cannot pass the settings on").because(e),
+            Err(e) => Error::new(ErrorKind::Internal, "cannot pass the settings on").with_source(e),
         }
     }
 }
 
-/// Whether a variable has something to say to the program or the libraries in it. Others of the file, such as PATH, are not ours to set.
+/// Whether the program or one of its libraries reads the variable. Other variables of the file,
+/// such as PATH, are not set.
 fn is_ours(name: &str) -> bool {
     let proxy =
         matches!(&*name.to_ascii_lowercase(), "http_proxy" | "https_proxy" | "all_proxy" | "no_proxy");
@@ -222,15 +228,15 @@ fn is_variable(name: &str) -> bool {
     VARIABLES.iter().any(|variable| variable.name == name)
 }
 
-/// Whether the value of a variable is shown to nobody.
+/// Whether the value of a variable must not be shown.
 pub(super) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    // The name of a file is none.
+    // TARLIKE_TOKEN_FILE holds the path of a file, which is no secret.
     let ends = ["TOKEN", "SECRET", "PASSWORD", "_KEY", "_KEY_ID"];
     name == "TARLIKE_TOKEN" || name.starts_with("AWS_") && ends.iter().any(|end| name.ends_with(end))
 }
 
-/// The file that is asked for; it is needed before clap can be asked.
+/// The settings file that the user names. It is needed before clap parses the command line.
 fn which(arguments: &[OsString], variable: Option<OsString>) -> Option<OsString> {
     let mut flag = None;
     let mut arguments = arguments.iter().skip(1);
@@ -247,38 +253,36 @@ fn which(arguments: &[OsString], variable: Option<OsString>) -> Option<OsString>
     flag.or(variable)
 }
 
-/// The text of the file, and whether everybody may read it; `None` if there is none and nobody asked for it.
+/// The text of the file, and whether every user may read it. `None` if the default file does not
+/// exist.
 fn read(path: &Path, asked_for: bool) -> Result<Option<(Vec<u8>, bool)>> {
     let failed = |e: std::io::Error| {
         Error::io(format!("cannot read the settings in {}", path.display()), e).with_kind(ErrorKind::Usage)
     };
     let refused = |why: &str, hint: &str| {
-        Err(Error::new(ErrorKind::Usage, format!("{} {why}", path.display())).hint(hint))
+        Err(Error::new(ErrorKind::Usage, format!("{} {why}", path.display())).with_hint(hint))
     };
-    // Not opened before it is known what it is: a FIFO would make everything wait.
+    // Its type is checked before it is opened, because opening a FIFO would block.
     let kind = match path.metadata() {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && !asked_for => return Ok(None),
         other => other.map_err(failed)?,
     };
     if kind.is_dir() || !asked_for && !kind.is_file() {
-        return refused("is no file of settings", "give --rc-file FILE, or --rc-file '' for none");
+        return refused("is not a settings file", "give --rc-file FILE, or --rc-file '' for none");
     }
     let file = std::fs::File::open(path).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
     let us = rustix::process::geteuid().as_raw();
     if meta.is_file() && meta.mode() & 0o002 != 0 {
-        return refused("may be written by everybody on this host", "take that right away: chmod o-w FILE");
+        return refused("can be written by every user of this host", "protect it with: chmod o-w FILE");
     }
     if !asked_for && meta.uid() != us && meta.uid() != 0 {
-        return refused(
-            "belongs to another user",
-            "if it is to count all the same, name it by --rc-file FILE",
-        );
+        return refused("belongs to another user", "to use it all the same, name it with --rc-file FILE");
     }
     let mut text = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut text).map_err(failed)?;
     if text.len() as u64 > MAX_BYTES {
-        return refused("is too large for a file of settings", "give another one by --rc-file FILE");
+        return refused("is too large for a settings file", "give another file with --rc-file FILE");
     }
     Ok(Some((text, meta.is_file() && meta.mode() & 0o004 != 0)))
 }

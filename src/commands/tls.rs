@@ -1,4 +1,4 @@
-//! The flags of whoever speaks TLS to a receiver.
+//! The flags of commands that speak TLS with a receiver.
 
 use super::output::Output;
 use crate::remote::TlsOptions;
@@ -11,13 +11,14 @@ pub(super) struct TlsArgs {
     /// Do not verify the receiver's certificate
     #[arg(long)]
     ignore_ca: bool,
-    /// A PEM file with certificates to trust beside the system's, or those in SSL_CERT_FILE
+    /// A PEM file with certificates to trust in addition to the system's, or to those in
+    /// SSL_CERT_FILE
     #[arg(long, value_name = "FILE", conflicts_with = "ignore_ca")]
     ca_file: Option<PathBuf>,
-    /// A PEM file with the own certificate, for a receiver that asks for one
+    /// A PEM file with this sender's certificate, for a receiver that asks for one
     #[arg(long, value_name = "FILE")]
     client_cert: Option<PathBuf>,
-    /// A PEM file with the key of that certificate [default: it is in the file of the certificate]
+    /// A PEM file with the key of that certificate [default: the file of the certificate]
     #[arg(long, value_name = "FILE", requires = "client_cert")]
     client_key: Option<PathBuf>,
 }
@@ -32,7 +33,7 @@ impl TlsArgs {
         }
     }
 
-    /// Says what is not verified.
+    /// Warns that the certificate is not verified.
     pub(super) fn warn(&self, output: &Output) {
         if self.ignore_ca {
             output.notice(Notice::Warning(

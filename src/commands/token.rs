@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
-The secret is written to standard output, once: it is kept nowhere. The line for the tokens file, which has only its hash, is added to
-the file of --tokens, or else written to standard error, as a line of that file.
+The secret is written to standard output and stored nowhere. The tokens file gets a line with its
+hash: with --tokens it is added to that file, otherwise it is written to standard error.
 
 Examples:
   tar-like token new --name web1 --tokens /etc/tar-like.tokens > web1.token
   tar-like token new --name web2 --tar-id 2,3 --expires 2027-01-31 --tokens /etc/tar-like.tokens
   tar-like token new --name prometheus --scope metrics 2>> tokens > prometheus.token
-To take a token back, delete its line: a running proxy notices it within seconds.
+To revoke a token, delete its line. A running proxy notices that within seconds.
 
 Exit codes: 0 done, 1 error, 2 wrong usage.";
 
@@ -40,30 +40,32 @@ enum TokenCommand {
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 struct NewArgs {
-    /// What the token is called, in the file and in messages
+    /// The name of the token, for the file and for messages
     #[arg(long, value_name = "NAME")]
     name: String,
-    /// What it is for: upload (which includes status), status, metrics; several with commas between
+    /// What the token allows: upload (which includes status), status, metrics; several are
+    /// separated by commas
     #[arg(long, value_name = "SCOPES", default_value = "upload", value_delimiter = ',', value_parser = clap::value_parser!(Scope))]
     scope: Vec<Scope>,
-    /// The archives that it is for, with commas between, or * for all
+    /// The archives that it is for, separated by commas, or * for all
     #[arg(long, value_name = "NUMBERS", default_value = "*", value_parser = clap::value_parser!(TarIds))]
     tar_id: TarIds,
-    /// The day (UTC) after whose end it is good no more, or a time such as 2027-01-31T12:00:00Z [default: never]
+    /// The last day (UTC) on which it is valid, or a time such as 2027-01-31T12:00:00Z [default:
+    /// never expires]
     #[arg(long, value_name = "DATE", value_parser = clap::value_parser!(Expiry))]
     expires: Option<Expiry>,
-    /// The tokens file to add it to; made if missing, for its owner only
+    /// The tokens file to add it to. A missing file is made, readable for its owner only
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
 }
 
-/// Makes what leaks easy to find, for people and for programs that look for such.
+/// Makes leaked secrets easy to find, also for scanners.
 const SECRET_PREFIX: &str = "tarlike_";
 
 pub(super) fn run(args: TokenArgs, output: &Arc<Output>) -> Result<Outcome> {
     let TokenCommand::New(args) = args.command;
     if args.expires.as_ref().is_some_and(Expiry::is_over) {
-        return Err(Error::new(ErrorKind::Usage, "the token would have expired already"));
+        return Err(Error::new(ErrorKind::Usage, "the token would be expired from the start"));
     }
     let mut secret = SECRET_PREFIX.to_string();
     for byte in rand::rng().random::<[u8; 32]>() {
@@ -78,19 +80,20 @@ pub(super) fn run(args: TokenArgs, output: &Arc<Output>) -> Result<Outcome> {
         || json!({"event": "token", "name": entry.name(), "secret": secret, "line": entry.to_string()}),
     )?;
     if args.tokens.is_none() {
-        // Both lines are of the form of the file.
+        // Both lines have the form of lines of the tokens file.
         output.announce(
-            &format!("# a line for the proxy's --tokens FILE:\n{entry}"),
+            &format!("# add this line to the proxy's --tokens FILE:\n{entry}"),
             &json!({"event": "line", "line": entry.to_string()}),
         );
     }
     Ok(Outcome { command: "token", exit: 0, text: "made a token".to_string(), fields: json!({}) })
 }
 
-/// Adds a line to a tokens file: a reader sees the file before or after that, and two that add do not lose each other's.
+/// Adds a line to a tokens file. A reader sees the file before or after that, and two processes
+/// that add at the same time do not lose a line.
 fn add(path: &Path, entry: &TokenEntry) -> Result<()> {
     let io = |e: std::io::Error| Error::io(format!("cannot add to the tokens file {}", path.display()), e);
-    // Another name for it, a link, stays one.
+    // The rename below must replace the file, not a symbolic link to it.
     let path = match path.canonicalize() {
         Ok(path) => path,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => path.to_path_buf(),
@@ -111,7 +114,8 @@ fn add(path: &Path, entry: &TokenEntry) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut next = tempfile::Builder::new().prefix(".tar-like-tokens-").tempfile_in(folder).map_err(io)?;
     next.write_all(text.as_bytes()).map_err(io)?;
-    // Whoever could read the file before, the proxy's user above all, must be able to read it afterwards.
+    // Users who could read the file before, above all the proxy's user, must be able to read it
+    // afterwards.
     let before = file.metadata().map_err(io)?;
     let now = next.as_file().metadata().map_err(io)?;
     if (before.uid(), before.gid()) != (now.uid(), now.gid()) {
@@ -123,12 +127,12 @@ fn add(path: &Path, entry: &TokenEntry) -> Result<()> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
 }
 
-/// Opens the file, made if missing, for this process alone.
+/// Opens and locks the file, which is made if it is missing.
 fn open_locked(path: &Path) -> std::io::Result<File> {
     loop {
         let file = File::options().read(true).append(true).create(true).mode(0o600).open(path)?;
         flock(&file, FlockOperation::LockExclusive)?;
-        // Somebody may have put another file in its place meanwhile.
+        // Another process may have replaced the file before the lock was taken.
         let (held, there) = (file.metadata()?, std::fs::metadata(path));
         if there.is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino())) {
             return Ok(file);

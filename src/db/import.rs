@@ -16,9 +16,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 /// The longest value that any column may have, in bytes: a path, with room to spare.
-const LONGEST_VALUE: i32 = 64 << 10;
-/// The longest sketch that is looked at, in bytes: one of a content of about 10 TB.
-const LONGEST_SKETCH: i32 = 64 << 20;
+const MAX_VALUE_BYTES: i32 = 64 << 10;
+/// The longest chunk map that is looked at, in bytes: one of a content of about 10 TB.
+const MAX_CHUNK_MAP_BYTES: i32 = 64 << 20;
 /// After so many steps of SQLite's machine, the budget is looked at.
 const STEP: i32 = 1_000;
 
@@ -49,7 +49,7 @@ pub fn import(uploaded: &Path, target: &Path, name: &str, number: u64, created_s
     check_header(uploaded, name)?;
     let reader = IndexReader::on(open_hostile(uploaded, name)?, Path::new(name)).map_err(refuse)?;
     let reader = reader.without_objects();
-    if reader.is_scattered() {
+    if reader.is_fragmented() {
         return generation::copy_rows(&reader, target, number, created_s).map_err(refuse);
     }
     let mut writer = IndexWriter::create(target)?;
@@ -105,14 +105,14 @@ pub fn import(uploaded: &Path, target: &Path, name: &str, number: u64, created_s
     writer.finish(b"", number, created_s)
 }
 
-/// Opens an index that was uploaded and taken in, for the sketches that it brought ([`IndexReader::sketch`]). They are as hostile as the rest:
+/// Opens an index that was uploaded and taken in, for the chunk maps that it brought ([`IndexReader::chunk_map`]). They are as hostile as the rest:
 /// whatever is made by them has to be proven.
 ///
 /// # Errors
 /// It cannot be read.
 pub fn open_uploaded(uploaded: &Path, name: &str) -> Result<IndexReader> {
     let connection = open_hostile(uploaded, name)?;
-    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_SKETCH).map_err(|e| refused(name, e))?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_CHUNK_MAP_BYTES).map_err(|e| refused(name, e))?;
     IndexReader::on(connection, Path::new(name))
 }
 
@@ -174,7 +174,7 @@ fn open_hostile(path: &Path, name: &str) -> Result<Connection> {
         budget == 0
     };
     connection.progress_handler(STEP, Some(spend)).map_err(bad)?;
-    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE).map_err(bad)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES).map_err(bad)?;
     connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0).map_err(bad)?;
     connection.set_limit(Limit::SQLITE_LIMIT_COLUMN, 64).map_err(bad)?;
     connection.set_limit(Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 1).map_err(bad)?;

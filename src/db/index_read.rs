@@ -1,18 +1,24 @@
 //! Reading an index, ours or the original program's.
 
+mod at;
+mod chunk_maps;
 mod ids;
 mod pieces;
-mod sketches;
+mod skipped;
+mod totals;
 mod walk;
 
+pub use at::Row;
 pub(super) use pieces::{Side, WALK_ORDER, find_content, read_extents};
 pub(super) use walk::IN_ORDER;
 pub use walk::WalkRows;
 
+use super::belonging;
+use super::file::open_to_read;
 use super::index_rows::{file_of, node_of};
 use super::{
-    HASH_OPTIONAL, INDEX_FORMAT, INDEX_FORMAT_SCATTERED, db_error, from_sql_int, keep_plans, sql_int,
-    text_or_blob,
+    HASH_OPTIONAL, INDEX_FORMAT, INDEX_FORMAT_FRAGMENTED, LOCKED_HINT, check_file, db_error, from_sql_int,
+    is_damage, is_locked, keep_plans, sql_int, text_or_blob,
 };
 use crate::archive::digest::{Digest, IndexDigest, IndexDigester, Md5};
 use crate::archive::entry::{FileEntry, Node};
@@ -20,7 +26,7 @@ use crate::archive::log::LogDigest;
 use crate::archive::path::EntryPath;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension};
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
@@ -48,14 +54,18 @@ pub struct IndexReader {
     connection: Connection,
     path: PathBuf,
     ours: bool,
+    /// Our tables are there, but another program has replaced the rows that they are about.
+    is_overwritten: bool,
     growing: bool,
     optional: bool,
     objects: bool,
-    /// Files may be scattered.
-    scattered: bool,
-    /// Large files may have sketches.
-    sketches: bool,
+    /// Files may be fragmented.
+    fragmented: bool,
+    /// Large files may have chunk maps.
+    chunk_maps: bool,
 }
+
+const NEW_INDEX: &str = "make a new one with: tar-like index -c";
 
 /// What the md5 reads as that is still to come: that of no content.
 pub(super) const PENDING_MD5: Md5 = Digest::ZERO;
@@ -71,8 +81,8 @@ pub(super) struct FileRead<'a> {
     pub(super) optional: bool,
     /// It says which state of an object each file is.
     pub(super) objects: bool,
-    /// Files may be scattered.
-    pub(super) scattered: bool,
+    /// Files may be fragmented.
+    pub(super) fragmented: bool,
     /// The index, for messages.
     pub(super) name: &'a Path,
 }
@@ -80,7 +90,7 @@ pub(super) struct FileRead<'a> {
 impl<'a> FileRead<'a> {
     /// An index with our tables, complete, of a folder.
     pub(super) fn ours(name: &'a Path) -> Self {
-        Self { ours: true, growing: false, optional: false, objects: false, scattered: false, name }
+        Self { ours: true, growing: false, optional: false, objects: false, fragmented: false, name }
     }
 }
 
@@ -148,8 +158,9 @@ impl IndexReader {
     pub fn open(path: &Path) -> Result<Self> {
         if let Err(e) = std::fs::metadata(path) {
             return Err(Error::io(format!("cannot open the index {}", path.display()), e)
-                .hint("make it with: tar-like index -b FOLDER -db FILE"));
+                .with_hint("make it with: tar-like index -b FOLDER -db FILE"));
         }
+        check_file(path)?;
         Self::on(Self::connect(path)?, path)
     }
 
@@ -167,28 +178,41 @@ impl IndexReader {
             connection,
             path: path.to_path_buf(),
             ours: true,
+            is_overwritten: false,
             growing: true,
             optional: false,
             objects: false,
-            scattered: false,
-            sketches: false,
+            fragmented: false,
+            chunk_maps: false,
         };
         reader.optional = reader.leaves_out_digests()?;
-        reader.scattered = reader.meta_int("format")? == Some(INDEX_FORMAT_SCATTERED);
+        reader.fragmented = reader.meta_int("format")? == Some(INDEX_FORMAT_FRAGMENTED);
         Ok(reader)
     }
 
     fn connect(path: &Path) -> Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        Connection::open_with_flags(path, flags)
-            .map_err(|e| db_error(format!("cannot open the index {}", path.display()), e))
+        open_to_read(path).map_err(|e| db_error(format!("cannot open the index {}", path.display()), e))
+    }
+
+    /// For tests of what reading costs.
+    #[cfg(test)]
+    pub(super) fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 
     /// The same on a connection that is open already; `path` is for messages.
     pub(super) fn on(connection: Connection, path: &Path) -> Result<Self> {
         let what = || format!("{} is no index", path.display());
         let bad = |e: rusqlite::Error| {
-            Error::new(ErrorKind::BadIndex, what()).because(e).hint("make a new one with: tar-like index -c")
+            if e.sqlite_error_code().is_some_and(is_locked) {
+                let what = format!("the index {} is locked by another program", path.display());
+                return Error::new(ErrorKind::InUse, what).with_source(e).with_hint(LOCKED_HINT);
+            }
+            let error = db_error(what(), e);
+            match is_damage(&error) {
+                true => error.with_kind(ErrorKind::BadIndex).with_hint(NEW_INDEX),
+                false => error,
+            }
         };
         connection.execute_batch("PRAGMA cache_size=-2000; PRAGMA temp_store=FILE;").map_err(bad)?;
         keep_plans(&connection).map_err(bad)?;
@@ -199,35 +223,49 @@ impl IndexReader {
                 .map(|row| row.is_some())
         };
         if !table("tar").map_err(bad)? {
-            return Err(Error::new(ErrorKind::BadIndex, format!("{}: it has no table 'tar'", what())));
+            return Err(Error::new(ErrorKind::BadIndex, format!("{}: it has no table 'tar'", what()))
+                .with_hint(NEW_INDEX));
         }
-        let ours = table("tarlike_meta").map_err(bad)?;
+        let has_meta = table("tarlike_meta").map_err(bad)?;
+        let ours = has_meta && belonging::is_ours(&connection).map_err(bad)?;
         let objects = ours && table("tarlike_object").map_err(bad)?;
-        let sketches = ours && table("tarlike_sketch").map_err(bad)?;
+        let chunk_maps = ours && table("tarlike_sketch").map_err(bad)?;
         let path_buf = path.to_path_buf();
-        let (growing, optional, scattered) = (false, false, false);
-        let mut reader =
-            Self { connection, path: path_buf, ours, growing, optional, objects, scattered, sketches };
+        let (growing, optional, fragmented) = (false, false, false);
+        let is_overwritten = has_meta && !ours;
+        let mut reader = Self {
+            connection,
+            path: path_buf,
+            ours,
+            is_overwritten,
+            growing,
+            optional,
+            objects,
+            fragmented,
+            chunk_maps,
+        };
         if ours {
             reader.optional = reader.leaves_out_digests()?;
             let format = reader.meta_int("format")?;
-            reader.scattered = format == Some(INDEX_FORMAT_SCATTERED);
-            if format != Some(INDEX_FORMAT) && !reader.scattered {
+            reader.fragmented = format == Some(INDEX_FORMAT_FRAGMENTED);
+            if format != Some(INDEX_FORMAT) && !reader.fragmented {
                 return Err(Error::new(
-                    ErrorKind::BadIndex,
+                    // It may be as good as new.
+                    ErrorKind::Database,
                     format!(
-                        "{} has index format {}, this program knows {INDEX_FORMAT} and {INDEX_FORMAT_SCATTERED}",
+                        "{} has index format {}, this program knows {INDEX_FORMAT} and {INDEX_FORMAT_FRAGMENTED}",
                         path.display(),
                         format.map_or("of no number".to_string(), |format| format.to_string())
                     ),
                 )
-                .hint("use the same version of tar-like on all hosts, or make a new index with: tar-like index -c"));
+                .with_hint("use the same version of tar-like on all hosts, or make a new index with: tar-like index -c"));
             }
             if reader.meta_int("complete")? != Some(1) {
                 return Err(Error::new(
                     ErrorKind::BadIndex,
                     format!("{} was never completed", path.display()),
-                ));
+                )
+                .with_hint(NEW_INDEX));
             }
         }
         Ok(reader)
@@ -253,7 +291,7 @@ impl IndexReader {
         Ok(self.meta_bytes("hash")?.as_deref() == Some(HASH_OPTIONAL.as_bytes()))
     }
 
-    fn meta_bytes(&self, key: &str) -> Result<Option<Vec<u8>>> {
+    pub(super) fn meta_bytes(&self, key: &str) -> Result<Option<Vec<u8>>> {
         self.connection
             .query_row("SELECT value FROM tarlike_meta WHERE key=?", [key], |row| {
                 Ok(row.get_ref(0)?.as_bytes_or_null()?.map(<[u8]>::to_vec))
@@ -267,6 +305,12 @@ impl IndexReader {
     #[must_use]
     pub fn is_ours(&self) -> bool {
         self.ours
+    }
+
+    /// Whether another program has replaced the rows of what was an index of ours: what our tables know is ignored then.
+    #[must_use]
+    pub fn is_overwritten(&self) -> bool {
+        self.is_overwritten
     }
 
     /// What is known of the index as a whole. The digest of an index that the original wrote is computed from its rows.
@@ -316,14 +360,14 @@ impl IndexReader {
     }
 
     fn read(&self) -> FileRead<'_> {
-        let Self { ours, growing, optional, objects, scattered, .. } = *self;
-        FileRead { ours, growing, optional, objects, scattered, name: &self.path }
+        let Self { ours, growing, optional, objects, fragmented, .. } = *self;
+        FileRead { ours, growing, optional, objects, fragmented, name: &self.path }
     }
 
-    /// Whether files may be scattered and ids have holes: so it is from the second generation on.
+    /// Whether files may be fragmented and ids have holes: so it is from the second generation on.
     #[must_use]
-    pub fn is_scattered(&self) -> bool {
-        self.scattered
+    pub fn is_fragmented(&self) -> bool {
+        self.fragmented
     }
 
     fn each_file(
@@ -394,59 +438,6 @@ impl IndexReader {
     /// As [`IndexReader::files`].
     pub fn empty_files(&self, each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>) -> Result<()> {
         self.each_file("WHERE tar.size = 0 ORDER BY tar.rowid", [], each)
-    }
-
-    /// How many entries could not be read when the index was made: what is in them may be there all the same.
-    ///
-    /// # Errors
-    /// SQLite fails.
-    pub fn skipped(&self) -> Result<u64> {
-        if !self.ours {
-            return Ok(0);
-        }
-        Ok(from_sql_int(self.meta_int("skipped")?.unwrap_or(0)))
-    }
-
-    /// Size of the archive, in bytes.
-    ///
-    /// # Errors
-    /// SQLite fails.
-    pub fn archive_bytes(&self) -> Result<u64> {
-        if self.scattered {
-            return Ok(from_sql_int(self.meta_int("total")?.unwrap_or(0)));
-        }
-        let query = "SELECT coalesce((SELECT offset_end + 1 FROM tar ORDER BY rowid DESC LIMIT 1), 0)";
-        self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
-    }
-
-    /// What is more than the id of any file.
-    ///
-    /// # Errors
-    /// SQLite fails.
-    pub fn next_id(&self) -> Result<u64> {
-        let query = "SELECT coalesce(max(rowid), 0) FROM tar";
-        self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
-    }
-
-    /// The bytes of all files together.
-    ///
-    /// # Errors
-    /// SQLite fails.
-    pub fn content_bytes(&self) -> Result<u64> {
-        let query = "SELECT coalesce(sum(size), 0) FROM tar";
-        self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
-    }
-
-    /// How many files with a content have nothing by which it could be proven.
-    ///
-    /// # Errors
-    /// SQLite fails.
-    pub fn unprovable(&self) -> Result<u64> {
-        if !self.optional {
-            return Ok(0);
-        }
-        let query = "SELECT count(*) FROM tar WHERE hash IS NULL AND size > 0";
-        self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
     }
 
     /// Gives every directory and link, in the order in which they were written: a directory before what it contains.

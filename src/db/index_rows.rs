@@ -18,8 +18,8 @@ pub(super) fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<
     let offset = unsigned(row, 3).ok_or_else(|| at("its offset is no number from 0 on"))?;
     let end = offset.checked_add(size).filter(|&end| end <= i64::MAX as u64);
     let end = end.ok_or_else(|| at("it ends behind 2^63 bytes"))?;
-    let scattered = read.scattered && size > 0 && signed(row, 4) == Some(sql_int(offset) - 1);
-    if !scattered && signed(row, 4) != Some(sql_int(end) - 1) {
+    let fragmented = read.fragmented && size > 0 && signed(row, 4) == Some(sql_int(offset) - 1);
+    if !fragmented && signed(row, 4) != Some(sql_int(end) - 1) {
         return Err(at("its offset_end is not offset + size - 1"));
     }
     let md5 = match bytes(row, 5) {
@@ -34,7 +34,7 @@ pub(super) fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<
     };
     let (blake3, meta_unknown, origin, object) = (None, None, None, None);
     let mut file =
-        FileEntry { id, path, size, offset, scattered, md5, blake3, meta: meta_unknown, origin, object };
+        FileEntry { id, path, size, offset, fragmented, md5, blake3, meta: meta_unknown, origin, object };
     if read.ours {
         file.blake3 = match row.get_ref(6) {
             Ok(ValueRef::Null) => None,

@@ -1,11 +1,14 @@
 //! Writing an index: one transaction into a new file that gets its name only when it is complete.
 
+use super::belonging;
+use super::file::make_way;
 use super::running::RunningDigest;
-use super::{HASH_MD5, HASH_OPTIONAL, INDEX_FORMAT, db_error, sql_int, text_or_blob};
+use super::{HASH_MD5, HASH_OPTIONAL, INDEX_FORMAT, check_file, db_error, sql_int, text_or_blob};
 use crate::archive::digest::{IndexDigest, IndexDigester};
 use crate::archive::entry::{FileEntry, Node, ObjectId};
 use crate::archive::log::Digests;
 use crate::archive::path::PARTIAL_INFIX;
+use crate::archive::skipped::SkippedList;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, params};
@@ -27,7 +30,7 @@ pub(super) const OBJECT_TABLE: &str = "
     CREATE TABLE IF NOT EXISTS tarlike_object(id INTEGER PRIMARY KEY, etag TEXT NOT NULL, version TEXT, modified_ns INT);";
 
 /// What was found out about large files when they were read; only where they were, and only if there are any.
-pub(super) const SKETCH_TABLE: &str = "
+pub(super) const CHUNK_MAP_TABLE: &str = "
     CREATE TABLE IF NOT EXISTS tarlike_sketch(id INTEGER PRIMARY KEY, data BLOB NOT NULL);";
 
 // Made when the rows are in: three times faster than keeping them up to date row by row.
@@ -38,6 +41,11 @@ const INDEXES: &str = "
     CREATE INDEX idx_tar_offset_end ON tar(offset_end);
     CREATE INDEX idx_tar_offset_n_offset_end ON tar(offset, offset_end);
     COMMIT;";
+
+/// What a row is found by whose path is known. An index that remembers previous generations needs both: what is gone is found by its path.
+pub(super) const PATH_INDEXES: &str = "
+    CREATE INDEX IF NOT EXISTS idx_tar_path ON tar(path);
+    CREATE INDEX IF NOT EXISTS tarlike_node_path ON tarlike_node(path);";
 
 /// What was written.
 #[derive(Debug, Clone)]
@@ -60,8 +68,22 @@ pub struct IndexWriter {
     running: RunningDigest,
     written: Written,
     has_objects: bool,
-    has_sketches: bool,
+    has_chunk_maps: bool,
     has_unprovable: bool,
+}
+
+/// Before the number of a generation: what the run that made it left out ([`SkippedList`]). A generation without that was not seen whole.
+pub(super) const SKIPPED_PREFIX: &str = "skipped.";
+
+/// Has an index say what was left out of this generation.
+pub(super) fn write_skipped(
+    connection: &Connection,
+    generation: u64,
+    list: &SkippedList,
+) -> rusqlite::Result<()> {
+    connection.execute(META, params![format!("{SKIPPED_PREFIX}{generation}"), list.to_bytes()])?;
+    // Earlier versions go by that.
+    connection.execute(META, params!["skipped", sql_int(list.total())]).map(drop)
 }
 
 /// Writes the row of a file; without its digests, which follow by [`set_digests`], unless `known`.
@@ -140,6 +162,7 @@ impl IndexWriter {
     /// # Errors
     /// The folder of `target` cannot be written to.
     pub fn create(target: &Path) -> Result<Self> {
+        check_file(target)?;
         let what = || format!("cannot write the index {}", target.display());
         let folder = match target.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -152,7 +175,7 @@ impl IndexWriter {
             // An index is shared like any other file: as the umask says, which applies to this mode.
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
             .tempfile_in(folder)
-            .map_err(|e| Error::io(what(), e).hint("does the folder exist, and may you write there?"))?
+            .map_err(|e| Error::io(what(), e).with_hint("does the folder exist, and may you write there?"))?
             .into_temp_path();
         let connection = Connection::open(&partial).map_err(|e| db_error(what(), e))?;
         // The file has no name that anybody waits for until it is synced as a whole: SQLite need not sync or keep a journal.
@@ -169,7 +192,7 @@ impl IndexWriter {
             running: RunningDigest::default(),
             written: Written { digest, files: 0, nodes: 0, total_bytes: 0 },
             has_objects: false,
-            has_sketches: false,
+            has_chunk_maps: false,
             has_unprovable: false,
         })
     }
@@ -269,18 +292,18 @@ impl IndexWriter {
         run().map_err(|e| self.error(e))
     }
 
-    /// Adds the sketch of file `id` ([`crate::archive::sketch`]); it is no part of what the digest names.
+    /// Adds the chunk map of file `id` ([`crate::archive::chunk_map`]); it is no part of what the digest names.
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn sketch(&mut self, id: u64, sketch: &[u8]) -> Result<()> {
+    pub fn chunk_map(&mut self, id: u64, chunk_map: &[u8]) -> Result<()> {
         let mut run = || -> rusqlite::Result<()> {
-            if !self.has_sketches {
-                self.connection.execute_batch(SKETCH_TABLE)?;
-                self.has_sketches = true;
+            if !self.has_chunk_maps {
+                self.connection.execute_batch(CHUNK_MAP_TABLE)?;
+                self.has_chunk_maps = true;
             }
             let insert = "INSERT OR REPLACE INTO tarlike_sketch VALUES(?,?)";
-            self.connection.prepare_cached(insert)?.execute(params![clamp(id), sketch]).map(drop)
+            self.connection.prepare_cached(insert)?.execute(params![clamp(id), chunk_map]).map(drop)
         };
         run().map_err(|e| self.error(e))
     }
@@ -294,6 +317,14 @@ impl IndexWriter {
         self.running.node(self.written.nodes, node);
         self.written.nodes += 1;
         Ok(())
+    }
+
+    /// Says what the run that made this index, of this generation, left out.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn skipped(&self, generation: u64, list: &SkippedList) -> Result<()> {
+        write_skipped(&self.connection, generation, list).map_err(|e| self.error(e))
     }
 
     /// For tables that only one kind of index has.
@@ -330,6 +361,10 @@ impl IndexWriter {
             meta.execute(params!["created", clamp(created_s)])?;
             meta.execute(params!["base", ToSqlOutput::Borrowed(text_or_blob(base))])?;
             meta.execute(params!["complete", 1])?;
+            // A receiver's own index says nothing of a base, and no other program gets at it.
+            if !base.is_empty() {
+                belonging::name_rows(&self.connection)?;
+            }
             self.connection.execute_batch(INDEXES)
         };
         run().map_err(|e| db_error(format!("cannot write the index {target}"), e))?;
@@ -357,6 +392,7 @@ impl Sealed {
     /// The rename fails.
     pub fn put_in_place(self) -> Result<Written> {
         let target = self.target.display();
+        make_way(&self.target)?;
         self.partial
             .persist(&self.target)
             .map_err(|e| Error::io(format!("cannot give the index its name {target}"), e.error))?;

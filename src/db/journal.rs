@@ -1,7 +1,7 @@
 //! The receiver's journal: which archives there are, which bytes of them are on stable storage, which files are published.
 //! It is the only truth about progress.
 
-use super::{db_error, from_sql_int, sql_int};
+use super::{db_error, from_sql_int, is_corrupt, sql_int};
 use crate::archive::digest::IndexDigest;
 use crate::archive::ranges::RangeSet;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,6 +19,10 @@ const TABLES: &str = "
     CREATE INDEX IF NOT EXISTS done_tar ON done(tar_id);
     CREATE INDEX IF NOT EXISTS published_tar ON published(tar_id);";
 
+/// Of which generation directories and links were made. Earlier versions of ours do not know this table, and leave it as it is.
+const MADE_TABLE: &str =
+    "CREATE TABLE IF NOT EXISTS made(tar_id INTEGER PRIMARY KEY, generation INT NOT NULL);";
+
 /// What the journal knows of one archive.
 #[derive(Debug, Clone)]
 pub struct ArchiveState {
@@ -30,6 +34,8 @@ pub struct ArchiveState {
     pub generation: u64,
     /// Directories, links, empty files and metadata were put in place.
     pub finished: bool,
+    /// Its directories and links were made, or are about to be.
+    pub made: bool,
     /// Bytes of the archive that are on stable storage.
     pub done: RangeSet,
     /// Ids of files that have their final name, also after a power loss.
@@ -61,6 +67,15 @@ pub struct Journal {
     connection: Connection,
 }
 
+const DAMAGED_HINT: &str = "the receiver's journal is damaged: look for disk errors, then move the folder .tar-like out of the destination \
+     and run the senders again; with --adopt they find what is in place. Only what was staged comes again, and what earlier runs have \
+     put there and the source has no more is not known to --delete";
+
+fn failed(what: impl std::fmt::Display, error: rusqlite::Error) -> Error {
+    let error = db_error(what, error);
+    if is_corrupt(&error) { error.with_hint(DAMAGED_HINT) } else { error }
+}
+
 impl Journal {
     /// Opens or makes the journal at `path`, which no symbolic link may be part of, and holds it against other receivers until dropped.
     ///
@@ -72,7 +87,7 @@ impl Journal {
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let connection = Connection::open_with_flags(path, flags).map_err(|e| db_error(what(), e))?;
+        let connection = Connection::open_with_flags(path, flags).map_err(|e| failed(what(), e))?;
         // Exclusive: the journal's owner is the only receiver on its base folder. It also keeps the WAL index in memory,
         // so that no shared-memory file is needed.
         let run = || -> rusqlite::Result<i64> {
@@ -85,30 +100,33 @@ impl Journal {
                 connection.execute_batch(TABLES)?;
                 connection.execute_batch(&format!("PRAGMA user_version={FORMAT};"))?;
             }
+            if version <= FORMAT {
+                connection.execute_batch(MADE_TABLE)?;
+            }
             connection.execute_batch("COMMIT;")?;
             Ok(version)
         };
         let version = run().map_err(|e| match e.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseBusy) => Error::new(ErrorKind::InUse, what())
-                .because("another tar-like receiver uses this base folder")
-                .hint(
+                .with_source("another tar-like receiver uses this base folder")
+                .with_hint(
                     "stop the other one, or give this one its own base folder, or start it with --standby: \
                      then it takes over when the other one ends",
                 ),
-            _ => db_error(what(), e),
+            _ => failed(what(), e),
         })?;
         if version != 0 && version != FORMAT {
             return Err(Error::new(
                 ErrorKind::Database,
                 format!("{}: it has format {version}, this program knows {FORMAT}", what()),
             )
-            .hint("use the version of tar-like that wrote it"));
+            .with_hint("use the version of tar-like that wrote it"));
         }
         Ok(Self { connection })
     }
 
     fn error(error: rusqlite::Error) -> Error {
-        db_error("cannot write the journal", error)
+        failed("cannot write the journal", error)
     }
 
     /// All archives.
@@ -119,7 +137,10 @@ impl Journal {
         let run = || -> rusqlite::Result<Vec<ArchiveState>> {
             let mut archives = Vec::new();
             let mut statement =
-                self.connection.prepare("SELECT tar_id, digest, generation, finished FROM archive")?;
+                self.connection.prepare(
+                    "SELECT a.tar_id, digest, a.generation, finished, finished OR coalesce(a.generation = m.generation, 0)
+                     FROM archive a LEFT JOIN made m ON m.tar_id = a.tar_id",
+                )?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let tar_id: i64 = row.get(0)?;
@@ -130,13 +151,14 @@ impl Journal {
                     digest,
                     generation: from_sql_int(row.get(2)?),
                     finished: row.get(3)?,
+                    made: row.get(4)?,
                     done: self.set("SELECT first, end FROM done WHERE tar_id=?", tar_id)?,
                     published: self.set("SELECT first, end FROM published WHERE tar_id=?", tar_id)?,
                 });
             }
             Ok(archives)
         };
-        run().map_err(|e| db_error("cannot read the journal", e))
+        run().map_err(|e| failed("cannot read the journal", e))
     }
 
     fn set(&self, query: &str, tar_id: i64) -> rusqlite::Result<RangeSet> {
@@ -151,18 +173,18 @@ impl Journal {
     /// # Errors
     /// SQLite fails.
     pub fn next_generation(&self, tar_id: u64) -> Result<u64> {
-        let former: Option<i64> = self
+        let previous: Option<i64> = self
             .connection
             .query_row("SELECT generation FROM archive WHERE tar_id=?", [sql_int(tar_id)], |row| row.get(0))
             .optional()
-            .map_err(|e| db_error("cannot read the journal", e))?;
-        Ok(from_sql_int(former.unwrap_or(0)).saturating_add(1))
+            .map_err(|e| failed("cannot read the journal", e))?;
+        Ok(from_sql_int(previous.unwrap_or(0)).saturating_add(1))
     }
 
     /// Makes `state` that of its archive, whatever was known of it before.
     ///
     /// # Errors
-    /// SQLite fails; the former state stands then.
+    /// SQLite fails; the previous state stands then.
     pub fn activate(&mut self, state: &ArchiveState) -> Result<()> {
         let mut run = || -> rusqlite::Result<()> {
             let tx = self.connection.transaction()?;
@@ -212,31 +234,33 @@ impl Journal {
         run().map_err(Self::error)
     }
 
-    /// Takes back that these bytes are done and these files published.
+    /// Takes back that these bytes are done and these files published, in one transaction and one pass over what is there.
     ///
     /// # Errors
-    /// SQLite fails; the former state stands then.
-    pub fn forget(&mut self, tar_id: u64, gone: &[(Range<u64>, Range<u64>)]) -> Result<()> {
+    /// SQLite fails; the previous state stands then.
+    pub fn forget(&mut self, tar_id: u64, bytes: &RangeSet, files: &RangeSet) -> Result<()> {
         let mut run = || -> rusqlite::Result<()> {
             let tx = self.connection.transaction()?;
             let id = sql_int(tar_id);
-            let tables = gone.iter().flat_map(|(done, published)| [("done", done), ("published", published)]);
-            for (table, gone) in tables {
-                let query =
-                    format!("SELECT rowid, first, end FROM {table} WHERE tar_id=? AND first<? AND end>?");
-                let hits: Vec<(i64, u64, u64)> = tx
-                    .prepare(&query)?
-                    .query_map([id, sql_int(gone.end), sql_int(gone.start)], |row| {
-                        Ok((row.get(0)?, from_sql_int(row.get(1)?), from_sql_int(row.get(2)?)))
-                    })?
-                    .collect::<rusqlite::Result<_>>()?;
-                for (rowid, first, end) in hits {
-                    tx.execute(&format!("DELETE FROM {table} WHERE rowid=?"), [rowid])?;
-                    for rest in [first..end.min(gone.start), first.max(gone.end)..end] {
-                        if rest.start < rest.end {
-                            let values = [id, sql_int(rest.start), sql_int(rest.end)];
-                            tx.execute(&format!("INSERT INTO {table} VALUES(?,?,?)"), values)?;
-                        }
+            for (table, gone) in [("done", bytes), ("published", files)] {
+                let mut hits = Vec::new();
+                let mut rows =
+                    tx.prepare(&format!("SELECT rowid, first, end FROM {table} WHERE tar_id=?"))?;
+                let mut rows = rows.query([id])?;
+                while let Some(row) = rows.next()? {
+                    let (rowid, range): (i64, Range<u64>) =
+                        (row.get(0)?, from_sql_int(row.get(1)?)..from_sql_int(row.get(2)?));
+                    let mut rest = gone.missing(range.clone());
+                    if rest.next().as_ref() != Some(&range) {
+                        hits.push((rowid, range));
+                    }
+                }
+                let mut delete = tx.prepare(&format!("DELETE FROM {table} WHERE rowid=?"))?;
+                let mut insert = tx.prepare(&format!("INSERT INTO {table} VALUES(?,?,?)"))?;
+                for (rowid, range) in hits {
+                    delete.execute([rowid])?;
+                    for rest in gone.missing(range) {
+                        insert.execute([id, sql_int(rest.start), sql_int(rest.end)])?;
                     }
                 }
             }
@@ -257,10 +281,33 @@ impl Journal {
             .map_err(Self::error)
     }
 
+    /// Says that the directories and links of an archive are being made. What is said once stays, until another index is active.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn set_made(&mut self, tar_id: u64) -> Result<()> {
+        let query = "INSERT OR REPLACE INTO made SELECT tar_id, generation FROM archive WHERE tar_id=?";
+        self.connection.execute(query, [sql_int(tar_id)]).map(drop).map_err(Self::error)
+    }
+
+    /// Says that the rows of an archive's index are about to be others: nothing is known to be in place but its published files.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn begin_again(&mut self, tar_id: u64) -> Result<()> {
+        let run = || -> rusqlite::Result<()> {
+            let (tx, id) = (self.connection.unchecked_transaction()?, sql_int(tar_id));
+            tx.execute("UPDATE archive SET finished=0 WHERE tar_id=?", [id])?;
+            tx.execute("DELETE FROM made WHERE tar_id=?", [id])?;
+            tx.commit()
+        };
+        run().map_err(Self::error)
+    }
+
     /// Writes the merged ranges of `state` instead of the many rows that made them.
     ///
     /// # Errors
-    /// SQLite fails; the former rows stand then.
+    /// SQLite fails; the previous rows stand then.
     pub fn compact(&mut self, state: &ArchiveState) -> Result<()> {
         let mut run = || -> rusqlite::Result<()> {
             let tx = self.connection.transaction()?;
@@ -286,7 +333,7 @@ mod tests {
     /// Nothing is done.
     fn fresh(tar_id: u64, digest: IndexDigest, generation: u64) -> ArchiveState {
         let (done, published) = Default::default();
-        ArchiveState { tar_id, digest, generation, finished: false, done, published }
+        ArchiveState { tar_id, digest, generation, finished: false, made: false, done, published }
     }
 
     fn done(generation: u64, range: Range<u64>) -> Record {
@@ -312,7 +359,7 @@ mod tests {
         assert_eq!((state.tar_id, state.done.covered(), state.published.covered()), (7, 30, 2));
         assert_eq!(journal.next_generation(7).unwrap(), 2);
         journal.activate(&fresh(7, Digest::from([2; 32]), 2)).unwrap();
-        // Late news of the former index is no news of this one.
+        // Late news of the previous index is no news of this one.
         journal.append(&[done(1, 0..5), published(1, 0..1)]).unwrap();
         let state = journal.archives().unwrap().remove(0);
         assert_eq!((state.digest, state.done.covered(), state.finished), (Digest::from([2; 32]), 0, false));
@@ -320,9 +367,10 @@ mod tests {
         journal.append(&[done(2, 0..10), done(2, 10..20), published(2, 0..9)]).unwrap();
         journal.set_finished(7, true).unwrap();
         assert!(journal.archives().unwrap()[0].finished);
-        journal.forget(7, &[(5..12, 3..4)]).unwrap();
+        let set = |ranges: &[Range<u64>]| ranges.iter().cloned().collect::<RangeSet>();
+        journal.forget(7, &set(&[5..12, 14..15, 19..99]), &std::iter::once(3..4).collect()).unwrap();
         let state = journal.archives().unwrap().remove(0);
-        assert_eq!(state.done.iter().collect::<Vec<_>>(), [0..5, 12..20]);
+        assert_eq!(state.done.iter().collect::<Vec<_>>(), [0..5, 12..14, 15..19]);
         assert_eq!(state.published.iter().collect::<Vec<_>>(), [0..3, 4..9]);
         assert!(!state.finished);
         journal.compact(&state).unwrap();

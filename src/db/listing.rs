@@ -21,6 +21,19 @@ pub struct ListedObject {
     pub etag: String,
     /// When it was written, in nanoseconds since 1970.
     pub modified_ns: i64,
+    /// Whether the list has another object with this path, and how.
+    pub clash: Clash,
+}
+
+/// How several objects of a list have the same path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clash {
+    /// There is one.
+    None,
+    /// Their key is the same, and their sizes or ETags are not.
+    Content,
+    /// Their keys are the same only when they are decoded.
+    Key,
 }
 
 impl ListedObject {
@@ -66,32 +79,37 @@ impl Listing {
             .execute_batch(
                 "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8000; PRAGMA temp_store=FILE;
                  CREATE TABLE object(key BLOB PRIMARY KEY, path BLOB NOT NULL, folder INT NOT NULL, size INT NOT NULL,
-                                     etag TEXT NOT NULL, modified_ns INT NOT NULL) WITHOUT ROWID;
+                                     etag TEXT NOT NULL, modified_ns INT NOT NULL, clash INT NOT NULL,
+                                     encoded_key TEXT) WITHOUT ROWID;
                  BEGIN;",
             )
             .map_err(failed)?;
         Ok(Self { connection, _folder: folder })
     }
 
-    /// Adds an object.
+    /// Adds an object, whose key the list has as `encoded_key` if that was decoded; false says that it was there already. Of the
+    /// same content, what was written last counts: a store may list a key twice. What differs is a [`Clash`].
     ///
     /// # Errors
-    /// The disk is full, or it is there already.
-    pub fn add(&self, object: &ListedObject) -> Result<()> {
-        self.connection
-            .prepare_cached("INSERT INTO object VALUES(?,?,?,?,?,?)")
-            .and_then(|mut statement| {
-                statement.execute(params![
-                    object.sort_key(),
-                    object.path.as_bytes(),
-                    object.is_folder,
-                    sql_int(object.size),
-                    object.etag,
-                    object.modified_ns
-                ])
-            })
-            .map(drop)
-            .map_err(failed)
+    /// The disk is full.
+    pub fn add(&self, object: &ListedObject, encoded_key: Option<&str>) -> Result<bool> {
+        let key = object.sort_key();
+        let (size, etag, modified_ns) = (sql_int(object.size), &object.etag, object.modified_ns);
+        let run = |query, params: &[&dyn rusqlite::ToSql]| {
+            self.connection.prepare_cached(query).and_then(|mut statement| statement.execute(params))
+        };
+        let path = object.path.as_bytes();
+        let insert = "INSERT OR IGNORE INTO object VALUES(?,?,?,?,?,?,?,?)";
+        let row =
+            params![key, path, object.is_folder, size, etag, modified_ns, object.clash as i64, encoded_key];
+        if run(insert, row).map_err(failed)? == 1 {
+            return Ok(true);
+        }
+        let update = "UPDATE object SET modified_ns=max(modified_ns, ?2),
+                      clash=max(clash, CASE WHEN encoded_key IS NOT ?3 THEN 2 ELSE size<>?4 OR etag<>?5 END)
+                      WHERE key=?1";
+        run(update, params![key, modified_ns, encoded_key, size, etag]).map_err(failed)?;
+        Ok(false)
     }
 
     /// Whether there is nothing in it.
@@ -145,16 +163,21 @@ impl Listing {
     }
 }
 
-const COLUMNS: &str = "path, folder, size, etag, modified_ns";
+const COLUMNS: &str = "path, folder, size, etag, modified_ns, clash";
 
 fn object_of(row: &Row<'_>) -> Result<ListedObject> {
-    let read = || -> rusqlite::Result<(Vec<u8>, bool, i64, String, i64)> {
-        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+    let read = || -> rusqlite::Result<(Vec<u8>, bool, i64, String, i64, i64)> {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
     };
-    let (path, is_folder, size, etag, modified_ns) = read().map_err(failed)?;
+    let (path, is_folder, size, etag, modified_ns, clash) = read().map_err(failed)?;
+    let clash = match clash {
+        0 => Clash::None,
+        1 => Clash::Content,
+        _ => Clash::Key,
+    };
     let path = EntryPath::new(path)
         .map_err(|why| Error::new(ErrorKind::Internal, format!("a path that was checked {why}")))?;
-    Ok(ListedObject { path, is_folder, size: from_sql_int(size), etag, modified_ns })
+    Ok(ListedObject { path, is_folder, size: from_sql_int(size), etag, modified_ns, clash })
 }
 
 #[cfg(test)]
@@ -163,7 +186,7 @@ mod tests {
 
     fn object(path: &str, is_folder: bool) -> ListedObject {
         let path = EntryPath::new(path.as_bytes()).unwrap();
-        ListedObject { path, is_folder, size: 1, etag: "e".into(), modified_ns: -5 }
+        ListedObject { path, is_folder, size: 1, etag: "e".into(), modified_ns: -5, clash: Clash::None }
     }
 
     #[test]
@@ -181,7 +204,7 @@ mod tests {
             ("b0", false),
         ];
         let name = |(path, is_folder): (&str, bool)| object(path.trim_end_matches('/'), is_folder);
-        listed.map(name).iter().for_each(|object| listing.add(object).unwrap());
+        assert!(listed.map(name).iter().all(|object| listing.add(object, None).unwrap()));
         let mut found = Vec::new();
         listing
             .objects(|object| {
@@ -208,6 +231,38 @@ mod tests {
         assert_eq!(listing.find(&path("a.d")).unwrap(), None);
         assert!(listing.has_folder(&path("a.d")).unwrap() && listing.has_folder(&path("a")).unwrap());
         assert!(!listing.has_folder(&path("b")).unwrap());
-        assert!(listing.add(&object("b", false)).is_err(), "twice");
+        // Twice: of the same content the later one counts, in whatever order they come.
+        let later = ListedObject { modified_ns: 9, ..object("b", false) };
+        for again in [&object("b", false), &later, &object("b", false)] {
+            assert!(!listing.add(again, None).unwrap());
+        }
+        assert_eq!(listing.find(&path("b")).unwrap(), Some(later));
+    }
+
+    #[test]
+    fn what_differs_under_the_same_path_is_a_clash() {
+        let folder = tempfile::tempdir().unwrap();
+        let listing = Listing::create(folder.path()).unwrap();
+        let other = |path: &str| ListedObject { etag: "other".into(), ..object(path, false) };
+        let longer = |path: &str| ListedObject { size: 7, ..object(path, false) };
+        let key = |key: &'static str| Some(key);
+        let cases = [
+            (
+                "same",
+                [(object("same", false), key("s%61me")), (object("same", false), key("s%61me"))],
+                Clash::None,
+            ),
+            ("etag", [(object("etag", false), None), (other("etag"), None)], Clash::Content),
+            ("size", [(object("size", false), None), (longer("size"), None)], Clash::Content),
+            ("a b", [(object("a b", false), key("a+b")), (object("a b", false), None)], Clash::Key),
+            ("c d", [(object("c d", false), key("c+d")), (other("c d"), key("c%20d"))], Clash::Key),
+        ];
+        for (name, [first, second], clash) in cases {
+            assert!(listing.add(&first.0, first.1).unwrap(), "{name}");
+            assert!(!listing.add(&second.0, second.1).unwrap(), "{name}");
+            assert!(!listing.add(&first.0, first.1).unwrap(), "{name}");
+            let found = listing.find(&EntryPath::new(name.as_bytes()).unwrap()).unwrap().unwrap();
+            assert_eq!(found, ListedObject { clash, ..first.0 }, "{name}");
+        }
     }
 }

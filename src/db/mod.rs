@@ -1,5 +1,7 @@
 //! SQLite: the index, the sender's progress, the receiver's journal. The only place for rusqlite and SQL.
 
+mod belonging;
+pub mod file;
 pub mod generation;
 pub mod growing;
 pub mod import;
@@ -12,17 +14,19 @@ pub mod moves;
 pub mod paths;
 pub mod progress;
 mod running;
+pub mod top;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use std::fmt;
+use std::path::Path;
 
 /// Version of our tables beside `tar`, as long as every file is one range of the archive, in the order of the walk.
 pub const INDEX_FORMAT: i64 = 1;
 
-/// The version from the second generation on: files may be scattered, and ids have holes.
-pub const INDEX_FORMAT_SCATTERED: i64 = 2;
+/// The version from the second generation on: files may be fragmented, and ids have holes.
+pub const INDEX_FORMAT_FRAGMENTED: i64 = 2;
 
 /// What an index says of its hashes where all files have one ...
 const HASH_MD5: &str = "md5";
@@ -31,11 +35,58 @@ const HASH_OPTIONAL: &str = "md5, optional";
 
 /// An error of SQLite about `what`; a full disk becomes [`ErrorKind::NoSpace`].
 fn db_error(what: impl fmt::Display, error: rusqlite::Error) -> Error {
+    // SQLite has the same code for a disk that fails, and for a file that may not become larger.
+    if error.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_IOERR_WRITE)
+        && let Some(error) = Error::over_limit(&what)
+    {
+        return error;
+    }
     let kind = match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => ErrorKind::NoSpace,
         _ => ErrorKind::Database,
     };
-    Error::new(kind, what.to_string()).because(error)
+    let is_locked = error.sqlite_error_code().is_some_and(is_locked);
+    let is_cut = file::is_cut(&error);
+    let is_full = kind == ErrorKind::NoSpace;
+    let error = Error::new(kind, what.to_string()).with_source(error);
+    match (is_locked, is_full) {
+        (true, _) => error.with_hint(LOCKED_HINT),
+        (_, true) => error.of_this_host(),
+        _ if is_cut => error.with_hint(CUT_HINT),
+        _ => error,
+    }
+}
+
+const CUT_HINT: &str = "a run that was killed has left its last write half done; run the same command once as a user who may write to \
+     the file and its folder";
+
+const LOCKED_HINT: &str = "another program has it open; run the same command again when that has ended";
+
+/// Whether another process keeps the file for itself: there is nothing wrong with it then.
+fn is_locked(code: rusqlite::ErrorCode) -> bool {
+    matches!(code, rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
+}
+
+/// Whether `error` says that a database was read and is not what it was when it was written, rather than that it could not be read.
+#[must_use]
+pub fn is_damage(error: &Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
+    match error.cause::<rusqlite::Error>() {
+        // The last one is about a table or column that is not there.
+        Some(rusqlite::Error::SqliteFailure(e, _)) => {
+            matches!(e.code, DatabaseCorrupt | NotADatabase | Unknown)
+        }
+        Some(_) => true,
+        None => error.kind() == ErrorKind::BadIndex,
+    }
+}
+
+/// Whether `error` says that SQLite found one of our own databases damaged while it was in use.
+#[must_use]
+pub fn is_corrupt(error: &Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    let code = error.cause::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+    error.kind() == ErrorKind::Database && matches!(code, Some(DatabaseCorrupt | NotADatabase))
 }
 
 /// Else statements with a range are prepared anew for each value: there are no statistics that would give them another plan.
@@ -56,4 +107,19 @@ fn sql_int(number: u64) -> i64 {
 /// A number that SQLite gave back; negative ones, which we never write, become 0.
 fn from_sql_int(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
+}
+
+/// Refuses what is there and no file.
+///
+/// # Errors
+/// It is a folder, or something else that cannot be an index.
+pub fn check_file(database: &Path) -> Result<()> {
+    match std::fs::metadata(database) {
+        Ok(meta) if !meta.is_file() => {
+            let kind = if meta.is_dir() { "a folder" } else { "no regular file" };
+            let what = format!("{} is {kind}, and cannot be an index", database.display());
+            Err(Error::new(ErrorKind::Usage, what).with_hint("give -db the name of a file"))
+        }
+        _ => Ok(()),
+    }
 }

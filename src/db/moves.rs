@@ -1,4 +1,4 @@
-//! Files at new paths, on disk, so that their number does not matter: some of them may be former ones under another name.
+//! Files at new paths, on disk, so that their number does not matter: some of them may be previous ones under another name.
 
 use super::{db_error, from_sql_int, sql_int};
 use crate::archive::path::EntryPath;
@@ -7,14 +7,14 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// A file at a path that no former file had.
+/// A file at a path that no previous file had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Came {
     /// Relative to the base folder.
     pub path: EntryPath,
     /// In bytes.
     pub size: u64,
-    /// Bytes that have to be sent for it, if it is none of the former ones.
+    /// Bytes that have to be sent for it, if it is none of the previous ones.
     pub send_bytes: u64,
 }
 

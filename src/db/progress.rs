@@ -26,11 +26,12 @@ impl Progress {
     /// The file cannot be opened or is no database.
     pub fn open(path: &Path, tar_id: u64, block_size: u64, digest: &IndexDigest, url: &str) -> Result<Self> {
         let what = || format!("cannot use the progress database {}", path.display());
-        let error = |e| db_error(what(), e).hint("remove the file; it is only a cache");
+        let error = |e| db_error(what(), e).with_hint("remove the file; it is only a cache");
         let connection = Connection::open(path).map_err(error)?;
         let digest = digest.to_string();
         let run = || -> rusqlite::Result<()> {
-            connection.busy_timeout(std::time::Duration::from_secs(10))?;
+            // Others write a row at a time; whoever holds it longer has lost it for this run.
+            connection.busy_timeout(std::time::Duration::from_secs(2))?;
             // A lost row costs one question to the receiver: no need to wait for the disk.
             connection.execute_batch("PRAGMA synchronous=OFF;")?;
             connection.execute_batch(TABLES)?;

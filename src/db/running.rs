@@ -30,7 +30,7 @@ enum Row {
 }
 
 /// What may wait, in bytes of rows.
-const MOST_BYTES: usize = 8 << 20;
+const MAX_BYTES: usize = 8 << 20;
 /// What a row costs beside its bytes, about.
 const ROW_BYTES: usize = 80;
 
@@ -49,7 +49,7 @@ impl RunningDigest {
         let row = if known { Row::of(file) } else { Row::Pending(file.clone()) };
         self.waiting_bytes += row.bytes();
         self.waiting.push_back(row);
-        if self.waiting_bytes > MOST_BYTES {
+        if self.waiting_bytes > MAX_BYTES {
             (self.waiting, self.waiting_bytes, self.lost) = (VecDeque::new(), 0, true);
         }
     }

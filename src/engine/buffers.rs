@@ -1,39 +1,40 @@
-//! Block-sized buffers that are used again: fresh pages for every block cost more time than what is done in them, and
-//! an allocator that keeps freed ones makes memory unpredictable.
+//! A pool of large buffers. New pages for every block would cost more time than the work in them, and an
+//! allocator that keeps freed pages makes the use of memory unpredictable.
 
+use parking_lot::Mutex;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-/// Buffers larger than this, in bytes, are given back to the system at once.
-const LARGEST_KEPT: usize = 64 << 20;
+/// A larger buffer, in bytes, is freed at once.
+const MAX_POOLED_BYTES: usize = 64 << 20;
 
-/// A place for buffers that nobody needs at the moment.
+/// Buffers that are not in use.
 #[derive(Debug)]
 pub struct Buffers {
     free: Mutex<Vec<Vec<u8>>>,
-    keep: usize,
+    capacity: usize,
 }
 
 impl Buffers {
-    /// Keeps at most `keep` buffers.
+    /// A pool of at most `capacity` buffers.
     #[must_use]
-    pub fn new(keep: usize) -> Arc<Self> {
-        Arc::new(Self { free: Mutex::default(), keep })
+    pub fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self { free: Mutex::default(), capacity })
     }
 
-    /// A buffer with whatever is in it from its last use.
+    /// A buffer with the content of its last use.
     #[must_use]
     pub fn take(self: &Arc<Self>) -> Buffer {
-        let bytes = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        Buffer { bytes, home: self.clone() }
+        let bytes = self.free.lock().pop().unwrap_or_default();
+        Buffer { bytes, pool: self.clone() }
     }
 }
 
-/// A buffer on loan; it goes back when it is dropped.
+/// A buffer in use; it returns to its pool when it is dropped.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Vec<u8>,
-    home: Arc<Buffers>,
+    pool: Arc<Buffers>,
 }
 
 impl Deref for Buffer {
@@ -58,8 +59,8 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut free = self.home.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < self.home.keep && self.bytes.capacity() <= LARGEST_KEPT {
+        let mut free = self.pool.free.lock();
+        if free.len() < self.pool.capacity && self.bytes.capacity() <= MAX_POOLED_BYTES {
             free.push(std::mem::take(&mut self.bytes));
         }
     }
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_come_back_but_not_too_many_and_not_too_large() {
+    fn keeps_few_buffers_and_no_huge_one() {
         let pool = Buffers::new(1);
         let (mut a, b) = (pool.take(), pool.take());
         a.resize(10, 7);
@@ -80,7 +81,7 @@ mod tests {
         assert_eq!(**again, [7; 10]);
         assert!(pool.take().is_empty());
         let mut large = pool.take();
-        large.reserve(LARGEST_KEPT + 1);
+        large.reserve(MAX_POOLED_BYTES + 1);
         drop(large);
         assert_eq!(pool.take().capacity(), 0);
     }

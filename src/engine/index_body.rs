@@ -25,8 +25,8 @@ pub fn pack(path: &Path, scratch: &Path) -> Result<(File, u64)> {
         Ok((body, length))
     };
     pack().map_err(|e| {
-        Error::io("cannot compress the index into the temporary folder", e)
-            .hint("set TMPDIR to a folder with as much free space as the index has")
+        Error::io(format!("cannot compress the index into the temporary folder {}", scratch.display()), e)
+            .with_hint("set TMPDIR to a folder with as much free space as the index has")
     })
 }
 
@@ -39,8 +39,11 @@ pub fn pack_change(
     batches: impl FnOnce(&mut dyn FnMut(Vec<u8>) -> Result<()>) -> Result<()>,
 ) -> Result<(File, u64)> {
     let failed = |e: std::io::Error| {
-        Error::io("cannot compress the change of the index into the temporary folder", e)
-            .hint("set TMPDIR to a folder with more free space")
+        let what = format!(
+            "cannot compress the change of the index into the temporary folder {}",
+            scratch.display()
+        );
+        Error::io(what, e).with_hint("set TMPDIR to a folder with more free space")
     };
     let target = tempfile::tempfile_in(scratch).map_err(failed)?;
     let mut encoder = FrameEncoder::with_frame_info(frame_info(), target);
@@ -55,13 +58,25 @@ pub fn pack_change(
     Ok((body, length))
 }
 
-/// Decompresses `body` into a new file at `target`, at most `limit_bytes`.
+/// What a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole index.
+    Index,
+    /// A change of one.
+    Change,
+}
+
+/// How an SQLite database begins ([the database header](https://www.sqlite.org/fileformat.html#the_database_header)).
+const MAGIC: &[u8] = b"SQLite format 3\0";
+
+/// Decompresses `body` into a new file at `target`, at most `limit_bytes` and not more than `room_bytes`, which is the disk's share.
 ///
 /// # Errors
-/// The body is no whole LZ4 frame ([`ErrorKind::BadIndex`]), its content is over the limit ([`ErrorKind::TooLarge`]), or the
-/// disk is full.
-pub fn unpack(body: &Path, target: &Path, limit_bytes: u64) -> Result<()> {
-    let io = |e: std::io::Error| Error::io("cannot unpack the uploaded index", e);
+/// The body is no whole LZ4 frame of what it should be ([`ErrorKind::BadIndex`]), its content is over the limit
+/// ([`ErrorKind::TooLarge`]), or the disk is full ([`ErrorKind::NoSpace`]).
+pub fn unpack(body: &Path, target: &Path, kind: Kind, limit_bytes: u64, room_bytes: u64) -> Result<()> {
+    let io = |e: std::io::Error| Error::io("cannot unpack the uploaded index", e).limited();
     let bad = |why: &dyn std::fmt::Display| {
         Error::new(ErrorKind::BadIndex, format!("the uploaded index is no LZ4 frame: {why}"))
     };
@@ -81,13 +96,23 @@ pub fn unpack(body: &Path, target: &Path, limit_bytes: u64) -> Result<()> {
         if n == 0 {
             break;
         }
+        // What is none would be written at its whole length first: LZ4 makes gigabytes of megabytes.
+        if written == 0 && kind == Kind::Index && !buffer[..n].starts_with(MAGIC) {
+            return Err(Error::new(ErrorKind::BadIndex, "the uploaded index is no SQLite database"));
+        }
         written += n as u64;
         if written > limit_bytes {
             return Err(Error::new(
                 ErrorKind::TooLarge,
                 format!("the uploaded index is larger than {limit_bytes} bytes"),
             )
-            .hint("start the proxy with a larger --max-index-size"));
+            .with_hint("start the proxy with a larger --max-index-size"));
+        }
+        if written > room_bytes {
+            let what = format!(
+                "no space: the uploaded index has more than {room_bytes} bytes, half of what is free"
+            );
+            return Err(Error::new(ErrorKind::NoSpace, what).with_hint("free space on the receiver's disk"));
         }
         target.write_all(&buffer[..n]).map_err(io)?;
     }
@@ -102,24 +127,33 @@ mod tests {
     fn round_trip_limit_and_garbage() {
         let folder = tempfile::tempdir().unwrap();
         let (index, body) = (folder.path().join("index"), folder.path().join("body"));
-        std::fs::write(&index, b"SQLite and so on ".repeat(100_000)).unwrap();
+        std::fs::write(&index, b"SQLite format 3\0 ".repeat(100_000)).unwrap();
         let (mut packed, length) = pack(&index, folder.path()).unwrap();
         let mut bytes = Vec::new();
         packed.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes.len() as u64, length);
         std::fs::write(&body, &bytes).unwrap();
-        unpack(&body, &folder.path().join("a"), 1_700_000).unwrap();
+        unpack(&body, &folder.path().join("a"), Kind::Index, 1_700_000, u64::MAX).unwrap();
         assert_eq!(std::fs::read(folder.path().join("a")).unwrap(), std::fs::read(&index).unwrap());
         assert_eq!(
-            unpack(&body, &folder.path().join("b"), 1_699_999).unwrap_err().kind(),
+            unpack(&body, &folder.path().join("b"), Kind::Index, 1_699_999, u64::MAX).unwrap_err().kind(),
             ErrorKind::TooLarge
         );
         std::fs::write(&body, &bytes[..bytes.len() - 4]).unwrap();
-        assert_eq!(unpack(&body, &folder.path().join("e"), 1 << 30).unwrap_err().kind(), ErrorKind::BadIndex);
+        assert_eq!(
+            unpack(&body, &folder.path().join("e"), Kind::Index, 1 << 30, u64::MAX).unwrap_err().kind(),
+            ErrorKind::BadIndex
+        );
         bytes.push(0);
         std::fs::write(&body, &bytes).unwrap();
-        assert_eq!(unpack(&body, &folder.path().join("c"), 1 << 30).unwrap_err().kind(), ErrorKind::BadIndex);
+        assert_eq!(
+            unpack(&body, &folder.path().join("c"), Kind::Index, 1 << 30, u64::MAX).unwrap_err().kind(),
+            ErrorKind::BadIndex
+        );
         std::fs::write(&body, b"GET /").unwrap();
-        assert_eq!(unpack(&body, &folder.path().join("d"), 1 << 30).unwrap_err().kind(), ErrorKind::BadIndex);
+        assert_eq!(
+            unpack(&body, &folder.path().join("d"), Kind::Index, 1 << 30, u64::MAX).unwrap_err().kind(),
+            ErrorKind::BadIndex
+        );
     }
 }

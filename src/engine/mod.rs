@@ -1,24 +1,24 @@
-//! What the program does: index, plan, upload, receive, check, sync. It never prints and never reads the environment.
+//! What the program does: index, plan, upload, receive, check, sync. The engine never prints and never reads the environment; it
+//! speaks through the [`Monitor`](crate::telemetry::Monitor) of a run, which also says when the user has cancelled the run.
 
 pub mod blockcopy;
 pub mod buffers;
 pub mod check;
+mod compression_policy;
+pub mod destination;
+#[cfg(test)]
+mod direct;
 pub mod history;
 pub mod index;
 pub mod index_body;
+pub mod index_lock;
+pub mod index_source;
 mod opener;
-mod pace;
 mod pipeline;
 pub mod plan;
 pub mod receive;
 pub mod rewind;
 pub mod stream;
+pub mod sync;
+pub mod tasks;
 pub mod upload;
-
-use crate::error::{Error, ErrorKind, Result};
-
-/// Does work that blocks on a thread for that.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let outcome = tokio::task::spawn_blocking(work).await;
-    outcome.map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").because(e))?
-}

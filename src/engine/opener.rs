@@ -1,4 +1,4 @@
-//! Opening many files beneath one base.
+//! Opening many files below one base.
 
 use crate::archive::path::EntryPath;
 use crate::folder::Folder;
@@ -6,7 +6,7 @@ use crate::source::base::Base;
 use rustix::io::Errno;
 use std::fs::File;
 
-/// Keeps the folder of the last file open, since most files share it with the next.
+/// Opens files; the folder of the last one stays open, since most files share it with the next.
 pub(super) struct Opener<'a> {
     base: &'a Base,
     last: Option<(Vec<u8>, Folder)>,

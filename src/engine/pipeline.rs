@@ -1,28 +1,31 @@
-//! Work in parallel whose results come out in the order in which it went in, with bounded memory.
+//! Parallel work with bounded memory, whose results come out in the order of the work.
+//!
+//! Each piece of work carries the sender of its result; the receivers of the results queue in order. Both
+//! queues are bounded. When one side ends, its channels close, and the other side ends, too.
 
 use crate::error::{Error, Result};
+use parking_lot::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
 
-/// Where the pieces of work go in. It waits while too many are under way.
+/// Takes pieces of work. It waits while too many are under way.
 pub(super) struct Feed<T, R> {
     work: SyncSender<(T, SyncSender<R>)>,
     order: SyncSender<Receiver<R>>,
 }
 
 impl<T, R> Feed<T, R> {
-    /// Adds the next piece. False says that nobody wants results any more.
+    /// Adds the next piece; false if the consumer has ended.
     pub(super) fn push(&self, piece: T) -> bool {
         let (result, turn) = sync_channel(1);
         self.order.send(turn).is_ok() && self.work.send((piece, result)).is_ok()
     }
 }
 
-/// Runs `produce` on a thread of its own, `work` on `threads` threads and `consume` on this one. At most about `window` pieces
-/// are under way or wait for their turn to come out.
+/// Runs `produce` on a thread of its own, `work` on `threads` threads and `consume` on this one. At most
+/// about `window` pieces are under way or wait for their turn.
 ///
 /// # Errors
-/// Whatever `produce` or `consume` returns; `consume`'s comes first.
+/// The error of `consume`, else that of `produce`.
 pub(super) fn ordered<T: Send, R: Send>(
     threads: usize,
     window: usize,
@@ -34,17 +37,26 @@ pub(super) fn ordered<T: Send, R: Send>(
     let (order_in, order_out) = sync_channel::<Receiver<R>>(window);
     let work_out = Mutex::new(work_out);
     std::thread::scope(|scope| {
-        let producer = scope.spawn(move || produce(Feed { work: work_in, order: order_in }));
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                loop {
-                    let next = work_out.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((piece, result)) = next else { return };
-                    // Nobody may be waiting any more; then the pieces still queued are done for nothing, but few.
-                    let _ = result.send(work(piece));
-                }
-            });
+        let worker = || {
+            loop {
+                let next = work_out.lock().recv();
+                let Ok((piece, result)) = next else { return };
+                // The consumer may have ended; then the few queued pieces are done for nothing.
+                let _ = result.send(work(piece));
+            }
+        };
+        // If the system gives no more threads, fewer do the work, but one is needed. The workers end when
+        // `work_in` is dropped.
+        for number in 0..threads.max(1) {
+            match std::thread::Builder::new().spawn_scoped(scope, worker) {
+                Err(e) if number == 0 => return Err(Error::thread(e)),
+                Err(_) => break,
+                Ok(_) => {}
+            }
         }
+        let feed = Feed { work: work_in, order: order_in };
+        let producer =
+            std::thread::Builder::new().spawn_scoped(scope, move || produce(feed)).map_err(Error::thread)?;
         let mut outcome = Ok(());
         for turn in &order_out {
             let Ok(result) = turn.recv() else { break };
@@ -53,10 +65,10 @@ pub(super) fn ordered<T: Send, R: Send>(
                 break;
             }
         }
-        // Lets a waiting producer see that nobody wants results any more.
+        // Ends a waiting producer.
         drop(order_out);
         let produced = producer.join().unwrap_or_else(|_| {
-            Err(Error::new(crate::error::ErrorKind::Internal, "the walking thread crashed"))
+            Err(Error::new(crate::error::ErrorKind::Internal, "the producing thread crashed"))
         });
         outcome.and(produced)
     })
@@ -68,7 +80,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn order_is_kept_and_the_window_is_bounded() {
+    fn results_come_in_order() {
         let mut seen = Vec::new();
         let produce = |feed: Feed<u64, u64>| {
             for i in 0..5000 {
@@ -91,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_stops_everything() {
+    fn an_error_of_the_consumer_stops_the_producer() {
         let produce = |feed: Feed<u64, u64>| {
             let mut pushed = 0;
             while feed.push(pushed) {

@@ -1,23 +1,80 @@
-//! Taking a receiver back by one generation, together with the index.
+//! Taking an index, and a receiver with it, back by one generation.
+//!
+//! The receiver goes back first and the index gets its name last. So a run that was cut off finds
+//! the index as it was, and the same command goes on. The run holds the lock of the index
+//! ([`IndexLock`]).
 
-use super::blocking;
+use super::destination::Destination;
+use super::index_lock::IndexLock;
+use super::tasks::{blocking, interrupted, until_cancelled};
 use super::upload::change_body;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest};
-use crate::db::generation::Rewound;
+use crate::archive::skipped::SkippedList;
+use crate::db::generation::{Applied, Rewound};
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::{Client, IndexBody};
+use crate::remote::{IndexBody, ReceiverClient};
 use crate::telemetry::{Monitor, Notice};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// Takes the receiver back from the generation that `rewound` abandons to the one before, if it keeps what it needs for that; what only the
-/// abandoned generation had is deleted there. May be repeated after an interruption. `database` is the index as it was, `scratch` a folder for
-/// temporary files.
+/// What went back.
+#[derive(Debug)]
+pub struct RewindReport {
+    /// The number of the generation that is abandoned.
+    pub abandoned: u64,
+    /// The number of the generation to which the index went back.
+    pub generation: u64,
+    /// What the index is now.
+    pub index: Applied,
+    /// What the receiver answered, if it went back, too.
+    pub receiver: Option<FinishAnswer>,
+}
+
+/// Takes the index at `database` back to the generation that its newest one was made of, and first
+/// the receiver at `destination`, if one is given. `scratch` is a folder for temporary files. Ends
+/// early when the monitor says that the run is cancelled.
 ///
 /// # Errors
-/// The receiver has another generation, does not know how, or has not all of the former content: nothing was changed then.
+/// There is no generation before the newest one. Or the receiver has another generation, cannot go
+/// back, or has not retained all of the previous content: then nothing has changed.
 pub async fn rewind(
-    client: &Client,
+    database: PathBuf,
+    destination: Option<Destination>,
+    scratch: PathBuf,
+    monitor: Arc<dyn Monitor>,
+) -> Result<RewindReport> {
+    let _lock = IndexLock::take(&database)?;
+    let path = database.clone();
+    let rewound = blocking(move || Rewound::prepare(&path)).await?;
+    if monitor.is_cancelled() {
+        return Err(interrupted());
+    }
+    let receiver = match &destination {
+        None => None,
+        Some(destination) => {
+            if let Some(folder) = destination.unused_folder() {
+                let what = format!("nothing was ever received into the folder {}", folder.display());
+                return Err(
+                    Error::new(ErrorKind::Usage, what).with_hint("name the destination of the earlier runs")
+                );
+            }
+            let work = async |client: Arc<dyn ReceiverClient>| {
+                let work = rewind_receiver(&*client, &rewound, &database, &scratch, &*monitor);
+                until_cancelled(&*monitor, work).await
+            };
+            Some(destination.with_client(work).await?)
+        }
+    };
+    let (abandoned, generation) = (rewound.abandoned.number, rewound.parent.number);
+    Ok(RewindReport { abandoned, generation, index: rewound.put_in_place()?, receiver })
+}
+
+/// Takes the receiver back from the generation that `rewound` abandons to its parent, and has it
+/// delete what only the abandoned generation has. May be repeated after an interruption. `database`
+/// is the index as it was.
+async fn rewind_receiver(
+    client: &dyn ReceiverClient,
     rewound: &Rewound,
     database: &Path,
     scratch: &Path,
@@ -27,8 +84,8 @@ pub async fn rewind(
     client.patience().start();
     let status = client.status(DEFAULT_BLOCK_SIZE, 0).await?.filter(|status| status.keeps);
     let status = status.ok_or_else(|| {
-        Error::new(ErrorKind::Usage, "the receiver does not know how to go back")
-            .hint("use the same version of tar-like on all hosts, or take back the index alone: leave out the destination")
+        Error::new(ErrorKind::Usage, "the receiver cannot go back to an earlier generation")
+            .with_hint("use the same version of tar-like on all hosts; or leave out the destination to take back the index alone")
     })?;
     let (abandoned, parent) = (&rewound.abandoned, &rewound.parent);
     if status.digest == abandoned.digest.to_string() {
@@ -41,11 +98,23 @@ pub async fn rewind(
             "the receiver has index {}, which is neither generation {} nor generation {}",
             status.digest, abandoned.number, parent.number
         );
-        return Err(Error::new(ErrorKind::WrongIndex, what).hint(
-            "give the --tar-id and the index that were used to send, or take back the index alone: leave out the destination",
+        return Err(Error::new(ErrorKind::WrongIndex, what).with_hint(
+            "give the --tar-id and the index of the earlier runs; or leave out the destination to take back the index alone",
         ));
     }
     monitor.notice(Notice::Phase("verifying"));
-    let delete = DeleteRequest { most: u64::MAX, backup: None, taken_back: true };
-    client.finish(&parent.digest, FinishRequest { delete: Some(delete), ..FinishRequest::default() }).await
+    let spare = rewound.skipped.as_ref().and_then(SkippedList::spared);
+    let delete = spare.filter(|spare| spare.is_empty() || status.spares).map(|spare| DeleteRequest {
+        most: u64::MAX,
+        backup: None,
+        taken_back: true,
+        spare,
+    });
+    if delete.is_none() {
+        monitor.notice(Notice::Warning(format!(
+            "what generation {} added stays at the receiver: it is not known what was left out of generation {}",
+            abandoned.number, parent.number
+        )));
+    }
+    client.finish(&parent.digest, FinishRequest { delete, ..FinishRequest::default() }).await
 }

@@ -2,23 +2,25 @@
 
 mod block;
 mod change;
+mod deletion;
+mod legacy;
 mod report;
 
 pub(super) use change::change_body;
 pub use change::compare;
+pub use deletion::{DeleteLimit, DeletePolicy};
 pub use report::{FailedEntry, UploadReport};
 
-use super::blocking;
+use super::tasks::{blocking, until_cancelled};
 use crate::archive::codec::Compression;
-use crate::archive::layout::{DEFAULT_BLOCK_SIZE, Grid};
+use crate::archive::layout::{BlockLayout, DEFAULT_BLOCK_SIZE};
 use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest, Status};
 use crate::archive::ranges::RangeSet;
 use crate::db::generation::Step;
 use crate::db::index_read::{IndexReader, Summary};
-use crate::db::progress::Progress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::queue::range::RangeQueue;
-use crate::remote::Client;
+use crate::remote::ReceiverClient;
 use crate::source::Source;
 use crate::telemetry::{Monitor, Notice};
 use block::Sender;
@@ -49,11 +51,11 @@ pub struct UploadOptions {
     pub ignore_done: bool,
     /// Only say what would be sent.
     pub dry_run: bool,
-    /// The [look](Client::look) at what the receiver has that was asked for just now.
+    /// The [look](ReceiverClient::look) at what the receiver has that was asked for just now.
     pub looked: Option<u64>,
-    /// Have the receiver delete what former generations put in place.
-    pub delete: Option<DeleteRequest>,
-    /// The [adoption](Client::adopt) that the receiver goes by when it gets the index as a whole.
+    /// Have the receiver delete what previous generations put in place.
+    pub delete: Option<DeletePolicy>,
+    /// The [adoption](ReceiverClient::adopt) that the receiver goes by when it gets the index as a whole.
     pub adopt: Option<u64>,
     /// Have the receiver keep what so many generations replace; `None` leaves what it keeps as it is.
     pub keep: Option<u64>,
@@ -91,20 +93,28 @@ impl Default for UploadOptions {
 /// How often what is missing after all was sent is sent again, before the files that it belongs to count as failed.
 const ROUNDS: usize = 3;
 
-/// Sends what the receiver misses.
+/// Sends what the receiver misses. Ends early when the monitor says that the run is cancelled.
 ///
 /// # Errors
 /// What stopped the upload as a whole. Files that failed are in the report.
 pub async fn upload(
     source: Arc<dyn Source>,
-    client: Arc<Client>,
+    client: Arc<dyn ReceiverClient>,
     options: &UploadOptions,
     monitor: Arc<dyn Monitor>,
 ) -> Result<UploadReport> {
-    let database = options.database.clone();
-    let (summary, unprovable) = blocking(move || {
+    let counters = monitor.counters();
+    for counter in [&counters.files_total, &counters.files_done, &counters.total_bytes, &counters.done_bytes]
+    {
+        counter.set(0);
+    }
+    monitor.notice(Notice::Phase("asking"));
+    let (database, theirs) = (options.database.clone(), monitor.clone());
+    let policy = options.delete.clone().filter(|_| !options.dry_run);
+    let (summary, unprovable, delete) = blocking(move || {
         let index = IndexReader::open(&database)?;
-        Ok((index.summary()?, index.unprovable()?))
+        let delete = policy.map(|policy| policy.request(&database, &*theirs)).transpose()?;
+        Ok((index.summary()?, index.unprovable()?, delete.flatten()))
     })
     .await?;
     if unprovable > 0 {
@@ -113,27 +123,45 @@ pub async fn upload(
              proven"
         )));
     }
-    let grid = Grid::new(summary.total_bytes, options.block_size)
+    let block_layout = BlockLayout::new(summary.total_bytes, options.block_size)
         .ok_or_else(|| Error::new(ErrorKind::Usage, "the block size must not be 0"))?;
-    let window = grid.window(options.first, options.last);
+    let window = block_layout.window(options.first, options.last);
     monitor.counters().files_total.set(summary.files);
     monitor.counters().total_bytes.set(window.end - window.start);
-    let parts = AtomicBool::new(false);
-    let upload = Upload { source, client, options, monitor, summary, grid, window, parts };
+    let (met, parts, spares) = <(AtomicBool, AtomicBool, AtomicBool)>::default();
+    let upload = Upload {
+        source,
+        client,
+        options,
+        delete,
+        monitor,
+        summary,
+        block_layout,
+        window,
+        met,
+        parts,
+        spares,
+    };
     upload.client.patience().start();
-    upload.run().await
+    until_cancelled(&*upload.monitor, upload.run()).await
 }
 
 struct Upload<'a> {
     source: Arc<dyn Source>,
-    client: Arc<Client>,
+    client: Arc<dyn ReceiverClient>,
     options: &'a UploadOptions,
+    /// What the receiver is to delete, if it can spare what it must.
+    delete: Option<DeleteRequest>,
     monitor: Arc<dyn Monitor>,
     summary: Summary,
-    grid: Grid,
+    block_layout: BlockLayout,
     window: Range<u64>,
+    /// The receiver had an index of this archive, or took ours.
+    met: AtomicBool,
     /// The receiver takes parts of blocks.
     parts: AtomicBool,
+    /// The receiver leaves alone what a deletion has to spare.
+    spares: AtomicBool,
 }
 
 /// What a receiver said when it was asked for the first time.
@@ -141,15 +169,26 @@ enum Receiver {
     /// It has this index, and misses these bytes.
     Ours(RangeSet),
     /// It has a generation of this index that leads to ours by these steps.
-    Former(Vec<Step>),
+    Previous(Vec<Step>),
     /// It has another index or none.
     Empty,
-    /// It knows only FORMATS 1.3.
+    /// It knows only the original's protocol (FORMAT.md 5.1).
     Legacy,
 }
 
 impl Upload<'_> {
     async fn run(&self) -> Result<UploadReport> {
+        match self.attempt().await {
+            // It has given up an index that was damaged, or its folder was replaced: what it has not is put.
+            Err(e) if e.kind() == ErrorKind::NotFound && self.met.load(Ordering::Relaxed) => {
+                self.monitor.notice(Notice::Warning(format!("{e}; it is put again")));
+                self.attempt().await
+            }
+            other => other,
+        }
+    }
+
+    async fn attempt(&self) -> Result<UploadReport> {
         let receiver = self.ask().await?;
         if self.options.dry_run {
             return Ok(self.plan(&receiver));
@@ -159,7 +198,7 @@ impl Upload<'_> {
             // Only if both answers are the original's: damage to one of them must not cost the proof.
             Receiver::Legacy if !self.put_index().await? => return self.run_legacy().await,
             Receiver::Legacy => self.missing().await?,
-            Receiver::Former(steps) => {
+            Receiver::Previous(steps) => {
                 self.put_changes(&steps).await?;
                 self.missing().await?
             }
@@ -172,9 +211,8 @@ impl Upload<'_> {
             // Before anything is sent: there may be no room for it.
             self.finish(FinishRequest { keep: Some(0), ..FinishRequest::default() }).await?;
         }
-        let progress = self.open_progress().await?;
-        progress.clear()?;
-        let sender = Arc::new(Sender::new(self, Some(progress)));
+        let progress = self.open_progress(true).await;
+        let sender = Arc::new(Sender::new(self, progress));
         let mut todo = self.blocks_of(if self.options.ignore_done { None } else { Some(&missing) });
         self.note_present(&missing);
         self.limit(&sender, &missing);
@@ -184,8 +222,10 @@ impl Upload<'_> {
             // It waits for the proof of large files: only then is it known what is missing.
             // Only where nothing had to be sent: else everything is looked at when all is there.
             let looked = self.options.looked.filter(|_| round == 1 && todo.is_empty());
-            let (delete, keep) = (self.options.delete.clone(), self.options.keep);
-            let answer = self.finish(FinishRequest { looked, delete, partial: false, keep }).await?;
+            let (delete, keep) = (self.delete_request(), self.options.keep);
+            let top = IndexReader::open(&self.options.database)?.top()?.map(Into::into);
+            let answer =
+                self.finish(FinishRequest { looked, delete, keep, top, ..FinishRequest::default() }).await?;
             if answer.missing_bytes == 0 {
                 return self.conclude(&sender, answer).await;
             }
@@ -240,7 +280,7 @@ impl Upload<'_> {
         }
         while let Some(outcome) = tasks.join_next().await {
             // Leaving drops the set, which stops the other workers.
-            outcome.map_err(|e| Error::new(ErrorKind::Internal, "a worker crashed").because(e))??;
+            outcome.map_err(|e| Error::new(ErrorKind::Internal, "a worker crashed").with_source(e))??;
         }
         Ok(())
     }
@@ -250,19 +290,24 @@ impl Upload<'_> {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Receiver::Empty),
             other => other?,
         };
+        self.met.store(true, Ordering::Relaxed);
         if self.options.keep.is_some() && !status.as_ref().is_some_and(|status| status.keeps) {
             return Err(Error::new(
                 ErrorKind::Usage,
                 "the receiver does not know how to keep what is replaced",
             )
-            .hint("use the same version of tar-like on all hosts, or leave out --keep"));
+            .with_hint("use the same version of tar-like on all hosts, or leave out --keep"));
         }
         let Some(status) = status else { return Ok(Receiver::Legacy) };
+        if self.options.adopt.is_some() {
+            // What it has adopted counts only where the index comes as a whole.
+            return Ok(Receiver::Empty);
+        }
         if status.digest == self.summary.digest.to_string() {
             return Ok(Receiver::Ours(self.all_missing(status).await?));
         }
         if let Some(steps) = self.steps_from(&status.digest).await? {
-            return Ok(Receiver::Former(steps));
+            return Ok(Receiver::Previous(steps));
         }
         if self.options.keep.is_some_and(|count| count > 0) && status.done_bytes > 0 {
             self.monitor.notice(Notice::Warning(
@@ -285,14 +330,15 @@ impl Upload<'_> {
         let (options, summary) = (self.options.clone(), self.summary.clone());
         let body = blocking(move || change::index_body(&options, &summary, options.adopt)).await?;
         let answer = match self.client.put_index(&body).await {
-            // Damaged on the way, most likely.
-            Err(e) if e.kind() == ErrorKind::BadBlock => {
+            // It may have been damaged on the way.
+            Err(e) if matches!(e.kind(), ErrorKind::BadBlock | ErrorKind::BadIndex) => {
                 self.monitor
                     .notice(Notice::Warning(format!("the index was refused and is sent again ({e})")));
                 self.client.put_index(&body).await?
             }
             other => other?,
         };
+        self.met.store(true, Ordering::Relaxed);
         match answer.digest {
             None => Ok(false),
             Some(digest) if digest == self.summary.digest.to_string() => Ok(true),
@@ -300,7 +346,7 @@ impl Upload<'_> {
                 ErrorKind::BadIndex,
                 format!("the receiver read index {digest}, this is {}", self.summary.digest),
             )
-            .hint("the index was edited after it was made; make a new one with: tar-like index -c")),
+            .with_hint("the index was edited after it was made; make a new one with: tar-like index -c")),
         }
     }
 
@@ -317,7 +363,9 @@ impl Upload<'_> {
                     status.digest, self.summary.digest
                 ),
             )
-            .hint("let only senders with the same index use the same archive number, or give --tar-id"));
+            .with_hint(
+                "let only senders with the same index use the same archive number, or give --tar-id",
+            ));
         }
         self.all_missing(status).await
     }
@@ -326,6 +374,7 @@ impl Upload<'_> {
     async fn all_missing(&self, mut status: Status) -> Result<RangeSet> {
         let mut missing = RangeSet::default();
         self.parts.store(status.parts, Ordering::Relaxed);
+        self.spares.store(status.spares, Ordering::Relaxed);
         loop {
             for (start, end) in &status.missing {
                 missing.insert(*start..*end);
@@ -348,11 +397,12 @@ impl Upload<'_> {
     fn blocks_of(&self, missing: Option<&RangeSet>) -> Vec<Range<u64>> {
         let mut blocks = RangeSet::default();
         match missing {
-            None => blocks.insert(self.grid.blocks_of(self.window.clone())),
+            None => blocks.insert(self.block_layout.blocks_of(self.window.clone())),
             Some(missing) => {
                 for range in missing.iter() {
-                    blocks
-                        .insert(self.grid.blocks_of(crate::archive::layout::intersect(&range, &self.window)));
+                    blocks.insert(
+                        self.block_layout.blocks_of(crate::archive::layout::intersect(&range, &self.window)),
+                    );
                 }
             }
         }
@@ -402,77 +452,42 @@ impl Upload<'_> {
         } else {
             sender.note_receiver_failures(&answer);
         }
+        if let Some(lost) = &answer.lost {
+            self.monitor.notice(Notice::Warning(lost.clone()));
+        }
         self.monitor.counters().files_done.set(answer.files_published);
         let report = sender.report(&self.summary, answer.complete, 0);
-        Ok(UploadReport { deleted: answer.deleted, too_many: answer.too_many, ..report })
-    }
-
-    async fn open_progress(&self) -> Result<Progress> {
-        let (path, digest, url) =
-            (self.options.progress.clone(), self.summary.digest, self.client.address().to_owned());
-        let (tar_id, block_size) = (self.options.tar_id, self.options.block_size);
-        blocking(move || Progress::open(&path, tar_id, block_size, &digest, &url)).await
-    }
-
-    /// A receiver that can neither be asked nor told: our own record of what it accepted is all there is.
-    async fn run_legacy(&self) -> Result<UploadReport> {
-        let database = self.options.database.clone();
-        if blocking(move || Ok(IndexReader::open(&database)?.is_scattered())).await? {
-            let what = format!(
-                "the receiver knows only the original protocol, and {} is a later generation, which that cannot read",
-                self.options.database.display()
-            );
-            return Err(
-                Error::new(ErrorKind::Source, what).hint("lay the archive out afresh with: tar-like compact")
-            );
-        }
-        self.monitor.notice(Notice::Warning(
-            "the receiver knows only the original protocol: it cannot say what it has, nor prove what it got; \
-             run check on its side afterwards"
-                .to_string(),
-        ));
-        let progress = self.open_progress().await?;
-        if self.options.ignore_done {
-            progress.clear()?;
-        }
-        let mut done = RangeSet::default();
-        for block in progress.blocks()? {
-            if let Some(range) = self.grid.range(block) {
-                done.insert(range);
-            }
-        }
-        let missing: RangeSet = done.missing(0..self.summary.total_bytes).collect();
-        self.note_present(&missing);
-        let sender = Arc::new(Sender::new(self, Some(progress)));
-        let todo = self.blocks_of(Some(&missing));
-        self.monitor.notice(Notice::Phase("sending"));
-        self.send(&sender, &todo).await?;
-        let mut report = sender.report(&self.summary, sender.failed_ranges().is_empty(), 0);
-        report.legacy = true;
-        Ok(report)
+        let (deleted, too_many, blocked) = (answer.deleted, answer.too_many, answer.blocked);
+        Ok(UploadReport { deleted, too_many, blocked, ..report })
     }
 
     fn plan(&self, receiver: &Receiver) -> UploadReport {
         let all = std::iter::once(0..self.summary.total_bytes).collect();
         let missing = match receiver {
             Receiver::Ours(missing) => missing,
-            Receiver::Former(steps) => {
+            Receiver::Previous(steps) => {
                 // What the generations on the way have added; what they took away again is counted, too.
                 let added: u64 = steps.iter().map(|step| step.appended_bytes).sum();
                 let blocks = added.div_ceil(self.options.block_size);
-                let plan = plan(self.grid, &[], &self.summary);
+                let plan = plan(self.block_layout, &[], &self.summary);
                 return UploadReport { sent_bytes: added, sent_blocks: blocks, ..plan };
             }
             Receiver::Empty | Receiver::Legacy => &all,
         };
         let blocks = self.blocks_of(if self.options.ignore_done { None } else { Some(missing) });
         let legacy = matches!(receiver, Receiver::Legacy);
-        UploadReport { complete: missing.covered() == 0, legacy, ..plan(self.grid, &blocks, &self.summary) }
+        UploadReport {
+            complete: missing.covered() == 0,
+            legacy,
+            ..plan(self.block_layout, &blocks, &self.summary)
+        }
     }
 }
 
-fn plan(grid: Grid, blocks: &[Range<u64>], summary: &Summary) -> UploadReport {
-    let bytes = |range: &Range<u64>| Some(grid.range(range.end - 1)?.end - grid.range(range.start)?.start);
+fn plan(block_layout: BlockLayout, blocks: &[Range<u64>], summary: &Summary) -> UploadReport {
+    let bytes = |range: &Range<u64>| {
+        Some(block_layout.range(range.end - 1)?.end - block_layout.range(range.start)?.start)
+    };
     UploadReport {
         sent_blocks: blocks.iter().map(|range| range.end - range.start).sum(),
         sent_bytes: blocks.iter().filter_map(bytes).sum(),
@@ -489,8 +504,8 @@ fn plan(grid: Grid, blocks: &[Range<u64>], summary: &Summary) -> UploadReport {
 /// The index cannot be read.
 pub fn plan_from_nothing(options: &UploadOptions) -> Result<UploadReport> {
     let summary = IndexReader::open(&options.database)?.summary()?;
-    let grid = Grid::new(summary.total_bytes, options.block_size)
+    let block_layout = BlockLayout::new(summary.total_bytes, options.block_size)
         .ok_or_else(|| Error::new(ErrorKind::Usage, "the block size must not be 0"))?;
-    let blocks: RangeSet = std::iter::once(0..grid.blocks()).collect();
-    Ok(plan(grid, &blocks.iter().collect::<Vec<_>>(), &summary))
+    let blocks: RangeSet = std::iter::once(0..block_layout.blocks()).collect();
+    Ok(plan(block_layout, &blocks.iter().collect::<Vec<_>>(), &summary))
 }

@@ -1,7 +1,7 @@
 //! Request bodies that come in pieces.
 
 use super::goodput::Sending;
-use super::limit::{Bandwidth, PIECE_BYTES};
+use super::limit::{Bandwidth, piece_bytes};
 use super::pulse::Pulse;
 use crate::archive::frame::Frame;
 use crate::error::{Error, Result};
@@ -11,23 +11,25 @@ use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 
-const INDEX_PIECE_BYTES: usize = 256 << 10;
-const BODY_PIECE_BYTES: usize = 256 << 10;
-
-/// A body of all that is in `file`.
+/// A body of all that is in `file`, which are `length` bytes.
 ///
 /// # Errors
 /// The file cannot be read.
-pub(super) fn of_file(file: &File, bandwidth: Option<Arc<Bandwidth>>, pulse: &Pulse) -> Result<Body> {
+pub(super) fn of_file(
+    file: &File,
+    length: u64,
+    bandwidth: Option<Arc<Bandwidth>>,
+    pulse: &Pulse,
+) -> Result<Body> {
     let io = |e: std::io::Error| Error::io("cannot read back the compressed index", e);
     let mut file = file.try_clone().map_err(io)?;
     std::io::Seek::rewind(&mut file).map_err(io)?;
-    let pulse = pulse.clone();
+    let (pulse, piece_bytes) = (pulse.clone(), piece_bytes(bandwidth.as_deref(), length));
     let pieces =
-        futures_util::stream::unfold((file, bandwidth, pulse), |(file, bandwidth, pulse)| async move {
+        futures_util::stream::unfold((file, bandwidth, pulse), move |(file, bandwidth, pulse)| async move {
             let read = tokio::task::spawn_blocking(move || {
                 let mut piece = Vec::new();
-                let outcome = (&file).take(INDEX_PIECE_BYTES as u64).read_to_end(&mut piece);
+                let outcome = (&file).take(piece_bytes as u64).read_to_end(&mut piece);
                 (file, outcome.map(|_| Bytes::from(piece)))
             });
             let (file, piece) = match read.await {
@@ -43,7 +45,7 @@ pub(super) fn of_file(file: &File, bandwidth: Option<Arc<Bandwidth>>, pulse: &Pu
                 }
                 Err(_) => {}
             }
-            pulse.beat();
+            pulse.beat(piece.as_ref().map_or(0, Bytes::len));
             Some((piece, (file, bandwidth, pulse)))
         });
     Ok(Body::wrap_stream(pieces))
@@ -62,24 +64,26 @@ pub(super) fn of_frame(
         bandwidth: Option<Arc<Bandwidth>>,
         pulse: Pulse,
         sending: Sending,
+        piece_bytes: usize,
     }
+    let piece_bytes = piece_bytes(bandwidth.as_deref(), frame.length());
     let rest = Rest {
         pieces: frame.pieces().to_vec().into_iter(),
         piece: Bytes::new(),
         bandwidth,
         pulse: pulse.clone(),
         sending,
+        piece_bytes,
     };
     let pieces = futures_util::stream::unfold(rest, |mut rest| async move {
         if rest.piece.is_empty() {
             rest.piece = rest.pieces.next()?;
         }
-        let piece_bytes = if rest.bandwidth.is_some() { PIECE_BYTES } else { BODY_PIECE_BYTES };
-        let piece = rest.piece.split_to(piece_bytes.min(rest.piece.len()));
+        let piece = rest.piece.split_to(rest.piece_bytes.min(rest.piece.len()));
         if let Some(bandwidth) = &rest.bandwidth {
             bandwidth.take(piece.len()).await;
         }
-        rest.pulse.beat();
+        rest.pulse.beat(piece.len());
         rest.sending.sent(piece.len());
         Some((Ok::<_, std::io::Error>(piece), rest))
     });

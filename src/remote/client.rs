@@ -1,20 +1,21 @@
 //! The requests of the protocol, each with its deadline and the meaning of its answers.
 
+use super::answer::{self, Who};
 use super::body;
 use super::connect::{self, TlsOptions};
 use super::goodput::Goodput;
 use super::limit::Bandwidth;
 use super::pulse::Pulse;
+use super::request::{BlockBody, IndexBody, LogBatch};
 use super::retry::{Failed, Patience, retry};
-use crate::archive::block_digest::BlockDigest;
+use super::window::{Claim, Window};
 use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
-use crate::archive::log::LogDigest;
 use crate::archive::protocol::{
-    AdoptAnswer, AdoptRequest, BlockAnswer, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_ADOPT,
-    HEADER_COMPARE, HEADER_DIGEST, HEADER_FAILED, HEADER_FROM, HEADER_INDEX, HEADER_KEEP, HEADER_LENGTH,
-    HEADER_RANGE, HEADER_REWIND, HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer, LookRequest,
-    Similarity, Status, VERSION, format_ids,
+    AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, HEADER_ADOPT, HEADER_COMPARE,
+    HEADER_DIGEST, HEADER_FAILED, HEADER_FROM, HEADER_INDEX, HEADER_KEEP, HEADER_LENGTH, HEADER_RANGE,
+    HEADER_REWIND, HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer, LookRequest, Similarity, Status,
+    VERSION, format_ids,
 };
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,6 +25,7 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How a client talks.
 pub struct ClientOptions {
@@ -47,10 +49,13 @@ pub struct ClientOptions {
 pub struct Client {
     http: reqwest::Client,
     base: Url,
+    /// The HTTP proxy of the environment that leads there.
+    proxy: Option<String>,
     tar_id: u64,
     token: Option<String>,
     block_deadline: Duration,
     bandwidth: Option<Arc<Bandwidth>>,
+    window: Arc<Window>,
     patience: Patience,
     monitor: Arc<dyn Monitor>,
     goodput: Goodput,
@@ -63,59 +68,11 @@ pub struct Client {
     met: AtomicBool,
 }
 
-/// A block, ready to be sent.
-pub struct BlockBody {
-    /// Its number.
-    pub number: u64,
-    /// The block size, in bytes.
-    pub block_size: u64,
-    /// One LZ4 frame …
-    pub body: Frame,
-    /// … or, to a receiver that [takes](Client::takes_zstd) it, one Zstandard frame.
-    pub zstd: bool,
-    /// The bytes of the archive that are sent, if they are not all of the block.
-    pub part: Option<std::ops::Range<u64>>,
-    /// The digest of the content.
-    pub digest: BlockDigest,
-    /// Ids, ascending, of files whose bytes are zeros because they could not be read.
-    pub failed: Vec<u64>,
-}
-
-/// A batch of a log, ready to be sent.
-pub struct LogBatch {
-    /// One LZ4 frame.
-    pub body: Frame,
-    /// Its length before compression, in bytes.
-    pub length: u64,
-    /// The stream that it belongs to.
-    pub stream: LogDigest,
-    /// The prefix of the log that it follows.
-    pub before: LogDigest,
-    /// Rows of the whole index, if the batch has its end: that is answered when all of them were proven.
-    pub rows: Option<u64>,
-}
-
-/// An index, ready to be sent.
-pub struct IndexBody {
-    /// One LZ4 frame, in a file without a name.
-    pub file: std::fs::File,
-    /// Its length, in bytes.
-    pub length: u64,
-    /// The digest of the index.
-    pub digest: IndexDigest,
-    /// It is not the index, but a change of this one into it.
-    pub from: Option<IndexDigest>,
-    /// The [adoption](Client::adopt) whose result counts as what the receiver had.
-    pub adopt: Option<u64>,
-    /// What it replaces is kept; only where it is a change.
-    pub keep: bool,
-    /// The change takes the newest generation back.
-    pub rewind: bool,
-    /// How long the receiver may have to work on it beside what its length says, in seconds.
-    pub work_s: u64,
-}
-
 const SHORT_DEADLINE: Duration = Duration::from_secs(60);
+/// Whoever wants to give up sooner still waits so long for an answer: a receiver may work that long before it says that it does ...
+const MIN_DEADLINE: Duration = Duration::from_secs(15);
+/// ... but not where there is nothing to work on.
+const MIN_STATUS_DEADLINE: Duration = Duration::from_secs(5);
 /// What a receiver checks of an index in a second, on a slow machine: rows …
 const INDEX_ROWS_PER_S: u64 = 10_000;
 /// … and bytes of a compressed one. An index of ten million files takes its time, and one of a few must not wait as long.
@@ -132,11 +89,15 @@ impl Client {
             base.set_path(&format!("{}/", base.path()));
         }
         let local = connect::is_loopback(&base);
+        let proxy = connect::proxy_of(&base);
+        let window = Window::new(options.connections, options.bandwidth.as_ref().map(|limit| limit.rate()));
         let http = connect::builder(&base, &options.tls)?.pool_max_idle_per_host(options.connections);
         let http = connect::build(http)?;
         Ok(Self {
             http,
             base,
+            proxy,
+            window,
             tar_id: options.tar_id,
             token: options.token,
             block_deadline: options.block_deadline,
@@ -163,6 +124,12 @@ impl Client {
         &self.goodput
     }
 
+    /// How much may be sent at once.
+    #[must_use]
+    pub fn window(&self) -> &Arc<Window> {
+        &self.window
+    }
+
     /// Whether the receiver is on this host, and nothing limits the rate.
     #[must_use]
     pub fn is_local(&self) -> bool {
@@ -183,7 +150,7 @@ impl Client {
 
     fn request(&self, method: Method, tail: &str, deadline: Option<Duration>) -> Result<RequestBuilder> {
         let url = self.base.join(&format!("{}/{tail}", self.tar_id)).map_err(|e| {
-            Error::new(ErrorKind::Usage, format!("cannot make an address of {}", self.base)).because(e)
+            Error::new(ErrorKind::Usage, format!("cannot make an address of {}", self.base)).with_source(e)
         })?;
         let mut request = self.http.request(method, url);
         if let Some(deadline) = deadline {
@@ -197,24 +164,35 @@ impl Client {
 
     async fn send(&self, request: RequestBuilder) -> std::result::Result<Response, Failed> {
         let met = self.met.load(Ordering::Relaxed);
-        request.send().await.map_err(|e| connect::failure(e, met))
+        request.send().await.map_err(|e| connect::failure(e, met, self.proxy.as_deref()))
     }
 
-    /// How far the archive is; `Ok(None)` says that the receiver knows only FORMATS 1.3.
+    /// Nothing may stand still longer than the user is patient.
+    fn deadline(&self, least: Duration, most: Duration) -> Duration {
+        self.patience.left().clamp(least, most.max(least))
+    }
+
+    /// How far the archive is; `Ok(None)` says that the receiver knows only the original's protocol
+    /// (FORMAT.md 5.1).
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if the receiver has no index for this archive, or what the retries ended with.
     pub async fn status(&self, block_size: u64, from: u64) -> Result<Option<Status>> {
         retry(&self.patience, &*self.monitor, || async {
             let tail = format!("status?blk_size={block_size}&from={from}");
-            let response = self.send(self.request(Method::GET, &tail, Some(SHORT_DEADLINE))?).await?;
+            let response = self
+                .send(self.request(
+                    Method::GET,
+                    &tail,
+                    Some(self.deadline(MIN_STATUS_DEADLINE, SHORT_DEADLINE)),
+                )?)
+                .await?;
             let unknown =
                 [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
-            let ours = self.is_ours(&response);
-            if !ours && !self.met.load(Ordering::Relaxed) && unknown.contains(&response.status()) {
+            if self.who(&response) == Who::Unknown && unknown.contains(&response.status()) {
                 return Ok(None);
             }
-            json(self.accepted(response).await?).await.map(Some)
+            self.read(response).await.map(Some)
         })
         .await
     }
@@ -236,33 +214,35 @@ impl Client {
     }
 
     async fn put_or_compare<T: DeserializeOwned>(&self, index: &IndexBody, adopt: &'static str) -> Result<T> {
+        let moves = self.patience.moves(index.length);
         retry(&self.patience, &*self.monitor, || async {
-            let pulse = Pulse::new();
+            let pulse = Pulse::new(moves.clone());
             let request = self
                 .request(Method::PUT, "db", None)?
                 .header(header::CONTENT_LENGTH, index.length)
                 .header(HEADER_INDEX, index.digest.to_string())
-                .body(body::of_file(&index.file, self.bandwidth.clone(), &pulse)?);
+                .body(body::of_file(&index.file, index.length, self.bandwidth.clone(), &pulse)?);
             let request = match &index.from {
                 Some(from) => request.header(HEADER_FROM, from.to_string()),
                 None => request,
             };
-            let numbers = [
-                (adopt, index.adopt),
-                (HEADER_KEEP, index.keep.then_some(1)),
-                (HEADER_REWIND, index.rewind.then_some(1)),
-            ];
+            let numbers =
+                [(adopt, index.adopt), (HEADER_KEEP, index.keep), (HEADER_REWIND, index.rewind.then_some(1))];
             let request = numbers.into_iter().fold(request, |request, (name, number)| match number {
                 Some(number) => request.header(name, number),
                 None => request,
             });
-            let exchange = async { json(self.accepted(self.send(request).await?).await?).await };
+            let exchange = async { self.read(self.send(request).await?).await };
             pulse
                 .watch(
                     self.answer_deadline((index.length / INDEX_BYTES_PER_S).saturating_add(index.work_s)),
                     exchange,
                 )
                 .await
+                .map_err(|failed: Failed| {
+                    let is_final = index.has_other_way && failed.error.kind() == ErrorKind::NoSpace;
+                    Failed { is_final: failed.is_final || is_final, ..failed }
+                })
         })
         .await
     }
@@ -272,8 +252,9 @@ impl Client {
     /// # Errors
     /// The receiver refuses it, or what the retries ended with.
     pub async fn append_log(&self, batch: &LogBatch) -> Result<LogAnswer> {
+        let moves = self.patience.moves(batch.body.length());
         retry(&self.patience, &*self.monitor, || async {
-            let pulse = Pulse::new();
+            let pulse = Pulse::new(moves.clone());
             let request = self
                 .request(Method::POST, "log", None)?
                 .header(header::CONTENT_LENGTH, batch.body.length())
@@ -281,60 +262,44 @@ impl Client {
                 .header(HEADER_INDEX, batch.before.to_string())
                 .header(HEADER_LENGTH, batch.length)
                 .body(self.frame_body(&batch.body, &pulse));
-            let exchange = async { json(self.accepted(self.send(request).await?).await?).await };
+            let exchange = async { self.read(self.send(request).await?).await };
             let work_s = batch.rows.map_or(0, |rows| rows / INDEX_ROWS_PER_S);
             pulse.watch(self.answer_deadline(work_s), exchange).await
         })
         .await
     }
 
-    /// How long a request may stand still whose answer takes the receiver `work_s` seconds of work.
-    fn answer_deadline(&self, work_s: u64) -> Duration {
-        self.block_deadline.saturating_add(Duration::from_secs(work_s))
+    /// How long a block may stand still.
+    fn standstill(&self) -> Duration {
+        self.deadline(MIN_DEADLINE.min(self.block_deadline), self.block_deadline)
     }
 
-    /// Turns an answer that is no success into the error that it means.
+    /// How long a request may stand still whose answer takes the receiver `work_s` seconds of work.
+    fn answer_deadline(&self, work_s: u64) -> Duration {
+        self.standstill().saturating_add(Duration::from_secs(work_s))
+    }
+
+    /// Turns an answer that is no success into the error that it means, and so one of something that stands in for the receiver.
     async fn accepted(&self, response: Response) -> std::result::Result<Response, Failed> {
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
+        match self.who(&response) {
+            who if !response.status().is_success() => Err(answer::refusal(response, who, &self.base).await),
+            Who::Between => Err(answer::stand_in(&response, &self.base)),
+            _ => Ok(response),
         }
-        let retry_after = response
-            .headers()
-            .get(header::RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .map(Duration::from_secs);
-        let ours = self.is_ours(&response);
-        // A body that cannot be read says nothing; the status does.
-        let answer: Option<ErrorAnswer> =
-            response.bytes().await.ok().and_then(|body| serde_json::from_slice(&body).ok()).filter(|_| ours);
-        let degraded = answer.as_ref().is_some_and(|answer| answer.degraded);
-        let between = !ours && self.met.load(Ordering::Relaxed);
-        let kind = match status.as_u16() {
-            // The receiver is away for a moment, and whatever stands before it knows of nothing here.
-            404 | 405 | 501 if between => ErrorKind::Unreachable,
-            401 => ErrorKind::Unauthorized,
-            403 => ErrorKind::Forbidden,
-            404 => ErrorKind::NotFound,
-            405 | 501 => ErrorKind::MethodNotAllowed,
-            409 => ErrorKind::WrongIndex,
-            411 => ErrorKind::LengthRequired,
-            412 => ErrorKind::NoIndexNamed,
-            413 => ErrorKind::TooLarge,
-            422 => ErrorKind::BadBlock,
-            503 if degraded => ErrorKind::Degraded,
-            429 | 503 => ErrorKind::Busy,
-            507 => ErrorKind::NoSpace,
-            408 | 500 | 502 | 504 => ErrorKind::Unreachable,
-            _ => ErrorKind::Malformed,
-        };
-        let text =
-            answer.as_ref().map_or_else(|| "no explanation".to_string(), |answer| answer.error.clone());
-        let mut error = Error::new(kind, format!("the receiver answered {}: {text}", status.as_u16()));
-        if let Some(hint) = answer.and_then(|answer| answer.hint) {
-            error = error.hint(hint);
+    }
+
+    /// What a success says.
+    async fn read<T: DeserializeOwned>(&self, response: Response) -> std::result::Result<T, Failed> {
+        let who = self.who(&response);
+        answer::json(self.accepted(response).await?, who, &self.base).await
+    }
+
+    fn who(&self, response: &Response) -> Who {
+        match self.is_ours(response) {
+            true => Who::Ours,
+            false if self.met.load(Ordering::Relaxed) => Who::Between,
+            false => Who::Unknown,
         }
-        Err(Failed { error, retry_after })
     }
 
     fn is_ours(&self, response: &Response) -> bool {
@@ -348,11 +313,19 @@ impl Client {
         ours
     }
 
-    /// Puts a block; gives what our receiver answers, or `None` where a receiver of the original's kind accepted it.
+    /// Puts a block, for which `claim` was made; gives what our receiver answers, or `None` where a receiver of the original's kind
+    /// accepted it.
     ///
     /// # Errors
-    /// The receiver refuses it, or what the retries ended with.
-    pub async fn put_block(&self, block: &BlockBody, index: &IndexDigest) -> Result<Option<BlockAnswer>> {
+    /// The receiver refuses it, or what the retries ended with. If the claim [is outdated](Claim::is_outdated) then, its bytes have to be
+    /// claimed anew.
+    pub async fn put_block(
+        &self,
+        block: &BlockBody,
+        index: &IndexDigest,
+        claim: &Claim,
+    ) -> Result<Option<BlockAnswer>> {
+        let moves = self.patience.moves(block.body.length());
         retry(&self.patience, &*self.monitor, || async {
             let tail = format!("{}/{}", block.block_size, block.number);
             let mut request = self
@@ -369,20 +342,44 @@ impl Client {
             if !block.failed.is_empty() {
                 request = request.header(HEADER_FAILED, format_ids(&block.failed));
             }
-            let pulse = Pulse::new();
+            let pulse = Pulse::new(moves.clone());
             let request = request.body(self.frame_body(&block.body, &pulse));
             let exchange = async {
                 let response = self.accepted(self.send(request).await?).await?;
-                if !self.is_ours(&response) {
-                    return Ok(None);
+                match self.who(&response) {
+                    Who::Ours => self.read(response).await.map(Some),
+                    _ => Ok(None),
                 }
-                json(response).await.map(Some)
             };
-            let outcome = pulse.watch(self.block_deadline, exchange).await;
+            let start = Instant::now();
+            let outcome = pulse.watch(self.standstill(), exchange).await;
             self.monitor.counters().wire_bytes.add(block.body.length());
-            outcome.map_err(|failed| self.without_zstd(block, failed))
+            self.note_time(claim, start.elapsed(), &outcome);
+            outcome.map_err(|failed| {
+                let is_final = claim.is_outdated();
+                Failed { is_final, ..self.without_zstd(block, failed) }
+            })
         })
         .await
+    }
+
+    /// What a block tells of the link: how long it took, less the receiver's own work.
+    fn note_time(
+        &self,
+        claim: &Claim,
+        took: Duration,
+        outcome: &std::result::Result<Option<BlockAnswer>, Failed>,
+    ) {
+        match outcome {
+            Ok(answer) => {
+                let work = answer.as_ref().and_then(|answer| Duration::try_from_secs_f64(answer.dur).ok());
+                claim.note(took.saturating_sub(work.unwrap_or_default()), true);
+            }
+            Err(failed) if failed.error.kind() == ErrorKind::TooSlow => claim.note_too_slow(),
+            Err(failed) if failed.error.kind() == ErrorKind::Unreachable => claim.note(took, false),
+            // Refused for other reasons, perhaps before it was on its way.
+            Err(_) => {}
+        }
     }
 
     /// A refusal of a Zstandard body is perhaps one of that coding, by something on the way: the block, and all that follow, can come
@@ -407,17 +404,18 @@ impl Client {
     /// # Errors
     /// [`ErrorKind::WrongIndex`]: another index is active meanwhile. Or the receiver refuses, or what the retries ended with.
     pub async fn finish(&self, index: &IndexDigest, finish: FinishRequest) -> Result<FinishAnswer> {
+        let finish = FinishRequest { name: Some(rand::random()), ..finish };
         loop {
             let answer = retry(&self.patience, &*self.monitor, || async {
                 let request = self
-                    .request(Method::POST, "finish", Some(SHORT_DEADLINE))?
+                    .request(Method::POST, "finish", Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE)))?
                     .header(HEADER_INDEX, index.to_string())
                     .json(&finish);
                 let response = self.accepted(self.send(request).await?).await?;
                 if response.status() == StatusCode::ACCEPTED {
                     return Ok(None);
                 }
-                json(response).await.map(Some)
+                self.read(response).await.map(Some)
             })
             .await?;
             if let Some(answer) = answer {
@@ -433,9 +431,11 @@ impl Client {
     pub async fn adopt(&self, adopt: &AdoptRequest) -> Result<AdoptAnswer> {
         loop {
             let (ready, answer) = retry(&self.patience, &*self.monitor, || async {
-                let request = self.request(Method::POST, "adopt", Some(SHORT_DEADLINE))?.json(adopt);
+                let request = self
+                    .request(Method::POST, "adopt", Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE)))?
+                    .json(adopt);
                 let response = self.accepted(self.send(request).await?).await?;
-                Ok((response.status() != StatusCode::ACCEPTED, json(response).await?))
+                Ok((response.status() != StatusCode::ACCEPTED, self.read(response).await?))
             })
             .await?;
             if ready {
@@ -464,17 +464,4 @@ fn accepts_zstd(headers: &header::HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let names = accepted.flat_map(|value| value.split(',')).filter_map(|coding| coding.split(';').next());
     names.into_iter().any(|name| name.trim().eq_ignore_ascii_case(zstd::CODING))
-}
-
-async fn json<T: DeserializeOwned>(response: Response) -> std::result::Result<T, Failed> {
-    let body = response.bytes().await.map_err(|e| {
-        Error::new(ErrorKind::Unreachable, "the receiver's answer was cut").because(e.without_url())
-    })?;
-    serde_json::from_slice(&body).map_err(|e| {
-        // Damaged on the way, perhaps: what it was about may have happened or not, and does no harm twice.
-        Error::new(ErrorKind::Unreachable, "the receiver's answer is not what this program expects")
-            .because(e)
-            .hint("use the same version of tar-like on all hosts")
-            .into()
-    })
 }

@@ -1,7 +1,9 @@
 //! How a connection to a receiver is made: address, certificates, proxies; and what it means when that fails.
 
+use super::answer::PROXY_PASSWORD;
 use super::retry::Failed;
 use crate::error::{Error, ErrorKind, Result};
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{Certificate, ClientBuilder, Identity, Url, redirect};
 use rustls::{AlertDescription, CertificateError};
 use std::net::IpAddr;
@@ -30,9 +32,10 @@ fn usage(why: String) -> Error {
 /// The address of something that speaks HTTP.
 pub(super) fn address(text: &str) -> Result<Url> {
     let example = "for example http://host:8000/tar";
-    let url = Url::parse(text).map_err(|e| usage(format!("\"{text}\" is no address: {e}")).hint(example))?;
+    let url =
+        Url::parse(text).map_err(|e| usage(format!("\"{text}\" is no address: {e}")).with_hint(example))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(usage(format!("\"{text}\" is no http or https address")).hint(example));
+        return Err(usage(format!("\"{text}\" is no http or https address")).with_hint(example));
     }
     if !url.username().is_empty()
         || url.password().is_some()
@@ -40,7 +43,7 @@ pub(super) fn address(text: &str) -> Result<Url> {
         || url.fragment().is_some()
     {
         return Err(usage("the address must have no user, password, query or fragment".to_string())
-            .hint("give the token by --token-file or TARLIKE_TOKEN"));
+            .with_hint("give the token by --token-file or TARLIKE_TOKEN"));
     }
     Ok(url)
 }
@@ -58,6 +61,17 @@ pub fn is_readable_on_the_way(address: &str) -> bool {
     Url::parse(address).is_ok_and(|url| url.scheme() == "http" && !is_loopback(&url))
 }
 
+/// The HTTP proxy through which the environment wants `url` to be reached, without name and password.
+pub(super) fn proxy_of(url: &Url) -> Option<String> {
+    let environment = Matcher::from_env();
+    let by_proxy = |url: &str| environment.intercept(&url.parse().ok()?);
+    let proxy = by_proxy(url.as_str())?;
+    // `NO_PROXY=*` is meant for addresses, too, which the matcher takes it for names only.
+    let all_direct = by_proxy(&format!("{}://any-other-host.invalid/", url.scheme())).is_none();
+    // What this host calls itself cannot be reached from elsewhere.
+    (!all_direct && !is_loopback(url)).then(|| proxy.uri().to_string().trim_end_matches('/').to_string())
+}
+
 /// The beginning of a client for `url`.
 pub(super) fn builder(url: &Url, tls: &TlsOptions) -> Result<ClientBuilder> {
     let mut http = reqwest::Client::builder()
@@ -66,8 +80,7 @@ pub(super) fn builder(url: &Url, tls: &TlsOptions) -> Result<ClientBuilder> {
         .connect_timeout(CONNECT_DEADLINE)
         .tcp_nodelay(true)
         .user_agent(concat!("tar-like/", env!("CARGO_PKG_VERSION")));
-    if is_loopback(url) {
-        // A proxy of the environment cannot reach what this host calls itself.
+    if proxy_of(url).is_none() {
         http = http.no_proxy();
     }
     if url.scheme() == "http" {
@@ -89,7 +102,7 @@ pub(super) fn builder(url: &Url, tls: &TlsOptions) -> Result<ClientBuilder> {
 /// The client that was begun.
 pub(super) fn build(http: ClientBuilder) -> Result<reqwest::Client> {
     http.build().map_err(|e| {
-        usage("cannot set up the HTTP client".to_string()).because(e).hint(
+        usage("cannot set up the HTTP client".to_string()).with_source(e).with_hint(
             "for https: is the package ca-certificates installed, does SSL_CERT_FILE name a file, do key and certificate fit?",
         )
     })
@@ -103,7 +116,7 @@ fn read(what: &str, path: &Path) -> Result<Vec<u8>> {
 
 fn authorities(path: &Path) -> Result<Vec<Certificate>> {
     let certificates = Certificate::from_pem_bundle(&read("the CA file", path)?)
-        .map_err(|e| usage(format!("{} is no PEM file of certificates", path.display())).because(e))?;
+        .map_err(|e| usage(format!("{} is no PEM file of certificates", path.display())).with_source(e))?;
     if certificates.is_empty() {
         return Err(usage(format!("{} has no certificate", path.display())));
     }
@@ -120,21 +133,51 @@ fn identity(certificate: &Path, key: Option<&Path>) -> Result<Identity> {
     Identity::from_pem(&pem).map_err(|e| {
         let (certificate, key) = (certificate.display(), key.display());
         usage(format!("{certificate} and {key} have no certificate with a key that can be used"))
-            .because(e)
-            .hint("both must be PEM, and the key not encrypted")
+            .with_source(e)
+            .with_hint("both must be PEM, and the key not encrypted")
     })
 }
 
-/// What a request that got no answer means. `met` says that a receiver has answered before, so that this one is there, too.
-pub(super) fn failure(e: reqwest::Error, met: bool) -> Failed {
+/// What a request that got no answer means. `met` says that a receiver has answered before, so that this one is there, too; `proxy` leads
+/// to it.
+pub(super) fn failure(e: reqwest::Error, met: bool, proxy: Option<&str>) -> Failed {
+    if let Some(proxy) = proxy.filter(|_| e.is_connect() && tls_error(&e).is_none()) {
+        return proxy_failure(e, proxy);
+    }
     if let Some((what, hint)) = tls_error(&e).and_then(|error| meaning(error, met)) {
-        return Error::new(ErrorKind::Untrusted, what).because(e.without_url()).hint(hint).into();
+        return Error::new(ErrorKind::Untrusted, what).with_source(e.without_url()).with_hint(hint).into();
     }
     let what =
         if e.is_timeout() { "the receiver did not answer in time" } else { "cannot reach the receiver" };
     // An address that is none does not get better by trying again; everything else may.
     let kind = if e.is_builder() { ErrorKind::Internal } else { ErrorKind::Unreachable };
-    Error::new(kind, what).because(e.without_url()).into()
+    Error::new(kind, what).with_source(e.without_url()).into()
+}
+
+/// There is no connection by way of `proxy`.
+fn proxy_failure(e: reqwest::Error, proxy: &str) -> Failed {
+    let mut causes = Vec::new();
+    let mut cause = std::error::Error::source(&e);
+    while let Some(error) = cause {
+        causes.push(error.to_string());
+        cause = error.source();
+    }
+    // The library says it in words only.
+    let says = |what: &str| causes.iter().any(|cause| cause.contains(what));
+    let (kind, what, hint) = if says("proxy authorization required") {
+        (
+            ErrorKind::Unauthorized,
+            format!("the HTTP proxy {proxy} wants a name and a password"),
+            PROXY_PASSWORD,
+        )
+    } else if says("tunnel error") && !says("failed to create underlying connection") {
+        let hint = "it may not know the receiver's name, or not be allowed to reach it: ask whoever runs it, or name the receiver in NO_PROXY";
+        (ErrorKind::Unreachable, format!("the HTTP proxy {proxy} does not lead to the receiver"), hint)
+    } else {
+        let hint = "the environment names it (http_proxy, https_proxy or all_proxy): correct that, or name the receiver in NO_PROXY";
+        (ErrorKind::Unreachable, format!("cannot reach the HTTP proxy {proxy}"), hint)
+    };
+    Error::new(kind, what).with_source(e.without_url()).with_hint(hint).into()
 }
 
 /// What, and what to do, for an error that stays; `None` for what may have been an accident on the way.
@@ -149,6 +192,12 @@ fn meaning(error: &rustls::Error, met: bool) -> Option<(&'static str, &'static s
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 (untrusted, "it is for other names: use one of them in the address")
             }
+            // An authority's own certificate, as `openssl req -x509` makes it. Its type is another library's.
+            CertificateError::Other(e) if format!("{e:?}").contains("CaUsedAsEndEntity") => (
+                untrusted,
+                "it is that of an authority (CA:TRUE), which no receiver may show, also where --ca-file names it: make another one with \
+                 scripts/make-certificate, or with openssl req -x509 -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:HOST",
+            ),
             _ => (untrusted, "trust the receiver's CA with --ca-file FILE"),
         },
         rustls::Error::AlertReceived(

@@ -1,17 +1,24 @@
 //! HTTP out: the client of a receiver. The only place for reqwest, and the only retry driver.
 
+mod answer;
 mod body;
 mod client;
 mod connect;
 mod goodput;
 mod health;
 mod limit;
+mod port;
 mod pulse;
+mod request;
 mod retry;
+mod window;
 
-pub use client::{BlockBody, Client, ClientOptions, IndexBody, LogBatch};
+pub use client::{Client, ClientOptions};
 pub use connect::{TlsOptions, is_readable_on_the_way};
 pub use goodput::Goodput;
 pub use health::health;
 pub use limit::Bandwidth;
+pub use port::{Answer, ReceiverClient};
+pub use request::{BlockBody, IndexBody, LogBatch};
 pub use retry::Patience;
+pub use window::{Claim, Window};

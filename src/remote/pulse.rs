@@ -1,6 +1,6 @@
 //! A deadline for requests with large bodies: not for the whole, which depends on the link, but for standing still.
 
-use super::retry::Failed;
+use super::retry::{Failed, Moves};
 use crate::error::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,20 +8,24 @@ use tokio::time::Instant;
 
 /// When a request moved last.
 #[derive(Debug, Clone)]
-pub(super) struct Pulse(Arc<Mutex<Instant>>);
+pub(super) struct Pulse {
+    last: Arc<Mutex<Instant>>,
+    moves: Moves,
+}
 
 impl Pulse {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
+    pub(super) fn new(moves: Moves) -> Self {
+        Self { last: Arc::new(Mutex::new(Instant::now())), moves }
     }
 
-    /// Takes note that the request moves.
-    pub(super) fn beat(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    /// Takes note that `bytes` of the request move.
+    pub(super) fn beat(&self, bytes: usize) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.moves.note(bytes as u64);
     }
 
     fn last(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `request`, and gives it up when it stands still for `patience`.
@@ -40,7 +44,15 @@ impl Pulse {
             }
         };
         tokio::select! {
-            outcome = request => outcome,
+            outcome = request => {
+                if let Err(failed) = &outcome
+                    && failed.answered
+                    && matches!(failed.error.kind(), ErrorKind::NoSpace | ErrorKind::Degraded | ErrorKind::Unreachable)
+                {
+                    self.moves.was_in_vain();
+                }
+                outcome
+            }
             () = stands_still => {
                 let why = format!("the receiver took nothing and answered nothing for {} s", patience.as_secs());
                 Err(Error::new(ErrorKind::Unreachable, why).into())
@@ -51,6 +63,7 @@ impl Pulse {
 
 #[cfg(test)]
 mod tests {
+    use super::super::retry::Patience;
     use super::*;
 
     #[test]
@@ -58,18 +71,19 @@ mod tests {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let pulse = Pulse::new();
+            let moves = Patience::new(Duration::from_secs(900)).moves(1);
+            let pulse = Pulse::new(moves.clone());
             let slow = async {
                 for _ in 0..100 {
                     tokio::time::sleep(Duration::from_secs(9)).await;
-                    pulse.beat();
+                    pulse.beat(1);
                 }
                 Ok(7)
             };
             assert_eq!(pulse.watch(Duration::from_secs(10), slow).await.ok(), Some(7));
             let start = Instant::now();
             let still = std::future::pending::<Result<(), Failed>>();
-            assert!(Pulse::new().watch(Duration::from_secs(10), still).await.is_err());
+            assert!(Pulse::new(moves).watch(Duration::from_secs(10), still).await.is_err());
             assert_eq!(start.elapsed().as_secs(), 10);
         });
     }

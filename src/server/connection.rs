@@ -1,5 +1,7 @@
 //! One connection, from its first byte to its last.
 
+use super::deadline::WriteDeadline;
+use super::slots::{Slot, TakenSlot};
 use super::{HEAD_PATIENCE, Server, Tls};
 use crate::archive::protocol::{ErrorAnswer, HEADER_SERVER, VERSION};
 use axum::Router;
@@ -8,6 +10,7 @@ use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::Watcher;
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +26,15 @@ const LINGER: Duration = Duration::from_secs(1);
 /// And no more than so much of it, where nothing large can come.
 const LINGER_BYTES: u64 = 256 << 10;
 
+/// So long an answer may wait for the other end to read on.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Whom a request came from: the other end of its connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) IpAddr);
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub(super) address: IpAddr,
+    pub(super) slot: Arc<Slot>,
+}
 
 /// What a new connection needs.
 pub(super) struct Connection {
@@ -38,10 +47,22 @@ pub(super) struct Connection {
     /// Changes when the server stops.
     pub(super) stopping: watch::Receiver<bool>,
     pub(super) peer: SocketAddr,
+    /// Of all connections that may be open.
+    pub(super) slot: TakenSlot,
 }
 
 impl Connection {
-    pub(super) async fn serve(mut self, stream: TcpStream) {
+    pub(super) async fn serve(self, stream: TcpStream) {
+        // What nobody reads, and who does not say any more that it is there, is given up by the kernel, too.
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(2 * WRITE_TIMEOUT));
+        let slot = self.slot.slot.clone();
+        tokio::select! {
+            () = self.serve_on(WriteDeadline::new(stream, WRITE_TIMEOUT)) => {}
+            () = slot.evicted() => tracing::debug!("connection ended: its slot goes to another one"),
+        }
+    }
+
+    async fn serve_on(mut self, stream: WriteDeadline<TcpStream>) {
         let Some(tls) = self.tls.clone() else { return self.speak(stream).await };
         let config = tls.config();
         let stream = tokio::select! {
@@ -60,9 +81,12 @@ impl Connection {
     }
 
     async fn speak(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let (service, peer) = (TowerToHyperService::new(self.router), Peer(self.peer.ip()));
+        let (service, peer) = (
+            TowerToHyperService::new(self.router),
+            Peer { address: self.peer.ip(), slot: self.slot.slot.clone() },
+        );
         let service = hyper::service::service_fn(move |mut request: hyper::Request<_>| {
-            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(peer.clone());
             service.call(request)
         });
         let connection = self.http.serve_connection(TokioIo::new(stream), service);
@@ -72,9 +96,12 @@ impl Connection {
     }
 }
 
-async fn handshake(stream: TcpStream, acceptor: TlsAcceptor) -> Result<TlsStream<TcpStream>, String> {
+async fn handshake(
+    stream: WriteDeadline<TcpStream>,
+    acceptor: TlsAcceptor,
+) -> Result<TlsStream<WriteDeadline<TcpStream>>, String> {
     let mut first = [0];
-    match stream.peek(&mut first).await {
+    match stream.get_ref().peek(&mut first).await {
         Ok(0) => return Err("it was closed".to_string()),
         // A handshake begins with 22, a method with a letter.
         Ok(_) if first[0].is_ascii_alphabetic() => {
@@ -99,6 +126,7 @@ fn plain_answer() -> Vec<u8> {
     let answer = ErrorAnswer {
         error: "this port speaks HTTPS, and the request came as plain HTTP".to_string(),
         hint: Some("use https:// in the address".to_string()),
+        bad_index: false,
         degraded: false,
     };
     let body = serde_json::to_string(&answer).unwrap_or_default();
@@ -109,7 +137,7 @@ fn plain_answer() -> Vec<u8> {
     .into_bytes()
 }
 
-async fn linger(mut stream: TcpStream, last: &[u8]) {
+async fn linger(mut stream: WriteDeadline<TcpStream>, last: &[u8]) {
     let across = async {
         stream.write_all(last).await?;
         stream.shutdown().await?;

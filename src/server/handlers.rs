@@ -1,26 +1,30 @@
 //! One function for each request of the protocol.
 
+mod index;
+
 use super::auth::Need;
+use super::body::{Incoming, Saved};
 use super::connection::Peer;
-use super::headers::{
-    coding_header, digest_header, failed_header, length_header, number_header, range_header, required_digest,
-};
+use super::failure::{failure, refusal};
+use super::headers::{coding_header, digest_header, failed_header, range_header, required_digest};
+use super::permits::{Permit, Permits, Requester, busy};
 use super::route::{Route, route};
+use super::slots::{Doing, Slot};
 use super::{Server, body, metrics};
 use crate::archive::block_digest::BlockDigest;
-use crate::archive::codec::{self, frame_bound};
+use crate::archive::codec::frame_bound;
 use crate::archive::digest::IndexDigest;
 use crate::archive::intake::Taken;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
-use crate::archive::log::MAX_BATCH_BYTES;
 use crate::archive::protocol::{
-    AdoptRequest, ErrorAnswer, FinishAnswer, FinishRequest, HEADER_ADOPT, HEADER_COMPARE, HEADER_DIGEST,
-    HEADER_FROM, HEADER_INDEX, HEADER_KEEP, HEADER_REWIND, HEADER_SERVER, HEADER_STREAM, LookRequest,
+    AdoptRequest, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_INDEX, HEADER_SERVER, LookRequest,
     VERSION,
 };
+use crate::archive::skipped::MAX_SPARED_BYTES;
 use crate::archive::zstd;
-use crate::engine::index_body;
-use crate::engine::receive::{BlockPut, ChangeOptions};
+use crate::engine::buffers::Buffers;
+use crate::engine::receive::BlockPut;
+use crate::engine::tasks::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
@@ -29,18 +33,22 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::task::spawn_blocking;
 
 /// How long a block waits for its turn before the sender is asked to come back.
-const TURN_PATIENCE: Duration = Duration::from_secs(10);
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A short body is there within this time, and longer ones come at this rate, in bytes a second.
+const SHORT_PATIENCE: Duration = Duration::from_secs(15);
+const SHORT_BYTES_PER_S: u64 = 4 << 10;
 /// How long one `finish` request waits for the work; then the sender asks again.
 const FINISH_PATIENCE: Duration = Duration::from_secs(10);
-/// The largest body of `finish`, `look` and `adopt`, in bytes.
+/// The largest body of `look` and `adopt`, in bytes.
 const SHORT_BYTES: u64 = 64 << 10;
+/// The largest body of `finish`, in bytes: it may name what is not to be deleted.
+const FINISH_BYTES: u64 = SHORT_BYTES + MAX_SPARED_BYTES as u64;
 
 pub(super) fn router(server: Arc<Server>) -> Router {
     // One entry: the address of an archive may have any prefix, which no route pattern can say.
@@ -49,14 +57,18 @@ pub(super) fn router(server: Arc<Server>) -> Router {
 
 async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let peer = parts.extensions.get::<Peer>().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0);
+    let caller = parts.extensions.get::<Peer>().cloned();
     let method = parts.method.clone();
     let path = parts.uri.path().to_owned();
     let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
-    let outcome = if chunked { Err(body::refuse_chunks()) } else { serve(&server, peer, parts, body).await };
+    let outcome =
+        if chunked { Err(body::refuse_chunks()) } else { serve(&server, caller.as_ref(), parts, body).await };
+    if let Some(slot) = caller.map(|caller| caller.slot).filter(|slot| slot.doing() != Doing::Unknown) {
+        slot.set(Doing::Idle);
+    }
     let mut response = match outcome {
         Ok(response) => response,
-        Err(e) => failure(&e),
+        Err(e) => failure(&server.receiver.suspect(e)),
     };
     let status = response.status();
     server.requests.count(status.as_u16());
@@ -71,43 +83,48 @@ async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response
     response
 }
 
-fn failure(error: &Error) -> Response {
-    let kind = error.kind();
-    match kind {
-        ErrorKind::Internal | ErrorKind::Io | ErrorKind::Database | ErrorKind::Degraded => {
-            tracing::error!("{error}")
-        }
-        ErrorKind::NotFound | ErrorKind::MethodNotAllowed => tracing::debug!("{error}"),
-        // Who checks tokens has said so, and whose request it was.
-        ErrorKind::Unauthorized | ErrorKind::Forbidden | ErrorKind::Limited => {}
-        _ => tracing::warn!("refused: {error}"),
-    }
-    let answer = ErrorAnswer {
-        error: error.to_string(),
-        hint: error.hint_text().map(str::to_owned),
-        degraded: kind == ErrorKind::Degraded,
-    };
-    let status = StatusCode::from_u16(kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(answer)).into_response();
-    let retry_after = match kind {
-        ErrorKind::Busy => Some("1"),
-        ErrorKind::NoSpace => Some("5"),
-        ErrorKind::Degraded | ErrorKind::Limited => Some("60"),
-        _ => None,
-    };
-    if let Some(seconds) = retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
-    }
-    if kind == ErrorKind::Unauthorized {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    if matches!(kind, ErrorKind::Unauthorized | ErrorKind::Forbidden | ErrorKind::Limited) {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+/// One request, whose caller may do what it asks for.
+struct Call<'a> {
+    server: &'a Arc<Server>,
+    /// `None` only where there is no connection.
+    slot: Option<Arc<Slot>>,
+    requester: Requester,
+    headers: &'a HeaderMap,
 }
 
-async fn serve(server: &Arc<Server>, peer: IpAddr, parts: Parts, body: Body) -> Result<Response> {
+impl Call<'_> {
+    fn set(&self, doing: Doing) {
+        if let Some(slot) = &self.slot {
+            slot.set(doing);
+        }
+    }
+
+    /// Reads a body that is not wanted, so that its sender hears why.
+    async fn drain(&self, body: Incoming, limit_bytes: u64) {
+        self.set(Doing::Receiving);
+        body.drain(limit_bytes).await;
+    }
+
+    /// Saves a body before it has its turn: it costs disk and nothing else until all of it is there.
+    async fn save(&self, body: Incoming, permit: Permit) -> Result<Saved> {
+        let receiver = self.server.receiver.clone();
+        let (saved, file) = blocking(move || Saved::new(&receiver)).await?;
+        self.set(Doing::Receiving);
+        body.save(&permit, file).await?;
+        self.set(Doing::Serving);
+        Ok(saved)
+    }
+
+    /// Waits for the first bytes of a body, and then for one of `permits`.
+    async fn permit(&self, permits: &Arc<Permits>, body: &mut Incoming, what: &str) -> Result<Permit> {
+        self.set(Doing::Receiving);
+        body.first().await?;
+        self.set(Doing::Serving);
+        permits.acquire(self.requester.clone(), TURN_TIMEOUT).await.ok_or_else(|| busy(what))
+    }
+}
+
+async fn serve(server: &Arc<Server>, caller: Option<&Peer>, parts: Parts, body: Body) -> Result<Response> {
     let route = route(parts.method.as_str(), parts.uri.path());
     match &route {
         Ok(Route::Health) => return Ok("ok\n".into_response()),
@@ -116,26 +133,35 @@ async fn serve(server: &Arc<Server>, peer: IpAddr, parts: Parts, body: Body) -> 
     }
     // Before anything else is said: who has no token learns nothing, not even which paths there are.
     let need = route.as_ref().map_or(Need::Nothing, Route::need);
-    server.options.access.check(peer, &parts.headers, need)?;
-    match route? {
+    let peer = caller.map_or(Ipv4Addr::UNSPECIFIED.into(), |caller| caller.address);
+    let token = server.options.access.check(peer, &parts.headers, need)?;
+    let address = server.options.access.origin(peer, &parts.headers);
+    let route = route?;
+    let network = super::auth::network(address);
+    let requester = Requester { token, network, tar_id: route.tar_id().unwrap_or_default() };
+    let slot = caller.map(|caller| caller.slot.clone());
+    let call = Call { server, slot, requester, headers: &parts.headers };
+    call.set(Doing::Serving);
+    match route {
         Route::Health | Route::Ready => Err(Error::new(ErrorKind::Internal, "answered above")),
         Route::Metrics => {
-            let text = metrics::render(server);
+            let server = server.clone();
+            let text = blocking(move || Ok(metrics::render(&server))).await?;
             Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
         }
         Route::Status { tar_id } => status(server, tar_id, &parts).await,
-        Route::Finish { tar_id } => finish(server, tar_id, &parts.headers, body).await,
-        Route::Look { tar_id } => look(server, tar_id, &parts.headers, body).await,
-        Route::Adopt { tar_id } => adopt(server, tar_id, &parts.headers, body).await,
-        Route::Log { tar_id } => append_log(server, tar_id, &parts.headers, body).await,
-        Route::PutIndex { tar_id } => put_index(server, tar_id, &parts.headers, body).await,
+        Route::Finish { tar_id } => finish(&call, tar_id, body).await,
+        Route::Look { tar_id } => look(&call, tar_id, body).await,
+        Route::Adopt { tar_id } => adopt(&call, tar_id, body).await,
+        Route::Log { tar_id } => index::append_log(&call, tar_id, body).await,
+        Route::PutIndex { tar_id } => index::put_index(&call, tar_id, body).await,
         Route::PutBlock { tar_id, block_size, number } => {
             let put = || {
                 Ok(BlockPut {
                     tar_id,
                     block_size,
                     number,
-                    body: server.receiver.buffers.take(),
+                    body: Buffers::new(0).take(),
                     taken: coding_header(&parts.headers)?,
                     wire_bytes: 0,
                     index: digest_header(&parts.headers, HEADER_INDEX)?,
@@ -144,13 +170,8 @@ async fn serve(server: &Arc<Server>, peer: IpAddr, parts: Parts, body: Body) -> 
                     failed: failed_header(&parts.headers)?,
                 })
             };
-            match put() {
-                Ok(put) => put_block(server, put, &parts.headers, body).await,
-                Err(e) => {
-                    body::drain(body, server.largest_body()).await;
-                    Err(e)
-                }
-            }
+            let length = body::declared_length(&parts.headers)?;
+            put_block(&call, put(), Incoming::new(body, length)).await
         }
     }
 }
@@ -175,7 +196,7 @@ struct StatusQuery {
 
 async fn status(server: &Arc<Server>, tar_id: u64, parts: &Parts) -> Result<Response> {
     let Query(query) = Query::<StatusQuery>::try_from_uri(&parts.uri)
-        .map_err(|e| Error::new(ErrorKind::Malformed, "the query is malformed").because(e))?;
+        .map_err(|e| Error::new(ErrorKind::Malformed, "the query is malformed").with_source(e))?;
     let receiver = server.receiver.clone();
     blocking(move || receiver.status(tar_id, query.blk_size.unwrap_or(DEFAULT_BLOCK_SIZE), query.from))
         .await
@@ -183,231 +204,113 @@ async fn status(server: &Arc<Server>, tar_id: u64, parts: &Parts) -> Result<Resp
 }
 
 /// The JSON in a short body.
-async fn short_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<Option<T>> {
-    let length =
-        if headers.contains_key(header::CONTENT_LENGTH) { body::declared_length(headers)? } else { 0 };
-    if length > SHORT_BYTES {
-        return Err(Error::new(ErrorKind::TooLarge, format!("the body is longer than {SHORT_BYTES} bytes")));
+async fn short_json<T: DeserializeOwned>(call: &Call<'_>, body: Body, limit: u64) -> Result<Option<T>> {
+    let length = if call.headers.contains_key(header::CONTENT_LENGTH) {
+        body::declared_length(call.headers)?
+    } else {
+        0
+    };
+    if length > limit {
+        return Err(Error::new(ErrorKind::TooLarge, format!("the body is longer than {limit} bytes")));
     }
-    let (pieces, mut body) = (body, Vec::new());
-    body::read(pieces, length, &mut body).await?;
+    let (mut pieces, mut body) = (Incoming::new(body, length), Vec::new());
+    // A list of many: only some at once are in memory.
+    let permit = match length > SHORT_BYTES {
+        true => Some(call.permit(&call.server.lists, &mut pieces, "lists").await?),
+        false => None,
+    };
+    call.set(Doing::Receiving);
+    let patience = SHORT_PATIENCE + Duration::from_secs(length / SHORT_BYTES_PER_S);
+    tokio::time::timeout(patience, pieces.read(permit.as_ref(), &mut body))
+        .await
+        .map_err(|_| body::too_slow())??;
+    call.set(Doing::Serving);
     if body.is_empty() {
         return Ok(None);
     }
-    serde_json::from_slice(&body)
-        .map(Some)
-        .map_err(|e| Error::new(ErrorKind::Malformed, "the body is not the JSON of this request").because(e))
+    serde_json::from_slice(&body).map(Some).map_err(|e| {
+        Error::new(ErrorKind::Malformed, "the body is not the JSON of this request").with_source(e)
+    })
 }
 
-async fn finish(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
-    let request: FinishRequest = short_json(headers, body).await?.unwrap_or_default();
+async fn finish(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
+    let server = call.server;
+    let request: FinishRequest = short_json(call, body, FINISH_BYTES).await?.unwrap_or_default();
     check_running(server)?;
-    let index = digest_header::<IndexDigest>(headers, HEADER_INDEX)?;
+    let index = digest_header::<IndexDigest>(call.headers, HEADER_INDEX)?;
     let receiver = server.receiver.clone();
-    let outcome = blocking(move || receiver.finish(tar_id, index, request)?.wait(FINISH_PATIENCE)).await?;
-    Ok(match outcome {
+    let job = blocking(move || receiver.finish(tar_id, index, request)).await?;
+    Ok(match job.wait(FINISH_PATIENCE).await? {
         Some(answer) => Json(answer).into_response(),
         None => (StatusCode::ACCEPTED, Json(FinishAnswer::default())).into_response(),
     })
 }
 
-async fn look(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
-    let request: Option<LookRequest> = short_json(headers, body).await?;
+async fn look(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
+    let server = call.server;
+    let request: Option<LookRequest> = short_json(call, body, SHORT_BYTES).await?;
     let LookRequest { name } =
         request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the look has no name"))?;
     check_running(server)?;
-    let index = required_digest(headers, HEADER_INDEX)?;
+    let index = required_digest(call.headers, HEADER_INDEX)?;
     let (receiver, server) = (server.receiver.clone(), server.clone());
     let wanted = move || !server.stopping.load(Ordering::SeqCst);
-    blocking(move || receiver.look(tar_id, &index, name, &wanted)).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    match blocking(move || receiver.look(tar_id, &index, name, &wanted)).await {
+        // Its sender has changed the index since, or sends to several receivers: that is no fault of anybody.
+        Err(e) if e.kind() == ErrorKind::WrongIndex => {
+            tracing::debug!("{e}");
+            Ok(refusal(&e))
+        }
+        outcome => outcome.map(|()| StatusCode::NO_CONTENT.into_response()),
+    }
 }
 
-async fn adopt(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
-    let request: Option<AdoptRequest> = short_json(headers, body).await?;
+async fn adopt(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
+    let server = call.server;
+    let request: Option<AdoptRequest> = short_json(call, body, SHORT_BYTES).await?;
     let request = request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the adoption has no name"))?;
     check_running(server)?;
     let receiver = server.receiver.clone();
-    let (ready, answer) = blocking(move || receiver.adopt(tar_id, request)?.wait(FINISH_PATIENCE)).await?;
+    let job = blocking(move || receiver.adopt(tar_id, request)).await?;
+    let (ready, answer) = job.wait(FINISH_PATIENCE).await?;
     let status = if ready { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(answer)).into_response())
 }
 
-/// A batch of an index that grows.
-async fn append_log(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
-    let length = body::declared_length(headers)?;
-    let admitted =
-        async {
-            check_running(server)?;
-            let content_bytes = length_header(headers)?;
-            if content_bytes > MAX_BATCH_BYTES || length > frame_bound(MAX_BATCH_BYTES) {
-                let what = format!("a batch of the index is longer than {MAX_BATCH_BYTES} bytes");
-                return Err(Error::new(ErrorKind::TooLarge, what));
-            }
-            let stream = required_digest(headers, HEADER_STREAM)?;
-            let before = required_digest(headers, HEADER_INDEX)?;
-            server.receiver.check_space(MAX_BATCH_BYTES)?;
-            match tokio::time::timeout(TURN_PATIENCE, server.logs.clone().acquire_owned()).await {
-                Ok(Ok(turn)) => Ok((content_bytes, stream, before, turn)),
-                _ => Err(Error::new(ErrorKind::Busy, "too many indexes at once")
-                    .hint("send it again a little later")),
-            }
-        };
-    let (content_bytes, stream, before, turn) = match admitted.await {
+async fn put_block(call: &Call<'_>, put: Result<BlockPut>, mut body: Incoming) -> Result<Response> {
+    let (server, length) = (call.server, body.declared());
+    let admitted = async {
+        let put = admit_block(server, put?, length).await?;
+        Ok((put, call.permit(&server.inflight, &mut body, "blocks").await?))
+    };
+    let (mut put, permit) = match admitted.await {
         Ok(admitted) => admitted,
         Err(e) => {
-            body::drain(body, server.largest_body()).await;
-            return Err(e);
-        }
-    };
-    let (pieces, mut body) = (body, Vec::new());
-    body::read(pieces, length, &mut body).await?;
-    let receiver = server.receiver.clone();
-    let answer = blocking(move || {
-        let mut batch = Vec::new();
-        codec::decode(&body, content_bytes as usize, &mut batch).map_err(|e| {
-            Error::new(ErrorKind::BadBlock, "a batch of the index was changed on the way").because(e)
-        })?;
-        let outcome = receiver.append_log(tar_id, &stream, &before, &batch);
-        drop(turn);
-        outcome
-    })
-    .await?;
-    Ok(Json(answer).into_response())
-}
-
-/// What the headers of an index say.
-struct IndexPut {
-    expected: Option<IndexDigest>,
-    from: Option<IndexDigest>,
-    adopt: Option<u64>,
-    compare: Option<u64>,
-    options: ChangeOptions,
-}
-
-fn index_headers(headers: &HeaderMap) -> Result<IndexPut> {
-    let (expected, from) = (digest_header(headers, HEADER_INDEX)?, digest_header(headers, HEADER_FROM)?);
-    let (adopt, compare) = (number_header(headers, HEADER_ADOPT)?, number_header(headers, HEADER_COMPARE)?);
-    let (keep, rewind) = (number_header(headers, HEADER_KEEP)?, number_header(headers, HEADER_REWIND)?);
-    if compare.is_some() && (expected.is_none() || from.is_some()) {
-        return Err(Error::new(ErrorKind::Malformed, "only a whole index with its digest can be compared"));
-    }
-    Ok(IndexPut {
-        expected,
-        from,
-        adopt,
-        compare,
-        options: ChangeOptions { keep: keep == Some(1), rewind: rewind == Some(1) },
-    })
-}
-
-async fn put_index(server: &Arc<Server>, tar_id: u64, headers: &HeaderMap, body: Body) -> Result<Response> {
-    let length = body::declared_length(headers)?;
-    let limit_bytes = server.options.max_index_bytes;
-    let admit = |put: IndexPut| admit_index(server, put.expected.as_ref(), length).map(|()| put);
-    let IndexPut { expected, from, adopt, compare, options } = match index_headers(headers).and_then(admit) {
-        Ok(put) => put,
-        Err(e) => {
-            body::drain(body, server.largest_body()).await;
-            return Err(e);
-        }
-    };
-    let known = expected.as_ref().filter(|_| compare.is_none());
-    if let Some(answer) = known.and_then(|digest| server.receiver.has_index(tar_id, digest)) {
-        body::drain(body, frame_bound(limit_bytes)).await;
-        return Ok(Json(answer).into_response());
-    }
-    // Each takes memory, processor time and disk: they come one after another.
-    let Ok(Ok(turn)) = tokio::time::timeout(TURN_PATIENCE, server.indexes.clone().acquire_owned()).await
-    else {
-        body::drain(body, server.largest_body()).await;
-        return Err(
-            Error::new(ErrorKind::Busy, "too many indexes at once").hint("send it again a little later")
-        );
-    };
-    let receiver = server.receiver.clone();
-    let (folder, file) = blocking(move || {
-        let io = |e: std::io::Error| Error::io("cannot keep the uploaded index", e);
-        let folder = tempfile::tempdir_in(receiver.incoming_path()).map_err(io)?;
-        let file = std::fs::File::create_new(folder.path().join("body")).map_err(io)?;
-        Ok((folder, file))
-    })
-    .await?;
-    body::save(body, length, file).await?;
-    let receiver = server.receiver.clone();
-    let answer = blocking(move || {
-        let (body, unpacked) = (folder.path().join("body"), folder.path().join("index"));
-        index_body::unpack(&body, &unpacked, limit_bytes)?;
-        let outcome = match (&from, &expected) {
-            (None, Some(expected)) if let Some(name) = compare => receiver
-                .compare(tar_id, &unpacked, expected, name)
-                .map(|similarity| Json(similarity).into_response()),
-            (Some(from), Some(expected)) => receiver
-                .put_change(tar_id, &unpacked, from, expected, options)
-                .map(|a| Json(a).into_response()),
-            (Some(_), None) => {
-                Err(Error::new(ErrorKind::Malformed, "a change of an index comes without its digest"))
-            }
-            (None, _) => receiver
-                .put_index(tar_id, &unpacked, expected.as_ref(), adopt)
-                .map(|answer| Json(answer).into_response()),
-        };
-        drop(turn);
-        outcome
-    })
-    .await?;
-    Ok(answer)
-}
-
-fn admit_index(server: &Server, expected: Option<&IndexDigest>, length: u64) -> Result<()> {
-    let limit_bytes = server.options.max_index_bytes;
-    if length > frame_bound(limit_bytes) {
-        return Err(Error::new(ErrorKind::TooLarge, format!("the index is larger than {limit_bytes} bytes"))
-            .hint("start the proxy with a larger --max-index-size"));
-    }
-    check_running(server)?;
-    server.receiver.check_index(expected)?;
-    server.receiver.check_space(length)
-}
-
-async fn put_block(
-    server: &Arc<Server>,
-    mut put: BlockPut,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<Response> {
-    let length = body::declared_length(headers)?;
-    let turn = match admit(server, &put, length).await {
-        Ok(turn) => turn,
-        Err(e) => {
-            body::drain(body, server.largest_body()).await;
+            call.drain(body, server.largest_body()).await;
             return Err(e);
         }
     };
     put.wire_bytes = length;
+    put.body = server.receiver.buffers.take();
     if put.taken == Taken::Zstd {
-        body::read(body, length, &mut put.body).await?;
+        body.read(Some(&permit), &mut put.body).await?;
     } else {
-        put.taken = body::take_in(body, length, &mut put.body).await?.map_err(|e| {
+        put.taken = body.take_in(&permit, &mut put.body).await?.map_err(|e| {
             Error::new(ErrorKind::BadBlock, format!("block {} of {} bytes: {e}", put.number, put.block_size))
         })?;
     }
     let receiver = server.receiver.clone();
     let answer = blocking(move || {
         let outcome = receiver.put_block(put);
-        drop(turn);
+        drop(permit);
         outcome
     })
     .await?;
     Ok(Json(answer).into_response())
 }
 
-/// What can be known before the body is read: refuses early, and reserves memory.
-async fn admit(
-    server: &Arc<Server>,
-    put: &BlockPut,
-    length: u64,
-) -> Result<tokio::sync::OwnedSemaphorePermit> {
+/// Refuses what can be refused before the body is read.
+async fn admit_block(server: &Arc<Server>, put: BlockPut, length: u64) -> Result<BlockPut> {
     check_running(server)?;
     let limit_bytes = server.options.max_block_bytes;
     if put.block_size > limit_bytes || length > frame_bound(put.block_size) {
@@ -418,27 +321,18 @@ async fn admit(
                 put.block_size
             ),
         )
-        .hint(format!(
+        .with_hint(format!(
             "upload with --block-size {limit_bytes} or less, or start the proxy with a larger --max-block-size"
         )));
     }
-    server.receiver.check_block(put)?;
-    match tokio::time::timeout(TURN_PATIENCE, server.inflight.clone().acquire_owned()).await {
-        Ok(Ok(turn)) => Ok(turn),
-        _ => Err(Error::new(ErrorKind::Busy, "too many blocks at once").hint("send it again a little later")),
-    }
+    let receiver = server.receiver.clone();
+    blocking(move || receiver.check_block(&put).map(|()| put)).await
 }
 
 fn check_running(server: &Server) -> Result<()> {
     if server.stopping.load(Ordering::SeqCst) {
         return Err(Error::new(ErrorKind::Busy, "the receiver is stopping")
-            .hint("it takes up where it was when it is back"));
+            .with_hint("it takes up where it was when it is back"));
     }
     Ok(())
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    spawn_blocking(work).await.map_err(|e| {
-        Error::new(ErrorKind::Internal, "the request crashed; this is a bug of tar-like").because(e)
-    })?
 }

@@ -51,7 +51,7 @@ pub(super) fn coding_header(headers: &HeaderMap) -> Result<Taken> {
         Some(coding) if coding.eq_ignore_ascii_case(zstd::CODING.as_bytes()) => Ok(Taken::Zstd),
         Some(coding) if coding.eq_ignore_ascii_case(b"identity") => Ok(Taken::Body),
         Some(_) => Err(Error::new(ErrorKind::Malformed, "the Content-Encoding is not known here")
-            .hint("send an LZ4 frame without that header, or a Zstandard frame as zstd")),
+            .with_hint("send an LZ4 frame without that header, or a Zstandard frame as zstd")),
     }
 }
 

@@ -30,7 +30,7 @@ impl Requests {
 /// All metrics as text.
 pub(super) fn render(server: &Server) -> String {
     let counters = &server.receiver.counters;
-    let inflight = server.options.max_inflight - server.inflight.available_permits();
+    let inflight = server.inflight.held();
     let mut text = String::new();
     let mut metric = |name: &str, kind: &str, help: &str, values: &[(&str, u64)]| {
         let _ = writeln!(text, "# HELP tarlike_{name} {help}\n# TYPE tarlike_{name} {kind}");

@@ -3,11 +3,15 @@
 mod auth;
 mod body;
 mod connection;
+mod deadline;
+mod failure;
 mod handlers;
 mod headers;
 mod metrics;
+mod permits;
 mod reload;
 mod route;
+mod slots;
 mod standby;
 mod tls;
 
@@ -24,12 +28,13 @@ use crate::telemetry::Counter;
 use connection::Connection;
 use hyper_util::rt::TokioTimer;
 use hyper_util::server::graceful::GracefulShutdown;
+use permits::{PerArchive, Permits};
+use slots::Slots;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Limits and secrets of a server.
 #[derive(Clone)]
@@ -60,16 +65,24 @@ impl ServerOptions {
             max_block_bytes: 256 << 20,
             max_index_bytes: 16 << 30,
             max_inflight: 16,
-            max_connections: 512,
+            max_connections: MAX_CONNECTIONS,
             stop_degraded: false,
         }
     }
 }
 
-/// How many indexes may be on their way at once.
-const INDEXES_AT_ONCE: usize = 2;
-/// How many batches of logs may be: a sender has one at a time.
-const LOGS_AT_ONCE: usize = 8;
+/// How many connections may be open at once, where the limit on descriptors allows it. Each may hold a head in memory.
+pub const MAX_CONNECTIONS: usize = 768;
+/// How many indexes may be worked on at once, one of each archive.
+const INDEXES_AT_ONCE: usize = 4;
+/// How many more of clients that have no index in work: a change may copy for minutes what stays as it is.
+const SPARE_INDEXES: usize = 4;
+/// How many bodies may be on their way to disk: of indexes, changes and batches of logs.
+const SAVED_AT_ONCE: usize = 32;
+/// How many batches of logs may be worked on at once.
+const LOGS_AT_ONCE: usize = 4;
+/// How many long lists of paths may be on their way.
+const LISTS_AT_ONCE: usize = 4;
 /// How long a stop waits for what is in flight.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(25);
 /// A client must have sent its request's head by then, and, before that, be done with the TLS handshake.
@@ -84,11 +97,17 @@ struct Server {
     receiver: Arc<Receiver>,
     options: ServerOptions,
     /// One permit for each block that may be in memory.
-    inflight: Arc<Semaphore>,
-    /// One permit for each index that may be on its way.
-    indexes: Arc<Semaphore>,
+    inflight: Arc<Permits>,
+    /// One permit for each index that may be worked on.
+    indexes: Arc<Permits>,
     /// One permit for each batch of a log.
-    logs: Arc<Semaphore>,
+    logs: Arc<Permits>,
+    /// For requests with long lists.
+    lists: Arc<Permits>,
+    /// For bodies on their way to disk.
+    saved: Arc<Permits>,
+    /// Indexes that wait for a permit, or are worked on.
+    index_work: Arc<PerArchive>,
     stopping: AtomicBool,
     requests: metrics::Requests,
     connections: Counter,
@@ -98,9 +117,12 @@ struct Server {
 impl Server {
     fn new(receiver: Arc<Receiver>, options: ServerOptions) -> Arc<Self> {
         Arc::new(Self {
-            inflight: Arc::new(Semaphore::new(options.max_inflight)),
-            indexes: Arc::new(Semaphore::new(INDEXES_AT_ONCE)),
-            logs: Arc::new(Semaphore::new(LOGS_AT_ONCE)),
+            inflight: Permits::new(options.max_inflight, 0),
+            indexes: Permits::new(INDEXES_AT_ONCE, SPARE_INDEXES),
+            logs: Permits::new(LOGS_AT_ONCE, 0),
+            lists: Permits::new(LISTS_AT_ONCE, 0),
+            saved: Permits::new(SAVED_AT_ONCE, 0),
+            index_work: Arc::default(),
             receiver,
             stopping: AtomicBool::new(false),
             requests: metrics::Requests::default(),
@@ -142,7 +164,7 @@ pub async fn run_when_open(
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(MAX_HEAD_BYTES);
     let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(options.max_connections));
+    let slots = Slots::new(options.max_connections);
     let stopping = tokio::sync::watch::channel(false);
     let mut look = tokio::time::interval(DEGRADED_EVERY);
     let mut server: Option<Arc<Server>> = None;
@@ -165,10 +187,11 @@ pub async fn run_when_open(
                 }
                 continue;
             }
-            // A connection more than allowed waits in the kernel's queue until another one ends.
+            // A connection more than allowed waits in the kernel's queue until another one has ended.
             accepted = accept(&listener, &slots) => accepted,
         };
-        let Some((stream, peer, slot)) = accepted else { continue };
+        let Some((stream, peer)) = accepted else { continue };
+        let slot = slots.take(peer.ip(), options.access.is_trusted_proxy(peer.ip()));
         // Answers are small and wait for nothing: the kernel must not hold them back.
         let _ = stream.set_nodelay(true);
         let connection = Connection {
@@ -179,6 +202,7 @@ pub async fn run_when_open(
             watcher: graceful.watcher(),
             stopping: stopping.1.clone(),
             peer,
+            slot,
         };
         let server = server.clone();
         tokio::spawn(async move {
@@ -186,7 +210,6 @@ pub async fn run_when_open(
             count.inspect(|count| count.add(1));
             connection.serve(stream).await;
             count.inspect(|count| count.sub(1));
-            drop(slot);
         });
     }
     drop(listener);
@@ -200,19 +223,16 @@ pub async fn run_when_open(
     }
     let Some(server) = server else { return Ok(None) };
     let receiver = server.receiver.clone();
-    tokio::task::spawn_blocking(move || receiver.settle())
-        .await
-        .map_err(|e| Error::new(crate::error::ErrorKind::Internal, "the final sync crashed").because(e))??;
+    tokio::task::spawn_blocking(move || receiver.settle()).await.map_err(|e| {
+        Error::new(crate::error::ErrorKind::Internal, "the final sync crashed").with_source(e)
+    })??;
     Ok(Some(server.receiver.clone()))
 }
 
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let slot = slots.clone().acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener, slots: &Slots) -> Option<(TcpStream, SocketAddr)> {
+    slots.wait().await;
     match listener.accept().await {
-        Ok((stream, peer)) => Some((stream, peer, slot)),
+        Ok(accepted) => Some(accepted),
         Err(e) => {
             tracing::warn!("cannot accept a connection: {e}");
             // Out of descriptors, mostly: give others time to end.

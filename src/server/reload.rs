@@ -93,7 +93,7 @@ impl Watched {
     /// An error that names the file.
     pub(super) fn error(&self, e: Error) -> Error {
         let named = Error::new(e.kind(), format!("{} {}: {e}", self.what, self.path.display()));
-        e.hint_text().map(str::to_owned).into_iter().fold(named, Error::hint)
+        e.hint().map(str::to_owned).into_iter().fold(named, Error::with_hint)
     }
 }
 

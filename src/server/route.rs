@@ -19,6 +19,14 @@ pub(super) enum Route {
 }
 
 impl Route {
+    /// The archive that the request is about.
+    pub(super) fn tar_id(&self) -> Option<u64> {
+        match self.need() {
+            Need::Archive(_, tar_id) => Some(tar_id),
+            Need::Metrics | Need::Nothing => None,
+        }
+    }
+
     /// What a token must be for.
     pub(super) fn need(&self) -> Need {
         match *self {
@@ -38,29 +46,20 @@ impl Route {
 /// Finds the route of `method` and `path`.
 pub(super) fn route(method: &str, path: &str) -> Result<Route> {
     let names: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
+    if !names.iter().all(|name| is_plain(name)) {
+        return Err(nothing());
+    }
     let (route, allowed) = match &*names {
         ["healthz"] => (Route::Health, "GET"),
         ["readyz"] => (Route::Ready, "GET"),
         ["metrics"] => (Route::Metrics, "GET"),
-        [prefix @ .., tar_id, "db"] if plain(prefix) => {
-            (Route::PutIndex { tar_id: number("tar_id", tar_id)? }, "PUT")
-        }
-        [prefix @ .., tar_id, "status"] if plain(prefix) => {
-            (Route::Status { tar_id: number("tar_id", tar_id)? }, "GET")
-        }
-        [prefix @ .., tar_id, "log"] if plain(prefix) => {
-            (Route::Log { tar_id: number("tar_id", tar_id)? }, "POST")
-        }
-        [prefix @ .., tar_id, "finish"] if plain(prefix) => {
-            (Route::Finish { tar_id: number("tar_id", tar_id)? }, "POST")
-        }
-        [prefix @ .., tar_id, "look"] if plain(prefix) => {
-            (Route::Look { tar_id: number("tar_id", tar_id)? }, "POST")
-        }
-        [prefix @ .., tar_id, "adopt"] if plain(prefix) => {
-            (Route::Adopt { tar_id: number("tar_id", tar_id)? }, "POST")
-        }
-        [prefix @ .., tar_id, block_size, block] if plain(prefix) => (
+        [.., tar_id, "db"] => (Route::PutIndex { tar_id: number("tar_id", tar_id)? }, "PUT"),
+        [.., tar_id, "status"] => (Route::Status { tar_id: number("tar_id", tar_id)? }, "GET"),
+        [.., tar_id, "log"] => (Route::Log { tar_id: number("tar_id", tar_id)? }, "POST"),
+        [.., tar_id, "finish"] => (Route::Finish { tar_id: number("tar_id", tar_id)? }, "POST"),
+        [.., tar_id, "look"] => (Route::Look { tar_id: number("tar_id", tar_id)? }, "POST"),
+        [.., tar_id, "adopt"] => (Route::Adopt { tar_id: number("tar_id", tar_id)? }, "POST"),
+        [.., tar_id, block_size, block] => (
             Route::PutBlock {
                 tar_id: number("tar_id", tar_id)?,
                 block_size: match number("block size", block_size)? {
@@ -76,7 +75,7 @@ pub(super) fn route(method: &str, path: &str) -> Result<Route> {
             },
             "PUT",
         ),
-        _ => return Err(Error::new(ErrorKind::NotFound, "nothing is served here")),
+        _ => return Err(nothing()),
     };
     if method != allowed && !(allowed == "GET" && method == "HEAD") {
         return Err(Error::new(ErrorKind::MethodNotAllowed, format!("only {allowed} is served here")));
@@ -84,13 +83,16 @@ pub(super) fn route(method: &str, path: &str) -> Result<Route> {
     Ok(route)
 }
 
-fn plain(prefix: &[&str]) -> bool {
-    prefix.iter().all(|name| {
-        !name.is_empty()
-            && *name != "."
-            && *name != ".."
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
-    })
+fn nothing() -> Error {
+    Error::new(ErrorKind::NotFound, "nothing is served here")
+}
+
+/// Whether a name in a path leads nowhere else. A prefix means nothing here, so it may be whatever leads to a receiver (`%20`, `;`,
+/// `//`); but no step upwards, however it is written, and no slash or NUL in disguise.
+fn is_plain(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let hidden = ["%2f", "%5c", "%00", "\\"].iter().any(|hidden| name.contains(hidden));
+    !hidden && !matches!(&*name.replace("%2e", "."), "." | "..")
 }
 
 /// Digits only: `+1`, ` 1` and signs are no numbers here. The journal keeps 63 bits.
@@ -134,8 +136,17 @@ mod tests {
         ] {
             assert_eq!(kind("PUT", path), ErrorKind::Malformed, "{path}");
         }
-        for path in ["/../tar/0/db", "//tar/0/db", "/%2e%2e/tar/0/db"] {
+        for path in
+            ["/../tar/0/db", "/%2e%2e/tar/0/db", "/.%2E/0/db", "/a%2F..%2Fb/0/db", "/a\\b/0/db", "/./0/db"]
+        {
             assert_eq!(kind("PUT", path), ErrorKind::NotFound, "{path}");
+        }
+    }
+
+    #[test]
+    fn any_prefix_leads_here() {
+        for prefix in ["", "/tar", "//tar", "/my%20files/tar", "/a;v=1/tar", "/caf%C3%A9//x", "/a,b/c+d/~e"] {
+            assert_eq!(route("PUT", &format!("{prefix}/3/db")).unwrap(), Route::PutIndex { tar_id: 3 });
         }
     }
 }

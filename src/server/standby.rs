@@ -30,6 +30,7 @@ fn refusal() -> Response {
     let answer = ErrorAnswer {
         error: "this receiver is a standby: another one uses the base folder".to_string(),
         hint: Some("send to the other one, or wait until this one has taken over".to_string()),
+        bad_index: false,
         degraded: false,
     };
     let mut response = (StatusCode::SERVICE_UNAVAILABLE, Json(answer)).into_response();

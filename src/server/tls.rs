@@ -68,24 +68,24 @@ fn config(files: &TlsFiles) -> Result<ServerConfig> {
     let key_path = files.key.display();
     let key = PrivateKeyDer::from_pem_slice(&read("the key", &files.key)?).map_err(|e| {
         usage(format!("{key_path} has no private key that can be used"))
-            .because(e)
-            .hint("it must be a PEM file with a key that is not encrypted")
+            .with_source(e)
+            .with_hint("it must be a PEM file with a key that is not encrypted")
     })?;
     warn_of_readers(&files.key);
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13, &TLS12])
-        .map_err(|e| Error::new(ErrorKind::Internal, "cannot set up TLS").because(e))?;
+        .map_err(|e| Error::new(ErrorKind::Internal, "cannot set up TLS").with_source(e))?;
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let wrong = || usage(format!("{} has a certificate that is no authority's", path.display()));
             let mut roots = RootCertStore::empty();
             for certificate in certificates("the client CA", path)? {
-                roots.add(certificate).map_err(|e| wrong().because(e))?;
+                roots.add(certificate).map_err(|e| wrong().with_source(e))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
-            builder.with_client_cert_verifier(verifier.map_err(|e| wrong().because(e))?)
+            builder.with_client_cert_verifier(verifier.map_err(|e| wrong().with_source(e))?)
         }
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|e| {
@@ -96,7 +96,7 @@ fn config(files: &TlsFiles) -> Result<ServerConfig> {
             }
             _ => format!("cannot use the certificate in {certificate} with the key in {key_path}"),
         };
-        usage(why).because(e).hint("in the certificate's file, the server's own must be the first")
+        usage(why).with_source(e).with_hint("in the certificate's file, the server's own must be the first")
     })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
@@ -110,7 +110,7 @@ fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>>
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => Err(no_pem()),
-        Err(e) => Err(no_pem().because(e)),
+        Err(e) => Err(no_pem().with_source(e)),
     }
 }
 

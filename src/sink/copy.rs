@@ -5,7 +5,7 @@
 
 use super::disk::Staging;
 use crate::error::{Error, ErrorKind, Result};
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -14,9 +14,27 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 const ALIGNMENT: u64 = 4096;
 const BUFFER_BYTES: usize = 1 << 20;
 /// What one call of the system copies at most, in bytes.
-const MOST_BYTES: u64 = 1 << 30;
+const MAX_BYTES: u64 = 1 << 30;
 
 impl Staging {
+    /// Whether a copy takes no room, because it shares the blocks of what it is made of.
+    #[must_use]
+    pub fn shares_blocks(&self) -> bool {
+        const NAMES: [&str; 2] = ["shared", "sharing"];
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = |name: &str| rustix::fs::openat(&self.folder, name, flags, Mode::from_raw_mode(0o600));
+        let shares = || -> std::io::Result<()> {
+            let (source, target) = (File::from(open(NAMES[0])?), open(NAMES[1])?);
+            source.write_all_at(&[1; ALIGNMENT as usize], 0)?;
+            Ok(rustix::fs::ioctl_ficlone(&target, &source)?)
+        };
+        let outcome = shares();
+        for name in NAMES {
+            let _ = rustix::fs::unlinkat(&self.folder, name, AtFlags::empty());
+        }
+        outcome.is_ok()
+    }
+
     /// Copies `length` bytes of `source` from `source_offset` on into the staged file `id`, to `target_offset`. Holes stay holes.
     ///
     /// # Errors
@@ -37,7 +55,9 @@ impl Staging {
             .open_for_writing(id)
             .map(File::from)
             .map_err(|e| Error::io(format!("cannot open the staged file {id}"), e))?;
-        Copy { source, target: &target, id }.run(source_offset, length, target_offset)
+        let copy = Copy { source, target: &target, id };
+        copy.run(source_offset, length, target_offset)?;
+        self.sync_one(&target).map_err(|e| copy.unwritable(e))
     }
 }
 
@@ -84,7 +104,7 @@ impl Copy<'_> {
         while left > 0 {
             // Up to the next boundary first, if both offsets meet it at once: what follows can be shared.
             let odd = from % ALIGNMENT;
-            let head = if odd > 0 && to % ALIGNMENT == odd { ALIGNMENT - odd } else { MOST_BYTES };
+            let head = if odd > 0 && to % ALIGNMENT == odd { ALIGNMENT - odd } else { MAX_BYTES };
             let wanted = left.min(head);
             let (mut source_at, mut target_at) = (from, to);
             let copied = rustix::fs::copy_file_range(
@@ -260,7 +280,7 @@ mod tests {
                 path: EntryPath::new(&b"f"[..]).unwrap(),
                 size: 64 << 20,
                 offset: 0,
-                scattered: false,
+                fragmented: false,
                 md5: None,
                 blake3: Some(Blake3::ZERO),
                 meta: None,

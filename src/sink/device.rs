@@ -30,7 +30,11 @@ impl Target {
         let failed = |e: std::io::Error| {
             let missing = e.kind() == std::io::ErrorKind::NotFound;
             let error = Error::io(format!("cannot open {name}"), e);
-            if missing { error.hint(format!("to begin with an empty file: touch {name}")) } else { error }
+            if missing {
+                error.with_hint(format!("to begin with an empty file: touch {name}"))
+            } else {
+                error
+            }
         };
         let stat = rustix::fs::stat(path).map_err(|e| failed(e.into()))?;
         let is_device = is_kind(&stat, FileType::BlockDevice);
@@ -77,20 +81,18 @@ impl Target {
         &self.name
     }
 
-    /// Says whether something up to `end` fits.
+    /// Says whether something up to `end` fits; if not, `what` says what needs more, and what was done so far.
     ///
     /// # Errors
     /// It is a device that ends before.
-    pub fn fits(&self, end: u64) -> Result<()> {
+    pub fn fits(&self, end: u64, what: impl FnOnce() -> String) -> Result<()> {
         if !self.is_device || end <= self.size {
             return Ok(());
         }
         let (name, size) = (&self.name, self.size);
-        Err(Error::new(
-            ErrorKind::Usage,
-            format!("{name} has {size} bytes, and the copy needs {end}; nothing was written there"),
-        )
-        .hint("the destination must be at least as large as the source; checksum --end copies a part"))
+        Err(Error::new(ErrorKind::Usage, format!("{name} has {size} bytes, and {}", what())).with_hint(
+            "the destination must be at least as large as the source; checksum --end copies a part",
+        ))
     }
 
     /// Writes `bytes` to `position`.
@@ -99,7 +101,7 @@ impl Target {
     /// That does not fit, the disk is full, or the medium failed.
     pub fn write(&mut self, position: u64, bytes: &[u8]) -> Result<()> {
         let end = position + bytes.len() as u64;
-        self.fits(end)?;
+        self.fits(end, || format!("something is to be written up to {end}"))?;
         self.file.write_all_at(bytes, position).map_err(|e| self.failed("write to", position, e))?;
         self.size = self.size.max(end);
         Ok(())
@@ -111,7 +113,7 @@ impl Target {
     /// As [`Target::write`].
     pub fn zero(&mut self, position: u64, length: u64) -> Result<()> {
         let end = position + length;
-        self.fits(end)?;
+        self.fits(end, || format!("something is to be written up to {end}"))?;
         if length == 0 {
             return Ok(());
         }
@@ -162,7 +164,7 @@ impl Target {
     pub fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(|e| {
             Error::io(format!("cannot bring {} onto stable storage", self.name), e)
-                .hint("copy it again, from checksum on")
+                .with_hint("copy it again, from checksum on")
         })
     }
 
@@ -227,6 +229,6 @@ mod tests {
     #[test]
     fn a_missing_destination_has_a_hint() {
         let error = Target::open(Path::new("/nowhere/x"), false, false).err().unwrap();
-        assert!(error.hint_text().unwrap().contains("touch"));
+        assert!(error.hint().unwrap().contains("touch"));
     }
 }

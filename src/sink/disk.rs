@@ -2,24 +2,41 @@
 
 pub use super::staging::Staging;
 
-use super::Expected;
-use crate::archive::entry::{FileEntry, Meta};
+use super::storage::{is_fuse, is_suspicious, watched_mount};
+use crate::archive::entry::Meta;
 use crate::archive::path::{EntryPath, STATE_DIR, printable};
 use crate::error::{Error, ErrorKind, Result};
-use crate::folder::{Folder, apply_meta, is_kind, is_same_time, meta_of, mtime_ns, owner_set, timestamps};
+use crate::folder::{Folder, apply_meta, is_kind};
 use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// A base folder with the receiver's own folder in it.
 pub struct DiskSink {
     pub(super) base: Folder,
     pub(super) state: Folder,
     state_path: PathBuf,
-    owner: bool,
+    pub(super) owner: bool,
+    /// A folder whose mode forbids its owner to go in was given all rights, and has to get its mode back.
+    pub(super) opened_up: AtomicBool,
+    /// What a file's owner and mode are set to does not stay: the file system has none, or an owner of its own.
+    pub(super) forgets_meta: AtomicBool,
+    /// Names that are spelled in different ways may be one.
+    pub(super) folds: AtomicBool,
+    /// Each folder can say for itself whether they may.
+    folders_say: bool,
+    /// The mount that holds it all.
+    pub(super) mount: Option<u64>,
+    /// When a thread began to find out that the state folder can be written to, the last time.
+    pub(super) written: Mutex<Option<Instant>>,
+    /// A sync of the whole file system does nothing here.
+    syncs_each_file: bool,
 }
 
 /// Folders that were used last, held open: files of one block mostly share a few. Not to be kept for long: a
@@ -40,6 +57,16 @@ impl FolderCache {
     }
 }
 
+/// The error that nothing can be stored below `base`, if `error` says so: that is the same as storage that fails later.
+fn unwritable(base: &Path, error: Errno) -> Option<Error> {
+    // A name that is not there says nothing: another receiver that starts at the same time tries to write, too.
+    (is_suspicious(error) && !matches!(error, Errno::NOENT | Errno::NOTDIR)).then(|| {
+        let what = format!("the base folder {} cannot be written to", base.display());
+        let error = Error::new(ErrorKind::Degraded, what).with_source(std::io::Error::from(error));
+        error.with_hint("look after the receiver's storage (mount, cables, the system's log), then run the same command again")
+    })
+}
+
 impl DiskSink {
     /// Opens `base`, which must exist, and makes `.tar-like` in it.
     ///
@@ -54,15 +81,46 @@ impl DiskSink {
             .map_err(|e| Error::io(format!("cannot resolve the base folder {}", base.display()), e))?
             .join(STATE_DIR);
         let state = folder.make_folder(STATE_DIR, 0o700).map_err(|e| {
-            Error::io(format!("cannot make the receiver's folder {}", state_path.display()), e)
+            unwritable(base, e).unwrap_or_else(|| {
+                Error::io(format!("cannot make the receiver's folder {}", state_path.display()), e)
+            })
         })?;
         check_private(&state, &state_path)?;
         for name in ["archives", "staging", "incoming"] {
-            state
-                .make_folder(name, 0o700)
-                .map_err(|e| Error::io(format!("cannot make {}", state_path.join(name).display()), e))?;
+            state.make_folder(name, 0o700).map_err(|e| {
+                let what = || format!("cannot make {}", state_path.join(name).display());
+                unwritable(base, e).unwrap_or_else(|| Error::io(what(), e))
+            })?;
         }
-        Ok(Self { base: folder, state, state_path, owner: rustix::process::geteuid().is_root() })
+        let (mount, owner) = (watched_mount(&state), rustix::process::geteuid().is_root());
+        let syncs_each_file = is_fuse(&state);
+        if syncs_each_file {
+            tracing::warn!(
+                "{} lies on a FUSE file system, which syncs no whole file system: each file is synced by itself, which is slow",
+                base.display()
+            );
+        }
+        let (opened_up, forgets_meta) = (AtomicBool::new(false), AtomicBool::new(false));
+        let folds = AtomicBool::new(super::names::folds(&folder, &state));
+        let folders_say = super::names::says_whether_it_folds(&folder).is_some();
+        let sink = Self {
+            base: folder,
+            state,
+            state_path,
+            owner,
+            opened_up,
+            forgets_meta,
+            folds,
+            folders_say,
+            mount,
+            written: Mutex::new(None),
+            syncs_each_file,
+        };
+        // Before SQLite meets it, whose codes say nothing to anybody.
+        if let Some(error) = sink.try_to_write().err().and_then(|e| unwritable(base, e)) {
+            return Err(error);
+        }
+        Ok(sink)
     }
 
     /// The path of the receiver's own folder: by its descriptor where the system has /proc, so that it leads to the folder
@@ -87,14 +145,44 @@ impl DiskSink {
         &self.state_path
     }
 
+    /// Fails unless the file `name` of the receiver's own folder is one that this process has open. SQLite opens by path: whoever may rename that
+    /// folder could have put another one there since it was opened and checked.
+    ///
+    /// # Errors
+    /// Another file was opened.
+    pub fn check_opened(&self, name: &str) -> Result<()> {
+        let failed = |e: std::io::Error| {
+            Error::io(format!("cannot look at {}", self.state_path.join(name).display()), e)
+        };
+        let Some(stat) = self.state.stat(name.as_bytes()).map_err(|e| failed(e.into()))? else {
+            return Ok(());
+        };
+        // Where there is no /proc, nothing tells.
+        let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return Ok(()) };
+        let is_this = |entry: std::io::Result<std::fs::DirEntry>| {
+            let found = entry.and_then(|entry| std::fs::metadata(entry.path()));
+            found.is_ok_and(|found| (found.dev(), found.ino()) == (stat.st_dev, stat.st_ino))
+        };
+        if open.into_iter().any(is_this) {
+            return Ok(());
+        }
+        let what = format!("{} was replaced while it was opened", self.state_path.display());
+        Err(Error::new(ErrorKind::Io, what)
+            .with_hint("let nobody else rename what is in the base folder, then start the receiver again"))
+    }
+
     /// Waits until everything that was written so far, by anybody on this file system, is on stable storage.
     ///
     /// # Errors
-    /// Storage failed. What was written since the last success must count as lost.
+    /// [`ErrorKind::NoSpace`], or storage failed. What was written since the last success must count as lost.
     pub fn sync(&self) -> Result<()> {
-        rustix::fs::syncfs(&self.state).map_err(|e| {
-            Error::io("cannot sync the base folder's file system", e).with_kind(ErrorKind::Degraded)
-        })
+        rustix::fs::syncfs(&self.state).map_err(|e| Error::io("cannot sync the base folder's file system", e))
+    }
+
+    /// Whether [`DiskSink::sync`] is not enough, because the kernel does not pass it on.
+    #[must_use]
+    pub fn syncs_each_file(&self) -> bool {
+        self.syncs_each_file
     }
 
     /// The bytes that are free for the receiver's user.
@@ -113,7 +201,21 @@ impl DiskSink {
     pub fn staging(&self, name: &str) -> Result<Staging> {
         let open = || self.state.open_folder(b"staging")?.make_folder(name, 0o700);
         let folder = open().map_err(|e| Error::io(format!("cannot make the staging folder {name}"), e))?;
-        Ok(Staging::new(folder, self.owner))
+        Ok(Staging::new(folder, self.owner, self.syncs_each_file))
+    }
+
+    /// Removes the staging folder `name`, if it is there.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn remove_staging(&self, name: &str) -> Result<()> {
+        let path = self.state_path().join("staging").join(name);
+        match std::fs::remove_dir_all(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("cannot clean {}", path.display()), e))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes all staging folders but those named.
@@ -132,6 +234,34 @@ impl DiskSink {
         Ok(())
     }
 
+    /// Opens the folder `path`, also where modes forbid that to their owner.
+    pub(super) fn enter(&self, path: &[u8]) -> std::result::Result<Folder, Errno> {
+        let folder = self.base.enter(path, &self.opened_up)?;
+        self.make_usable(&folder)?;
+        Ok(folder)
+    }
+
+    /// A folder can be open, and its mode forbids to look for what is in it. Root is forbidden nothing. And one folder may take names for one
+    /// where the base folder tells them apart.
+    fn make_usable(&self, folder: &Folder) -> std::result::Result<(), Errno> {
+        if self.folders_say
+            && !self.folds.load(Ordering::Relaxed)
+            && super::names::says_whether_it_folds(folder) == Some(true)
+        {
+            self.folds.store(true, Ordering::Relaxed);
+        }
+        let is_closed = || rustix::fs::fstat(folder).map(|stat| stat.st_mode & 0o100 == 0);
+        if !self.owner && is_closed()? && folder.make_writable()? {
+            self.opened_up.store(true, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Whether folders were opened up since this was asked last: then all of them have to get their modes again.
+    pub fn take_opened_up(&self) -> bool {
+        self.opened_up.swap(false, Ordering::SeqCst)
+    }
+
     pub(super) fn folder_of(
         &self,
         path: &EntryPath,
@@ -141,9 +271,10 @@ impl DiskSink {
         if let Some((_, folder)) = cache.entries.iter().rev().find(|(cached, _)| **cached == *parent) {
             return Ok(folder.clone());
         }
-        let folder = Arc::new(self.base.make_folders(parent, &mut |replaced| {
+        let folder = Arc::new(self.base.make_folders(parent, &self.opened_up, &mut |replaced| {
             tracing::warn!("replaced \"{}\", which was no folder, by a folder", printable(replaced));
         })?);
+        self.make_usable(&folder)?;
         cache.keep(parent, &folder);
         Ok(folder)
     }
@@ -158,7 +289,7 @@ impl DiskSink {
         if let Some((_, folder)) = cache.entries.iter().rev().find(|(cached, _)| **cached == *parent) {
             return Ok(Some(folder.clone()));
         }
-        let folder = match self.base.open_folder(parent) {
+        let folder = match self.enter(parent) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
             other => Arc::new(other?),
         };
@@ -172,7 +303,7 @@ impl DiskSink {
     /// The system's error.
     pub fn stat(&self, path: &EntryPath, cache: &mut FolderCache) -> Result<Option<Stat>> {
         let mut stat = || match self.existing_folder_of(path, cache)? {
-            Some(folder) => folder.stat(path.split().1),
+            Some(folder) => folder.stat_within(path.split().1, &self.opened_up),
             None => Ok(None),
         };
         stat().map_err(|e| Error::io(format!("cannot look at \"{path}\""), e))
@@ -183,41 +314,11 @@ impl DiskSink {
     /// # Errors
     /// The system's error.
     pub fn open_final(&self, path: &EntryPath) -> Result<Option<File>> {
-        match self.base.open_file(path.as_bytes()) {
+        match self.base.enter_file(path.as_bytes(), &self.opened_up) {
             Ok(file) => Ok(Some(file)),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => Ok(None),
             Err(e) => Err(Error::io(format!("cannot open \"{path}\""), e)),
         }
-    }
-
-    /// Gives the regular file with the final name of `file`, if it has its size, its owner, permissions and time; false if there is no such.
-    /// With `former` it must have that time, or its own already: whoever wrote to it since has changed it.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn apply_file_meta(
-        &self,
-        file: &FileEntry,
-        former: Option<Expected<'_>>,
-        cache: &mut FolderCache,
-    ) -> Result<bool> {
-        let (path, Some(meta)) = (&file.path, &file.meta) else { return Ok(true) };
-        let stands = |stat: &Stat| {
-            is_kind(stat, FileType::RegularFile)
-                && u64::try_from(stat.st_size) == Ok(file.size)
-                && former.is_none_or(|former| former.is(stat) || Expected::of(file).is(stat))
-        };
-        if !self.stat(path, cache)?.is_some_and(|stat| stands(&stat)) {
-            return Ok(false);
-        }
-        let what = |e| Error::io(format!("cannot set mode, owner or time of \"{path}\""), e);
-        // What its own mode forbids to open is asked for again.
-        let Some(opened) = self.open_final(path).unwrap_or(None) else { return Ok(false) };
-        if !stands(&rustix::fs::fstat(&opened).map_err(what)?) {
-            return Ok(false);
-        }
-        apply_meta(&opened, meta, self.owner).map_err(what)?;
-        Ok(true)
     }
 
     /// Gives a staged file its final name, replacing in one step what had it. An empty folder in the way is removed.
@@ -240,7 +341,9 @@ impl DiskSink {
                         rustix::fs::unlinkat(&*folder, name, AtFlags::REMOVEDIR)?;
                     }
                     // A folder of ours without write permission for its owner; `finish` sets its mode again.
-                    Err(Errno::ACCESS) if folder.make_writable()? => {}
+                    Err(Errno::ACCESS) if folder.make_writable()? => {
+                        self.opened_up.store(true, Ordering::SeqCst);
+                    }
                     // The cached folder was removed behind our back.
                     Err(Errno::NOENT) if staging.folder.stat(staged.as_bytes())?.is_some() => {
                         cache.entries.clear()
@@ -253,8 +356,13 @@ impl DiskSink {
         publish().map_err(|e| {
             let error = Error::io(format!("cannot put \"{path}\" in place"), e);
             match e {
-                Errno::NOTEMPTY | Errno::EXIST => error.hint("a folder that is not empty stands where the file must be; move it away"),
-                Errno::XDEV => error.hint("its folder is on another file system than .tar-like; mount nothing below the base folder"),
+                Errno::NOTEMPTY | Errno::EXIST => error.with_hint("a folder that is not empty stands where the file must be; move it away"),
+                Errno::XDEV => error.with_hint("its folder is on another file system than .tar-like; mount nothing below the base folder"),
+                Errno::BUSY => error.with_hint("something is mounted where the file must be; unmount it"),
+                Errno::ACCESS | Errno::PERM => error.with_hint(
+                    "the receiver's user may not replace it: its folder belongs to another user, or one of them is immutable \
+                     (see lsattr)",
+                ),
                 _ => error,
             }
         })
@@ -266,52 +374,37 @@ impl DiskSink {
     /// The system's error.
     pub fn make_folder(&self, path: &EntryPath) -> Result<()> {
         self.base
-            .make_folders(path.as_bytes(), &mut |replaced| {
+            .make_folders(path.as_bytes(), &self.opened_up, &mut |replaced| {
                 tracing::warn!("replaced \"{}\", which was no folder, by a folder", printable(replaced));
             })
             .map(drop)
             .map_err(|e| Error::io(format!("cannot make the folder \"{path}\""), e))
     }
 
-    /// Whether the folder `path` is there, with owner, permissions and time as `meta` says.
+    /// Gives the base folder itself owner, permissions and time of `meta`, if they are others; false if it belongs to somebody else, and we may not.
     ///
     /// # Errors
     /// The system's error.
-    pub fn folder_stands(
-        &self,
-        path: &EntryPath,
-        meta: Option<&Meta>,
-        cache: &mut FolderCache,
-    ) -> Result<bool> {
-        let stat = self.stat(path, cache)?.filter(|stat| is_kind(stat, FileType::Directory));
-        Ok(stat.is_some_and(|stat| meta.is_none_or(|meta| self.has_meta(&stat, meta))))
+    pub fn apply_base_meta(&self, meta: &Meta) -> Result<bool> {
+        let apply = || -> std::result::Result<bool, Errno> {
+            let stat = rustix::fs::fstat(&self.base)?;
+            if !self.owner && stat.st_uid != rustix::process::geteuid().as_raw() {
+                return Ok(false);
+            }
+            // The next run has to come in by the path.
+            let mode = if self.owner { meta.mode } else { meta.mode | 0o500 };
+            let meta = Meta { mode: mode & 0o7777, ..*meta };
+            if !self.has_meta(&stat, &meta) {
+                apply_meta(&self.base, &meta, self.owner)?;
+            }
+            Ok(true)
+        };
+        apply().map_err(|e| Error::io("cannot set mode, owner or time of the base folder", e))
     }
 
     /// Whether there is a folder `path`, as far as it can be looked at.
     pub fn is_folder(&self, path: &EntryPath, cache: &mut FolderCache) -> bool {
         matches!(self.stat(path, cache), Ok(Some(stat)) if is_kind(&stat, FileType::Directory))
-    }
-
-    /// Whether an entry is as [`apply_meta`] makes it.
-    fn has_meta(&self, stat: &Stat, meta: &Meta) -> bool {
-        let Meta { mode, uid, gid, .. } = meta_of(stat);
-        is_same_time(mtime_ns(stat), meta.mtime_ns)
-            && if self.owner {
-                (mode, uid, gid) == (meta.mode, meta.uid, meta.gid)
-            } else {
-                mode == meta.mode & 0o1777
-            }
-    }
-
-    /// Sets owner, permissions and time of the folder `path`.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn apply_folder_meta(&self, path: &EntryPath, meta: &Meta) -> Result<()> {
-        self.base
-            .open_folder(path.as_bytes())
-            .and_then(|folder| apply_meta(&folder, meta, self.owner))
-            .map_err(|e| Error::io(format!("cannot set mode, owner or time of the folder \"{path}\""), e))
     }
 
     /// Makes the symbolic link `path`, unless it is there already; tells whether it was made.
@@ -326,38 +419,30 @@ impl DiskSink {
         meta: Option<&Meta>,
         cache: &mut FolderCache,
     ) -> Result<bool> {
-        let make = |cache: &mut FolderCache| -> std::result::Result<(Arc<Folder>, bool), Errno> {
-            let folder = self.folder_of(path, cache)?;
-            let stands = rustix::fs::readlinkat(&*folder, path.split().1, Vec::new())
-                .is_ok_and(|now| now.as_bytes() == target);
-            if !stands {
-                // Left over from a link that could not be put in place.
-                let _ = rustix::fs::unlinkat(&staging.folder, "link", AtFlags::empty());
-                rustix::fs::symlinkat(target, &staging.folder, "link")?;
-            }
-            Ok((folder, stands))
-        };
-        let (folder, stands) =
-            make(cache).map_err(|e| Error::io(format!("cannot make the symbolic link \"{path}\""), e))?;
-        if !stands {
-            self.publish(staging, "link", path, cache)?;
-        }
-        if let Some(meta) = meta {
-            let name = path.split().1;
-            let set = || -> std::result::Result<(), Errno> {
-                if self.owner {
-                    let (uid, gid) =
-                        (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
-                    let flags = AtFlags::SYMLINK_NOFOLLOW;
-                    owner_set(rustix::fs::chownat(&*folder, name, Some(uid), Some(gid), flags))?;
-                }
-                rustix::fs::utimensat(&*folder, name, &timestamps(meta), AtFlags::SYMLINK_NOFOLLOW)
-            };
-            set().map_err(|e| {
+        let (folder, name) = (
+            self.folder_of(path, cache)
+                .map_err(|e| Error::io(format!("cannot make the symbolic link \"{path}\""), e))?,
+            path.split().1,
+        );
+        let set = |meta| {
+            self.apply_link_meta(&folder, name, target, meta).map_err(|e| {
                 Error::io(format!("cannot set owner or time of the symbolic link \"{path}\""), e)
-            })?;
+            })
+        };
+        if set(meta)? {
+            return Ok(false);
         }
-        Ok(!stands)
+        let make = || -> std::result::Result<(), Errno> {
+            // Left over from a link that could not be put in place.
+            let _ = rustix::fs::unlinkat(&staging.folder, "link", AtFlags::empty());
+            rustix::fs::symlinkat(target, &staging.folder, "link")
+        };
+        make().map_err(|e| Error::io(format!("cannot make the symbolic link \"{path}\""), e))?;
+        // Nobody else comes to the staging folder: it is complete before it has its name.
+        self.apply_link_meta(&staging.folder, b"link", target, meta)
+            .map_err(|e| Error::io(format!("cannot set owner or time of the symbolic link \"{path}\""), e))?;
+        self.publish(staging, "link", path, cache)?;
+        Ok(true)
     }
 
     /// Makes `path` a further name of the file `target`, unless it is already; tells whether it was made.
@@ -401,5 +486,5 @@ fn check_private(state: &Folder, path: &Path) -> Result<()> {
         ErrorKind::Io,
         format!("{} belongs to another user, or others may write there", path.display()),
     )
-    .hint("run the receiver as the user who owns it; if nothing there is needed, remove the folder"))
+    .with_hint("run the receiver as the user who owns it; if nothing there is needed, remove the folder"))
 }

@@ -1,7 +1,7 @@
 //! What a receiver put under a final name, and whether it is still that.
 
 use crate::archive::entry::FileEntry;
-use crate::folder::{is_common_time, is_kind, is_same_time, mtime_ns};
+use crate::folder::{is_kept_time, is_kind, is_same_time, mtime_ns};
 use rustix::fs::{FileType, Stat};
 
 /// What has a final name as far as the receiver knows. A file is known by its size and time: its content was proven before it got the
@@ -14,6 +14,13 @@ pub enum Expected<'a> {
         size: u64,
         /// When its content changed last, in nanoseconds since 1970; `None` where nothing is known of it.
         mtime_ns: Option<i64>,
+    },
+    /// A regular file with this very time, odd as it may be: as `DiskSink::kept_time` says that it is kept.
+    Kept {
+        /// Its length, in bytes.
+        size: u64,
+        /// When its content changed last, in nanoseconds since 1970.
+        mtime_ns: i64,
     },
     /// A symbolic link with this target.
     Link(&'a [u8]),
@@ -31,12 +38,37 @@ impl Expected<'_> {
     pub fn is(&self, stat: &Stat) -> bool {
         match *self {
             Self::Link(_) => is_kind(stat, FileType::Symlink),
-            Self::File { size, mtime_ns: wanted } => {
-                is_kind(stat, FileType::RegularFile)
-                    && u64::try_from(stat.st_size) == Ok(size)
-                    // Some file systems keep the nearest time that they know instead.
-                    && wanted.is_none_or(|at| !is_common_time(at) || is_same_time(mtime_ns(stat), at))
+            Self::Kept { size, mtime_ns: kept } => {
+                is_file_of(stat, size) && is_same_time(mtime_ns(stat), kept)
             }
+            Self::File { size, mtime_ns: wanted } => {
+                is_file_of(stat, size) && wanted.is_none_or(|at| is_kept_time(mtime_ns(stat), at))
+            }
+        }
+    }
+}
+
+fn is_file_of(stat: &Stat, size: u64) -> bool {
+    is_kind(stat, FileType::RegularFile) && u64::try_from(stat.st_size) == Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::timestamps;
+
+    #[test]
+    fn a_file_with_another_time_is_not_what_was_put_there_whatever_the_time() {
+        let file = tempfile::tempfile().unwrap();
+        let stat = |mtime_ns| {
+            let meta = crate::archive::entry::Meta { mode: 0, mtime_ns, uid: 0, gid: 0 };
+            rustix::fs::futimens(&file, &timestamps(&meta)).unwrap();
+            rustix::fs::fstat(&file).unwrap()
+        };
+        for at in [i64::MIN, -2_000_000_000_500_000_000, 0, 1, 4_000_000_000_123_456_789, i64::MAX] {
+            let expected = Expected::File { size: 0, mtime_ns: Some(at) };
+            assert!(expected.is(&stat(at)), "{at}");
+            assert!(!expected.is(&stat(1_000_000_000_000_000_001)), "{at}");
         }
     }
 }

@@ -4,9 +4,10 @@ use super::Expected;
 use super::disk::{DiskSink, FolderCache, Staging};
 use crate::archive::entry::FileEntry;
 use crate::error::{Error, Result};
-use crate::folder::{Folder, is_kind};
-use rustix::fs::{AtFlags, FileType};
+use crate::folder::{Folder, is_kind, meta_of, timestamps};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use std::fs::File;
 
 const FOLDER: &str = "kept";
 
@@ -62,10 +63,11 @@ impl DiskSink {
         }
     }
 
-    /// Gives a published file its name in `kept`, too; false if something else, or nothing, has its final name.
+    /// Gives a published file its name in `kept`, too, or puts a copy there if it takes no further name: it is immutable, has as many as it
+    /// can have, or its file system has no hard links. False if something else, or nothing, has its final name.
     ///
     /// # Errors
-    /// The system's error.
+    /// The system's error, about this file alone.
     pub fn keep(&self, kept: &Kept, file: &FileEntry, cache: &mut FolderCache) -> Result<bool> {
         let expected = Expected::of(file);
         let (name, own) = (file.path.split().1, Staging::name(file.id));
@@ -76,6 +78,9 @@ impl DiskSink {
             }
             match rustix::fs::linkat(&*folder, name, &kept.folder, &*own, AtFlags::empty()) {
                 Err(Errno::NOENT) => return Ok(false),
+                Err(Errno::PERM | Errno::ACCESS | Errno::MLINK | Errno::NOTSUP | Errno::XDEV) => {
+                    copy(&folder, name, &expected, kept, &own)?;
+                }
                 other => other?,
             }
             // Somebody may have put something else there since it was looked at.
@@ -86,10 +91,31 @@ impl DiskSink {
             Ok(false)
         };
         link().map_err(|e| {
+            // Half a copy must not pass for the file.
+            let _ = rustix::fs::unlinkat(&kept.folder, &*own, AtFlags::empty());
             Error::io(format!("cannot keep \"{}\"", file.path), e)
-                .hint("its file system or its owner allows no further name of a file; leave out --keep")
         })
     }
+}
+
+/// Copies the file `name` of `folder`, if it is as `expected`, to `own` in `kept`, with its time.
+fn copy(
+    folder: &Folder,
+    name: &[u8],
+    expected: &Expected<'_>,
+    kept: &Kept,
+    own: &str,
+) -> std::result::Result<(), Errno> {
+    let source = folder.open_file(name)?;
+    let stat = rustix::fs::fstat(&source)?;
+    if !expected.is(&stat) {
+        return Err(Errno::NOENT);
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target = File::from(rustix::fs::openat(&kept.folder, own, flags, Mode::from_raw_mode(0o600))?);
+    let io = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
+    std::io::copy(&mut &source, &mut &target).map_err(io)?;
+    rustix::fs::futimens(&target, &timestamps(&meta_of(&stat)))
 }
 
 impl Kept {
@@ -139,7 +165,7 @@ mod tests {
     use super::*;
     use crate::archive::entry::Meta;
     use crate::archive::path::EntryPath;
-    use crate::folder::{meta_of, mtime_ns};
+    use crate::folder::mtime_ns;
 
     fn entry(sink: &DiskSink, id: u64, name: &str) -> FileEntry {
         let path = EntryPath::new(name.as_bytes()).unwrap();
@@ -147,7 +173,7 @@ mod tests {
         let meta = Some(Meta { mtime_ns: mtime_ns(&stat), ..meta_of(&stat) });
         let size = u64::try_from(stat.st_size).unwrap();
         let (md5, blake3, origin, object) = (None, None, None, None);
-        FileEntry { id, path, size, offset: 0, scattered: false, md5, blake3, meta, origin, object }
+        FileEntry { id, path, size, offset: 0, fragmented: false, md5, blake3, meta, origin, object }
     }
 
     #[test]
@@ -186,16 +212,20 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let sink = DiskSink::open(base.path()).unwrap();
         std::fs::write(base.path().join("f"), "content").unwrap();
-        let (former, mut cache) = (entry(&sink, 1, "f"), FolderCache::default());
-        let meta = former.meta.map(|meta| Meta { mtime_ns: 1_700_000_000_000_000_000, ..meta });
-        let file = FileEntry { meta, ..former.clone() };
+        let (previous, mut cache) = (entry(&sink, 1, "f"), FolderCache::default());
+        let meta = previous.meta.map(|meta| Meta { mtime_ns: 1_700_000_000_000_000_000, ..meta });
+        let file = FileEntry { meta, ..previous.clone() };
         let wrong = Expected::File { size: 7, mtime_ns: Some(1_600_000_000_000_000_000) };
-        assert!(!sink.apply_file_meta(&file, Some(wrong), &mut cache).unwrap());
-        assert_eq!(entry(&sink, 1, "f").meta, former.meta);
-        assert!(sink.apply_file_meta(&file, Some(Expected::of(&former)), &mut cache).unwrap());
+        assert!(!sink.apply_file_meta(&file, Some((wrong, None)), &mut cache).unwrap());
+        assert_eq!(entry(&sink, 1, "f").meta, previous.meta);
+        assert!(
+            sink.apply_file_meta(&file, Some((Expected::of(&previous), previous.meta)), &mut cache).unwrap()
+        );
         assert_eq!(entry(&sink, 1, "f").meta, file.meta);
         // Once more, as after a crash.
-        assert!(sink.apply_file_meta(&file, Some(Expected::of(&former)), &mut cache).unwrap());
-        assert!(sink.apply_file_meta(&former, None, &mut cache).unwrap());
+        assert!(
+            sink.apply_file_meta(&file, Some((Expected::of(&previous), previous.meta)), &mut cache).unwrap()
+        );
+        assert!(sink.apply_file_meta(&previous, None, &mut cache).unwrap());
     }
 }

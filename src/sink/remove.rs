@@ -2,9 +2,13 @@
 //!
 //! Between a look at a name and its removal another file may get it. So what is to go is first moved to where nobody else comes, looked
 //! at there, and put back if it is something else. Folders are not held open from one entry to the next: one may be moved away.
+//!
+//! An entry is moved to `.tar-like/removed/SESSION/PATH`. `SESSION` is a random name that one deletion has for itself, and `PATH` is the
+//! entry's own path: it says where an entry belongs that a kill has left there. The next start puts it back ([`super::left`]).
 
 use super::disk::DiskSink;
 use super::expected::Expected;
+use super::left::each_below;
 use crate::archive::path::{EntryPath, MAX_NAME_BYTES, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::Folder;
@@ -12,7 +16,6 @@ use rustix::fs::{AtFlags, Mode, RenameFlags};
 use rustix::io::Errno;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What came of removing something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +36,26 @@ pub struct Backup {
 }
 
 /// Names tried for one entry, before the folder counts as full of backups.
-const MOST_BACKUPS: u32 = 10_000;
+const MAX_BACKUPS: u32 = 10_000;
+
+/// The folder in the state folder through which entries leave.
+pub(super) const REMOVED: &str = "removed";
+
+/// One deletion: what it removes goes to a backup folder if it has one. Dropping it removes its empty folders; what a failure has left
+/// there stays for the next start.
+pub struct Removal<'a> {
+    sink: &'a DiskSink,
+    backup: Option<&'a Backup>,
+    session: Option<Session>,
+}
+
+/// Where a deletion moves entries to look at them.
+struct Session {
+    name: String,
+    folder: Folder,
+    /// The folder that was used last, by its path.
+    last: Option<(Box<[u8]>, Folder)>,
+}
 
 impl DiskSink {
     /// Opens the folder that is to take what is removed; made if missing. A relative path is one below the base; an absolute one is
@@ -45,7 +67,7 @@ impl DiskSink {
         let name = printable(path.as_os_str().as_bytes());
         let refuse = |why: &str| {
             Error::new(ErrorKind::Usage, format!("\"{name}\" cannot be the backup folder: {why}"))
-                .hint("name a folder below the receiver's base folder, by a relative path")
+                .with_hint("name a folder below the receiver's base folder, by a relative path")
         };
         let failed = |e: std::io::Error| Error::io(format!("cannot use the backup folder \"{name}\""), e);
         let folder = if path.is_absolute() {
@@ -77,75 +99,9 @@ impl DiskSink {
         Ok(Backup { folder, name })
     }
 
-    /// Removes the file or link `path` if it is as `expected`, or moves it to `backup`.
-    ///
-    /// # Errors
-    /// The system's error, as a sentence about this entry.
-    pub fn remove(
-        &self,
-        path: &EntryPath,
-        expected: &Expected<'_>,
-        backup: Option<&Backup>,
-    ) -> Result<Outcome> {
-        let (parent, name) = path.split();
-        let failed = |e: Errno| {
-            let error = Error::io(format!("cannot remove \"{path}\""), e);
-            match e {
-                Errno::XDEV => error
-                    .hint("it is on another file system than .tar-like; mount nothing below the base folder"),
-                _ => error,
-            }
-        };
-        let folder = match self.base.open_folder(parent) {
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Outcome::Absent),
-            other => other.map_err(failed)?,
-        };
-        match is(&folder, name, expected).map_err(failed)? {
-            None => return Ok(Outcome::Absent),
-            Some(false) => return Ok(Outcome::Changed),
-            Some(true) => {}
-        }
-        let private = self.state.make_folder("removed", 0o700).map_err(failed)?;
-        let aside = private_name();
-        let moved = || match rustix::fs::renameat(&folder, name, &private, &*aside) {
-            Err(Errno::ACCESS) if folder.make_writable()? => {
-                rustix::fs::renameat(&folder, name, &private, &*aside)
-            }
-            other => other,
-        };
-        match moved() {
-            Err(Errno::NOENT) => return Ok(Outcome::Absent),
-            other => other.map_err(failed)?,
-        }
-        let put_back = || place(&private, &aside, &folder, name).map(drop).map_err(failed);
-        match is(&private, aside.as_bytes(), expected) {
-            Ok(Some(true)) => {}
-            Ok(_) => {
-                put_back()?;
-                return Ok(Outcome::Changed);
-            }
-            Err(e) => {
-                put_back()?;
-                return Err(failed(e));
-            }
-        }
-        match backup {
-            None => rustix::fs::unlinkat(&private, &*aside, AtFlags::empty()).map_err(failed)?,
-            Some(backup) => {
-                let keep = || {
-                    let folder = make_folders(&backup.folder, parent, true)?;
-                    place(&private, &aside, &folder, name)
-                };
-                if let Err(e) = keep() {
-                    put_back()?;
-                    return Err(Error::io(
-                        format!("cannot move \"{path}\" to the backup folder \"{}\"", backup.name),
-                        e,
-                    ));
-                }
-            }
-        }
-        Ok(Outcome::Removed)
+    /// Begins a deletion.
+    pub fn removal<'a>(&'a self, backup: Option<&'a Backup>) -> Removal<'a> {
+        Removal { sink: self, backup, session: None }
     }
 
     /// Removes the folder `path` if it is one, and empty.
@@ -155,7 +111,7 @@ impl DiskSink {
     pub fn remove_folder_if_empty(&self, path: &EntryPath) -> Result<Outcome> {
         let (parent, name) = path.split();
         let remove = || -> std::result::Result<Outcome, Errno> {
-            let folder = match self.base.open_folder(parent) {
+            let folder = match self.enter(parent) {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Outcome::Absent),
                 other => other?,
             };
@@ -175,25 +131,151 @@ impl DiskSink {
         };
         remove().map_err(|e| Error::io(format!("cannot remove the folder \"{path}\""), e))
     }
+}
 
-    /// Removes what a crash left between its place and its end.
+impl Removal<'_> {
+    /// Removes the file or link `path` if it is as `expected`, or moves it to the backup folder.
     ///
     /// # Errors
-    /// The system's error.
-    pub fn empty_removed(&self) -> Result<()> {
-        let path = self.state_path().join("removed");
-        match std::fs::remove_dir_all(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(format!("cannot clean {}", path.display()), e))
+    /// The system's error, as a sentence about this entry.
+    pub fn remove(&mut self, path: &EntryPath, expected: &Expected<'_>) -> Result<Outcome> {
+        let ((parent, name), backup) = (path.split(), self.backup);
+        let failed = |e: Errno| {
+            let error = Error::io(format!("cannot remove \"{path}\""), e);
+            match e {
+                Errno::XDEV => error.with_hint(
+                    "it is on another file system than .tar-like; mount nothing below the base folder",
+                ),
+                _ => error,
             }
-            _ => Ok(()),
+        };
+        let folder = match self.sink.enter(parent) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Outcome::Absent),
+            other => other.map_err(failed)?,
+        };
+        match is(&folder, name, expected).map_err(failed)? {
+            None => return Ok(Outcome::Absent),
+            Some(false) => return Ok(Outcome::Changed),
+            Some(true) => {}
+        }
+        match self.move_aside(&folder, parent, name) {
+            Err(Errno::NOENT) => return Ok(Outcome::Absent),
+            other => other.map_err(failed)?,
+        }
+        let aside = self.aside(parent).map_err(failed)?;
+        let put_back = || place(aside, name, &folder, name).map_err(failed);
+        match is(aside, name, expected) {
+            Ok(Some(true)) => {}
+            Ok(_) => {
+                put_back()?;
+                return Ok(Outcome::Changed);
+            }
+            Err(e) => {
+                put_back()?;
+                return Err(failed(e));
+            }
+        }
+        match backup {
+            None => rustix::fs::unlinkat(aside, name, AtFlags::empty()).map_err(failed)?,
+            Some(backup) => {
+                let keep = || {
+                    let folder = make_folders(&backup.folder, parent, true)?;
+                    place(aside, name, &folder, name)
+                };
+                if let Err(e) = keep() {
+                    put_back()?;
+                    return Err(Error::io(
+                        format!("cannot move \"{path}\" to the backup folder \"{}\"", backup.name),
+                        e,
+                    ));
+                }
+            }
+        }
+        Ok(Outcome::Removed)
+    }
+
+    /// Moves `name` from `folder`, which is `parent`, to the folder of the same path in the session.
+    fn move_aside(&mut self, folder: &Folder, parent: &[u8], name: &[u8]) -> std::result::Result<(), Errno> {
+        for attempt in 0..3 {
+            let aside = match self.aside(parent) {
+                // An earlier entry that could not be put back has the name of one of the folders.
+                Err(Errno::NOTDIR | Errno::LOOP) if attempt == 0 => {
+                    self.end_session();
+                    continue;
+                }
+                other => other?,
+            };
+            // Nobody else comes there: what has the name is an earlier entry that could not be put back.
+            let is_taken = aside.stat(name)?.is_some();
+            let moved = match is_taken {
+                true => Err(Errno::EXIST),
+                false => rustix::fs::renameat(folder, name, aside, name),
+            };
+            match moved {
+                Err(Errno::ACCESS) if folder.make_writable()? => {}
+                // It stays where it is, in a session of its own.
+                Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => self.end_session(),
+                other => return other,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
+    /// The folder of the session that stands for the folder `parent`.
+    fn aside(&mut self, parent: &[u8]) -> std::result::Result<&Folder, Errno> {
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => Session::begin(self.sink)?,
+        };
+        let session = self.session.insert(session);
+        if session.last.as_ref().is_none_or(|(path, _)| **path != *parent) {
+            let folder = match make_folders(&session.folder, parent, false) {
+                // On a full disk: it loses its path if the receiver is killed at this moment, but not its name.
+                Err(Errno::NOSPC | Errno::DQUOT) => session.folder.open_folder(b"")?,
+                other => other?,
+            };
+            session.last = Some((parent.into(), folder));
+        }
+        session.last.as_ref().map(|(_, folder)| folder).ok_or(Errno::NOENT)
+    }
+
+    fn end_session(&mut self) {
+        if let Some(session) = self.session.take()
+            && let Ok(removed) = self.sink.state.open_folder(REMOVED.as_bytes())
+        {
+            prune(&removed, session.name.as_bytes());
         }
     }
 }
 
-fn private_name() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+impl Drop for Removal<'_> {
+    fn drop(&mut self) {
+        self.end_session();
+    }
+}
+
+impl Session {
+    fn begin(sink: &DiskSink) -> std::result::Result<Self, Errno> {
+        let removed = sink.state.make_folder(REMOVED, 0o700)?;
+        // A name that was never used: as process 1 of a container, every receiver has the same number.
+        let name = format!("{:016x}", rand::random::<u64>());
+        rustix::fs::mkdirat(&removed, &*name, Mode::from_raw_mode(0o700))?;
+        let folder = removed.open_folder(name.as_bytes())?;
+        Ok(Self { name, folder, last: None })
+    }
+}
+
+/// Removes the folder of the session `name` in `removed`, and all folders below it, as far as they are empty. What cannot be removed stays.
+pub(super) fn prune(removed: &Folder, name: &[u8]) {
+    each_below(removed, name, |path, stat| {
+        let cut = path.iter().rposition(|&b| b == b'/');
+        let (parent, name) = cut.map_or((&[][..], path), |cut| (&path[..cut], &path[cut + 1..]));
+        if stat.is_none()
+            && let Ok(parent) = removed.open_folder(parent)
+        {
+            let _ = rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR);
+        }
+    });
 }
 
 /// Whether `name` is as `expected`; `None` if nothing has that name.
@@ -212,8 +294,8 @@ fn is(folder: &Folder, name: &[u8], expected: &Expected<'_>) -> std::result::Res
 }
 
 /// Moves `from` to `name` in `to`, or to the first numbered name beside it that is free.
-fn place(from: &Folder, aside: &str, to: &Folder, name: &[u8]) -> std::result::Result<(), Errno> {
-    for number in 0..MOST_BACKUPS {
+pub(super) fn place(from: &Folder, aside: &[u8], to: &Folder, name: &[u8]) -> std::result::Result<(), Errno> {
+    for number in 0..MAX_BACKUPS {
         match rename_new(from, aside, to, &numbered(name, number)) {
             Err(Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR) => {}
             Err(Errno::ACCESS) if to.make_writable()? => {}
@@ -224,14 +306,20 @@ fn place(from: &Folder, aside: &str, to: &Folder, name: &[u8]) -> std::result::R
 }
 
 /// Renames to a name that nothing has.
-fn rename_new(from: &Folder, aside: &str, to: &Folder, name: &[u8]) -> std::result::Result<(), Errno> {
+fn rename_new(from: &Folder, aside: &[u8], to: &Folder, name: &[u8]) -> std::result::Result<(), Errno> {
     match rustix::fs::renameat_with(from, aside, to, name, RenameFlags::NOREPLACE) {
         // A file system that cannot promise that: a hard link can.
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            rustix::fs::linkat(from, aside, to, name, AtFlags::empty())?;
-            rustix::fs::unlinkat(from, aside, AtFlags::empty())
+        Err(Errno::INVAL | Errno::NOSYS) => {}
+        other => return other,
+    }
+    match rustix::fs::linkat(from, aside, to, name, AtFlags::empty()) {
+        Ok(()) => rustix::fs::unlinkat(from, aside, AtFlags::empty()),
+        // One that has no hard links either: looking first is all there is.
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) if to.stat(name)?.is_none() => {
+            rustix::fs::renameat(from, aside, to, name)
         }
-        other => other,
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => Err(Errno::EXIST),
+        Err(e) => Err(e),
     }
 }
 
@@ -248,7 +336,7 @@ fn numbered(name: &[u8], number: u32) -> Vec<u8> {
 
 /// The folder `path` below `at`, made where missing. What is no folder, a symbolic link included, is never replaced: where `beside`, the
 /// next numbered name is taken instead.
-fn make_folders(at: &Folder, path: &[u8], beside: bool) -> std::result::Result<Folder, Errno> {
+pub(super) fn make_folders(at: &Folder, path: &[u8], beside: bool) -> std::result::Result<Folder, Errno> {
     let mut folder = at.open_folder(b"")?;
     for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
         folder = make_folder(&folder, name, beside)?;
@@ -257,7 +345,7 @@ fn make_folders(at: &Folder, path: &[u8], beside: bool) -> std::result::Result<F
 }
 
 fn make_folder(at: &Folder, name: &[u8], beside: bool) -> std::result::Result<Folder, Errno> {
-    for number in 0..MOST_BACKUPS {
+    for number in 0..MAX_BACKUPS {
         let name = numbered(name, number);
         match rustix::fs::mkdirat(at, &*name, Mode::from_raw_mode(0o777)) {
             Ok(()) | Err(Errno::EXIST) => {}

@@ -15,6 +15,8 @@ pub struct Staging {
     pub(super) folder: Folder,
     owner: bool,
     fresh: Option<Fresh>,
+    /// Whatever is written is synced at once.
+    syncs: bool,
 }
 
 /// What a new file in a staging folder is without being asked: then it need not be asked.
@@ -39,9 +41,14 @@ impl Fresh {
 }
 
 impl Staging {
-    pub(super) fn new(folder: Folder, owner: bool) -> Self {
+    pub(super) fn new(folder: Folder, owner: bool, syncs: bool) -> Self {
         let fresh = Fresh::learn(&folder).ok();
-        Self { folder, owner, fresh }
+        Self { folder, owner, fresh, syncs }
+    }
+
+    /// Syncs what was written to a staged file, where no sync of the whole file system does.
+    pub(super) fn sync_one(&self, staged: &File) -> std::io::Result<()> {
+        if self.syncs { staged.sync_all() } else { Ok(()) }
     }
 
     /// Whether a file that is made with the permissions of `meta` has them, and the owner as well.
@@ -87,7 +94,7 @@ impl Staging {
                 (None, Some(meta)) => apply_meta(&staged, meta, self.owner)?,
                 (None, None) => {}
             }
-            Ok(())
+            self.sync_one(&staged)
         };
         write().map_err(|e| {
             self.remove(file.id);
@@ -101,7 +108,9 @@ impl Staging {
     /// The system's error.
     pub fn write_at(&self, file: &FileEntry, file_offset: u64, piece: &[u8]) -> Result<()> {
         let write = || -> std::io::Result<()> {
-            File::from(self.open_for_writing(file.id)?).write_all_at(piece, file_offset)
+            let staged = File::from(self.open_for_writing(file.id)?);
+            staged.write_all_at(piece, file_offset)?;
+            self.sync_one(&staged)
         };
         write().map_err(|e| Error::io(format!("cannot write \"{}\" at {file_offset}", file.path), e))
     }

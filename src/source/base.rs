@@ -1,50 +1,53 @@
-//! What an index is made of: a folder, or one file or block device alone.
+//! The base of an index: a folder, or a single file or block device.
 
 use crate::archive::path::EntryPath;
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::{Folder, is_kind};
+use crate::unix_time::now_ns;
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat, fstat, seek};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The permissions that a device's content gets as a file: whoever may read the device is root, or as good as root.
+/// The permissions of a device's content as a file: only root, or a user with root's rights, may
+/// read the device.
 const DEVICE_MODE: u32 = 0o600;
 
-/// What `-b`, or the source of a `sync`, leads to.
+/// The target of `-b`, or of the source of a `sync`.
 pub enum Base {
-    /// A folder with all that is in it.
+    /// A folder with everything in it.
     Folder(Folder),
     /// One file or block device.
     Single(Single),
 }
 
-/// A regular file or block device that is a source by itself. It is opened again for each use, by its name in a folder that is held open.
+/// A regular file or block device that is a source by itself. It is opened again for each use, by
+/// its name in a folder that is kept open.
 ///
-/// The content of a device is a file to everybody else: one with permissions 0600, the device's owner, and the time of this look. A device
-/// tells neither when it changed nor that it did not.
+/// Index and receiver see the content of a device as a file with permissions 0600, the device's
+/// owner, and the time when the base was opened: a device does not record when it changed.
 pub struct Single {
-    /// Where it lies, links resolved …
+    /// The folder that has it, links resolved.
     folder: Folder,
-    /// … and its name there.
+    /// Its name in that folder.
     name: Vec<u8>,
-    /// The same as a whole.
-    real: PathBuf,
-    /// Its only path in the index: the last component of what the user gave.
+    /// Its path, links resolved.
+    real_path: PathBuf,
+    /// Its path in the index: the last component of the path that the user gave.
     path: EntryPath,
-    /// The number of a device.
+    /// The device number; `None` for a regular file.
     device: Option<u64>,
-    /// When this was made, in nanoseconds since 1970: the time that a device's content gets.
+    /// When the base was opened, in nanoseconds since 1970: the time of a device's content.
     opened_ns: i64,
 }
 
-/// The base at `path` by the name that an index records: a folder without any symbolic link on the way; a single file by the name that
-/// the user gave, in its folder. A link to a device (`/dev/mapper/…`) keeps its name where that of the device changes with every start.
+/// The base at `path` by the name that an index records: a folder with all symbolic links resolved;
+/// a single file by the name that the user gave, in its resolved folder. So a link to a device
+/// (`/dev/mapper/…`) keeps its name while that of the device changes with every boot.
 ///
 /// # Errors
-/// It is not there.
+/// It does not exist.
 pub fn resolved(path: &Path) -> std::io::Result<PathBuf> {
     match (path.is_dir(), path.file_name()) {
         (false, Some(name)) => Ok(folder_of(path).canonicalize()?.join(name)),
@@ -52,17 +55,18 @@ pub fn resolved(path: &Path) -> std::io::Result<PathBuf> {
     }
 }
 
-/// The folder that `path` stands in, as the user gave it.
+/// The folder part of `path`, as the user gave it.
 #[must_use]
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 impl Base {
-    /// Opens the folder, file or block device at `path`, which may be a symbolic link: whoever names a base means where it leads.
+    /// Opens the folder, file or block device at `path`; a symbolic link is followed.
     ///
     /// # Errors
-    /// There is nothing, or something else; it cannot be read, its name cannot be in an index, or a device has no medium.
+    /// It does not exist, is of another kind, or cannot be read; its name cannot be in an index, or
+    /// a device has no medium.
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |e: std::io::Error| Error::io(format!("cannot open the base {}", path.display()), e);
         let stat = rustix::fs::stat(path).map_err(|e| failed(e.into()))?;
@@ -73,19 +77,19 @@ impl Base {
             FileType::RegularFile => Single::open(path, None).map(Self::Single),
             FileType::BlockDevice => Single::open(path, Some(stat.st_rdev)).map(Self::Single),
             other => {
-                let what = match other {
+                let kind = match other {
                     FileType::Fifo => "a FIFO",
                     FileType::Socket => "a socket",
                     FileType::CharacterDevice => "a character device",
                     _ => "something else",
                 };
-                Err(Error::new(ErrorKind::Usage, format!("the base {} is {what}", path.display()))
-                    .hint("give a folder, a regular file or a block device"))
+                Err(Error::new(ErrorKind::Usage, format!("the base {} is {kind}", path.display()))
+                    .with_hint("give a folder, a regular file or a block device"))
             }
         }
     }
 
-    /// The only file, if this is no folder.
+    /// The single file or device; `None` for a folder.
     #[must_use]
     pub fn single(&self) -> Option<&Single> {
         match self {
@@ -94,7 +98,7 @@ impl Base {
         }
     }
 
-    /// Whether its content is that of a device, which tells nothing of when it changed.
+    /// Whether it is a device, which does not record when it changed.
     #[must_use]
     pub fn is_device(&self) -> bool {
         self.single().is_some_and(|single| single.device.is_some())
@@ -111,14 +115,27 @@ impl Base {
         }
     }
 
-    /// What an open file of this base is.
+    /// Opens the target of the symbolic link `path`, inside of the base or not. Only for the rows
+    /// of an index of the original program, which follows links to files, but not to folders.
     ///
     /// # Errors
-    /// The system's error; `ENODEV` if it is another device than it was.
-    pub fn look(&self, file: &File) -> std::result::Result<Stat, Errno> {
+    /// The system's error; `ELOOP` where a folder above it is a link.
+    pub fn open_linked(&self, path: &EntryPath) -> std::result::Result<File, Errno> {
+        let Self::Folder(base) = self else { return self.open_file(path) };
+        let (parent, name) = path.split();
+        let folder = base.open_folder(parent)?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        rustix::fs::openat(&folder, name, flags, Mode::empty()).map(File::from)
+    }
+
+    /// The attributes of an open file of this base; a device has those of its content as a file.
+    ///
+    /// # Errors
+    /// The system's error; `ENODEV` if it is another device than when the base was opened.
+    pub fn stat(&self, file: &File) -> std::result::Result<Stat, Errno> {
         match self {
             Self::Folder(_) => fstat(file),
-            Self::Single(single) => single.look(file),
+            Self::Single(single) => single.stat_open(file),
         }
     }
 }
@@ -132,26 +149,26 @@ impl Single {
                 ErrorKind::Usage,
                 format!("the base {} cannot be in an index: its name {why}", path.display()),
             )
-            .hint("give it another name, or index the folder that it lies in")
+            .with_hint("give it another name, or index the folder that it lies in")
         })?;
-        let real = path.canonicalize().map_err(failed)?;
-        let opened_ns = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
+        let real_path = path.canonicalize().map_err(failed)?;
+        let opened_ns = now_ns();
         let single = Self {
-            folder: Folder::open(folder_of(&real)).map_err(failed)?,
-            name: real.file_name().map(OsStrExt::as_bytes).unwrap_or_default().to_vec(),
-            real,
+            folder: Folder::open(folder_of(&real_path)).map_err(failed)?,
+            name: real_path.file_name().map(OsStrExt::as_bytes).unwrap_or_default().to_vec(),
+            real_path,
             path: entry,
             device,
             opened_ns,
         };
-        // Now rather than for each piece: an index without its only file would say that it is gone.
+        // An error now is clearer than an index that reports its only file as gone.
         let opened = single.file(&single.path).map_err(|e| failed(e.into()))?;
-        let stat = single.look(&opened).map_err(|e| failed(e.into()))?;
+        let stat = single.stat_open(&opened).map_err(|e| failed(e.into()))?;
         if device.is_some() && stat.st_size == 0 {
             let message = format!("the block device {} has no content: its size is 0", path.display());
-            return Err(Error::new(ErrorKind::Source, message).hint("is there a medium in it, is it set up?"));
+            return Err(
+                Error::new(ErrorKind::Source, message).with_hint("is there a medium in it, is it set up?")
+            );
         }
         Ok(single)
     }
@@ -162,18 +179,18 @@ impl Single {
         &self.path
     }
 
-    /// Where it is, links resolved.
+    /// Its path, links resolved.
     #[must_use]
-    pub fn real(&self) -> &Path {
-        &self.real
+    pub fn real_path(&self) -> &Path {
+        &self.real_path
     }
 
-    /// What it is now.
+    /// Its attributes now.
     ///
     /// # Errors
     /// The system's error.
     pub fn stat(&self) -> std::result::Result<Stat, Errno> {
-        self.look(&self.file(&self.path)?)
+        self.stat_open(&self.file(&self.path)?)
     }
 
     fn file(&self, path: &EntryPath) -> std::result::Result<File, Errno> {
@@ -183,11 +200,11 @@ impl Single {
         if self.device.is_none() {
             return self.folder.open_file(&self.name);
         }
-        // Some drives open without their medium if they need not wait for it.
+        // With O_NONBLOCK, some drives open without their medium.
         self.folder.open_at(&self.name, OFlags::RDONLY, Mode::empty()).map(File::from)
     }
 
-    fn look(&self, file: &File) -> std::result::Result<Stat, Errno> {
+    fn stat_open(&self, file: &File) -> std::result::Result<Stat, Errno> {
         let stat = fstat(file)?;
         match self.device {
             None => Ok(stat),
@@ -199,11 +216,11 @@ impl Single {
     }
 }
 
-/// What an open file or device is, where `before` is what [`Base::look`] said of it earlier.
+/// The attributes of an open file or device now; `before` are its earlier ones from [`Base::stat`].
 ///
 /// # Errors
 /// The system's error.
-pub fn look_again(file: &File, before: &Stat) -> std::result::Result<Stat, Errno> {
+pub fn restat(file: &File, before: &Stat) -> std::result::Result<Stat, Errno> {
     let stat = fstat(file)?;
     if is_kind(&stat, FileType::BlockDevice) {
         as_file(stat, file, crate::folder::mtime_ns(before))
@@ -212,10 +229,11 @@ pub fn look_again(file: &File, before: &Stat) -> std::result::Result<Stat, Errno
     }
 }
 
-/// A device as a file that has its content.
+/// The attributes of a device's content as a file.
 fn as_file(stat: Stat, file: &File, time_ns: i64) -> std::result::Result<Stat, Errno> {
     let mut stat = stat;
-    // It says 0 to stat; its end is where seeking leads. Whoever reads on from where they were must not notice.
+    // stat gives size 0; the size is the position of its end. The position of the file stays, for
+    // the caller that reads on.
     let at = seek(file, SeekFrom::Current(0))?;
     let size = seek(file, SeekFrom::End(0))?;
     seek(file, SeekFrom::Start(at))?;
@@ -249,7 +267,7 @@ mod tests {
         symlink("far", lab.join("folder")).unwrap();
         let base = Base::open(&lab.join("link")).unwrap();
         let single = base.single().unwrap();
-        assert_eq!((single.path().as_bytes(), single.real()), (&b"link"[..], &*lab.join("far/file")));
+        assert_eq!((single.path().as_bytes(), single.real_path()), (&b"link"[..], &*lab.join("far/file")));
         assert_eq!(single.stat().unwrap().st_size, 7);
         assert!(base.open_file(&EntryPath::new(&b"file"[..]).unwrap()).is_err());
         assert_eq!(resolved(&lab.join("link")).unwrap(), lab.join("link"));
@@ -260,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_base_is_refused() {
+    fn refuses_a_base_of_another_kind() {
         let lab = tempfile::tempdir().unwrap();
         let at = |name: &str| lab.path().join(name);
         let fifo = FileType::Fifo;

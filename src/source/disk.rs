@@ -1,7 +1,7 @@
 //! A folder, file or device on this host as a source.
 
-use super::Source;
 use super::base::Base;
+use super::read::Source;
 use crate::archive::digest::proves;
 use crate::archive::entry::FileEntry;
 use crate::error::Result;
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// A base whose files are read.
+/// Reads the files of a base.
 pub struct DiskSource {
     base: Base,
 }
@@ -26,26 +26,31 @@ impl DiskSource {
     }
 }
 
-/// What must not change while a file is read.
+/// The attributes that must not change while a file is read.
 fn identity(stat: &Stat) -> (u64, u64, i64, i64, i64) {
     (stat.st_dev, stat.st_ino, stat.st_size, mtime_ns(stat), ctime_ns(stat))
 }
 
 impl Source for DiskSource {
     fn read(&self, file: &FileEntry, file_offset: u64, buffer: &mut [u8]) -> std::result::Result<(), String> {
-        let opened = self.base.open_file(&file.path).map_err(|e| match e {
+        let opened = match self.base.open_file(&file.path) {
+            // A row without metadata comes from the original program, which follows links to files.
+            Err(Errno::LOOP) if file.meta.is_none() => self.base.open_linked(&file.path),
+            other => other,
+        };
+        let opened = opened.map_err(|e| match e {
             Errno::NOENT | Errno::NOTDIR => "it is gone".to_string(),
             Errno::LOOP => "it, or a folder above it, became a symbolic link".to_string(),
             e => format!("it cannot be opened: {}", std::io::Error::from(e)),
         })?;
-        let stat = || self.base.look(&opened).map_err(|e| format!("it cannot be looked at: {e}"));
+        let stat = || self.base.stat(&opened).map_err(|e| format!("stat failed: {e}"));
         let before = stat()?;
         if !is_kind(&before, FileType::RegularFile) {
             return Err("it is no regular file any more".to_string());
         }
         let size_bytes = u64::try_from(before.st_size).unwrap_or(0);
-        // One that has grown is sent up to the size that was indexed: a log is written to while it is copied. Whoever receives it
-        // proves that this part is what it was.
+        // A file that has grown, as a log does while it is copied, is sent up to its indexed size.
+        // The receiver verifies that part.
         if size_bytes < file.size {
             return Err(format!("it shrank from {} to {size_bytes} bytes after it was indexed", file.size));
         }
@@ -59,10 +64,10 @@ impl Source for DiskSource {
         if !grew && identity(&before) != identity(&after) {
             return Err("it changed while it was read".to_string());
         }
-        // A new time alone is no reason to refuse the file: a whole one is compared here, and of a larger one the receiver
-        // proves the whole.
-        let touched = file.meta.is_some_and(|meta| meta.mtime_ns != mtime_ns(&before));
-        if touched && buffer.len() as u64 == file.size && !proves(file, buffer) {
+        // A new time alone does not make the file fail. If the buffer has all of it, its digest is
+        // compared here; a larger file is verified by the receiver.
+        let has_new_time = file.meta.is_some_and(|meta| meta.mtime_ns != mtime_ns(&before));
+        if has_new_time && buffer.len() as u64 == file.size && !proves(file, buffer) {
             return Err("its content changed after it was indexed".to_string());
         }
         Ok(())

@@ -1,42 +1,48 @@
-//! Walking a folder in a stable order.
+//! Walking a folder in a stable order: names first, then their attributes.
 
 use super::base::Base;
-use crate::archive::path::{EntryPath, MAX_PATH_BYTES, PARTIAL_INFIX, PathError, printable};
+use super::skipped::SkippedEntry;
+use crate::archive::entry::Meta;
+use crate::archive::path::{EntryPath, LOCK_SUFFIX, MAX_PATH_BYTES, PARTIAL_INFIX, PathError, printable};
+use crate::archive::skipped::SkipKind;
 use crate::error::{Error, ErrorKind, Result};
-use crate::folder::{Folder, mtime_ns};
+use crate::folder::{Folder, meta_of, mtime_ns};
 use regex::bytes::Regex;
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{Access, AtFlags, FileType, Stat};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
-/// One entry of a folder, of which only the name was seen.
-pub struct Seen {
+/// An entry of a folder of which only the name is known.
+pub struct ListedName {
     /// Relative to the base folder.
     pub path: EntryPath,
     is_dir: bool,
-    /// A folder with files of ours in it.
-    own: bool,
+    /// A folder that has database files of this program in it.
+    has_own_files: bool,
 }
 
-/// One entry of a folder.
-pub struct Found {
+/// An entry of a folder with its attributes.
+pub struct StatEntry {
     /// Relative to the base folder.
     pub path: EntryPath,
     /// What it is.
-    pub kind: FoundKind,
-    /// The entry itself, links not followed.
+    pub kind: StatKind,
+    /// The attributes of the entry itself, links not followed.
     pub stat: Stat,
     /// When its content changed, in nanoseconds since 1970.
     pub mtime_ns: i64,
+    /// A folder whose content this process may not read. The copy must not get its mode, since the
+    /// copy may have content that the mode would close.
+    pub is_closed: bool,
 }
 
-/// What a walk finds.
-pub enum FoundKind {
+/// The kind of an entry that an index can hold.
+pub enum StatKind {
     /// A regular file.
     File,
     /// A directory.
@@ -45,141 +51,142 @@ pub enum FoundKind {
     Symlink(Vec<u8>),
 }
 
-/// An entry that is left out: its printable path, and why.
-pub struct Skipped {
-    /// The path, printable.
-    pub path: String,
-    /// Why.
-    pub reason: String,
-}
-
-/// What is walked, and what is not.
+/// Which entries of a base are walked.
 pub struct Walk {
     base: PathBuf,
-    /// There is nothing but this file.
+    /// The base is this single file.
     single: Option<EntryPath>,
     exclude: Vec<Regex>,
-    own: HashSet<Vec<u8>>,
-    /// Folders with files of ours in them: writing those changes the folder's time, which is no change of the source.
+    /// Relative paths of database files of this program.
+    own_files: HashSet<Vec<u8>>,
+    /// The folders of `own_files`. Writing these files changes the folder's time, which is no
+    /// change of the source.
     own_folders: HashSet<PathBuf>,
 }
 
 impl Walk {
-    /// Walks `base`, which `path` led to, but for what `exclude` matches in its relative path; a directory that matches is left out with all that
-    /// it contains. `own_files` are databases of this program that may lie in the folder; they are left out, too.
+    /// Walks `base`, which was opened at `path`. It leaves out every relative path that `exclude`
+    /// matches, a directory with everything in it, and `own_files`: databases of this program that
+    /// may lie in the folder.
     ///
     /// # Errors
     /// The base folder cannot be resolved, or a single file is one of `own_files`.
     pub fn new(base: &Base, path: &Path, exclude: Vec<Regex>, own_files: &[&Path]) -> Result<Self> {
         if let Some(single) = base.single() {
-            if own_files.iter().any(|own| own.canonicalize().is_ok_and(|own| own == single.real())) {
+            if own_files.iter().any(|own| own.canonicalize().is_ok_and(|own| own == single.real_path())) {
                 let message = format!("{} is a database that this command itself uses", path.display());
-                return Err(Error::new(ErrorKind::Usage, message).hint("give -db, or -dbp, another file"));
+                return Err(
+                    Error::new(ErrorKind::Usage, message).with_hint("give -db, or -dbp, another file")
+                );
             }
-            let (base, single) = (single.real().to_path_buf(), Some(single.path().clone()));
-            let (own, own_folders) = (HashSet::new(), HashSet::new());
-            return Ok(Self { base, single, exclude, own, own_folders });
+            let (base, single) = (single.real_path().to_path_buf(), Some(single.path().clone()));
+            let (own_files, own_folders) = (HashSet::new(), HashSet::new());
+            return Ok(Self { base, single, exclude, own_files, own_folders });
         }
         let resolved = path
             .canonicalize()
             .map_err(|e| Error::io(format!("cannot open the base folder {}", path.display()), e))?;
-        let (mut own, mut own_folders) = (HashSet::new(), HashSet::new());
+        let (mut own_paths, mut own_folders) = (HashSet::new(), HashSet::new());
         for file in own_files {
             let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let Ok(folder) = folder.canonicalize() else { continue };
             let Ok(inside) = folder.strip_prefix(&resolved) else { continue };
             let path = inside.join(file.file_name().unwrap_or_default()).into_os_string().into_vec();
             own_folders.insert(folder.clone());
-            for suffix in ["-journal", "-wal", "-shm", ""] {
-                own.insert([&path, suffix.as_bytes()].concat());
+            for suffix in ["-journal", "-wal", "-shm", LOCK_SUFFIX, ""] {
+                own_paths.insert([&path, suffix.as_bytes()].concat());
             }
         }
-        Ok(Self { base: resolved, single: None, exclude, own, own_folders })
+        Ok(Self { base: resolved, single: None, exclude, own_files: own_paths, own_folders })
     }
 
-    /// Gives the name of every entry but the base itself, a directory before what it contains, the names of one directory in the order
-    /// of their bytes. `each` returns false to stop. What cannot be walked, sent or named is skipped, with the reason.
+    /// Gives the name of every entry except the base itself to `each`, which returns false to stop.
+    /// A directory comes before its content; the names of one directory come in byte order. An
+    /// entry that cannot be walked, sent or named comes as skipped, with the reason.
     ///
     /// # Errors
     /// The base folder itself cannot be read.
-    pub fn run(&self, mut each: impl FnMut(std::result::Result<Seen, Skipped>) -> bool) -> Result<()> {
+    pub fn run(
+        &self,
+        mut each: impl FnMut(std::result::Result<ListedName, SkippedEntry>) -> bool,
+    ) -> Result<()> {
         if let Some(path) = &self.single {
-            if !self.exclude.iter().any(|regex| regex.is_match(path.as_bytes())) {
-                each(Ok(Seen { path: path.clone(), is_dir: false, own: false }));
+            if !self.is_excluded(path.as_bytes()) {
+                each(Ok(ListedName { path: path.clone(), is_dir: false, has_own_files: false }));
             }
             return Ok(());
         }
         let mut entries = WalkDir::new(&self.base).min_depth(1).sort_by_file_name().into_iter();
         while let Some(entry) = entries.next() {
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(e) if e.depth() == 0 => {
-                    return Err(Error::new(
-                        ErrorKind::Source,
-                        format!("cannot read the base folder {}", self.base.display()),
-                    )
-                    .because(e));
-                }
-                Err(e) => {
-                    let path = e.path().map(|path| printable(self.relative(path))).unwrap_or_default();
-                    let reason = e.io_error().map_or_else(|| e.to_string(), ToString::to_string);
-                    if !each(Err(Skipped { path, reason: format!("it cannot be read: {reason}") })) {
-                        return Ok(());
-                    }
-                    continue;
-                }
-            };
-            let relative = self.relative(entry.path());
-            if self.own.contains(relative)
-                || self.own.iter().any(|own| is_partial(relative, own))
-                || self.exclude.iter().any(|regex| regex.is_match(relative))
-            {
-                if entry.file_type().is_dir() {
-                    entries.skip_current_dir();
-                }
-                continue;
-            }
-            let path = match EntryPath::new(relative) {
-                Ok(path) => path,
-                Err(why) => {
-                    if entry.file_type().is_dir() {
+            let name = match entry {
+                Ok(entry) => {
+                    let name = self.name_of(&entry);
+                    if !matches!(name, Some(Ok(_))) && entry.file_type().is_dir() {
                         entries.skip_current_dir();
                     }
-                    // A receiver's state is no content; everything else that has no legal path is missed by somebody.
-                    if why == PathError::Reserved {
-                        tracing::info!(
-                            "left out {}: it is the state of a tar-like receiver",
-                            entry.path().display()
-                        );
-                    } else if !each(Err(Skipped {
-                        path: printable(relative),
-                        reason: format!("its path {why}"),
-                    })) {
-                        return Ok(());
-                    }
-                    continue;
+                    name
                 }
+                Err(e) => Some(Err(self.unreadable(e)?)),
             };
-            let is_dir = entry.file_type().is_dir();
-            let item = Ok(Seen { path, is_dir, own: is_dir && self.own_folders.contains(entry.path()) });
-            if !each(item) {
+            if name.is_some_and(|name| !each(name)) {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// The time of the newest entry of a folder that is not ours; 0 for an empty folder.
-    fn newest_inside(&self, folder: &EntryPath) -> i64 {
-        let folder = self.base.join(OsStr::from_bytes(folder.as_bytes()));
+    /// An entry that the walk has met; `None` if it is left out on purpose.
+    fn name_of(&self, entry: &DirEntry) -> Option<std::result::Result<ListedName, SkippedEntry>> {
+        let relative = self.relative(entry.path());
+        if self.is_own(relative) || self.is_excluded(relative) {
+            return None;
+        }
+        match EntryPath::new(relative) {
+            Ok(path) => {
+                let is_dir = entry.file_type().is_dir();
+                let has_own_files = is_dir && self.own_folders.contains(entry.path());
+                Some(Ok(ListedName { path, is_dir, has_own_files }))
+            }
+            // A receiver's state is no content. Any other entry without a legal path is reported.
+            Err(PathError::Reserved) => {
+                tracing::info!(
+                    "left out {}: it is the state of a tar-like receiver",
+                    printable(entry.path().as_os_str().as_bytes())
+                );
+                None
+            }
+            Err(why) => Some(Err(SkippedEntry::unsupported(relative, format!("its path {why}")))),
+        }
+    }
+
+    /// An entry that the walk could not read.
+    fn unreadable(&self, e: walkdir::Error) -> Result<SkippedEntry> {
+        if e.depth() == 0 {
+            let message = format!("cannot read the base folder {}", self.base.display());
+            return Err(Error::new(ErrorKind::Source, message).with_source(e));
+        }
+        let path = e.path().map(|path| self.relative(path)).unwrap_or_default();
+        let reason = e.io_error().map_or_else(|| e.to_string(), ToString::to_string);
+        Ok(SkippedEntry::unreadable(path, format!("it cannot be read: {reason}")))
+    }
+
+    /// Owner, permissions and time of the folder that is walked; `None` for a single file.
+    #[must_use]
+    pub fn top(&self, base: &Base) -> Option<Meta> {
+        let Base::Folder(folder) = base else { return None };
+        let stat = rustix::fs::fstat(folder).ok()?;
+        let has_own_files = self.own_folders.contains(&self.base);
+        let mtime_ns = if has_own_files { self.newest_inside(b"") } else { mtime_ns(&stat) };
+        Some(Meta { mtime_ns, ..meta_of(&stat) })
+    }
+
+    /// The time of the newest entry of a folder, own files excluded; 0 for an empty folder.
+    fn newest_inside(&self, folder: &[u8]) -> i64 {
+        let folder = self.base.join(OsStr::from_bytes(folder));
         let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
         entries
             .flatten()
-            .filter(|entry| {
-                let path = entry.path();
-                let relative = self.relative(&path);
-                !self.own.contains(relative) && !self.own.iter().any(|own| is_partial(relative, own))
-            })
+            .filter(|entry| !self.is_own(self.relative(&entry.path())))
             .filter_map(|entry| entry.metadata().ok())
             .map(|metadata| {
                 metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
@@ -188,7 +195,16 @@ impl Walk {
             .unwrap_or(0)
     }
 
-    /// Of a path that a walk has made, which begins with the base, byte for byte.
+    fn is_excluded(&self, relative: &[u8]) -> bool {
+        self.exclude.iter().any(|regex| regex.is_match(relative))
+    }
+
+    /// Whether it is a database file of this program, complete or partial.
+    fn is_own(&self, relative: &[u8]) -> bool {
+        self.own_files.contains(relative) || self.own_files.iter().any(|own| is_partial(relative, own))
+    }
+
+    /// The relative path of an entry. The walk makes its paths of the base, byte for byte.
     fn relative<'p>(&self, path: &'p Path) -> &'p [u8] {
         let path = path.as_os_str().as_bytes();
         let rest = path.strip_prefix(self.base.as_os_str().as_bytes()).unwrap_or(path);
@@ -196,60 +212,73 @@ impl Walk {
     }
 }
 
-/// Whether `path` is an index that is being written, or was when its writer was killed.
+/// Whether `path` is a partial index that is being written to replace `database`, or that a killed
+/// writer left.
 fn is_partial(path: &[u8], database: &[u8]) -> bool {
     path.strip_prefix(database).is_some_and(|rest| rest.starts_with(PARTIAL_INFIX.as_bytes()))
 }
 
-impl Seen {
-    /// Whether it is a directory, as far as its name tells.
+impl ListedName {
+    /// Whether it was a directory when its folder was read.
     #[must_use]
     pub fn is_dir(&self) -> bool {
         self.is_dir
     }
 }
 
-/// Looks at what a walk has seen. Several may do so at once: looking takes longer than walking.
-pub struct Looker<'a> {
+/// Gets the attributes of walked entries. There is one for each thread: stat takes longer than
+/// walking.
+pub struct StatWorker<'a> {
     walk: &'a Walk,
     base: &'a Base,
-    /// Most entries share their folder with the next.
+    /// The last folder stays open: most entries share it with the next.
     last: Option<(Vec<u8>, Folder)>,
 }
 
-impl<'a> Looker<'a> {
-    /// `base` is what `walk` walks.
+impl<'a> StatWorker<'a> {
+    /// `base` is the base that `walk` walks.
     #[must_use]
     pub fn new(walk: &'a Walk, base: &'a Base) -> Self {
         Self { walk, base, last: None }
     }
 
-    /// What the entry is. It is left out, with the reason, if it has no content that could be sent, or is gone.
+    /// Gets the attributes of an entry.
     ///
     /// # Errors
-    /// Why it is left out.
-    pub fn look(&mut self, seen: Seen) -> std::result::Result<Found, Skipped> {
-        let Seen { path, own, is_dir } = seen;
+    /// Why the entry is left out: it is gone, or has no content that could be sent.
+    pub fn stat(&mut self, name: ListedName) -> std::result::Result<StatEntry, SkippedEntry> {
+        let ListedName { path, has_own_files, is_dir } = name;
         match self.kind_of(&path) {
-            // What lies in it comes by itself, or was not seen: an index must not have one without the other.
-            Ok((kind, _)) if is_dir != matches!(kind, FoundKind::Dir) => Err(Skipped {
-                path: path.to_string(),
-                reason: "it was replaced while its folder was read".to_string(),
-            }),
-            Ok((kind, stat)) => {
-                let own = own && matches!(kind, FoundKind::Dir);
-                let mtime_ns = if own { self.walk.newest_inside(&path) } else { mtime_ns(&stat) };
-                Ok(Found { path, kind, stat, mtime_ns })
+            // The walk has gone into the folder, or not: an index must not have a folder without
+            // its content, nor the content without the folder.
+            Ok((kind, _)) if is_dir != matches!(kind, StatKind::Dir) => {
+                Err(SkippedEntry::unreadable(path.as_bytes(), "it was replaced while its folder was read"))
             }
-            Err(reason) => Err(Skipped { path: path.to_string(), reason }),
+            Ok((kind, stat)) => {
+                let is_closed = is_dir && self.is_closed(&path);
+                let has_own_files = has_own_files && matches!(kind, StatKind::Dir);
+                let mtime_ns =
+                    if has_own_files { self.walk.newest_inside(path.as_bytes()) } else { mtime_ns(&stat) };
+                Ok(StatEntry { path, kind, stat, mtime_ns, is_closed })
+            }
+            Err((kind, reason)) => Err(SkippedEntry { path: path.as_bytes().to_vec(), kind, reason }),
         }
     }
 
-    fn kind_of(&mut self, path: &EntryPath) -> std::result::Result<(FoundKind, Stat), String> {
-        let cannot = |e: Errno| format!("it cannot be looked at: {}", std::io::Error::from(e));
+    /// Whether this process may not read the folder `path`, which lies in the last folder.
+    fn is_closed(&self, path: &EntryPath) -> bool {
+        let Base::Folder(base) = self.base else { return false };
+        let folder = self.last.as_ref().map_or(base, |(_, folder)| folder);
+        let wanted = Access::READ_OK | Access::EXEC_OK;
+        rustix::fs::accessat(folder, path.split().1, wanted, AtFlags::EACCESS) == Err(Errno::ACCESS)
+    }
+
+    fn kind_of(&mut self, path: &EntryPath) -> std::result::Result<(StatKind, Stat), (SkipKind, String)> {
+        let cannot = |e: Errno| (SkipKind::Unreadable, format!("stat failed: {}", std::io::Error::from(e)));
+        let unsupported = |reason: String| Err((SkipKind::Unsupported, reason));
         let (parent, name) = path.split();
         let base = match self.base {
-            Base::Single(single) => return Ok((FoundKind::File, single.stat().map_err(cannot)?)),
+            Base::Single(single) => return Ok((StatKind::File, single.stat().map_err(cannot)?)),
             Base::Folder(base) => base,
         };
         if self.last.as_ref().is_none_or(|(last, _)| last != parent) {
@@ -258,22 +287,22 @@ impl<'a> Looker<'a> {
         let folder = self.last.as_ref().map_or(base, |(_, folder)| folder);
         let stat = folder.stat(name).map_err(cannot)?.ok_or_else(|| cannot(Errno::NOENT))?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => FoundKind::File,
-            FileType::Directory => FoundKind::Dir,
+            FileType::RegularFile => StatKind::File,
+            FileType::Directory => StatKind::Dir,
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(folder, name, Vec::new()).map_err(cannot)?.into_bytes();
                 if target.len() > MAX_PATH_BYTES {
-                    return Err("the target of the symbolic link is too long".to_string());
+                    return unsupported("the target of the symbolic link is too long".to_string());
                 }
-                FoundKind::Symlink(target)
+                StatKind::Symlink(target)
             }
             other => {
-                let what = match other {
+                let kind = match other {
                     FileType::Fifo => "a FIFO",
                     FileType::Socket => "a socket",
                     _ => "a device",
                 };
-                return Err(format!("it is {what}, which has no content to copy"));
+                return unsupported(format!("it is {kind}, which has no content to copy"));
             }
         };
         Ok((kind, stat))
@@ -284,9 +313,9 @@ impl<'a> Looker<'a> {
 mod tests {
     use super::*;
 
-    /// A folder that becomes a link, or a file that becomes a folder, between the walk and the look.
+    /// A folder that becomes a link, or a file that becomes a folder, between walk and stat.
     #[test]
-    fn what_was_replaced_meanwhile_is_left_out() {
+    fn leaves_out_an_entry_that_was_replaced_meanwhile() {
         let base = tempfile::tempdir().unwrap();
         let at = |name: &str| base.path().join(name);
         for name in ["folder", "stays", "elsewhere"] {
@@ -297,23 +326,23 @@ mod tests {
         std::fs::write(at("file"), "").unwrap();
         let folder = Base::open(base.path()).unwrap();
         let walk = Walk::new(&folder, base.path(), Vec::new(), &[]).unwrap();
-        let mut seen = Vec::new();
+        let mut names = Vec::new();
         walk.run(|item| {
-            seen.extend(item.ok());
+            names.extend(item.ok());
             true
         })
         .unwrap();
-        assert_eq!(seen.len(), 6);
+        assert_eq!(names.len(), 6);
         std::fs::rename(at("folder"), at("gone")).unwrap();
         std::os::unix::fs::symlink("elsewhere", at("folder")).unwrap();
         std::fs::remove_file(at("file")).unwrap();
         std::fs::create_dir(at("file")).unwrap();
-        let mut looker = Looker::new(&walk, &folder);
+        let mut worker = StatWorker::new(&walk, &folder);
         let (found, skipped): (Vec<_>, Vec<_>) =
-            seen.into_iter().map(|seen| looker.look(seen)).partition(std::result::Result::is_ok);
+            names.into_iter().map(|name| worker.stat(name)).partition(std::result::Result::is_ok);
         let found: Vec<String> = found.into_iter().flatten().map(|found| found.path.to_string()).collect();
         let skipped: Vec<String> =
-            skipped.into_iter().filter_map(|skipped| Some(skipped.err()?.path)).collect();
+            skipped.into_iter().filter_map(|skipped| Some(printable(&skipped.err()?.path))).collect();
         assert_eq!(found, ["elsewhere", "elsewhere/inside", "stays"]);
         assert_eq!(skipped, ["file", "folder", "folder/inside"]);
     }

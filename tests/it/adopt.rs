@@ -1,4 +1,4 @@
-//! `sync --adopt`: the copy is there already, made by somebody else.
+//! `sync --adopt`: another program made the copy before.
 
 use crate::support::{Lab, Proxy, Tree, assert_same_tree, http, index, need_tool, wait_until};
 use std::io::Write;
@@ -47,15 +47,33 @@ fn only_what_differs_is_sent() {
         assert!(!db.exists());
         let summary = lab.sync(&src, &to, flags).code(0).summary();
         assert!((70_000..70_000 + EDIT).contains(&summary["sent_bytes"].as_u64().unwrap()), "{summary}");
-        assert_eq!(dst.join("d/small").metadata().unwrap().ino(), inode, "it was not made anew");
+        assert_eq!(dst.join("d/small").metadata().unwrap().ino(), inode, "the file is the same one");
         lab.check(&dst, &db, vec![]).code(0);
-        // What was there before is the former generation: it goes when that is asked for, and only then.
+        // What was there before is the previous generation: it goes when that is asked for, and only then.
         assert!(dst.join("log").exists() && dst.join("stranger").exists());
         let summary =
             lab.sync(&src, &to, args!["-db", db, "--json", "--adopt", "--delete"]).code(0).summary();
         assert_eq!(summary["sent_bytes"], 0);
         assert_same_tree(&src, &dst);
     }
+}
+
+/// The receiver has the index, and nothing of it: that is no reason to send what lies there.
+#[test]
+fn an_index_that_is_there_already_does_not_hinder() {
+    let (lab, mut tree) = lab_with_copy(7);
+    let (src, dst, db) = (lab.path("src"), lab.path("dst"), lab.path("src.sqlite"));
+    tree.noise("new", 70_000);
+    lab.index(&src);
+    let proxy = lab.proxy(&dst);
+    let named = [("x-tar-like-index", &*index::digest(&db))];
+    assert_eq!(proxy.request("PUT", "/tar/0/db", &named, &index::frame_of(&db)).status, 200);
+    let summary = lab.sync(&src, &proxy.url, args!["-db", db, "--json", "--adopt"]).code(0).summary();
+    assert!((70_000..70_000 + EDIT).contains(&summary["sent_bytes"].as_u64().unwrap()), "{summary}");
+    assert_same_tree(&src, &dst);
+    // Once more, there is nothing to do.
+    let summary = lab.sync(&src, &proxy.url, args!["-db", db, "--json", "--adopt"]).code(0).summary();
+    assert_eq!(summary["sent_bytes"], 0, "{summary}");
 }
 
 #[test]
@@ -81,7 +99,7 @@ fn adopt(proxy: &Proxy, request: &str) {
 
 /// What is there changes after it was read, with and without a trace: the proof decides.
 #[test]
-fn what_changes_after_it_was_read_is_sent() {
+fn a_file_changed_after_it_was_read_is_sent() {
     let (lab, mut tree) = lab_with_copy(5);
     tree.file("touched", "0123456789").file("same", "abcdefgh");
     copy_tree(&lab.path("src"), &lab.path("dst"));
@@ -114,13 +132,13 @@ fn what_changes_after_it_was_read_is_sent() {
     assert_eq!(answer.status, 404, "{}", answer.text());
     assert_eq!(put("7").status, 200);
     lab.sync(&src, &proxy.url, args!["-db", db, "--delete"]).code(0);
-    // It has grown since, so nobody knows whose it is.
+    // It has grown since, so it may be another user's.
     std::fs::remove_file(dst.join("big")).unwrap();
     assert_same_tree(&src, &dst);
 }
 
 #[test]
-fn what_is_no_request_for_an_adoption_is_refused() {
+fn malformed_requests_for_an_adoption_are_refused() {
     let lab = Lab::new();
     let mut tree = Tree::new(&lab.path("src"), 6);
     tree.file("a", "content");
@@ -155,12 +173,12 @@ fn what_is_no_request_for_an_adoption_is_refused() {
     let single = tree.path(name);
     lab.sync(&single, &proxy.url, args!["-db", lab.path("single"), "--adopt"])
         .code(2)
-        .says("its name is no UTF-8");
+        .says("its name is not UTF-8");
 }
 
-/// What is left out here is none of a copy's files over there.
+/// Files that are excluded here do not belong to the copy at the receiver.
 #[test]
-fn what_is_excluded_is_not_adopted() {
+fn excluded_files_are_not_adopted() {
     let (lab, mut tree) = lab_with_copy(7);
     let (src, dst, db) = (lab.path("src"), lab.path("dst"), lab.path("index.sqlite"));
     std::fs::write(dst.join("keep.tmp"), "of the receiver").unwrap();
@@ -264,7 +282,7 @@ fn an_empty_folder_and_one_of_something_else() {
 }
 
 #[test]
-fn what_belongs_to_another_archive_is_not_adopted() {
+fn files_of_another_archive_are_not_adopted() {
     let (lab, _tree) = lab_with_copy(4);
     let (src, dst) = (lab.path("src"), lab.path("dst"));
     let proxy = lab.proxy(&dst);

@@ -103,7 +103,7 @@ fn assert_is_growth(sent: u64, growth: u64, what: &str) {
 }
 
 #[test]
-fn what_grew_is_sent_and_nothing_else() {
+fn only_the_growth_is_sent() {
     for mode in MODES {
         let mut log = Log::new(1, 9_000_000);
         // One that is read as a whole in any case, one that is too small, and one that will need no look.
@@ -157,14 +157,14 @@ fn a_start_that_was_rewritten_is_found() {
 
 /// What a copy becomes then is said by the help; it is found as soon as anybody looks.
 #[test]
-fn what_is_believed_stays_as_it_was() {
+fn an_unread_prefix_is_as_it_was() {
     let mut log = Log::new(5, 10_000_000);
-    let former = log.content();
+    let previous = log.content();
     log.rewrite(1_000_000, 500_000);
     let growth = log.append("log", 100_000);
     assert_is_growth(log.sync(&["--append", "trust"]), growth, "trust");
     let copy = std::fs::read(log.dst.join("log")).unwrap();
-    assert!(copy[..former.len()] == former && copy[former.len()..] == log.content()[former.len()..]);
+    assert!(copy[..previous.len()] == previous && copy[previous.len()..] == log.content()[previous.len()..]);
     let found = log.lab.check(&log.src, &log.db, vec![]).code(1);
     assert!(found.stdout.contains("different\tlog"), "{found:?}");
     let sent = log.mirror(&["--append", "trust", "--checksum"]);
@@ -185,7 +185,7 @@ fn what_is_believed_stays_as_it_was() {
 
 /// Whether a log was truncated and grew again, or is another file: its end or its inode tells.
 #[test]
-fn what_did_not_only_grow_is_read_as_a_whole() {
+fn a_file_that_did_not_only_grow_is_read_as_a_whole() {
     for mode in ["spot", "trust"] {
         let mut log = Log::new(6, 6_000_000);
         log.rewrite(5_900_000, 10);
@@ -215,7 +215,7 @@ fn what_did_not_only_grow_is_read_as_a_whole() {
 }
 
 #[test]
-fn an_index_without_sketches_has_every_byte_read() {
+fn an_index_without_chunk_maps_has_every_byte_read() {
     let mut log = Log::new(7, 6_000_000);
     // As where later generations were restored from a backup.
     rusqlite::Connection::open(&log.db).unwrap().execute("DELETE FROM tarlike_sketch", []).unwrap();
@@ -228,22 +228,22 @@ fn an_index_without_sketches_has_every_byte_read() {
     assert_is_growth(log.mirror(&["--append", "trust"]), growth, "trust");
 }
 
-/// A sketch is worth what it proves: no bit of it makes an index that says what is wrong.
+/// A chunk map is worth what it proves: no bit of it makes an index that says what is wrong.
 #[test]
-fn a_damaged_sketch_does_no_harm() {
+fn a_damaged_chunk_map_does_no_harm() {
     let mut log = Log::new(8, 6_000_000);
     // Its version, the state of md5, a value of BLAKE3, all of it.
     for at in [0, 12, 40, usize::MAX] {
         let connection = rusqlite::Connection::open(&log.db).unwrap();
         let query =
             "SELECT s.id, s.data FROM tarlike_sketch s JOIN tar ON tar.id = s.id WHERE tar.path = 'log'";
-        let (id, mut sketch): (i64, Vec<u8>) =
+        let (id, mut chunk_map): (i64, Vec<u8>) =
             connection.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
-        match sketch.get_mut(at) {
+        match chunk_map.get_mut(at) {
             Some(byte) => *byte ^= 1,
-            None => sketch.clear(),
+            None => chunk_map.clear(),
         }
-        connection.execute("UPDATE tarlike_sketch SET data = ? WHERE id = ?", (sketch, id)).unwrap();
+        connection.execute("UPDATE tarlike_sketch SET data = ? WHERE id = ?", (chunk_map, id)).unwrap();
         drop(connection);
         let growth = log.append("log", 10_000);
         assert_is_growth(log.mirror(&["--append", "trust"]), growth, "the content is what it was");
@@ -269,7 +269,7 @@ fn a_log_that_never_stands_still() {
         scope.spawn(|| write(&log.path));
         for (pass, mode) in ["spot", "trust", "spot", "trust"].into_iter().enumerate() {
             if pass == 2 {
-                // Begun afresh: it is read and sent at once.
+                // It starts again: it is read and sent at once.
                 std::fs::remove_file(&log.db).unwrap();
             }
             let before = log.path.metadata().unwrap().len();
@@ -304,12 +304,12 @@ fn a_log_that_grows_all_the_time_does_not_fall_to_pieces() {
     let sent = log.mirror(&["--append", "trust"]);
     let growth =
         log.path.metadata().unwrap().len() - before + log.src.join("other").metadata().unwrap().len();
-    assert_is_growth(sent, growth, "what was put together anew in between is sent once");
+    assert_is_growth(sent, growth, "content that was written again in between is sent once");
     log.lab.check(&log.dst, &log.db, args!["--extra"]).code(0);
 }
 
 #[test]
-fn what_it_takes_is_said() {
+fn help_names_the_append_modes() {
     let lab = Lab::new();
     for command in ["index", "sync"] {
         let help = lab.run(args![command, "--help"]).code(0).stdout;

@@ -96,7 +96,7 @@ fn cut_delayed_repeated_and_unanswered() {
             2 => Fate::CutAnswer(below(400) as usize),
             4 => Fate::Repeat(2 + below(2) as usize),
             6 => Fate::Delay(Duration::from_millis(below(200))),
-            // The receiver has acted, and nobody hears of it.
+            // The receiver has acted, and its answer is lost.
             8 => Fate::CutAnswer(0),
             _ => Fate::Pass,
         }

@@ -198,7 +198,7 @@ fn a_folder_that_became_a_link() {
     assert!(names.contains(&"dir".to_string()), "{names:?}");
 }
 
-/// FORMATS 1.5: `-l` is inclusive. Files a to e have 1000 bytes each, in this order.
+/// FORMAT.md 13: `-l` is inclusive. Files a to e have 1000 bytes each, in this order.
 #[test]
 fn ranges_look_at_the_files_that_touch_these_blocks() {
     let setting = Setting::new();

@@ -11,7 +11,7 @@ fn source(lab: &Lab) -> PathBuf {
     src
 }
 
-/// FORMATS 1.4, short and single-dash spellings.
+/// FORMAT.md 12.1, short and single-dash spellings.
 #[test]
 fn short_spellings_of_the_original() {
     let lab = Lab::new();
@@ -47,7 +47,7 @@ fn short_spellings_of_the_original() {
     assert_eq!(columns, 3);
 }
 
-/// FORMATS 1.4, long spellings; with `=` too.
+/// FORMAT.md 12.1, long spellings; with `=` too.
 #[test]
 fn long_spellings_of_the_original() {
     let lab = Lab::new();
@@ -283,7 +283,7 @@ fn loglevel_is_honoured_in_all_spellings() {
         run(level);
     }
     assert!(run("DEBUG") > run("WARNING"), "more is said at DEBUG");
-    // What nobody knows must not stop a transfer.
+    // An unknown setting must not stop a transfer.
     run("LOUD");
     run("");
 }

@@ -1,6 +1,7 @@
-//! The defects of the original program, one test for each row of FORMATS 1.5 that no other module covers. Elsewhere: unknown
-//! tar_id, wrong block length and GET in `http`; `check` in `check`; names, excludes and a second index in `index`; no or only
-//! empty files in `roundtrip`; the inclusive `-l` in `ranges` and `check`.
+//! The defects of the original program, one test for each row of FORMAT.md 13 that no other module
+//! covers. Elsewhere: unknown tar_id, wrong block length and GET in `http`; `check` in `check`;
+//! names, excludes and a second index in `index`; no or only empty files in `roundtrip`; the
+//! inclusive `-l` in `ranges` and `check`.
 
 use crate::support::index::{self, ORIGINAL_SCHEMA, rows_of};
 use crate::support::original::OriginalReceiver;
@@ -248,7 +249,7 @@ fn redirects_are_not_followed() {
 
 /// Row "older, longer file at the destination": it kept its tail.
 #[test]
-fn what_stands_at_the_destination_is_replaced_as_a_whole() {
+fn the_destination_file_is_replaced_as_a_whole() {
     let lab = Lab::new();
     let (src, dst) = (lab.path("src"), lab.dir("dst"));
     let mut tree = Tree::new(&src, 107);

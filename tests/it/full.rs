@@ -44,9 +44,10 @@ fn source(lab: &Lab) -> (PathBuf, PathBuf) {
     (src, db)
 }
 
+/// Takes so much of the disk, or what there is: the receiver holds its reserve.
 fn ballast(dst: &Path, bytes: usize) -> PathBuf {
     let path = dst.join("ballast");
-    std::fs::write(&path, vec![1; bytes]).unwrap();
+    let _ = std::fs::write(&path, vec![1; bytes]);
     path
 }
 
@@ -126,7 +127,7 @@ fn full_to_the_last_byte() {
     let mut sender =
         lab.upload_cmd(&src, &db, &proxy.url, args!["-s", "50000", "--bwlimit", "4M", "-p", "3"]).spawn();
     wait_until("some blocks are there", PATIENCE, || proxy.blocks_accepted() > 5);
-    // Somebody else takes all of it, again and again, and gives it back.
+    // Another process takes all of it, again and again, and gives it back.
     let path = disk.path.join("ballast");
     for _ in 0..3 {
         let mut file = std::fs::File::create(&path).unwrap();
@@ -229,4 +230,238 @@ fn the_sender_waits_for_space_at_the_end() {
     assert_same_tree(&src, &disk.path);
     drop(proxy);
     disk.unmount();
+}
+
+/// What failed attempts have left.
+#[track_caller]
+fn nothing_staged(dst: &Path) {
+    let staged = walkdir::WalkDir::new(dst.join(".tar-like/staging")).into_iter().map(Result::unwrap);
+    let staged: Vec<PathBuf> =
+        staged.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path).collect();
+    assert!(staged.is_empty(), "{staged:?}");
+    let incoming = std::fs::read_dir(dst.join(".tar-like/incoming")).unwrap().count();
+    assert_eq!(incoming, 0, "left behind");
+}
+
+/// A change needs room for copies of what it changes. One that finds none leaves as much room as there was, for everybody.
+#[test]
+fn a_change_without_room_delays_no_other_archive() {
+    for adopt in [false, true] {
+        let lab = Lab::new();
+        let (src, other) = (lab.path("src"), lab.path("other"));
+        let mut tree = Tree::new(&src, 223);
+        tree.noise("a", 6_000_000).noise("b", 6_000_000);
+        Tree::new(&other, 224).noise("other", 1_000_000);
+        let Some(disk) = Mount::tmpfs(&lab.path("dst"), "size=26m") else { return };
+        let (db, dbp) = (lab.path("index.sqlite"), lab.path("progress.sqlite"));
+        let proxy = lab.proxy(&disk.path);
+        let sync = |patience: &str| {
+            // Each adoption begins from nothing.
+            let _ = adopt.then(|| std::fs::remove_file(&db));
+            let more = if adopt { args!["--adopt"] } else { vec![] };
+            let args = args!["-db", db, "-dbp", dbp, "--compress", "none", "--stall-timeout", patience];
+            lab.sync(&src, &proxy.url, [args, more].concat())
+        };
+        if adopt {
+            for name in ["a", "b"] {
+                std::fs::copy(src.join(name), disk.path.join(name)).unwrap();
+            }
+        } else {
+            sync("900").code(0);
+        }
+        let before = [std::fs::read(src.join("a")).unwrap(), std::fs::read(src.join("b")).unwrap()];
+        let change = |tree: &mut Tree| {
+            for (name, content) in ["a", "b"].iter().zip(&before) {
+                let mut content = content.clone();
+                content[3_000_000] ^= 1;
+                tree.file(name, content);
+            }
+        };
+        change(&mut tree);
+        let refused = sync("2").code(4);
+        assert!(refused.stderr.contains("copied before they replace"), "{}", refused.stderr);
+        if !adopt {
+            nothing_staged(&disk.path);
+            // Another archive goes on.
+            lab.sync(
+                &other,
+                &proxy.url,
+                args!["--tar-id", "1", "-db", lab.path("o"), "-dbp", lab.path("op")],
+            )
+            .code(0);
+            std::fs::remove_file(disk.path.join("other")).unwrap();
+        }
+        still_serves(&proxy);
+        if adopt {
+            // It is undone, and needs no room any more.
+            for (name, content) in ["a", "b"].iter().zip(&before) {
+                tree.file(name, content);
+            }
+            sync("5").code(0);
+            assert_same_tree(&src, &disk.path);
+            change(&mut tree);
+            sync("2").code(4);
+        }
+        // There is room.
+        disk.remount("size=64m");
+        sync("900").code(0);
+        assert_same_tree(&src, &disk.path);
+        drop(proxy);
+        disk.unmount();
+    }
+}
+
+/// Writes to the file system of `dst` until nothing fits any more.
+fn fill(disk: &Path) -> PathBuf {
+    let path = disk.join("fill");
+    let mut file = std::fs::File::create(&path).unwrap();
+    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    path
+}
+
+/// Another process has filled the disk to the last byte: a receiver starts, says what is there, and deletes what makes room.
+#[test]
+fn a_full_disk_can_be_emptied() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    let mut tree = Tree::new(&src, 225);
+    let Some(disk) = Mount::tmpfs(&lab.path("mnt"), "size=24m") else { return };
+    let dst = disk.path.join("dst");
+    for way in ["local", "a proxy that starts", "a proxy that runs"] {
+        println!("{way}");
+        tree.noise("big", 3_000_000).file("one", "1").file("two", way);
+        let sync = |to: &std::ffi::OsStr, more: bool| {
+            let flags = args!["-db", lab.path("i"), "-dbp", lab.path("p"), "--stall-timeout", "5"];
+            let flags = if more { [flags, args!["--delete"]].concat() } else { flags };
+            lab.sync(&src, to, flags).code(0)
+        };
+        sync(dst.as_os_str(), false);
+        let running = (way == "a proxy that runs").then(|| lab.proxy(&dst));
+        let full = fill(&disk.path);
+        let started = (way == "a proxy that starts").then(|| lab.proxy(&dst));
+        let proxy = running.or(started);
+        let to = proxy.as_ref().map_or(dst.clone().into_os_string(), |proxy| proxy.url.clone().into());
+        // Nothing has changed, and nothing is written.
+        sync(&to, false);
+        tree.remove("big");
+        sync(&to, true);
+        assert!(!dst.join("big").exists());
+        assert_same_tree(&src, &dst);
+        std::fs::remove_file(full).unwrap();
+        drop(proxy);
+    }
+    disk.unmount();
+}
+
+/// Staged files of an abandoned index have taken all inodes.
+#[test]
+fn inodes_come_back_with_the_next_index() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    let mut tree = Tree::new(&src, 226);
+    tree.file("one", "1").file("two", "2");
+    let Some(disk) = Mount::tmpfs(&lab.path("mnt"), "size=64m,nr_inodes=80") else { return };
+    let dst = disk.path.join("dst");
+    let sync = |patience: &str| {
+        let flags =
+            args!["-db", lab.path("i"), "-dbp", lab.path("p"), "--stall-timeout", patience, "--delete"];
+        lab.sync(&src, &dst, flags)
+    };
+    sync("60").code(0);
+    for number in 0..100 {
+        tree.file(format!("n{number}"), number.to_string());
+    }
+    sync("1").code(4);
+    for number in 0..100 {
+        tree.remove(format!("n{number}"));
+    }
+    tree.file("three", "3");
+    sync("5").code(0);
+    assert_same_tree(&src, &dst);
+    disk.unmount();
+}
+
+/// A generation that found no room asks for none once the source has gone on.
+#[test]
+fn only_the_newest_generation_needs_room() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    let mut tree = Tree::new(&src, 227);
+    tree.noise("a", 6_000_000).noise("b", 6_000_000).file("c", "c");
+    let Some(disk) = Mount::tmpfs(&lab.path("dst"), "size=26m") else { return };
+    let proxy = lab.proxy(&disk.path);
+    let sync = |patience: &str| {
+        let flags = args![
+            "-db",
+            lab.path("i"),
+            "-dbp",
+            lab.path("p"),
+            "--compress",
+            "none",
+            "--delete",
+            "--stall-timeout",
+            patience
+        ];
+        lab.sync(&src, &proxy.url, flags)
+    };
+    sync("900").code(0);
+    for name in ["a", "b"] {
+        let mut content = std::fs::read(src.join(name)).unwrap();
+        content[3_000_000] ^= 1;
+        tree.file(name, content);
+    }
+    sync("2").code(4);
+    tree.remove("b");
+    sync("5").code(0);
+    assert_same_tree(&src, &disk.path);
+    drop(proxy);
+    disk.unmount();
+}
+
+/// Storage that takes nothing from the start is as storage that fails later.
+#[test]
+fn a_read_only_disk_is_named_at_the_start() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    Tree::new(&src, 228).file("one", "1");
+    let Some(disk) = Mount::tmpfs(&lab.path("mnt"), "size=24m") else { return };
+    let (dst, new) = (disk.path.join("dst"), disk.path.join("new"));
+    let sync = |to: &Path| lab.sync(&src, to, args!["-db", lab.path("i"), "-dbp", lab.path("p")]);
+    sync(&dst).code(0);
+    std::fs::create_dir(&new).unwrap();
+    disk.remount("ro");
+    for base in [&dst, &new] {
+        for output in [sync(base), lab.run(args!["proxy", "0", "-b", base])] {
+            output.code(4).says("ead-only file system").says("cannot be written to");
+        }
+    }
+    lab.run(args!["gc", "-b", dst]).code(4).says("ead-only file system");
+    disk.remount("rw");
+    sync(&dst).code(0);
+    disk.unmount();
+}
+
+/// A limit for files is no disk that fails, and does not go away by trying again.
+#[test]
+fn an_index_over_the_limit_for_files_is_named_at_once() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    let mut tree = Tree::new(&src, 229);
+    for number in 0..3000 {
+        tree.file(format!("{}-{number}", "some-long-name".repeat(5)), "");
+    }
+    let limited = || args!["sh", "-c", "ulimit -f 200; exec \"$@\"", "sh"];
+    let index = args!["index", "-b", src, "-db", lab.path("limited")];
+    lab.cmd(index).wrap(limited()).run().code(1).says("ulimit -f");
+    let dst = lab.dir("dst");
+    let port = crate::support::stress::free_port();
+    let proxy = lab.proxy_cmd(port, &dst).wrap(limited()).serve();
+    let start = Instant::now();
+    for flags in [args!["-db", lab.path("i")], args!["-db", lab.path("i"), "--checksum"]] {
+        let output = lab.sync(&src, &proxy.url, [flags, args!["-dbp", lab.path("p")]].concat()).code(1);
+        let output = output.says("ulimit -f");
+        assert!(!output.stderr.contains("does not answer"), "{}", output.stderr);
+    }
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    still_serves(&proxy);
 }

@@ -1,34 +1,37 @@
-//! Manual pages and completions: made from the definitions that --help is made from.
+//! Manual pages, completions and docs/cli.md: made from the definitions that --help is made from.
 
 use crate::support::{Lab, need_tool};
+use std::fmt::Write;
 use std::path::Path;
 
 /// The words of a command line.
 type Words = Vec<String>;
 
-fn help(lab: &Lab, words: &[String]) -> String {
+pub(crate) fn help(lab: &Lab, words: &[String]) -> String {
     let mut args = args![];
     args.extend(words.iter().map(Into::into));
     args.push("--help".into());
     lab.run(args).code(0).stdout
 }
 
-/// The commands that the help lists, and those below them.
+/// The commands that the help lists, each followed by those below it.
 fn commands(lab: &Lab) -> Vec<Words> {
-    let (mut open, mut found) = (vec![Words::new()], Vec::new());
-    while let Some(words) = open.pop() {
-        let help = help(lab, &words);
-        let Some(list) = help.split("Commands:\n").nth(1) else { continue };
-        let lines = list.split("\n\n").next().unwrap().lines();
-        let names = lines.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
-        for name in names.filter(|name| !name.is_empty() && *name != "help") {
-            let command: Words = words.iter().cloned().chain([name.to_owned()]).collect();
-            open.push(command.clone());
-            found.push(command);
-        }
-    }
+    let mut found = Vec::new();
+    add_commands_below(lab, &[], &mut found);
     assert!(found.len() >= 8 && found.contains(&vec!["upload".to_owned()]), "{found:?}");
     found
+}
+
+fn add_commands_below(lab: &Lab, words: &[String], found: &mut Vec<Words>) {
+    let help = help(lab, words);
+    let Some(list) = help.split("Commands:\n").nth(1) else { return };
+    let lines = list.split("\n\n").next().unwrap().lines();
+    let names = lines.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    for name in names.filter(|name| !name.is_empty() && *name != "help") {
+        let command = [words, &[name.to_owned()]].concat();
+        found.push(command.clone());
+        add_commands_below(lab, &command, found);
+    }
 }
 
 /// The long options that a command's help lists.
@@ -39,6 +42,39 @@ fn options(lab: &Lab, command: &[String]) -> Vec<String> {
     let options: Vec<String> = options.filter_map(long).collect();
     assert!(options.len() >= 4, "{command:?}: {options:?}");
     options
+}
+
+/// The page of all commands: a list, then the help of each.
+fn cli_page(lab: &Lab) -> String {
+    let commands = [vec![Words::new()], commands(lab)].concat();
+    let title = |words: &Words| [&["tar-like".to_owned()], &words[..]].concat().join(" ");
+    let mut page = format!("# The command line\n\n{CLI_PAGE_HEAD}\n");
+    for title in commands.iter().map(title) {
+        writeln!(page, "- [`{title}`](#{})", title.replace(' ', "-")).unwrap();
+    }
+    for words in &commands {
+        let help = help(lab, words);
+        write!(page, "\n## {}\n\n```text\n{}\n```\n", title(words), help.trim_end()).unwrap();
+    }
+    page
+}
+
+const CLI_PAGE_HEAD: &str = "\
+Every command with its options, as `--help` prints them. The [guides](guide/) show the commands at
+work. This page is generated: `RENEW_CLI_PAGE=1 cargo test --test it -- generated::` writes it anew.
+";
+
+#[test]
+fn docs_cli_md_matches_the_help() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md");
+    let page = cli_page(&Lab::new());
+    if std::env::var_os("RENEW_CLI_PAGE").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(&path).is_ok_and(|written| written == page),
+        "docs/cli.md is not what --help says; renew it with: RENEW_CLI_PAGE=1 cargo test --test it -- generated::"
+    );
 }
 
 fn shell(lab: &Lab, program: &str, args: Vec<std::ffi::OsString>) -> String {

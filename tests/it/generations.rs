@@ -16,7 +16,7 @@ struct Passes {
 }
 
 impl Passes {
-    /// `fill` makes the source. The first pass is made by `index` and `upload`, as sketches of large files are made by the former.
+    /// `fill` makes the source. The first pass is made by `index` and `upload`, as chunk maps of large files are made by the previous.
     fn begin(seed: u64, fill: impl FnOnce(&mut Tree)) -> Self {
         let lab = Lab::new();
         let (src, dst, db) = (lab.path("src"), lab.dir("dst"), lab.path("index.sqlite"));
@@ -51,7 +51,7 @@ fn sent(summary: &Value) -> u64 {
 const EDIT: u64 = 768 << 10;
 
 #[test]
-fn a_pass_costs_what_changed() {
+fn a_run_costs_what_changed() {
     let mut passes = Passes::begin(1, |tree| {
         tree.rich(100_000).noise("big", 12_000_000).noise("log", 5_000_000).noise("d/small", 3000);
     });
@@ -90,9 +90,9 @@ fn a_pass_costs_what_changed() {
     passes.lab.check(&passes.dst, &passes.db, args!["--extra"]).code(0);
 }
 
-/// The copy is not what the former generation says: what is needed of it comes from the source.
+/// The copy is not what the previous generation says: what is needed of it comes from the source.
 #[test]
-fn a_copy_that_somebody_changed_is_no_source() {
+fn a_copy_changed_at_the_receiver_is_not_reused() {
     for (seed, damage) in [
         (2, (|path: &Path| std::fs::remove_file(path).unwrap()) as fn(&Path)),
         (3, |path| std::fs::write(path, "something else").unwrap()),
@@ -117,9 +117,9 @@ fn a_copy_that_somebody_changed_is_no_source() {
     }
 }
 
-/// Only metadata change at the source, of a file that somebody else wrote to at the receiver: with the new time it would pass for right.
+/// Only metadata change at the source, of a file that another process wrote to at the receiver: with the new time it would pass for right.
 #[test]
-fn a_copy_that_somebody_changed_gets_no_metadata_of_the_source() {
+fn a_copy_changed_at_the_receiver_gets_no_metadata_of_the_source() {
     for whole in [false, true] {
         let mut passes = Passes::begin(31, |tree| {
             tree.file("changed", "0123456789").file("right", "abcdef");
@@ -127,7 +127,7 @@ fn a_copy_that_somebody_changed_gets_no_metadata_of_the_source() {
         std::fs::write(passes.dst.join("changed"), "9876543210").unwrap();
         passes.tree.mtime("changed", 1_700_000_000).mode("changed", 0o600).mtime("right", 1_700_000_001);
         if whole {
-            // An index that has nothing to do with the former one.
+            // An index that has nothing to do with the previous one.
             passes.lab.run(args!["index", "-c", "-b", passes.src, "-db", passes.db]).code(0);
         }
         let summary = passes.pass(vec![]).code(0).summary();
@@ -144,7 +144,7 @@ fn a_further_name_of_a_touched_file_goes() {
     });
     passes.tree.mtime("a", 1_700_000_000_000_000_000).remove("b");
     assert_eq!(passes.mirror(), 0);
-    // And not one that somebody has put there since.
+    // And not one that was put there since.
     passes.tree.hardlink("b", "a");
     assert_eq!(passes.mirror(), 0);
     std::fs::remove_file(passes.dst.join("b")).unwrap();
@@ -169,7 +169,7 @@ fn nothing_is_deleted_without_being_asked() {
     for name in ["goes", "d/goes", "link", "hard", "foreign", "stays"] {
         assert!(passes.dst.join(name).symlink_metadata().is_ok(), "{name}");
     }
-    // Later passes know, too, what the former ones left.
+    // Later passes know, too, what the previous ones left.
     std::fs::write(passes.dst.join("d/foreign"), "of somebody else").unwrap();
     let summary = passes.pass(args!["--delete"]).code(0).summary();
     assert_eq!(summary["deleted"], 4, "{summary}");
@@ -187,7 +187,7 @@ fn nothing_is_deleted_without_being_asked() {
 }
 
 #[test]
-fn what_was_changed_there_is_not_deleted() {
+fn files_changed_at_the_receiver_are_not_deleted() {
     let mut passes = Passes::begin(7, |tree| {
         tree.file("goes", "1").file("stays", "2");
     });
@@ -226,7 +226,7 @@ fn no_more_is_deleted_than_allowed() {
 }
 
 #[test]
-fn what_is_deleted_can_be_kept_elsewhere() {
+fn deleted_files_go_to_the_backup_folder() {
     let mut passes = Passes::begin(9, |tree| {
         tree.file("d/goes", "1").file("stays", "2");
     });
@@ -254,7 +254,7 @@ fn an_empty_source_deletes_nothing() {
 
 /// A receiver that has another index, or none, gets all of it; what it has under the same name with the same content, it keeps.
 #[test]
-fn an_index_that_is_made_anew_sends_nothing_again() {
+fn an_index_made_again_sends_no_content_again() {
     let mut passes = Passes::begin(11, |tree| {
         tree.rich(50_000).noise("big", 2_000_000);
     });
@@ -314,7 +314,7 @@ fn several_generations_are_sent_at_once() {
 
 /// The archive ends in the tail of a log. A file that is there, but could not get its name, gets it when the way is free.
 #[test]
-fn what_could_not_get_its_name_gets_it_later() {
+fn an_unpublished_file_is_published_later() {
     let mut passes = Passes::begin(15, |tree| {
         tree.noise("z.log", 2_000_000);
     });
@@ -333,7 +333,7 @@ fn what_could_not_get_its_name_gets_it_later() {
 
 /// What an index had that another one took the place of is deleted, however many files came since.
 #[test]
-fn what_a_replaced_index_had_is_not_forgotten() {
+fn tombstones_survive_the_replacement_of_an_index() {
     let mut passes = Passes::begin(16, |tree| {
         for n in 0..8 {
             tree.file(format!("old-{n}"), "o");
@@ -358,7 +358,7 @@ fn what_a_replaced_index_had_is_not_forgotten() {
 
 /// Tables that are of use only here do not go over the wire.
 #[test]
-fn a_whole_index_goes_without_what_is_private() {
+fn a_whole_index_goes_without_private_tables() {
     let mut passes = Passes::begin(17, |tree| {
         tree.noise("large", 3_000_000);
     });
@@ -401,7 +401,7 @@ fn a_log_that_is_written_to_meanwhile() {
     passes.mirror();
 }
 
-/// Changes that nobody asked for, or that are none: the former index stands, and so does the copy.
+/// Unexpected and malformed changes: the previous index stays, and so does the copy.
 #[test]
 fn a_change_that_is_none_is_refused() {
     let passes = Passes::begin(13, |tree| {

@@ -331,7 +331,7 @@ fn digests_and_failed_lists_that_are_wrong() {
         assert!(status.is_none_or(|status| matches!(status, 400 | 413 | 431)), "{wrong:?}: {status:?}");
     }
     setting.nothing_written("headers");
-    // Ids that there are not harm nobody.
+    // Unknown ids do no harm.
     let answer = put(&[("x-tar-like-digest", &digest), ("x-tar-like-failed", "9,18446744073709551615")]);
     assert!(matches!(answer.status, 200 | 400), "{}", answer.text());
     setting.still_good(64 << 10);

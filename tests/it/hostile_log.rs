@@ -121,7 +121,7 @@ fn an_honest_log_by_hand() {
     assert_eq!(stream.put(1, 5, b"fgxy"), 422, "two bytes too many for what is laid out");
     stream.say(&[file("e", b"xy")]);
     assert_eq!(stream.put(1, 5, b"fgxy"), 200);
-    assert!(dst.join("d/a").exists() && !dst.join("d/b").exists(), "nobody has said what d/b must be");
+    assert!(dst.join("d/a").exists() && !dst.join("d/b").exists(), "no row says what d/b must be");
     stream.say(&[digests(1, b"defg")]);
     let index = lab.path("src");
     std::fs::create_dir_all(index.join("d")).unwrap();
@@ -173,7 +173,7 @@ fn a_batch_that_is_sent_again_changes_nothing() {
 }
 
 #[test]
-fn what_no_index_can_say_is_refused_and_the_log_goes_on() {
+fn an_impossible_batch_is_refused_and_the_log_goes_on() {
     let (lab, dst) = lab();
     let proxy = lab.proxy(&dst);
     let mut stream = Stream::new(&proxy, "one");
@@ -249,7 +249,7 @@ fn requests_that_are_none() {
     assert!(std::fs::read_dir(&dst).unwrap().all(|entry| entry.unwrap().file_name() == ".tar-like"));
 }
 
-/// Whoever forgets what was received waits until nobody writes, and whoever writes must not wait for the log then.
+/// Invalidating received bytes waits until no writer is left, and a writer must not wait for the log then.
 #[test]
 fn blocks_come_while_streams_replace_each_other() {
     let (lab, dst) = lab();

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-/// FORMATS 1.1, every column of every row.
+/// FORMAT.md 2, every column of every row.
 #[test]
 fn table_tar_is_exactly_as_the_original_writes_it() {
     let lab = Lab::new();
@@ -154,7 +154,7 @@ fn metadata_and_nodes_are_beside_it() {
     assert_eq!(index::digest(&db).len(), 64);
 }
 
-/// FORMATS 1.5: the exclude regex was matched against base + path.
+/// FORMAT.md 13: the exclude regex was matched against base + path.
 #[test]
 fn exclude_looks_at_the_relative_path_only() {
     let lab = Lab::new();
@@ -184,7 +184,7 @@ fn exclude_looks_at_the_relative_path_only() {
     assert!(!lab.path("y.sqlite").exists());
 }
 
-/// FORMATS 1.5: an index without `-c` twice.
+/// FORMAT.md 13: an index without `-c` twice.
 #[test]
 fn an_index_that_is_there_gets_a_next_generation() {
     let lab = Lab::new();
@@ -205,7 +205,7 @@ fn an_index_that_is_there_gets_a_next_generation() {
 }
 
 #[test]
-fn what_has_no_content_is_skipped_and_named() {
+fn entries_without_content_are_skipped_and_named() {
     let lab = Lab::new();
     let src = lab.path("src");
     let mut tree = Tree::new(&src, 46);
@@ -213,23 +213,9 @@ fn what_has_no_content_is_skipped_and_named() {
     rustix::fs::mknodat(CWD, src.join("sub/the-fifo"), FileType::Fifo, Mode::from_raw_mode(0o644), 0)
         .unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(src.join("the-socket")).unwrap();
-    let mut names = vec!["sub/the-fifo", "the-socket"];
-    if is_root() {
-        let null = rustix::fs::makedev(1, 3);
-        match rustix::fs::mknodat(
-            CWD,
-            src.join("the-device"),
-            FileType::CharacterDevice,
-            Mode::from_raw_mode(0o644),
-            null,
-        ) {
-            Ok(()) => names.push("the-device"),
-            Err(e) => crate::support::skip(&format!("devices cannot be made here: {e}")),
-        }
-    }
     let db = lab.path("x.sqlite");
     let output = lab.run(args!["index", "-b", src, "-db", db]).code(3);
-    for name in names {
+    for name in ["sub/the-fifo", "the-socket"] {
         assert!(output.stderr.contains(name), "{name} is not named:\n{}", output.stderr);
     }
     assert_eq!(index::paths(&db), ["a", "z"]);
@@ -239,8 +225,30 @@ fn what_has_no_content_is_skipped_and_named() {
     assert!(json.stdout.contains("sub/the-fifo"), "{}", json.stdout);
 }
 
+/// Both kinds of device; in a test of its own, since only root can make one.
 #[test]
-fn what_cannot_be_read_is_skipped_and_named() {
+fn devices_are_skipped_and_named() {
+    if !is_root() {
+        return crate::support::skip("only root can make devices");
+    }
+    let lab = Lab::new();
+    let src = lab.path("src");
+    Tree::new(&src, 48).file("a", "1");
+    for (name, kind) in [("of-bytes", FileType::CharacterDevice), ("of-blocks", FileType::BlockDevice)] {
+        // 1:3 is /dev/null; a block device of this number is a disk in memory, which is not opened.
+        let device = rustix::fs::makedev(1, 3);
+        rustix::fs::mknodat(CWD, src.join(name), kind, Mode::from_raw_mode(0o644), device).unwrap();
+    }
+    let db = lab.path("x.sqlite");
+    let output = lab.run(args!["index", "-b", src, "-db", db]).code(3);
+    for name in ["of-bytes", "of-blocks"] {
+        assert!(output.stderr.contains(name), "{name} is not named:\n{}", output.stderr);
+    }
+    assert_eq!(index::paths(&db), ["a"]);
+}
+
+#[test]
+fn unreadable_files_are_skipped_and_named() {
     let lab = Lab::new();
     let src = lab.path("src");
     let mut tree = Tree::new(&src, 47);
@@ -281,7 +289,7 @@ fn names_that_are_not_utf8_are_kept_byte_for_byte() {
 }
 
 #[test]
-fn what_belongs_to_the_program_is_not_indexed() {
+fn files_of_the_program_are_not_indexed() {
     let lab = Lab::new();
     let src = lab.path("src");
     let mut tree = Tree::new(&src, 49);

@@ -100,7 +100,7 @@ fn a_rewind_brings_back_what_was_replaced() {
         let to: OsString = proxy.as_ref().map_or(kept.dst.clone().into(), |proxy| (&proxy.url).into());
         kept.pass(&to, args!["--keep", "1"]);
         kept.note();
-        let former = index::digest(&kept.db);
+        let previous = index::digest(&kept.db);
         kept.change();
         if delete {
             kept.pass(&to, args!["--keep", "1", "--delete"]);
@@ -117,7 +117,7 @@ fn a_rewind_brings_back_what_was_replaced() {
         assert_eq!(summary["generation"], 1, "{summary}");
         assert_eq!(blocks(proxy.as_ref()), sent, "nothing is sent");
         assert_same_tree(&kept.before, &kept.dst);
-        assert_eq!(index::digest(&kept.db), former);
+        assert_eq!(index::digest(&kept.db), previous);
         kept.lab.check(&kept.dst, &kept.db, args!["--extra"]).code(0);
         assert_eq!(kept.kept_files(), 0);
         // Once in a row, and then on from there.
@@ -130,15 +130,15 @@ fn a_rewind_brings_back_what_was_replaced() {
     }
 }
 
-/// What nobody kept cannot come back: that is said before anything is touched.
+/// Content that was not retained cannot come back: the rewind is refused before it changes anything.
 #[test]
-fn what_is_not_there_any_more_refuses_the_rewind() {
+fn missing_retained_content_refuses_the_rewind() {
     type Damage = fn(&Path);
     let damages: [(&[&str], Damage, bool); 4] = [
         // Nothing was kept.
         (&[], |_| (), false),
         (&["--keep", "0"], |_| (), false),
-        // Somebody wrote to what is kept.
+        // Another process wrote to retained content.
         (
             &["--keep", "1"],
             |kept| {
@@ -181,7 +181,7 @@ fn what_is_not_there_any_more_refuses_the_rewind() {
 
 /// Generations that only add, or only rename, can be taken back without anything kept.
 #[test]
-fn what_stands_elsewhere_need_not_be_kept() {
+fn content_that_is_published_elsewhere_need_not_be_retained() {
     let mut kept = Kept::new(20);
     let proxy = kept.lab.proxy(&kept.dst);
     kept.pass(&proxy.url, vec![]);
@@ -191,7 +191,7 @@ fn what_stands_elsewhere_need_not_be_kept() {
     kept.pass(&proxy.url, args!["--delete"]);
     kept.rewind(&proxy.url).code(0);
     assert_same_tree(&kept.before, &kept.dst);
-    // Nor what vanished at the end of the archive, as long as nobody has deleted it.
+    // Nor what vanished at the end of the archive, as long as no run has deleted it.
     kept.tree.noise("zzz-last", 5000);
     kept.pass(&proxy.url, args!["--delete"]);
     kept.note();
@@ -201,7 +201,7 @@ fn what_stands_elsewhere_need_not_be_kept() {
     assert_same_tree(&kept.before, &kept.dst);
 }
 
-/// What an earlier generation left at the receiver because nobody asked to delete it stays there, whatever goes back.
+/// A rewind deletes no file that an earlier generation left at the receiver without `--delete`.
 #[test]
 fn a_rewind_deletes_only_what_it_takes_back() {
     let mut kept = Kept::new(21);
@@ -221,7 +221,7 @@ fn a_rewind_deletes_only_what_it_takes_back() {
 }
 
 #[test]
-fn so_many_generations_are_kept_and_no_more() {
+fn the_given_number_of_generations_is_retained() {
     let mut kept = Kept::new(22);
     let proxy = kept.lab.proxy(&kept.dst);
     kept.pass(&proxy.url, vec![]);
@@ -234,7 +234,7 @@ fn so_many_generations_are_kept_and_no_more() {
     kept.tree.file("small", "last");
     kept.pass(&proxy.url, vec![]);
     assert_eq!(kept.kept_files(), 2);
-    // A restart and a look for garbage leave it alone; an archive that is laid out afresh knows the files by other ids.
+    // A restart and `gc` leave it alone; a compacted archive knows the files by other ids.
     drop(proxy);
     let folder = kept.dst.join(".tar-like/kept");
     std::fs::create_dir(folder.join("0.99")).unwrap();
@@ -259,7 +259,7 @@ fn so_many_generations_are_kept_and_no_more() {
     assert_eq!(kept.kept_files(), 1);
     kept.pass(&proxy.url, args!["--keep", "0"]);
     assert_eq!(kept.kept_folders(), 0);
-    // A file that never gets its name keeps nobody from letting go.
+    // A file that is never published does not stop the pruning.
     std::fs::create_dir_all(kept.dst.join("stuck/here")).unwrap();
     kept.tree.file("stuck", "a file");
     for number in 0..3 {
@@ -315,12 +315,10 @@ fn a_rewind_of_another_receiver_is_refused() {
     assert!(kept.rewind(&other.url).code(1).stderr.contains("there is no index for archive 0"));
     kept.lab.sync(&kept.lab.dir("hollow"), &other.url, args!["-db", kept.lab.path("other.sqlite")]).code(0);
     assert!(kept.rewind(&other.url).code(1).stderr.contains("neither generation 2 nor generation 1"));
-    assert!(
-        kept.rewind(kept.lab.dir("never")).code(2).stderr.contains("no folder that was ever received into")
-    );
+    assert!(kept.rewind(kept.lab.dir("never")).code(2).stderr.contains("nothing was ever received into"));
     assert_eq!(index::digest(&kept.db), digest);
     let original = OriginalReceiver::start(404, Box::new(|_, _, _| None));
-    assert!(kept.rewind(original.url()).code(2).stderr.contains("does not know how to go back"));
+    assert!(kept.rewind(original.url()).code(2).stderr.contains("cannot go back"));
     let keep = args!["-db", kept.db, "--keep", "1"];
     assert!(
         kept.lab.sync(&kept.src, original.url(), keep).code(2).stderr.contains("does not know how to keep")

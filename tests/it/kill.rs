@@ -278,7 +278,7 @@ fn the_progress_database_is_lost() {
     assert!(output.code == 0 || output.stderr.contains("progress"), "{output:?}");
 }
 
-/// The index appears under its name only when it is complete; the one before stays until then.
+/// The index appears under its name only when it is complete; the previous one stays until then.
 #[test]
 fn the_indexing_is_killed() {
     let mut rng = chance();

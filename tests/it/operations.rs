@@ -178,7 +178,7 @@ fn a_service_manager_is_told_when_the_receiver_listens() {
 
 /// Alerts and dashboard that name a metric that there is not are silent for ever.
 #[test]
-fn every_metric_that_is_named_is_there_and_the_page_names_all() {
+fn every_documented_metric_exists_and_the_page_names_all() {
     let lab = Lab::new();
     let (src, dst) = (lab.path("src"), lab.dir("dst"));
     Tree::new(&src, 72).noise("a", 3000);
@@ -248,4 +248,26 @@ fn the_metrics_tell_of_refusals_age_and_space() {
     let text = proxy.request("GET", "/metrics", &bearer, b"").text();
     let refused = text.lines().find_map(|l| l.strip_prefix("tarlike_http_refusals_total{status=\"401\"} "));
     assert!(refused.unwrap().parse::<u64>().unwrap() >= 1, "{text}");
+}
+
+/// A limit of the system that a file goes beyond is that file's failure.
+#[test]
+fn a_file_beyond_the_limit_of_the_system_is_named() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    Tree::new(&src, 73).noise("large", 9_000_000).noise("small", 3000);
+    let db = lab.index(&src);
+    let limits = |limit: &str| args!["sh", "-c", format!("ulimit {limit}; exec \"$@\""), "sh"];
+    // In blocks of 512 bytes.
+    let proxy = lab.cmd(args!["proxy", "0", "-b", dst]).wrap(limits("-f 8000")).serve();
+    let output = lab.upload(&src, &db, &proxy.url, args!["-s", "1000000", "--stall-timeout", "20"]).code(3);
+    assert!(output.stderr.contains("large") && output.stderr.contains("ulimit -f"), "{}", output.stderr);
+    assert_eq!(std::fs::read(dst.join("small")).unwrap(), std::fs::read(src.join("small")).unwrap());
+    assert_eq!(proxy.request("GET", "/readyz", &[], b"").status, 200);
+    // The soft limit of open files is not what a receiver is run with.
+    let proxy = lab.cmd(args!["proxy", "0", "-b", lab.dir("other")]).wrap(limits("-Sn 40")).serve();
+    let text = std::fs::read_to_string(format!("/proc/{}/limits", proxy.pid())).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let limits: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(limits[0], limits[1], "{line}");
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What no crash may find on its own: a commit of the file system comes only when somebody asks for it, and a rename does not
+/// What no crash may find on its own: the file system commits only when it is asked to, and a rename does not
 /// push the content of the file before it.
 const MERCILESS: &str = "commit=600,noauto_da_alloc";
 
@@ -305,7 +305,11 @@ fn cut_again_and_again(job: &Job, cuts: usize) {
     let mut proxy = job.lab.proxy(&base);
     job.put_index(&proxy);
     let each = job.blocks() / (cuts + 1);
-    for _ in 0..cuts {
+    for cut in 0..cuts {
+        // How many blocks come before a cut is the machine's to say: on a fast one they may all be there.
+        if job.missing(&proxy).is_empty() && cut > cuts / 2 {
+            break;
+        }
         let after = rng.below(each as u64) as usize;
         let wrong = cut_once(job, &mut disk, &mut proxy, &mut rng, after);
         assert!(wrong.is_empty(), "{wrong:?}");

@@ -29,7 +29,7 @@ fn blocks(total: usize, size: usize) -> u64 {
 fn rich_tree_in_one_block_of_the_default_size() {
     let lab = Lab::new();
     let src = lab.path("src");
-    Tree::new(&src, 1).rich(300_000);
+    Tree::new(&src, 1).rich(60_000);
     let (_, proxy) = transfer(&lab, &src, vec![]);
     assert_eq!(proxy.blocks_accepted(), 1);
 }
@@ -212,7 +212,7 @@ fn the_receiver_lets_go_and_takes_up_again() {
 }
 
 #[test]
-fn what_was_removed_or_changed_at_the_destination_is_sent_again() {
+fn files_removed_or_changed_at_the_destination_are_sent_again() {
     let lab = Lab::new();
     let (src, dst) = (lab.path("src"), lab.dir("dst"));
     let mut tree = Tree::new(&src, 9);
@@ -235,7 +235,7 @@ fn what_was_removed_or_changed_at_the_destination_is_sent_again() {
 
 /// P5: also by the receiver that put everything in place itself and never stopped.
 #[test]
-fn what_was_removed_behind_a_running_receiver_is_sent_again() {
+fn files_removed_behind_a_running_receiver_are_sent_again() {
     let lab = Lab::new();
     let (src, dst) = (lab.path("src"), lab.dir("dst"));
     let mut tree = Tree::new(&src, 10);

@@ -3,7 +3,8 @@
 use crate::support::http::{self, Response};
 use crate::support::index::md5_hex;
 use crate::support::s3::{
-    Fault, KEY, Lists, MotoServer, Object, On, RcloneClient, RcloneServer, Stub, multipart, percent_encode,
+    Fault, KEY, Lists, Maker, MotoServer, Object, On, PythonServer, RcloneClient, RcloneServer, Stub,
+    multipart, percent_encode,
 };
 use crate::support::{Lab, Rng, Tree, assert_same_files, wait_until};
 use std::time::{Duration, Instant};
@@ -35,7 +36,7 @@ fn elements<'a>(xml: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn rclone_serves_what_lies_in_its_folder() {
+fn rclone_serves_the_files_of_its_folder() {
     let lab = Lab::new();
     let server = RcloneServer::start();
     std::fs::write(server.bucket_dir("bkt").join("by hand"), "before").unwrap();
@@ -116,6 +117,23 @@ fn moto_serves_parts_ranges_conditions_and_versions() {
     let page = server.request("GET", &path, &[], b"").text();
     assert_eq!(elements(&page, "Key"), ["many/2", "many/3", "many/4"]);
     assert!(server.env("bkt").contains(&("AWS_ACCESS_KEY_ID".into(), KEY.into())));
+}
+
+#[test]
+fn the_servers_in_python_serve_stored_objects() {
+    let lab = Lab::new();
+    let from = tree(&lab);
+    for maker in [Maker::LocalBucket, Maker::MiniStack, Maker::Nanio] {
+        let server = PythonServer::start(maker);
+        server.client().copy(&from, "bkt/up", multipart());
+        assert_eq!(server.client().list("bkt/up").len(), 3, "{maker:?}");
+        let to = lab.path(&format!("to {maker:?}"));
+        server.client().fetch("bkt/up", &to, vec![]);
+        assert_same_files(&from, &to);
+        let stranger = server.client().env("RCLONE_CONFIG_X_SECRET_ACCESS_KEY", "wrong");
+        let listed = stranger.cmd(args!["lsf", "x:bkt"]).run();
+        assert_eq!(listed.code == 0, maker != Maker::Nanio, "{maker:?}: {}", listed.stderr);
+    }
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn every_script_has_help_and_needs_no_docker_for_it() {
 }
 
 #[test]
-fn what_is_missing_is_said() {
+fn missing_tools_are_named() {
     for name in RUNNING.into_iter().chain(["proxy-with-haproxy", "make-image"]) {
         says(&Bench::new(None).run(name, &[]), 1, &["docker is not installed", "apt-get install"]);
         let podman = Bench::new(None).env("TARLIKE_ENGINE", "podman");
@@ -177,7 +177,7 @@ fn every_container_is_confined() {
 }
 
 #[test]
-fn what_they_run_by_default() {
+fn the_default_commands_of_the_scripts() {
     let bench = Bench::working().env("TARLIKE_TOKEN", SECRET);
     let ends = |name: &str, args: &[&str], end: &[&str]| {
         let asked = bench.asked(name, args);

@@ -68,7 +68,7 @@ fn a_receiver_does_not_start_without_a_token_that_may_be_in_its_file() {
 
 /// Where the home is the base folder, or a link in it leads there, a sender could make settings for the next start.
 #[test]
-fn a_file_that_a_sender_may_have_sent_says_nothing() {
+fn a_settings_file_in_the_base_folder_is_refused() {
     let lab = Lab::new();
     let dst = lab.dir("home/copy");
     let rc = |at: &Path| {
@@ -77,17 +77,17 @@ fn a_file_that_a_sender_may_have_sent_says_nothing() {
     };
     rc(&dst.join(".tar_like_rc"));
     let start = |dst: &Path, home: &Path| lab.cmd(args!["proxy", "0", "-b", dst]).env("HOME", home).run();
-    start(&dst, &dst).code(2).says("a sender may have written them");
+    start(&dst, &dst).code(2).says("a sender may have written it");
     let token = lab.file("token", "another-0123456789abcdef");
     let other = lab.cmd(args!["proxy", "0", "-b", dst, "--token-file", token]).env("HOME", &dst);
     other.run().code(2).says("TARLIKE_RC=");
     std::fs::rename(dst.join(".tar_like_rc"), lab.path("elsewhere")).unwrap();
     std::os::unix::fs::symlink(lab.path("elsewhere"), dst.join(".tar_like_rc")).unwrap();
-    start(&dst, &dst).code(2).says("a sender may have written them");
+    start(&dst, &dst).code(2).says("a sender may have written it");
 }
 
 #[test]
-fn the_file_has_what_a_transfer_needs() {
+fn the_template_has_the_settings_of_a_transfer() {
     let lab = Lab::new();
     let (src, dst) = (lab.path("src"), lab.dir("dst"));
     Tree::new(&src, 801).rich(20_000);
@@ -249,10 +249,10 @@ fn a_hostile_file_runs_nothing() {
         (4, "; outside"),
         (5, "NAME=value"),
         (6, "command"),
-        (9, "TARLIKE_RC counts"),
+        (9, "TARLIKE_RC has an effect"),
         (10, "no setting TARLIKE_RC_READ"),
         (11, "no setting TARLIKE_BANDWIDTH"),
-        (13, "nor is anything after"),
+        (13, "the lines after it are ignored"),
     ] {
         let said = output.stderr.lines().find(|text| text.contains(&format!(", line {line}:")));
         assert!(said.is_some_and(|text| text.contains(why)), "line {line}: {why} in\n{}", output.stderr);
@@ -282,8 +282,8 @@ fn a_file_that_others_may_touch() {
     assert_eq!(plain().1, "");
     mode(&path, 0o666);
     let (value, said) = plain();
-    assert!(value == "5" && said.contains("written by everybody"), "{value} {said}");
-    lab.run(args!["config", "--rc-file", path]).code(2).says("written by everybody");
+    assert!(value == "5" && said.contains("written by every user"), "{value} {said}");
+    lab.run(args!["config", "--rc-file", path]).code(2).says("written by every user");
     mode(&path, 0o600);
     if is_root() {
         chown(&path, Some(12345), None).unwrap();
@@ -298,11 +298,11 @@ fn a_file_that_others_may_touch() {
     std::fs::remove_file(&path).unwrap();
     assert_eq!(plain(), ("5".to_string(), String::new()));
     std::fs::create_dir(&path).unwrap();
-    assert!(plain().1.contains("no file of settings"));
+    assert!(plain().1.contains("is not a settings file"));
     std::fs::remove_dir(&path).unwrap();
     // A FIFO must not make every command wait.
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-    assert!(plain().1.contains("no file of settings"));
+    assert!(plain().1.contains("is not a settings file"));
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn the_second_start_is_the_same_process() {
     let note = environment.split(|b| *b == 0).find_map(|v| v.strip_prefix(b"TARLIKE_RC_READ=")).unwrap();
     let note = String::from_utf8(note.to_vec()).unwrap();
     drop(proxy);
-    // Inherited by another process: the file is read anew, and what was set by it is the environment's now.
+    // Inherited by another process: the file is read again, and its settings are the environment's now.
     let output = lab
         .cmd(args!["config", "--json"])
         .env("TARLIKE_RC_READ", note)

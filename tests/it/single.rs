@@ -113,7 +113,7 @@ fn dry_runs_and_exclusions_count_it_as_a_file() {
 }
 
 #[test]
-fn what_is_neither_file_nor_folder_is_refused() {
+fn a_base_that_is_neither_file_nor_folder_is_refused() {
     let lab = Lab::new();
     let dst = lab.path("dst");
     mknodat(CWD, lab.path("fifo"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
@@ -136,7 +136,7 @@ fn what_is_neither_file_nor_folder_is_refused() {
 
 /// Neither what was there nor the index of it is lost when the only file cannot be read.
 #[test]
-fn a_file_that_went_is_an_error_and_the_index_stands() {
+fn a_vanished_file_is_an_error_and_the_index_stays() {
     let lab = Lab::new();
     let src = image(&lab, 20_000, 45);
     let (db, dst) = (lab.path("db"), lab.path("dst"));
@@ -157,7 +157,7 @@ fn a_source_is_not_replaced_by_its_own_copy() {
     let inode = src.metadata().unwrap().ino();
     lab.sync(&src, src.parent().unwrap(), vec![]).code(2).says("its own");
     lab.sync(&link, link.parent().unwrap(), vec![]).code(2).says("its own");
-    lab.sync(&src, &src, vec![]).code(2).says("is no folder");
+    lab.sync(&src, &src, vec![]).code(2).says("is not a folder");
     assert!(src.metadata().unwrap().ino() == inode && link.symlink_metadata().unwrap().is_symlink());
     assert!(!src.parent().unwrap().join(".tar-like").exists());
     let db = lab.index(&src);

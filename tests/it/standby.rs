@@ -1,9 +1,11 @@
 //! Two receivers with one base folder: one receives, the other one stands by and takes over.
 
 use crate::support::index::{self, blake3_hex, frame};
-use crate::support::{Cmd, Lab, Proxy, Tree, assert_same_tree, wait_until};
+use crate::support::stress::Mount;
+use crate::support::{Cmd, Lab, Proxy, Tree, assert_same_tree, need_tool, wait_until};
 use rustix::process::Signal;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 const TAKES_OVER: Duration = Duration::from_secs(20);
@@ -54,7 +56,7 @@ fn a_standby_says_so_and_takes_nothing() {
         assert!(answer.json()["error"].as_str().unwrap().contains("standby"));
     }
     assert_eq!(active.request("GET", "/tar/0/status", &[], b"").status, 404, "nothing came through");
-    // A stop is at once, and nobody else notices.
+    // It stops at once, and no sender notices.
     standby.term_and_wait().code(0);
     lab.upload(&src, &db, &active.url, vec![]).code(0);
     assert_same_tree(&src, &dst);
@@ -76,7 +78,7 @@ fn without_the_flag_the_refusal_names_it() {
     lab.run(args!["proxy", "0", "-b", occupied, "--standby"]).code(1);
 }
 
-/// Each time the next one goes on with what the former one acknowledged.
+/// Each time the next one goes on with what the previous one acknowledged.
 #[test]
 fn it_takes_over_after_a_stop_and_after_a_kill() {
     let lab = Lab::new();
@@ -122,7 +124,7 @@ fn of_many_one_takes_over() {
     assert_eq!(waiting.iter().filter(|proxy| ready(proxy)).count(), 1);
 }
 
-/// An index of the receiver's own is taken in by whoever takes over.
+/// The standby takes over the receiver's own index.
 #[test]
 fn with_an_index_of_its_own() {
     let lab = Lab::new();
@@ -137,7 +139,7 @@ fn with_an_index_of_its_own() {
     assert_eq!(standby.status(0)["digest"], index::digest(&db));
 }
 
-/// A receiver whose storage failed serves nobody: it makes room for the one that waits.
+/// A receiver whose storage failed serves no requests: it makes room for the standby.
 #[test]
 fn one_whose_storage_failed_makes_room() {
     let lab = Lab::new();
@@ -164,4 +166,37 @@ fn one_whose_storage_failed_makes_room() {
     // The one that is left stays when it is asked to do nothing wrong.
     standby.signal(Signal::TERM);
     standby.wait().code(0);
+}
+
+/// Storage that is gone without a failed sync: the one that has it makes room, and its sender hears of it.
+#[test]
+fn missing_storage_is_noticed() {
+    need_tool("mount", "apt-get install mount");
+    for (way, standby) in [("rm", true), ("rm", false), ("lazy", true), ("lazy", false)] {
+        let lab = Lab::new();
+        let src = lab.path("src");
+        Tree::new(&src, 5).noise("a", 300_000).noise("b", 300_000);
+        let db = lab.index(&src);
+        let Some(disk) = Mount::tmpfs(&lab.path("disk"), "size=32m") else { return };
+        let dst = disk.path.join("dst");
+        std::fs::create_dir(&dst).unwrap();
+        let flags = if standby { args!["--standby"] } else { args![] };
+        let mut proxy = lab.cmd([args!["proxy", "0", "-b", dst], flags].concat()).serve();
+        wait_until("it is ready", TAKES_OVER, || ready(&proxy));
+        lab.upload(&src, &db, &proxy.url, args!["-s", "100000", "-l", "1"]).code(0);
+        match way {
+            "rm" => std::fs::remove_dir_all(dst.join(".tar-like")).unwrap(),
+            _ => assert!(Command::new("umount").arg("-l").arg(&disk.path).status().unwrap().success()),
+        }
+        if standby {
+            wait_until("it has ended", TAKES_OVER, || proxy.has_ended());
+            let ended = proxy.wait().code(4);
+            assert!(ended.stderr.contains("storage failed"), "{way}: {}", ended.stderr);
+        } else {
+            let output = lab.upload(&src, &db, &proxy.url, args!["-s", "100000", "--stall-timeout", "4"]);
+            assert_eq!(output.code, 4, "{way}: {output:?}\n{}", proxy.stderr());
+            assert!(!ready(&proxy) && output.stderr.contains("storage"), "{way}: {}", output.stderr);
+            drop(proxy);
+        }
+    }
 }

@@ -119,7 +119,7 @@ fn blocks_leave_before_the_source_was_read() {
     assert!(!db.exists() && !sender.has_ended());
     assert!(status["total_bytes"].as_u64().unwrap() < 15_000_000, "all was laid out first: {status}");
     assert_eq!(status["complete"], false);
-    // Nobody can finish what is not complete.
+    // An open index cannot be finished.
     let answer = proxy.request("POST", "/tar/0/finish", &[], b"");
     assert_eq!(answer.status, 409, "{}", answer.text());
     sender.wait().code(0);
@@ -270,7 +270,7 @@ fn a_large_file_that_changes_while_it_is_read_fails_alone() {
 }
 
 #[test]
-fn what_cannot_be_read_is_left_out_as_by_index() {
+fn unreadable_files_are_left_out_as_by_index() {
     let lab = Lab::new();
     let (src, dst) = (lab.path("src"), lab.dir("dst"));
     let mut tree = mixed(&src, 409);
@@ -340,7 +340,7 @@ fn a_stream_and_an_upload_take_turns() {
 
 /// The rows that an upload has put, and a stream has changed since, are not mistaken for what they were.
 #[test]
-fn an_index_comes_again_after_a_stream_has_replaced_it() {
+fn an_index_comes_again_after_a_stream_replaced_it() {
     let lab = Lab::new();
     let (src, dst, db) = (lab.path("src"), lab.dir("dst"), lab.path("db"));
     let mut tree = mixed(&src, 416);

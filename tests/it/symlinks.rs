@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 const SIZE: usize = 1000;
 
-/// A source, a receiver's base, and a folder outside of it with the names of the source, that nobody may touch.
+/// A source, a receiver's base, and a folder outside of it with the names of the source, that must stay as it is.
 struct Setting {
     lab: Lab,
     src: PathBuf,
@@ -91,7 +91,7 @@ impl Setting {
         }
     }
 
-    /// Nobody plants any more: the same command ends right, and says so only if it is.
+    /// No more links are planted: the same command ends right, and says so only if it is.
     #[track_caller]
     fn completes(&self, proxy: &Proxy, what: &str) {
         if let Err(why) = self.try_complete(proxy) {

@@ -20,7 +20,7 @@ fn to_a_receiver_and_again() {
 
 /// Nothing changed here; the receiver looks at what it has while the folder is gone through.
 #[test]
-fn what_was_changed_there_is_mended() {
+fn changes_at_the_receiver_are_reverted() {
     let lab = Lab::new();
     let (src, dst) = (lab.path("src"), lab.dir("dst"));
     Tree::new(&src, 36).rich(50_000).noise("d/e/file", 3000).noise("other", 2000).symlink("d/link", "other");
@@ -99,7 +99,7 @@ fn a_database_in_the_source_is_neither_sent_nor_a_change() {
 }
 
 #[test]
-fn what_is_excluded_stays_behind() {
+fn excluded_files_are_not_indexed() {
     let lab = Lab::new();
     let (src, dst) = (lab.path("src"), lab.path("dst"));
     let mut tree = Tree::new(&src, 34);

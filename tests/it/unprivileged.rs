@@ -1,6 +1,7 @@
 //! Sender and receiver without root's rights: owners cannot be kept, permissions stand in the way.
 
 use crate::support::{Lab, Proxy, Tree, tree_diff};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// A receiver without rights on a new folder.
@@ -102,7 +103,7 @@ fn a_sender_without_rights_names_what_it_cannot_read() {
 
 /// A folder that may not even be looked into holds up nothing but what is in it.
 #[test]
-fn a_closed_folder_of_the_copy_holds_up_nobody_else() {
+fn a_closed_folder_of_the_copy_delays_only_its_files() {
     let lab = Lab::new();
     let (src, db) = (lab.path("src"), lab.path("i.sqlite"));
     let mut tree = Tree::new(&src, 138);
@@ -127,4 +128,80 @@ fn a_closed_folder_of_the_copy_holds_up_nobody_else() {
         .unwrap();
     pass(args!["--delete"]).code(0);
     assert!(!dst.join("goes").exists() && !dst.join("closed/goes").exists());
+}
+
+/// Folders that their owner may not list, or not enter: they are brought up to date all the same, and stay as they are at the source.
+#[test]
+fn folders_that_close_out_their_owner_are_brought_up_to_date() {
+    let lab = Lab::new();
+    let (src, db) = (lab.path("src"), lab.path("i.sqlite"));
+    let modes = [0o311, 0o111, 0o300, 0o200, 0o100, 0o000, 0o644, 0o055];
+    let mut tree = Tree::new(&src, 139);
+    let name = |mode: u32, rest: &str| format!("{mode:03o}/{rest}");
+    for mode in modes {
+        tree.noise(name(mode, "file"), 3000).noise(name(mode, "small"), 100).file(name(mode, "empty"), "");
+        tree.noise(name(mode, "sub/deep/file"), 50)
+            .symlink(name(mode, "link"), "file")
+            .noise(name(mode, "goes"), 9);
+        tree.hardlink(name(mode, "sub/hard"), name(mode, "file"));
+    }
+    let close = |tree: &mut Tree| {
+        tree.times();
+        for mode in modes {
+            if tree.path(name(mode, "goes")).exists() {
+                tree.mtime(name(mode, "goes"), 1_500_000_000_000_000_000);
+            }
+            tree.mode(name(mode, "sub/deep"), mode).mode(name(mode, "sub"), mode).mode(name(mode, ""), mode);
+        }
+    };
+    close(&mut tree);
+    let (dst, proxy) = receiver(&lab);
+    let pass = |what: &str| {
+        lab.run(args!["index", "-b", src, "-db", db]).code(0);
+        let output = lab.upload(&src, &db, &proxy.url, args!["-s", "1000", "--delete"]);
+        assert_eq!(output.code, 0, "{what}: {output:?}");
+        assert_same_but_for_owners(&src, &dst);
+    };
+    pass("first");
+    pass("again");
+    for mode in modes {
+        tree.noise(name(mode, "file"), 3500).noise(name(mode, "new"), 70).remove(name(mode, "goes"));
+        tree.remove(name(mode, "link")).symlink(name(mode, "link"), "small");
+        tree.mode(name(mode, "small"), 0o600).noise(name(mode, "sub/deep/new"), 7);
+    }
+    close(&mut tree);
+    pass("changed");
+    pass("nothing changed");
+    for mode in modes {
+        tree.mode(name(mode, ""), 0o755).mode(name(mode, "sub"), 0o700);
+    }
+    pass("opened");
+    tree.remove("311").remove("000");
+    pass("removed");
+}
+
+/// A folder that the sender may not list says nothing of how its copy must be.
+#[test]
+fn a_sender_that_cannot_list_a_folder_does_not_close_its_copy() {
+    let lab = Lab::new();
+    let (src, dst, db) = (lab.path("src"), lab.dir("dst"), lab.path("tmp/i.sqlite"));
+    let mut tree = Tree::new(&src, 140);
+    tree.noise("e/file", 1000).noise("open", 100).mode("e", 0o755);
+    let proxy = lab.proxy(&dst);
+    let pass = || {
+        let index = lab.unprivileged(lab.cmd(args!["index", "-b", src, "-db", db])).run();
+        let upload =
+            lab.unprivileged(lab.upload_cmd(&src, &db, &proxy.url, args!["-dbp", lab.path("tmp/p")])).run();
+        (index.code, upload.code)
+    };
+    assert_eq!(pass(), (0, 0));
+    for mode in [0o700, 0o711, 0o744] {
+        tree.mode("e", mode).noise("open", 200);
+        let (index, _) = pass();
+        assert_eq!(index, 3, "{mode:o}");
+        assert_eq!(dst.join("e").metadata().unwrap().permissions().mode() & 0o7777, 0o755, "{mode:o}");
+    }
+    tree.mode("e", 0o775);
+    assert_eq!(pass(), (0, 0));
+    assert_eq!(dst.join("e").metadata().unwrap().permissions().mode() & 0o7777, 0o775);
 }

@@ -1,12 +1,13 @@
 //! The head of a record: what it is, what it follows, and how long it is.
 
-use crate::archive::digest::{Blake3, Digest, IndexDigest, blake3};
+use crate::archive::digest::{Blake3, Digest, IndexDigest};
+use crate::archive::record::{CHECK_BYTES, Fault, Reader, sealed, unsealed};
 
 /// Bytes of a head.
 pub const HEAD_LEN: usize = 176;
 
 const MAGIC: [u8; 8] = *b"tlrecord";
-const CHECKED: usize = HEAD_LEN - 32;
+const ZEROS: [u8; 7] = [0; 7];
 
 /// What a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,67 +50,63 @@ impl RecordHead {
     /// Its bytes.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; HEAD_LEN] {
-        let mut bytes = [0; HEAD_LEN];
         let letter = match self.kind {
             Kind::Snapshot => b'S',
             Kind::Change => b'C',
             Kind::Rewind => b'R',
         };
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8] = letter;
-        let numbers = [self.version, self.parent.unwrap_or(0), self.created_s, self.length];
-        for (place, number) in bytes[16..48].chunks_exact_mut(8).zip(numbers) {
-            place.copy_from_slice(&number.to_le_bytes());
-        }
-        for (place, digest) in
-            bytes[48..CHECKED].chunks_exact_mut(32).zip([self.digest, self.payload, self.before])
-        {
-            place.copy_from_slice(digest.as_bytes());
-        }
-        let check = blake3(&bytes[..CHECKED]);
-        bytes[CHECKED..].copy_from_slice(check.as_bytes());
-        bytes
+        sealed(|to| {
+            to.bytes(&MAGIC);
+            to.byte(letter);
+            to.bytes(&ZEROS);
+            let numbers = [self.version, self.parent.unwrap_or(0), self.created_s, self.length];
+            numbers.into_iter().for_each(|number| to.u64(number));
+            [self.digest, self.payload, self.before].iter().for_each(|digest| to.digest(digest));
+        })
     }
 
-    /// What the next record names this one by.
+    /// The name of this record in the next one.
     #[must_use]
     pub fn check(&self) -> Blake3 {
-        blake3(&self.to_bytes()[..CHECKED])
+        let bytes = self.to_bytes();
+        let mut check = [0; CHECK_BYTES];
+        check.copy_from_slice(&bytes[HEAD_LEN - CHECK_BYTES..]);
+        Digest::from(check)
     }
 
-    /// Takes bytes apart.
+    /// Whether `bytes` begin like a head.
+    #[must_use]
+    pub fn may_be(bytes: &[u8]) -> bool {
+        bytes.starts_with(&MAGIC)
+    }
+
+    /// Reads a head.
     ///
     /// # Errors
-    /// They are no head.
+    /// The bytes are no head.
     pub fn parse(bytes: &[u8; HEAD_LEN]) -> Result<Self, NotARecord> {
-        if !bytes.starts_with(&MAGIC) || blake3(&bytes[..CHECKED]).as_bytes() != &bytes[CHECKED..] {
-            return Err(NotARecord);
-        }
-        let number = |at: usize| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_le_bytes(word)
-        };
-        let digest = |at: usize| {
-            let mut digest = [0; 32];
-            digest.copy_from_slice(&bytes[at..at + 32]);
-            Digest::from(digest)
-        };
-        let kind = match bytes[8] {
+        let from = unsealed(bytes).filter(|_| Self::may_be(bytes)).ok_or(NotARecord)?;
+        Self::read(from).map_err(|_| NotARecord)
+    }
+
+    fn read(mut from: Reader<'_>) -> Result<Self, Fault> {
+        let _magic: [u8; MAGIC.len()] = from.bytes()?;
+        let kind = match from.byte()? {
             b'S' => Kind::Snapshot,
             b'C' => Kind::Change,
             b'R' => Kind::Rewind,
-            _ => return Err(NotARecord),
+            _ => return Err(Fault::Malformed),
         };
+        let _zeros: [u8; ZEROS.len()] = from.bytes()?;
         Ok(Self {
             kind,
-            version: number(16),
-            parent: Some(number(24)).filter(|&parent| parent != 0),
-            created_s: number(32),
-            length: number(40),
-            digest: digest(48),
-            payload: digest(80),
-            before: digest(112),
+            version: from.u64()?,
+            parent: Some(from.u64()?).filter(|&parent| parent != 0),
+            created_s: from.u64()?,
+            length: from.u64()?,
+            digest: from.digest()?,
+            payload: from.digest()?,
+            before: from.digest()?,
         })
     }
 }
@@ -117,6 +114,7 @@ impl RecordHead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::digest::blake3;
     use proptest::prelude::*;
 
     #[test]
@@ -133,7 +131,7 @@ mod tests {
         };
         let bytes = head.to_bytes();
         assert_eq!(RecordHead::parse(&bytes), Ok(head));
-        assert_eq!(head.check().as_bytes(), &bytes[CHECKED..]);
+        assert_eq!(head.check().as_bytes(), &bytes[HEAD_LEN - CHECK_BYTES..]);
         for bit in 0..HEAD_LEN * 8 {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);

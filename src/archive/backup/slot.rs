@@ -1,14 +1,13 @@
 //! The two slots at the start of a backup: how much of the file counts.
 
 use super::RECORDS;
-use crate::archive::digest::blake3;
+use crate::archive::record::{Fault, sealed, unsealed};
 
 /// Bytes of a slot.
 pub const SLOT_LEN: usize = 80;
 
 const MAGIC: [u8; 16] = *b"tar-like backup\n";
 const FORMAT: u32 = 1;
-const CHECKED: usize = SLOT_LEN - 32;
 
 /// One state of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,17 +38,12 @@ impl Slot {
     /// Its bytes.
     #[must_use]
     pub fn to_bytes(self) -> [u8; SLOT_LEN] {
-        let mut bytes = [0; SLOT_LEN];
-        bytes[..16].copy_from_slice(&MAGIC);
-        bytes[16..20].copy_from_slice(&FORMAT.to_le_bytes());
-        for (place, number) in
-            bytes[24..CHECKED].chunks_exact_mut(8).zip([self.sequence, self.end, self.newest])
-        {
-            place.copy_from_slice(&number.to_le_bytes());
-        }
-        let check = blake3(&bytes[..CHECKED]);
-        bytes[CHECKED..].copy_from_slice(check.as_bytes());
-        bytes
+        sealed(|to| {
+            to.bytes(&MAGIC);
+            to.u32(FORMAT);
+            to.u32(0);
+            [self.sequence, self.end, self.newest].into_iter().for_each(|number| to.u64(number));
+        })
     }
 
     /// Takes bytes apart.
@@ -60,21 +54,19 @@ impl Slot {
         if !bytes.starts_with(&MAGIC) {
             return Err(NotASlot::Foreign);
         }
-        let number = |at: usize| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_le_bytes(word)
+        // The check of another format is at the same place.
+        let mut from = unsealed(bytes).ok_or(NotASlot::Damaged)?;
+        let mut read = || -> Result<(u64, Self), Fault> {
+            let _magic: [u8; MAGIC.len()] = from.bytes()?;
+            // The zeros behind the number belong to it here, so that whatever a later format has there is refused.
+            let format = from.u64()?;
+            Ok((format, Self { sequence: from.u64()?, end: from.u64()?, newest: from.u64()? }))
         };
-        // Whatever another format has behind its number, its check is at the same place.
-        if blake3(&bytes[..CHECKED]).as_bytes() != &bytes[CHECKED..] {
-            return Err(NotASlot::Damaged);
+        match read().map_err(|_| NotASlot::Damaged)? {
+            (format, _) if format != u64::from(FORMAT) => Err(NotASlot::Newer(format as u32)),
+            (_, slot) if slot.end < RECORDS => Err(NotASlot::Damaged),
+            (_, slot) => Ok(slot),
         }
-        match number(16) {
-            format if format == u64::from(FORMAT) => {}
-            format => return Err(NotASlot::Newer(format as u32)),
-        }
-        let slot = Self { sequence: number(24), end: number(32), newest: number(40) };
-        if slot.end < RECORDS { Err(NotASlot::Damaged) } else { Ok(slot) }
     }
 }
 
@@ -96,6 +88,9 @@ pub fn newest_slot(slots: [Result<Slot, NotASlot>; 2]) -> Result<(usize, Slot), 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::digest::blake3;
+
+    const CHECKED: usize = SLOT_LEN - 32;
 
     #[test]
     fn any_flip_is_noticed() {

@@ -1,4 +1,4 @@
-//! The streams of `blockcopy`, as docs/BLOCKCOPY.md describes them: those of the original program, our own, and the file that keeps
+//! The streams of `blockcopy`, as docs/dev/FORMAT.md describes them: those of the original program, our own, and the file that keeps
 //! what was overwritten. Every record begins with a tag of four bytes and has a head of fixed length; all numbers are big-endian.
 
 pub mod backup;

@@ -1,12 +1,12 @@
-//! Laying the archive of an index out afresh: files follow each other without a gap, and former generations end.
+//! Laying the archive of an index out afresh: files follow each other without a gap, and previous generations end.
 
 use super::super::index_read::IndexReader;
 use super::super::index_write::{IndexWriter, Written};
 use super::super::{db_error, sql_int};
 use super::folder_of;
 use super::history::{Generation, History};
+use crate::archive::chunk_map::MIN_CHUNK_MAP_BYTES;
 use crate::archive::entry::FileEntry;
-use crate::archive::sketch::SKETCHED_BYTES;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::params;
 use std::ops::ControlFlow;
@@ -21,7 +21,7 @@ pub struct Afresh {
     /// Its generation.
     pub generation: u64,
     /// The generation before.
-    pub former: Generation,
+    pub previous: Generation,
     /// How many generations ended.
     pub dropped: u64,
     /// Bytes of the database, before and after.
@@ -37,7 +37,7 @@ const TABLES: &str =
     "CREATE TABLE tarlike_former(number INTEGER PRIMARY KEY, digest TEXT NOT NULL, abandoned INT NOT NULL);";
 
 /// Lays the archive of the index at `database` out afresh, as the next generation, and puts it in the place of the index in one step.
-/// No content is read: digests, metadata and sketches stay. Of former generations only number and digest are kept. `created_s` is in
+/// No content is read: digests, metadata and chunk maps stay. Of previous generations only number and digest are kept. `created_s` is in
 /// seconds since 1970.
 ///
 /// # Errors
@@ -47,21 +47,21 @@ pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
     // Through links: what replaces the index does not replace a link to it.
     let target = std::fs::canonicalize(database).unwrap_or_else(|_| database.to_path_buf());
     let history = History::open(&target)?;
-    let former = history.active()?.clone();
+    let previous = history.active()?.clone();
     if !history.is_ours() {
         let what = format!("{} was made by the original program, and has no generations", database.display());
-        return Err(Error::new(ErrorKind::Usage, what).hint("make a new one with: tar-like index -c"));
+        return Err(Error::new(ErrorKind::Usage, what).with_hint("make a new one with: tar-like index -c"));
     }
     let before = length();
     let generations = history.generations();
-    if former.format == 1 && generations.len() == 1 {
-        let Generation { digest, files, nodes, total_bytes, number, .. } = former;
+    if previous.format == 1 && generations.len() == 1 {
+        let Generation { digest, files, nodes, total_bytes, number, .. } = previous;
         let written = Written { digest, files, nodes, total_bytes };
         let database_bytes = [before; 2];
         return Ok(Afresh {
             written,
             generation: number,
-            former,
+            previous,
             dropped: 0,
             database_bytes,
             unchanged: true,
@@ -75,10 +75,10 @@ pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
         reader.files_in_walk_order(from, PAGE, |file| {
             *count += 1;
             let (id, offset) = (writer.files(), writer.total_bytes());
-            let sketch = if file.size < SKETCHED_BYTES { None } else { reader.sketch(file.id)? };
-            writer.file(&FileEntry { id, offset, scattered: false, ..file })?;
-            if let Some(sketch) = sketch {
-                writer.sketch(id, &sketch)?;
+            let chunk_map = if file.size < MIN_CHUNK_MAP_BYTES { None } else { reader.chunk_map(file.id)? };
+            writer.file(&FileEntry { id, offset, fragmented: false, ..file })?;
+            if let Some(chunk_map) = chunk_map {
+                writer.chunk_map(id, &chunk_map)?;
             }
             Ok(ControlFlow::Continue(()))
         })
@@ -90,12 +90,15 @@ pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
             Ok(ControlFlow::Continue(()))
         })
     })?;
+    if let Some(skipped) = reader.skipped()? {
+        writer.skipped(generation, &skipped)?;
+    }
     keep_names(&writer, &history)
         .map_err(|e| db_error(format!("cannot write the index {}", database.display()), e))?;
     let dropped = generations.len() as u64;
     drop(history);
     let mode = std::fs::metadata(&target).map(|meta| meta.permissions());
-    let sealed = writer.seal(&base, generation, former.created_s.min(created_s))?;
+    let sealed = writer.seal(&base, generation, previous.created_s.min(created_s))?;
     if let Ok(mode) = mode {
         sealed.set_permissions(mode)?;
     }
@@ -103,7 +106,14 @@ pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
     std::fs::File::open(folder_of(&target)).and_then(|folder| folder.sync_all()).map_err(|e| {
         Error::io(format!("cannot bring the name {} onto stable storage", target.display()), e)
     })?;
-    Ok(Afresh { written, generation, former, dropped, database_bytes: [before, length()], unchanged: false })
+    Ok(Afresh {
+        written,
+        generation,
+        previous,
+        dropped,
+        database_bytes: [before, length()],
+        unchanged: false,
+    })
 }
 
 /// Calls `read` with where to go on, until it counts nothing any more.
@@ -123,8 +133,8 @@ fn in_pages(mut read: impl FnMut(u64, &mut u64) -> Result<()>) -> Result<()> {
 fn keep_names(writer: &IndexWriter, history: &History) -> rusqlite::Result<()> {
     writer.connection().execute_batch(TABLES)?;
     let mut insert = writer.connection().prepare("INSERT OR REPLACE INTO tarlike_former VALUES(?,?,?)")?;
-    let known = history.former().unwrap_or_default();
-    let earlier = known.iter().map(|former| (former.number, former.digest, former.abandoned));
+    let known = history.previous().unwrap_or_default();
+    let earlier = known.iter().map(|previous| (previous.number, previous.digest, previous.abandoned));
     let lines = history.generations().iter().map(|line| (line.number, line.digest, line.abandoned));
     for (number, digest, abandoned) in earlier.chain(lines) {
         insert.execute(params![sql_int(number), digest.to_string(), abandoned])?;

@@ -2,10 +2,10 @@
 
 use super::super::sql_int;
 use super::editor::Editor;
-use super::gone::REMEMBERED_IDS;
+use super::gone::{Placed, REMEMBERED_IDS};
 use crate::archive::change::{self, ChangeEnd, ChangeRecord};
+use crate::archive::chunk_map::Beginning;
 use crate::archive::extent::Extent;
-use crate::archive::sketch::Beginning;
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,17 +21,23 @@ pub struct Applied {
     pub added: Vec<u64>,
     /// Ids of files of which only metadata changed.
     pub changed: Vec<u64>,
-    /// Files that came and are believed to begin with a former one, by id: that one's, and how to go on from there, at most
+    /// Files that came and are believed to begin with a previous one, by id: that one's, and how to go on from there, at most
     /// 1024 of them.
     pub beginnings: BTreeMap<u64, (u64, Beginning)>,
 }
 
 /// The others are as any file that changed.
-const MOST_BEGINNINGS: usize = 1024;
+const MAX_BEGINNINGS: usize = 1024;
+
+/// How many extents a file may have whatever its size ...
+const MAX_FREE_EXTENTS: u64 = 256;
+/// ... and more only where they have so many bytes on the average. A sender's have a hundred times as many, but for a few at the end of a
+/// file that grows.
+const MIN_MEAN_EXTENT_BYTES: u64 = 128;
 
 /// Applies a change to the index at `path`, a private copy that is of no use if this fails. `batches` gives the change piece by piece,
 /// each piece whole records. `name` stands for the index in messages. The index gets the number `generation`; with `remember`, what
-/// goes is kept in tables of its own, as a receiver needs it. `created_s` is in seconds since 1970.
+/// goes of what was put in place is kept in tables of its own, as a receiver needs it. `created_s` is in seconds since 1970.
 ///
 /// # Errors
 /// [`ErrorKind::BadIndex`] says what is wrong with the change; others are of `batches`, our own disk or database.
@@ -40,10 +46,10 @@ pub fn apply(
     name: &Path,
     generation: u64,
     created_s: u64,
-    remember: bool,
+    remember: Option<&Placed>,
     batches: impl IntoIterator<Item = Result<Vec<u8>>>,
 ) -> Result<Applied> {
-    let editor = Editor::open(path, name, remember.then_some(generation))?;
+    let editor = Editor::open(path, name, remember.map(|placed| (generation, placed)))?;
     let mut applying = Applying {
         editor,
         open: None,
@@ -53,10 +59,10 @@ pub fn apply(
         beginnings: BTreeMap::new(),
     };
     for batch in batches {
-        let records = change::records(&batch?)
-            .map_err(|e| Error::new(ErrorKind::BadIndex, "the change of the index is refused").because(e))?;
-        for record in records {
-            applying.record(record)?;
+        for record in change::records(&batch?) {
+            let refused =
+                |e| Error::new(ErrorKind::BadIndex, "the change of the index is refused").with_source(e);
+            applying.record(record.map_err(refused)?)?;
         }
     }
     let Applying { editor, applied, lists: [removed, added, changed], beginnings, .. } = applying;
@@ -70,17 +76,18 @@ pub fn apply(
     if found != end {
         return Err(editor
             .refused(format!("its rows have digest {}, its sender says {}", found.digest, end.digest))
-            .hint("the change was made for another index, or edited"));
+            .with_hint("the change was made for another index, or edited"));
     }
     editor.close(path, &end, generation, created_s)?;
     Ok(Applied { end, removed, added, changed, beginnings })
 }
 
-/// A scattered file whose extents are still to come.
+/// A fragmented file whose extents are still to come.
 struct Open {
     id: u64,
     at: u64,
     size: u64,
+    extents: u64,
 }
 
 struct Applying {
@@ -89,7 +96,7 @@ struct Applying {
     applied: Option<ChangeEnd>,
     /// Files that went, came, and changed.
     lists: [Vec<u64>; 3],
-    /// The scattered file whose last extent was the last record.
+    /// The fragmented file whose last extent was the last record.
     whole: Option<u64>,
     beginnings: BTreeMap<u64, (u64, Beginning)>,
 }
@@ -114,15 +121,16 @@ impl Applying {
             ChangeRecord::AddFile(file) => {
                 self.editor.add_file(&file)?;
                 added.push(file.id);
-                self.open = file.scattered.then_some(Open { id: file.id, at: 0, size: file.size });
+                self.open =
+                    file.fragmented.then_some(Open { id: file.id, at: 0, size: file.size, extents: 0 });
             }
             ChangeRecord::Extents(extents) => self.extents(&extents)?,
-            ChangeRecord::Begins(former, beginning) => {
-                let Some(id) = whole.filter(|_| sql_int(former) < REMEMBERED_IDS) else {
-                    return Err(self.editor.refused("it has a beginning of no scattered file"));
+            ChangeRecord::Begins(previous, beginning) => {
+                let Some(id) = whole.filter(|_| sql_int(previous) < REMEMBERED_IDS) else {
+                    return Err(self.editor.refused("it has a beginning of no fragmented file"));
                 };
-                if self.beginnings.len() < MOST_BEGINNINGS {
-                    self.beginnings.insert(id, (former, beginning));
+                if self.beginnings.len() < MAX_BEGINNINGS {
+                    self.beginnings.insert(id, (previous, beginning));
                 }
             }
             ChangeRecord::SetMeta(id, meta) => {
@@ -145,6 +153,10 @@ impl Applying {
             let in_archive = extent.offset.checked_add(extent.length);
             if end.is_none() || in_archive.is_none_or(|end| i64::try_from(end).is_err()) {
                 return Err(self.editor.refused(format!("extents of file {} do not fit it", open.id)));
+            }
+            open.extents += 1;
+            if open.extents > MAX_FREE_EXTENTS + open.size / MIN_MEAN_EXTENT_BYTES {
+                return Err(self.editor.refused(format!("file {} has too many extents", open.id)));
             }
             self.editor.extent(open.id, open.at, extent)?;
             open.at += extent.length;

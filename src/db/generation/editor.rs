@@ -1,16 +1,21 @@
 //! An index that is being changed: rows go, come and change, with what is needed to take each change back.
 
 use super::super::index_read::{FileRead, Side, WALK_ORDER, read_extents, read_files, read_nodes};
-use super::super::index_write::{META, OBJECT_TABLE, insert_file, insert_node};
+use super::super::index_write::{
+    META, OBJECT_TABLE, PATH_INDEXES, SKIPPED_PREFIX, insert_file, insert_node, write_skipped,
+};
 use super::super::{
-    HASH_MD5, HASH_OPTIONAL, INDEX_FORMAT, INDEX_FORMAT_SCATTERED, db_error, from_sql_int, sql_int,
+    HASH_MD5, HASH_OPTIONAL, INDEX_FORMAT, INDEX_FORMAT_FRAGMENTED, db_error, from_sql_int, sql_int,
     text_or_blob,
 };
+use super::super::{belonging, top};
+use super::gone::{Placed, forget_unplaced, next_id, remember_nodes};
 use crate::archive::change::ChangeEnd;
 use crate::archive::digest::IndexDigester;
 use crate::archive::entry::{FileEntry, Meta, Node, Origin};
 use crate::archive::extent::Extent;
 use crate::archive::path::EntryPath;
+use crate::archive::skipped::SkippedList;
 use crate::db::keep_plans;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
@@ -22,16 +27,15 @@ const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS tarlike_extent(file INT NOT NULL, file_offset INT NOT NULL, length INT NOT NULL,
         offset INT NOT NULL, PRIMARY KEY(file, file_offset)) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS tarlike_extent_offset ON tarlike_extent(offset);
-    CREATE INDEX IF NOT EXISTS idx_tar_path ON tar(path);
     CREATE INDEX IF NOT EXISTS idx_tar_offset_end ON tar(offset_end);
-    CREATE INDEX IF NOT EXISTS tarlike_node_path ON tarlike_node(path);
     CREATE TEMP TABLE touched(path, kind TEXT NOT NULL);";
 
-/// What a receiver remembers of files, directories and links of former generations.
+/// What a receiver remembers of files, directories and links of previous generations.
 pub(super) const GONE_TABLES: &str = "
     CREATE TABLE IF NOT EXISTS tarlike_gone(id INTEGER PRIMARY KEY, path NOT NULL, size INT, offset INT, offset_end INT, hash TEXT,
         blake3 BLOB, mode INT, mtime_ns INT, uid INT, gid INT, died INT NOT NULL);
     CREATE INDEX IF NOT EXISTS tarlike_gone_offset_end ON tarlike_gone(offset_end);
+    CREATE INDEX IF NOT EXISTS tarlike_gone_path ON tarlike_gone(path);
     CREATE TABLE IF NOT EXISTS tarlike_gone_extent(file INT NOT NULL, file_offset INT NOT NULL, length INT NOT NULL,
         offset INT NOT NULL, PRIMARY KEY(file, file_offset)) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS tarlike_gone_extent_offset ON tarlike_gone_extent(offset);
@@ -43,17 +47,19 @@ pub(super) struct Editor {
     pub(super) connection: Connection,
     /// The index, for messages.
     name: PathBuf,
-    /// What goes is remembered, as gone with this generation.
-    died: Option<u64>,
+    /// What goes of what was put in place is remembered, as gone with this generation.
+    remembers: Option<(u64, Placed)>,
     has_objects: bool,
 }
 
 impl Editor {
-    /// Opens the copy at `path`, which nobody else uses. With `died`, what goes is remembered.
-    pub(super) fn open(path: &Path, name: &Path, died: Option<u64>) -> Result<Self> {
+    /// Opens the copy at `path`, which nobody else uses. With `remember`, what goes of what was put in place is
+    /// remembered, as gone with that generation.
+    pub(super) fn open(path: &Path, name: &Path, remember: Option<(u64, &Placed)>) -> Result<Self> {
         let connection = Connection::open(path)
             .map_err(|e| db_error(format!("cannot write the index {}", name.display()), e))?;
-        let mut editor = Self { connection, name: name.to_path_buf(), died, has_objects: false };
+        let remembers = remember.map(|(died, placed)| (died, placed.clone()));
+        let mut editor = Self { connection, name: name.to_path_buf(), remembers, has_objects: false };
         let run = || -> rusqlite::Result<bool> {
             // Nobody waits for this file until it is synced as a whole: SQLite need not sync or keep a journal.
             editor.connection.execute_batch(
@@ -61,13 +67,16 @@ impl Editor {
             )?;
             keep_plans(&editor.connection)?;
             editor.connection.execute_batch(TABLES)?;
-            if died.is_some() {
+            editor.connection.execute_batch(PATH_INDEXES)?;
+            if let Some((_, placed)) = remember {
                 // An index that came as a log is one no more: what it grew by means nothing for the next generation.
                 editor.connection.execute_batch(
                     "DROP TABLE IF EXISTS tarlike_log; DROP INDEX IF EXISTS tarlike_pending;
                      DELETE FROM tarlike_meta WHERE key = 'stream';",
                 )?;
                 editor.connection.execute_batch(GONE_TABLES)?;
+                forget_unplaced(&editor.connection, placed)?;
+                remember_nodes(&editor.connection, "main", placed)?;
             }
             let objects = "SELECT 1 FROM sqlite_schema WHERE type='table' AND name='tarlike_object'";
             let objects = editor.connection.query_row(objects, [], |_| Ok(())).optional()?;
@@ -87,7 +96,7 @@ impl Editor {
 
     pub(super) fn read(&self) -> FileRead<'_> {
         let objects = self.has_objects;
-        FileRead { scattered: true, optional: true, objects, ..FileRead::ours(&self.name) }
+        FileRead { fragmented: true, optional: true, objects, ..FileRead::ours(&self.name) }
     }
 
     /// A file with its extents.
@@ -102,13 +111,13 @@ impl Editor {
         let (file, extents) = self.file(id)?.ok_or_else(|| self.refused(format!("there is no file {id}")))?;
         let run = || -> rusqlite::Result<()> {
             let row = sql_int(id);
-            if let Some(died) = self.died {
+            if let Some((died, _)) = self.remembers_file(id) {
                 self.connection
                     .prepare_cached(
                         "INSERT OR REPLACE INTO tarlike_gone SELECT tar.id, path, size, offset, offset_end, hash, blake3, mode, mtime_ns,
                          uid, gid, ?2 FROM tar LEFT JOIN tarlike_file f ON f.id = tar.id WHERE tar.rowid = ?1 + 1",
                     )?
-                    .execute([row, sql_int(died)])?;
+                    .execute([row, sql_int(*died)])?;
                 self.connection
                     .prepare_cached("INSERT OR REPLACE INTO tarlike_gone_extent SELECT * FROM tarlike_extent WHERE file=?")?
                     .execute([row])?;
@@ -125,13 +134,18 @@ impl Editor {
         Ok((file, extents))
     }
 
-    /// Adds a file; the extents of a scattered one follow by [`Editor::extent`].
+    /// Adds a file; the extents of a fragmented one follow by [`Editor::extent`].
     pub(super) fn add_file(&mut self, file: &FileEntry) -> Result<()> {
         self.check_place(file)?;
         let run = || -> rusqlite::Result<()> {
-            if self.died.is_some() {
+            if self.remembers.is_some() {
+                // It comes back. As long as it is not in place again, the previous one may be.
                 let row = [sql_int(file.id)];
-                self.connection.prepare_cached("DELETE FROM tarlike_gone WHERE id = ?")?.execute(row)?;
+                let renumber = format!(
+                    "UPDATE tarlike_gone SET id = {}, offset = 0, offset_end = -1 WHERE id = ?",
+                    next_id()
+                );
+                self.connection.prepare_cached(&renumber)?.execute(row)?;
                 self.connection
                     .prepare_cached("DELETE FROM tarlike_gone_extent WHERE file = ?")?
                     .execute(row)?;
@@ -170,11 +184,31 @@ impl Editor {
             .map_err(|e| self.error(e))
     }
 
-    /// Sets metadata of a file and gives the former ones.
-    pub(super) fn set_meta(&self, id: u64, meta: Option<Meta>) -> Result<Option<Meta>> {
-        let former = Side::Live
+    /// The generation with which file `id` goes, if it was put in place.
+    fn remembers_file(&self, id: u64) -> Option<&(u64, Placed)> {
+        self.remembers.as_ref().filter(|(_, placed)| placed.files.contains(id..id + 1))
+    }
+
+    /// Sets metadata of a file and gives the previous ones.
+    pub(super) fn set_meta(&mut self, id: u64, meta: Option<Meta>) -> Result<Option<Meta>> {
+        let previous = Side::Live
             .file(&self.connection, self.read(), id)?
             .ok_or_else(|| self.refused(format!("there is no file {id}")))?;
+        if let Some((died, _)) = self.remembers_file(id) {
+            // Until it has the new ones, it is known by these.
+            let remember = format!(
+                "INSERT INTO tarlike_gone SELECT {}, path, size, 0, -1, hash, blake3, mode, mtime_ns, uid, gid, ?2
+                 FROM tar LEFT JOIN tarlike_file f ON f.id = tar.id WHERE tar.rowid = ?1 + 1",
+                next_id()
+            );
+            self.connection
+                .prepare_cached(&remember)
+                .and_then(|mut insert| insert.execute([sql_int(id), sql_int(*died)]))
+                .map_err(|e| self.error(e))?;
+        }
+        if let Some((_, placed)) = &mut self.remembers {
+            placed.files.remove(id..id + 1);
+        }
         self.connection
             .prepare_cached(
                 "INSERT INTO tarlike_file(id, mode, mtime_ns, uid, gid) VALUES(?1, ?2, ?3, ?4, ?5)
@@ -190,7 +224,7 @@ impl Editor {
                 ])
             })
             .map_err(|e| self.error(e))?;
-        Ok(former.meta)
+        Ok(previous.meta)
     }
 
     /// Sets where a file was seen; that is no part of any generation.
@@ -239,13 +273,10 @@ impl Editor {
         let node = self.node(path)?.ok_or_else(|| self.refused(format!("there is no \"{path}\"")))?;
         let run = || -> rusqlite::Result<()> {
             let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
-            if let Some(died) = self.died {
+            if let Some((died, _)) = &self.remembers {
                 self.connection
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO tarlike_gone_node
-                         SELECT path, kind, target, mode, mtime_ns, uid, gid, ? FROM tarlike_node WHERE path=?",
-                    )?
-                    .execute(params![sql_int(died), &path])?;
+                    .prepare_cached("UPDATE tarlike_gone_node SET died=? WHERE path=?")?
+                    .execute(params![sql_int(*died), &path])?;
             }
             self.connection.prepare_cached("DELETE FROM tarlike_node WHERE path=?")?.execute([path]).map(drop)
         };
@@ -253,16 +284,11 @@ impl Editor {
         Ok(node)
     }
 
-    /// Adds a directory or link, or changes that of the same path, and gives the former one.
+    /// Adds a directory or link, or changes that of the same path, and gives the previous one.
     pub(super) fn put_node(&self, node: &Node) -> Result<Option<Node>> {
-        let former = self.node(&node.path)?;
+        let previous = self.node(&node.path)?;
         let run = || -> rusqlite::Result<()> {
             let path = || ToSqlOutput::Borrowed(text_or_blob(node.path.as_bytes()));
-            if self.died.is_some() {
-                self.connection
-                    .prepare_cached("DELETE FROM tarlike_gone_node WHERE path=?")?
-                    .execute([path()])?;
-            }
             // A directory keeps its number: what is in it has higher ones.
             let id: Option<i64> = self
                 .connection
@@ -286,7 +312,7 @@ impl Editor {
                 .map(drop)
         };
         run().map_err(|e| self.error(e))?;
-        Ok(former)
+        Ok(previous)
     }
 
     pub(super) fn number(&self, query: &str) -> Result<Option<u64>> {
@@ -311,13 +337,23 @@ impl Editor {
         self.connection.execute(META, params![key, sql_int(number)]).map(drop).map_err(|e| self.error(e))
     }
 
+    /// Sets what was left out of the generation `number`. Of the others, only `parent` keeps what it says: the index may go back to it.
+    pub(super) fn set_skipped(&self, number: u64, parent: Option<u64>, list: &SkippedList) -> Result<()> {
+        let kept = parent.map(|parent| format!("{SKIPPED_PREFIX}{parent}"));
+        let drop_others = "DELETE FROM tarlike_meta WHERE key GLOB ?1 || '*' AND key IS NOT ?2";
+        self.connection
+            .execute(drop_others, params![SKIPPED_PREFIX, kept])
+            .and_then(|_| write_skipped(&self.connection, number, list))
+            .map_err(|e| self.error(e))
+    }
+
     /// Size of the archive, in bytes: the end of the last piece of any file.
     pub(super) fn total_bytes(&self) -> Result<u64> {
-        // Rows of scattered and of empty files only say where the archive ended when they were made.
-        let natural =
+        // Rows of fragmented and of empty files only say where the archive ended when they were made.
+        let contiguous =
             self.number("SELECT max(offset_end) + 1 FROM tar WHERE offset_end >= offset")?.unwrap_or(0);
         let extents = self.number("SELECT max(offset + length) FROM tarlike_extent")?.unwrap_or(0);
-        Ok(natural.max(extents))
+        Ok(contiguous.max(extents))
     }
 
     /// What the index comes to as one of `format`, read from its rows: they are all there is. Also gives the bytes of all files.
@@ -330,7 +366,7 @@ impl Editor {
         let (mut files, mut nodes, mut bytes) = (0, 0, 0u64);
         read_files(&self.connection, self.read(), "ORDER BY tar.rowid", [], |file| {
             digester.file(&file);
-            if file.scattered {
+            if file.fragmented {
                 for extent in read_extents(Side::Live, &self.connection, self.read(), &file)? {
                     digester.extent(&extent);
                 }
@@ -370,7 +406,7 @@ impl Editor {
 
     /// Writes what the index comes to and closes it, synced.
     pub(super) fn close(self, path: &Path, end: &ChangeEnd, generation: u64, created_s: u64) -> Result<()> {
-        let format = if end.format == 1 { INDEX_FORMAT } else { INDEX_FORMAT_SCATTERED };
+        let format = if end.format == 1 { INDEX_FORMAT } else { INDEX_FORMAT_FRAGMENTED };
         let run = || -> rusqlite::Result<()> {
             let mut meta = self.connection.prepare(META)?;
             meta.execute(params!["format", format])?;
@@ -382,6 +418,13 @@ impl Editor {
             meta.execute(params!["hash", if left_out { HASH_OPTIONAL } else { HASH_MD5 }])?;
             meta.execute(params!["created", sql_int(created_s)])?;
             meta.execute(params!["complete", 1])?;
+            // It is that of the generation that the rows had before.
+            self.connection.execute("DELETE FROM tarlike_meta WHERE key=?1", [top::KEY])?;
+            match &self.remembers {
+                None => belonging::name_rows(&self.connection)?,
+                // A receiver's own index, which no other program gets at.
+                Some(_) => belonging::forget(&self.connection)?,
+            }
             self.connection.execute_batch("COMMIT")
         };
         run().map_err(|e| self.error(e))?;

@@ -1,27 +1,56 @@
-//! What an index that takes the place of another one has to remember of it, so that it can be deleted later.
+//! What an index that takes the place of another one has to remember of it, so that it can be deleted later. Only what the receiver has put in
+//! place is remembered: whatever else has the name of an entry is somebody else's.
 
-use super::super::index_write::META;
-use super::super::{db_error, sql_int};
+use super::super::index_write::{META, PATH_INDEXES};
+use super::super::{db_error, sql_int, text_or_blob};
 use super::editor::GONE_TABLES;
+use crate::archive::ranges::RangeSet;
 use crate::error::Result;
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Where a file was in an archive that is no more means nothing: its row reads as that of a scattered file without extents.
-const FILES: &str = "INSERT INTO tarlike_gone(id, path, size, offset, offset_end, hash, blake3, mode, mtime_ns, uid, gid, died)";
+/// What of an index the receiver has put in place.
+#[derive(Debug, Clone, Default)]
+pub struct Placed {
+    /// Ids of the files that are published.
+    pub files: RangeSet,
+    /// The directories and links were made.
+    pub nodes: bool,
+    /// Everything is in place. What an earlier version of ours remembers counts only then: it did not ask whether it was put in place.
+    pub complete: bool,
+}
+
+impl Placed {
+    /// Everything.
+    #[must_use]
+    pub fn all() -> Self {
+        Self { files: std::iter::once(0..i64::MAX as u64).collect(), nodes: true, complete: true }
+    }
+}
+
+/// Where a file was in an archive that is no more means nothing: its row reads as that of a fragmented file without extents.
+const FILES: &str = "INSERT INTO main.tarlike_gone(id, path, size, offset, offset_end, hash, blake3, mode, mtime_ns, uid, gid, died)";
+const NODES: &str = "INSERT OR REPLACE INTO main.tarlike_gone_node";
 /// Ids of remembered rows that were rows of another index begin here. No file of an index has such a high one.
 pub(super) const REMEMBERED_IDS: i64 = 1 << 62;
 
 /// The ids of such rows; stands before the columns of the row.
 fn ids() -> String {
-    format!(
-        "max({REMEMBERED_IDS}, (SELECT coalesce(max(id), 0) FROM main.tarlike_gone)) + row_number() OVER ()"
-    )
+    format!("{} - 1 + row_number() OVER ()", next_id())
+}
+
+/// The id of the next one.
+pub(super) fn next_id() -> String {
+    format!("max({REMEMBERED_IDS}, (SELECT coalesce(max(id), 0) FROM main.tarlike_gone)) + 1")
 }
 
 /// On a receiver: 1 if the newest change took a generation back.
 pub(in super::super) const TAKEN_BACK: &str = "taken_back";
+
+/// On a receiver, in `tarlike_meta`: all that is remembered was put in place. Earlier versions remembered whatever an index had.
+pub(in super::super) const ONLY_PLACED: &str = "gone_placed";
 
 /// Notes on the index at `path`, which nobody reads yet, which generation its newest change took back, if it did.
 ///
@@ -37,52 +66,162 @@ pub fn note_taken_back(path: &Path, taken_back: Option<u64>) -> Result<()> {
     run().map_err(|e| db_error(format!("cannot write the index {}", path.display()), e))
 }
 
-const NODES: &str = "INSERT OR REPLACE INTO tarlike_gone_node";
-
-/// Has the index at `path`, which nobody reads yet, remember the files, directories and links of the index at `former`, and what that
-/// one remembered. Those that it has itself count only when they are gone from it.
+/// Has the index at `path`, which nobody reads yet, remember what was put in place of the index at `previous`, and what that one remembered.
+/// `kept` are the files of the new index that are in place: they need no memory.
 ///
 /// # Errors
 /// SQLite fails.
-pub fn remember_gone(path: &Path, former: &Path) -> Result<()> {
+pub fn remember_gone(path: &Path, previous: &Path, placed: &Placed, kept: &RangeSet) -> Result<()> {
     let run = || -> rusqlite::Result<()> {
         let connection = Connection::open(path)?;
-        connection.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;")?;
-        connection.execute("ATTACH ? AS former", params![former.as_os_str().as_bytes()])?;
-        connection.execute_batch(&format!(
-            "BEGIN; {GONE_TABLES} CREATE INDEX IF NOT EXISTS idx_tar_path ON tar(path);"
-        ))?;
-        let ids = ids();
-        let absent = "NOT EXISTS(SELECT 1 FROM main.tar t WHERE t.path = o.path)";
-        connection.execute_batch(&format!(
-            "{FILES} SELECT {ids}, path, size, 0, -1, hash, blake3, mode, mtime_ns, uid, gid, 0
-             FROM former.tar o LEFT JOIN former.tarlike_file f ON f.id = o.id WHERE {absent};
-             {NODES} SELECT path, kind, target, mode, mtime_ns, uid, gid, 0 FROM former.tarlike_node o WHERE {absent};"
-        ))?;
-        let known = "SELECT 1 FROM former.sqlite_schema WHERE type='table' AND name='tarlike_gone'";
-        if connection.query_row(known, [], |_| Ok(())).optional()?.is_some() {
+        connection
+            .execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA temp_store=FILE;")?;
+        connection.execute("ATTACH ? AS previous", params![previous.as_os_str().as_bytes()])?;
+        connection.execute_batch(&format!("BEGIN; {GONE_TABLES}"))?;
+        let grows = "SELECT EXISTS(SELECT 1 FROM main.tarlike_meta WHERE key='stream')";
+        if !connection.query_row(grows, [], |row| row.get(0))? {
+            // One that comes as a log gets them at its end.
+            connection.execute_batch(PATH_INDEXES)?;
+        }
+        fill(&connection, "kept", kept)?;
+        let known = "SELECT 1 FROM previous.sqlite_schema WHERE type='table' AND name='tarlike_gone'";
+        let known = connection.query_row(known, [], |_| Ok(())).optional()?.is_some();
+        if known && (placed.complete || remembers_only_placed(&connection, "previous")?) {
+            // A file that is in place under its path needs its previous rows only where a hard link may still be one of them.
             connection.execute_batch(&format!(
-                "{FILES} SELECT {ids}, path, size, 0, -1, hash, blake3, mode, mtime_ns, uid, gid, died FROM former.tarlike_gone o WHERE {absent};
-                 {NODES} SELECT * FROM former.tarlike_gone_node o WHERE {absent};"
+                "{FILES} SELECT {}, path, size, 0, -1, hash, blake3, mode, mtime_ns, uid, gid, died FROM previous.tarlike_gone o
+                 WHERE NOT EXISTS(SELECT 1 FROM main.tar t WHERE t.path = o.path AND {})
+                 OR path IN (SELECT target FROM previous.tarlike_node WHERE kind = 'h'
+                             UNION ALL SELECT target FROM previous.tarlike_gone_node WHERE kind = 'h');
+                 {NODES} SELECT * FROM previous.tarlike_gone_node;",
+                ids(),
+                is_in("kept", "t.id")
             ))?;
         }
-        connection.execute_batch("COMMIT; DETACH former;")?;
+        connection.execute(META, params![ONLY_PLACED, 1])?;
+        remember_rows(&connection, "previous", placed, kept)?;
+        connection.execute_batch("COMMIT; DETACH previous;")?;
         connection.close().map_err(|(_, e)| e)
     };
     run().map_err(|e| db_error(format!("cannot write the index {}", path.display()), e))
 }
 
-/// Has an index remember its own rows, whose ids may get other meanings.
-pub(in super::super) fn remember_own(connection: &Connection) -> rusqlite::Result<()> {
+/// Has an index remember what of its own rows was put in place: their ids may get other meanings.
+pub(in super::super) fn remember_own(connection: &Connection, placed: &Placed) -> rusqlite::Result<()> {
     let tx = connection.unchecked_transaction()?;
     tx.execute_batch(GONE_TABLES)?;
-    let ids = ids();
-    tx.execute_batch(&format!(
-        "CREATE INDEX IF NOT EXISTS tarlike_gone_path ON tarlike_gone(path);
-         {FILES} SELECT {ids}, path, size, 0, -1, hash, blake3, mode, mtime_ns, uid, gid, 0
-         FROM tar o LEFT JOIN tarlike_file f ON f.id = o.id
-         WHERE hash IS NOT NULL AND NOT EXISTS(SELECT 1 FROM tarlike_gone g WHERE g.path = o.path AND g.hash = o.hash AND g.size = o.size);
-         {NODES} SELECT path, kind, target, mode, mtime_ns, uid, gid, 0 FROM tarlike_node;"
-    ))?;
+    forget_unplaced(&tx, placed)?;
+    remember_rows(&tx, "main", placed, &RangeSet::default())?;
     tx.commit()
+}
+
+/// What an earlier version of ours remembered does not count where it cannot be told whether it was put in place.
+pub(super) fn forget_unplaced(connection: &Connection, placed: &Placed) -> rusqlite::Result<()> {
+    if !placed.complete && !remembers_only_placed(connection, "main")? {
+        connection.execute_batch(
+            "DELETE FROM tarlike_gone; DELETE FROM tarlike_gone_extent; DELETE FROM tarlike_gone_node;",
+        )?;
+    }
+    connection.execute(META, params![ONLY_PLACED, 1]).map(drop)
+}
+
+fn remembers_only_placed(connection: &Connection, schema: &str) -> rusqlite::Result<bool> {
+    let query = format!("SELECT EXISTS(SELECT 1 FROM {schema}.tarlike_meta WHERE key='{ONLY_PLACED}')");
+    connection.query_row(&query, [], |row| row.get(0))
+}
+
+/// Remembers what was put in place of the rows in `schema`, but for files that are in place again: those of `main` whose ids are in `kept`.
+fn remember_rows(
+    connection: &Connection,
+    schema: &str,
+    placed: &Placed,
+    kept: &RangeSet,
+) -> rusqlite::Result<()> {
+    fill(connection, "placed", &placed.files)?;
+    fill(connection, "kept", kept)?;
+    connection.execute_batch(&rows_to_remember(schema, kept.covered() > 0))?;
+    remember_nodes(connection, schema, placed)
+}
+
+/// The statement that remembers files; `any_kept` says whether any file is in place again.
+fn rows_to_remember(schema: &str, any_kept: bool) -> String {
+    // An index that is about to go on as a log has no index of its paths, and nothing is in place of what comes: nobody needs to look.
+    let kept = match any_kept {
+        true => format!(
+            "AND NOT EXISTS(SELECT 1 FROM main.tar t LEFT JOIN main.tarlike_file m ON m.id = t.id WHERE t.path = o.path
+                            AND t.size = o.size AND t.hash IS o.hash AND m.mtime_ns IS f.mtime_ns AND {})",
+            is_in("kept", "t.id")
+        ),
+        false => String::new(),
+    };
+    format!(
+        "{FILES} SELECT {}, path, size, 0, -1, hash, blake3, mode, mtime_ns, uid, gid, 0
+         FROM {schema}.tar o LEFT JOIN {schema}.tarlike_file f ON f.id = o.id WHERE {}
+         AND NOT EXISTS(SELECT 1 FROM main.tarlike_gone g WHERE g.path = o.path AND g.size = o.size AND g.hash IS o.hash
+                        AND g.mtime_ns IS f.mtime_ns) {kept};",
+        ids(),
+        is_in("placed", "o.id")
+    )
+}
+
+/// Remembers the directories and links in `schema` that were made. Those that stay are remembered as well: whether they are made again, a
+/// later index cannot know.
+pub(super) fn remember_nodes(connection: &Connection, schema: &str, placed: &Placed) -> rusqlite::Result<()> {
+    let made = match placed.nodes {
+        true => "",
+        // Where files were published, their directories were made for them.
+        false => {
+            note_folders_of(connection, schema, placed)?;
+            "kind = 'd' AND path IN (SELECT path FROM temp.above) AND"
+        }
+    };
+    connection.execute_batch(&format!(
+        "{NODES} SELECT path, kind, target, mode, mtime_ns, uid, gid, 0 FROM {schema}.tarlike_node n WHERE {made}
+         NOT EXISTS(SELECT 1 FROM main.tarlike_gone_node g WHERE g.path = n.path AND g.kind = n.kind AND g.target = n.target);"
+    ))
+}
+
+/// Puts the directories that files in place lie in into the table `above`.
+fn note_folders_of(connection: &Connection, schema: &str, placed: &Placed) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "CREATE TEMP TABLE IF NOT EXISTS above(path PRIMARY KEY) WITHOUT ROWID; DELETE FROM temp.above;",
+    )?;
+    let query = format!("SELECT path FROM {schema}.tar WHERE rowid > ? AND rowid <= ? ORDER BY rowid");
+    let mut select = connection.prepare(&query)?;
+    let mut insert = connection.prepare("INSERT OR IGNORE INTO temp.above VALUES(?)")?;
+    let mut noted: Vec<u8> = Vec::new();
+    for ids in placed.files.iter() {
+        let mut rows = select.query([sql_int(ids.start), sql_int(ids.end)])?;
+        while let Some(row) = rows.next()? {
+            let (ValueRef::Text(path) | ValueRef::Blob(path)) = row.get_ref(0)? else { continue };
+            let parent = path.iter().rposition(|&byte| byte == b'/').map_or(0, |end| end);
+            if path[..parent] == noted[..] {
+                continue;
+            }
+            noted = path[..parent].to_vec();
+            for end in (1..=parent).filter(|&end| end == parent || path[end] == b'/') {
+                insert.execute([ToSqlOutput::Borrowed(text_or_blob(&path[..end]))])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Puts a set of ids into the temporary table `name`.
+fn fill(connection: &Connection, name: &str, ids: &RangeSet) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "CREATE TEMP TABLE IF NOT EXISTS {name}(first INTEGER PRIMARY KEY, end INT NOT NULL); DELETE FROM temp.{name};"
+    ))?;
+    let mut insert = connection.prepare(&format!("INSERT INTO temp.{name} VALUES(?,?)"))?;
+    for range in ids.iter() {
+        insert.execute([sql_int(range.start), sql_int(range.end)])?;
+    }
+    Ok(())
+}
+
+/// Whether `id` is in the set that the temporary table `name` holds.
+fn is_in(name: &str, id: &str) -> String {
+    format!(
+        "coalesce((SELECT end FROM temp.{name} WHERE first <= {id} ORDER BY first DESC LIMIT 1), 0) > {id}"
+    )
 }

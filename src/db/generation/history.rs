@@ -1,10 +1,11 @@
 //! What an index knows of its generations, and the way from one to another.
 
+use super::super::file::open_to_read;
 use super::super::index_read::{IndexReader, Summary};
 use super::super::{db_error, from_sql_int, sql_int};
 use crate::archive::digest::IndexDigest;
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension};
 use std::path::{Path, PathBuf};
 
 /// On the sender only: a line for each generation, and the changes to and fro.
@@ -56,7 +57,7 @@ pub struct Step {
 
 /// A generation that a fresh layout of the archive made an end of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Former {
+pub struct Previous {
     /// Its number.
     pub number: u64,
     /// Its digest.
@@ -96,10 +97,10 @@ impl History {
         let bytes = reader.content_bytes()?;
         let ours = reader.is_ours();
         drop(reader);
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)
+        let connection = open_to_read(path)
             .map_err(|e| db_error(format!("cannot open the index {}", path.display()), e))?;
-        let generations = generations(&connection)
+        let generations = if ours { generations(&connection) } else { Ok(Vec::new()) };
+        let generations = generations
             .map_err(|e| db_error(format!("cannot read the history of the index {}", path.display()), e))?;
         let generations =
             if generations.is_empty() { vec![Generation::fresh(&summary, bytes)] } else { generations };
@@ -119,7 +120,7 @@ impl History {
     pub fn active(&self) -> Result<&Generation> {
         self.generation(self.active).ok_or_else(|| {
             let what = format!("{} does not know its own generation {}", self.path.display(), self.active);
-            Error::new(ErrorKind::BadIndex, what).hint("make a new index with: tar-like index -c")
+            Error::new(ErrorKind::BadIndex, what).with_hint("make a new index with: tar-like index -c")
         })
     }
 
@@ -201,20 +202,20 @@ impl History {
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn former(&self) -> Result<Vec<Former>> {
-        let read = || -> rusqlite::Result<Vec<Former>> {
-            if !has_table(&self.connection, "tarlike_former")? {
+    pub fn previous(&self) -> Result<Vec<Previous>> {
+        let read = || -> rusqlite::Result<Vec<Previous>> {
+            if !self.ours || !has_table(&self.connection, "tarlike_former")? {
                 return Ok(Vec::new());
             }
             let query = "SELECT number, digest, abandoned FROM tarlike_former ORDER BY number";
             let mut statement = self.connection.prepare(query)?;
             let mut rows = statement.query([])?;
-            let mut former = Vec::new();
+            let mut previous = Vec::new();
             while let Some(row) = rows.next()? {
                 let Ok(digest) = row.get::<_, String>(1)?.parse() else { continue };
-                former.push(Former { number: from_sql_int(row.get(0)?), digest, abandoned: row.get(2)? });
+                previous.push(Previous { number: from_sql_int(row.get(0)?), digest, abandoned: row.get(2)? });
             }
-            Ok(former)
+            Ok(previous)
         };
         read().map_err(|e| self.error(e))
     }
@@ -224,6 +225,9 @@ impl History {
     /// # Errors
     /// SQLite fails.
     pub fn counters(&self) -> Result<Counters> {
+        if !self.ours {
+            return Ok(Counters::default());
+        }
         let meta = |key: &str| -> Result<u64> {
             self.connection
                 .query_row("SELECT value FROM tarlike_meta WHERE key=?", [key], |row| {

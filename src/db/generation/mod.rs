@@ -17,9 +17,9 @@ mod whole;
 
 pub use afresh::{Afresh, lay_out_afresh};
 pub use apply::{Applied, apply};
-pub(super) use gone::{TAKEN_BACK, remember_own};
-pub use gone::{note_taken_back, remember_gone};
-pub use history::{Counters, Former, Generation, History, Step};
+pub(super) use gone::{ONLY_PLACED, TAKEN_BACK, remember_own};
+pub use gone::{Placed, note_taken_back, remember_gone};
+pub use history::{Counters, Generation, History, Previous, Step};
 pub use next::NextGeneration;
 pub use outgoing::without_private;
 pub use rebuild::{rebuild, remember, set_counters};

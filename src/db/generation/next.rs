@@ -1,5 +1,6 @@
-//! The next generation of an index: made beside the former one, put in its place in one step.
+//! The next generation of an index: made beside the previous one, put in its place in one step.
 
+use super::super::file::make_way;
 use super::super::index_read::{FileRead, IN_ORDER, IndexReader, Side, Summary, find_content, read_files};
 use super::super::index_write::Written;
 use super::super::{sql_int, text_or_blob};
@@ -7,11 +8,12 @@ use super::copy::copy;
 use super::editor::Editor;
 use super::history::{Generation, History, TABLES};
 use crate::archive::change::{self, BATCH_BYTES, ChangeEnd, ChangeRecord};
+use crate::archive::chunk_map::Beginning;
 use crate::archive::digest::{Blake3, Md5};
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::extent::{Extents, Piece};
 use crate::archive::path::EntryPath;
-use crate::archive::sketch::Beginning;
+use crate::archive::skipped::SkippedList;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{OptionalExtension, params};
@@ -24,7 +26,7 @@ pub struct NextGeneration {
     partial: tempfile::TempPath,
     target: PathBuf,
     number: u64,
-    former: Summary,
+    previous: Summary,
     /// Where the next new byte goes. Never goes back, so that nothing of an abandoned generation is taken for something of this one.
     log_end: u64,
     log_start: u64,
@@ -48,9 +50,9 @@ impl NextGeneration {
     /// It is no complete index, or its folder cannot be written to.
     pub fn begin(database: &Path) -> Result<Self> {
         let history = History::open(database)?;
-        let former_generation = history.active()?.clone();
+        let previous_generation = history.active()?.clone();
         let last = history.generations().last().map_or(0, |last| last.number);
-        let former = IndexReader::open(database)?.summary()?;
+        let previous = IndexReader::open(database)?.summary()?;
         drop(history);
         let partial = copy(database)?;
         let editor = Editor::open(&partial, database, None)?;
@@ -58,7 +60,7 @@ impl NextGeneration {
         let log_end = editor.meta("log_end")?.unwrap_or(0).max(total_bytes);
         let highest = editor.number("SELECT max(id) + 1 FROM tar")?.unwrap_or(0);
         let next_id = editor.meta("next_id")?.unwrap_or(0).max(highest);
-        if former_generation.format == 1 {
+        if previous_generation.format == 1 {
             // Later ones come behind them.
             editor.set_number(IN_ORDER, highest)?;
         }
@@ -70,7 +72,7 @@ impl NextGeneration {
                  CREATE TABLE IF NOT EXISTS tarlike_sketch(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
                  DELETE FROM tarlike_sketch WHERE id + 1 NOT IN (SELECT rowid FROM tar);",
             )?;
-            former_generation.insert(&editor.connection)
+            previous_generation.insert(&editor.connection)
         };
         prepare().map_err(|e| editor.error(e))?;
         let batches = |undo| Batches { undo, seq: 0, batch: Vec::new() };
@@ -79,7 +81,7 @@ impl NextGeneration {
             partial,
             target: database.to_path_buf(),
             number,
-            former,
+            previous,
             log_end,
             log_start: log_end,
             next_id,
@@ -101,7 +103,7 @@ impl NextGeneration {
         self.changed
     }
 
-    /// A file with this very content, of this generation or of the former one.
+    /// A file with this very content, of this generation or of the previous one.
     ///
     /// # Errors
     /// SQLite fails.
@@ -114,7 +116,7 @@ impl NextGeneration {
         self.editor.read()
     }
 
-    /// The former or new file of this path that has the highest id.
+    /// The previous or new file of this path that has the highest id.
     ///
     /// # Errors
     /// SQLite fails.
@@ -129,7 +131,7 @@ impl NextGeneration {
         Ok(found)
     }
 
-    /// The file of which `path` was a further name in the former generation, whose ids are below `first_new_id`.
+    /// The file of which `path` was a further name in the previous generation, whose ids are below `first_new_id`.
     ///
     /// # Errors
     /// SQLite fails.
@@ -160,11 +162,11 @@ impl NextGeneration {
         Ok(pieces)
     }
 
-    /// The sketch of a file ([`crate::archive::sketch`]), if there is one.
+    /// The chunk map of a file ([`crate::archive::chunk_map`]), if there is one.
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn sketch(&self, id: u64) -> Result<Option<Vec<u8>>> {
+    pub fn chunk_map(&self, id: u64) -> Result<Option<Vec<u8>>> {
         self.editor
             .connection
             .prepare_cached("SELECT data FROM tarlike_sketch WHERE id=?")
@@ -172,15 +174,15 @@ impl NextGeneration {
             .map_err(|e| self.editor.error(e))
     }
 
-    /// Sets the sketch of a file.
+    /// Sets the chunk map of a file.
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn set_sketch(&self, id: u64, sketch: &[u8]) -> Result<()> {
+    pub fn set_chunk_map(&self, id: u64, chunk_map: &[u8]) -> Result<()> {
         self.editor
             .connection
             .prepare_cached("INSERT OR REPLACE INTO tarlike_sketch VALUES(?,?)")
-            .and_then(|mut insert| insert.execute(params![sql_int(id), sketch]))
+            .and_then(|mut insert| insert.execute(params![sql_int(id), chunk_map]))
             .map(drop)
             .map_err(|e| self.editor.error(e))
     }
@@ -209,8 +211,8 @@ impl NextGeneration {
     ///
     /// # Errors
     /// The archive would be larger than 2^63 bytes, or SQLite fails.
-    pub fn add_natural(&mut self, file: FileEntry) -> Result<u64> {
-        let file = FileEntry { id: self.next_id, offset: self.log_end, scattered: false, ..file };
+    pub fn add_contiguous(&mut self, file: FileEntry) -> Result<u64> {
+        let file = FileEntry { id: self.next_id, offset: self.log_end, fragmented: false, ..file };
         let end = self.grown(file.size)?;
         self.add(&file, &Extents::default())?;
         self.log_end = end;
@@ -222,30 +224,30 @@ impl NextGeneration {
     ///
     /// # Errors
     /// The archive would be larger than 2^63 bytes, or SQLite fails.
-    pub fn add_scattered(&mut self, file: FileEntry, extents: &Extents) -> Result<u64> {
+    pub fn add_fragmented(&mut self, file: FileEntry, extents: &Extents) -> Result<u64> {
         debug_assert_eq!(extents.size(), file.size);
         let end = extents.list().iter().map(|extent| extent.offset + extent.length).max();
         let grown = end.unwrap_or(0).saturating_sub(self.log_end);
         let end = self.grown(grown)?;
-        let file = FileEntry { id: self.next_id, offset: self.log_end, scattered: true, ..file };
+        let file = FileEntry { id: self.next_id, offset: self.log_end, fragmented: true, ..file };
         self.add(&file, extents)?;
         self.log_end = end;
         Ok(file.id)
     }
 
-    /// The file that was added last, a scattered one, begins with the whole content of the former file `former`, which need not be
+    /// The file that was added last, a fragmented one, begins with the whole content of the previous file `previous`, which need not be
     /// read to prove it.
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn begins_with(&mut self, former: u64, beginning: Beginning) -> Result<()> {
-        self.note(false, &ChangeRecord::Begins(former, beginning))
+    pub fn begins_with(&mut self, previous: u64, beginning: Beginning) -> Result<()> {
+        self.note(false, &ChangeRecord::Begins(previous, beginning))
     }
 
     fn grown(&self, by: u64) -> Result<u64> {
         self.log_end.checked_add(by).filter(|&end| i64::try_from(end).is_ok()).ok_or_else(|| {
             Error::new(ErrorKind::BadIndex, "the archive would be larger than 2^63 bytes")
-                .hint("lay it out afresh with: tar-like compact")
+                .with_hint("lay it out afresh with: tar-like compact")
         })
     }
 
@@ -258,7 +260,7 @@ impl NextGeneration {
             self.editor.extent(file.id, at, extent)?;
             at += extent.length;
         }
-        if file.scattered {
+        if file.fragmented {
             self.note(false, &ChangeRecord::Extents(extents.list().to_vec()))?;
         }
         self.note(true, &ChangeRecord::RemoveFile(file.id))?;
@@ -271,12 +273,12 @@ impl NextGeneration {
     /// # Errors
     /// SQLite fails, or there is no such file.
     pub fn set_meta(&mut self, file: &FileEntry) -> Result<()> {
-        let former = self.editor.set_meta(file.id, file.meta)?;
+        let previous = self.editor.set_meta(file.id, file.meta)?;
         self.set_origin(file)?;
-        if former != file.meta {
+        if previous != file.meta {
             self.changed = true;
             self.note(false, &ChangeRecord::SetMeta(file.id, file.meta))?;
-            self.note(true, &ChangeRecord::SetMeta(file.id, former))?;
+            self.note(true, &ChangeRecord::SetMeta(file.id, previous))?;
         }
         Ok(())
     }
@@ -308,7 +310,7 @@ impl NextGeneration {
     pub fn put_node(&mut self, node: &Node) -> Result<()> {
         self.changed = true;
         let undo = match self.editor.put_node(node)? {
-            Some(former) => ChangeRecord::PutNode(former),
+            Some(previous) => ChangeRecord::PutNode(previous),
             None => ChangeRecord::RemoveNode(node.path.clone()),
         };
         self.note(false, &ChangeRecord::PutNode(node.clone()))?;
@@ -327,12 +329,12 @@ impl NextGeneration {
         batches.push(&self.editor, self.number, record)
     }
 
-    /// Completes the generation, syncs it and puts it in the place of the former one. `created_s` is in seconds since 1970; `skipped`
-    /// entries of the source could not be read.
+    /// Completes the generation, syncs it and puts it in the place of the previous one. `created_s` is in seconds since 1970; `skipped` is what
+    /// of the source was left out.
     ///
     /// # Errors
     /// SQLite fails, the disk is full, or what was added does not fit together.
-    pub fn finish(mut self, created_s: u64, skipped: u64) -> Result<Written> {
+    pub fn finish(mut self, created_s: u64, skipped: &SkippedList) -> Result<Written> {
         let doomed: Vec<u64> = {
             let run = || -> rusqlite::Result<Vec<u64>> {
                 let mut statement = self.editor.connection.prepare("SELECT id FROM doomed ORDER BY id")?;
@@ -343,14 +345,14 @@ impl NextGeneration {
         for id in doomed {
             let (file, extents) = self.editor.remove_file(id)?;
             self.note(false, &ChangeRecord::RemoveFile(id))?;
-            let scattered = file.scattered;
+            let fragmented = file.fragmented;
             self.note(true, &ChangeRecord::AddFile(file))?;
-            if scattered {
+            if fragmented {
                 self.note(true, &ChangeRecord::Extents(extents))?;
             }
         }
         self.editor.check_paths()?;
-        let history = self.former_generation()?;
+        let history = self.previous_generation()?;
         let (end, bytes) = self.editor.end(2)?;
         self.note(false, &ChangeRecord::End(end))?;
         self.note(
@@ -368,7 +370,7 @@ impl NextGeneration {
         undo.flush(editor, *number)?;
         let line = Generation {
             number: self.number,
-            parent: Some(self.former.generation),
+            parent: Some(self.previous.generation),
             format: 2,
             digest: end.digest,
             created_s,
@@ -380,29 +382,30 @@ impl NextGeneration {
             abandoned: false,
         };
         line.insert(&self.editor.connection).map_err(|e| self.editor.error(e))?;
-        self.editor.set_number("skipped", skipped)?;
+        self.editor.set_skipped(self.number, Some(self.previous.generation), skipped)?;
         let number = self.number;
         self.put_in_place(&end, number, created_s)
     }
 
-    /// The former generation stands, but for where its files were seen: puts that in place.
+    /// The previous generation stands, but for where its files were seen, and what was left out this time: puts that in place.
     ///
     /// # Errors
     /// SQLite fails, or the disk is full.
-    pub fn finish_unchanged(self, created_s: u64) -> Result<Written> {
-        let former = self.former_generation()?;
+    pub fn finish_unchanged(self, created_s: u64, skipped: &SkippedList) -> Result<Written> {
+        let previous = self.previous_generation()?;
         let end = ChangeEnd {
-            format: former.format,
-            digest: former.digest,
-            files: former.files,
-            nodes: former.nodes,
-            total_bytes: former.total_bytes,
+            format: previous.format,
+            digest: previous.digest,
+            files: previous.files,
+            nodes: previous.nodes,
+            total_bytes: previous.total_bytes,
         };
-        let number = self.former.generation;
+        let number = self.previous.generation;
+        self.editor.set_skipped(number, previous.parent, skipped)?;
         self.put_in_place(&end, number, created_s)
     }
 
-    fn former_generation(&self) -> Result<Generation> {
+    fn previous_generation(&self) -> Result<Generation> {
         let history = History::open(&self.target)?;
         history.active().cloned()
     }
@@ -412,6 +415,7 @@ impl NextGeneration {
         editor.set_number("log_end", log_end)?;
         editor.set_number("next_id", next_id)?;
         editor.close(&partial, end, number, created_s)?;
+        make_way(&target)?;
         partial.persist(&target).map_err(|e| {
             Error::io(format!("cannot give the index its name {}", target.display()), e.error)
         })?;

@@ -1,35 +1,45 @@
 //! What of an index goes to a receiver: not what is of use only where it was made.
 
+use super::super::belonging;
 use super::super::db_error;
+use super::super::file::{open_to_read, settle};
+use super::super::index_read::IndexReader;
 use crate::error::{Error, Result};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use std::path::Path;
 
-/// Sketches do not compress, and a receiver that does not know these tables refuses the index.
-const SKETCHES: &str = "tarlike_sketch";
+/// Chunk maps do not compress, and a receiver that does not know these tables refuses the index.
+const CHUNK_MAPS: &str = "tarlike_sketch";
 const HISTORY: [&str; 3] = ["tarlike_generation", "tarlike_change", "tarlike_former"];
 
-/// A copy of the index at `path` without its private tables, in the folder `scratch`; `None` if it has none of them. `sketches` go with it
+/// A copy of the index at `path` without its private tables, in the folder `scratch`; `None` if it has none of them. `chunk_maps` go with it
 /// if the receiver is to compare by them.
 ///
 /// # Errors
 /// The index cannot be read, or the folder cannot be written to.
-pub fn without_private(path: &Path, scratch: &Path, sketches: bool) -> Result<Option<tempfile::TempPath>> {
+pub fn without_private(path: &Path, scratch: &Path, chunk_maps: bool) -> Result<Option<tempfile::TempPath>> {
     let failed = |e| db_error(format!("cannot copy the index {}", path.display()), e);
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    settle(path)?;
+    let ours = IndexReader::open(path)?.is_ours();
     let find = || -> rusqlite::Result<Vec<String>> {
-        let connection = Connection::open_with_flags(path, flags)?;
+        let connection = open_to_read(path)?;
         let mut statement = connection.prepare("SELECT name FROM sqlite_schema WHERE type='table'")?;
         statement.query_map([], |row| row.get(0))?.collect()
     };
     let mut there = find().map_err(failed)?;
-    there.retain(|name| HISTORY.contains(&&**name) || (name == SKETCHES && !sketches));
+    // Whatever we know of rows that another program has replaced is of use to nobody.
+    let is_stale = |name: &str| !ours && name.starts_with("tarlike_");
+    there.retain(|name| HISTORY.contains(&&**name) || (name == CHUNK_MAPS && !chunk_maps) || is_stale(name));
     if there.is_empty() {
         return Ok(None);
     }
     let io = |e: std::io::Error| {
-        Error::io(format!("cannot copy the index {} into the temporary folder", path.display()), e)
-            .hint("set TMPDIR to a folder with as much free space as the index has")
+        let what = format!(
+            "cannot copy the index {} into the temporary folder {}",
+            path.display(),
+            scratch.display()
+        );
+        Error::io(what, e).with_hint("set TMPDIR to a folder with as much free space as the index has")
     };
     let mut from = std::fs::File::open(path).map_err(io)?;
     let mut to = tempfile::NamedTempFile::new_in(scratch).map_err(io)?;
@@ -37,14 +47,18 @@ pub fn without_private(path: &Path, scratch: &Path, sketches: bool) -> Result<Op
     let copy = to.into_temp_path();
     let strip = || -> rusqlite::Result<()> {
         let connection = Connection::open(&copy)?;
-        connection
-            .execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA secure_delete=ON;")?;
+        connection.execute_batch(
+            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA secure_delete=ON; BEGIN;",
+        )?;
         for table in &there {
-            // One of the names above.
-            connection.execute_batch(&format!("DROP TABLE {table}"))?;
+            connection.execute_batch(&format!("DROP TABLE \"{}\"", table.replace('"', "\"\"")))?;
         }
         // Rows must keep their numbers, which a VACUUM may change where a table has no key: what is free is zeroed instead, and costs nothing
         // once it is compressed.
+        if ours {
+            belonging::expect_write(&connection)?;
+        }
+        connection.execute_batch("COMMIT")?;
         connection.close().map_err(|(_, e)| e)
     };
     strip().map_err(failed)?;

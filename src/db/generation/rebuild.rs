@@ -1,5 +1,6 @@
-//! A former generation as an index of its own, and an index that is put together out of its backup.
+//! A previous generation as an index of its own, and an index that is put together out of its backup.
 
+use super::super::belonging;
 use super::super::index_write::META;
 use super::super::{db_error, from_sql_int, sql_int};
 use super::apply::apply;
@@ -20,13 +21,13 @@ pub fn rebuild(database: &Path, number: u64, scratch: &Path) -> Result<tempfile:
     let Some(way) = way else {
         let what = format!("{} has no generation {number}", database.display());
         return Err(Error::new(ErrorKind::Usage, what)
-            .hint("tar-like history lists those that it has; compact drops all but the newest"));
+            .with_hint("tar-like history lists those that it has; compact drops all but the newest"));
     };
     let copy = copy_to(database, scratch)?;
     for step in way {
         let batches = (0..).map_while(|number| history.batch(&step, number).transpose());
         let created_s = history.generation(step.to).map_or(0, |generation| generation.created_s);
-        apply(&copy, database, step.to, created_s, false, batches)?;
+        apply(&copy, database, step.to, created_s, None, batches)?;
     }
     Ok(copy)
 }
@@ -83,7 +84,9 @@ pub fn remember(
             .map_err(|e| failed(name, e))?;
         *count += 1;
     }
-    connection.execute_batch("COMMIT").map_err(|e| failed(name, e))?;
+    belonging::expect_write(&connection)
+        .and_then(|()| connection.execute_batch("COMMIT"))
+        .map_err(|e| failed(name, e))?;
     connection.close().map_err(|(_, e)| failed(name, e))
 }
 
@@ -94,6 +97,7 @@ pub fn remember(
 pub fn set_counters(path: &Path, name: &Path, counters: &Counters) -> Result<()> {
     let connection = writer(path, name)?;
     let Counters { log_end, next_id, last_generation } = *counters;
+    connection.execute_batch("BEGIN").map_err(|e| failed(name, e))?;
     for (key, value) in [("log_end", log_end), ("next_id", next_id), ("last_generation", last_generation)] {
         let set = || -> rusqlite::Result<()> {
             let query = "SELECT value FROM tarlike_meta WHERE key=?";
@@ -105,5 +109,8 @@ pub fn set_counters(path: &Path, name: &Path, counters: &Counters) -> Result<()>
         };
         set().map_err(|e| failed(name, e))?;
     }
+    belonging::expect_write(&connection)
+        .and_then(|()| connection.execute_batch("COMMIT"))
+        .map_err(|e| failed(name, e))?;
     connection.close().map_err(|(_, e)| failed(name, e))
 }

@@ -1,10 +1,14 @@
 //! Going back to the generation that the newest one was made of.
 
+use super::super::belonging;
+use super::super::file::make_way;
+use super::super::index_read::IndexReader;
 use super::super::index_write::META;
 use super::super::{db_error, sql_int};
 use super::apply::{Applied, apply};
 use super::copy::copy;
 use super::history::{Generation, History, Step};
+use crate::archive::skipped::SkippedList;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::params;
 use std::path::{Path, PathBuf};
@@ -21,6 +25,8 @@ pub struct Rewound {
     pub parent: Generation,
     /// The way from one to the other.
     pub step: Step,
+    /// What was left out of the parent, if that is known.
+    pub skipped: Option<SkippedList>,
 }
 
 impl Rewound {
@@ -32,7 +38,7 @@ impl Rewound {
     pub fn prepare(database: &Path) -> Result<Self> {
         let history = History::open(database)?;
         let abandoned = history.active()?.clone();
-        let refuse = |why: String, hint: &'static str| Err(Error::new(ErrorKind::Usage, why).hint(hint));
+        let refuse = |why: String, hint: &'static str| Err(Error::new(ErrorKind::Usage, why).with_hint(hint));
         let Some(parent) = abandoned.parent.and_then(|parent| history.generation(parent)).cloned() else {
             return refuse(
                 format!("generation {} of {} has none before it", abandoned.number, database.display()),
@@ -46,6 +52,7 @@ impl Rewound {
                 "only one generation in a row can be taken back; make a new one with: tar-like index",
             );
         }
+        let skipped = IndexReader::open(database)?.skipped_of(parent.number)?;
         let step = Step { generation: abandoned.number, undo: true, to: parent.number, appended_bytes: 0 };
         let partial = copy(database)?;
         let mut batches = Vec::new();
@@ -55,22 +62,25 @@ impl Rewound {
         })?;
         drop(history);
         // Where the log ended and which ids were used stays as it is.
-        let applied = apply(&partial, database, parent.number, parent.created_s, false, batches)?;
+        let applied = apply(&partial, database, parent.number, parent.created_s, None, batches)?;
         let mark = || -> rusqlite::Result<()> {
             let connection = rusqlite::Connection::open(&partial)?;
             connection.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;")?;
+            connection.execute_batch("BEGIN")?;
             connection.execute(
                 "UPDATE tarlike_generation SET abandoned=1 WHERE number=?",
                 [sql_int(abandoned.number)],
             )?;
             connection.execute(META, params!["last_generation", sql_int(abandoned.number)])?;
+            belonging::expect_write(&connection)?;
+            connection.execute_batch("COMMIT")?;
             connection.close().map_err(|(_, e)| e)
         };
         mark().map_err(|e| db_error(format!("cannot write the index {}", database.display()), e))?;
         std::fs::File::open(&partial)
             .and_then(|file| file.sync_all())
             .map_err(|e| Error::io(format!("cannot sync the index {}", database.display()), e))?;
-        Ok(Self { partial, target: database.to_path_buf(), applied, abandoned, parent, step })
+        Ok(Self { partial, target: database.to_path_buf(), applied, abandoned, parent, step, skipped })
     }
 
     /// Puts it in the place of the index that it was made of.
@@ -87,9 +97,10 @@ impl Rewound {
                 abandoned.number
             );
             return Err(Error::new(ErrorKind::Source, what)
-                .hint("let only one command at a time change an index; the next pass brings the receiver to what it is now"));
+                .with_hint("let only one command at a time change an index; the next pass brings the receiver to what it is now"));
         }
         drop(now);
+        make_way(&target)?;
         partial.persist(&target).map_err(|e| {
             Error::io(format!("cannot give the index its name {}", target.display()), e.error)
         })?;

@@ -3,6 +3,7 @@ use crate::archive::digest::{blake3, md5};
 use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, Origin};
 use crate::archive::extent::{Extents, Piece};
 use crate::archive::path::EntryPath;
+use crate::archive::skipped::SkippedList;
 use crate::db::index_read::{IndexReader, WalkRows};
 use crate::db::index_write::IndexWriter;
 use crate::error::{ErrorKind, Result};
@@ -20,7 +21,7 @@ fn file(name: &str, content: &[u8]) -> FileEntry {
         path: path(name),
         size: content.len() as u64,
         offset: 0,
-        scattered: false,
+        fragmented: false,
         md5: Some(md5(content)),
         blake3: Some(blake3(content)),
         meta: Some(Meta { mode: 0o644, mtime_ns: 5, uid: 0, gid: 0 }),
@@ -85,7 +86,7 @@ fn bring(ours: &Path, theirs: &Path, from: u64, to: u64) -> crate::error::Result
             batches.push(Ok(batch));
             Ok(())
         })?;
-        apply(theirs, theirs, 100 + number as u64, 7, true, batches)?;
+        apply(theirs, theirs, 100 + number as u64, 7, Some(&Placed::all()), batches)?;
     }
     Ok(())
 }
@@ -113,17 +114,17 @@ fn a_generation_keeps_what_did_not_change_and_can_be_taken_back() {
     for piece in next.pieces_of(&renamed).unwrap() {
         extents.push(piece.range.start, piece.range.end - piece.range.start);
     }
-    assert_eq!(next.add_scattered(file("e", b"one"), &extents).unwrap(), 3);
+    assert_eq!(next.add_fragmented(file("e", b"one"), &extents).unwrap(), 3);
     let end = next.log_end();
-    assert_eq!((end, next.add_natural(file("b/x", b"new!")).unwrap()), (8, 4));
+    assert_eq!((end, next.add_contiguous(file("b/x", b"new!")).unwrap()), (8, 4));
     let mut grown = Extents::default();
     grown.push(3, 5);
     grown.push(next.log_end(), 2);
     next.remove_file(2).unwrap();
-    next.add_scattered(file("d", b"three++"), &grown).unwrap();
+    next.add_fragmented(file("d", b"three++"), &grown).unwrap();
     next.remove_node(&path("z")).unwrap();
     next.put_node(&dir("y")).unwrap();
-    let written = next.finish(9, 0).unwrap();
+    let written = next.finish(9, &SkippedList::default()).unwrap();
     assert_eq!((written.files, written.nodes, written.total_bytes), (4, 2, 14));
     let piece = |file_offset, range| Piece { file_offset, range };
     let second = vec![
@@ -161,8 +162,8 @@ fn a_generation_keeps_what_did_not_change_and_can_be_taken_back() {
     let mut next = NextGeneration::begin(&ours).unwrap();
     assert!(!next.is_changed());
     // Neither its number nor its ids nor its bytes are used again.
-    assert_eq!((next.log_end(), next.add_natural(file("f", b"x")).unwrap()), (14, 6));
-    next.finish(10, 0).unwrap();
+    assert_eq!((next.log_end(), next.add_contiguous(file("f", b"x")).unwrap()), (14, 6));
+    next.finish(10, &SkippedList::default()).unwrap();
     let history = History::open(&ours).unwrap();
     let lines: Vec<_> =
         history.generations().iter().map(|g| (g.number, g.parent, g.abandoned, g.appended_bytes)).collect();
@@ -175,8 +176,8 @@ fn a_generation_keeps_what_did_not_change_and_can_be_taken_back() {
     std::fs::copy(&ours, &other).unwrap();
     let rewound = Rewound::prepare(&other).unwrap();
     let mut next = NextGeneration::begin(&other).unwrap();
-    next.add_natural(file("g", b"y")).unwrap();
-    let written = next.finish(11, 0).unwrap();
+    next.add_contiguous(file("g", b"y")).unwrap();
+    let written = next.finish(11, &SkippedList::default()).unwrap();
     assert_eq!(rewound.put_in_place().unwrap_err().kind(), ErrorKind::Source);
     assert_eq!(digest(&other), written.digest.to_string());
     rewind(&ours).unwrap();
@@ -206,7 +207,7 @@ fn a_fresh_index_that_was_gone_back_to_is_numbered_like_one() {
     let mut next = NextGeneration::begin(&ours).unwrap();
     next.remove_node(&path("b/c")).unwrap();
     next.remove_node(&path("b")).unwrap();
-    next.finish(9, 0).unwrap();
+    next.finish(9, &SkippedList::default()).unwrap();
     assert_eq!(rewind(&ours).unwrap().end.format, 1);
     assert_eq!(nodes(), before);
 }
@@ -220,16 +221,16 @@ fn what_does_not_fit_is_refused_and_the_former_generation_stands() {
     let refused = |change: &dyn Fn(&mut NextGeneration)| {
         let mut next = NextGeneration::begin(&ours).unwrap();
         change(&mut next);
-        let error = next.finish(9, 0).unwrap_err();
+        let error = next.finish(9, &SkippedList::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadIndex, "{error}");
         assert_eq!(std::fs::read(&ours).unwrap(), before);
     };
-    refused(&|next| assert!(next.add_natural(file("a", b"x")).is_ok()));
-    refused(&|next| assert!(next.add_natural(file("a/b", b"x")).is_ok()));
+    refused(&|next| assert!(next.add_contiguous(file("a", b"x")).is_ok()));
+    refused(&|next| assert!(next.add_contiguous(file("a/b", b"x")).is_ok()));
     refused(&|next| next.put_node(&dir("a")).unwrap());
     refused(&|next| {
         next.remove_node(&path("d")).unwrap();
-        next.add_natural(file("d", b"x")).unwrap();
+        next.add_contiguous(file("d", b"x")).unwrap();
     });
     refused(&|next| {
         let (kind, target) = (NodeKind::Hardlink, b"a"[..].into());
@@ -242,13 +243,13 @@ fn what_does_not_fit_is_refused_and_the_former_generation_stands() {
 #[test]
 fn a_hostile_change_is_refused() {
     use crate::archive::change::{ChangeEnd, ChangeRecord, push};
+    use crate::archive::chunk_map::{Beginning, chunk_map_of};
     use crate::archive::extent::Extent;
-    use crate::archive::sketch::{Beginning, sketch_of};
     let folder = tempfile::tempdir().unwrap();
     let ours = folder.path().join("ours");
     fresh(&ours, &[("a", b"one"), ("b", b"two")], &[]);
     let end = ChangeEnd { format: 2, digest: blake3(b""), files: 0, nodes: 0, total_bytes: 0 };
-    let scattered = FileEntry { id: 5, offset: 6, scattered: true, ..file("s", b"12345") };
+    let fragmented = FileEntry { id: 5, offset: 6, fragmented: true, ..file("s", b"12345") };
     let extents = |list: &[(u64, u64)]| {
         ChangeRecord::Extents(list.iter().map(|&(offset, length)| Extent { length, offset }).collect())
     };
@@ -264,14 +265,14 @@ fn a_hostile_change_is_refused() {
             add(&FileEntry { id: 7, offset: 6, ..file("x", b"12") }),
             add(&FileEntry { id: 8, offset: 7, ..file("y", b"12") }),
         ],
-        vec![add(&scattered)],
-        vec![add(&scattered), extents(&[(0, 4)])],
-        vec![add(&scattered), extents(&[(0, 4), (0, 2)])],
-        vec![add(&scattered), extents(&[(u64::MAX - 1, 4)])],
+        vec![add(&fragmented)],
+        vec![add(&fragmented), extents(&[(0, 4)])],
+        vec![add(&fragmented), extents(&[(0, 4), (0, 2)])],
+        vec![add(&fragmented), extents(&[(u64::MAX - 1, 4)])],
         vec![extents(&[(0, 4)])],
-        vec![add(&scattered), extents(&[(0, 5)]), extents(&[(0, 5)])],
+        vec![add(&fragmented), extents(&[(0, 5)]), extents(&[(0, 5)])],
         // All of it is right, but for the digest.
-        vec![add(&scattered), extents(&[(0, 5)])],
+        vec![add(&fragmented), extents(&[(0, 5)])],
         vec![ChangeRecord::End(end)],
     ];
     for (number, records) in cases.iter().enumerate() {
@@ -283,19 +284,20 @@ fn a_hostile_change_is_refused() {
             if with_end {
                 push(&mut batch, &ChangeRecord::End(end));
             }
-            let error = apply(&copy, &copy, 2, 7, true, [Ok(batch)]).unwrap_err();
+            let error = apply(&copy, &copy, 2, 7, Some(&Placed::all()), [Ok(batch)]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BadIndex, "case {number}: {error}");
         }
     }
-    // A beginning belongs directly behind the last extent of a scattered file, and names one that can be.
-    let begins = |former| ChangeRecord::Begins(former, Beginning::of(&sketch_of(b"x", 1 << 16).1, 0, 0));
+    // A beginning belongs directly behind the last extent of a fragmented file, and names one that can be.
+    let begins =
+        |previous| ChangeRecord::Begins(previous, Beginning::of(&chunk_map_of(b"x", 1 << 16).1, 0, 0));
     for (number, (records, refused)) in [
         (vec![begins(0)], true),
         (vec![add(&FileEntry { id: 7, offset: 6, ..file("x", b"1") }), begins(0)], true),
-        (vec![add(&scattered), extents(&[(0, 5)]), ChangeRecord::SetMeta(0, None), begins(0)], true),
-        (vec![add(&scattered), extents(&[(0, 5)]), begins(0), begins(0)], true),
-        (vec![add(&scattered), extents(&[(0, 5)]), begins(u64::MAX)], true),
-        (vec![add(&scattered), extents(&[(0, 4)]), extents(&[(0, 1)]), begins(0)], false),
+        (vec![add(&fragmented), extents(&[(0, 5)]), ChangeRecord::SetMeta(0, None), begins(0)], true),
+        (vec![add(&fragmented), extents(&[(0, 5)]), begins(0), begins(0)], true),
+        (vec![add(&fragmented), extents(&[(0, 5)]), begins(u64::MAX)], true),
+        (vec![add(&fragmented), extents(&[(0, 4)]), extents(&[(0, 1)]), begins(0)], false),
     ]
     .into_iter()
     .enumerate()
@@ -304,9 +306,9 @@ fn a_hostile_change_is_refused() {
         std::fs::copy(&ours, &copy).unwrap();
         let mut batch = Vec::new();
         records.iter().chain([&ChangeRecord::End(end)]).for_each(|record| push(&mut batch, record));
-        let error = apply(&copy, &copy, 2, 7, true, [Ok(batch)]).unwrap_err().to_string();
+        let error = apply(&copy, &copy, 2, 7, Some(&Placed::all()), [Ok(batch)]).unwrap_err().to_string();
         // All of it is wrong by its digest at the latest.
-        assert_eq!(error.contains("a beginning of no scattered file"), refused, "case {number}: {error}");
+        assert_eq!(error.contains("a beginning of no fragmented file"), refused, "case {number}: {error}");
     }
 }
 
@@ -333,14 +335,14 @@ proptest! {
                     (0..=3, Some(there)) => {
                         // What was removed in this pass is still found.
                         next.remove_file(there.id).unwrap();
-                        if what < 2 { next.add_natural(file(&name, &[byte; 5])).unwrap(); }
+                        if what < 2 { next.add_contiguous(file(&name, &[byte; 5])).unwrap(); }
                     }
-                    (0..=1, None) => { next.add_natural(file(&name, &[byte; 3])).unwrap(); }
+                    (0..=1, None) => { next.add_contiguous(file(&name, &[byte; 3])).unwrap(); }
                     (2..=3, None) => {
                         let mut extents = Extents::default();
                         extents.push(u64::from(byte % 6), 6);
                         extents.push(next.log_end(), 2);
-                        next.add_scattered(file(&name, &[byte; 8]), &extents).unwrap();
+                        next.add_fragmented(file(&name, &[byte; 8]), &extents).unwrap();
                     }
                     (4, Some(there)) => {
                         let meta = Some(Meta { mode: u32::from(byte), mtime_ns: 1, uid: 1, gid: 1 });
@@ -349,8 +351,8 @@ proptest! {
                     _ => next.put_node(&Node { kind: NodeKind::Symlink, target: vec![byte | 1].into(), ..dir(&format!("d/l{which}")) }).unwrap(),
                 }
             }
-            // Paths that came twice are refused; the former generation stands then.
-            let number = match next.finish(9, 0) {
+            // Paths that came twice are refused; the previous generation stands then.
+            let number = match next.finish(9, &SkippedList::default()) {
                 Ok(_) => History::open(&ours).unwrap().active().unwrap().number,
                 Err(_) => continue,
             };

@@ -4,6 +4,7 @@ use super::super::index_read::IndexReader;
 use super::super::index_write::{META, TABLES, Written};
 use super::super::{HASH_MD5, db_error};
 use super::editor::Editor;
+use super::gone::Placed;
 use crate::archive::extent::Extent;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::{Connection, params};
@@ -25,10 +26,10 @@ pub fn copy_rows(reader: &IndexReader, target: &Path, generation: u64, created_s
     };
     begin().map_err(error)?;
     // Remembers nothing, but has the tables for it: a change may follow.
-    let mut editor = Editor::open(target, target, Some(generation))?;
+    let mut editor = Editor::open(target, target, Some((generation, &Placed::default())))?;
     reader.files(|file| {
         editor.add_file(&file)?;
-        if file.scattered {
+        if file.fragmented {
             let mut at = 0u64;
             reader.pieces_of(&file, |piece| {
                 let length = piece.range.end - piece.range.start;

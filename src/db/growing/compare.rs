@@ -2,7 +2,7 @@
 
 use super::{GrowingIndex, Head, refused};
 use crate::archive::entry::{FileEntry, NodeKind};
-use crate::archive::log::{Digests, FileRow, LogRecord};
+use crate::archive::log::{self, Digests, FileRow, LogRecord};
 use crate::archive::path::EntryPath;
 use crate::error::Result;
 use std::collections::BTreeMap;
@@ -20,11 +20,12 @@ pub struct Differences {
 }
 
 impl GrowingIndex {
-    /// Checks what of `records` depends on what came before, and finds out where they differ from what is there.
-    pub(super) fn compare(&self, records: &[LogRecord]) -> Result<(Differences, Head)> {
+    /// Checks what of the records of `batch` depends on what came before, and finds out where they differ from what is there.
+    pub(super) fn compare(&self, batch: &[u8]) -> Result<(Differences, Head)> {
         let (mut differences, mut head) = (Differences::default(), self.head.clone());
-        for (position, record) in records.iter().enumerate() {
-            match record {
+        let mut records = log::records(batch).peekable();
+        while let Some(record) = records.next() {
+            match &record.map_err(refused)? {
                 LogRecord::File(row) => {
                     advance(&mut head, &row.path, false)?;
                     if differences.files_from.is_none() && head.files < self.stored.0 {
@@ -64,7 +65,7 @@ impl GrowingIndex {
                     }
                 }
                 LogRecord::End(end) => {
-                    if position + 1 != records.len()
+                    if records.peek().is_some()
                         || (end.files, end.nodes, end.total_bytes) != (head.files, head.nodes, head.end)
                     {
                         return Err(refused("its end does not fit what came before"));

@@ -5,14 +5,15 @@ mod compare;
 
 pub use compare::Differences;
 
-use super::generation::remember_own;
+use super::file::open_to_read;
+use super::generation::{Placed, remember_own};
 use super::index_read::{FileRead, PENDING_MD5, read_files, read_nodes};
-use super::index_write::{META, TABLES, insert_file, insert_node, set_digests};
+use super::index_write::{META, PATH_INDEXES, TABLES, insert_file, insert_node, set_digests};
 use super::running::RunningDigest;
 use super::{HASH_MD5, INDEX_FORMAT, db_error, from_sql_int, sql_int};
 use crate::archive::digest::{Digest, IndexDigest};
 use crate::archive::entry::{FileEntry, Node};
-use crate::archive::log::{FileRow, LogDigest, LogEnd, LogRecord, first_digest};
+use crate::archive::log::{self, FileRow, LogDigest, LogEnd, LogRecord, first_digest};
 use crate::archive::path::printable;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
@@ -29,10 +30,10 @@ const LOG_TABLE: &str = "
 /// Rows come in the order of their offsets: this index alone grows at its end only, and blocks are looked up by it.
 const OTHER_INDEXES: &str = "
     DROP INDEX IF EXISTS idx_tar_path; DROP INDEX IF EXISTS idx_tar_hash; DROP INDEX IF EXISTS idx_tar_offset;
-    DROP INDEX IF EXISTS idx_tar_offset_n_offset_end;";
+    DROP INDEX IF EXISTS idx_tar_offset_n_offset_end; DROP INDEX IF EXISTS tarlike_node_path;";
 
 /// Files whose digests may be outstanding at once.
-const MOST_PENDING: usize = 4096;
+const MAX_PENDING: usize = 4096;
 
 /// How far a log is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,16 +93,14 @@ impl GrowingIndex {
         Self::begin(connection, path, stream, limit_bytes)
     }
 
-    /// Opens the index at `path` for a new stream, with whose rows those that are there will be compared. What they say is remembered, if
-    /// wanted, so that what the new stream does not have can be deleted.
+    /// Opens the index at `path` for a new stream, with whose rows those that are there will be compared. What was put in place of them is
+    /// remembered, so that what the new stream does not have can be deleted.
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn adopt(path: &Path, stream: &LogDigest, limit_bytes: u64, remembers: bool) -> Result<Self> {
+    pub fn adopt(path: &Path, stream: &LogDigest, limit_bytes: u64, placed: &Placed) -> Result<Self> {
         let connection = Self::connect(path, OpenFlags::empty())?;
-        if remembers {
-            remember_own(&connection).map_err(|e| Self::error_at(path, e))?;
-        }
+        remember_own(&connection, placed).map_err(|e| Self::error_at(path, e))?;
         connection.execute_batch(OTHER_INDEXES).map_err(|e| Self::error_at(path, e))?;
         Self::begin(connection, path, stream, limit_bytes)
     }
@@ -114,9 +113,8 @@ impl GrowingIndex {
         let error = |e| Self::error_at(path, e);
         let find_stream = || -> rusqlite::Result<Option<String>> {
             // An index that came as a whole must stay as it is.
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let query = "SELECT value FROM tarlike_meta WHERE key='stream'";
-            Connection::open_with_flags(path, flags)?.query_row(query, [], |row| row.get(0)).optional()
+            open_to_read(path)?.query_row(query, [], |row| row.get(0)).optional()
         };
         let stream = find_stream().map_err(error)?;
         let Some(stream) = stream.and_then(|text| text.parse().ok()) else { return Ok(None) };
@@ -269,26 +267,28 @@ impl GrowingIndex {
             .map_err(|e| self.error(e))
     }
 
-    /// Adds `records`, up to the prefix `digest`. Where they say something else than rows that are there, `settle` is called
+    /// Adds the records of `batch`, up to the prefix `digest`. Where they say something else than rows that are there, `settle` is called
     /// before anything changes, and what it gives lives until everything has.
     ///
     /// # Errors
     /// [`ErrorKind::BadIndex`]: no index can say this; nothing was added. Or `settle` or SQLite fails.
     pub fn append<G>(
         &mut self,
-        records: &[LogRecord],
+        batch: &[u8],
         digest: LogDigest,
         settle: impl FnOnce(&Differences) -> Result<G>,
     ) -> Result<Appended> {
         if self.sealed()?.is_some() {
             return Err(refused("it goes on after its end"));
         }
-        let coming =
-            records.iter().filter(|r| matches!(r, LogRecord::File(FileRow { digests: None, .. }))).count();
-        if coming > 0 && self.pending()?.len() + coming > MOST_PENDING {
-            return Err(refused(format!("more than {MOST_PENDING} files at once have no digests yet")));
+        let is_coming = |record: &std::result::Result<LogRecord, _>| {
+            matches!(record, Ok(LogRecord::File(FileRow { digests: None, .. })))
+        };
+        let coming = log::records(batch).filter(is_coming).count();
+        if coming > 0 && self.pending()?.len() + coming > MAX_PENDING {
+            return Err(refused(format!("more than {MAX_PENDING} files at once have no digests yet")));
         }
-        let (differences, mut head) = self.compare(records)?;
+        let (differences, mut head) = self.compare(batch)?;
         head.digest = digest;
         let _held = if differences == Differences::default() { None } else { Some(settle(&differences)?) };
         let mut stored = self.stored;
@@ -306,8 +306,8 @@ impl GrowingIndex {
         }
         let (mut at, mut running) = (self.head.clone(), std::mem::take(&mut self.running));
         let mut appended = Appended { range: self.head.end..head.end, ..Appended::default() };
-        for record in records {
-            self.apply(record, &mut at, &mut stored, &mut running, &mut appended)?;
+        for record in log::records(batch) {
+            self.apply(&record.map_err(refused)?, &mut at, &mut stored, &mut running, &mut appended)?;
         }
         insert_head(&tx, &head, appended.range.start).map_err(|e| self.error(e))?;
         self.check_size()?;
@@ -324,7 +324,7 @@ impl GrowingIndex {
                 ErrorKind::TooLarge,
                 format!("the index is larger than {} bytes", self.limit_bytes),
             )
-            .hint("start the proxy with a larger --max-index-size"));
+            .with_hint("start the proxy with a larger --max-index-size"));
         }
         Ok(())
     }
@@ -396,13 +396,14 @@ impl GrowingIndex {
                 running.digest(),
                 end.digest
             ))
-            .hint("use the same version of tar-like on all hosts"));
+            .with_hint("use the same version of tar-like on all hosts"));
         }
         let run = || -> rusqlite::Result<Option<Vec<u8>>> {
-            let linked = "SELECT EXISTS(SELECT 1 FROM tarlike_node WHERE kind='h')";
-            if self.connection.query_row(linked, [], |row| row.get(0))? {
-                // Hard links name their target: only they ask for a path.
-                self.connection.execute_batch("CREATE INDEX IF NOT EXISTS idx_tar_path ON tar(path)")?;
+            // Hard links name their target, and what previous streams have left is known by its path: nothing else asks for one.
+            let asked = "SELECT EXISTS(SELECT 1 FROM tarlike_node WHERE kind='h')
+                         OR EXISTS(SELECT 1 FROM sqlite_schema WHERE type='table' AND name='tarlike_gone')";
+            if self.connection.query_row(asked, [], |row| row.get(0))? {
+                self.connection.execute_batch(PATH_INDEXES)?;
             }
             let lost = self
                 .connection
@@ -453,7 +454,7 @@ fn entry_of(row: &FileRow, at: &Head) -> FileEntry {
         path: row.path.clone(),
         size: row.size,
         offset: at.end,
-        scattered: false,
+        fragmented: false,
         md5: Some(row.digests.map_or(PENDING_MD5, |(md5, _)| md5)),
         blake3: row.digests.map(|(_, blake3)| blake3),
         meta: row.meta,
@@ -476,3 +477,6 @@ fn insert_head(connection: &Connection, head: &Head, start: u64) -> rusqlite::Re
         ])
         .map(drop)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Which files have a piece in a range of the archive, and which pieces a file has.
 
-use super::{FileRead, IndexReader, file_of, node_of, read_files, read_nodes};
+use super::{FileRead, IndexReader, file_of, read_files, read_nodes};
 use crate::archive::digest::Md5;
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
@@ -8,7 +8,7 @@ use crate::archive::path::EntryPath;
 use crate::db::generation::TAKEN_BACK;
 use crate::db::{db_error, from_sql_int, sql_int, text_or_blob};
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::types::ToSqlOutput;
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, params};
 use std::ops::{ControlFlow, Range};
 
@@ -17,7 +17,7 @@ use std::ops::{ControlFlow, Range};
 pub(in super::super) enum Side {
     /// The files of the index.
     Live,
-    /// Files of former generations.
+    /// Files of previous generations.
     Gone,
 }
 
@@ -96,7 +96,7 @@ impl Side {
         Ok(found)
     }
 
-    /// Gives every piece in `range`, natural files first and ascending, then scattered ones, file by file.
+    /// Gives every piece in `range`, contiguous files first and ascending, then fragmented ones, file by file.
     pub(in super::super) fn pieces_in(
         self,
         connection: &Connection,
@@ -110,14 +110,14 @@ impl Side {
             if file.offset >= range.end {
                 return Ok(ControlFlow::Break(()));
             }
-            if file.scattered {
+            if file.fragmented {
                 return Ok(ControlFlow::Continue(()));
             }
             let next = each(&file, &Piece::whole(&file))?;
             broken = next.is_break();
             Ok(next)
         })?;
-        if broken || !read.scattered {
+        if broken || !read.fragmented {
             return Ok(());
         }
         let error = |e| db_error(format!("cannot read the index {}", read.name.display()), e);
@@ -153,7 +153,7 @@ impl Side {
         file: &FileEntry,
         mut each: impl FnMut(Piece) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if !file.scattered {
+        if !file.fragmented {
             if file.size > 0 {
                 let _last = each(Piece::whole(file))?;
             }
@@ -178,7 +178,7 @@ impl Side {
     }
 }
 
-/// The extents of a scattered file.
+/// The extents of a fragmented file.
 pub(in super::super) fn read_extents(
     side: Side,
     connection: &Connection,
@@ -186,7 +186,7 @@ pub(in super::super) fn read_extents(
     file: &FileEntry,
 ) -> Result<Vec<Extent>> {
     let mut extents = Vec::new();
-    if file.scattered {
+    if file.fragmented {
         side.pieces_of(connection, read, file, |piece| {
             extents.push(Extent { length: piece.range.end - piece.range.start, offset: piece.range.start });
             Ok(ControlFlow::Continue(()))
@@ -196,8 +196,8 @@ pub(in super::super) fn read_extents(
 }
 
 impl IndexReader {
-    /// Gives every piece of a file that has a byte in `range` of the archive: whole pieces, not cut to the range. Natural files come
-    /// first, ascending, then scattered ones, file by file.
+    /// Gives every piece of a file that has a byte in `range` of the archive: whole pieces, not cut to the range. Contiguous files come
+    /// first, ascending, then fragmented ones, file by file.
     ///
     /// # Errors
     /// SQLite fails, a row is invalid, or `each` fails.
@@ -206,14 +206,14 @@ impl IndexReader {
         range: &Range<u64>,
         mut each: impl FnMut(&FileEntry, &Piece) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if self.scattered {
+        if self.fragmented {
             return Side::Live.pieces_in(&self.connection, self.read(), range, each);
         }
         // The same with what only a fresh index has: rows of the original program, of buckets, and that are still growing.
         self.files_in(range.clone(), |file| each(&file, &Piece::whole(&file)))
     }
 
-    /// The same for files that are no part of the index any more, but were in former generations. On a receiver only.
+    /// The same for files that are no part of the index any more, but were in previous generations. On a receiver only.
     ///
     /// # Errors
     /// As [`IndexReader::pieces_in`].
@@ -222,14 +222,14 @@ impl IndexReader {
         range: &Range<u64>,
         each: impl FnMut(&FileEntry, &Piece) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if !self.scattered || !self.remembers()? {
+        if !self.fragmented || !self.remembers()? {
             return Ok(());
         }
         Side::Gone.pieces_in(&self.connection, self.read(), range, each)
     }
 
-    /// Whether the index remembers what former ones had.
-    fn remembers(&self) -> Result<bool> {
+    /// Whether the index remembers what previous ones had.
+    pub(super) fn remembers(&self) -> Result<bool> {
         let there = "SELECT EXISTS(SELECT 1 FROM sqlite_schema WHERE type='table' AND name='tarlike_gone')";
         self.connection.query_row(there, [], |row| row.get(0)).map_err(|e| self.error(e))
     }
@@ -242,8 +242,8 @@ impl IndexReader {
         Ok(self.meta_int(TAKEN_BACK)?.map(from_sql_int).filter(|&generation| generation > 0))
     }
 
-    /// Gives the files of former generations whose path no entry has any more, and that were there before generation `since` of the
-    /// receiver. On a receiver only.
+    /// Gives the files of previous generations whose path no entry has any more, and that were there before generation `since` of the
+    /// receiver. Those of the same path follow each other. On a receiver only.
     ///
     /// # Errors
     /// As [`IndexReader::files`].
@@ -256,26 +256,28 @@ impl IndexReader {
             return Ok(());
         }
         let tail = "WHERE died >= ? AND NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = tar.path)
-                    AND NOT EXISTS(SELECT 1 FROM tarlike_node n WHERE n.path = tar.path) ORDER BY tar.id";
-        let read = FileRead { scattered: true, ..self.read() };
+                    AND NOT EXISTS(SELECT 1 FROM tarlike_node n WHERE n.path = tar.path) ORDER BY tar.path, tar.id";
+        let read = FileRead { fragmented: true, ..self.read() };
         Side::Gone.files(&self.connection, read, tail, [sql_int(since)], each)
     }
 
-    /// Gives the files of former generations that had this path. On a receiver only.
+    /// Gives the files of previous generations that had this path and were there before generation `since`. On a receiver only.
     ///
     /// # Errors
     /// As [`IndexReader::files`].
     pub fn gone_files_at(
         &self,
         path: &EntryPath,
+        since: u64,
         each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         if !self.remembers()? {
             return Ok(());
         }
-        let read = FileRead { scattered: true, ..self.read() };
+        let read = FileRead { fragmented: true, ..self.read() };
         let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
-        Side::Gone.files(&self.connection, read, "WHERE tar.path = ?", [path], each)
+        let tail = "WHERE tar.path = ? AND died >= ?";
+        Side::Gone.files(&self.connection, read, tail, params![path, sql_int(since)], each)
     }
 
     /// The file of which `path` is a further name, if it is one.
@@ -292,31 +294,34 @@ impl IndexReader {
         Ok(found)
     }
 
-    /// The same for directories and links.
+    /// The same for directories and links; what is in a directory comes before it.
     ///
     /// # Errors
     /// As [`IndexReader::nodes`].
-    pub fn gone_nodes(
-        &self,
-        since: u64,
-        mut each: impl FnMut(Node) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    pub fn gone_nodes(&self, since: u64, each: impl FnMut(Node) -> Result<ControlFlow<()>>) -> Result<()> {
         if !self.remembers()? {
             return Ok(());
         }
-        let query = "SELECT kind, path, target, mode, mtime_ns, uid, gid FROM tarlike_gone_node g
-                     WHERE died >= ? AND NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = g.path)
-                     AND NOT EXISTS(SELECT 1 FROM tarlike_node n WHERE n.path = g.path)";
-        let mut statement = self.connection.prepare_cached(query).map_err(|e| self.error(e))?;
-        let mut rows = statement.query([sql_int(since)]).map_err(|e| self.error(e))?;
-        while let Some(row) = rows.next().map_err(|e| self.error(e))? {
-            let node = node_of(row)
-                .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", self.path.display())))?;
-            if each(node)?.is_break() {
-                break;
-            }
+        let tail = "WHERE died >= ? AND NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = g.path)
+                    AND NOT EXISTS(SELECT 1 FROM tarlike_node n WHERE n.path = g.path) ORDER BY g.path DESC";
+        self.each_gone_node(tail, [sql_int(since)], each)
+    }
+
+    /// The directory or link of a previous generation that had this path and was there before generation `since`. On a receiver only.
+    ///
+    /// # Errors
+    /// As [`IndexReader::nodes`].
+    pub fn gone_node_at(&self, path: &EntryPath, since: u64) -> Result<Option<Node>> {
+        if !self.remembers()? {
+            return Ok(None);
         }
-        Ok(())
+        let mut found = None;
+        let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
+        self.each_gone_node("WHERE g.path = ? AND died >= ?", params![path, sql_int(since)], |node| {
+            found = Some(node);
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
     }
 
     /// Whether the index has a file or link of this path.
@@ -331,6 +336,27 @@ impl IndexReader {
                  OR EXISTS(SELECT 1 FROM tarlike_node WHERE path = ?1 AND kind <> 'd')",
             )
             .and_then(|mut statement| statement.query_row([path], |row| row.get(0)))
+            .map_err(|e| self.error(e))
+    }
+
+    /// Whether any file lies below the folder `path`.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn has_files_below(&self, path: &EntryPath) -> Result<bool> {
+        // As text and as bytes: a name that is no UTF-8 sorts behind all others.
+        let bounds = [b'/', b'/' + 1].map(|end| [path.as_bytes(), &[end]].concat());
+        let as_bytes = bounds.each_ref().map(|bound| ToSqlOutput::Borrowed(ValueRef::Blob(bound)));
+        let as_text = bounds.each_ref().map(|bound| ToSqlOutput::Borrowed(text_or_blob(bound)));
+        self.connection
+            .prepare_cached(
+                "SELECT EXISTS(SELECT 1 FROM tar WHERE path > ?1 AND path < ?2)
+                 OR EXISTS(SELECT 1 FROM tar WHERE path > ?3 AND path < ?4)",
+            )
+            .and_then(|mut statement| {
+                statement
+                    .query_row(rusqlite::params_from_iter(as_text.iter().chain(&as_bytes)), |row| row.get(0))
+            })
             .map_err(|e| self.error(e))
     }
 
@@ -357,12 +383,12 @@ impl IndexReader {
         find_content(&self.connection, self.read(), file.size, md5, accept)
     }
 
-    /// Gives the scattered files.
+    /// Gives the fragmented files.
     ///
     /// # Errors
     /// As [`IndexReader::files`].
-    pub fn scattered_files(&self, each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>) -> Result<()> {
-        if !self.scattered {
+    pub fn fragmented_files(&self, each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>) -> Result<()> {
+        if !self.fragmented {
             return Ok(());
         }
         // A row for each, however many pieces it has.
@@ -393,7 +419,7 @@ impl IndexReader {
         count: u64,
         mut each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if !self.scattered {
+        if !self.fragmented {
             return self.files_with_ids(from..from + count, each);
         }
         self.connection
@@ -428,7 +454,7 @@ impl IndexReader {
         count: u64,
         mut each: impl FnMut(Node) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if !self.scattered {
+        if !self.fragmented {
             return self.nodes_with_ids(from..from + count, each);
         }
         self.connection

@@ -35,7 +35,7 @@ impl WalkRows {
     /// SQLite fails.
     pub fn new(reader: IndexReader) -> Result<Self> {
         let end = reader.next_id()?;
-        let in_order = if reader.scattered { reader.meta_int(IN_ORDER)?.unwrap_or(0) } else { sql_int(end) };
+        let in_order = if reader.fragmented { reader.meta_int(IN_ORDER)?.unwrap_or(0) } else { sql_int(end) };
         let in_order = u64::try_from(in_order).unwrap_or(0).min(end);
         if in_order < end {
             let walk = format!(

@@ -9,7 +9,7 @@ use crate::archive::blockcopy::hasher::is_zero;
 use crate::archive::blockcopy::head::Identity;
 use crate::archive::digest::blake3;
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::device::{Device, Extent};
+use crate::source::device::{Device, SparseExtent};
 use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
@@ -41,7 +41,7 @@ impl Keeper {
             .map_err(|e| match e.kind() {
                 std::io::ErrorKind::AlreadyExists => {
                     Error::new(ErrorKind::Usage, format!("{name} is there already, and may be needed for an undo"))
-                        .hint("name another file, or remove it")
+                        .with_hint("name another file, or remove it")
                 }
                 _ => Error::io(format!("cannot make {name}"), e),
             })?;
@@ -75,11 +75,11 @@ impl Keeper {
             let end = range.end.min(old.size());
             while at < end {
                 match old.extent(at..end) {
-                    Extent::Hole(hole) => {
+                    SparseExtent::Hole(hole) => {
                         push_zeros(&mut self.buffer, at, hole.end - at);
                         at = hole.end;
                     }
-                    Extent::Data(data) => {
+                    SparseExtent::Data(data) => {
                         let piece_end = data.end.min(at + PIECE);
                         self.content.resize((piece_end - at) as usize, 0);
                         old.read(at, &mut self.content)?;

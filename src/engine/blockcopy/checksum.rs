@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::source::device::{Device, open_pipe};
 use crate::telemetry::Monitor;
 use std::fs::File;
+use std::ops::Range;
 use std::path::PathBuf;
 
 /// What to hash.
@@ -116,9 +117,12 @@ fn run(
             (end, is_whole)
         }
     };
-    // Only behind what was read to its end: whoever asked for a part does not want the rest.
-    if is_whole {
-        hashes::push_rest(&mut writer.record, end);
+    match options.end {
+        // The original's stream has no word for an end that lies behind the destination's.
+        Some(wanted) if !writer.native => writer.want(end..wanted, stop)?,
+        // Only behind what was read to its end: whoever asked for a part does not want the rest.
+        _ if is_whole => hashes::push_rest(&mut writer.record, end),
+        _ => {}
     }
     writer.record.extend(DONE);
     writer.flush()?;
@@ -146,6 +150,10 @@ struct Writer {
     report: ChecksumReport,
 }
 
+/// A block that is wanted whatever it is has so many bytes, at most.
+const WANTED_BYTES: u64 = 1 << 20;
+/// Bytes of a hash of the original's.
+const SHA3_BYTES: usize = 64;
 /// Records are written when there are this many bytes of them.
 const ENOUGH: usize = 1 << 18;
 
@@ -202,6 +210,21 @@ impl Writer {
                 return Err(Error::new(ErrorKind::Interrupted, "interrupted"));
             }
             self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// The original's records of blocks that are wanted whatever they are: no content has such a hash.
+    fn want(&mut self, range: Range<u64>, stop: &Stop<'_>) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let length = (range.end - at).min(WANTED_BYTES) as u32;
+            hashes::push_block(&mut self.record, at, length, &[0; SHA3_BYTES]);
+            at += u64::from(length);
+            if self.record.len() >= ENOUGH {
+                stop.check()?;
+                self.flush()?;
+            }
         }
         Ok(())
     }

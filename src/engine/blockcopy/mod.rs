@@ -1,5 +1,5 @@
 //! Copying one huge file or block device over pipes: `checksum` reads the destination, `retrieve` the source, and `save` writes.
-//! docs/BLOCKCOPY.md has the streams between them.
+//! docs/dev/FORMAT.md has the streams between them.
 
 pub mod backup;
 pub mod checksum;
@@ -27,8 +27,8 @@ const WINDOW: usize = 16;
 fn malformed(neighbour: Neighbour, bad: BadRecord) -> Error {
     let error = Error::new(ErrorKind::Malformed, format!("{neighbour} sent {bad}"));
     match bad {
-        BadRecord::Newer => error.hint("use the same version of tar-like on both hosts"),
-        _ => error.hint(
+        BadRecord::Newer => error.with_hint("use the same version of tar-like on both hosts"),
+        _ => error.with_hint(
             "the stream is damaged, or it is not that of blockcopy; nothing else may write to that pipe",
         ),
     }

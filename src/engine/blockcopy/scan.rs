@@ -6,7 +6,7 @@ use crate::archive::blockcopy::hasher::Hasher;
 use crate::engine::buffers::{Buffer, Buffers};
 use crate::engine::pipeline::{Feed, ordered};
 use crate::error::Result;
-use crate::source::device::{Device, Extent};
+use crate::source::device::{Device, SparseExtent};
 use std::ops::Range;
 
 /// Something that was read.
@@ -35,7 +35,7 @@ pub(super) fn pieces(
     block: usize,
     start: u64,
     range: Range<u64>,
-    mut piece: impl FnMut(Extent) -> Result<bool>,
+    mut piece: impl FnMut(SparseExtent) -> Result<bool>,
 ) -> Result<()> {
     let (block, span) = (block as u64, u64::from(span_of(block)));
     let up = |position: u64| start + (position - start).div_ceil(block) * block;
@@ -43,10 +43,10 @@ pub(super) fn pieces(
     let mut at = range.start;
     while at < range.end {
         let data_end = match device.extent(at..range.end) {
-            Extent::Hole(hole) => {
+            SparseExtent::Hole(hole) => {
                 let (first, last) = (up(hole.start), down(hole.end));
                 if first == at && first < last {
-                    if !piece(Extent::Hole(first..last))? {
+                    if !piece(SparseExtent::Hole(first..last))? {
                         return Ok(());
                     }
                     at = last;
@@ -55,11 +55,11 @@ pub(super) fn pieces(
                 // What is less than a block is read.
                 if first < last { first } else { up(hole.end.max(at + 1)).min(range.end) }
             }
-            Extent::Data(data) => up(data.end).min(range.end),
+            SparseExtent::Data(data) => up(data.end).min(range.end),
         };
         while at < data_end {
             let end = (at + span).min(data_end);
-            if !piece(Extent::Data(at..end))? {
+            if !piece(SparseExtent::Data(at..end))? {
                 return Ok(());
             }
             at = end;
@@ -81,8 +81,10 @@ pub(super) fn scan(
         pieces(device, hasher.block(), range.start, range.clone(), |piece| {
             stop.check()?;
             Ok(feed.push(match piece {
-                Extent::Hole(hole) => Work::Zeros { position: hole.start, length: hole.end - hole.start },
-                Extent::Data(data) => {
+                SparseExtent::Hole(hole) => {
+                    Work::Zeros { position: hole.start, length: hole.end - hole.start }
+                }
+                SparseExtent::Data(data) => {
                     Work::Read { position: data.start, length: (data.end - data.start) as u32 }
                 }
             }))

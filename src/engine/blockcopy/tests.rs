@@ -331,7 +331,7 @@ fn an_undo_of_another_file_is_refused() {
     std::fs::write(lab.path("other"), b"something else, which is longer").unwrap();
     let undo_other = |moved| undo(&lab.path("backup"), &lab.path("other"), moved, &Silent::default());
     let error = undo_other(false).unwrap_err();
-    assert!(error.to_string().contains("another file") && error.hint_text().unwrap().contains("--moved"));
+    assert!(error.to_string().contains("another file") && error.hint().unwrap().contains("--moved"));
     assert_eq!(lab.read("other"), b"something else, which is longer");
     undo_other(true).unwrap();
     assert_eq!(lab.read("other"), b"old content");

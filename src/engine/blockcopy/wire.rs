@@ -48,7 +48,7 @@ impl fmt::Display for Neighbour {
 impl Neighbour {
     fn ended(self) -> Error {
         Error::new(ErrorKind::Unreachable, format!("{self} has ended before all was done"))
-            .hint("its own message tells why; when that is mended, run all three again")
+            .with_hint("its own message tells why; when that is mended, run all three again")
     }
 }
 
@@ -79,7 +79,7 @@ impl<'m> Stop<'m> {
     pub(super) fn check(&self) -> Result<()> {
         if self.monitor.is_cancelled() {
             return Err(Error::new(ErrorKind::Interrupted, "interrupted")
-                .hint("run all three again: blocks that are equal by then are not sent"));
+                .with_hint("run all three again: blocks that are equal by then are not sent"));
         }
         if !self.stopped.load(Ordering::Relaxed) {
             return Ok(());
@@ -268,7 +268,7 @@ pub(super) fn watching<T>(
     // Its end is told by a pipe that closes: nobody waits for the watch.
     let (wake, waker) = std::io::pipe().map_err(|e| Error::io("cannot make a pipe", e))?;
     std::thread::scope(|scope| {
-        scope.spawn(move || {
+        let watch = move || {
             loop {
                 // Asked for nothing: errors are always told.
                 let mut wanted = [PollFd::new(out, PollFlags::empty()), PollFd::new(&wake, PollFlags::IN)];
@@ -281,7 +281,8 @@ pub(super) fn watching<T>(
                     return;
                 }
             }
-        });
+        };
+        std::thread::Builder::new().spawn_scoped(scope, watch).map_err(Error::thread)?;
         let result = work();
         drop(waker);
         match result {

@@ -1,38 +1,38 @@
-//! Comparing a bucket with an index. Contents are read: an ETag that is the same proves nothing where it is no md5.
+//! Comparing a bucket with an index. Contents are read, because an equal ETag proves nothing unless
+//! it is an md5.
 
-use super::{BATCH_BYTES, CheckOptions, Entry, Finding};
-use crate::archive::digest::{Blake3, ContentHasher, Md5, blake3, md5_of_each};
+use super::model::{BATCH_BYTES, CheckOptions, Difference, Entry, Finding, digest_difference, unreadable};
+use crate::archive::digest::{ContentHasher, blake3, md5_of_each};
 use crate::archive::entry::{FileEntry, Node, NodeKind};
+use crate::archive::path::printable;
 use crate::db::index_read::IndexReader;
 use crate::db::listing::{ListedObject, Listing};
 use crate::db::paths::PathTable;
 use crate::engine::buffers::Buffers;
 use crate::engine::index::list_bucket;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::folder::is_same_time;
-use crate::source::s3::{Bucket, Head, Listed, ObjectReader, Wanted};
-use crate::source::walk::Skipped;
+use crate::source::SkippedEntry;
+use crate::source::s3::{Bucket, Head, Listed, ObjectReader, ObjectState};
 use crate::telemetry::{Monitor, Notice};
+use parking_lot::Mutex;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-/// Parts in which a large object is read.
+/// Bytes of a large object that are requested at once.
 const PART_BYTES: usize = 4 << 20;
 
 pub(super) struct BucketComparer<'a> {
     bucket: Arc<Bucket>,
     listing: Mutex<Listing>,
-    /// Keys that are no paths, as far as they are named.
-    unfit: Vec<Skipped>,
+    /// Keys that cannot be paths, at most [`MAX_UNFIT`].
+    unfit: Vec<SkippedEntry>,
     metadata: bool,
     monitor: &'a dyn Monitor,
 }
 
-/// How many keys that are no paths are named.
-const NAMED: usize = 1_000;
-
-/// What differs, if anything.
-type Difference = Option<String>;
+/// How many keys that cannot be paths are reported.
+const MAX_UNFIT: usize = 1_000;
 
 impl<'a> BucketComparer<'a> {
     /// Lists the bucket.
@@ -45,7 +45,7 @@ impl<'a> BucketComparer<'a> {
         let listing = Listing::create(&options.scratch)?;
         let mut unfit = Vec::new();
         list_bucket(bucket, &[], &listing, |skipped| {
-            if unfit.len() < NAMED {
+            if unfit.len() < MAX_UNFIT {
                 unfit.push(skipped);
             }
         })?;
@@ -54,11 +54,12 @@ impl<'a> BucketComparer<'a> {
         Ok(Self { bucket, listing, unfit, metadata: options.metadata, monitor })
     }
 
-    fn listing(&self) -> MutexGuard<'_, Listing> {
-        self.listing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Why nothing can be read any more, if that is so.
+    pub(super) fn outage(&self) -> Option<Error> {
+        self.bucket.outage()
     }
 
-    /// Small objects are read side by side: that is why they come in batches.
+    /// Compares a batch. Its small objects are read at the same time.
     pub(super) fn compare(&self, entries: &[Entry]) -> Vec<Option<Finding>> {
         let mut outcomes: Vec<std::result::Result<Difference, Finding>> = Vec::with_capacity(entries.len());
         let mut read: Vec<(usize, &FileEntry, ListedObject)> = Vec::new();
@@ -85,19 +86,23 @@ impl<'a> BucketComparer<'a> {
         for (at, file, object) in large {
             outcomes[at] = Ok(self.large(file, &object));
         }
-        entries.iter().zip(outcomes).map(|(entry, outcome)| finding(entry, outcome)).collect()
+        entries
+            .iter()
+            .zip(outcomes)
+            .map(|(entry, outcome)| outcome.map_or_else(Some, |difference| entry.finding(difference)))
+            .collect()
     }
 
-    /// What shows without the content; an `Err` is a finding of another sort.
+    /// Compares what shows without the content. `Err` is a finding of another kind.
     fn file(&self, file: &FileEntry) -> std::result::Result<(Difference, ListedObject), Finding> {
-        let found = self.listing().find(&file.path);
+        let found = self.listing.lock().find(&file.path);
         let object = found.map_err(|e| Finding::Different(file.path.to_string(), e.to_string()))?;
         let object = object.ok_or_else(|| Finding::Missing(file.path.to_string()))?;
         let known = file.object.as_ref().map(|known| &known.etag).filter(|_| !file.is_provable());
         let difference = if object.size != file.size {
             Some(format!("its size is {}, not {}", object.size, file.size))
         } else {
-            // All that there is to compare where the index has no digest.
+            // Without a digest in the index, only the ETag can be compared.
             known
                 .filter(|etag| **etag != object.etag)
                 .map(|etag| format!("its ETag is {}, not {etag}", object.etag))
@@ -105,13 +110,8 @@ impl<'a> BucketComparer<'a> {
         Ok((difference, object))
     }
 
-    fn wanted(&self, object: &ListedObject) -> Wanted {
-        self.bucket.wanted(&Listed {
-            path: object.path.as_bytes().to_vec(),
-            size: object.size,
-            etag: object.etag.clone(),
-            modified_ns: object.modified_ns,
-        })
+    fn state(&self, object: &ListedObject) -> ObjectState {
+        self.bucket.listed_state(&listed(object))
     }
 
     fn heads(
@@ -122,8 +122,8 @@ impl<'a> BucketComparer<'a> {
         if files.is_empty() || !self.metadata {
             return;
         }
-        let keys: Vec<&[u8]> = files.iter().map(|(_, file, _)| file.path.as_bytes()).collect();
-        for ((at, file, _), head) in files.iter().zip(self.bucket.heads(&keys)) {
+        let objects: Vec<Listed> = files.iter().map(|(_, _, object)| listed(object)).collect();
+        for ((at, file, _), head) in files.iter().zip(self.bucket.heads(&objects)) {
             outcomes[*at] = Ok(head.map_or_else(unreadable, |head| self.meta(file, &head)));
         }
     }
@@ -141,7 +141,7 @@ impl<'a> BucketComparer<'a> {
         let jobs = files
             .iter()
             .zip(&mut contents)
-            .map(|((.., object), content)| (self.wanted(object), &mut content[..]));
+            .map(|((.., object), content)| (self.state(object), &mut content[..]));
         let heads = self.bucket.read_whole(jobs.collect());
         let slices: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
         let md5s = md5_of_each(&slices);
@@ -151,13 +151,15 @@ impl<'a> BucketComparer<'a> {
             self.monitor.counters().done_bytes.add(file.size);
             outcomes[*at] = Ok(match head {
                 Err(reason) => unreadable(reason),
-                Ok(head) => differs(file, (md5, blake3(content))).or_else(|| self.meta(file, &head)),
+                Ok(head) => {
+                    digest_difference(file, (md5, blake3(content))).or_else(|| self.meta(file, &head))
+                }
             });
         }
     }
 
     fn large(&self, file: &FileEntry, object: &ListedObject) -> Difference {
-        let mut reader = ObjectReader::new(self.bucket.clone(), self.wanted(object), PART_BYTES);
+        let mut reader = ObjectReader::new(self.bucket.clone(), self.state(object), PART_BYTES);
         let (mut hasher, parts) = (ContentHasher::default(), Buffers::new(usize::MAX));
         while let Some(part) = reader.next_part(|| parts.take()) {
             match part {
@@ -169,25 +171,27 @@ impl<'a> BucketComparer<'a> {
                 }
             }
         }
-        differs(file, hasher.finish()).or_else(|| {
-            let head = self.bucket.heads(&[file.path.as_bytes()]).pop()?;
+        digest_difference(file, hasher.finish()).or_else(|| {
+            let head = self.bucket.heads(&[listed(object)]).pop()?;
             head.map_or_else(unreadable, |head| self.meta(file, &head))
         })
     }
 
     fn meta(&self, file: &FileEntry, head: &Head) -> Difference {
-        let (wanted, found) = (file.meta.filter(|_| self.metadata)?, head.file_meta());
-        if found.mode != wanted.mode {
-            return Some(format!("its mode is {:04o}, not {:04o}", found.mode, wanted.mode));
+        let (expected, found) = (file.meta.filter(|_| self.metadata)?, head.file_meta());
+        // The index of an earlier version may have set-id bits.
+        let expected_mode = expected.mode & !SET_ID;
+        if found.mode != expected_mode {
+            return Some(format!("its mode is {:04o}, not {expected_mode:04o}", found.mode));
         }
-        (!is_same_time(found.mtime_ns, wanted.mtime_ns))
-            .then(|| format!("its time is {}, not {} ns", found.mtime_ns, wanted.mtime_ns))
+        (!is_same_time(found.mtime_ns, expected.mtime_ns))
+            .then(|| format!("its time is {}, not {} ns", found.mtime_ns, expected.mtime_ns))
     }
 
-    /// A bucket has folders where it has keys in them, and no links.
+    /// A bucket has a folder where a key lies in it. It has no links.
     fn node(&self, node: &Node) -> std::result::Result<Difference, Finding> {
         let is_there = match node.kind {
-            NodeKind::Dir => self.listing().has_folder(&node.path),
+            NodeKind::Dir => self.listing.lock().has_folder(&node.path),
             NodeKind::Symlink | NodeKind::Hardlink => Ok(false),
         };
         match is_there {
@@ -206,9 +210,9 @@ impl<'a> BucketComparer<'a> {
         let index = IndexReader::open(&options.database)?;
         index.files(|file| known.add(&file.path, "f").map(|_| ControlFlow::Continue(())))?;
         index.nodes(|node| known.add(&node.path, node.kind.letter()).map(|_| ControlFlow::Continue(())))?;
-        let (mut count, plain) = (0, !index.is_ours());
-        self.listing().objects(|object| {
-            let skip = plain && object.is_folder;
+        let (mut count, is_original) = (0, !index.is_ours());
+        self.listing.lock().objects(|object| {
+            let skip = is_original && object.is_folder;
             if !skip && known.kind_of(object.path.as_bytes())?.is_none() {
                 count += 1;
                 report(&Finding::Extra(object.path.to_string()))?;
@@ -217,35 +221,21 @@ impl<'a> BucketComparer<'a> {
         })?;
         for skipped in &self.unfit {
             count += 1;
-            report(&Finding::Extra(skipped.path.clone()))?;
+            report(&Finding::Extra(printable(&skipped.path)))?;
         }
         Ok(count)
     }
 }
 
-fn unreadable(reason: String) -> Difference {
-    Some(format!("it cannot be read: {reason}"))
-}
+/// Mode bits that a file of a bucket never gets.
+const SET_ID: u32 = 0o6000;
 
-fn differs(file: &FileEntry, (md5, blake3): (Md5, Blake3)) -> Difference {
-    if let Some(wanted) = file.md5.filter(|&wanted| wanted != md5) {
-        return Some(format!("its md5 is {md5}, not {wanted}"));
-    }
-    file.blake3.filter(|&wanted| wanted != blake3)?;
-    Some("its BLAKE3 differs although its md5 does not".to_string())
-}
-
-fn finding(entry: &Entry, outcome: std::result::Result<Difference, Finding>) -> Option<Finding> {
-    let path = || match entry {
-        Entry::File(file) => file.path.to_string(),
-        Entry::Node(node) => node.path.to_string(),
-    };
-    match outcome {
-        Err(finding) => Some(finding),
-        Ok(Some(why)) => Some(Finding::Different(path(), why)),
-        Ok(None) if matches!(entry, Entry::File(file) if !file.is_provable()) => {
-            Some(Finding::Unverified(path()))
-        }
-        Ok(None) => None,
+fn listed(object: &ListedObject) -> Listed {
+    Listed {
+        path: object.path.as_bytes().to_vec(),
+        size: object.size,
+        etag: object.etag.clone(),
+        modified_ns: object.modified_ns,
+        encoded_key: None,
     }
 }

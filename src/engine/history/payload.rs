@@ -13,7 +13,7 @@
 
 use crate::archive::change::MAX_BATCH_BYTES;
 use crate::archive::codec::frame_info;
-use crate::archive::digest::Digest;
+use crate::archive::record::{Fault, Reader, Writer};
 use crate::db::generation::{Counters, Generation};
 use crate::error::{Error, ErrorKind, Result};
 use lz4_flex::frame::{FrameDecoder, FrameEncoder};
@@ -40,32 +40,21 @@ impl<'a> ItemWriter<'a> {
 
     pub(super) fn item(&mut self, item: &Item) -> Result<()> {
         let mut bytes = Vec::new();
+        let mut to = Writer(&mut bytes);
         match item {
             Item::Generation(line) => {
-                bytes.push(b'G');
-                bytes.extend(line.number.to_le_bytes());
-                bytes.extend(line.parent.unwrap_or(0).to_le_bytes());
-                bytes.push(line.format);
-                bytes.extend(line.digest.as_bytes());
-                let Generation {
-                    created_s, files, nodes, bytes: content, total_bytes, appended_bytes, ..
-                } = *line;
-                for number in [created_s, files, nodes, content, total_bytes, appended_bytes] {
-                    bytes.extend(number.to_le_bytes());
-                }
-                bytes.push(u8::from(line.abandoned));
+                to.byte(b'G');
+                push_generation(&mut to, line);
             }
             Item::Batch(undo, batch) => {
-                bytes.push(if *undo { b'U' } else { b'C' });
+                to.byte(if *undo { b'U' } else { b'C' });
                 // No batch is longer than MAX_BATCH_BYTES.
-                bytes.extend((batch.len() as u32).to_le_bytes());
-                bytes.extend(batch);
+                to.u32(batch.len() as u32);
+                to.bytes(batch);
             }
-            Item::Counters(counters) => {
-                bytes.push(b'S');
-                for number in [counters.log_end, counters.next_id, counters.last_generation] {
-                    bytes.extend(number.to_le_bytes());
-                }
+            Item::Counters(Counters { log_end, next_id, last_generation }) => {
+                to.byte(b'S');
+                [log_end, next_id, last_generation].into_iter().for_each(|&number| to.u64(number));
             }
         }
         self.0.write_all(&bytes).map_err(written)
@@ -97,56 +86,82 @@ impl<R: Read> Items<R> {
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut bytes = [0; N];
-        self.from.read_exact(&mut bytes).map_err(|e| malformed("it is cut").because(e))?;
+        self.from.read_exact(&mut bytes).map_err(|e| malformed("it is cut").with_source(e))?;
         Ok(bytes)
-    }
-
-    fn number(&mut self) -> Result<u64> {
-        self.array().map(u64::from_le_bytes)
     }
 
     fn item(&mut self) -> Result<Option<Item>> {
         let [kind] = self.array()?;
         Ok(Some(match kind {
-            b'G' => Item::Generation(Generation {
-                number: self.number()?,
-                parent: Some(self.number()?).filter(|&parent| parent != 0),
-                format: match self.array()? {
-                    [format @ (1 | 2)] => format,
-                    [format] => return Err(malformed(format!("format {format}"))),
-                },
-                digest: Digest::from(self.array()?),
-                created_s: self.number()?,
-                files: self.number()?,
-                nodes: self.number()?,
-                bytes: self.number()?,
-                total_bytes: self.number()?,
-                appended_bytes: self.number()?,
-                abandoned: self.array()? == [1],
-            }),
+            b'G' => Item::Generation(fields(self.array::<GENERATION_BYTES>()?, generation)?),
             b'C' | b'U' => {
                 let length = u64::from(u32::from_le_bytes(self.array()?));
                 if length > MAX_BATCH_BYTES {
                     return Err(malformed(format!("a batch of {length} bytes")));
                 }
                 let mut batch = vec![0; length as usize];
-                self.from.read_exact(&mut batch).map_err(|e| malformed("it is cut").because(e))?;
+                self.from.read_exact(&mut batch).map_err(|e| malformed("it is cut").with_source(e))?;
                 Item::Batch(kind == b'U', batch)
             }
-            b'S' => Item::Counters(Counters {
-                log_end: self.number()?,
-                next_id: self.number()?,
-                last_generation: self.number()?,
-            }),
+            b'S' => Item::Counters(fields(self.array::<COUNTERS_BYTES>()?, |from| {
+                let (log_end, next_id, last_generation) = (from.u64()?, from.u64()?, from.u64()?);
+                Ok(Counters { log_end, next_id, last_generation })
+            })?),
             b'E' => return Ok(None),
             _ => return Err(malformed("an item of unknown kind")),
         }))
     }
 }
 
+/// Bytes of an item behind its kind.
+const GENERATION_BYTES: usize = 8 + 8 + 1 + 32 + 6 * 8 + 1;
+const COUNTERS_BYTES: usize = 3 * 8;
+
+/// Reads the fields of an item of `N` bytes.
+fn fields<const N: usize, T>(
+    bytes: [u8; N],
+    read: impl FnOnce(&mut Reader<'_>) -> std::result::Result<T, Fault>,
+) -> Result<T> {
+    read(&mut Reader(&bytes)).map_err(|fault| match fault {
+        Fault::Malformed => malformed("it is cut"),
+        Fault::Invalid(why) => malformed(why),
+    })
+}
+
+fn push_generation(to: &mut Writer<'_>, line: &Generation) {
+    to.u64(line.number);
+    to.u64(line.parent.unwrap_or(0));
+    to.byte(line.format);
+    to.digest(&line.digest);
+    let Generation { created_s, files, nodes, bytes, total_bytes, appended_bytes, .. } = *line;
+    for number in [created_s, files, nodes, bytes, total_bytes, appended_bytes] {
+        to.u64(number);
+    }
+    to.byte(line.abandoned);
+}
+
+fn generation(from: &mut Reader<'_>) -> std::result::Result<Generation, Fault> {
+    Ok(Generation {
+        number: from.u64()?,
+        parent: Some(from.u64()?).filter(|&parent| parent != 0),
+        format: match from.byte()? {
+            format @ (1 | 2) => format,
+            format => return Err(Fault::Invalid(format!("format {format}"))),
+        },
+        digest: from.digest()?,
+        created_s: from.u64()?,
+        files: from.u64()?,
+        nodes: from.u64()?,
+        bytes: from.u64()?,
+        total_bytes: from.u64()?,
+        appended_bytes: from.u64()?,
+        abandoned: from.byte()? == 1,
+    })
+}
+
 fn malformed(why: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::BadIndex, format!("a record of the backup cannot be read: {why}"))
-        .hint("was it made by a newer version of the program?")
+        .with_hint("was it made by a newer version of the program?")
 }
 
 impl<R: Read> Iterator for Items<R> {

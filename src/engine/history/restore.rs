@@ -6,6 +6,7 @@ use super::save::pack;
 use crate::archive::backup::{Kind, Place};
 use crate::archive::digest::IndexDigest;
 use crate::archive::path::PARTIAL_INFIX;
+use crate::db::file::make_way;
 use crate::db::generation::{Counters, History, apply, remember, set_counters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
@@ -44,9 +45,8 @@ pub fn restore(
 ) -> Result<RestoreReport> {
     if !replace && std::fs::symlink_metadata(database).is_ok() {
         let what = format!("there is an index already at {}", database.display());
-        return Err(
-            Error::new(ErrorKind::Source, what).hint("give -c to replace it, or -db to write another one")
-        );
+        return Err(Error::new(ErrorKind::Source, what)
+            .with_hint("give -c to replace it, or -db to write another one"));
     }
     let backup = BackupFile::open(source)?;
     let (chain, lost) = match generation {
@@ -64,6 +64,7 @@ pub fn restore(
     drop(history);
     let failed = |e| Error::io(format!("cannot put the index {} in place", database.display()), e);
     File::open(&rebuilt).and_then(|file| file.sync_all()).map_err(failed)?;
+    make_way(&target)?;
     if replace {
         rebuilt.persist(&target).map_err(|e| failed(e.error))?;
     } else {
@@ -115,7 +116,9 @@ impl Rebuilding<'_> {
         let mut counters = Counters::default();
         for place in changes {
             if self.monitor.is_cancelled() {
-                return Err(Error::new(ErrorKind::Interrupted, "interrupted").hint("nothing was restored"));
+                return Err(
+                    Error::new(ErrorKind::Interrupted, "interrupted").with_hint("nothing was restored")
+                );
             }
             self.remember_all(place, &index, &mut counters)?;
             let batches = self.items(place).filter_map(|item| match item {
@@ -123,7 +126,7 @@ impl Rebuilding<'_> {
                 Ok(_) => None,
                 Err(e) => Some(Err(e)),
             });
-            apply(&index, self.name, place.head.version, place.head.created_s, false, batches)?;
+            apply(&index, self.name, place.head.version, place.head.created_s, None, batches)?;
             self.expect(&index, place)?;
         }
         // What came later or was abandoned must not be used again, whether it is wanted now or not.
@@ -158,7 +161,7 @@ impl Rebuilding<'_> {
             .prefix(&prefix)
             .permissions(PermissionsExt::from_mode(0o666))
             .tempfile_in(super::backup::folder_of(target))
-            .map_err(|e| Error::io(what(), e).hint("does the folder exist, and may you write there?"))?;
+            .map_err(|e| Error::io(what(), e).with_hint("does the folder exist, and may you write there?"))?;
         let payload = BufReader::with_capacity(1 << 18, self.backup.payload(place));
         std::io::copy(&mut FrameDecoder::new(payload), file.as_file_mut())
             .map_err(|e| Error::io(what(), e))?;
@@ -201,7 +204,7 @@ impl Rebuilding<'_> {
             active.number,
             active.digest
         );
-        Err(Error::new(ErrorKind::BadIndex, what).hint("restore an earlier one with --generation"))
+        Err(Error::new(ErrorKind::BadIndex, what).with_hint("restore an earlier one with --generation"))
     }
 }
 

@@ -5,7 +5,8 @@ use super::payload::{Item, ItemWriter};
 use crate::archive::backup::Place;
 use crate::archive::codec::frame_info;
 use crate::archive::digest::IndexDigest;
-use crate::db::generation::{Former, Generation, History, Step};
+use crate::db::file::settle;
+use crate::db::generation::{Generation, History, Previous, Step};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
 use lz4_flex::frame::FrameEncoder;
@@ -32,11 +33,11 @@ pub struct SaveReport {
 }
 
 /// Brings the backup at `target` up to the generation that the index at `database` has now: makes it with a snapshot if nothing is there, else
-/// appends what changed since.
+/// appends what changed since. With `init`, nothing must be there.
 ///
 /// # Errors
 /// The index cannot be read, the backup is one of another index ([`ErrorKind::WrongIndex`]), another run uses it, or the disk fails.
-pub fn save(database: &Path, target: &Path, monitor: &dyn Monitor) -> Result<SaveReport> {
+pub fn save(database: &Path, target: &Path, init: bool, monitor: &dyn Monitor) -> Result<SaveReport> {
     let source = Source::open(database, monitor)?;
     let active = source.history.active()?;
     let mut report = SaveReport {
@@ -48,7 +49,7 @@ pub fn save(database: &Path, target: &Path, monitor: &dyn Monitor) -> Result<Sav
         damage: None,
     };
     let is_there = std::fs::symlink_metadata(target).is_ok();
-    if !is_there {
+    if !is_there || init {
         let backup = BackupFile::create(target, &record_of(active), |to| source.snapshot(to))?;
         report.created = true;
         report.added.push(active.number);
@@ -70,7 +71,7 @@ fn record_of(generation: &Generation) -> Record {
 struct Source<'a> {
     file: File,
     history: History,
-    former: Vec<Former>,
+    previous: Vec<Previous>,
     database: &'a Path,
     monitor: &'a dyn Monitor,
 }
@@ -79,26 +80,29 @@ impl<'a> Source<'a> {
     /// An index is never written in place, so what is open stays as it is.
     fn open(database: &'a Path, monitor: &'a dyn Monitor) -> Result<Self> {
         let io = |e| Error::io(format!("cannot open the index {}", database.display()), e);
+        settle(database)?;
         let file = File::open(database).map_err(io)?;
         let history = History::open(database)?;
         if !history.is_ours() {
             let what =
                 format!("{} was made by the original program, and has no generations", database.display());
-            return Err(Error::new(ErrorKind::Usage, what).hint("make a new one with: tar-like index -c"));
+            return Err(
+                Error::new(ErrorKind::Usage, what).with_hint("make a new one with: tar-like index -c")
+            );
         }
         // Opened one after the other: both have to be the same.
         let (held, named) = (file.metadata().map_err(io)?, std::fs::metadata(database).map_err(io)?);
         if (held.dev(), held.ino()) != (named.dev(), named.ino()) {
             let what = format!("the index {} is replaced just now", database.display());
-            return Err(Error::new(ErrorKind::InUse, what).hint("run the same command again"));
+            return Err(Error::new(ErrorKind::InUse, what).with_hint("run the same command again"));
         }
-        let former = history.former()?;
-        Ok(Self { file, history, former, database, monitor })
+        let previous = history.previous()?;
+        Ok(Self { file, history, previous, database, monitor })
     }
 
     fn go_on(&self) -> Result<()> {
         if self.monitor.is_cancelled() {
-            return Err(Error::new(ErrorKind::Interrupted, "interrupted").hint("nothing was written"));
+            return Err(Error::new(ErrorKind::Interrupted, "interrupted").with_hint("nothing was written"));
         }
         Ok(())
     }
@@ -116,18 +120,18 @@ impl<'a> Source<'a> {
             }
             line = generation.parent.filter(|&parent| parent < generation.number);
         }
-        self.former
+        self.previous
             .iter()
-            .any(|former| (former.number, &former.digest) == (number, digest) && !former.abandoned)
+            .any(|previous| (previous.number, &previous.digest) == (number, digest) && !previous.abandoned)
     }
 
     fn is_abandoned(&self, number: u64, digest: &IndexDigest) -> bool {
         let line = self.history.generation(number);
         line.is_some_and(|line| line.digest == *digest && line.abandoned)
             || self
-                .former
+                .previous
                 .iter()
-                .any(|former| (former.number, &former.digest) == (number, digest) && former.abandoned)
+                .any(|previous| (previous.number, &previous.digest) == (number, digest) && previous.abandoned)
     }
 
     /// Adds to the backup what it lacks.
@@ -146,7 +150,7 @@ impl<'a> Source<'a> {
                 backup.path().display()
             );
             return Err(Error::new(ErrorKind::WrongIndex, what)
-                .hint("name a new file for this index, or restore the backup"));
+                .with_hint("name a new file for this index, or restore the backup"));
         };
         if !behind.is_empty() {
             let head = &base.head;
@@ -216,7 +220,7 @@ pub(super) fn pack(file: &File, name: &Path, to: &mut dyn Write, monitor: &dyn M
     let (mut from, mut read_bytes) = (file, 0u64);
     loop {
         if monitor.is_cancelled() {
-            return Err(Error::new(ErrorKind::Interrupted, "interrupted").hint("nothing was written"));
+            return Err(Error::new(ErrorKind::Interrupted, "interrupted").with_hint("nothing was written"));
         }
         let n = match from.read(&mut buffer) {
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -233,6 +237,6 @@ pub(super) fn pack(file: &File, name: &Path, to: &mut dyn Write, monitor: &dyn M
     monitor.counters().done_bytes.set(read_bytes);
     frame.finish().map(drop).map_err(|e| match e {
         lz4_flex::frame::Error::IoError(e) => Error::io("cannot write to the backup", e),
-        e => Error::new(ErrorKind::Internal, "cannot compress the index").because(e),
+        e => Error::new(ErrorKind::Internal, "cannot compress the index").with_source(e),
     })
 }

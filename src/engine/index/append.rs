@@ -1,136 +1,106 @@
-//! Files that grew: whether they still begin with what they had, and what of that need not be read to know it.
+//! Files that grew: whether they still begin with their previous content, and how much of that has
+//! to be read to know it.
 
-use super::read::size_of;
+use super::entry::PreviousContent;
+use super::file_stat::size_of;
+use crate::archive::chunk_map::{Beginning, ChunkMap, Resume, average_for};
 use crate::archive::digest::blake3;
 use crate::archive::entry::{FileEntry, Origin};
 use crate::archive::log::Digests;
-use crate::archive::sketch::{Beginning, Resume, SKETCHED_BYTES, Sketch, average_for};
 use crate::db::index_read::IndexReader;
 use crate::telemetry::Monitor;
+use parking_lot::Mutex;
 use rand::RngExt;
 use rustix::fs::Stat;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, PoisonError};
 
-/// How it is known that a file that grew still begins with its former content.
+/// How the indexer checks that a file that grew still begins with its previous content.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Append {
-    /// All of it is read and hashed.
+    /// It reads and hashes the whole file.
     #[default]
     Full,
-    /// [`SAMPLES`] parts of it are, and its end.
+    /// It reads [`SAMPLES`] parts of the previous content, and the new end.
     Spot,
-    /// Only its end is: the rest is believed.
+    /// It reads the new end only, and trusts the rest.
     Trust,
 }
 
-/// Whether a file begins with the content that it had.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in super::super) enum Growth {
-    /// It does not, or nobody knows.
-    #[default]
-    None,
-    /// It does: all of it was read.
-    Read,
-    /// It does, as far as [`Append::Spot`] or [`Append::Trust`] can tell.
-    Believed,
-}
-
 impl Append {
-    /// How many samples of a former content there are to look at.
+    /// How many samples of a previous content are read.
     fn samples(self) -> usize {
         if self == Self::Spot { SAMPLES } else { 0 }
     }
 
-    /// What a receiver is to go by that has the former content, of which `sketch` is, and shall believe no less than we do.
-    pub(super) fn beginning(self, sketch: &[u8]) -> Option<Beginning> {
-        let sketch = Sketch::decode(sketch).ok()?;
-        Some(Beginning::of(&sketch, self.samples(), rand::rng().random()))
+    /// The check for a receiver that has the previous content, of which `chunk_map` is the chunk map.
+    /// It lets the receiver trust no more than the sender does.
+    pub(super) fn beginning(self, chunk_map: &[u8]) -> Option<Beginning> {
+        let chunk_map = ChunkMap::decode(chunk_map).ok()?;
+        Some(Beginning::of(&chunk_map, self.samples(), rand::rng().random()))
     }
 }
 
-/// Parts of the former content that [`Append::Spot`] looks at: the first and the last chunk, and others anywhere between.
+/// Parts of the previous content that [`Append::Spot`] reads: the first and the last chunk, and
+/// others at random positions between them.
 pub const SAMPLES: usize = 64;
 
-/// The former content of a file that is larger now.
-#[derive(Debug, Clone)]
-pub(super) struct FormerContent {
-    /// The id of its row.
-    pub(super) id: u64,
-    pub(super) size: u64,
-    digests: Digests,
-    origin: Option<Origin>,
-    /// It turned out not to be there any more when only a part was read.
-    pub(super) is_doubted: bool,
-}
-
-impl FormerContent {
-    /// That of the former row, if it is worth knowing for a file of `size` bytes.
-    pub(super) fn of(file: &FileEntry, size: u64) -> Option<Self> {
-        let digests = file.md5.zip(file.blake3)?;
-        let FileEntry { id, origin, .. } = *file;
-        (SKETCHED_BYTES..size).contains(&file.size).then_some(Self {
-            id,
-            size: file.size,
-            digests,
-            origin,
-            is_doubted: false,
-        })
-    }
-
+impl PreviousContent {
     /// Whether these are its digests.
-    pub(super) fn is(&self, digests: &Digests) -> bool {
+    pub(super) fn has_digests(&self, digests: &Digests) -> bool {
         self.digests == *digests
     }
 
     /// Whether `content` begins with it.
-    pub(super) fn begins(&self, content: &[u8]) -> bool {
+    pub(super) fn is_prefix_of(&self, content: &[u8]) -> bool {
         let start = usize::try_from(self.size).ok().and_then(|size| content.get(..size));
         start.is_some_and(|start| blake3(start) == self.digests.1)
     }
 }
 
-/// Whether a file of `size` bytes costs its growth alone, if it begins with the content that it has in `former`.
-pub(in super::super) fn costs_its_growth(former: &FileEntry, size: u64) -> bool {
-    FormerContent::of(former, size).is_some()
+/// Whether a file of `size` bytes that begins with the content of `previous` needs only its growth
+/// to be sent.
+pub(in crate::engine) fn costs_its_growth(previous: &FileEntry, size: u64) -> bool {
+    PreviousContent::of(previous, size).is_some()
 }
 
-/// What it takes to read only the end of a file.
-pub(super) struct Appending {
-    /// The former index.
-    sketches: Mutex<IndexReader>,
+/// Resumes the hashes of grown files behind their previous content.
+pub(super) struct Resumer {
+    /// The previous index.
+    chunk_maps: Mutex<IndexReader>,
     append: Append,
 }
 
-impl Appending {
-    pub(super) fn new(former: IndexReader, append: Append) -> Self {
-        Self { sketches: Mutex::new(former), append }
+impl Resumer {
+    pub(super) fn new(previous: IndexReader, append: Append) -> Self {
+        Self { chunk_maps: Mutex::new(previous), append }
     }
 
-    /// Where hashing goes on, if `file`, of which `stat` says what it is, need not be read from its start; it is read from there on then.
-    /// The caller has yet to see whether what is hashed there comes to the digests of the former content.
+    /// The hash state behind the previous content, if `file`, which has the attributes `stat`, need
+    /// not be read from its start; the position of the file is there then. The caller has yet to
+    /// check that hashing from there gives the digests of the previous content.
     pub(super) fn resume(
         &self,
-        former: &FormerContent,
+        previous: &PreviousContent,
         (mut file, stat): (&File, &Stat),
         monitor: &dyn Monitor,
     ) -> Option<Resume> {
         // Another inode is another file: a log that was rotated, or an editor's copy.
         let is_same_file = |origin: Origin| (origin.dev, origin.ino) == (stat.st_dev, stat.st_ino);
-        if former.is_doubted || !former.origin.is_some_and(is_same_file) {
+        if previous.is_refuted || !previous.origin.is_some_and(is_same_file) {
             return None;
         }
-        // Whatever is wrong with a sketch, the file itself can still be read.
-        let sketch = self.sketches.lock().unwrap_or_else(PoisonError::into_inner).sketch(former.id);
-        let sketch = Sketch::decode(&sketch.ok()??).ok().filter(|sketch| sketch.size() == former.size)?;
-        // Its chunks have become too short for so large a file: others are made, of all of it.
-        if average_for(size_of(stat), Some(sketch.average())) != sketch.average() {
+        // A damaged chunk map is no error: the file itself can still be read.
+        let chunk_map = self.chunk_maps.lock().chunk_map(previous.id);
+        let chunk_map =
+            ChunkMap::decode(&chunk_map.ok()??).ok().filter(|chunk_map| chunk_map.size() == previous.size)?;
+        // Chunks that are too short for a file of the new size are replaced, which needs all of it.
+        if average_for(size_of(stat), Some(chunk_map.average())) != chunk_map.average() {
             return None;
         }
-        let resume = Resume::new(&sketch)?;
-        if self.append == Append::Spot && !are_proven(&sketch, file, monitor) {
+        let resume = Resume::new(&chunk_map)?;
+        if self.append == Append::Spot && !has_samples(&chunk_map, file, monitor) {
             return None;
         }
         file.seek(SeekFrom::Start(resume.start())).ok()?;
@@ -138,10 +108,10 @@ impl Appending {
     }
 }
 
-/// Whether samples of a former content are where they were.
-fn are_proven(sketch: &Sketch, file: &File, monitor: &dyn Monitor) -> bool {
+/// Whether the samples of the previous content are unchanged in the file.
+fn has_samples(chunk_map: &ChunkMap, file: &File, monitor: &dyn Monitor) -> bool {
     let mut bytes = Vec::new();
-    sketch.samples(Append::Spot.samples(), rand::rng().random()).into_iter().all(|sample| {
+    chunk_map.samples(Append::Spot.samples(), rand::rng().random()).into_iter().all(|sample| {
         bytes.resize(sample.length as usize, 0);
         !monitor.is_cancelled()
             && file.read_exact_at(&mut bytes, sample.offset).is_ok()

@@ -1,203 +1,162 @@
-//! Large files and objects: read and hashed a piece at a time, two side by side.
+//! Reading and hashing large files and objects a piece at a time, two side by side.
 
-use super::super::buffers::{Buffer, Buffers};
-use super::append::{FormerContent, Growth};
-use super::read::{is_grown, is_same};
-use crate::archive::entry::FileEntry;
+use super::entry::{Growth, LargeContent, LargeFile, LargeObject, PreviousContent};
+use super::file_stat::{is_grown, is_unmodified};
+use crate::archive::chunk_map::{ChunkMapHasher, ContentPart, Hashed, Md5Part};
+use crate::archive::digest::Digest;
 use crate::archive::log::Digests;
-use crate::archive::sketch::{ContentPart, Hashed, Md5Part, Resume, SketchHasher};
-use crate::source::base::look_again;
-use crate::source::s3::{Bucket, ObjectReader, Wanted};
+use crate::archive::path::EntryPath;
+use crate::engine::buffers::{Buffer, Buffers};
+use crate::source::base::restat;
+use crate::source::s3::ObjectReader;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustix::fs::Stat;
 use std::fs::File;
 use std::io::{Error, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Large files that one thread reads and hashes at once.
-pub(in super::super) const SIDE_BY_SIDE: usize = 2;
-
-/// A file or an object that was looked at, but not read. The md5 of an object may be known already: it is not computed then.
-pub(in super::super) struct Large {
-    entry: FileEntry,
-    /// Average length of its chunks, in bytes.
-    average: u32,
-    content: LargeContent,
-    /// What it may begin with.
-    former: Option<FormerContent>,
-    /// Where its file is read from.
-    resume: Option<Box<Resume>>,
-    /// A file that has grown meanwhile has not changed.
-    may_grow: bool,
-}
-
-enum LargeContent {
-    /// Open.
-    File(File, Box<Stat>),
-    Object(Arc<Bucket>, Wanted),
-}
+pub(in crate::engine) const SIDE_BY_SIDE: usize = 2;
 
 /// One piece of a large file.
-pub(in super::super) struct LargePiece {
-    /// The bytes, zeros where they could not be read.
-    pub(in super::super) bytes: Bytes,
-    /// They are not what the file had when it was opened, or nobody knows.
-    pub(in super::super) bad: bool,
+pub(in crate::engine) struct LargePiece {
+    /// The bytes; zeros where they could not be read.
+    pub(in crate::engine) bytes: Bytes,
+    /// The bytes may differ from the content that the file had when it was opened.
+    pub(in crate::engine) failed: bool,
 }
 
 /// A large file that was read to its end.
-pub(in super::super) struct LargeDone {
-    pub(in super::super) digests: Digests,
-    /// They are those of a content that it had for sure.
-    pub(in super::super) sure: bool,
-    /// Of that content.
-    pub(in super::super) sketch: Option<Vec<u8>>,
-    /// It begins with the former content.
+pub(in crate::engine) struct HashedLarge {
+    pub(in crate::engine) digests: Digests,
+    /// The digests are those of one content, which the file had when it was opened.
+    pub(in crate::engine) consistent: bool,
+    /// The chunk map of that content.
+    pub(in crate::engine) chunk_map: Option<Vec<u8>>,
+    /// Whether it begins with the previous content.
     pub(super) growth: Growth,
-    /// Only its end was read, as if it began with a content with which it does not: all of this means nothing.
-    pub(super) is_misled: bool,
-}
-
-impl Large {
-    /// A file that is open, and was `stat` then. It counts as unchanged if it only grew while it was read, if it `may_grow`.
-    pub(super) fn of_file(entry: FileEntry, average: u32, file: File, stat: Stat, may_grow: bool) -> Self {
-        let content = LargeContent::File(file, Box::new(stat));
-        Self { entry, average, content, former: None, resume: None, may_grow }
-    }
-
-    /// It may begin with `former`, which is smaller. With `resume` its file is to be read from there on.
-    pub(super) fn with_former(self, former: FormerContent, resume: Option<Resume>) -> Self {
-        Self { former: Some(former), resume: resume.map(Box::new), ..self }
-    }
-
-    /// Where it is read from.
-    pub(super) fn start(&self) -> u64 {
-        self.resume.as_ref().map_or(0, |resume| resume.start())
-    }
-
-    /// An object of a bucket; `entry` has at most its md5.
-    pub(super) fn of_object(entry: FileEntry, average: u32, bucket: Arc<Bucket>, wanted: Wanted) -> Self {
-        let content = LargeContent::Object(bucket, wanted);
-        Self { entry, average, content, former: None, resume: None, may_grow: false }
-    }
-
-    /// What is known of it before it is read.
-    pub(in super::super) fn entry(&self) -> FileEntry {
-        self.entry.clone()
-    }
+    /// The read resumed behind the previous content, and the file does not begin with it: digests
+    /// and chunk map are meaningless.
+    pub(super) prefix_mismatch: bool,
 }
 
 /// A large file that is being read, a piece at a time.
-pub(in super::super) struct LargeReader {
+pub(in crate::engine) struct LargeReader {
+    path: EntryPath,
     content: ReaderContent,
     piece_bytes: usize,
+    /// Bytes that are still to be read.
     left: u64,
-    broken: bool,
-    failure: Option<Error>,
-    hasher: SketchHasher,
-    former: Option<FormerContent>,
+    /// A piece could not be read, or the file was modified: every piece from then on fails.
+    failed: bool,
+    /// Why a piece could not be read.
+    error: Option<Error>,
+    hasher: ChunkMapHasher,
+    previous: Option<PreviousContent>,
     is_resumed: bool,
     may_grow: bool,
 }
 
 enum ReaderContent {
     File(File, Box<Stat>),
-    Object(ObjectReader<Buffer>),
+    Object(ObjectReader<Buffer>, LargeObject),
 }
 
 impl LargeReader {
     /// Reads in pieces of `piece_bytes`.
-    pub(in super::super) fn new(large: Large, piece_bytes: usize) -> Self {
+    pub(in crate::engine) fn new(large: LargeFile, piece_bytes: usize) -> Self {
         let left = large.entry.size.saturating_sub(large.start());
         let is_resumed = large.resume.is_some();
-        let former_size = large.former.as_ref().map(|former| former.size);
-        let hasher = match (large.resume, large.entry.md5) {
-            (Some(resume), _) => resume.into_hasher(),
-            (None, Some(md5)) => SketchHasher::with_md5(large.average, md5),
-            (None, None) => SketchHasher::new(large.average, former_size),
+        let previous_size = large.previous.as_ref().map(|previous| previous.size);
+        let hasher = match large.resume {
+            Some(resume) => resume.into_hasher(),
+            None => ChunkMapHasher::new(large.mean_chunk, previous_size),
         };
         let content = match large.content {
             LargeContent::File(file, before) => ReaderContent::File(file, before),
-            LargeContent::Object(bucket, wanted) => {
-                ReaderContent::Object(ObjectReader::new(bucket, wanted, piece_bytes))
+            LargeContent::Object(object) => {
+                let (bucket, state) = (object.bucket.clone(), object.state.clone());
+                ReaderContent::Object(ObjectReader::new(bucket, state, piece_bytes), object)
             }
         };
-        let Large { former, may_grow, .. } = large;
+        let LargeFile { previous, may_grow, .. } = large;
         Self {
+            path: large.entry.path,
             content,
             piece_bytes,
             left,
-            broken: false,
-            failure: None,
+            failed: false,
+            error: None,
             hasher,
-            former,
+            previous,
             is_resumed,
             may_grow,
         }
     }
 
-    /// Reads the next piece, or the last one, into a buffer of `pool`; `None` at the end. As many bytes come as the file had when
-    /// it was looked at.
-    pub(in super::super) fn piece(&mut self, pool: &Arc<Buffers>) -> Option<LargePiece> {
+    /// Reads the next piece into a buffer of `pool`; `None` at the end. All pieces together have as
+    /// many bytes as the file had when it was opened.
+    pub(in crate::engine) fn piece(&mut self, pool: &Arc<Buffers>) -> Option<LargePiece> {
         if self.left == 0 {
             return None;
         }
-        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(self.piece_bytes);
-        self.left -= wanted as u64;
+        let length = usize::try_from(self.left).unwrap_or(usize::MAX).min(self.piece_bytes);
+        self.left -= length as u64;
         let bytes = match &mut self.content {
-            ReaderContent::Object(reader) => {
-                // Of one that has failed nothing more is asked for.
-                let part = if self.broken { None } else { reader.next_part(|| pool.take()) };
+            ReaderContent::Object(reader, _) => {
+                // Nothing more is requested of an object that has failed.
+                let part = if self.failed { None } else { reader.next_part(|| pool.take()) };
                 match part {
-                    Some(Ok(part)) if part.len() == wanted => Bytes::from_owner(part),
+                    Some(Ok(part)) if part.len() == length => Bytes::from_owner(part),
                     _ => {
-                        // What is missing is read again by the upload that follows, and it says why where that fails, too.
-                        self.broken = true;
-                        Bytes::from(vec![0; wanted])
+                        // The upload that follows reads the missing bytes again, and reports the
+                        // reason if that fails, too.
+                        self.failed = true;
+                        Bytes::from(vec![0; length])
                     }
                 }
             }
             ReaderContent::File(file, before) => {
                 let mut piece = pool.take();
                 piece.clear();
-                if !self.broken {
-                    let got = (&*file).take(wanted as u64).read_to_end(&mut piece);
-                    self.failure = got.err();
-                    self.broken = self.failure.is_some() || piece.len() < wanted;
+                if !self.failed {
+                    self.error = (&*file).take(length as u64).read_to_end(&mut piece).err();
+                    self.failed = self.error.is_some() || piece.len() < length;
                 }
-                piece.resize(wanted, 0);
-                if self.left == 0 && !self.broken {
-                    // Its last piece is held back until it is known that nothing changed meanwhile.
-                    let after = look_again(file, before);
-                    self.broken = !after.is_ok_and(|after| {
-                        is_same(before, &after) || self.may_grow && is_grown(before, &after)
+                piece.resize(length, 0);
+                if self.left == 0 && !self.failed {
+                    // The last piece counts only if the file was not modified meanwhile.
+                    let after = restat(file, before);
+                    self.failed = !after.is_ok_and(|after| {
+                        is_unmodified(before, &after) || self.may_grow && is_grown(before, &after)
                     });
                 }
                 Bytes::from_owner(piece)
             }
         };
-        Some(LargePiece { bytes, bad: self.broken })
+        Some(LargePiece { bytes, failed: self.failed })
     }
 
-    /// Why a file could not be read; `None` if it only changed.
-    pub(super) fn failure(&mut self) -> Option<Error> {
-        self.failure.take()
+    /// Why a file could not be read; `None` if it was only modified.
+    pub(super) fn error(&mut self) -> Option<Error> {
+        self.error.take()
     }
 
-    /// Hashes the pieces that were read last of one or two files. md5 takes longest, and two at once hardly longer than one; all
-    /// else is done meanwhile by another thread, if `helped`.
-    pub(in super::super) fn hash(readers: &mut [(&mut Self, &[u8])], helped: bool) {
+    /// Hashes the last pieces of one or two files. md5 takes longest, and hardly longer for two
+    /// files than for one; with `parallel`, another thread does everything else meanwhile.
+    pub(in crate::engine) fn hash(readers: &mut [(&mut Self, &[u8])], parallel: bool) {
         let (mut md5s, mut contents) = (Vec::new(), Vec::new());
         for (reader, bytes) in readers {
             let (md5, content) = reader.hasher.parts();
             md5s.push((md5, *bytes));
             contents.push((content, *bytes));
         }
-        if helped && md5s.iter().any(|(md5, _)| !md5.is_known()) {
-            // Whoever comes first does it: there may be no other thread to be had.
+        if parallel {
+            // The first thread to take the work does it: this one, if the system gives no other.
             let contents = Mutex::new(Some(contents));
             let take = || {
-                let contents = contents.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let contents = contents.lock().take();
                 contents.into_iter().for_each(update_contents);
             };
             std::thread::scope(|scope| {
@@ -213,21 +172,39 @@ impl LargeReader {
         }
     }
 
-    /// What all pieces came to.
-    pub(in super::super) fn finish(self) -> LargeDone {
-        let Hashed { md5, blake3, prefix, prefix_md5, sketch } = self.hasher.finish();
-        let sure = !self.broken;
-        let sketch = if sure { sketch.to_keep() } else { None };
-        // Of a sketch that was resumed, this proves the states of both digests, too.
-        let begins = prefix_md5.zip(prefix);
-        let grown = self.former.is_some_and(|former| begins.is_some_and(|begins| former.is(&begins)));
-        let is_misled = self.is_resumed && !grown;
-        let growth = match (grown, self.is_resumed) {
+    /// The digests of all pieces.
+    ///
+    /// If the md5 of an object differs from its ETag, it is read once more. If the pieces were not
+    /// its content, their digests are replaced by others, so that the receiver does not accept the
+    /// pieces.
+    pub(in crate::engine) fn finish(self) -> HashedLarge {
+        let mut hashed = self.hasher.finish();
+        let mut consistent = !self.failed;
+        if let ReaderContent::Object(_, object) = &self.content
+            && consistent
+        {
+            let md5 = object.etag.unwrap_or(hashed.md5);
+            match object.verified(hashed.clone()) {
+                Ok(verified) => hashed = verified,
+                Err(reason) => {
+                    tracing::warn!("{}: {reason}", self.path);
+                    (consistent, hashed.md5, hashed.blake3) = (false, md5, Digest::ZERO);
+                }
+            }
+        }
+        let Hashed { md5, blake3, prefix, prefix_md5, chunk_map } = hashed;
+        let chunk_map = if consistent { chunk_map.to_keep() } else { None };
+        // For a resumed chunk map, this verifies the states of both digests, too.
+        let prefix = prefix_md5.zip(prefix);
+        let has_grown =
+            self.previous.is_some_and(|previous| prefix.is_some_and(|prefix| previous.has_digests(&prefix)));
+        let growth = match (has_grown, self.is_resumed) {
             (false, _) => Growth::None,
             (true, false) => Growth::Read,
-            (true, true) => Growth::Believed,
+            (true, true) => Growth::Resumed,
         };
-        LargeDone { digests: (md5, blake3), sure, sketch, growth, is_misled }
+        let prefix_mismatch = self.is_resumed && !has_grown;
+        HashedLarge { digests: (md5, blake3), consistent, chunk_map, growth, prefix_mismatch }
     }
 }
 

@@ -1,112 +1,48 @@
-//! Making an index of a folder or a bucket: walk or list, hash in parallel, write in order.
+//! Making an index of a folder or a bucket: scan, hash in parallel, write in order.
+//!
+//! The modules from bottom to top: `entry` (the stages of an entry), `file_stat`, `report`, `hash`;
+//! `append`, `etag`, `shared_extents`; `options`, `large`, `previous`, `listing`; `stat`, `files`,
+//! `objects`, `batches`; `folder`, `bucket`, `next`; `scan`.
 
 mod append;
+mod batches;
 mod bucket;
-mod former;
+mod entry;
+mod etag;
+mod file_stat;
+mod files;
+mod folder;
+mod hash;
 mod large;
+mod listing;
 mod next;
-mod object;
-mod read;
-mod rows;
+mod objects;
+mod options;
+mod previous;
+mod report;
 mod scan;
+mod shared_extents;
+mod stat;
 
-pub(super) use bucket::{
-    ListedEntry, entries as listed_entries, list as list_bucket, list_with as list_bucket_with,
-};
-pub(super) use former::{FormerRows, Vanished};
-pub(super) use large::{Large, LargeDone, LargeReader, SIDE_BY_SIDE};
-pub(super) use object::is_same as is_same_object;
-pub(super) use read::KEPT_BATCH_BYTES;
-pub(super) use rows::FormerNodes;
-pub(super) use scan::{Content, Contents, Links, Looked, Scan, Scanned, former_index, look_at_all, walk_of};
+pub use append::{Append, SAMPLES};
+pub use options::IndexOptions;
+pub use report::{GenerationChanges, IndexReport};
 
 pub(super) use append::costs_its_growth;
-pub use append::{Append, SAMPLES};
-pub use next::Changes;
+pub(super) use entry::{BatchContent, CONTENT_BATCH_BYTES, ContentUse, HashedFile, LargeFile, ScannedEntry};
+pub(super) use large::{HashedLarge, LargeReader, SIDE_BY_SIDE};
+pub(super) use listing::{ListedEntry, list_bucket, list_bucket_reporting, listed_entries};
+pub(super) use objects::is_same_object;
+pub(super) use previous::{PreviousFiles, PreviousNodes, VanishedIds};
+pub(super) use scan::{Scan, previous_index};
+pub(super) use stat::{HardLinks, StatRow, record_top_of, stat_all, walk_of};
 
-use crate::archive::digest::IndexDigest;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::index_write::{IndexWriter, Written};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::base::resolved;
-use crate::source::s3::Bucket;
 use crate::telemetry::Monitor;
+use crate::unix_time::now_s;
 use next::NextRows;
-use regex::bytes::Regex;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
-
-/// What to index.
-#[derive(Debug, Clone)]
-pub struct IndexOptions {
-    /// The folder, or the file or block device alone; means nothing where there is a bucket.
-    pub base: PathBuf,
-    /// The bucket, if that is the source.
-    pub bucket: Option<Arc<Bucket>>,
-    /// Read the objects of a bucket whose ETag is no md5; else they have none.
-    pub read_contents: bool,
-    /// Where the index goes.
-    pub database: PathBuf,
-    /// Relative paths that match are left out.
-    pub exclude: Vec<Regex>,
-    /// Other files of ours that may lie in the folder and are left out.
-    pub own_files: Vec<PathBuf>,
-    /// Make the next generation of the index at `database`, if there is one: files that did not change are not read, and that index
-    /// stands if nothing changed at all. Else a fresh one takes its place.
-    pub reuse: bool,
-    /// Read also what seems not to have changed.
-    pub checksum: bool,
-    /// How files that grew are read; all of them whole with `checksum`. Means nothing for a bucket.
-    pub append: Append,
-    /// Hashing threads.
-    pub threads: usize,
-}
-
-/// What was indexed.
-#[derive(Debug, Clone)]
-pub struct IndexReport {
-    /// Names this state of the index.
-    pub digest: IndexDigest,
-    /// Regular files.
-    pub files: u64,
-    /// Directories and links.
-    pub nodes: u64,
-    /// Size of the archive, in bytes.
-    pub total_bytes: u64,
-    /// Entries that were left out because they could not be read or have no content to copy.
-    pub skipped: u64,
-    /// Nothing changed: the former index stands.
-    pub unchanged: bool,
-    /// Which generation this is, counted from 1.
-    pub generation: u64,
-    /// What it is made of, where there was a former one.
-    pub changes: Option<Changes>,
-}
-
-/// Now, in seconds since 1970.
-pub(super) fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-impl IndexOptions {
-    /// The same as a path.
-    #[must_use]
-    pub fn source_name(&self) -> PathBuf {
-        PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(self.base_bytes()))
-    }
-
-    /// The folder without any symbolic link on the way, or a single file in such a folder, or the address of the bucket, as an index
-    /// records it.
-    pub(super) fn base_bytes(&self) -> Vec<u8> {
-        if let Some(bucket) = &self.bucket {
-            return bucket.address().into_bytes();
-        }
-        let resolved = resolved(&self.base).unwrap_or_else(|_| self.base.clone());
-        resolved.as_os_str().as_bytes().to_vec()
-    }
-}
 
 /// Makes the index.
 ///
@@ -114,30 +50,35 @@ impl IndexOptions {
 /// The base folder cannot be read, or the database cannot be written.
 pub fn index(options: &IndexOptions, monitor: &dyn Monitor) -> Result<IndexReport> {
     let started_s = now_s();
-    match former_index(options)? {
+    let report = match previous_index(options)? {
         Some((reader, summary)) => next_generation(options, monitor, reader, summary, started_s),
-        None => fresh(options, monitor, started_s),
-    }
+        None => first_generation(options, monitor, started_s),
+    }?;
+    record_top_of(options)?;
+    Ok(report)
 }
 
-fn fresh(options: &IndexOptions, monitor: &dyn Monitor, started_s: u64) -> Result<IndexReport> {
+fn first_generation(options: &IndexOptions, monitor: &dyn Monitor, started_s: u64) -> Result<IndexReport> {
     let mut writer = IndexWriter::create(&options.database)?;
-    let scan = Scan::new(options, None, Contents::Drop)?;
+    let scan = Scan::new(options, None, ContentUse::Digests)?;
     let skipped = scan.run(options.threads, monitor, |scanned| match scanned {
-        Scanned::File { mut file, sketch, .. } => {
+        ScannedEntry::File(HashedFile { mut file, chunk_map, .. }) => {
             monitor.counters().files_done.add(1);
             (file.id, file.offset) = (writer.files(), writer.total_bytes());
             writer.file(&file)?;
-            sketch.map_or(Ok(()), |sketch| writer.sketch(file.id, &sketch))
+            chunk_map.map_or(Ok(()), |chunk_map| writer.chunk_map(file.id, &chunk_map))
         }
-        Scanned::Node(node) => writer.node(&node),
-        Scanned::Large(_) => Err(unread()),
+        ScannedEntry::Node(node) => writer.node(&node),
+        ScannedEntry::Large(_) => Err(unread()),
     })?;
-    let Written { digest, files, nodes, total_bytes } = writer.finish(&options.base_bytes(), 1, started_s)?;
-    let (unchanged, generation, changes) = (false, 1, None);
+    writer.skipped(1, &skipped)?;
+    let Written { digest, files, nodes, total_bytes } =
+        writer.finish(&options.source_bytes(), 1, started_s)?;
+    let (skipped, unchanged, generation, changes) = (skipped.total(), false, 1, None);
     Ok(IndexReport { digest, files, nodes, total_bytes, skipped, unchanged, generation, changes })
 }
 
+/// A scan reads every file if only digests are passed on.
 fn unread() -> Error {
     Error::new(ErrorKind::Internal, "a file was left unread")
 }
@@ -149,41 +90,41 @@ fn next_generation(
     summary: Summary,
     started_s: u64,
 ) -> Result<IndexReport> {
-    let vanished = Vanished::default();
-    let former = FormerRows::new(reader, &summary, vanished.clone(), options.checksum)?;
-    let nodes = FormerNodes::new(IndexReader::open(&options.database)?);
-    let former_generation = summary.generation;
-    let scan = Scan::new(options, Some(former), Contents::Drop)?;
+    let vanished = VanishedIds::default();
+    let previous = PreviousFiles::new(reader, &summary, vanished.clone(), options.checksum)?;
+    let nodes = PreviousNodes::new(IndexReader::open(&options.database)?);
+    let previous_generation = summary.generation;
+    let scan = Scan::new(options, Some(previous), ContentUse::Digests)?;
     let mut rows = NextRows::new(options.database.clone(), summary, nodes, scan.is_device(), options.append);
     let skipped = scan.run(options.threads, monitor, |scanned| match scanned {
-        Scanned::File { file, same, sketch, growth, .. } => {
+        ScannedEntry::File(hashed) => {
             monitor.counters().files_done.add(1);
-            rows.file(file, same, sketch.as_deref(), growth)
+            rows.file(hashed)
         }
-        Scanned::Node(node) => rows.node(&node),
-        Scanned::Large(_) => Err(unread()),
+        ScannedEntry::Node(node) => rows.node(&node),
+        ScannedEntry::Large(_) => Err(unread()),
     })?;
-    let (written, changes, summary) = rows.finish(skipped, &vanished, started_s)?;
+    let (written, changes, summary) = rows.finish(&skipped, &vanished, started_s)?;
     let unchanged = written.is_none();
     let generation = match &written {
         Some(_) => IndexReader::open(&options.database)?.summary()?.generation,
-        None => former_generation,
+        None => previous_generation,
     };
     let Summary { digest, files, nodes, total_bytes, .. } = summary;
     let Written { digest, files, nodes, total_bytes } =
         written.unwrap_or(Written { digest, files, nodes, total_bytes });
-    let changes = Some(changes);
+    let (changes, skipped) = (Some(changes), skipped.total());
     Ok(IndexReport { digest, files, nodes, total_bytes, skipped, unchanged, generation, changes })
 }
 
-/// Refuses to make the next generation of what is no index of ours.
+/// Refuses to make the next generation of an index of another program.
 ///
 /// # Errors
-/// It is no index at all, or the original program wrote it.
+/// The file at `database` is no index, or the original program wrote it.
 pub fn refuse_foreign(options: &IndexOptions) -> Result<()> {
     if !options.reuse || !options.database.exists() || IndexReader::open(&options.database)?.is_ours() {
         return Ok(());
     }
     let what = format!("{} was made by the original program", options.database.display());
-    Err(Error::new(ErrorKind::Source, what).hint("give -c to replace it, or -db to write another one"))
+    Err(Error::new(ErrorKind::Source, what).with_hint("give -c to replace it, or -db to write another one"))
 }

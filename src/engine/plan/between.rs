@@ -1,25 +1,28 @@
-//! Two generations of an index beside each other. Their contents are known, so that all is exact.
+//! Two generations of an index beside each other. Their contents are known, so that the plan is exact.
 
-use super::compare::{Comparing, Former, Verdict, content_mark};
-use super::{Change, Plan, What, go_on, no_block_size, note};
+use super::changes::{ChangeKind, Plan, PlannedChange};
+use super::compare::{
+    Comparison, FileChange, PreviousGeneration, check_cancelled, content_key, count_file, no_block_size,
+};
 use crate::archive::entry::FileEntry;
-use crate::archive::layout::Grid;
+use crate::archive::layout::BlockLayout;
 use crate::archive::ranges::RangeSet;
 use crate::db::generation::{History, rebuild};
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use tempfile::TempPath;
 
 /// Which generations to compare.
 #[derive(Debug, Clone)]
 pub struct BetweenOptions {
     /// The index.
     pub database: PathBuf,
-    /// The generation to begin with …
+    /// The older generation.
     pub from: u64,
-    /// … and that which was made of it; `None` means the newest one.
+    /// The later generation, which was made of it; `None` means the newest one.
     pub to: Option<u64>,
     /// In bytes.
     pub block_size: u64,
@@ -30,85 +33,105 @@ pub struct BetweenOptions {
 /// Files that are read in one go.
 const PAGE: u64 = 4096;
 
-/// Compares two generations, and gives `each` every entry that is not what it was, as [`super::plan`] does. What has to be sent is what a
-/// receiver that has the former one lacks of the latter.
+/// Compares two generations, and gives `each` every entry that differs, as [`super::plan`] does. The bytes
+/// to send are those that a receiver with the older one is missing.
 ///
-/// A generation that is not the newest one is put together in [`BetweenOptions::scratch`], which takes the room of the index. In
-/// memory there are the ranges of the archive that are new, 8 bytes for each file that vanished, and no more.
+/// A generation that is not the newest one is rebuilt in [`BetweenOptions::scratch`], which takes as much
+/// space as the index. In memory are the ranges of the archive that are new, and 8 bytes for each removed
+/// file.
 ///
 /// # Errors
 /// The index does not have these generations, one was not made of the other, or `each` fails.
 pub fn between(
     options: &BetweenOptions,
     monitor: &dyn Monitor,
-    mut each: impl FnMut(&Change<'_>) -> Result<()>,
+    mut each: impl FnMut(&PlannedChange<'_>) -> Result<()>,
 ) -> Result<Plan> {
     let BetweenOptions { database, from, scratch, block_size, .. } = options;
+    let (from_index, to_index, to) = open_generations(options)?;
+    let reader = IndexReader::open(from_index.path(database))?;
+    let summary = reader.summary()?;
+    let previous = PreviousGeneration::new(from_index.path(database), reader, &summary)?;
+    let mut comparison = Comparison::new(Some(previous), Some(scratch), &mut each)?;
+    (comparison.plan.from, comparison.plan.to) = (Some(*from), Some(to));
+    let now = IndexReader::open(to_index.path(database))?;
+    let total_bytes = now.summary()?.total_bytes;
+    let mut appended =
+        AppendedRanges { from: summary.total_bytes, ranges: RangeSet::default(), reader: &now };
+    files(&now, monitor, |file| {
+        let Some(previous) = comparison.previous_at(&file.path)? else {
+            let send_bytes = appended.add(&file)?;
+            // A file with appended bytes was not renamed, whatever its content.
+            let key = content_key(&file).filter(|_| send_bytes == 0);
+            return comparison.new_path(&file, key.as_deref(), send_bytes);
+        };
+        let change = match previous.id == file.id {
+            // The content of a row never changes.
+            true if previous.meta == file.meta => FileChange::of(ChangeKind::Unchanged, file.size, 0),
+            true => FileChange::of(ChangeKind::Touched, file.size, 0),
+            false if file.size > previous.size => {
+                FileChange::of(ChangeKind::Grown, file.size - previous.size, appended.add(&file)?)
+            }
+            false => FileChange::of(ChangeKind::Changed, file.size, appended.add(&file)?),
+        };
+        comparison.same_path(&file, change)
+    })?;
+    compare_nodes(&now, &mut comparison, monitor)?;
+    let ranges = appended.ranges;
+    let mut plan = comparison.finish(content_key)?;
+    // All contents are known.
+    plan.assumed_bytes = 0;
+    let layout = BlockLayout::new(total_bytes, *block_size).ok_or_else(no_block_size)?;
+    plan.blocks = ranges.iter().map(|range| layout.blocks_of(range)).collect::<RangeSet>().covered();
+    Ok(plan)
+}
+
+/// The index of one generation: the newest one itself, or a copy, which is removed when this is dropped.
+struct GenerationIndex(Option<TempPath>);
+
+impl GenerationIndex {
+    fn path<'a>(&'a self, database: &'a Path) -> &'a Path {
+        self.0.as_deref().unwrap_or(database)
+    }
+}
+
+/// The older and the later generation, and the number of the later one.
+fn open_generations(options: &BetweenOptions) -> Result<(GenerationIndex, GenerationIndex, u64)> {
+    let BetweenOptions { database, from, scratch, .. } = options;
     let history = History::open(database)?;
     let active = history.active()?.number;
     let to = options.to.unwrap_or(active);
-    // They go with us, however we end.
-    let at = |number: u64| {
+    let open = |number: u64| -> Result<GenerationIndex> {
         let copy = (number != active).then(|| rebuild(database, number, scratch)).transpose()?;
-        let path = copy.as_ref().map_or(database.clone(), |copy| copy.to_path_buf());
-        Ok::<_, Error>((copy, path))
+        Ok(GenerationIndex(copy))
     };
-    let (_from_copy, from_path) = at(*from)?;
-    let (_to_copy, to_path) = at(to)?;
+    let (from_index, to_index) = (open(*from)?, open(to)?);
     if history.way(*from, to).is_none_or(|way| way.iter().any(|step| step.undo)) {
         let what = format!("generation {to} was not made of generation {from}");
         return Err(Error::new(ErrorKind::Usage, what)
-            .hint("give the older one to --from; what was abandoned by rewind leads nowhere"));
+            .with_hint("give the older one to --from; what was abandoned by rewind leads nowhere"));
     }
-    let reader = IndexReader::open(&from_path)?;
-    let summary = reader.summary()?;
-    let former = Former::new(&from_path, reader, &summary)?;
-    let mut comparing = Comparing::new(Some(former), Some(scratch), &mut each)?;
-    (comparing.plan.from, comparing.plan.to) = (Some(*from), Some(to));
-    let now = IndexReader::open(&to_path)?;
-    let total_bytes = now.summary()?.total_bytes;
-    let mut added = Added { from: summary.total_bytes, ranges: RangeSet::default(), reader: &now };
-    files(&now, monitor, |file| {
-        let Some(former) = comparing.former_at(&file.path)? else {
-            let send_bytes = added.by(&file)?;
-            // What was laid out anew is no former file, whatever its content.
-            let mark = content_mark(&file).filter(|_| send_bytes == 0);
-            return comparing.came(&file, mark.as_deref(), send_bytes);
-        };
-        let verdict = match former.id == file.id {
-            // The content of a row never changes.
-            true if former.meta == file.meta => Verdict::of(What::Unchanged, file.size, 0),
-            true => Verdict::of(What::Touched, file.size, 0),
-            false if file.size > former.size => {
-                Verdict::of(What::Grown, file.size - former.size, added.by(&file)?)
-            }
-            false => Verdict::of(What::Changed, file.size, added.by(&file)?),
-        };
-        comparing.found(&file, verdict)
-    })?;
+    Ok((from_index, to_index, to))
+}
+
+/// Takes every directory and link of `index`.
+fn compare_nodes(index: &IndexReader, comparison: &mut Comparison<'_>, monitor: &dyn Monitor) -> Result<()> {
     let mut at = 0;
     loop {
         let mut page = Vec::new();
-        now.nodes_in_walk_order(at, PAGE, |node| {
+        index.nodes_in_walk_order(at, PAGE, |node| {
             page.push(node);
             Ok(ControlFlow::Continue(()))
         })?;
         if page.is_empty() {
-            break;
+            return Ok(());
         }
         at += page.len() as u64;
         for node in page {
-            comparing.node(&node, |former| former == &node)?;
+            comparison.node(&node, |previous| previous == &node)?;
         }
-        go_on(monitor)?;
+        check_cancelled(monitor)?;
     }
-    let ranges = added.ranges;
-    let mut plan = comparing.finish(content_mark)?;
-    // The contents are known: nothing is only believed.
-    plan.believed_bytes = 0;
-    let grid = Grid::new(total_bytes, *block_size).ok_or_else(no_block_size)?;
-    plan.blocks = ranges.iter().map(|range| grid.blocks_of(range)).collect::<RangeSet>().covered();
-    Ok(plan)
 }
 
 /// Gives every file, in the order of the walk.
@@ -127,24 +150,25 @@ fn files(
         })?;
         at += PAGE;
         for file in page {
-            note(&file, monitor)?;
+            count_file(&file, monitor)?;
             each(file)?;
         }
     }
     Ok(())
 }
 
-/// What the archive has grown by.
-struct Added<'a> {
-    /// Where it ended before. Whatever lies behind that came later, and what lies before it was there: no place is used twice.
+/// The ranges that were appended to the archive after the older generation.
+struct AppendedRanges<'a> {
+    /// The end of the archive in the older generation. A range behind it was appended later, and a range
+    /// before it was there: no place is used twice.
     from: u64,
     ranges: RangeSet,
     reader: &'a IndexReader,
 }
 
-impl Added<'_> {
-    /// How many bytes `file` has added that no file before has.
-    fn by(&mut self, file: &FileEntry) -> Result<u64> {
+impl AppendedRanges<'_> {
+    /// Adds the ranges of `file`; gives how many bytes of them no earlier file has.
+    fn add(&mut self, file: &FileEntry) -> Result<u64> {
         let before = self.ranges.covered();
         let Self { from, ranges, reader } = self;
         reader.pieces_of(file, |piece| {

@@ -1,212 +1,233 @@
-//! What there is now beside a former generation, both in the order of the walk, and what that comes to.
+//! Comparison entries with a previous generation, both in the order of the walk.
 
-use super::{Change, FormerNodes, FormerRows, Plan, What};
+use super::changes::{ChangeKind, Plan, PlannedChange};
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::path::EntryPath;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::moves::{Came, Moves};
-use crate::engine::index::Vanished;
-use crate::error::Result;
+use crate::engine::index::{PreviousFiles, PreviousNodes, VanishedIds};
+use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::Monitor;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::PoisonError;
 
 /// The generation that everything is compared with.
-pub(super) struct Former {
-    rows: FormerRows,
-    nodes: FormerNodes,
-    /// Ids of files that the walk has gone past.
-    vanished: Vanished,
-    /// To look these up.
+pub(super) struct PreviousGeneration {
+    files: PreviousFiles,
+    nodes: PreviousNodes,
+    /// Ids of files that the walk has passed without finding them.
+    vanished: VanishedIds,
+    /// Reads the rows of these.
     reader: IndexReader,
 }
 
-impl Former {
+impl PreviousGeneration {
     /// `reader` reads the index at `database`.
     pub(super) fn new(database: &Path, reader: IndexReader, summary: &Summary) -> Result<Self> {
-        let vanished = Vanished::default();
+        let vanished = VanishedIds::default();
         Ok(Self {
-            rows: FormerRows::new(reader, summary, vanished.clone(), false)?,
-            nodes: FormerNodes::new(IndexReader::open(database)?),
+            files: PreviousFiles::new(reader, summary, vanished.clone(), false)?,
+            nodes: PreviousNodes::new(IndexReader::open(database)?),
             vanished,
             reader: IndexReader::open(database)?,
         })
     }
 }
 
-/// What became of a file that was there before.
-pub(super) struct Verdict {
-    pub(super) what: What,
-    /// Its size, or what it has grown by.
+/// How a file at a path of the previous generation differs.
+pub(super) struct FileChange {
+    pub(super) kind: ChangeKind,
+    /// Its size, or its growth.
     pub(super) bytes: u64,
     pub(super) send_bytes: u64,
-    /// Bytes of it that are believed to be what they were.
-    pub(super) believed_bytes: u64,
+    /// Bytes of it that are assumed to be unmodified.
+    pub(super) assumed_bytes: u64,
 }
 
-impl Verdict {
-    /// Nothing of it is only believed.
-    pub(super) fn of(what: What, bytes: u64, send_bytes: u64) -> Self {
-        Self { what, bytes, send_bytes, believed_bytes: 0 }
+impl FileChange {
+    /// Without assumptions.
+    pub(super) fn of(kind: ChangeKind, bytes: u64, send_bytes: u64) -> Self {
+        Self { kind, bytes, send_bytes, assumed_bytes: 0 }
     }
 
-    /// A former content, as far as it can be told without reading it.
-    pub(super) fn believed(what: What, bytes: u64) -> Self {
-        Self { what, bytes, send_bytes: 0, believed_bytes: bytes }
+    /// The whole content is assumed to be the previous one.
+    pub(super) fn assumed(kind: ChangeKind, bytes: u64) -> Self {
+        Self { kind, bytes, send_bytes: 0, assumed_bytes: bytes }
     }
 }
 
 /// The comparison. Entries come in the order of the walk.
-pub(super) struct Comparing<'a> {
-    former: Option<Former>,
-    /// Files at new paths, where it can be known that they were somewhere else before.
+pub(super) struct Comparison<'a> {
+    previous: Option<PreviousGeneration>,
+    /// Files at new paths, if renamed files can be found.
     moves: Option<Moves>,
-    each: &'a mut dyn FnMut(&Change<'_>) -> Result<()>,
-    /// What it has come to so far.
+    each: &'a mut dyn FnMut(&PlannedChange<'_>) -> Result<()>,
+    /// The result so far.
     pub(super) plan: Plan,
 }
 
-impl<'a> Comparing<'a> {
-    /// `scratch` is a folder for files at new paths; without it, none of them is a former one.
+impl<'a> Comparison<'a> {
+    /// `scratch` is a folder for the table of files at new paths; without it, no file counts as renamed.
     pub(super) fn new(
-        former: Option<Former>,
+        previous: Option<PreviousGeneration>,
         scratch: Option<&Path>,
-        each: &'a mut dyn FnMut(&Change<'_>) -> Result<()>,
+        each: &'a mut dyn FnMut(&PlannedChange<'_>) -> Result<()>,
     ) -> Result<Self> {
         let moves = scratch.map(Moves::create).transpose()?;
-        Ok(Self { former, moves, each, plan: Plan::default() })
+        Ok(Self { previous, moves, each, plan: Plan::default() })
     }
 
-    pub(super) fn rows(&self) -> Option<&FormerRows> {
-        self.former.as_ref().map(|former| &former.rows)
+    pub(super) fn previous_files(&self) -> Option<&PreviousFiles> {
+        self.previous.as_ref().map(|previous| &previous.files)
     }
 
-    /// The file that was at `path`.
-    pub(super) fn former_at(&mut self, path: &EntryPath) -> Result<Option<FileEntry>> {
-        self.former.as_mut().map_or(Ok(None), |former| former.rows.find(path))
+    /// The previous file at `path`.
+    pub(super) fn previous_at(&mut self, path: &EntryPath) -> Result<Option<FileEntry>> {
+        self.previous.as_mut().map_or(Ok(None), |previous| previous.files.find(path))
     }
 
-    /// Takes a file that was there before.
-    pub(super) fn found(&mut self, file: &FileEntry, verdict: Verdict) -> Result<()> {
-        let Verdict { what, bytes, send_bytes, believed_bytes } = verdict;
-        self.there(file.size);
-        self.plan.believed_bytes += believed_bytes;
-        self.file(&Change { what, kind: None, path: &file.path, from: None, bytes, send_bytes })
+    /// Takes a file at a path of the previous generation.
+    pub(super) fn same_path(&mut self, file: &FileEntry, change: FileChange) -> Result<()> {
+        let FileChange { kind, bytes, send_bytes, assumed_bytes } = change;
+        self.count(file.size);
+        self.plan.assumed_bytes += assumed_bytes;
+        self.file(&PlannedChange { kind, node: None, path: &file.path, from: None, bytes, send_bytes })
     }
 
-    /// Takes a file at a new path; `mark` tells whether it was at another one.
-    pub(super) fn came(&mut self, file: &FileEntry, mark: Option<&[u8]>, send_bytes: u64) -> Result<()> {
-        self.there(file.size);
-        if let (Some(moves), Some(mark)) = (&self.moves, mark) {
-            return moves.add(mark, &Came { path: file.path.clone(), size: file.size, send_bytes });
+    /// Takes a file at a new path; `key` finds the path that it had before.
+    pub(super) fn new_path(&mut self, file: &FileEntry, key: Option<&[u8]>, send_bytes: u64) -> Result<()> {
+        self.count(file.size);
+        if let (Some(moves), Some(key)) = (&self.moves, key) {
+            return moves.add(key, &Came { path: file.path.clone(), size: file.size, send_bytes });
         }
         let (path, bytes) = (&file.path, file.size);
-        self.file(&Change { what: What::New, kind: None, path, from: None, bytes, send_bytes })
+        self.file(&PlannedChange { kind: ChangeKind::New, node: None, path, from: None, bytes, send_bytes })
     }
 
-    fn there(&mut self, size: u64) {
+    fn count(&mut self, size: u64) {
         self.plan.total_files += 1;
         self.plan.total_bytes += size;
     }
 
-    fn file(&mut self, change: &Change<'_>) -> Result<()> {
-        let tally = &mut self.plan.files[change.what as usize];
-        tally.files += 1;
-        tally.bytes += change.bytes;
-        tally.send_bytes += change.send_bytes;
-        self.plan.send_bytes += change.send_bytes;
-        if change.what == What::Unchanged { Ok(()) } else { (self.each)(change) }
+    fn file(&mut self, change: &PlannedChange<'_>) -> Result<()> {
+        self.plan.add_file(change);
+        if change.kind == ChangeKind::Unchanged { Ok(()) } else { (self.each)(change) }
     }
 
-    /// Takes a directory or link; `is_same` compares it with the former one.
+    /// Takes a directory or link; `is_same` compares it with the previous one.
     pub(super) fn node(&mut self, node: &Node, is_same: impl FnOnce(&Node) -> bool) -> Result<()> {
-        let former = self.former.as_mut().map(|former| former.nodes.find(node)).transpose()?.flatten();
+        let previous =
+            self.previous.as_mut().map(|previous| previous.nodes.find(node)).transpose()?.flatten();
         self.vanished_nodes()?;
         self.one_node(
             node,
-            match former {
-                None => What::New,
-                Some(former) if is_same(&former) => What::Unchanged,
-                Some(_) => What::Changed,
+            match previous {
+                None => ChangeKind::New,
+                Some(previous) if is_same(&previous) => ChangeKind::Unchanged,
+                Some(_) => ChangeKind::Changed,
             },
         )
     }
 
-    fn one_node(&mut self, node: &Node, what: What) -> Result<()> {
-        self.plan.nodes[what as usize] += 1;
-        if what == What::Unchanged {
+    fn one_node(&mut self, node: &Node, kind: ChangeKind) -> Result<()> {
+        self.plan.add_node(kind);
+        if kind == ChangeKind::Unchanged {
             return Ok(());
         }
-        let (kind, path) = (Some(node.kind), &node.path);
-        (self.each)(&Change { what, kind, path, from: None, bytes: 0, send_bytes: 0 })
+        let (node, path) = (Some(node.kind), &node.path);
+        (self.each)(&PlannedChange { kind, node, path, from: None, bytes: 0, send_bytes: 0 })
     }
 
     fn vanished_nodes(&mut self) -> Result<()> {
-        let Some(former) = &mut self.former else { return Ok(()) };
-        for node in std::mem::take(&mut former.nodes.vanished) {
-            self.one_node(&node, What::Removed)?;
+        let Some(previous) = &mut self.previous else { return Ok(()) };
+        for node in std::mem::take(&mut previous.nodes.vanished) {
+            self.one_node(&node, ChangeKind::Removed)?;
         }
         Ok(())
     }
 
-    /// Everything came. `mark` gives that of a former file.
-    pub(super) fn finish(mut self, mark: impl Fn(&FileEntry) -> Option<Vec<u8>>) -> Result<Plan> {
-        if let Some(former) = &mut self.former {
-            former.rows.end()?;
-            former.nodes.end()?;
+    /// All entries were taken. `key` gives the key of a previous file by which a renamed one is found.
+    pub(super) fn finish(mut self, key: impl Fn(&FileEntry) -> Option<Vec<u8>>) -> Result<Plan> {
+        if let Some(previous) = &mut self.previous {
+            previous.files.end()?;
+            previous.nodes.end()?;
         }
         self.vanished_nodes()?;
         let mut moves = self.moves.take();
-        if let Some(Former { vanished, reader, .. }) = self.former.take() {
-            let vanished = std::mem::take(&mut *vanished.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(PreviousGeneration { vanished, reader, .. }) = self.previous.take() {
+            let vanished = std::mem::take(&mut *vanished.lock());
             for id in vanished {
                 reader.files_with_ids(id..id + 1, |file| {
-                    self.gone(&file, mark(&file), moves.as_mut())?;
+                    self.vanished_file(&file, key(&file), moves.as_mut())?;
                     Ok(ControlFlow::Continue(()))
                 })?;
             }
         }
         if let Some(moves) = moves {
             moves.rest(|Came { path, size: bytes, send_bytes }| {
-                let (what, path) = (What::New, &path);
-                self.file(&Change { what, kind: None, path, from: None, bytes, send_bytes })?;
+                let (kind, path) = (ChangeKind::New, &path);
+                self.file(&PlannedChange { kind, node: None, path, from: None, bytes, send_bytes })?;
                 Ok(ControlFlow::Continue(()))
             })?;
         }
         Ok(self.plan)
     }
 
-    /// Takes a former file at whose path nothing, or no file, is.
-    fn gone(&mut self, file: &FileEntry, mark: Option<Vec<u8>>, moves: Option<&mut Moves>) -> Result<()> {
-        let came = match (moves, mark) {
-            (Some(moves), Some(mark)) => moves.take(&mark)?,
+    /// Takes a previous file whose path is gone, or is no file any more.
+    fn vanished_file(
+        &mut self,
+        file: &FileEntry,
+        key: Option<Vec<u8>>,
+        moves: Option<&mut Moves>,
+    ) -> Result<()> {
+        let new = match (moves, key) {
+            (Some(moves), Some(key)) => moves.take(&key)?,
             _ => None,
         };
-        let (kind, bytes, send_bytes) = (None, file.size, 0);
-        match came {
+        let (node, bytes, send_bytes) = (None, file.size, 0);
+        match new {
             None => {
-                let (what, path) = (What::Removed, &file.path);
-                self.file(&Change { what, kind, path, from: None, bytes, send_bytes })
+                let (kind, path) = (ChangeKind::Removed, &file.path);
+                self.file(&PlannedChange { kind, node, path, from: None, bytes, send_bytes })
             }
-            Some(came) => {
-                self.plan.believed_bytes += file.size;
-                let (what, path, from) = (What::Renamed, &came.path, Some(&file.path));
-                self.file(&Change { what, kind, path, from, bytes, send_bytes })
+            Some(new) => {
+                self.plan.assumed_bytes += file.size;
+                let (kind, path, from) = (ChangeKind::Renamed, &new.path, Some(&file.path));
+                self.file(&PlannedChange { kind, node, path, from, bytes, send_bytes })
             }
         }
     }
 }
 
-/// What a file keeps when it gets another name: device, inode, size and time.
-pub(super) fn moved_mark(file: &FileEntry) -> Option<Vec<u8>> {
+/// The key of a file that a rename does not change: device, inode, size and time.
+pub(super) fn moved_key(file: &FileEntry) -> Option<Vec<u8>> {
     let (origin, meta) = (file.origin?, file.meta?);
     let numbers = [origin.dev, origin.ino, file.size, meta.mtime_ns.cast_unsigned()];
     Some(numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
 }
 
-/// What makes a content the same: size and digests. There is one empty content only, which says nothing.
-pub(super) fn content_mark(file: &FileEntry) -> Option<Vec<u8>> {
+/// The key of a content: size and digests. All empty files are equal, so that they have none.
+pub(super) fn content_key(file: &FileEntry) -> Option<Vec<u8>> {
     let md5 = file.md5.filter(|_| file.size > 0)?;
     let blake3 = file.blake3.as_ref().map(|digest| &digest.as_bytes()[..]).unwrap_or_default();
     Some([&file.size.to_le_bytes()[..], md5.as_bytes(), blake3].concat())
+}
+
+/// Counts a file as progress; fails if the user has interrupted the run.
+pub(super) fn count_file(file: &FileEntry, monitor: &dyn Monitor) -> Result<()> {
+    let counters = monitor.counters();
+    counters.files_total.add(1);
+    counters.files_done.add(1);
+    counters.total_bytes.add(file.size);
+    counters.done_bytes.add(file.size);
+    check_cancelled(monitor)
+}
+
+/// Fails if the user has interrupted the run.
+pub(super) fn check_cancelled(monitor: &dyn Monitor) -> Result<()> {
+    if monitor.is_cancelled() { Err(Error::new(ErrorKind::Interrupted, "interrupted")) } else { Ok(()) }
+}
+
+pub(super) fn no_block_size() -> Error {
+    Error::new(ErrorKind::Usage, "the block size must not be 0")
 }

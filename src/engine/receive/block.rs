@@ -1,20 +1,26 @@
 //! Taking in one block.
 
 use super::super::buffers::{Buffer, Buffers};
-use super::archive::{Archive, is_done};
-use super::{Receiver, now_s, publish};
+use super::archive::Archive;
+use super::commit::Mark;
+use super::context::Context;
+use super::files::content::NOT_AS_INDEXED;
+use super::files::publish::publish_staged;
+use super::open;
+use super::reason::reason;
 use crate::archive::block_digest::BlockDigest;
 use crate::archive::codec::{self, FrameError};
 use crate::archive::digest::{IndexDigest, proves};
 use crate::archive::entry::FileEntry;
 use crate::archive::extent::Piece;
 use crate::archive::intake::Taken;
-use crate::archive::layout::Grid;
-use crate::archive::protocol::{BlockAnswer, FinishRequest};
+use crate::archive::layout::BlockLayout;
+use crate::archive::protocol::BlockAnswer;
 use crate::archive::ranges::RangeSet;
 use crate::archive::zstd;
-use crate::db::journal::Change;
 use crate::error::{Error, ErrorKind, Result};
+use crate::unix_time::now_s;
+use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -44,172 +50,170 @@ pub struct BlockPut {
     pub failed: RangeSet,
 }
 
-/// Whole files of a block that are staged and wait for the next sync before they get their names. A block may hold millions
-/// of tiny files: beyond this many bytes of paths, the sync comes earlier.
+/// Whole files of a block that are staged and wait for the next sync before they get their names. A block may hold millions of tiny files:
+/// beyond this many bytes of paths, the sync comes earlier.
 const STAGED_BYTES: usize = 4 << 20;
 /// What one staged file costs besides its path, in bytes, about.
 const STAGED_ENTRY_BYTES: usize = 250;
 
-struct Intake<'a> {
-    receiver: &'a Receiver,
+/// What a block comes to while it is taken in.
+struct BlockIntake<'a> {
+    context: &'a Context,
     archive: &'a Arc<Archive>,
+    /// Taken before anything was written.
+    mark: Mark,
     staged: Vec<FileEntry>,
     staged_bytes: usize,
     /// Bytes that are written and correct as far as this block can tell.
     accepted: RangeSet,
-    frags: u64,
+    fragments: u64,
     rejected: Vec<u64>,
-    /// Files that go beyond this block, or cannot be proven yet.
+    /// Files that go beyond this block, or cannot be verified yet.
     large: Vec<FileEntry>,
     /// Files whose digests had not come when the block was looked up.
-    pending: BTreeSet<u64>,
+    awaiting_digests: BTreeSet<u64>,
 }
 
-impl Receiver {
-    /// Takes in a block: proves it, writes it to staging, makes it durable, gives files that are complete their names.
-    ///
-    /// # Errors
-    /// The kind says what the sender has to do; nothing was written unless storage itself failed.
-    pub fn put_block(self: &Arc<Self>, mut put: BlockPut) -> Result<BlockAnswer> {
-        let start = Instant::now();
-        self.committer.check()?;
-        let archive = self.archive(put.tar_id)?;
-        let _entered = archive.enter()?;
-        let range = self.range_of(&archive, &put)?;
-        let content = self.content_of(&mut put, &range)?;
-        let _claim = archive.claim(range.clone());
-        let mut intake = Intake {
-            receiver: self,
-            archive: &archive,
-            staged: Vec::new(),
-            staged_bytes: 0,
-            accepted: RangeSet::default(),
-            frags: 0,
-            rejected: Vec::new(),
-            large: Vec::new(),
-            pending: archive.state().pending.clone(),
-        };
-        let missing: RangeSet = archive.state().done.missing(range.clone()).collect();
-        if missing.covered() > 0 {
-            self.check_space(missing.covered())?;
-        }
-        archive.with_index(|index| {
-            index.pieces_in(&range, |file, piece| {
-                if let Some(piece) = piece.within(&range) {
-                    intake.piece(&put, &range, &content, &missing, file, piece)?;
-                }
-                Ok(ControlFlow::Continue(()))
-            })
-        })?;
-        drop(content);
-        intake.commit()?;
-        if put.index.is_none() && archive.state().done.covered() == archive.extent().total_bytes {
-            // The last block of a legacy sender, which never says that it is done.
-            self.finish(put.tar_id, None, FinishRequest::default())?;
-        }
-        self.counters.blocks.add(1);
-        self.counters.block_bytes.add(range.end - range.start);
-        self.counters.wire_bytes.add(put.wire_bytes);
-        self.counters.last_block_s.set(now_s());
-        Ok(BlockAnswer {
-            blk_no: put.number,
-            blk_size: put.block_size,
-            frags: intake.frags,
-            path: vec![put.tar_id.to_string(), put.block_size.to_string(), put.number.to_string()],
-            dur: start.elapsed().as_secs_f64(),
-            in_len: put.wire_bytes,
-            rejected: intake.rejected,
+/// Takes in a block: verifies it, writes it to staging, makes it durable, and gives files that are complete their names.
+///
+/// # Errors
+/// The kind says what the sender has to do; nothing was written unless storage itself failed.
+pub(crate) fn put(context: &Context, mut put: BlockPut) -> Result<BlockAnswer> {
+    let start = Instant::now();
+    context.committer.check()?;
+    let archive = open::get(context, put.tar_id)?;
+    let shared = archive.lock_shared_for_block()?;
+    let range = range_of(context, &archive, &put)?;
+    let content = content_of(context, &mut put, &range)?;
+    let _claim = shared.claim(range.clone());
+    let mark = context.committer.mark();
+    // What the block is acknowledged by must be there as long as the block is.
+    archive.check_index_is_stored(&context.committer, mark)?;
+    if context.sink.syncs_each_file() {
+        archive.store_index()?;
+    }
+    let mut intake = BlockIntake {
+        context,
+        archive: &archive,
+        mark,
+        staged: Vec::new(),
+        staged_bytes: 0,
+        accepted: RangeSet::default(),
+        fragments: 0,
+        rejected: Vec::new(),
+        large: Vec::new(),
+        awaiting_digests: archive.progress.awaiting_digests(),
+    };
+    let missing = archive.progress.missing(&range);
+    if missing.covered() > 0 {
+        context.check_space(missing.covered())?;
+    }
+    archive.with_index(|index| {
+        index.pieces_in(&range, |file, piece| {
+            if let Some(piece) = piece.within(&range) {
+                intake.piece(&put, &range, &content, &missing, file, piece)?;
+            }
+            Ok(ControlFlow::Continue(()))
         })
-    }
+    })?;
+    drop(content);
+    intake.commit()?;
+    context.counters.blocks.add(1);
+    context.counters.block_bytes.add(range.end - range.start);
+    context.counters.wire_bytes.add(put.wire_bytes);
+    context.counters.last_block_s.set(now_s());
+    Ok(BlockAnswer {
+        blk_no: put.number,
+        blk_size: put.block_size,
+        frags: intake.fragments,
+        path: [put.tar_id, put.block_size, put.number],
+        dur: start.elapsed().as_secs_f64(),
+        in_len: put.wire_bytes,
+        rejected: intake.rejected,
+    })
+}
 
-    /// What can be said of a block before its body is there.
-    ///
-    /// # Errors
-    /// As [`Receiver::put_block`].
-    pub fn check_block(&self, put: &BlockPut) -> Result<()> {
-        self.committer.check()?;
-        let archive = self.archive(put.tar_id)?;
-        self.range_of(&archive, put).map(drop)
-    }
+/// Refuses a block before its body is there, if what is known of it is enough for that.
+///
+/// # Errors
+/// As [`put`].
+pub(crate) fn check(context: &Context, put: &BlockPut) -> Result<()> {
+    context.committer.check()?;
+    let archive = open::get(context, put.tar_id)?;
+    archive.check_open()?;
+    range_of(context, &archive, put).map(drop)
+}
 
-    /// The content of the block, of which nothing is left in `put`.
-    fn content_of(&self, put: &mut BlockPut, range: &Range<u64>) -> Result<Buffer> {
-        let bad = |why: String| {
-            Error::new(
-                ErrorKind::BadBlock,
-                format!("block {} of {} bytes: {why}", put.number, put.block_size),
-            )
-        };
-        let length = usize::try_from(range.end - range.start).map_err(|e| bad(e.to_string()))?;
-        let body = std::mem::replace(&mut put.body, Buffers::new(0).take());
-        let content = match put.taken {
-            Taken::Content if body.len() == length => body,
-            Taken::Content => return Err(bad(FrameError::WrongLength.to_string())),
-            Taken::Body => {
-                let mut content = self.buffers.take();
-                codec::decode(&body, length, &mut content)
-                    .map_err(|e| bad(format!("as an LZ4 frame: {e}")))?;
-                content
-            }
-            Taken::Zstd => {
-                let mut content = self.buffers.take();
-                zstd::decode(&body, length, &mut content)
-                    .map_err(|e| bad(format!("as a Zstandard frame: {e}")))?;
-                content
-            }
-        };
-        match &put.digest {
-            Some(digest) if !digest.is_of(&content) => {
-                Err(bad("its digest is wrong: it was changed on the way".to_string()))
-            }
-            _ => Ok(content),
+/// The content of the block, of which nothing is left in `put`.
+fn content_of(context: &Context, put: &mut BlockPut, range: &Range<u64>) -> Result<Buffer> {
+    let bad = |why: String| {
+        Error::new(ErrorKind::BadBlock, format!("block {} of {} bytes: {why}", put.number, put.block_size))
+    };
+    let length = usize::try_from(range.end - range.start).map_err(|e| bad(e.to_string()))?;
+    let body = std::mem::replace(&mut put.body, Buffers::new(0).take());
+    let content = match put.taken {
+        Taken::Content if body.len() == length => body,
+        Taken::Content => return Err(bad(FrameError::WrongLength.to_string())),
+        Taken::Body => {
+            let mut content = context.buffers.take();
+            codec::decode(&body, length, &mut content).map_err(|e| bad(format!("as an LZ4 frame: {e}")))?;
+            content
         }
-    }
-
-    /// The bytes of the archive that the block is, by the index that it names.
-    fn range_of(&self, archive: &Archive, put: &BlockPut) -> Result<Range<u64>> {
-        let end = match &put.index {
-            Some(digest) => archive.end_of(digest)?.ok_or_else(|| {
-                let active = archive.extent().digest;
-                Error::new(
-                    ErrorKind::WrongIndex,
-                    format!("the block belongs to index {digest}, but index {active} is active"),
-                )
-                .hint("another sender put another index in place, or this one is out of date; run upload again with the index that is wanted")
-            })?,
-            None if self.options.legacy => archive.extent().total_bytes,
-            None => {
-                return Err(Error::new(ErrorKind::NoIndexNamed, "the block names no index").hint(
-                    "the sender is too old for this receiver; start the proxy with --legacy to serve it",
-                ));
-            }
-        };
-        let range = Grid::new(end, put.block_size)
-            .ok_or_else(|| Error::new(ErrorKind::Malformed, "the block size must not be 0"))?
-            .range(put.number)
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Malformed,
-                    format!(
-                        "block {} of {} bytes lies behind the archive's end at {end} bytes",
-                        put.number, put.block_size
-                    ),
-                )
-            })?;
-        match &put.part {
-            None => Ok(range),
-            Some(part) if range.start <= part.start && part.start < part.end && part.end <= range.end => {
-                Ok(part.clone())
-            }
-            Some(_) => Err(Error::new(
-                ErrorKind::Malformed,
-                format!("the part of block {} of {} bytes does not lie in it", put.number, put.block_size),
-            )),
+        Taken::Zstd => {
+            let mut content = context.buffers.take();
+            zstd::decode(&body, length, &mut content)
+                .map_err(|e| bad(format!("as a Zstandard frame: {e}")))?;
+            content
         }
+    };
+    match &put.digest {
+        Some(digest) if !digest.is_of(&content) => {
+            Err(bad("its digest is wrong: it was changed on the way".to_string()))
+        }
+        _ => Ok(content),
     }
 }
 
-impl Intake<'_> {
+/// The bytes of the archive that the block is, by the index that it names.
+fn range_of(context: &Context, archive: &Archive, put: &BlockPut) -> Result<Range<u64>> {
+    let end = match &put.index {
+        Some(digest) => archive.end_of(digest)?.ok_or_else(|| {
+            let active = archive.progress.head().digest;
+            Error::new(
+                ErrorKind::WrongIndex,
+                format!("the block belongs to index {digest}, but index {active} is active"),
+            )
+            .with_hint("another sender put another index in place, or this one is out of date; run upload again with the index that is wanted")
+        })?,
+        None if context.options.legacy => archive.progress.head().total_bytes,
+        None => {
+            return Err(Error::new(ErrorKind::NoIndexNamed, "the block names no index")
+                .with_hint("the sender is too old for this receiver; start the proxy with --legacy to serve it"));
+        }
+    };
+    let range = BlockLayout::new(end, put.block_size)
+        .ok_or_else(|| Error::new(ErrorKind::Malformed, "the block size must not be 0"))?
+        .range(put.number)
+        .ok_or_else(|| {
+            let what = format!(
+                "block {} of {} bytes lies behind the archive's end at {end} bytes",
+                put.number, put.block_size
+            );
+            Error::new(ErrorKind::Malformed, what)
+        })?;
+    match &put.part {
+        None => Ok(range),
+        Some(part) if range.start <= part.start && part.start < part.end && part.end <= range.end => {
+            Ok(part.clone())
+        }
+        Some(_) => Err(Error::new(
+            ErrorKind::Malformed,
+            format!("the part of block {} of {} bytes does not lie in it", put.number, put.block_size),
+        )),
+    }
+}
+
+impl BlockIntake<'_> {
     /// Takes what the block has of one piece of a file.
     fn piece(
         &mut self,
@@ -218,58 +222,72 @@ impl Intake<'_> {
         content: &[u8],
         missing: &RangeSet,
         file: &FileEntry,
-        Piece { file_offset, range: piece }: Piece,
+        piece: Piece,
     ) -> Result<()> {
-        self.frags += 1;
-        let whole = !file.scattered && piece == file.range() && !self.pending.contains(&file.id);
-        if missing.missing(piece.clone()).next() == Some(piece.clone()) {
-            // All of it is done: sent twice.
+        self.fragments += 1;
+        if missing.missing(piece.range.clone()).next() == Some(piece.range.clone()) {
+            // All of it is durable: sent twice.
             return Ok(());
         }
-        let published = self.archive.state().published.contains(file.id..file.id + 1);
+        let is_published = self.archive.progress.is_published(file.id);
         if put.failed.contains(file.id..file.id + 1) {
-            if published {
-                // Another file asks for the same bytes.
-                return Ok(());
+            // A published file has the bytes: the block has them for another file.
+            if !is_published {
+                self.archive.progress.fail(file.id, &file.path, "the sender could not read it");
             }
-            self.archive.state().fail(file.id, &file.path, "the sender could not read it");
             return Ok(());
         }
         let bytes = |part: &Range<u64>| {
             &content[(part.start - block.start) as usize..(part.end - block.start) as usize]
         };
-        if !whole {
-            // What is done may be hashed already: nobody would see that it has changed.
-            let gaps: Vec<Range<u64>> = self.archive.state().done.missing(piece.clone()).collect();
-            for gap in gaps {
-                if !self.has_all(file) {
-                    self.archive.staging.write_at(
-                        file,
-                        file_offset + (gap.start - piece.start),
-                        bytes(&gap),
-                    )?;
+        let is_whole =
+            !file.fragmented && piece.range == file.range() && !self.awaiting_digests.contains(&file.id);
+        match is_whole {
+            true => self.whole_file(file, bytes(&piece.range), is_published),
+            false => self.part_of_file(file, &piece, bytes),
+        }
+    }
+
+    /// Stages the missing bytes of a file that is verified later.
+    fn part_of_file<'b>(
+        &mut self,
+        file: &FileEntry,
+        piece: &Piece,
+        bytes: impl Fn(&Range<u64>) -> &'b [u8],
+    ) -> Result<()> {
+        // Not what is durable: it may be hashed already, so nobody would see that it has changed.
+        for gap in self.archive.progress.missing(&piece.range).iter() {
+            if !self.archive.progress.has_all(file.id) {
+                let at = piece.file_offset_of(gap.start);
+                let written = self.archive.staging.write_at(file, at, bytes(&gap));
+                if !self.staged_or_failed(file, written)? {
+                    return Ok(());
                 }
-                self.accepted.insert(gap);
             }
-            if self.large.last().is_none_or(|last| last.id != file.id) {
-                self.large.push(file.clone());
-            }
-            return Ok(());
+            self.accepted.insert(gap);
         }
-        let bytes = bytes(&piece);
+        if self.large.last().is_none_or(|last| last.id != file.id) {
+            self.large.push(file.clone());
+        }
+        Ok(())
+    }
+
+    /// Verifies and stages a file that the block has whole.
+    fn whole_file(&mut self, file: &FileEntry, bytes: &[u8], is_published: bool) -> Result<()> {
         if !proves(file, bytes) {
-            if published {
-                return Ok(());
+            if !is_published {
+                self.archive.progress.fail(file.id, &file.path, NOT_AS_INDEXED);
+                self.rejected.push(file.id);
             }
-            self.archive.state().fail(file.id, &file.path, publish::NOT_AS_INDEXED);
-            self.rejected.push(file.id);
             return Ok(());
         }
-        if published {
-            self.accepted.insert(piece);
+        if is_published {
+            self.accepted.insert(file.range());
             return Ok(());
         }
-        self.archive.staging.write_whole(file, bytes)?;
+        if !self.staged_or_failed(file, self.archive.staging.write_whole(file, bytes))? {
+            return Ok(());
+        }
         self.staged_bytes += file.path.as_bytes().len() + STAGED_ENTRY_BYTES;
         self.staged.push(file.clone());
         if self.staged_bytes >= STAGED_BYTES {
@@ -278,63 +296,43 @@ impl Intake<'_> {
         Ok(())
     }
 
-    /// Whether a file that shares these bytes has all of its own already: it has its name, or is being proven, and nobody writes to it.
-    fn has_all(&self, file: &FileEntry) -> bool {
-        let state = self.archive.state();
-        state.published.contains(file.id..file.id + 1) || state.proving.contains(&file.id)
+    /// Whether a piece could be staged. A file that is larger than the file system or a limit of the system allows fails alone.
+    fn staged_or_failed(&self, file: &FileEntry, outcome: Result<()>) -> Result<bool> {
+        match outcome {
+            Err(e) if e.os_error() == Some(Errno::FBIG) => {
+                let e =
+                    e.with_hint("it is larger than the receiver's file system, or ulimit -f there, allows");
+                self.archive.progress.fail(file.id, &file.path, reason(&e));
+                Ok(false)
+            }
+            other => other.map(|()| true),
+        }
     }
 
-    /// Syncs, then gives the staged whole files their names. What cannot get its name is not accepted.
+    /// Syncs, then gives the staged whole files their names. A file that cannot get its name is here all the same, staged and synced.
     fn publish_staged(&mut self) -> Result<()> {
-        self.receiver.committer.sync()?;
+        self.context.committer.sync(self.mark)?;
         self.staged_bytes = 0;
-        let mut ids = RangeSet::default();
-        let published =
-            publish::publish_staged(self.receiver, self.archive, std::mem::take(&mut self.staged), |file| {
-                ids.insert(file.id..file.id + 1);
-                self.accepted.insert(file.range());
-            });
-        // Also when a full disk stopped it half-way: those that have their names have them.
-        publish::note_published(self.receiver, self.archive, &ids);
-        published
+        let staged = std::mem::take(&mut self.staged);
+        publish_staged(self.context, self.archive, staged, |file| self.accepted.insert(file.range()))
     }
 
+    /// Publishes what is whole, makes the bytes durable, and has large files hashed.
     fn commit(&mut self) -> Result<()> {
         self.publish_staged()?;
-        let archive = self.archive;
         if self.accepted.covered() == 0 {
             return Ok(());
         }
-        self.receiver
-            .committer
-            .record(self.accepted.iter().map(|range| archive.record(Change::Done(range))).collect())?;
-        let mut to_hash = Vec::new();
+        let archive = self.archive;
         let mut large = Vec::with_capacity(self.large.len());
         for file in self.large.drain(..) {
-            if !archive.state().published.contains(file.id..file.id + 1) {
+            if !archive.progress.is_published(file.id) {
                 let pieces = archive.pieces_of(&file)?;
                 large.push((file, pieces));
             }
         }
-        {
-            let mut state = archive.state();
-            for range in self.accepted.iter() {
-                state.done.insert(range);
-            }
-            // Under the same lock: exactly one of several blocks sees that a file has become complete.
-            for (file, pieces) in large {
-                let known = !state.pending.contains(&file.id);
-                if known && is_done(&state.done, &pieces) {
-                    if state.proving.insert(file.id) {
-                        to_hash.push(file.id);
-                    }
-                } else if !file.scattered && !state.hashing.contains(&file.id) {
-                    to_hash.push(file.id);
-                }
-            }
-        }
-        for id in to_hash {
-            self.receiver.prove_later(archive, id);
+        for id in archive.progress.make_durable(&self.context.committer, &self.accepted, large)? {
+            self.context.verify_later(archive, id);
         }
         Ok(())
     }

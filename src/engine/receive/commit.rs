@@ -1,19 +1,30 @@
 //! Group commit: many blocks share one sync of the file system and one transaction of the journal.
+//!
+//! Whoever writes takes a [`Mark`] before the first byte. A sync that finds no space (NFS, thin pools, quotas: they say so only then) may have
+//! lost everything that was not synced yet, of everybody: whoever wrote it has an older mark, and is never told that it is there.
 
-use crate::db::journal::{Journal, Record};
+use crate::archive::ranges::RangeSet;
+use crate::db::journal::{Change, Journal, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::DiskSink;
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 
 /// Records of one block, and where their outcome is waited for.
 type Waiting = (Vec<Record>, mpsc::Sender<std::result::Result<(), ErrorKind>>);
 
+/// How many syncs had lost something when its owner began to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark(u64);
+
 /// Makes blocks durable. After the first failed sync or journal write (a full disk apart) nothing is acknowledged any more:
 /// the kernel may have dropped the dirty pages, so trying again would succeed without the data being there.
-pub(super) struct Committer {
+pub(crate) struct Committer {
     sink: Arc<DiskSink>,
     degraded: AtomicBool,
+    /// Syncs that found no space.
+    losses: AtomicU64,
     requested: AtomicU64,
     /// The highest request that a finished sync covers.
     synced: Mutex<u64>,
@@ -22,74 +33,116 @@ pub(super) struct Committer {
     /// Files with their final name, which the next sync makes safe against a power loss.
     renamed: Mutex<Vec<Record>>,
     /// Files whose final name is safe, which the next transaction says.
-    settled: Mutex<Vec<Record>>,
+    named: Mutex<Vec<Record>>,
 }
 
-/// A poisoned lock means that another thread panicked between two statements, none of which leaves half a state.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Opens the journal of `sink`.
+pub(crate) fn open_journal(sink: &DiskSink) -> Result<Journal> {
+    let open = || Journal::open(&sink.state_name().join(JOURNAL));
+    let journal = match open() {
+        Err(e) if e.kind() == ErrorKind::NoSpace && sink.release() => open()?,
+        other => other?,
+    };
+    for name in [JOURNAL, "journal.sqlite-wal"] {
+        sink.check_opened(name)?;
+    }
+    Ok(journal)
 }
+
+/// What a few transactions of the journal may take, in bytes.
+const JOURNAL_BYTES: u64 = 1 << 20;
+
+const JOURNAL: &str = "journal.sqlite";
 
 impl Committer {
-    pub(super) fn new(sink: Arc<DiskSink>, journal: Journal) -> Self {
+    pub(crate) fn new(sink: Arc<DiskSink>, journal: Journal) -> Self {
         Self {
             sink,
             degraded: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
             requested: AtomicU64::new(0),
             synced: Mutex::new(0),
             journal: Mutex::new(journal),
             waiting: Mutex::default(),
             renamed: Mutex::default(),
-            settled: Mutex::default(),
+            named: Mutex::default(),
         }
     }
 
-    pub(super) fn is_degraded(&self) -> bool {
+    pub(crate) fn is_degraded(&self) -> bool {
         self.degraded.load(Ordering::SeqCst)
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.is_degraded() {
             return Err(Error::new(
                 ErrorKind::Degraded,
                 "the receiver's storage failed earlier; nothing is accepted any more",
             )
-            .hint("look for disk errors in the system's log of the receiver, then restart the proxy"));
+            .with_hint("look for disk errors in the system's log of the receiver, then restart the proxy"));
         }
         Ok(())
     }
 
-    fn degrade(&self, error: Error) -> Error {
+    pub(crate) fn degrade(&self, error: Error) -> Error {
         if !self.degraded.swap(true, Ordering::SeqCst) {
             tracing::error!("storage failed, nothing is accepted until a restart: {error}");
         }
         error.with_kind(ErrorKind::Degraded)
     }
 
-    /// Returns when all that this thread wrote before is on stable storage. Whoever holds the lock syncs for everybody
+    /// Taken before anything is written that is to be synced.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(self.losses.load(Ordering::SeqCst))
+    }
+
+    /// Returns when all that was written since `mark` was taken is on stable storage. Whoever holds the lock syncs for everybody
     /// who asked before the sync began.
-    pub(super) fn sync(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`]: a sync since then found no space, and what was written before counts as lost.
+    pub(crate) fn sync(&self, mark: Mark) -> Result<()> {
+        self.sync_by(mark, || self.sink.sync())
+    }
+
+    fn sync_by(&self, mark: Mark, sync: impl FnOnce() -> Result<()>) -> Result<()> {
         let mine = self.requested.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut synced = lock(&self.synced);
+        let mut synced = self.synced.lock();
         self.check()?;
+        if self.mark() != mark {
+            let what =
+                "no space: the file system could not store what was written, which is to be sent again";
+            return Err(Error::new(ErrorKind::NoSpace, what)
+                .with_hint("free space on the receiver's disk, or raise its quota"));
+        }
         if *synced >= mine {
             return Ok(());
         }
         let covered = self.requested.load(Ordering::SeqCst);
-        let renamed = std::mem::take(&mut *lock(&self.renamed));
-        self.sink.sync().map_err(|e| self.degrade(e))?;
+        let renamed = std::mem::take(&mut *self.renamed.lock());
+        match sync() {
+            Ok(()) => {}
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                self.losses.fetch_add(1, Ordering::SeqCst);
+                tracing::warn!("nothing that is not stored yet is acknowledged: {e}");
+                // Their content was stored before they got their names, and names are not what finds no space so late.
+                self.renamed.lock().extend(renamed);
+                return Err(e.with_hint("free space on the receiver's disk, or raise its quota"));
+            }
+            Err(e) => return Err(self.degrade(e)),
+        }
         *synced = covered;
-        lock(&self.settled).extend(renamed);
+        self.named.lock().extend(renamed);
         Ok(())
     }
 
     /// Returns when `records` are in the journal on stable storage.
-    pub(super) fn record(&self, records: Vec<Record>) -> Result<()> {
+    pub(crate) fn record(&self, records: Vec<Record>) -> Result<()> {
         let (sender, outcome) = mpsc::channel();
-        lock(&self.waiting).push((records, sender));
+        self.waiting.lock().push((records, sender));
         {
-            let mut journal = lock(&self.journal);
-            let batch = std::mem::take(&mut *lock(&self.waiting));
+            let mut journal = self.journal.lock();
+            let batch = std::mem::take(&mut *self.waiting.lock());
             if !batch.is_empty() {
                 self.append(&mut journal, batch);
             }
@@ -98,15 +151,15 @@ impl Committer {
             // A sync that failed meanwhile may have hidden the failure from the journal's own.
             Ok(Ok(())) => self.check(),
             Ok(Err(ErrorKind::NoSpace)) => Err(Error::new(ErrorKind::NoSpace, "no space for the journal")
-                .hint("free space on the receiver's disk")),
+                .with_hint("free space on the receiver's disk")),
             Ok(Err(kind)) => Err(Error::new(kind, "cannot write the journal")),
             Err(_) => Err(Error::new(ErrorKind::Internal, "the journal's writer gave no answer")),
         }
     }
 
     fn append(&self, journal: &mut Journal, batch: Vec<Waiting>) {
-        let settled = std::mem::take(&mut *lock(&self.settled));
-        let mut records = settled.clone();
+        let named = std::mem::take(&mut *self.named.lock());
+        let mut records = named.clone();
         for (wanted, _) in &batch {
             records.extend(wanted.iter().cloned());
         }
@@ -114,13 +167,14 @@ impl Committer {
             if records.is_empty() {
                 return Ok(());
             }
+            self.make_room();
             journal.append(&records).map_err(|e| match e.kind() {
                 ErrorKind::NoSpace => e,
                 _ => self.degrade(e),
             })
         });
         if outcome.is_err() {
-            lock(&self.settled).extend(settled);
+            self.named.lock().extend(named);
         }
         let outcome = outcome.map_err(|e| e.kind());
         for (_, sender) in batch {
@@ -129,23 +183,156 @@ impl Committer {
         }
     }
 
-    /// Takes note of files that have just got their final name.
-    pub(super) fn renamed(&self, records: impl IntoIterator<Item = Record>) {
-        lock(&self.renamed).extend(records);
+    /// Sees to it that the journal can be written: what it says is what may be freed.
+    fn make_room(&self) {
+        if self.sink.free_bytes().is_ok_and(|free| free < JOURNAL_BYTES) {
+            self.sink.release();
+        }
     }
 
-    /// Makes all renames so far durable and known to the journal.
-    pub(super) fn settle(&self) -> Result<()> {
-        self.sync()?;
+    /// Takes note of files that have just got their final name.
+    pub(crate) fn renamed(&self, records: impl IntoIterator<Item = Record>) {
+        self.renamed.lock().extend(records);
+    }
+
+    /// Makes all renames so far, and what was written since `mark`, durable, and the renames known to the journal.
+    pub(crate) fn flush(&self, mark: Mark) -> Result<()> {
+        self.sync(mark)?;
         self.record(Vec::new())
     }
 
+    /// Runs `change` on the journal, which forgets that the files `ids` of archive `tar_id` are published. What says so and has not reached the
+    /// journal yet must not reach it later.
+    pub(crate) fn invalidate<T>(
+        &self,
+        tar_id: u64,
+        ids: &RangeSet,
+        change: impl FnOnce(&mut Journal) -> Result<T>,
+    ) -> Result<T> {
+        // Taken before the journal: a sync that runs has taken records from one list, and will add them to the other.
+        let _synced = self.synced.lock();
+        self.rewrite(|journal| {
+            for list in [&self.renamed, &self.named] {
+                let mut list = list.lock();
+                let records = std::mem::take(&mut *list);
+                list.extend(records.into_iter().flat_map(|record| without(record, tar_id, ids)));
+            }
+            change(journal)
+        })
+    }
+
     /// Runs `change` on the journal, with nobody else writing.
-    pub(super) fn rewrite<T>(&self, change: impl FnOnce(&mut Journal) -> Result<T>) -> Result<T> {
+    pub(crate) fn rewrite<T>(&self, change: impl FnOnce(&mut Journal) -> Result<T>) -> Result<T> {
         self.check()?;
-        change(&mut lock(&self.journal)).map_err(|e| match e.kind() {
+        self.make_room();
+        change(&mut self.journal.lock()).map_err(|e| match e.kind() {
             ErrorKind::NoSpace => e,
             _ => self.degrade(e),
         })
+    }
+}
+
+/// What `record` says of other files than `ids` of archive `tar_id`.
+fn without(record: Record, tar_id: u64, ids: &RangeSet) -> Vec<Record> {
+    match &record.change {
+        Change::Published(range) if record.tar_id == tar_id => {
+            let others = ids.missing(range.clone());
+            others.map(|range| Record { change: Change::Published(range), ..record.clone() }).collect()
+        }
+        _ => vec![record],
+    }
+}
+
+#[cfg(test)]
+mod invalidate_tests {
+    use super::*;
+    use crate::archive::digest::Digest;
+    use crate::db::journal::ArchiveState;
+    use std::ops::Range;
+
+    #[test]
+    fn what_was_invalidated_does_not_reach_the_journal_later() {
+        let base = tempfile::tempdir().unwrap();
+        let sink = Arc::new(DiskSink::open(base.path()).unwrap());
+        let mut journal = open_journal(&sink).unwrap();
+        let (done, published) = Default::default();
+        let digest = Digest::from([1; 32]);
+        let (tar_id, generation, finished, made) = (0, 1, false, false);
+        let state = ArchiveState { tar_id, digest, generation, finished, made, done, published };
+        journal.activate(&state).unwrap();
+        let committer = Committer::new(sink, journal);
+        let record = |ids: Range<u64>| Record { tar_id: 0, generation: 1, change: Change::Published(ids) };
+        let ids = |ids: Range<u64>| std::iter::once(ids).collect::<RangeSet>();
+        let forget = |range: Range<u64>| {
+            let ids = ids(range);
+            move |journal: &mut Journal| journal.forget(0, &RangeSet::default(), &ids)
+        };
+        let published = || {
+            let archives = committer.rewrite(|journal| journal.archives()).unwrap();
+            archives[0].published.iter().collect::<Vec<_>>()
+        };
+        committer.renamed([record(0..10), record(20..22)]);
+        // Renamed only, then also synced, then in the journal.
+        committer.invalidate(0, &ids(2..3), forget(2..3)).unwrap();
+        committer.sync(committer.mark()).unwrap();
+        committer.invalidate(0, &ids(5..6), forget(5..6)).unwrap();
+        committer.invalidate(1, &ids(8..9), |_| Ok(())).unwrap();
+        committer.flush(committer.mark()).unwrap();
+        assert_eq!(published(), [0..2, 3..5, 6..10, 20..22]);
+        committer.invalidate(0, &ids(20..22), forget(20..22)).unwrap();
+        committer.flush(committer.mark()).unwrap();
+        assert_eq!(published(), [0..2, 3..5, 6..10]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::digest::Digest;
+    use crate::db::journal::{ArchiveState, Change};
+
+    fn committer(base: &std::path::Path) -> Committer {
+        let sink = Arc::new(DiskSink::open(base).unwrap());
+        let mut journal = Journal::open(&sink.state_name().join("journal.sqlite")).unwrap();
+        let (done, published) = Default::default();
+        let state = ArchiveState {
+            tar_id: 0,
+            digest: Digest::from([1; 32]),
+            generation: 1,
+            finished: false,
+            made: false,
+            done,
+            published,
+        };
+        journal.activate(&state).unwrap();
+        Committer::new(sink, journal)
+    }
+
+    fn full() -> Result<()> {
+        Err(Error::new(ErrorKind::NoSpace, "no space"))
+    }
+
+    /// P1: the sync after the one that failed succeeds, and says nothing of what was written before.
+    #[test]
+    fn what_a_failed_sync_may_have_lost_is_never_acknowledged() {
+        let base = tempfile::tempdir().unwrap();
+        let committer = committer(&base.path().canonicalize().unwrap());
+        let (mine, other) = (committer.mark(), committer.mark());
+        committer.renamed([Record { tar_id: 0, generation: 1, change: Change::Published(3..4) }]);
+        let kind = |outcome: Result<()>| outcome.map_err(|e| e.kind());
+        assert_eq!(kind(committer.sync_by(mine, full)), Err(ErrorKind::NoSpace));
+        for mark in [mine, other] {
+            assert_eq!(kind(committer.sync_by(mark, || Ok(()))), Err(ErrorKind::NoSpace), "{mark:?}");
+            assert_eq!(kind(committer.flush(mark)), Err(ErrorKind::NoSpace), "{mark:?}");
+        }
+        assert!(!committer.is_degraded());
+        // What is written anew is.
+        committer.flush(committer.mark()).unwrap();
+        let published = committer.rewrite(|journal| Ok(journal.archives()?.remove(0).published)).unwrap();
+        assert_eq!(published, std::iter::once(3..4).collect());
+        let mark = committer.mark();
+        let broken = || Err(Error::new(ErrorKind::Io, "broken"));
+        assert_eq!(kind(committer.sync_by(mark, broken)), Err(ErrorKind::Degraded));
+        assert_eq!(kind(committer.sync_by(committer.mark(), || Ok(()))), Err(ErrorKind::Degraded));
     }
 }

@@ -1,10 +1,12 @@
 //! What no transfer needs any more: left by receivers that were killed, by archives that were replaced, and by files that are not part of
 //! an index any more or have their names already. Only while no receiver runs.
 
-use super::{index_name, keep, staging_name};
+use super::commit::open_journal;
+use super::retention::is_retained;
+use super::state_files::{active_index_name, staging_name};
 use crate::archive::path::STATE_DIR;
 use crate::db::index_read::IndexReader;
-use crate::db::journal::{ArchiveState, Journal};
+use crate::db::journal::ArchiveState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::DiskSink;
 use std::ops::ControlFlow;
@@ -18,6 +20,8 @@ pub struct Garbage {
     pub path: PathBuf,
     /// What it takes on the disk, in bytes.
     pub disk_bytes: u64,
+    /// It is of use to somebody: an entry that was about to be deleted. It is not removed, but goes back to its place if that is known.
+    pub is_entry: bool,
 }
 
 /// Finds what is left over below `base`, and removes it unless `keep`.
@@ -27,27 +31,34 @@ pub struct Garbage {
 pub fn collect_garbage(base: &Path, keep: bool) -> Result<Vec<Garbage>> {
     if !base.join(STATE_DIR).join("journal.sqlite").is_file() {
         let what = format!("{} is no folder that a receiver has used", base.display());
-        return Err(Error::new(ErrorKind::Usage, what).hint("name the proxy's base folder with -b"));
+        return Err(Error::new(ErrorKind::Usage, what).with_hint("name the proxy's base folder with -b"));
     }
     let sink = DiskSink::open(base)?;
     // Held until the end: a receiver that starts meanwhile waits or is refused.
-    let journal = Journal::open(&sink.state_name().join("journal.sqlite"))?;
+    let journal = open_journal(&sink)?;
     let states = journal.archives()?;
     let state_path = sink.state_path();
     let mut finder = Finder { state_path: &state_path, found: Vec::new() };
     finder.all_but("incoming", |_| false)?;
-    let indexes: Vec<String> = states.iter().map(|s| index_name(s.tar_id, &s.digest, s.generation)).collect();
+    let indexes: Vec<String> = states.iter().map(active_index_name).collect();
     // SQLite's own files beside an index begin with its name.
     finder.all_but("archives", |name| indexes.iter().any(|index| name.starts_with(&**index)))?;
     let staging: Vec<String> = states.iter().map(|s| staging_name(s.tar_id, s.generation)).collect();
     finder.all_but("staging", |name| staging.iter().any(|kept| kept == name))?;
-    finder.all_but("kept", |name| keep::is_kept(name, &states))?;
+    finder.all_but("kept", |name| is_retained(name, &states))?;
     for state in &states {
         finder.staged(state)?;
     }
-    let found = finder.found;
+    let mut found = finder.found;
+    let left = sink.left_overs();
+    found.extend(left.iter().map(|left| Garbage {
+        path: left.path.clone(),
+        disk_bytes: left.disk_bytes,
+        is_entry: true,
+    }));
     if !keep {
-        for garbage in &found {
+        sink.put_back(&left);
+        for garbage in found.iter().filter(|garbage| !garbage.is_entry) {
             remove(&state_path.join(&garbage.path))?;
         }
     }
@@ -73,7 +84,8 @@ impl Finder<'_> {
                 let entry = entry?;
                 if !entry.file_name().to_str().is_some_and(&mut keep) {
                     let disk_bytes = disk_bytes(&entry.path())?;
-                    self.found.push(Garbage { path: Path::new(folder).join(entry.file_name()), disk_bytes });
+                    let path = Path::new(folder).join(entry.file_name());
+                    self.found.push(Garbage { path, disk_bytes, is_entry: false });
                 }
             }
             Ok(())
@@ -87,7 +99,7 @@ impl Finder<'_> {
 
     /// Partial files that an archive does not need.
     fn staged(&mut self, state: &ArchiveState) -> Result<()> {
-        let index = index_name(state.tar_id, &state.digest, state.generation);
+        let index = active_index_name(state);
         let index = self.state_path.join("archives").join(index);
         // An index that cannot be read, or still grows, says nothing of what is not needed.
         let Ok(reader) = IndexReader::open(&index) else { return Ok(()) };

@@ -1,446 +1,182 @@
 //! The receiver: takes an index and blocks, and puts files in place. Free of HTTP, so that any server can drive it.
+//!
+//! Upper parts call lower ones, and never the other way round:
+//!
+//! | part | what it does |
+//! |---|---|
+//! | this file, `watch` | entry points; the thread that watches over storage |
+//! | `index`, `finish`, `block` | the requests: another index, the end of a transfer, a block |
+//! | `reuse` | what of the previous index is staged for the new one |
+//! | `open` | opening the archives of the journal |
+//! | `files`, `retention` | verified, published and retained files |
+//! | `context`, `archives` | what all of them share |
+//! | `archive` | one archive: locks, progress, caches |
+//! | `commit`, `job`, `names`, `state_files`, `reason` | group commit, background work, the lock over names, file names |
 
-mod adopt;
 mod archive;
-mod beginning;
+mod archives;
 mod block;
-mod carry;
-mod change;
 mod commit;
-mod delete;
+mod context;
+mod files;
 mod finish;
 mod gc;
-mod keep;
-mod log;
-mod look;
-mod proof;
-mod publish;
+mod index;
+mod job;
+mod names;
+mod open;
+mod reason;
+mod retention;
+mod reuse;
+mod state_files;
+#[cfg(test)]
+mod tests;
+mod watch;
 
-pub use adopt::{AdoptJob, compare_folder};
 pub use block::BlockPut;
-pub use finish::FinishJob;
+pub use context::{ReceiverCounters, ReceiverOptions};
+pub use finish::jobs::FinishJob;
 pub use gc::{Garbage, collect_garbage};
-pub use keep::ChangeOptions;
+pub use index::adopt::{AdoptJob, compare_folder};
+pub use index::change::ChangeOptions;
 
 use super::buffers::Buffers;
 use crate::archive::digest::IndexDigest;
-use crate::archive::protocol::{FinishRequest, IndexAnswer, Status};
-use crate::db::generation::remember_gone;
-use crate::db::growing::GrowingIndex;
-use crate::db::import::import;
-use crate::db::index_read::{IndexReader, Summary};
-use crate::db::journal::{ArchiveState, Journal};
+use crate::archive::log::LogDigest;
+use crate::archive::protocol::{
+    AdoptRequest, BlockAnswer, FinishRequest, IndexAnswer, LogAnswer, Similarity, Status,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::DiskSink;
-use crate::telemetry::Counter;
-use archive::{Archive, Extent, State};
-use beginning::Begun;
-use carry::Carried;
-use commit::{Committer, lock};
-use proof::{Proof, start_provers};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use archives::Archives;
+use commit::{Committer, open_journal};
+use context::Context;
+use finish::jobs::FinishJobs;
+use index::adopt::Adoptions;
+use state_files::{active_index_name, staging_name};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// How a receiver behaves.
-#[derive(Debug, Clone, Copy)]
-pub struct ReceiverOptions {
-    /// Serve senders that know only FORMATS 1.3: they name neither index nor digest, and never say that they are done.
-    pub legacy: bool,
-    /// The largest index, in bytes as a SQLite file.
-    pub max_index_bytes: u64,
-}
-
-impl Default for ReceiverOptions {
-    fn default() -> Self {
-        Self { legacy: false, max_index_bytes: 16 << 30 }
-    }
-}
-
-/// What a receiver did since it started.
-#[derive(Debug, Default)]
-pub struct ReceiverCounters {
-    /// Blocks accepted.
-    pub blocks: Counter,
-    /// Bytes of content in them.
-    pub block_bytes: Counter,
-    /// Bytes of their bodies.
-    pub wire_bytes: Counter,
-    /// Files that got their final name.
-    pub files_published: Counter,
-    /// When the last block was accepted, in seconds since 1970; 0 if none was.
-    pub last_block_s: Counter,
-}
+use std::sync::{Arc, mpsc};
+use watch::Watch;
 
 /// A base folder that takes in archives.
 pub struct Receiver {
-    sink: Arc<DiskSink>,
-    committer: Committer,
-    archives: RwLock<HashMap<u64, Arc<Archive>>>,
-    finishing: Mutex<HashMap<u64, Arc<FinishJob>>>,
+    context: Arc<Context>,
+    finishing: Arc<FinishJobs>,
     /// What is found, or was, below the base folder.
-    adopting: Mutex<HashMap<u64, Arc<AdoptJob>>>,
-    proofs: mpsc::Sender<Proof>,
-    /// Held, for each archive, while an index is put in place.
-    replacing: Mutex<HashMap<u64, Arc<Mutex<()>>>>,
-    options: ReceiverOptions,
+    adoptions: Arc<Adoptions>,
     /// Bodies and contents of blocks.
     pub buffers: Arc<Buffers>,
     /// What it did since it started.
-    pub counters: ReceiverCounters,
+    pub counters: Arc<ReceiverCounters>,
 }
 
 /// Two for each of a few blocks at once; more than that are made and dropped.
-const KEPT_BUFFERS: usize = 16;
+const MAX_POOLED_BUFFERS: usize = 16;
 
-/// Free space that is left alone, in bytes, so that the journal can still be written when the disk is nearly full.
-const RESERVE_BYTES: u64 = 4 << 20;
-
-/// How long the answer to a legacy sender's index waits for empty files and folders to be made.
-const LEGACY_PATIENCE: Duration = Duration::from_secs(20);
-
-/// What can be made is made, although content is missing.
-const PARTIAL: FinishRequest = FinishRequest { partial: true, looked: None, delete: None, keep: None };
-
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
+/// Opening a receiver.
 impl Receiver {
     /// Opens `base`, which must exist, and takes up what an earlier receiver left in it.
     ///
     /// # Errors
     /// The folder cannot be used, or another receiver uses it.
     pub fn open(base: &Path, options: ReceiverOptions) -> Result<Arc<Self>> {
-        let sink = Arc::new(DiskSink::open(base)?);
-        let mut journal = Journal::open(&sink.state_name().join("journal.sqlite"))?;
-        let states = journal.archives()?;
-        for state in &states {
-            journal.compact(state)?;
-        }
-        let (proofs, work) = mpsc::channel();
-        let receiver = Arc::new(Self {
-            committer: Committer::new(sink.clone(), journal),
-            sink,
-            archives: RwLock::default(),
-            finishing: Mutex::default(),
-            adopting: Mutex::default(),
-            proofs,
-            replacing: Mutex::default(),
-            options,
-            buffers: Buffers::new(KEPT_BUFFERS),
-            counters: ReceiverCounters::default(),
-        });
-        start_provers(&receiver, work)?;
-        receiver.empty_state_folder("incoming", |_| false)?;
-        receiver.remove_unknown_kept(&states)?;
-        let named: Vec<String> =
-            states.iter().map(|s| index_name(s.tar_id, &s.digest, s.generation)).collect();
-        // SQLite's own files beside an index begin with its name.
-        receiver
-            .empty_state_folder("archives", |name| named.iter().any(|named| name.starts_with(&**named)))?;
-        let keep: Vec<String> = states.iter().map(|s| staging_name(s.tar_id, s.generation)).collect();
-        receiver.sink.remove_other_staging(|name| keep.iter().any(|kept| kept == name))?;
-        for state in states {
-            let tar_id = state.tar_id;
-            match receiver.load(state) {
-                Ok(archive) => {
-                    let archives = &receiver.archives;
-                    archives.write().unwrap_or_else(PoisonError::into_inner).insert(tar_id, archive.clone());
-                    receiver.resume(&archive)?;
-                    // A legacy sender puts its index once, and never says that it is done.
-                    if options.legacy && archive.extent().sealed && !archive.state().finished {
-                        receiver.finish(tar_id, None, PARTIAL)?;
-                    }
-                }
-                // The sender puts the index again when it hears that there is none.
-                Err(e) => tracing::error!("archive {tar_id} is dropped, its index cannot be read: {e}"),
-            }
-        }
-        Ok(receiver)
-    }
-
-    /// Removes what a crash left in a folder of the receiver's state, but for what `keep` names.
-    fn empty_state_folder(&self, name: &str, keep: impl Fn(&str) -> bool) -> Result<()> {
-        let path = self.sink.state_path().join(name);
-        let clean = || -> std::io::Result<()> {
-            for entry in std::fs::read_dir(&path)? {
-                let entry = entry?;
-                if entry.file_name().to_str().is_some_and(&keep) {
-                    continue;
-                }
-                if entry.file_type()?.is_dir() {
-                    std::fs::remove_dir_all(entry.path())?;
-                } else {
-                    std::fs::remove_file(entry.path())?;
-                }
-            }
-            Ok(())
-        };
-        clean().map_err(|e| Error::io(format!("cannot clean {}", path.display()), e))
-    }
-
-    fn index_path(&self, tar_id: u64, name: &IndexDigest, generation: u64) -> PathBuf {
-        self.sink.state_path().join("archives").join(index_name(tar_id, name, generation))
-    }
-
-    /// The lock for putting an index in place.
-    fn replacing(&self, tar_id: u64) -> Arc<Mutex<()>> {
-        lock(&self.replacing).entry(tar_id).or_default().clone()
-    }
-
-    fn next_generation(&self, tar_id: u64) -> Result<u64> {
-        self.committer.rewrite(|journal| journal.next_generation(tar_id))
-    }
-
-    fn load(&self, state: ArchiveState) -> Result<Arc<Archive>> {
-        let path = self.index_path(state.tar_id, &state.digest, state.generation);
-        let log = GrowingIndex::open(&path, self.options.max_index_bytes)?;
-        let (extent, pending) = match &log {
-            Some(log) => (log::extent_of(log)?, log.pending()?.into_iter().collect()),
-            None => (sealed_extent(&path, &state.digest)?, BTreeSet::new()),
-        };
-        let staging = self.sink.staging(&staging_name(state.tar_id, state.generation))?;
-        let taken_back = IndexReader::open_growing(&path)?.taken_back()?;
-        Ok(Arc::new(Archive::new(
-            state.tar_id,
-            path,
-            extent,
-            log,
-            state.generation,
-            staging,
-            State {
-                done: state.done,
-                published: state.published,
-                finished: state.finished,
-                pending,
-                taken_back,
-                ..State::default()
-            },
-        )))
-    }
-
-    /// Files that were complete when an earlier process ended, but of which the journal does not know that they are named.
-    fn resume(&self, archive: &Arc<Archive>) -> Result<()> {
-        for file in archive.unpublished()? {
-            archive.state().proving.insert(file.id);
-            self.prove_later(archive, file.id);
-        }
-        Ok(())
-    }
-
-    fn archive(&self, tar_id: u64) -> Result<Arc<Archive>> {
-        self.archives.read().unwrap_or_else(PoisonError::into_inner).get(&tar_id).cloned().ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("there is no index for archive {tar_id}"))
-                .hint("put the index first: PUT …/{tar_id}/db")
+        Self::take_up(base, options).map_err(|e| match e.kind() {
+            ErrorKind::NoSpace => e.of_receiver().with_hint("free space on the receiver's disk"),
+            _ => e,
         })
     }
 
+    fn take_up(base: &Path, options: ReceiverOptions) -> Result<Arc<Self>> {
+        let sink = Arc::new(DiskSink::open(base)?);
+        let mut journal = open_journal(&sink)?;
+        let states = journal.archives()?;
+        for state in &states {
+            match journal.compact(state) {
+                // The journal stays as long as it is.
+                Err(e) if e.kind() == ErrorKind::NoSpace => {
+                    tracing::warn!("the journal is not compacted: {e}")
+                }
+                other => other?,
+            }
+        }
+        let (verifiers, tasks) = mpsc::channel();
+        let (watch, requests) = mpsc::sync_channel(watch::MAX_REQUESTS);
+        let (buffers, counters) = (Buffers::new(MAX_POOLED_BUFFERS), Arc::<ReceiverCounters>::default());
+        let context = Arc::new(Context {
+            committer: Committer::new(sink.clone(), journal),
+            sink,
+            archives: Archives::default(),
+            caches: Arc::default(),
+            options,
+            buffers: buffers.clone(),
+            counters: counters.clone(),
+            verifiers,
+            watch,
+        });
+        let (finishing, adoptions) = (Arc::<FinishJobs>::default(), Arc::<Adoptions>::default());
+        files::verify::start(&context, tasks)?;
+        let theirs = Arc::downgrade(&context);
+        Watch {
+            context: theirs,
+            finishing: finishing.clone(),
+            adoptions: adoptions.clone(),
+            damage_check: None,
+        }
+        .start(requests)?;
+        empty_state_folder(&context.sink, "incoming", |_| false)?;
+        context.sink.put_back(&context.sink.left_overs());
+        retention::remove_unknown(&context.sink, &states)?;
+        let indexes: Vec<String> = states.iter().map(active_index_name).collect();
+        // SQLite's own files beside an index begin with its name.
+        let is_of_index = |name: &str| indexes.iter().any(|index| name.starts_with(&**index));
+        empty_state_folder(&context.sink, "archives", is_of_index)?;
+        let staging: Vec<String> = states.iter().map(|s| staging_name(s.tar_id, s.generation)).collect();
+        context.sink.remove_other_staging(|name| staging.iter().any(|kept| kept == name))?;
+        open::open_all(&context, states)?;
+        watch::hold_reserve(&context);
+        Ok(Arc::new(Self { context, finishing, adoptions, buffers, counters }))
+    }
+}
+
+/// Removes what a crash left in a folder of the receiver's state, but for what `keep` names.
+fn empty_state_folder(sink: &DiskSink, name: &str, keep: impl Fn(&str) -> bool) -> Result<()> {
+    let path = sink.state_path().join(name);
+    let clean = || -> std::io::Result<()> {
+        for entry in std::fs::read_dir(&path)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(&keep) {
+                continue;
+            }
+            match entry.file_type()?.is_dir() {
+                true => std::fs::remove_dir_all(entry.path())?,
+                false => std::fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(())
+    };
+    clean().map_err(|e| Error::io(format!("cannot clean {}", path.display()), e))
+}
+
+/// State and storage.
+impl Receiver {
     /// Whether storage failed, so that nothing is accepted.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
-        self.committer.is_degraded()
+        self.context.committer.is_degraded()
     }
 
     /// The folder in which a request body may be kept while it comes in; emptied at the start.
     #[must_use]
     pub fn incoming_path(&self) -> PathBuf {
-        self.sink.state_path().join("incoming")
-    }
-
-    /// Checks that `needed_bytes` fit on the disk.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NoSpace`] if they do not.
-    pub fn check_space(&self, needed_bytes: u64) -> Result<()> {
-        let free_bytes = self.sink.free_bytes()?;
-        if free_bytes < needed_bytes.saturating_add(RESERVE_BYTES) {
-            return Err(Error::new(
-                ErrorKind::NoSpace,
-                format!("no space: {free_bytes} bytes free, {needed_bytes} and a reserve of {RESERVE_BYTES} needed"),
-            )
-            .hint("free space on the receiver's disk; the sender goes on by itself"));
-        }
-        Ok(())
-    }
-
-    /// The bytes that are free below the base folder.
-    ///
-    /// # Errors
-    /// The file system does not answer.
-    pub fn free_bytes(&self) -> Result<u64> {
-        self.sink.free_bytes()
+        self.context.incoming_path()
     }
 
     /// How many archives are complete, and how many are not.
     #[must_use]
     pub fn archives_by_state(&self) -> (u64, u64) {
-        let archives = self.archives.read().unwrap_or_else(PoisonError::into_inner);
-        let finished = archives.values().filter(|archive| archive.state().finished).count();
-        (finished as u64, (archives.len() - finished) as u64)
-    }
-
-    /// What can be said of an index before its body is there.
-    ///
-    /// # Errors
-    /// Storage failed earlier, or the sender names no digest and must.
-    pub fn check_index(&self, expected: Option<&IndexDigest>) -> Result<()> {
-        self.committer.check()?;
-        if expected.is_none() && !self.options.legacy {
-            return Err(Error::new(ErrorKind::NoIndexNamed, "the index comes without its digest")
-                .hint("the sender is too old for this receiver; start the proxy with --legacy to serve it"));
-        }
-        Ok(())
-    }
-
-    /// Takes in an index for archive `tar_id`: validates it and makes it the active one. The same index again changes
-    /// nothing; another one replaces what was there, files that are in place stay. `expected` is the digest that the sender
-    /// names; a legacy sender names none. `adopt` names the adoption whose result counts as what there was.
-    ///
-    /// # Errors
-    /// The index is refused, there is no such adoption ([`ErrorKind::NotFound`]), or our disk fails.
-    pub fn put_index(
-        self: &Arc<Self>,
-        tar_id: u64,
-        uploaded: &Path,
-        expected: Option<&IndexDigest>,
-        adopt: Option<u64>,
-    ) -> Result<IndexAnswer> {
-        self.check_index(expected)?;
-        let adopted = adopt.map(|name| self.adopted(tar_id, name)).transpose()?;
-        let folder = tempfile::tempdir_in(self.incoming_path())
-            .map_err(|e| Error::io("cannot make a temporary folder", e))?;
-        let imported = folder.path().join("index.sqlite");
-        let written = import(uploaded, &imported, "the uploaded index", 1, now_s())?;
-        if let Some(expected) = expected.filter(|&expected| *expected != written.digest) {
-            return Err(Error::new(
-                ErrorKind::BadIndex,
-                format!("the uploaded index has digest {}, the sender says {expected}", written.digest),
-            )
-            .hint("it was changed on the way, or edited after it was made; make a new one with: tar-like index -c"));
-        }
-        let replacing = self.replacing(tar_id);
-        let _one = lock(&replacing);
-        let former = self.archives.read().unwrap_or_else(PoisonError::into_inner).get(&tar_id).cloned();
-        let answer = |complete| IndexAnswer {
-            rc: "ok".to_string(),
-            digest: Some(written.digest.to_string()),
-            complete,
-        };
-        let stands = |former: &Extent| former.sealed && former.digest == written.digest;
-        if let Some(former) = former.as_ref().filter(|former| stands(&former.extent())) {
-            self.finish_legacy(tar_id, expected)?;
-            let finished = former.state().finished;
-            return Ok(answer(finished));
-        }
-        let generation = self.next_generation(tar_id)?;
-        let path = self.index_path(tar_id, &written.digest, generation);
-        std::fs::rename(&imported, &path)
-            .map_err(|e| Error::io(format!("cannot put {} in place", path.display()), e))?;
-        // What vanishes with the former one may have to be deleted. What was adopted has its files as they are now.
-        match (adopted.as_ref().and_then(|job| job.index()), &former) {
-            (Some(found), _) => remember_gone(&path, &found)?,
-            (None, Some(former)) if expected.is_some() => remember_gone(&path, &former.index_path)?,
-            _ => {}
-        }
-        // The journal must never name an index that a power loss can take away.
-        self.committer.sync()?;
-        if let Some(former) = &former {
-            former.retire();
-        }
-        let carry = || -> Result<(Arc<Archive>, Vec<carry::Touched>)> {
-            // What an attempt left that met a full disk.
-            let staged = staging_name(tar_id, generation);
-            self.sink.remove_other_staging(|name| name != staged)?;
-            let carried = match &former {
-                _ if adopted.is_some() => {
-                    self.committer.settle()?;
-                    let found = adopted.as_ref().and_then(|job| job.index());
-                    self.carry_found(found.as_deref(), uploaded, &path, &self.sink.staging(&staged)?)?
-                }
-                Some(former) if expected.is_some() => {
-                    // What the last blocks renamed must have its name for good.
-                    self.committer.settle()?;
-                    carry::by_path(self, former, &path)?
-                }
-                _ => carry::nothing(&path)?,
-            };
-            let (digest, finished) = (written.digest, false);
-            // The journal must not say of bytes that they are here that a power loss can take away.
-            if adopted.is_some() {
-                self.committer.sync()?;
-            }
-            let Carried { done, published, touched, .. } = carried;
-            // What is kept is known by ids, which have other meanings from here on.
-            self.keep_only(tar_id, 0)?;
-            let state = ArchiveState { tar_id, digest, generation, finished, done, published };
-            Ok((self.activate(state)?, touched))
-        };
-        let outcome = carry();
-        let (archive, touched) = self.replaced(former, outcome)?;
-        self.touch(&archive, &touched)?;
-        tracing::info!(
-            "archive {tar_id}: index {} with {} files, {} bytes",
-            written.digest,
-            written.files,
-            written.total_bytes
-        );
-        if adopted.is_some() {
-            lock(&self.adopting).remove(&tar_id);
-            self.resume(&archive)?;
-        }
-        drop(archive);
-        self.finish_legacy(tar_id, expected)?;
-        Ok(answer(false))
-    }
-
-    /// Removes what belonged to the index that was replaced, or takes it up again if that failed.
-    fn replaced<T>(&self, former: Option<Arc<Archive>>, outcome: Result<T>) -> Result<T> {
-        match (&outcome, former) {
-            (Ok(_), Some(former)) => {
-                remove_index(&former.index_path);
-                let gone = staging_name(former.tar_id, former.generation);
-                self.sink.remove_other_staging(|name| name != gone)?;
-            }
-            (Err(_), Some(former)) => former.revive(),
-            _ => {}
-        }
-        outcome
-    }
-
-    /// A legacy sender never says that it is done: what no block brings is made when it puts its index.
-    fn finish_legacy(self: &Arc<Self>, tar_id: u64, expected: Option<&IndexDigest>) -> Result<()> {
-        if expected.is_none() {
-            // It runs on if it takes longer; such a sender waits for no answer but that it has one.
-            self.finish(tar_id, None, PARTIAL)?.wait(LEGACY_PATIENCE)?;
-        }
-        Ok(())
-    }
-
-    /// Makes an index the active one of its archive, with what is done of it already.
-    fn activate(&self, state: ArchiveState) -> Result<Arc<Archive>> {
-        self.activate_begun(state, BTreeMap::new())
-    }
-
-    /// The same with files of which the beginning is staged.
-    fn activate_begun(&self, state: ArchiveState, begun: BTreeMap<u64, Begun>) -> Result<Arc<Archive>> {
-        // Everything that can fail comes before the journal says which index is active.
-        let tar_id = state.tar_id;
-        let archive = self.load(state.clone())?;
-        archive.state().begun = begun;
-        self.committer.rewrite(|journal| journal.activate(&state))?;
-        self.archives.write().unwrap_or_else(PoisonError::into_inner).insert(tar_id, archive.clone());
-        Ok(archive)
-    }
-
-    /// Whether `digest` is the active index of `tar_id`: the answer to putting it once more.
-    #[must_use]
-    pub fn has_index(&self, tar_id: u64, digest: &IndexDigest) -> Option<IndexAnswer> {
-        let stands = |extent: Extent| extent.sealed && extent.digest == *digest;
-        let archive = self.archive(tar_id).ok().filter(|archive| stands(archive.extent()))?;
-        let complete = archive.state().finished;
-        Some(IndexAnswer { rc: "ok".to_string(), digest: Some(digest.to_string()), complete })
+        let archives = self.context.archives.all();
+        let finalized = archives.iter().filter(|archive| archive.progress.is_finalized()).count();
+        (finalized as u64, (archives.len() - finalized) as u64)
     }
 
     /// How far archive `tar_id` is; see [`Status`].
@@ -448,7 +184,7 @@ impl Receiver {
     /// # Errors
     /// There is no such archive, or the block size is 0.
     pub fn status(&self, tar_id: u64, block_size: u64, from: u64) -> Result<Status> {
-        self.archive(tar_id)?.status(block_size, from)
+        open::get(&self.context, tar_id)?.progress.status(block_size, from)
     }
 
     /// Makes everything so far durable and known to the journal: for a graceful stop.
@@ -456,36 +192,207 @@ impl Receiver {
     /// # Errors
     /// Storage fails.
     pub fn settle(&self) -> Result<()> {
-        self.committer.settle()
+        self.context.committer.flush(self.context.committer.mark())
+    }
+
+    /// To be called after a request failed: what it failed by may be the end of storage, or damage to an index. Gives what to answer.
+    #[must_use]
+    pub fn suspect(&self, error: Error) -> Error {
+        self.context.suspect(error)
+    }
+
+    /// Checks that `needed_bytes` fit on the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`] if they do not.
+    pub fn check_space(&self, needed_bytes: u64) -> Result<()> {
+        self.context.check_space(needed_bytes)
+    }
+
+    /// The same for a change of an index, `needed_bytes` of which take disk: it may have the reserve.
+    ///
+    /// # Errors
+    /// As [`Receiver::check_space`].
+    pub fn check_space_for_change(&self, needed_bytes: u64) -> Result<()> {
+        self.context.check_space_for_change(needed_bytes)
+    }
+
+    /// Gives back what is held of the disk, names included; false if nothing was.
+    pub fn release_reserve(&self) -> bool {
+        self.context.sink.release()
+    }
+
+    /// The bytes that are free below the base folder.
+    ///
+    /// # Errors
+    /// The file system does not answer.
+    pub fn free_bytes(&self) -> Result<u64> {
+        self.context.sink.free_bytes()
     }
 }
 
-fn sealed_extent(path: &Path, name: &IndexDigest) -> Result<Extent> {
-    let Summary { digest, files, total_bytes, .. } = IndexReader::open(path)?.summary()?;
-    if digest != *name {
-        return Err(Error::new(
-            ErrorKind::BadIndex,
-            format!("{} is another index than its name says", path.display()),
-        ));
+/// Indexes.
+impl Receiver {
+    /// What can be said of an index before its body is there.
+    ///
+    /// # Errors
+    /// Storage failed earlier, or the sender names no digest and must.
+    pub fn check_index(&self, expected: Option<&IndexDigest>) -> Result<()> {
+        index::whole::check(&self.context, expected)
     }
-    Ok(Extent { digest, files, total_bytes, sealed: true })
-}
 
-/// Never used twice: the rows of an index that came as a whole may have been replaced by those of a stream since.
-fn index_name(tar_id: u64, name: &IndexDigest, generation: u64) -> String {
-    format!("{tar_id}-{name}.{generation}.sqlite")
-}
+    /// Whether `digest` is the active index of `tar_id`: the answer to putting it once more. With `adopt`, only if that was taken in.
+    #[must_use]
+    pub fn has_index(&self, tar_id: u64, digest: &IndexDigest, adopt: Option<u64>) -> Option<IndexAnswer> {
+        index::whole::answer_if_active(&self.context, &self.adoptions, tar_id, digest, adopt)
+    }
 
-/// An index that grew has files of SQLite's beside it.
-fn remove_index(path: &Path) {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_os_string();
-        name.push(suffix);
-        // What stays is removed at the next start.
-        let _ = std::fs::remove_file(PathBuf::from(name));
+    /// Takes in an index for archive `tar_id`: validates it and makes it the active one. The same index again changes nothing; another one
+    /// replaces what was there, files that are in place stay. `expected` is the digest that the sender names; a legacy sender names none.
+    /// `adopt` names the adoption whose result counts as what there was.
+    ///
+    /// # Errors
+    /// The index is refused, there is no such adoption ([`ErrorKind::NotFound`]), or our disk fails.
+    pub fn put_index(
+        &self,
+        tar_id: u64,
+        uploaded: &Path,
+        expected: Option<&IndexDigest>,
+        adopt: Option<u64>,
+    ) -> Result<IndexAnswer> {
+        index::whole::put(&self.context, &self.adoptions, tar_id, uploaded, expected, adopt)
+    }
+
+    /// Makes the index that `expected` names of the one that `from` names, by the change in the file `uploaded`. If it is there already,
+    /// nothing changes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongIndex`]: another index is active, or what is to be reverted is not there any more. [`ErrorKind::BadIndex`]: the
+    /// change is refused. Others: our own disk. The previous index stays then.
+    pub fn put_change(
+        &self,
+        tar_id: u64,
+        uploaded: &Path,
+        from: &IndexDigest,
+        expected: &IndexDigest,
+        options: ChangeOptions,
+    ) -> Result<IndexAnswer> {
+        index::change::put(&self.context, tar_id, uploaded, (from, expected), options)
+    }
+
+    /// Adds a batch to the index of `tar_id`. `stream` names the sender's run, and `before` the prefix of its log that the batch
+    /// follows; the first batch of a stream makes it the active one. The same batch again changes nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongIndex`]: another stream or another prefix is active. [`ErrorKind::BadIndex`]: the batch is refused.
+    pub fn append_log(
+        &self,
+        tar_id: u64,
+        stream: &LogDigest,
+        before: &LogDigest,
+        batch: &[u8],
+    ) -> Result<LogAnswer> {
+        index::stream::append(&self.context, tar_id, stream, before, batch)
+    }
+
+    /// Prunes all that is retained of an archive, before an index takes the place of `from`, or of whichever is active.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn let_go(&self, tar_id: u64, from: Option<&IndexDigest>) -> Result<()> {
+        let Ok(archive) = open::get(&self.context, tar_id) else { return Ok(()) };
+        // A sender that is too late gets its refusal, and nothing else.
+        if from.is_some_and(|from| archive.check_active(from).is_err()) {
+            return Ok(());
+        }
+        retention::prune(&self.context.sink, tar_id, 0)
+    }
+
+    /// Starts to find out what is below the base folder, or joins the same request that runs already, or has ended.
+    ///
+    /// # Errors
+    /// Other archives are received into the folder, whose files would be taken for this one's; another sender's adoption runs
+    /// ([`ErrorKind::Busy`]); the request is malformed; or storage failed earlier.
+    pub fn adopt(&self, tar_id: u64, request: AdoptRequest) -> Result<Arc<AdoptJob>> {
+        self.adoptions.start(&self.context, tar_id, request)
+    }
+
+    /// How much of the uploaded index is there, by the result of the adoption `name`. Changes nothing.
+    ///
+    /// # Errors
+    /// The index is refused, there is no such adoption ([`ErrorKind::NotFound`]), or our disk fails.
+    pub fn compare(
+        &self,
+        tar_id: u64,
+        uploaded: &Path,
+        expected: &IndexDigest,
+        name: u64,
+    ) -> Result<Similarity> {
+        self.adoptions.compare(&self.context, tar_id, uploaded, expected, name)
     }
 }
 
-fn staging_name(tar_id: u64, generation: u64) -> String {
-    format!("{tar_id}.{generation}")
+/// Blocks, and the end of a transfer.
+impl Receiver {
+    /// What can be said of a block before its body is there.
+    ///
+    /// # Errors
+    /// As [`Receiver::put_block`].
+    pub fn check_block(&self, put: &BlockPut) -> Result<()> {
+        block::check(&self.context, put)
+    }
+
+    /// Takes in a block: verifies it, writes it to staging, makes it durable, gives files that are complete their names.
+    ///
+    /// # Errors
+    /// The kind says what the sender has to do; nothing was written unless storage itself failed.
+    pub fn put_block(&self, put: BlockPut) -> Result<BlockAnswer> {
+        let (tar_id, is_legacy) = (put.tar_id, put.index.is_none());
+        let take = || -> Result<BlockAnswer> {
+            let answer = block::put(&self.context, put)?;
+            if is_legacy && open::get(&self.context, tar_id)?.progress.missing_bytes() == 0 {
+                // The last block of a legacy sender, which never says that it is done.
+                self.finish(tar_id, None, FinishRequest::default())?;
+            }
+            Ok(answer)
+        };
+        take().map_err(|e| self.context.judged(e))
+    }
+
+    /// Looks at every file of `index` that is published; `name` is what [`FinishRequest::looked`] may say then. Ends early when
+    /// `wanted` says so, or when another index takes this one's place.
+    ///
+    /// # Errors
+    /// There is no such archive, another index is active, or another look runs.
+    pub fn look(
+        &self,
+        tar_id: u64,
+        index: &IndexDigest,
+        name: u64,
+        wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<()> {
+        self.finishing.prechecks.run(&self.context, tar_id, index, name, wanted)
+    }
+
+    /// Starts to finish an archive, or joins the same `finish` that runs or waits already: there are never more than one of each for
+    /// senders that want the same. `index` is what the sender has sent; a legacy sender names none.
+    ///
+    /// # Errors
+    /// There is no such archive, another index is active, storage failed earlier, or too many other senders wait.
+    pub fn finish(
+        &self,
+        tar_id: u64,
+        index: Option<IndexDigest>,
+        request: FinishRequest,
+    ) -> Result<Arc<FinishJob>> {
+        self.finishing.start(&self.context, tar_id, index, request)
+    }
+
+    /// Finishes what an original sender has sent so far. It never says that it is done: what no block brings is made when it puts its index.
+    ///
+    /// # Errors
+    /// As [`Receiver::finish`].
+    pub fn finish_legacy(&self, tar_id: u64) -> Result<Arc<FinishJob>> {
+        self.finishing.start_legacy(&self.context, tar_id)
+    }
 }

@@ -1,6 +1,6 @@
 //! Putting blocks together from pieces that come from several files at once.
 
-use crate::archive::layout::Grid;
+use crate::archive::layout::BlockLayout;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -105,8 +105,8 @@ impl Assembler {
     }
 
     fn take_if_complete(&self, state: &mut State, number: u64) -> Option<Block> {
-        let grid = Grid::new(state.total_bytes.unwrap_or(u64::MAX), self.block_size)?;
-        let range = grid.range(number)?;
+        let block_layout = BlockLayout::new(state.total_bytes.unwrap_or(u64::MAX), self.block_size)?;
+        let range = block_layout.range(number)?;
         if state.open.get(&number)?.filled_bytes != range.end - range.start {
             return None;
         }

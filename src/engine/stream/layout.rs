@@ -2,16 +2,18 @@
 
 use super::super::buffers::Buffers;
 use super::super::index::{
-    Content, Contents, IndexOptions, IndexReport, KEPT_BATCH_BYTES, Large, LargeDone, LargeReader,
-    SIDE_BY_SIDE, Scan, Scanned, now_s,
+    BatchContent, CONTENT_BATCH_BYTES, ContentUse, HashedFile, HashedLarge, IndexOptions, IndexReport,
+    LargeFile, LargeReader, SIDE_BY_SIDE, Scan, ScannedEntry,
 };
 use super::LogPart;
 use super::assemble::{Assembler, Block, Closed};
 use crate::archive::entry::FileEntry;
 use crate::archive::log::{self, FileRow, LogEnd, LogRecord};
+use crate::archive::skipped::SkippedList;
 use crate::db::index_write::IndexWriter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
+use crate::unix_time::now_s;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
@@ -36,7 +38,7 @@ const PART_BYTES: usize = 1 << 20;
 /// Threads that do so: as many as are worth the memory for what they have begun to put together.
 const LARGE_THREADS: usize = 2;
 /// As long as a batch of small files, so that no short piece holds a long buffer.
-const PIECE_BYTES: usize = KEPT_BATCH_BYTES as usize;
+const PIECE_BYTES: usize = CONTENT_BATCH_BYTES as usize;
 /// Buffers for contents that are kept for the next use.
 const KEPT_BUFFERS: usize = 128;
 
@@ -44,13 +46,13 @@ const KEPT_BUFFERS: usize = 128;
 struct Job {
     id: u64,
     offset: u64,
-    large: Box<Large>,
+    large: Box<LargeFile>,
 }
 
 /// A large file that was read to its end.
 struct Done {
     id: u64,
-    read: LargeDone,
+    read: HashedLarge,
 }
 
 /// Does the work of one stream, but for sending.
@@ -58,7 +60,7 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
     let started_s = now_s();
     let pool = Buffers::new(KEPT_BUFFERS);
     let writer = IndexWriter::create(&plan.index.database)?;
-    let scan = Scan::new(&plan.index, None, Contents::Keep(pool.clone()))?;
+    let scan = Scan::new(&plan.index, None, ContentUse::Contents(pool.clone()))?;
     let assembler = Assembler::new(plan.block_size, plan.blocks, plan.slots, plan.runtime);
     let (jobs_in, jobs_out) = sync_channel::<Job>(0);
     let (done_in, done_out) = channel::<Done>();
@@ -76,16 +78,17 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
             outstanding: 0,
             held: None,
         };
-        let helped = plan.index.threads > 1;
+        let parallel = plan.index.threads > 1;
         for _ in 0..LARGE_THREADS.min(plan.index.threads / SIDE_BY_SIDE).max(1) {
             let done_in = done_in.clone();
             let (jobs_out, assembler, pool) = (jobs_out.clone(), &assembler, &pool);
-            scope.spawn(move || read_large(&jobs_out, assembler, pool, &done_in, helped, monitor));
+            let read = move || read_large(&jobs_out, assembler, pool, &done_in, parallel, monitor);
+            std::thread::Builder::new().spawn_scoped(scope, read).map_err(Error::thread)?;
         }
         // Only they hold these from now on: when they have given up, laying out learns that.
         drop((done_in, jobs_out));
         let skipped = scan.run(plan.index.threads, monitor, |scanned| layout.take(scanned))?;
-        layout.finish(&plan.index, plan.log_taken, started_s, skipped)
+        layout.finish(&plan.index, plan.log_taken, started_s, &skipped)
     })
 }
 
@@ -108,7 +111,7 @@ fn read_large(
     assembler: &Assembler,
     pool: &Arc<Buffers>,
     done: &Sender<Done>,
-    helped: bool,
+    parallel: bool,
     monitor: &dyn Monitor,
 ) {
     let mut under_way: Vec<Reading> = Vec::new();
@@ -124,7 +127,7 @@ fn read_large(
             return;
         }
         // Nobody takes blocks any more: whoever waits for these files learns that, too.
-        if monitor.is_cancelled() || read_on(&mut under_way, assembler, pool, done, helped).is_err() {
+        if monitor.is_cancelled() || read_on(&mut under_way, assembler, pool, done, parallel).is_err() {
             return;
         }
     }
@@ -136,7 +139,7 @@ fn read_on(
     assembler: &Assembler,
     pool: &Arc<Buffers>,
     done: &Sender<Done>,
-    helped: bool,
+    parallel: bool,
 ) -> std::result::Result<(), Closed> {
     let pieces: Vec<_> = under_way.iter_mut().map(|file| file.reader.piece(pool)).collect();
     let mut to_hash: Vec<(&mut LargeReader, &[u8])> = under_way
@@ -144,7 +147,7 @@ fn read_on(
         .zip(&pieces)
         .filter_map(|(file, piece)| Some((&mut file.reader, &*piece.as_ref()?.bytes)))
         .collect();
-    LargeReader::hash(&mut to_hash, helped);
+    LargeReader::hash(&mut to_hash, parallel);
     for (file, piece) in std::mem::take(under_way).into_iter().zip(pieces) {
         let Some(piece) = piece else {
             let read = file.reader.finish();
@@ -152,7 +155,7 @@ fn read_on(
             continue;
         };
         let length = piece.bytes.len() as u64;
-        assembler.add(file.at, piece.bytes, piece.bad.then_some(file.id))?;
+        assembler.add(file.at, piece.bytes, piece.failed.then_some(file.id))?;
         under_way.push(Reading { at: file.at + length, ..file });
     }
     Ok(())
@@ -168,7 +171,7 @@ struct Layout<'a> {
     done: Receiver<Done>,
     outstanding: usize,
     /// Content with where it begins in the archive, before it goes on.
-    held: Option<(u64, Content)>,
+    held: Option<(u64, BatchContent)>,
 }
 
 /// Whoever closed the channel knows better why.
@@ -183,22 +186,22 @@ impl From<Closed> for Error {
 }
 
 impl Layout<'_> {
-    fn take(&mut self, scanned: Scanned) -> Result<()> {
+    fn take(&mut self, scanned: ScannedEntry) -> Result<()> {
         while let Ok(done) = self.done.try_recv() {
             self.note_done(&done)?;
         }
         match scanned {
-            Scanned::File { file, content, sketch, .. } => {
+            ScannedEntry::File(HashedFile { file, content, chunk_map, .. }) => {
                 let id = self.writer.files();
                 let offset = self.lay_out(file, true)?;
-                if let Some(sketch) = sketch {
-                    self.writer.sketch(id, &sketch)?;
+                if let Some(chunk_map) = chunk_map {
+                    self.writer.chunk_map(id, &chunk_map)?;
                 }
                 if let Some(content) = content {
                     self.hold(offset, content)?;
                 }
             }
-            Scanned::Large(large) => {
+            ScannedEntry::Large(large) => {
                 self.release()?;
                 let id = self.writer.files();
                 let offset = self.lay_out(large.entry(), false)?;
@@ -207,7 +210,7 @@ impl Layout<'_> {
                 self.outstanding += 1;
                 self.jobs.send(Job { id, offset, large }).map_err(|_| closed())?;
             }
-            Scanned::Node(node) => {
+            ScannedEntry::Node(node) => {
                 self.writer.node(&node)?;
                 log::push(&mut self.records, &LogRecord::Node(node));
             }
@@ -216,7 +219,7 @@ impl Layout<'_> {
     }
 
     /// Neighbours of one batch go on as one piece: a block may have room for a hundred thousand files.
-    fn hold(&mut self, offset: u64, content: Content) -> Result<()> {
+    fn hold(&mut self, offset: u64, content: BatchContent) -> Result<()> {
         if let Some((start, held)) = &mut self.held
             && *start + held.range.len() as u64 == offset
             && held.range.end == content.range.start
@@ -231,7 +234,7 @@ impl Layout<'_> {
     }
 
     fn release(&mut self) -> Result<()> {
-        if let Some((offset, Content { batch, range })) = self.held.take() {
+        if let Some((offset, BatchContent { batch, range })) = self.held.take() {
             self.assembler.add(offset, batch.slice(range), None)?;
         }
         Ok(())
@@ -258,10 +261,10 @@ impl Layout<'_> {
 
     fn note_done(&mut self, done: &Done) -> Result<()> {
         self.outstanding -= 1;
-        let LargeDone { digests, sure, sketch, .. } = &done.read;
-        self.writer.digests(done.id, digests, *sure)?;
-        if let Some(sketch) = sketch {
-            self.writer.sketch(done.id, sketch)?;
+        let HashedLarge { digests, consistent, chunk_map, .. } = &done.read;
+        self.writer.digests(done.id, digests, *consistent)?;
+        if let Some(chunk_map) = chunk_map {
+            self.writer.chunk_map(done.id, chunk_map)?;
         }
         log::push(&mut self.records, &LogRecord::Digests(done.id, *digests));
         Ok(())
@@ -282,7 +285,7 @@ impl Layout<'_> {
         options: &IndexOptions,
         log_taken: oneshot::Receiver<()>,
         started_s: u64,
-        skipped: u64,
+        skipped: &SkippedList,
     ) -> Result<IndexReport> {
         self.flush()?;
         self.release()?;
@@ -303,7 +306,8 @@ impl Layout<'_> {
         log::push(&mut self.records, &LogRecord::End(end));
         self.send_part(Some(end.files + end.nodes))?;
         drop(self.log);
-        let sealed = self.writer.seal(&options.base_bytes(), 1, started_s)?;
+        self.writer.skipped(1, skipped)?;
+        let sealed = self.writer.seal(&options.source_bytes(), 1, started_s)?;
         // An index that is there goes to the receiver as a whole: it must not be, before the receiver has it as well.
         log_taken.blocking_recv().map_err(|_| closed())?;
         let written = sealed.put_in_place()?;
@@ -312,7 +316,7 @@ impl Layout<'_> {
             files: written.files,
             nodes: written.nodes,
             total_bytes: written.total_bytes,
-            skipped,
+            skipped: skipped.total(),
             unchanged: false,
             generation: 1,
             changes: None,

@@ -13,12 +13,12 @@ mod assemble;
 mod layout;
 mod send;
 
-use super::index::{IndexOptions, IndexReport};
+use super::index::{IndexOptions, IndexReport, record_top_of};
 use super::upload::UploadOptions;
 use crate::archive::digest::IndexDigest;
 use crate::archive::log::LogDigest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::Client;
+use crate::remote::ReceiverClient;
 use crate::telemetry::{Monitor, Notice};
 use assemble::Block;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub async fn stream(
     index: IndexOptions,
     upload: &UploadOptions,
     stream: LogDigest,
-    client: Arc<Client>,
+    client: Arc<dyn ReceiverClient>,
     monitor: Arc<dyn Monitor>,
 ) -> Result<IndexReport> {
     if upload.block_size == 0 {
@@ -58,7 +58,7 @@ pub async fn stream(
     let (blocks_in, blocks_out) = mpsc::channel::<Block>(slots);
     let (log_taken_in, log_taken) = oneshot::channel();
     let plan = layout::Plan {
-        index,
+        index: index.clone(),
         block_size: upload.block_size,
         log: log_in,
         blocks: blocks_in,
@@ -72,9 +72,11 @@ pub async fn stream(
     let sent = sender.run(log_out, log_taken_in, blocks_out).await;
     // When sending ends early, laying out finds its channels closed, and ends as well.
     let laid_out =
-        laid_out.await.map_err(|e| Error::new(ErrorKind::Internal, "indexing crashed").because(e))?;
+        laid_out.await.map_err(|e| Error::new(ErrorKind::Internal, "indexing crashed").with_source(e))?;
     sent?;
-    laid_out
+    let report = laid_out?;
+    record_top_of(&index)?;
+    Ok(report)
 }
 
 /// The index digest that a block names before the index has one.

@@ -1,19 +1,21 @@
 //! Sending the log, one batch after the other, and blocks, several at once.
 
 use super::super::buffers::Buffers;
-use super::super::pace::{Coding, Pace};
+use super::super::compression_policy::{Coding, CompressionPolicy};
 use super::super::upload::UploadOptions;
 use super::assemble::Block;
 use super::{LogPart, Prefix};
 use crate::archive::block_digest::BlockHasher;
 use crate::archive::codec::{self, Compression};
 use crate::archive::frame::Frame;
+use crate::archive::layout::intersect;
 use crate::archive::log::{LogDigest, first_digest, next_digest};
 use crate::archive::ranges::RangeSet;
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::{BlockBody, Client, LogBatch};
+use crate::remote::{BlockBody, LogBatch, ReceiverClient};
 use crate::telemetry::{Monitor, Notice};
 use bytes::Bytes;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -23,13 +25,13 @@ const BATCH_BYTES: usize = 4 << 20;
 
 /// Everything that the sending tasks share.
 pub(super) struct Sender {
-    client: Arc<Client>,
+    client: Arc<dyn ReceiverClient>,
     monitor: Arc<dyn Monitor>,
     stream: LogDigest,
     block_size: u64,
     workers: usize,
     ignore_done: bool,
-    pace: Pace,
+    compression: CompressionPolicy,
     /// One for each core: more blocks at once would only take memory.
     cores: Semaphore,
     /// What the receiver had already.
@@ -47,12 +49,17 @@ impl Sender {
     pub(super) fn new(
         options: &UploadOptions,
         stream: LogDigest,
-        client: Arc<Client>,
+        client: Arc<dyn ReceiverClient>,
         monitor: Arc<dyn Monitor>,
     ) -> Arc<Self> {
         let cores = options.cores.max(1);
         Arc::new(Self {
-            pace: Pace::new(options.compression, &client, cores, Buffers::new(options.workers.max(1))),
+            compression: CompressionPolicy::new(
+                options.compression,
+                &*client,
+                cores,
+                Buffers::new(options.workers.max(1)),
+            ),
             client,
             monitor,
             stream,
@@ -89,7 +96,8 @@ impl Sender {
         tasks.spawn(async move { self.send_log(log, log_taken, tell).await });
         while let Some(outcome) = tasks.join_next().await {
             // Leaving drops the set, which stops the other tasks and closes the channels.
-            outcome.map_err(|e| Error::new(ErrorKind::Internal, "a sending task crashed").because(e))??;
+            outcome
+                .map_err(|e| Error::new(ErrorKind::Internal, "a sending task crashed").with_source(e))??;
         }
         Ok(())
     }
@@ -116,11 +124,13 @@ impl Sender {
                 Frame::from(Bytes::from(body))
             })
             .await
-            .map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").because(e))?;
+            .map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").with_source(e))?;
             let batch = LogBatch { body, length, stream: self.stream, before, rows };
             let answer = match self.client.append_log(&batch).await {
-                // Damaged on the way, most likely.
-                Err(e) if e.kind() == ErrorKind::BadBlock => self.client.append_log(&batch).await?,
+                // It may have been damaged on the way.
+                Err(e) if matches!(e.kind(), ErrorKind::BadBlock | ErrorKind::BadIndex) => {
+                    self.client.append_log(&batch).await?
+                }
                 other => other?,
             };
             {
@@ -157,45 +167,66 @@ impl Sender {
         if good_bytes == 0 {
             return Ok(());
         }
-        let this = self.clone();
         let slot = block.slot.take();
-        let core = self.cores.acquire().await;
-        let (body, coding) = spawn_blocking(move || this.encode(block))
-            .await
-            .map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").because(e))?;
-        drop(core);
-        let outcome = self.client.put_block(&body, &prefix).await;
-        drop((body, slot));
-        match outcome {
-            Ok(_) => {
-                counters.sent_blocks.add(1);
-                counters.sent_bytes.add(good_bytes);
-                counters.done_bytes.add(good_bytes);
-                coding.count(counters);
-                Ok(())
+        let block = Arc::new(block);
+        let mut at = block.range.start;
+        while at < block.range.end {
+            let claim = self.client.window().claim(block.range.end - at, true).await;
+            let part = at..at + claim.bytes();
+            let (this, whole) = (self.clone(), block.clone());
+            let core = self.cores.acquire().await;
+            let (body, coding) = spawn_blocking(move || this.encode(&whole, part))
+                .await
+                .map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").with_source(e))?;
+            drop(core);
+            match self.client.put_block(&body, &prefix, &claim).await {
+                Ok(_) if at == block.range.start => coding.count(counters),
+                Ok(_) => {}
+                // It is missing then, and read and sent again afterwards.
+                Err(e) if e.kind() == ErrorKind::BadBlock => {
+                    self.monitor.notice(Notice::Warning(format!(
+                        "block {number} was refused and is sent again ({e})"
+                    )));
+                    return Ok(());
+                }
+                // The link carries less than it seemed: in smaller parts.
+                Err(e) if e.kind().is_transient() && claim.is_outdated() => continue,
+                Err(e) => return Err(e),
             }
-            // It is missing then, and read and sent again afterwards.
-            Err(e) if e.kind() == ErrorKind::BadBlock => {
-                self.monitor
-                    .notice(Notice::Warning(format!("block {number} was refused and is sent again ({e})")));
-                Ok(())
-            }
-            Err(e) => Err(e),
+            at += claim.bytes();
         }
+        drop((block, slot));
+        counters.sent_blocks.add(1);
+        counters.sent_bytes.add(good_bytes);
+        counters.done_bytes.add(good_bytes);
+        Ok(())
     }
 
-    fn encode(&self, block: Block) -> (BlockBody, Coding) {
+    /// What of `block` lies in `part`, which lies in it.
+    fn encode(&self, block: &Block, part: Range<u64>) -> (BlockBody, Coding) {
+        let mut at = block.range.start;
+        let mut pieces = Vec::with_capacity(block.pieces.len());
+        for piece in &block.pieces {
+            let range = at..at + piece.len() as u64;
+            at = range.end;
+            let within = intersect(&range, &part);
+            if within.start < within.end {
+                pieces.push(
+                    piece.slice((within.start - range.start) as usize..(within.end - range.start) as usize),
+                );
+            }
+        }
         let mut hasher = BlockHasher::default();
-        block.pieces.iter().for_each(|piece| hasher.update(piece));
-        let (body, coding) = self.pace.encode(block.pieces);
+        pieces.iter().for_each(|piece| hasher.update(piece));
+        let (body, coding) = self.compression.encode(pieces);
         let body = BlockBody {
             number: block.number,
             block_size: self.block_size,
             body,
             zstd: matches!(coding, Coding::Zstd(_)),
-            part: None,
+            part: (part != block.range).then_some(part),
             digest: hasher.finish(),
-            failed: block.failed,
+            failed: block.failed.clone(),
         };
         (body, coding)
     }

@@ -1,25 +1,27 @@
 //! Preparing and sending one block, and remembering what failed.
 
+mod failures;
+
 use super::super::buffers::{Buffer, Buffers};
-use super::super::pace::{Coding, Pace};
-use super::report::{FailedEntry, UploadReport};
-use super::{Upload, blocking};
+use super::super::compression_policy::{Coding, CompressionPolicy};
+use super::super::tasks::blocking;
+use super::Upload;
 use crate::archive::block_digest::BlockHasher;
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
 use crate::archive::extent;
-use crate::archive::layout::Grid;
-use crate::archive::protocol::FinishAnswer;
+use crate::archive::layout::BlockLayout;
 use crate::archive::ranges::RangeSet;
-use crate::db::index_read::{IndexReader, Summary};
+use crate::db::index_read::IndexReader;
 use crate::db::progress::Progress;
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::{BlockBody, Client};
+use crate::remote::{BlockBody, Claim, ReceiverClient};
 use crate::source::{Piece, Source};
 use crate::telemetry::{Monitor, Notice};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Why the receiver refuses a file whose bytes arrived as they were sent.
@@ -28,13 +30,15 @@ const CHANGED: &str = "its content is not what the index says: it changed after 
 /// Everything that the workers share.
 pub(super) struct Sender {
     source: Arc<dyn Source>,
-    client: Arc<Client>,
+    client: Arc<dyn ReceiverClient>,
     monitor: Arc<dyn Monitor>,
     database: PathBuf,
     digest: IndexDigest,
-    grid: Grid,
+    block_layout: BlockLayout,
     block_size: u64,
-    pace: Pace,
+    /// The receiver takes parts of blocks.
+    parts: bool,
+    compression: CompressionPolicy,
     buffers: Arc<Buffers>,
     progress: Mutex<Option<Progress>>,
     readers: Mutex<Vec<IndexReader>>,
@@ -56,7 +60,7 @@ struct State {
 }
 
 /// How many failed files are named in the report.
-const NAMED: usize = 1_000;
+pub(super) const NAMED: usize = 1_000;
 
 /// How many failed files of one block are named to the receiver.
 const NAMED_TO_RECEIVER: usize = 500;
@@ -111,11 +115,12 @@ impl Sender {
             monitor: upload.monitor.clone(),
             database: upload.options.database.clone(),
             digest: upload.summary.digest,
-            grid: upload.grid,
+            block_layout: upload.block_layout,
             block_size: upload.options.block_size,
-            pace: Pace::new(
+            parts: upload.parts.load(Ordering::Relaxed),
+            compression: CompressionPolicy::new(
                 upload.options.compression,
-                &upload.client,
+                &*upload.client,
                 upload.options.cores,
                 buffers.clone(),
             ),
@@ -129,21 +134,33 @@ impl Sender {
     /// Reads and sends what is wanted of block `number`. What is wrong with a file is noted; only what stops everything is an error.
     pub(super) async fn send(self: &Arc<Self>, number: u64) -> Result<()> {
         let block = self
-            .grid
+            .block_layout
             .range(number)
             .ok_or_else(|| Error::new(ErrorKind::Internal, format!("block {number} lies behind the end")))?;
-        for (nth, part) in self.wanted_of(&block).into_iter().enumerate() {
-            self.send_part(number, &block, part, nth == 0).await?;
+        let mut counts = true;
+        for wanted in self.wanted_of(&block) {
+            let mut at = wanted.start;
+            while at < wanted.end {
+                let claim = self.client.window().claim(wanted.end - at, self.parts).await;
+                match self.send_part(number, &block, at..at + claim.bytes(), &claim, counts).await {
+                    // The link carries less than it seemed: in smaller parts.
+                    Err(e) if e.kind().is_transient() && claim.is_outdated() => continue,
+                    outcome => outcome?,
+                }
+                at += claim.bytes();
+                counts = false;
+            }
         }
         Ok(())
     }
 
-    /// The same for a part of it, or for all of it. `counts` says that it is the first one.
+    /// The same for a part of it, or for all of it, for which `claim` was made. `counts` says that it is the first one.
     async fn send_part(
         self: &Arc<Self>,
         number: u64,
         block: &Range<u64>,
         part: Range<u64>,
+        claim: &Claim,
         counts: bool,
     ) -> Result<()> {
         for attempt in 1..=2 {
@@ -152,7 +169,7 @@ impl Sender {
             if prepared.good_bytes == 0 {
                 return Ok(());
             }
-            match self.client.put_block(&prepared.block, &self.digest).await {
+            match self.client.put_block(&prepared.block, &self.digest, claim).await {
                 Ok(answer) => {
                     self.note_sent(&prepared, counts);
                     let rejected = answer.map(|answer| answer.rejected).unwrap_or_default();
@@ -168,7 +185,7 @@ impl Sender {
                     return self.fail_range(part, format!("block {number} was refused twice: {e}")).await;
                 }
                 Err(e) if e.kind() == ErrorKind::NotFound => {
-                    return Err(e.hint(
+                    return Err(e.with_hint(
                         "the receiver lost the index; run the same command again: it puts the index anew",
                     ));
                 }
@@ -201,7 +218,7 @@ impl Sender {
                     };
                     let last = wanted.last().map_or(0, |last: &Wanted| last.piece.range.end);
                     if wanted.len() >= PIECES || piece.range.start < last {
-                        self.read_pieces(&mut wanted, &mut reading);
+                        self.read_pieces(&mut wanted, &mut reading)?;
                     }
                     // Several files may share bytes: what one of them has given is not read again.
                     for gap in reading.have.missing(piece.range.clone()) {
@@ -211,7 +228,7 @@ impl Sender {
                     }
                     Ok(ControlFlow::Continue(()))
                 })?;
-                self.read_pieces(&mut wanted, &mut reading);
+                self.read_pieces(&mut wanted, &mut reading)?;
             }
             Ok(())
         })?;
@@ -234,7 +251,7 @@ impl Sender {
         let mut hasher = BlockHasher::default();
         hasher.update(&content);
         let digest = hasher.finish();
-        let (body, coding) = self.pace.encode(vec![bytes::Bytes::from_owner(content)]);
+        let (body, coding) = self.compression.encode(vec![bytes::Bytes::from_owner(content)]);
         let zstd = matches!(coding, Coding::Zstd(_));
         let block = BlockBody { number, block_size: self.block_size, body, zstd, part, digest, failed };
         let whole = good_bytes == whole_range.end - whole_range.start;
@@ -271,7 +288,7 @@ impl Sender {
             let mut suspects = before.clone();
             this.with_index(|index| {
                 // Nobody shares anything in a fresh index.
-                for range in missing.iter().filter(|_| index.is_scattered()) {
+                for range in missing.iter().filter(|_| index.is_fragmented()) {
                     let mut given = RangeSet::default();
                     index.pieces_in(&range, |file, piece| {
                         let id = file.id..file.id + 1;
@@ -293,7 +310,7 @@ impl Sender {
     }
 
     /// Takes `wanted`, ascending, and reads it into its place in the block.
-    fn read_pieces(&self, wanted: &mut Vec<Wanted>, reading: &mut Reading) {
+    fn read_pieces(&self, wanted: &mut Vec<Wanted>, reading: &mut Reading) -> Result<()> {
         let Reading { range, content, have, lost } = reading;
         let (mut pieces, mut rest, mut at) = (Vec::with_capacity(wanted.len()), &mut content[..], 0);
         for Wanted { file, piece } in wanted.iter() {
@@ -308,11 +325,15 @@ impl Sender {
             match outcome {
                 Ok(()) => have.insert(wanted.piece.range),
                 Err(reason) => {
+                    if let Some(failure) = self.source.failure() {
+                        return Err(failure);
+                    }
                     content[within(&wanted.piece.range, range)].fill(0);
                     lost.push((wanted, reason));
                 }
             }
         }
+        Ok(())
     }
 
     fn with_index<T>(&self, work: impl FnOnce(&IndexReader) -> Result<T>) -> Result<T> {
@@ -365,132 +386,5 @@ impl Sender {
             })
         })
         .await
-    }
-
-    fn fail(&self, file: &FileEntry, reason: String) {
-        // What it shares with others may still come from them, but is not asked for again on its account.
-        let pieces = if file.scattered { self.pieces_of(file) } else { Vec::new() };
-        let path = file.path.to_string();
-        {
-            let mut state = lock(&self.state);
-            if file.size > 0 && !file.scattered {
-                if state.failed.contains(file.range()) {
-                    return;
-                }
-                state.failed.insert(file.range());
-            }
-            pieces.iter().for_each(|piece| state.failed.insert(piece.clone()));
-            if state.named.contains_key(&path) {
-                return;
-            }
-            state.failed_total += 1;
-            if state.named.len() < NAMED {
-                state.named.insert(path.clone(), reason.clone());
-            }
-        }
-        self.monitor.counters().files_failed.add(1);
-        self.monitor.notice(Notice::Failed { path, reason });
-    }
-
-    async fn fail_range(self: &Arc<Self>, range: Range<u64>, reason: String) -> Result<()> {
-        let this = self.clone();
-        blocking(move || {
-            this.with_index(|index| {
-                let mut files: Vec<FileEntry> = Vec::new();
-                index.pieces_in(&range, |file, _| {
-                    if files.last().is_none_or(|last| last.id != file.id) {
-                        files.push(file.clone());
-                    }
-                    Ok(ControlFlow::Continue(()))
-                })?;
-                Ok(files)
-            })?
-            .iter()
-            .for_each(|file| this.fail(file, reason.clone()));
-            Ok(())
-        })
-        .await
-    }
-
-    fn pieces_of(&self, file: &FileEntry) -> Vec<Range<u64>> {
-        let mut pieces = Vec::new();
-        let read = self.with_index(|index| {
-            index.pieces_of(file, |piece| {
-                pieces.push(piece.range);
-                Ok(ControlFlow::Continue(()))
-            })
-        });
-        // The file counts as failed all the same.
-        if let Err(e) = read {
-            tracing::warn!("{e}");
-        }
-        pieces
-    }
-
-    /// The files that `missing` belongs to count as failed: the receiver does not take them.
-    pub(super) async fn give_up(self: &Arc<Self>, missing: &RangeSet) -> Result<()> {
-        for range in missing.iter() {
-            self.fail_range(range, CHANGED.to_string()).await?;
-        }
-        Ok(())
-    }
-
-    /// The receiver confirmed everything: nothing failed after all.
-    pub(super) fn forgive(&self) {
-        let mut state = lock(&self.state);
-        state.named.clear();
-        state.failed_total = 0;
-    }
-
-    /// Where the content of failed files lies in the archive.
-    pub(super) fn failed_ranges(&self) -> Vec<Range<u64>> {
-        lock(&self.state).failed.iter().collect()
-    }
-
-    /// What the receiver could not put in place.
-    pub(super) fn note_receiver_failures(&self, answer: &FinishAnswer) {
-        let mut unnamed = answer.failed_total;
-        for failed in &answer.failed {
-            unnamed = unnamed.saturating_sub(1);
-            {
-                let mut state = lock(&self.state);
-                if state.named.contains_key(&failed.path) {
-                    continue;
-                }
-                state.failed_total += 1;
-                if state.named.len() < NAMED {
-                    state.named.insert(failed.path.clone(), failed.reason.clone());
-                }
-            }
-            self.monitor.counters().files_failed.add(1);
-            self.monitor.notice(Notice::Failed { path: failed.path.clone(), reason: failed.reason.clone() });
-        }
-        lock(&self.state).failed_total += unnamed;
-    }
-
-    pub(super) fn report(&self, summary: &Summary, complete: bool, others_bytes: u64) -> UploadReport {
-        let (state, counters) = (lock(&self.state), self.monitor.counters());
-        UploadReport {
-            files: summary.files,
-            total_bytes: summary.total_bytes,
-            sent_blocks: counters.sent_blocks.get(),
-            sent_bytes: counters.sent_bytes.get(),
-            wire_bytes: counters.wire_bytes.get(),
-            stored_blocks: counters.stored_blocks.get(),
-            zstd_blocks: counters.zstd_blocks.get(),
-            retries: counters.retries.get(),
-            failed: state
-                .named
-                .iter()
-                .map(|(path, reason)| FailedEntry { path: path.clone(), reason: reason.clone() })
-                .collect(),
-            failed_total: state.failed_total,
-            deleted: 0,
-            too_many: None,
-            complete,
-            others_bytes,
-            legacy: false,
-            dry_run: false,
-        }
     }
 }

@@ -1,13 +1,14 @@
-//! Bringing a receiver from a former generation of the index to ours.
+//! Bringing a receiver from a previous generation of the index to ours.
 
 use super::super::index_body;
-use super::{Upload, UploadOptions, blocking};
+use super::super::tasks::{blocking, until_cancelled};
+use super::{Upload, UploadOptions};
 use crate::archive::protocol::Similarity;
 use crate::db::generation::{History, Step, without_private};
 use crate::db::index_read::{IndexReader, Summary};
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::{Client, IndexBody};
-use crate::telemetry::Notice;
+use crate::remote::{IndexBody, ReceiverClient};
+use crate::telemetry::{Monitor, Notice};
 use std::path::Path;
 
 impl Upload<'_> {
@@ -26,15 +27,20 @@ impl Upload<'_> {
         .await
     }
 
-    /// Brings the receiver from a former generation to ours; where that does not work, puts the whole index.
+    /// Brings the receiver from a previous generation to ours; where that does not work, puts the whole index.
     pub(super) async fn put_changes(&self, steps: &[Step]) -> Result<()> {
         self.monitor.notice(Notice::Phase("sending the change of the index"));
-        for step in steps {
+        for (number, step) in steps.iter().enumerate() {
+            // What a generation on the way takes of the disk may be of use to nobody any more: the newest one alone asks for less. But only
+            // by changes is retained what they replace.
+            let has_other_way = self.options.keep.is_none() && number + 1 < steps.len();
             let (database, scratch, step) =
                 (self.options.database.clone(), self.options.scratch.clone(), *step);
-            let keep = self.options.keep.is_some_and(|count| count > 0);
-            let body =
-                blocking(move || Ok(IndexBody { keep, ..change_body(&database, &scratch, &step)? })).await?;
+            let keep = self.options.keep.map(|count| count.min(1));
+            let body = blocking(move || {
+                Ok(IndexBody { keep, has_other_way, ..change_body(&database, &scratch, &step)? })
+            })
+            .await?;
             match self.client.put_index(&body).await {
                 Ok(answer) if answer.digest == Some(body.digest.to_string()) => {}
                 Ok(_) => return self.put_index().await.map(drop),
@@ -46,6 +52,13 @@ impl Upload<'_> {
                 {
                     self.monitor.notice(Notice::Warning(format!(
                         "the receiver does not take the change of the index ({e}); it gets all of it"
+                    )));
+                    return self.put_index().await.map(drop);
+                }
+                Err(e) if e.kind() == ErrorKind::NoSpace && has_other_way => {
+                    self.monitor.notice(Notice::Info(format!(
+                        "the receiver has no space for generation {}, which is on the way ({e}); it gets the newest index as a whole",
+                        step.to
                     )));
                     return self.put_index().await.map(drop);
                 }
@@ -72,8 +85,10 @@ pub(super) fn index_body(
         digest: summary.digest,
         from: None,
         adopt,
-        keep: false,
+        // A whole index ends what is retained: only that it has to go first needs to be said.
+        keep: options.keep.filter(|&count| count == 0),
         rewind: false,
+        has_other_way: false,
         work_s,
     })
 }
@@ -81,8 +96,12 @@ pub(super) fn index_body(
 /// How much of the index the receiver has, as the adoption says that `options` name.
 ///
 /// # Errors
-/// The index cannot be read, or the receiver refuses.
-pub async fn compare(client: &Client, options: &UploadOptions) -> Result<Similarity> {
+/// The index cannot be read, the receiver refuses, or the run is cancelled.
+pub async fn compare(
+    client: &dyn ReceiverClient,
+    options: &UploadOptions,
+    monitor: &dyn Monitor,
+) -> Result<Similarity> {
     let theirs = options.clone();
     let body = blocking(move || {
         let summary = IndexReader::open(&theirs.database)?.summary()?;
@@ -90,7 +109,7 @@ pub async fn compare(client: &Client, options: &UploadOptions) -> Result<Similar
     })
     .await?;
     client.patience().start();
-    client.compare(&body).await
+    until_cancelled(monitor, client.compare(&body)).await
 }
 
 /// Copying that a receiver does in a second, in bytes, on a slow machine.
@@ -113,6 +132,6 @@ pub(in super::super) fn change_body(database: &Path, scratch: &Path, step: &Step
     let from = if step.undo { generation(step.generation)? } else { generation(to.parent.unwrap_or(0))? };
     let (file, length) = index_body::pack_change(scratch, |each| history.batches(step, each))?;
     let work_s = to.files / ROWS_PER_S + to.bytes / COPIED_PER_S;
-    let (from, adopt, keep, rewind) = (Some(from.digest), None, false, false);
-    Ok(IndexBody { file, length, digest: to.digest, from, adopt, keep, rewind, work_s })
+    let (from, adopt, keep, rewind) = (Some(from.digest), None, None, false);
+    Ok(IndexBody { file, length, digest: to.digest, from, adopt, keep, rewind, has_other_way: false, work_s })
 }

@@ -32,15 +32,18 @@ pub struct UploadReport {
     pub failed: Vec<FailedEntry>,
     /// How many failed.
     pub failed_total: u64,
-    /// Entries of former generations that the receiver deleted.
+    /// Entries of previous generations that the receiver deleted.
     pub deleted: u64,
     /// So many would have had to be deleted, more than was allowed: none was.
     pub too_many: Option<u64>,
+    /// Of what failed, so many would get their places at the receiver if more were allowed to be deleted.
+    pub blocked: u64,
     /// The receiver confirmed everything that the index says.
     pub complete: bool,
     /// What other senders have still to send, in bytes: only with a range of blocks.
     pub others_bytes: u64,
-    /// The receiver knows only FORMATS 1.3, so that nothing is confirmed.
+    /// The receiver knows only the original's protocol (FORMAT.md 5.1), so that nothing is
+    /// confirmed.
     pub legacy: bool,
     /// Nothing was sent: this is a plan.
     pub dry_run: bool,

@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Counter;
 use axum::http::HeaderMap;
 use ipnet::IpNet;
+pub(super) use limiter::network;
 use limiter::{Limiter, Verdict, WINDOW};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -78,13 +79,14 @@ struct TokenFile {
 impl TokenFile {
     fn parse(&self, content: &[u8]) -> Result<Vec<TokenEntry>> {
         let text = std::str::from_utf8(content)
-            .map_err(|e| Error::new(ErrorKind::Usage, "it is no text").because(e))?;
+            .map_err(|e| Error::new(ErrorKind::Usage, "it is no text").with_source(e))?;
         match self.form {
             Form::Secret if text.trim().is_empty() => Err(Error::new(ErrorKind::Usage, "it is empty")),
             Form::Secret => Ok(vec![TokenEntry::all("token-file", text)?]),
             // So an editor leaves it for a moment.
-            Form::Entries if text.is_empty() => Err(Error::new(ErrorKind::Usage, "it is empty")
-                .hint("make a token with tar-like token new; a file with a comment alone lets nobody in")),
+            Form::Entries if text.is_empty() => Err(Error::new(ErrorKind::Usage, "it is empty").with_hint(
+                "make a token with tar-like token new; a file with a comment alone lets nobody in",
+            )),
             Form::Entries => parse_tokens(text),
         }
     }
@@ -196,11 +198,11 @@ impl Access {
         outcome
     }
 
-    /// Whether a request from `peer` with these headers may do what it needs.
-    pub(super) fn check(&self, peer: IpAddr, headers: &HeaderMap, need: Need) -> Result<()> {
-        let Some(entries) = self.current() else { return Ok(()) };
+    /// Whether a request from `peer` with these headers may do what it needs. Gives the name of its token, where tokens are needed.
+    pub(super) fn check(&self, peer: IpAddr, headers: &HeaderMap, need: Need) -> Result<Option<String>> {
+        let Some(entries) = self.current() else { return Ok(None) };
         let hint = "give the receiver's token by --token-file or TARLIKE_TOKEN";
-        let unauthorized = |why: &str| Error::new(ErrorKind::Unauthorized, why.to_owned()).hint(hint);
+        let unauthorized = |why: &str| Error::new(ErrorKind::Unauthorized, why.to_owned()).with_hint(hint);
         let Some(given) = TokenHash::in_request(headers) else {
             self.refusals.missing.add(1);
             return Err(self.failed(peer, headers, unauthorized("no token")));
@@ -218,21 +220,21 @@ impl Access {
             return Err(self.failed(
                 peer,
                 headers,
-                unauthorized(&why).hint("ask the receiver's operator for a new one"),
+                unauthorized(&why).with_hint("ask the receiver's operator for a new one"),
             ));
         }
         let missing = match need {
-            Need::Nothing => return Ok(()),
-            Need::Metrics if entry.has(Scope::Metrics) => return Ok(()),
+            Need::Nothing => return Ok(Some(entry.name.clone())),
+            Need::Metrics if entry.has(Scope::Metrics) => return Ok(Some(entry.name.clone())),
             Need::Metrics => "is not for metrics".to_string(),
             Need::Archive(_, tar_id) if !entry.is_for(tar_id) => format!("is not for archive {tar_id}"),
-            Need::Archive(scope, _) if entry.has(scope) => return Ok(()),
+            Need::Archive(scope, _) if entry.has(scope) => return Ok(Some(entry.name.clone())),
             Need::Archive(Scope::Upload, _) => "is not for uploads".to_string(),
             Need::Archive(..) => "is not for the status".to_string(),
         };
         self.refusals.forbidden.add(1);
         let error = Error::new(ErrorKind::Forbidden, format!("the token {} {missing}", entry.name))
-            .hint("its scope and tar-id in the receiver's tokens file say what it is for");
+            .with_hint("its scope and tar-id in the receiver's tokens file say what it is for");
         tracing::warn!("refused {}: {error}", self.origin(peer, headers));
         Err(error)
     }
@@ -255,14 +257,21 @@ impl Access {
             Verdict::StillLimited => {}
         }
         self.refusals.limited.add(1);
-        Error::new(ErrorKind::Limited, "too many requests without a good token from this address")
-            .hint("give the receiver's token by --token-file or TARLIKE_TOKEN, and try again in a minute")
+        Error::new(ErrorKind::Limited, "too many requests without a good token from this address").with_hint(
+            "give the receiver's token by --token-file or TARLIKE_TOKEN, and try again in a minute",
+        )
+    }
+
+    /// Whether `peer` is a proxy of ours.
+    pub(super) fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted_proxies.iter().any(|network| network.0.contains(&peer))
     }
 
     /// Where a request came from. Only a proxy of ours is believed, and of what it passes on only what it has added itself, at the end.
-    fn origin(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub(super) fn origin(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let peer = peer.to_canonical();
-        if !self.trusted_proxies.iter().any(|network| network.0.contains(&peer)) {
+        if !self.is_trusted_proxy(peer) {
             return peer;
         }
         let last = headers.get_all("x-forwarded-for").iter().next_back();

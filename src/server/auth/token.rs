@@ -28,7 +28,7 @@ impl TokenHash {
                     "the token must have at least {MIN_TOKEN_BYTES} printable ASCII characters and no space"
                 ),
             )
-            .hint("make one with: head -c 32 /dev/urandom | base64 | tr -d '\\n=' > token"));
+            .with_hint("make one with: head -c 32 /dev/urandom | base64 | tr -d '\\n=' > token"));
         }
         Ok(Self::of_bytes(text.as_bytes()))
     }

@@ -1,8 +1,10 @@
 use super::*;
+use crate::archive::path::MAX_PATH_BYTES;
 use crate::folder::mtime_ns;
+use rustix::fs::OFlags;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 struct Setting {
     folder: tempfile::TempDir,
@@ -36,7 +38,7 @@ impl Setting {
     }
 
     fn remove(&self, name: &str, expected: &Expected<'_>, backup: Option<&Backup>) -> Outcome {
-        self.sink.remove(&entry(name), expected, backup).unwrap()
+        self.sink.removal(backup).remove(&entry(name), expected).unwrap()
     }
 
     fn names(&self, folder: &str) -> Vec<String> {
@@ -210,4 +212,89 @@ fn what_comes_in_between_is_put_back() {
         assert_eq!(std::fs::read(setting.path(name)).unwrap(), b"his own, longer", "{name}");
     }
     assert_eq!(setting.names(".tar-like/removed"), [""; 0]);
+}
+
+/// One deletion moves files and folders of the same names aside, one after another.
+#[test]
+fn names_that_were_folders_do_not_hinder() {
+    let setting = setting();
+    let mut removal = setting.sink.removal(None);
+    for name in ["x/y", "x", "x/y/z", "x"] {
+        let _ = std::fs::remove_dir_all(setting.path("x"));
+        let expected = setting.write(name, name);
+        assert_eq!(removal.remove(&entry(name), &expected).unwrap(), Outcome::Removed, "{name}");
+    }
+    drop(removal);
+    assert_eq!(setting.names(".tar-like/removed"), [""; 0]);
+}
+
+/// What a kill has left goes back; what stands there meanwhile stays.
+#[test]
+fn what_was_left_is_put_back() {
+    let setting = setting();
+    let mut removal = setting.sink.removal(None);
+    let expected = setting.write("a/b/file", "old");
+    let folder = setting.sink.base.open_folder(b"a/b").unwrap();
+    removal.move_aside(&folder, b"a/b", b"file").unwrap();
+    symlink("target", setting.path("link")).unwrap();
+    removal.move_aside(&setting.sink.base, b"", b"link").unwrap();
+    std::mem::forget(removal);
+    setting.write("a/b/file", "new");
+    setting.write(".tar-like/removed/4711-0", "of an earlier version");
+    let left = setting.sink.left_overs();
+    let mut places: Vec<_> = left.iter().map(|left| left.place.clone()).collect();
+    places.sort();
+    assert_eq!(places, [None, Some("a/b/file".into()), Some("link".into())]);
+    setting.sink.put_back(&left);
+    assert_eq!(std::fs::read(setting.path("a/b/file")).unwrap(), b"new");
+    assert_eq!(std::fs::read(setting.path("a/b/file.~1~")).unwrap(), b"old");
+    assert_eq!(setting.expected("a/b/file.~1~"), expected);
+    assert_eq!(std::fs::read_link(setting.path("link")).unwrap(), Path::new("target"));
+    assert_eq!(setting.names(".tar-like/removed"), ["4711-0"]);
+}
+
+/// An entry that could not be put back has the name that a later one would get aside: both stay.
+#[test]
+fn what_is_aside_already_is_not_overwritten() {
+    let setting = setting();
+    let mut removal = setting.sink.removal(None);
+    let expected = setting.write("a/file", "mine");
+    removal.aside(b"a").unwrap();
+    let session = setting.names(".tar-like/removed").remove(0);
+    let left = setting.path(&format!(".tar-like/removed/{session}/a/file"));
+    std::fs::write(&left, "not put back").unwrap();
+    assert_eq!(removal.remove(&entry("a/file"), &expected).unwrap(), Outcome::Removed);
+    drop(removal);
+    assert_eq!(std::fs::read(&left).unwrap(), b"not put back");
+    assert!(!setting.path("a/file").exists());
+}
+
+/// The path of an entry may be as long as the system takes: below the folder of what is removed it is longer.
+#[test]
+fn the_longest_path_is_put_back_and_leaves_nothing() {
+    let setting = setting();
+    let mut path = vec![b'x'; MAX_PATH_BYTES];
+    (0..path.len()).step_by(200).skip(1).chain([MAX_PATH_BYTES - 2]).for_each(|at| path[at] = b'/');
+    let path = EntryPath::new(path).unwrap();
+    let (parent, name) = path.split();
+    let folder = make_folders(&setting.sink.base, parent, false).unwrap();
+    let make = || {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+        drop(rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(0o600)).unwrap());
+        let stat = folder.stat(name).unwrap().unwrap();
+        Expected::File { size: 0, mtime_ns: Some(mtime_ns(&stat)) }
+    };
+    let expected = make();
+    let mut removal = setting.sink.removal(None);
+    removal.move_aside(&folder, parent, name).unwrap();
+    std::mem::forget(removal);
+    let left = setting.sink.left_overs();
+    let places: Vec<_> = left.iter().map(|left| left.place.as_deref()).collect();
+    assert_eq!(places, [Some(path.as_path())]);
+    setting.sink.put_back(&left);
+    assert_eq!(is(&folder, name, &expected), Ok(Some(true)));
+    assert_eq!(setting.names(".tar-like/removed"), [""; 0]);
+
+    assert_eq!(setting.sink.removal(None).remove(&path, &expected).unwrap(), Outcome::Removed);
+    assert_eq!(setting.names(".tar-like/removed"), [""; 0], "an empty folder is left");
 }

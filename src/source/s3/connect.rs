@@ -1,114 +1,160 @@
-//! From options to a client: credentials, region, address, and what the SDK must not do by itself.
+//! Making a client of options: credentials, region, address, and what the SDK must not do by
+//! itself.
 
+use super::bucket::Bucket;
+use super::clock::Clock;
 use super::http::Http;
-use super::retry::Patience;
-use super::stream::SHARED_AHEAD;
-use super::{Addressing, Bucket, BucketOptions};
+use super::options::{Addressing, BucketOptions};
+use super::outage::Refusals;
+use super::reader::SHARED_AHEAD;
+use super::retry::RetryBudget;
+use super::whole_objects::WholeObjects;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::provider_config::ProviderConfig;
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
     RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
 };
-use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
-use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::retry::{ReconnectMode, RetryConfig};
 use aws_smithy_types::timeout::TimeoutConfig;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-/// Where neither the user nor AWS says one: what stores other than AWS's take.
-const USUAL_REGION: &str = "us-east-1";
+/// Where neither the user nor AWS names a region: the one that stores other than AWS accept.
+const DEFAULT_REGION: &str = "us-east-1";
 
 /// The name of the application in requests.
 const APP_NAME: &str = "tar-like";
 
 impl Bucket {
-    /// Prepares to read a bucket; nothing is asked of it yet. Credentials are looked for when they are needed.
+    /// Prepares to read a bucket. It makes no request, unless a prefix without a `/` at its end may
+    /// be a single object.
     ///
     /// # Errors
-    /// An option is not valid, or the CA file cannot be read.
+    /// An option is not valid, the CA file cannot be read, or the store does not answer that
+    /// request.
     pub async fn connect(options: &BucketOptions, monitor: Arc<dyn Monitor>) -> Result<Self> {
         check(options)?;
-        let http = Http::new(options)?;
-        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-            .http_client(http.clone())
-            // A body that hangs is nothing that the SDK sees, and so retries would be its and ours, multiplied.
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(TimeoutConfig::builder().operation_attempt_timeout(options.timeout * 2).build())
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            // Older stores know nothing of the newer checksums, and refuse what has them.
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
-        if let Ok(name) = aws_config::AppName::new(APP_NAME) {
-            loader = loader.app_name(name);
-        }
-        let mut profile_region = ProfileFileRegionProvider::builder();
-        if let Some(profile) = &options.profile {
-            // By itself the SDK prefers keys of the environment, even to a profile that was asked for.
-            let provider = ProfileFileCredentialsProvider::builder()
-                .configure(&ProviderConfig::default().with_http_client(http))
-                .profile_name(profile)
-                .build();
-            loader = loader.profile_name(profile).credentials_provider(provider);
-            profile_region = profile_region.profile_name(profile);
-        }
-        let region = RegionProviderChain::first_try(options.region.clone().map(Region::new));
-        loader = loader.region(match &options.endpoint {
-            None => region.or_default_provider().or_else(Region::from_static(USUAL_REGION)),
-            // Elsewhere than in AWS nobody need be asked, and a host's role says nothing.
-            Some(_) => region
-                .or_else(EnvironmentVariableRegionProvider::new())
-                .or_else(profile_region.build())
-                .or_else(Region::from_static(USUAL_REGION)),
-        });
-        if let Some(endpoint) = &options.endpoint {
-            loader = loader.endpoint_url(endpoint);
-        }
-        if !options.sign {
-            loader = loader.no_credentials();
-        }
-        let config = loader.load().await;
-        let mut s3 = aws_sdk_s3::config::Builder::from(&config)
-            .force_path_style(match options.addressing {
-                Some(addressing) => addressing == Addressing::Path,
-                // What most stores other than AWS want.
-                None => config.endpoint_url().is_some(),
-            })
-            .disable_s3_express_session_auth(true);
-        if !options.sign {
-            s3 = s3.allow_no_auth();
-        }
-        Ok(Self {
-            client: aws_sdk_s3::Client::from_conf(s3.build()),
+        let (http, clock) = (Http::new(options)?, Clock::default());
+        let config = sdk_config(options, &http).await;
+        let requests = options.requests.max(1);
+        let mut bucket = Self {
+            client: client(options, &config, &http, clock.clone()),
             name: options.bucket.clone(),
             prefix: options.prefix.clone(),
+            only: None,
             list_v1: options.list_v1,
-            permits: Arc::new(Semaphore::new(options.requests.max(1))),
-            requests: options.requests.max(1),
+            list_plain: options.list_plain,
+            region: options.region.clone(),
+            timeout: options.timeout,
+            clock,
+            permits: Arc::new(Semaphore::new(requests)),
+            requests,
             ahead: Arc::new(Semaphore::new(SHARED_AHEAD)),
-            patience: Patience::new(options.timeout * 2),
+            whole_objects: WholeObjects::default(),
+            budget: RetryBudget::new(options.timeout * 2),
+            refusals: Refusals::default(),
+            outage: OnceLock::new(),
             runtime: Handle::current(),
             monitor,
-        })
+        };
+        if !bucket.prefix.is_empty() && !bucket.prefix.ends_with('/') {
+            if let Some(key) = bucket.find_only(&options.prefix).await? {
+                bucket.prefix.truncate(key.rfind('/').map_or(0, |at| at + 1));
+                bucket.only = Some(key);
+            } else {
+                // The prefix is a folder: "a" must not include "ab".
+                bucket.prefix.push('/');
+            }
+        }
+        Ok(bucket)
     }
+}
+
+/// Loads profile, region and credentials.
+async fn sdk_config(options: &BucketOptions, http: &Http) -> SdkConfig {
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(http.clone())
+        // The SDK does not notice a body that hangs; its retries would multiply ours. Connections
+        // are not the SDK's either: it would log with each 503 that it cannot close one.
+        .retry_config(RetryConfig::disabled().with_reconnect_mode(ReconnectMode::ReuseAllConnections))
+        .timeout_config(TimeoutConfig::builder().operation_attempt_timeout(options.timeout * 2).build())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        // Older stores do not know the newer checksums, and refuse requests with them.
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    if let Ok(name) = aws_config::AppName::new(APP_NAME) {
+        loader = loader.app_name(name);
+    }
+    let mut profile_region = ProfileFileRegionProvider::builder();
+    if let Some(profile) = &options.profile {
+        // By itself the SDK prefers keys of the environment, even to a profile that was named.
+        let provider = ProfileFileCredentialsProvider::builder()
+            .configure(&ProviderConfig::default().with_http_client(http.clone()))
+            .profile_name(profile)
+            .build();
+        loader = loader.profile_name(profile).credentials_provider(provider);
+        profile_region = profile_region.profile_name(profile);
+    }
+    let region = RegionProviderChain::first_try(options.region.clone().map(Region::new));
+    loader = loader.region(match &options.endpoint {
+        None => region.or_default_provider().or_else(Region::from_static(DEFAULT_REGION)),
+        // Outside of AWS, a host's role says nothing of the region.
+        Some(_) => region
+            .or_else(EnvironmentVariableRegionProvider::new())
+            .or_else(profile_region.build())
+            .or_else(Region::from_static(DEFAULT_REGION)),
+    });
+    if let Some(endpoint) = &options.endpoint {
+        loader = loader.endpoint_url(endpoint);
+    }
+    if !options.sign {
+        loader = loader.no_credentials();
+    }
+    loader.load().await
+}
+
+fn client(options: &BucketOptions, config: &SdkConfig, http: &Http, clock: Clock) -> Client {
+    let mut s3 = aws_sdk_s3::config::Builder::from(config)
+        .force_path_style(match options.addressing {
+            Some(addressing) => addressing == Addressing::Path,
+            // Most stores other than AWS want that.
+            None => config.endpoint_url().is_some(),
+        })
+        .http_client(http.for_store())
+        .time_source(clock)
+        .disable_s3_express_session_auth(true);
+    if let Some(endpoint) = config.endpoint_url() {
+        s3 = s3.endpoint_url(as_folder(endpoint));
+    }
+    if !options.sign {
+        s3 = s3.allow_no_auth();
+    }
+    Client::from_conf(s3.build())
+}
+
+/// The SDK appends the bucket's name to the path of an endpoint as it is.
+fn as_folder(endpoint: &str) -> String {
+    if endpoint.ends_with('/') { endpoint.to_owned() } else { format!("{endpoint}/") }
 }
 
 fn check(options: &BucketOptions) -> Result<()> {
     let usage = |why: String| Err(Error::new(ErrorKind::Usage, why));
-    if options.bucket.is_empty() || options.bucket.contains('/') {
+    if options.bucket.trim().is_empty() || options.bucket.contains('/') {
         return usage(format!("\"{}\" is no name of a bucket", options.bucket));
     }
     if options.prefix.split('/').any(|name| name == "." || name == "..") {
-        // Addresses on the web cannot have them: every client on the way would resolve them.
+        // Every HTTP client on the way would resolve these components of an address.
         return usage(format!("the prefix \"{}\" has a '.' or '..' component", options.prefix));
     }
     let Some(endpoint) = &options.endpoint else { return Ok(()) };
-    // Not said again: it may hold a password.
+    // The messages do not repeat the endpoint: it may hold a password.
     match reqwest::Url::parse(endpoint) {
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
             usage("the endpoint must have no user and no password".to_string())
@@ -122,41 +168,6 @@ fn check(options: &BucketOptions) -> Result<()> {
             Ok(())
         }
         _ => Err(Error::new(ErrorKind::Usage, "the endpoint of the bucket is no http or https address")
-            .hint("for example https://s3.example.org, without the bucket")),
+            .with_hint("for example https://s3.example.org, without the bucket")),
     }
-}
-
-/// Stands for a key that is no text.
-const PLACEHOLDER: &str = "tar-like-key-that-is-no-text";
-
-/// A key as the SDK takes it, and the key itself where that is not possible: S3 wants UTF-8, and yet there are stores with others.
-pub(super) fn key_of(key: &[u8]) -> (String, Option<Vec<u8>>) {
-    match std::str::from_utf8(key) {
-        Ok(text) => (text.to_owned(), None),
-        Err(_) => (PLACEHOLDER.to_owned(), Some(key.to_vec())),
-    }
-}
-
-/// Puts the key into the address, before that is signed.
-pub(super) fn with_key(key: Option<Vec<u8>>) -> impl Fn(&mut HttpRequest) + Send + Sync + 'static {
-    move |request| {
-        let Some(key) = &key else { return };
-        let address = request.uri().replacen(PLACEHOLDER, &percent_encode(key), 1);
-        // Made of an address that was valid, and of characters that are.
-        let _ = request.set_uri(address);
-    }
-}
-
-/// All but the unreserved characters and `/` as `%XX`, which is how a key is signed.
-fn percent_encode(key: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut encoded = String::with_capacity(key.len() * 3);
-    for &byte in key {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
 }

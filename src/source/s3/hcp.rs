@@ -1,4 +1,4 @@
-//! The keys that a Hitachi Content Platform (HCP) wants: derived from a user's name and password.
+//! The keys of a Hitachi Content Platform (HCP): derived from a user's name and password.
 
 use crate::archive::digest::md5;
 use aws_smithy_types::base64;
@@ -11,7 +11,8 @@ pub struct Credentials {
     pub secret_access_key: String,
 }
 
-/// The access key is the user's name in Base64, the secret the MD5 of the password in lowercase hex.
+/// The access key is the user's name in Base64, the secret the MD5 of the password in lowercase
+/// hex.
 #[must_use]
 pub fn hcp_credentials(user: &str, password: &str) -> Credentials {
     Credentials {
@@ -25,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_answers() {
+    fn keys_are_those_of_known_answers() {
         // printf %s lgreen | base64; printf %s 'p4ssw0rd ü' | md5sum
         let keys = hcp_credentials("lgreen", "p4ssw0rd \u{fc}");
         assert_eq!(keys.access_key_id, "bGdyZWVu");

@@ -1,7 +1,8 @@
-//! The HTTP below the SDK: the same client as towards a receiver, so that there is one TLS stack, one way to trust certificates
-//! and one way to find a proxy.
+//! The HTTP client below the SDK: the same as towards a receiver, so that there is one TLS stack,
+//! one way to trust certificates and one way to find a proxy.
 
-use super::BucketOptions;
+use super::options::BucketOptions;
+use super::tolerant;
 use crate::error::{Error, ErrorKind, Result};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
@@ -14,22 +15,26 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Method, Request, Url, redirect};
 use std::time::Duration;
 
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Clones share their connections.
 #[derive(Debug, Clone)]
-pub(super) struct Http(reqwest::Client);
+pub(super) struct Http {
+    client: reqwest::Client,
+    /// The answers come from a store, not from a service that gives credentials.
+    is_store: bool,
+}
 
 impl Http {
     pub(super) fn new(options: &BucketOptions) -> Result<Self> {
         let mut builder = reqwest::Client::builder()
             .http1_only()
-            // The SDK signs for one host: a redirect is an error, which names the region that is right.
+            // The SDK signs for one host: a redirect is an error, which names the right region.
             .redirect(redirect::Policy::none())
-            // We are the ones who try again.
+            // Requests are made again by `Attempts`.
             .retry(reqwest::retry::never())
-            .connect_timeout(CONNECT_DEADLINE)
-            // Until the next byte, not until the last: a slow body is none that hangs.
+            .connect_timeout(CONNECT_TIMEOUT)
+            // Until the next byte, not until the last: a slow body does not hang.
             .read_timeout(options.timeout)
             .pool_max_idle_per_host(options.requests)
             .tcp_nodelay(true);
@@ -37,88 +42,160 @@ impl Http {
             let what = || format!("cannot use the certificates in {} (AWS_CA_BUNDLE)", path.display());
             let pem = std::fs::read(path).map_err(|e| Error::io(what(), e).with_kind(ErrorKind::Usage))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|e| Error::new(ErrorKind::Usage, what()).because(e))?;
+                .map_err(|e| Error::new(ErrorKind::Usage, what()).with_source(e))?;
             if certificates.is_empty() {
                 return Err(Error::new(ErrorKind::Usage, format!("{}: there are none", what()))
-                    .hint("it must be a PEM file"));
+                    .with_hint("it must be a PEM file"));
             }
             builder = builder.tls_certs_only(certificates);
         }
         let client = builder
             .tls_danger_accept_invalid_certs(!options.verify_tls)
             .build()
-            .map_err(|e| Error::new(ErrorKind::Usage, "cannot set up HTTP for the bucket").because(e))?;
-        Ok(Self(client))
+            .map_err(|e| Error::new(ErrorKind::Usage, "cannot set up HTTP for the bucket").with_source(e))?;
+        Ok(Self { client, is_store: false })
+    }
+
+    /// The same client for requests to the store itself.
+    pub(super) fn for_store(&self) -> Self {
+        Self { is_store: true, ..self.clone() }
     }
 }
 
 impl HttpClient for Http {
     fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
-        // Deadlines are set above, once for all.
+        // Timeouts are set in `Http::new`.
         SharedHttpConnector::new(self.clone())
     }
 }
 
 impl HttpConnector for Http {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let client = self.0.clone();
+        let Self { client, is_store } = self.clone();
         HttpConnectorFuture::new(async move {
-            let is_list = request.uri().contains(LIST_MARK);
-            let request = outgoing(&request).map_err(ConnectorError::user)?;
+            let kind = match request.method() {
+                "GET" if is_store && request.uri().contains(OBJECT_MARK) => RequestKind::Object,
+                "GET" if is_store => RequestKind::List,
+                _ => RequestKind::Other,
+            };
+            let is_head = request.method() == "HEAD";
+            let request = to_reqwest(&request).map_err(ConnectorError::user)?;
             let response = client.execute(request).await.map_err(failed)?;
             let (status, headers) = (response.status(), response.headers().clone());
-            let body = if is_list && status.is_success() {
-                let bytes = response.bytes().await.map_err(failed)?;
-                if !is_whole_list(&bytes) {
-                    return Err(ConnectorError::io("the list ends in the middle".into()));
+            let mut headers = if is_store { tolerant::headers(&headers) } else { all_headers(&headers) };
+            let body = match kind {
+                RequestKind::Object if status.is_success() => SdkBody::from_body_1_x(Body::from(response)),
+                kind => {
+                    if !is_head {
+                        // The SDK would compare it with the body, which the filter may have
+                        // shortened.
+                        headers.retain(|(name, _)| name != "content-length");
+                    }
+                    SdkBody::from(read_body(response, kind).await?)
                 }
-                SdkBody::from(bytes)
-            } else {
-                SdkBody::from_body_1_x(Body::from(response))
             };
-            incoming(status.as_u16(), &headers, body).map_err(|e| ConnectorError::other(e, None))
+            to_sdk(status.as_u16(), headers, body).map_err(|e| ConnectorError::other(e, None))
         })
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RequestKind {
+    /// For the content of an object, which is read as it comes.
+    Object,
+    /// For a page of a list.
+    List,
+    Other,
+}
+
+/// The most bytes of a page of a list. Stores give at most 10,000 keys, each of up to 1,024 bytes,
+/// which are three times as many when they are encoded.
+const MAX_LIST_BYTES: usize = 32 << 20;
+
+/// The most bytes of any other answer: errors, and the answers of services that give credentials.
+const MAX_OTHER_BYTES: usize = 64 << 10;
+
+/// Reads the body of an answer to its end. The store has answered: a failure from here on does not
+/// mean that it is unreachable.
+async fn read_body(
+    response: reqwest::Response,
+    kind: RequestKind,
+) -> std::result::Result<Vec<u8>, ConnectorError> {
+    let is_success = response.status().is_success();
+    if kind == RequestKind::List && is_success {
+        let document = at_most(response, MAX_LIST_BYTES).await.map_err(cut)?;
+        return tolerant::list(&document)
+            .ok_or_else(|| cut("the list ends in the middle, or is none".into()));
+    }
+    match at_most(response, MAX_OTHER_BYTES).await {
+        // The status tells enough.
+        Err(_) if !is_success => Ok(Vec::new()),
+        body => body.map_err(cut),
+    }
+}
+
+/// The body of an answer, which ends before `limit` bytes.
+async fn at_most(mut response: reqwest::Response, limit: usize) -> std::result::Result<Vec<u8>, BoxError> {
+    let mut body = Vec::new();
+    while let Some(bytes) = response.chunk().await? {
+        if body.len() + bytes.len() > limit {
+            return Err(format!("the answer has more than {limit} bytes, and goes on").into());
+        }
+        body.extend(bytes);
+    }
+    Ok(body)
+}
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-fn outgoing(request: &HttpRequest) -> std::result::Result<Request, BoxError> {
+/// The SDK's request as one of the HTTP client.
+fn to_reqwest(request: &HttpRequest) -> std::result::Result<Request, BoxError> {
     let url = Url::parse(request.uri())?;
-    let mut outgoing = Request::new(Method::from_bytes(request.method().as_bytes())?, url);
+    let mut converted = Request::new(Method::from_bytes(request.method().as_bytes())?, url);
     for (name, value) in request.headers().iter() {
         let name = HeaderName::from_bytes(name.as_bytes())?;
         let mut value = HeaderValue::from_str(value)?;
         value.set_sensitive(name == "authorization" || name == "x-amz-security-token");
-        outgoing.headers_mut().append(name, value);
+        converted.headers_mut().append(name, value);
     }
-    // Whatever we ask for has a short body, or none.
+    // All requests of this program have a short body, or none.
     let body = request.body().bytes().ok_or("a request with a body that streams")?;
     if !body.is_empty() {
-        *outgoing.body_mut() = Some(Body::from(body.to_vec()));
+        *converted.body_mut() = Some(Body::from(body.to_vec()));
     }
-    Ok(outgoing)
+    Ok(converted)
 }
 
-fn incoming(status: u16, headers: &HeaderMap, body: SdkBody) -> std::result::Result<HttpResponse, BoxError> {
-    let mut incoming = HttpResponse::new(status.try_into()?, body);
+/// An answer for the SDK.
+fn to_sdk(
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: SdkBody,
+) -> std::result::Result<HttpResponse, BoxError> {
+    let mut answer = HttpResponse::new(status.try_into()?, body);
     for (name, value) in headers {
-        // One that is no text means nothing to us.
-        if let Ok(value) = std::str::from_utf8(value.as_bytes()) {
-            incoming.headers_mut().try_append(name.as_str().to_owned(), value.to_owned())?;
-        }
+        answer.headers_mut().try_append(name, value)?;
     }
-    Ok(incoming)
+    Ok(answer)
+}
+
+/// All headers whose values are text.
+fn all_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |(name, value): (&HeaderName, &HeaderValue)| {
+        Some((name.as_str().to_owned(), std::str::from_utf8(value.as_bytes()).ok()?.to_owned()))
+    };
+    headers.iter().filter_map(text).collect()
 }
 
 fn failed(error: reqwest::Error) -> ConnectorError {
     if error.is_timeout() { ConnectorError::timeout(error.into()) } else { ConnectorError::io(error.into()) }
 }
 
-/// What every list is asked for with, and nothing else.
-const LIST_MARK: &str = "encoding-type=url";
-
-/// The SDK takes a document that ends in the middle for a shorter one: its keys would be missed by nobody.
-fn is_whole_list(document: &[u8]) -> bool {
-    document.trim_ascii_end().ends_with(b"</ListBucketResult>")
+/// The store has answered, but not to the end.
+fn cut(error: BoxError) -> ConnectorError {
+    ConnectorError::other(error, Some(aws_smithy_types::retry::ErrorKind::TransientError))
 }
+
+/// Part of the address of every GET of an object; every other GET is for a list. Keys and prefixes
+/// have `=` encoded.
+const OBJECT_MARK: &str = "x-id=GetObject";

@@ -1,173 +1,142 @@
-//! What a failed request means, when it is made again, and when it is given up.
+//! When a failed request is made again, and when it is given up.
 
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use super::error::S3Error;
 use rand::RngExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Why a request did not give what was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// The object has another content than the one that was asked for.
-    Changed,
-    /// There is no such object (any more), or no such bucket.
-    Gone(String),
-    /// The same request will fail again; the number is the HTTP status, 0 where there was none.
-    Refused(u16, String),
-    /// It may succeed later.
-    Passing(String),
-}
-
-impl Trouble {
-    /// What is wrong with the object, for a person.
-    pub(super) fn reason(self) -> String {
-        match self {
-            Self::Changed => "it changed after it was listed".to_string(),
-            Self::Gone(_) => "it is gone".to_string(),
-            Self::Refused(403, why) => {
-                format!("the store refuses access ({why})")
-            }
-            Self::Refused(_, why) | Self::Passing(why) => why,
-        }
-    }
-}
-
-/// Codes of the error document that mean "later" although their status does not.
-const PASSING_CODES: [&str; 4] = ["RequestTimeout", "RequestTimeTooSkewed", "SlowDown", "InternalError"];
-
-/// What the SDK's error means. Only its status, code and message are looked at: its details may hold headers with secrets.
-pub(super) fn trouble<E>(error: &SdkError<E, HttpResponse>) -> Trouble
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    let status = error.raw_response().map_or(0, |response| response.status().as_u16());
-    match error {
-        SdkError::DispatchFailure(failure) => {
-            let why = chain(failure.as_connector_error().map(|e| e as &dyn std::error::Error));
-            // What a certificate lacks today, it lacks in a minute.
-            if (failure.is_io() || failure.is_timeout()) && !why.contains("certificate") {
-                Trouble::Passing(why)
-            } else {
-                Trouble::Refused(0, why)
-            }
-        }
-        SdkError::TimeoutError(_) => Trouble::Passing("no answer in time".to_string()),
-        SdkError::ResponseError(_) => {
-            let why = format!("the answer ({status}) cannot be understood: {}", chain(Some(error)));
-            if (400..500).contains(&status) { Trouble::Refused(status, why) } else { Trouble::Passing(why) }
-        }
-        SdkError::ServiceError(answer) => {
-            let code = answer.err().code().unwrap_or_default();
-            let said = match (code, answer.err().message().unwrap_or_default()) {
-                ("", "") => format!("status {status}"),
-                (code, "") => format!("status {status}, {code}"),
-                (code, message) => format!("status {status}, {code}: {message}"),
-            };
-            by_status(status, code, said)
-        }
-        other => Trouble::Refused(0, chain(Some(other))),
-    }
-}
-
-fn by_status(status: u16, code: &str, said: String) -> Trouble {
-    match status {
-        _ if PASSING_CODES.contains(&code) => Trouble::Passing(said),
-        404 => Trouble::Gone(said),
-        // The range lies behind the end of what the key has now.
-        412 | 416 => Trouble::Changed,
-        501 => Trouble::Refused(status, said),
-        408 | 429 | 500.. => Trouble::Passing(said),
-        _ => Trouble::Refused(status, said),
-    }
-}
-
-/// An error with all of its causes, each said once.
-fn chain(error: Option<&dyn std::error::Error>) -> String {
-    let (mut text, mut next) = (String::new(), error);
-    while let Some(error) = next {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            let between = if text.is_empty() { "" } else { ": " };
-            text.push_str(between);
-            text.push_str(&said);
-        }
-        next = error.source();
-    }
-    if text.is_empty() { "the request failed".to_string() } else { text }
-}
-
-/// How long a store may do nothing right.
-pub(super) struct Patience {
+/// How long the store may fail until requests are given up: one budget for all requests of a
+/// bucket.
+pub(super) struct RetryBudget {
     start: Instant,
     limit: Duration,
-    /// When anything succeeded last, in milliseconds from the start.
+    /// Time of the last success, in milliseconds from the start.
     success_ms: AtomicU64,
-    /// Since when everything fails; 0 where the last thing has succeeded.
+    /// Since when every request fails; 0 while the last one has succeeded.
     failing_ms: AtomicU64,
+    /// Since when no request was answered, not even by a refusal; 0 while the last one was.
+    silent_ms: AtomicU64,
+    /// Time of the last failure; 0 before the first one.
+    failed_ms: AtomicU64,
+    /// Whether any request was ever answered.
+    was_reached: AtomicBool,
 }
 
-const FIRST_DELAY: Duration = Duration::from_millis(100);
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
-/// So many attempts without progress are the end, where the store otherwise works.
-const ATTEMPTS: u32 = 8;
+const INITIAL_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(5);
+/// A store that was never reached is given up after this time: a wrong address is likelier than a
+/// store that is down.
+const FIRST_CONTACT_TIMEOUT: Duration = Duration::from_secs(25);
+/// A request is given up after so many attempts without progress while the store otherwise works.
+const MAX_ATTEMPTS: u32 = 8;
 
-impl Patience {
+impl RetryBudget {
     pub(super) fn new(limit: Duration) -> Self {
-        let (success_ms, failing_ms) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { start: Instant::now(), limit, success_ms, failing_ms }
+        let [success_ms, failing_ms, silent_ms, failed_ms] = [0; 4].map(AtomicU64::new);
+        let was_reached = AtomicBool::new(false);
+        Self { start: Instant::now(), limit, success_ms, failing_ms, silent_ms, failed_ms, was_reached }
     }
 
-    pub(super) fn succeeded(&self) {
+    pub(super) fn record_success(&self) {
         self.success_ms.fetch_max(self.now_ms(), Ordering::Relaxed);
         self.failing_ms.store(0, Ordering::Relaxed);
+        self.record_answer();
     }
 
-    /// From 1 on.
+    /// Records that the store has answered, with success or with a refusal.
+    fn record_answer(&self) {
+        self.silent_ms.store(0, Ordering::Relaxed);
+        self.was_reached.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_ever_succeeded(&self) -> bool {
+        self.success_ms.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn was_ever_reached(&self) -> bool {
+        self.was_reached.load(Ordering::Relaxed)
+    }
+
+    /// How long the store may be silent.
+    fn silence_limit(&self) -> Duration {
+        let limit = self.limit + MAX_DELAY;
+        if self.was_ever_reached() { limit } else { limit.min(FIRST_CONTACT_TIMEOUT) }
+    }
+
+    /// Whether the store has answered no request for longer than it may be silent.
+    pub(super) fn is_unreachable(&self) -> bool {
+        let since_ms = self.silent_ms.load(Ordering::Relaxed);
+        since_ms != 0 && Duration::from_millis(self.now_ms().saturating_sub(since_ms)) > self.silence_limit()
+    }
+
+    /// Milliseconds from the start, at least 1.
     fn now_ms(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
-    /// Takes note of a failure; gives how long there were only failures.
-    fn failed(&self) -> Duration {
+    /// Records a failure; gives for how long every request has failed.
+    fn record_failure(&self, error: &S3Error) -> Duration {
         let now_ms = self.now_ms();
-        let since_ms = self.failing_ms.compare_exchange(0, now_ms, Ordering::Relaxed, Ordering::Relaxed);
-        Duration::from_millis(now_ms.saturating_sub(since_ms.map_or_else(|since_ms| since_ms, |_| now_ms)))
+        let previous_ms = self.failed_ms.swap(now_ms, Ordering::Relaxed);
+        if Duration::from_millis(now_ms.saturating_sub(previous_ms)) > self.limit + MAX_DELAY {
+            // There was no request in between, so the earlier failure does not tell how long the
+            // store has been failing now.
+            self.failing_ms.store(0, Ordering::Relaxed);
+            self.silent_ms.store(0, Ordering::Relaxed);
+        }
+        if matches!(error, S3Error::Unreachable(_)) {
+            mark_start(&self.silent_ms, now_ms);
+        } else {
+            self.record_answer();
+        }
+        Duration::from_millis(now_ms.saturating_sub(mark_start(&self.failing_ms, now_ms)))
     }
+}
+
+/// The time in `mark`; a mark of 0 becomes `now_ms`.
+fn mark_start(mark: &AtomicU64, now_ms: u64) -> u64 {
+    mark.compare_exchange(0, now_ms, Ordering::Relaxed, Ordering::Relaxed)
+        .map_or_else(|since_ms| since_ms, |_| now_ms)
 }
 
 /// The attempts to get one thing.
 pub(super) struct Attempts<'a> {
-    patience: &'a Patience,
+    budget: &'a RetryBudget,
     failed: u32,
-    /// Of the first failure, in milliseconds from the start of everything.
+    /// Time of the first of these failures, in milliseconds from the start of the budget.
     since_ms: u64,
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(patience: &'a Patience) -> Self {
-        Self { patience, failed: 0, since_ms: 0 }
+    pub(super) fn new(budget: &'a RetryBudget) -> Self {
+        Self { budget, failed: 0, since_ms: 0 }
     }
 
-    /// Something came: whatever fails from now on is another failure.
-    pub(super) fn progressed(&mut self) {
+    /// Records that bytes came: the next failure counts as the first one.
+    pub(super) fn record_progress(&mut self) {
         self.failed = 0;
-        self.patience.succeeded();
+        self.budget.record_success();
     }
 
-    /// Waits until it is time for the next attempt; false says that there is none.
-    pub(super) async fn again(&mut self) -> bool {
-        let (down, now_ms) = (self.patience.failed(), self.patience.now_ms());
+    /// Waits until it is time for the next attempt after this failure; false if there is none.
+    pub(super) async fn again(&mut self, error: &S3Error) -> bool {
+        if !error.is_transient() {
+            if !matches!(error, S3Error::Rejected(0, _)) {
+                self.budget.record_answer();
+            }
+            return false;
+        }
+        let (down, now_ms) = (self.budget.record_failure(error), self.budget.now_ms());
         if self.failed == 0 {
             self.since_ms = now_ms;
         }
         self.failed += 1;
-        let limit = self.patience.limit;
-        let others_work = self.patience.success_ms.load(Ordering::Relaxed) > self.since_ms;
-        let long = Duration::from_millis(now_ms - self.since_ms) >= limit;
-        // A store that is away altogether gets time to come back, once: not once for each object.
-        let hopeless = self.failed >= 2 && down > limit + LONGEST_DELAY;
-        if hopeless || self.failed >= ATTEMPTS && (others_work || long) {
+        let limit = self.budget.limit;
+        let others_succeed = self.budget.success_ms.load(Ordering::Relaxed) > self.since_ms;
+        let is_over_limit = Duration::from_millis(now_ms - self.since_ms) >= limit;
+        // A store that is down altogether gets time to come back once, not once for each object.
+        let is_down = self.failed >= 2 && (down > limit + MAX_DELAY || self.budget.is_unreachable());
+        if is_down || self.failed >= MAX_ATTEMPTS && (others_succeed || is_over_limit) {
             return false;
         }
         tokio::time::sleep(delay(self.failed)).await;
@@ -175,69 +144,84 @@ impl<'a> Attempts<'a> {
     }
 }
 
-/// Doubles, with half of it random, so that senders that failed together do not come back together.
+/// The delay doubles with each failure. Half of it is random, so that senders that failed together
+/// do not come back together.
 fn delay(failed: u32) -> Duration {
-    let most = FIRST_DELAY.saturating_mul(1 << failed.saturating_sub(1).min(10)).min(LONGEST_DELAY);
-    most.mul_f64(rand::rng().random_range(0.5..1.0))
+    let longest = INITIAL_DELAY.saturating_mul(1 << failed.saturating_sub(1).min(10)).min(MAX_DELAY);
+    longest.mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_a_status_means() {
-        let kind = |status, code: &str| by_status(status, code, String::new());
-        assert_eq!(kind(404, "NoSuchKey"), Trouble::Gone(String::new()));
-        assert_eq!((kind(412, ""), kind(416, "InvalidRange")), (Trouble::Changed, Trouble::Changed));
-        for (status, code) in [(500, ""), (503, "SlowDown"), (429, ""), (400, "RequestTimeout"), (408, "")] {
-            assert_eq!(kind(status, code), Trouble::Passing(String::new()), "{status} {code}");
-        }
-        for status in [400, 401, 403, 301, 501] {
-            assert_eq!(kind(status, ""), Trouble::Refused(status, String::new()));
-        }
+    fn transient() -> S3Error {
+        S3Error::Transient(String::new())
     }
 
     #[test]
     fn delays_grow_to_their_limit() {
         for failed in 1..20 {
-            let (most, delay) =
-                (FIRST_DELAY.saturating_mul(1 << (failed - 1).min(10)).min(LONGEST_DELAY), delay(failed));
-            assert!(delay <= most && delay >= most / 2, "{failed}: {delay:?}");
+            let (longest, delay) =
+                (INITIAL_DELAY.saturating_mul(1 << (failed - 1).min(10)).min(MAX_DELAY), delay(failed));
+            assert!(delay <= longest && delay >= longest / 2, "{failed}: {delay:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn attempts_end_where_others_succeed_and_go_on_where_nothing_does() {
-        let patience = Patience::new(Duration::from_secs(3600));
-        let mut attempts = Attempts::new(&patience);
+    async fn attempts_end_while_others_succeed_and_go_on_while_all_fail() {
+        let budget = RetryBudget::new(Duration::from_secs(3600));
+        let mut attempts = Attempts::new(&budget);
         let mut made = 0;
-        while attempts.again().await {
+        while attempts.again(&transient()).await {
             made += 1;
             std::thread::sleep(Duration::from_millis(2));
-            patience.succeeded();
+            budget.record_success();
         }
-        assert_eq!(made, ATTEMPTS - 1);
-        let patience = Patience::new(Duration::from_secs(3600));
-        let mut attempts = Attempts::new(&patience);
-        for _ in 0..3 * ATTEMPTS {
-            assert!(attempts.again().await);
+        assert_eq!(made, MAX_ATTEMPTS - 1);
+        let budget = RetryBudget::new(Duration::from_secs(3600));
+        let mut attempts = Attempts::new(&budget);
+        for _ in 0..3 * MAX_ATTEMPTS {
+            assert!(attempts.again(&transient()).await);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_store_that_is_away_is_waited_for_once() {
-        let mut patience = Patience::new(Duration::from_millis(20));
-        // Nothing was asked for a long time: that is no failure.
-        patience.start -= Duration::from_secs(60);
-        let mut attempts = Attempts::new(&patience);
-        assert!(attempts.again().await && attempts.again().await && attempts.again().await);
+    async fn a_store_that_is_down_is_waited_for_once() {
+        let mut budget = RetryBudget::new(Duration::from_millis(20));
+        // A long time without requests counts as no failure.
+        budget.start -= Duration::from_secs(60);
+        let mut attempts = Attempts::new(&budget);
+        for _ in 0..3 {
+            assert!(attempts.again(&transient()).await);
+        }
         // Failing for a minute.
-        patience.failing_ms.store(1, Ordering::Relaxed);
-        let mut attempts = Attempts::new(&patience);
-        assert!(attempts.again().await && !attempts.again().await);
-        patience.succeeded();
-        let mut attempts = Attempts::new(&patience);
-        assert!(attempts.again().await && attempts.again().await && attempts.again().await);
+        budget.failing_ms.store(1, Ordering::Relaxed);
+        let mut attempts = Attempts::new(&budget);
+        assert!(attempts.again(&transient()).await && !attempts.again(&transient()).await);
+        budget.record_success();
+        let mut attempts = Attempts::new(&budget);
+        for _ in 0..3 {
+            assert!(attempts.again(&transient()).await);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_is_unreachable_if_it_never_answers_but_not_if_it_refuses() {
+        let mut budget = RetryBudget::new(Duration::from_secs(3600));
+        budget.start -= Duration::from_secs(60);
+        let silent = S3Error::Unreachable(String::new());
+        budget.silent_ms.store(1, Ordering::Relaxed);
+        assert!(budget.is_unreachable(), "never reached for a minute");
+        let mut attempts = Attempts::new(&budget);
+        assert!(attempts.again(&silent).await && !attempts.again(&silent).await);
+        // A store that has answered before gets the whole budget.
+        budget.was_reached.store(true, Ordering::Relaxed);
+        assert!(!budget.is_unreachable());
+        for refusal in [transient(), S3Error::Rejected(403, String::new())] {
+            budget.silent_ms.store(1, Ordering::Relaxed);
+            Attempts::new(&budget).again(&refusal).await;
+            assert_eq!(budget.silent_ms.load(Ordering::Relaxed), 0, "{refusal:?}");
+        }
     }
 }

@@ -74,7 +74,7 @@ fn no_more_is_read_than_the_sender_reads() {
     }
 }
 
-/// Somebody wrote to it as everybody does: it is asked for as a whole.
+/// The copy was written to, with a new time: it is asked for as a whole.
 #[test]
 fn a_copy_that_was_changed_is_not_believed() {
     for mode in MODES {
@@ -97,7 +97,7 @@ fn a_copy_that_was_changed_is_not_believed() {
 
 /// Not every file system keeps such a time, so it says nothing.
 #[test]
-fn a_time_that_says_nothing_is_not_believed() {
+fn a_useless_time_is_not_trusted() {
     let mut log = Log::new(26, 6_000_000);
     let far = 3_000_000_000 * 1_000_000_000;
     set_mtime(&log.path, far);
@@ -111,7 +111,7 @@ fn a_time_that_says_nothing_is_not_believed() {
 /// The last pieces of a log come once more, as one, and a copy of it waits for all of that one: what comes then for the sake of the copy is
 /// written to the log, too, and must not be believed.
 #[test]
-fn what_comes_again_for_another_file_is_hashed() {
+fn bytes_that_come_again_for_another_file_are_hashed() {
     let mut log = Log::new(27, 6_000_000);
     let index = args!["index", "-b", log.src, "-db", log.db, "--append", "trust"];
     for _ in 0..128 {
@@ -121,12 +121,12 @@ fn what_comes_again_for_another_file_is_hashed() {
     }
     assert_eq!(log.pieces("log"), 129);
     log.mirror(&["--append", "trust"]);
-    let former = log.content().len() as u64;
+    let previous = log.content().len() as u64;
     log.append("log", 10_000);
     let believed = log.content();
     std::fs::write(log.src.join("log.copy"), &believed).unwrap();
     // Before what the sender looks at, and in what comes again.
-    log.rewrite(former - 1_500_000, 10);
+    log.rewrite(previous - 1_500_000, 10);
     log.sync(&["--append", "trust"]);
     assert!(log.pieces("log") < 10);
     for name in ["log", "log.copy"] {
@@ -137,7 +137,7 @@ fn what_comes_again_for_another_file_is_hashed() {
 
 /// Size and time say nothing: what is looked at does.
 #[test]
-fn a_copy_that_was_changed_in_secret_is_found_as_far_as_it_is_looked_at() {
+fn a_copy_changed_in_secret_is_found_where_it_is_read() {
     let found = [
         ("full", 2_000_000..2_000_001),
         ("spot", 0..5_000_000),

@@ -34,6 +34,14 @@ fn nothing_is_written_to_a_device_that_is_too_small() {
     assert!(copy.result() == old);
     let ended = copy.run(OURS, NONE);
     assert_eq!(ended[2].code, 2, "{ended:#?}");
+    let stderr = &ended[2].stderr;
+    assert!(stderr.contains(" at least;") && !stderr.contains("nothing was written"), "{stderr}");
     let result = copy.result();
     assert_eq!(result.len(), 1 << 20);
+    // Up to its end it can be copied, in either stream.
+    for native in [vec![], args!["--native"]] {
+        std::fs::write(&copy.destination, &old).unwrap();
+        copy.succeed(OURS, [[native, args!["--end", "1M"]].concat(), vec![], vec![]]);
+        assert!(copy.result() == new[..1 << 20]);
+    }
 }

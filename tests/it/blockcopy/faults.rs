@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 use std::time::Instant;
 
-/// Whoever of the three is killed, the others end soon, and say who is missing.
+/// When one of the three is killed, the others end soon and name it.
 #[test]
 fn a_neighbour_that_is_killed_ends_all_three() {
     for native in [vec![], args!["--native"]] {
@@ -161,7 +161,7 @@ fn nothing_binary_goes_to_a_terminal() {
     }
 }
 
-/// A destination that somebody wrote to since its hashes were made.
+/// A destination that was written to since its hashes were made.
 #[test]
 fn a_destination_that_has_changed_is_refused_and_another_one_is_read_again() {
     let (new, old) = pair(600_000, 31);

@@ -1,4 +1,4 @@
-//! Streams that were written down once: whoever speaks them today has to speak them tomorrow. Those of the original were made by
+//! Streams that were written down once: a version that reads them today has to read them tomorrow. Those of the original were made by
 //! `peer.py` from the description, not by the program.
 
 use super::{Who, command, step, wait};

@@ -1,6 +1,6 @@
 //! Our processes beside those that speak the original's stream: all eight mixes.
 
-use super::{Copy, NONE, OURS, Who, pair};
+use super::{Copy, NONE, OURS, Who, originals, pair};
 
 /// Of every mix the same comes out, whichever is longer.
 #[test]
@@ -12,19 +12,76 @@ fn all_mixes_with_the_original_give_the_source() {
         let mut wanted = new.clone();
         // The original leaves the tail of a destination that is longer.
         wanted.extend(old.get(new.len()..).unwrap_or_default());
-        for number in 0..8 {
-            let who = [1, 2, 4].map(|bit| if number & bit == 0 { Who::Ours } else { Who::Peer });
-            let copy = Copy::new(&new, &old);
-            copy.succeed(who, NONE);
-            assert!(copy.result() == wanted, "{who:?}, source {} destination {}", new.len(), old.len());
+        for original in originals() {
+            for number in 0..8 {
+                let who = [1, 2, 4].map(|bit| if number & bit == 0 { Who::Ours } else { original });
+                let copy = Copy::new(&new, &old);
+                copy.succeed(who, NONE);
+                assert!(copy.result() == wanted, "{who:?}, source {} destination {}", new.len(), old.len());
+            }
+        }
+    }
+}
+
+/// Whatever the destination has, the copy ends where it was told to.
+#[test]
+fn an_end_at_or_behind_the_destinations_end() {
+    let (new, old) = pair(3_000_000, 9);
+    for old_bytes in [0, 300_000, 1_000_000] {
+        for end in [300_000, 1_000_000, 2_000_001, 20_000_000] {
+            let old = &old[..old_bytes];
+            let mut wanted = new[..new.len().min(end)].to_vec();
+            wanted.extend(old.get(wanted.len()..).unwrap_or_default());
+            let mixes =
+                [(vec![], OURS), (args!["--native"], OURS), (vec![], [Who::Ours, Who::Peer, Who::Peer])];
+            for (native, who) in mixes {
+                let copy = Copy::new(&new, old);
+                copy.succeed(who, [[native, args!["--end", end.to_string()]].concat(), vec![], vec![]]);
+                assert!(
+                    copy.result() == wanted,
+                    "{who:?}: {old_bytes} bytes, up to {end}: {}",
+                    copy.result().len()
+                );
+            }
         }
     }
 }
 
 #[test]
+fn progress_and_debug_are_said_where_there_is_no_terminal() {
+    let copy = Copy::new(b"", b"");
+    let file = std::fs::File::create(&copy.destination).unwrap();
+    file.set_len(3 << 40).unwrap();
+    // Reading holes takes a while where each of them is a record of its own.
+    let start = |args: Vec<std::ffi::OsString>| {
+        let mut command = super::command(Who::Ours, args);
+        command.env("DEBUG", "1").stdout(std::process::Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let mut child = start(args!["checksum", "--progress", copy.destination]);
+    let mut stdout = child.stdout.take().unwrap();
+    let begin = std::time::Instant::now();
+    let mut buffer = vec![0; 1 << 20];
+    while begin.elapsed() < std::time::Duration::from_millis(2500) {
+        if std::io::Read::read(&mut stdout, &mut buffer).unwrap() == 0 {
+            break;
+        }
+    }
+    child.kill().unwrap();
+    drop(stdout);
+    let said = super::wait(child).stderr;
+    assert!(said.contains("DEBUG"), "{said}");
+    assert!(
+        said.lines().any(|line| line.starts_with("checksum: ") && line.contains(" of 3.00 TiB")),
+        "{said}"
+    );
+}
+
+#[test]
 fn xz_in_both_directions() {
     let (new, old) = pair(700_000, 6);
-    for who in [[Who::Ours, Who::Ours, Who::Peer], [Who::Peer, Who::Peer, Who::Ours], OURS] {
+    let with = |original| [[Who::Ours, Who::Ours, original], [original, original, Who::Ours]];
+    for who in originals().into_iter().flat_map(with).chain([OURS]) {
         let copy = Copy::new(&new, &old);
         copy.succeed(who, [vec![], args!["--lzma"], vec![]]);
         assert!(copy.result() == new, "{who:?}");

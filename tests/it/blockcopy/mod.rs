@@ -5,7 +5,7 @@ mod faults;
 mod golden;
 mod mixes;
 
-use crate::support::{Lab, need_tool};
+use crate::support::{Lab, need_tool, skip};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
@@ -17,11 +17,23 @@ use std::time::{Duration, Instant};
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Somebody who takes one of the three steps.
+/// A process of one of the three steps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Who {
     Ours,
+    /// Our own program of the original's stream.
     Peer,
+    /// The original itself, out of the checkout that `TARLIKE_ORIGINAL_BLOCKCOPY` names.
+    Original,
+}
+
+/// Who speaks the original's stream here: [`Who::Peer`] everywhere, and the original itself where there is one.
+fn originals() -> Vec<Who> {
+    if std::env::var_os("TARLIKE_ORIGINAL_BLOCKCOPY").is_some() {
+        return vec![Who::Peer, Who::Original];
+    }
+    skip("TARLIKE_ORIGINAL_BLOCKCOPY names no checkout of the original blockcopy");
+    vec![Who::Peer]
 }
 
 /// A process of a pipeline.
@@ -32,10 +44,13 @@ fn command(who: Who, args: Vec<OsString>) -> Command {
             command.arg("blockcopy");
             command
         }
-        Who::Peer => {
+        Who::Peer | Who::Original => {
             need_tool("python3", "apt-get install python3");
             let mut command = Command::new("python3");
-            command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/blockcopy/peer.py"));
+            command.arg(match std::env::var_os("TARLIKE_ORIGINAL_BLOCKCOPY") {
+                Some(checkout) if who == Who::Original => Path::new(&checkout).join("blockcopy.py"),
+                _ => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/blockcopy/peer.py"),
+            });
             command
         }
     };

@@ -156,7 +156,7 @@ pub(super) fn second(tree: &mut Tree) {
 /// What needs bytes of the source.
 const NEEDY: [&str; 4] = ["changed/small", "edited/large", "grown/log", "new/file"];
 
-/// What the receiver has already, under this name or another one. Nothing of it is read, so nobody notices what becomes of it at the
+/// What the receiver has already, under this name or another one. Nothing of it is read, so no run notices what becomes of it at the
 /// source: the second generation arrives as it was indexed.
 const FREE: [&str; 5] = ["copied/file", "origin/file", "renamed/new", "touched/file", "unchanged/file"];
 

@@ -73,7 +73,8 @@ fn another_host_with_another_index() {
     setting.lab.upload(&other, &other_db, &proxy.url, args!["-s", SIZE]).code(0);
     assert_same_tree(&other, &dst);
     let output = ours.wait().code(1);
-    assert!(output.stderr.contains("index"), "{}", output.stderr);
+    let active = format!("but index {} is active", crate::support::index::digest(&other_db));
+    assert!(output.stderr.contains(&active), "{}", output.stderr);
     assert_same_tree(&other, &dst);
     setting.upload(Replaced, &proxy.url, &[]).run().code(0);
     assert_same_tree(&setting.twin, &dst);

@@ -110,7 +110,7 @@ fn ranges_of_two_senders_through_two_receivers() {
     second.term_and_wait().code(0);
 }
 
-/// A reload lets the former worker finish what it has: not one block fails.
+/// A reload lets the previous worker finish what it has: not one block fails.
 #[test]
 fn a_reload_in_the_middle_costs_no_block() {
     let lab = Lab::new();
@@ -120,7 +120,7 @@ fn a_reload_in_the_middle_costs_no_block() {
     let proxy = lab.proxy(&dst);
     let haproxy = Haproxy::start(&lab, &[proxy.addr]).ready();
     let more =
-        args!["--ca-file", certificates(&lab).join("ca.pem"), "-s", "400000", "-p", "3", "--bwlimit", "3M"];
+        args!["--ca-file", certificates(&lab).join("ca.pem"), "-s", "200000", "-p", "3", "--bwlimit", "3M"];
     let upload = lab.upload_cmd(&src, &db, &haproxy.url(), more).args(args!["--json"]).spawn();
     for blocks in [2, 8, 14] {
         wait_until("blocks are under way", PATIENCE, || proxy.blocks_accepted() >= blocks);
@@ -129,10 +129,10 @@ fn a_reload_in_the_middle_costs_no_block() {
     let output = upload.wait().code(0);
     assert_eq!(output.summary()["failed"].as_u64().unwrap_or(0), 0, "{:?}", output.summary());
     assert_same_files(&src, &dst);
-    wait_until("the former workers are gone", PATIENCE, || haproxy.workers().len() == 1);
+    wait_until("the previous workers are gone", PATIENCE, || haproxy.workers().len() == 1);
     // Every block that haproxy let through was answered 200, none was cut.
     let blocks: Vec<_> = haproxy.log().into_iter().filter(|line| line["method"] == "PUT").collect();
-    assert_eq!(blocks.len(), 31, "an index and 30 blocks");
+    assert_eq!(blocks.len(), 61, "an index and 60 blocks");
     assert!(blocks.iter().all(|line| line["status"] == 200), "{blocks:?}");
     haproxy.signal(Signal::TERM);
 }

@@ -20,7 +20,7 @@ pub(super) async fn connect_from(source: IpAddr, to: SocketAddr) -> std::io::Res
 }
 
 /// Keeps [`ATTACKERS`] connections busy with next to nothing until told to stop, half of them with slow heads, half with slow bodies. A
-/// connection that is ended is made anew.
+/// connection that is closed is opened again.
 struct Attack {
     stop: Arc<AtomicBool>,
     open: Arc<AtomicUsize>,
@@ -28,7 +28,8 @@ struct Attack {
 }
 
 impl Attack {
-    fn start(to: SocketAddr) -> Self {
+    fn start(to: SocketAddr, body_headers: &str) -> Self {
+        let body_headers: Arc<str> = body_headers.into();
         let stop = Arc::new(AtomicBool::new(false));
         let open = Arc::new(AtomicUsize::new(0));
         let (stopped, opened) = (stop.clone(), open.clone());
@@ -38,7 +39,7 @@ impl Attack {
                 for number in 0..ATTACKERS {
                     // Twenty-five addresses: no limit of one address is what helps.
                     let source = IpAddr::from([127, 0, 1, (number % 25) as u8 + 1]);
-                    tokio::spawn(drip(number, source, to, opened.clone()));
+                    tokio::spawn(drip(number, source, to, opened.clone(), body_headers.clone()));
                 }
                 while !stopped.load(Ordering::SeqCst) {
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -61,11 +62,15 @@ impl Drop for Attack {
     }
 }
 
-async fn drip(number: usize, source: IpAddr, to: SocketAddr, open: Arc<AtomicUsize>) {
-    let begin = if number.is_multiple_of(2) {
+async fn drip(number: usize, source: IpAddr, to: SocketAddr, open: Arc<AtomicUsize>, body_headers: Arc<str>) {
+    let body = format!(
+        "PUT /tar/0/30000000/0 HTTP/1.1\r\nHost: x\r\n{body_headers}Content-Length: 20000000\r\n\r\n"
+    );
+    // With headers that let bodies in, all are slow bodies.
+    let begin = if number.is_multiple_of(2) && body_headers.is_empty() {
         "GET /tar/0/status HTTP/1.1\r\nHost: x\r\nx-slow: "
     } else {
-        "PUT /tar/0/30000000/0 HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n"
+        &*body
     };
     loop {
         let Ok(mut stream) = connect_from(source, to).await else {
@@ -91,6 +96,7 @@ fn under_attack(
     lab: &Lab,
     upload: impl Fn(&Path, &Path, &str),
     to: SocketAddr,
+    body_headers: impl Fn(&Path) -> String,
     mut enough: impl FnMut() -> bool,
 ) {
     let src = lab.path("src");
@@ -102,7 +108,7 @@ fn under_attack(
         begun.elapsed()
     };
     let quiet = timed("0");
-    let attack = Attack::start(to);
+    let attack = Attack::start(to, &body_headers(&db));
     let attacked = timed("1");
     let open = attack.open.load(Ordering::SeqCst);
     crate::support::wait_until("slow clients are ended", Duration::from_secs(60), &mut enough);
@@ -134,11 +140,11 @@ fn five_hundred_slow_clients_before_haproxy() {
     };
     // Slow heads are ended, and the log says why.
     let ended = || haproxy.log().iter().filter(|line| line["status"] == 408).count() >= 100;
-    under_attack(&lab, upload, haproxy.plain, ended);
+    under_attack(&lab, upload, haproxy.plain, |_| String::new(), ended);
     assert_same_files(&lab.path("src"), &dst);
 }
 
-/// A receiver on its own has room for 512 connections; the next ones wait in the kernel until slow ones are ended.
+/// A receiver on its own ends slow connections when it has no room for more.
 #[test]
 fn five_hundred_slow_clients_before_a_receiver() {
     let lab = Lab::new();
@@ -148,6 +154,37 @@ fn five_hundred_slow_clients_before_a_receiver() {
         let more = args!["--token-file", token, "-s", "1000000", "--tar-id", tar_id, "--ignore-done"];
         lab.upload(src, db, &proxy.url, more).code(0);
     };
-    under_attack(&lab, upload, proxy.addr, || true);
+    under_attack(&lab, upload, proxy.addr, |_| String::new(), || true);
+    assert_same_files(&lab.path("src"), &dst);
+}
+
+/// These have a token, and send bodies that never come to their end.
+#[test]
+fn five_hundred_slow_bodies_with_a_token() {
+    let lab = Lab::new();
+    let secret = "0123456789abcdef0123456789abcdef";
+    let (dst, token) = (lab.dir("dst"), lab.file("token", secret));
+    let proxy = lab.proxy_with(&dst, args!["--token-file", token]);
+    let haproxy = Haproxy::start(&lab, &[proxy.addr]).ready();
+    let ca = certificates(&lab).join("ca.pem");
+    let upload = |src: &Path, db: &Path, tar_id: &str| {
+        let more = args![
+            "--ca-file",
+            ca,
+            "--token-file",
+            token,
+            "-s",
+            "1000000",
+            "--tar-id",
+            tar_id,
+            "--ignore-done"
+        ];
+        lab.upload(src, db, &haproxy.url(), more).code(0);
+    };
+    let headers = |db: &Path| {
+        let digest = crate::support::index::digest(db);
+        format!("Authorization: Bearer {secret}\r\nx-tar-like-index: {digest}\r\n")
+    };
+    under_attack(&lab, upload, haproxy.plain, headers, || true);
     assert_same_files(&lab.path("src"), &dst);
 }

@@ -97,12 +97,12 @@ fn a_full_disk_leaves_the_backup_as_it_was() {
         std::fs::write(&ballast, vec![1; free as usize - leave]).unwrap();
     };
     fill(0);
-    world.save().code(4).says("No space left");
+    world.save().code(1).says("No space left");
     assert!(std::fs::read(&world.backup).unwrap() == before);
-    world.lab.run(args!["history", "compact", world.backup]).code(4).says("No space left");
+    world.lab.run(args!["history", "compact", world.backup]).code(1).says("No space left");
     assert!(std::fs::read(&world.backup).unwrap() == before);
     let db = disk.path.join("restored.sqlite");
-    world.lab.run(args!["history", "restore", world.backup, "-db", db]).code(4).says("No space left");
+    world.lab.run(args!["history", "restore", world.backup, "-db", db]).code(1).says("No space left");
     std::fs::remove_file(&ballast).unwrap();
     assert_eq!(std::fs::read_dir(&disk.path).unwrap().count(), 1, "something is left");
     world.save().code(0);
@@ -135,7 +135,7 @@ fn killed_at_every(
 }
 
 #[test]
-fn whoever_is_killed_leaves_the_former_state_or_the_new_one() {
+fn a_killed_command_leaves_the_previous_state_or_the_new_one() {
     let mut world = World::new();
     world.save().code(0);
     let first = content(&world.db);

@@ -1,16 +1,16 @@
-//! Laying the archive, and the backup, out afresh.
+//! Compaction of the archive and of the backup.
 
 use super::{World, content, generations};
 use crate::support::{assert_same_tree, index};
 
 #[test]
-fn the_archive_is_laid_out_afresh_and_the_original_program_reads_it() {
+fn the_original_program_reads_a_compacted_archive() {
     let mut world = World::new();
     for _ in 0..4 {
         world.pass();
     }
-    let former = index::meta(&world.db, "format");
-    assert_eq!(former, "2");
+    let previous = index::meta(&world.db, "format");
+    assert_eq!(previous, "2");
     let output = world.lab.run(args!["compact", "-db", world.db, "--json"]).code(0);
     let summary = output.summary();
     assert_eq!((&summary["dropped"], &summary["unchanged"]), (&5.into(), &false.into()));
@@ -37,7 +37,7 @@ fn the_archive_is_laid_out_afresh_and_the_original_program_reads_it() {
     world.index();
     assert_eq!(index::meta(&world.db, "generation"), "6");
     let text = world.lab.run(args!["compact", "-db", world.db]).code(0).stderr;
-    assert!(text.contains("generation 6 is laid out afresh already"), "{text}");
+    assert!(text.contains("generation 6 is compact already"), "{text}");
     assert_eq!(generations(&world, &world.db).len(), 1);
     world.rewind().code(2).says("has none before it");
     world.pass();
@@ -45,7 +45,7 @@ fn the_archive_is_laid_out_afresh_and_the_original_program_reads_it() {
 }
 
 #[test]
-fn a_receiver_takes_the_index_that_was_laid_out_afresh() {
+fn a_receiver_takes_a_compacted_index() {
     let mut world = World::new();
     world.pass();
     world.pass();
@@ -80,7 +80,7 @@ fn a_backup_knows_its_index_after_a_fresh_layout() {
     output.code(0);
     assert_eq!(content(&db), content(&world.db));
     world.restore("second.sqlite", args!["--generation", "2"]).1.code(0);
-    // Abandoned, then laid out afresh: the backup goes back as well.
+    // Abandoned, then compacted: the backup goes back as well.
     world.rewind().code(0);
     world.pass();
     world.lab.run(args!["compact", "-db", world.db]).code(0);

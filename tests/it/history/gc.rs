@@ -29,7 +29,7 @@ fn left_overs_of_a_receiver_go_and_its_transfers_go_on() {
     let clean = lab.run(args!["gc", "-b", dst, "--json"]).code(0).summary();
     assert_eq!(clean["count"], 0);
     assert_eq!(below(&dst), before);
-    // The way of a killed receiver, of a former index, and of a file that is not part of the index any more.
+    // The way of a killed receiver, of a previous index, and of a file that is not part of the index any more.
     let planted = [
         "incoming/body",
         "archives/0-00.99.sqlite",
@@ -42,7 +42,7 @@ fn left_overs_of_a_receiver_go_and_its_transfers_go_on() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, vec![1; 10_000]).unwrap();
     }
-    // Nobody follows a link from here.
+    // No link is followed from here.
     let outside = lab.file("outside", "precious");
     std::os::unix::fs::symlink(lab.path("."), state.join("incoming/link")).unwrap();
     let plan = lab.run(args!["gc", "-b", dst, "--dry-run"]).code(0);
@@ -81,7 +81,7 @@ fn unfinished_files_beside_an_index_go_after_a_day() {
 }
 
 #[test]
-fn what_is_no_receivers_folder_is_left_alone() {
+fn a_folder_of_no_receiver_is_left_alone() {
     let lab = Lab::new();
     let folder = lab.dir("folder");
     lab.run(args!["gc", "-b", folder]).code(2).says("is no folder that a receiver has used");

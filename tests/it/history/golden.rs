@@ -1,4 +1,4 @@
-//! Indexes that an earlier version wrote, in folder `golden`: one of two generations, and the same laid out afresh. They are read for ever.
+//! Indexes that an earlier version wrote, in folder `golden`: one of two generations, and the same compacted. They are read for ever.
 
 use crate::support::{Lab, assert_same_tree, index};
 use std::os::unix::ffi::OsStrExt;
@@ -117,9 +117,9 @@ fn an_index_of_two_generations() {
     lab.check(&first, &db, args!["--extra"]).code(0);
 }
 
-/// What `compact` makes today of the former one, and what it made then.
+/// What `compact` makes today of the previous one, and what it made then.
 #[test]
-fn an_index_that_was_laid_out_afresh() {
+fn a_compacted_index() {
     let lab = Lab::new();
     let (then, now) = (golden(&lab, "compacted-1.sqlite"), golden(&lab, "index-2.sqlite"));
     lab.run(args!["compact", "-db", now]).code(0);

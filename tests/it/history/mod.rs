@@ -1,4 +1,4 @@
-//! Generations of an index, by the program: list, backup, restore, going back, laying out afresh.
+//! Generations of an index, by the program: list, backup, restore, rewind, compact.
 
 mod broken;
 mod compact;
@@ -180,7 +180,7 @@ fn a_backup_gives_back_every_generation() {
 
 /// The fault of the plug-in that the idea is from: there, what comes after a rewind lands behind what it abandoned.
 #[test]
-fn what_a_rewind_abandoned_is_never_restored() {
+fn an_abandoned_generation_is_never_restored() {
     let mut world = World::new();
     world.save().code(0);
     world.pass();
@@ -303,7 +303,7 @@ fn a_backup_belongs_to_one_index() {
 }
 
 #[test]
-fn a_copy_is_compared_with_a_former_generation() {
+fn a_copy_is_compared_with_a_previous_generation() {
     let mut world = World::new();
     let then = world.lab.path("then");
     let copy = |to: &Path| {

@@ -36,7 +36,7 @@ fn extents() {
         let bad = setting.changed(&format!("{PRIVATE} {sql}"));
         setting.refused(what, setting.put(&bad), 422);
     }
-    // What these say is read as something else, or by nobody: bytes that nobody has are missing, and that is all.
+    // These rows are read as something else, or not at all: bytes without an extent are missing, and that is all.
     let harmless = [
         ("beyond the archive", set("offset = 1000000"), 1_000_200),
         ("before the archive", set("offset = -1"), 0),

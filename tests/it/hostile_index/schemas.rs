@@ -65,7 +65,7 @@ fn schemas() {
 }
 
 #[test]
-fn what_the_index_says_of_itself() {
+fn an_index_describes_itself() {
     Setting::new(vec![]).all_refused(&[
         ("never completed", "UPDATE tarlike_meta SET value=0 WHERE key='complete'"),
         ("no word of completion", "DELETE FROM tarlike_meta WHERE key='complete'"),

@@ -2,9 +2,9 @@
 
 use super::{SIZE, Setting, refused};
 use crate::support::index::{self, blake3_hex, frame};
-use crate::support::{Lab, Tree};
+use crate::support::{Lab, Tree, assert_same_tree, http};
 
-/// The keys and values of FORMATS 1.3.
+/// The keys and values of FORMAT.md 5.1.
 #[test]
 fn answers_have_the_original_keys() {
     let setting = Setting::new(vec![]);
@@ -26,10 +26,32 @@ fn answers_have_the_original_keys() {
     let in_len = frame(index::block(&setting.archive, SIZE, 1)).len();
     assert_eq!((&json["in_len"], &json["path"].as_array().unwrap().len()), (&in_len.into(), &3));
     assert!(json["dur"].is_f64());
-    assert_eq!(
-        json["path"].as_array().unwrap().iter().map(|v| v.to_string().replace('"', "")).collect::<Vec<_>>(),
-        ["0", "1000", "1"]
-    );
+    assert_eq!(json["path"], serde_json::json!([0, 1000, 1]));
+}
+
+/// As nginx asks what is behind it, unless it is told otherwise.
+#[test]
+fn a_request_in_http_1_0_is_answered_and_its_connection_closed() {
+    let setting = Setting::new(vec![]);
+    let ask = |request: &str, headers: &[(&str, &str)], body: &[u8]| {
+        let mut head = format!("{request} HTTP/1.0\r\nHost: x\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head += &format!("Content-Length: {}\r\n\r\n", body.len());
+        let answer = http::raw(setting.proxy.addr, &[head.as_bytes(), body].concat());
+        assert_eq!(answer.status, 200, "{request}: {}", answer.text());
+    };
+    let index_header = ("x-tar-like-index", &*setting.digest);
+    ask("PUT /tar/0/db", &[index_header], &index::frame_of(&setting.db));
+    for number in 0..4 {
+        let content = index::block(&setting.archive, SIZE, number);
+        let headers = [index_header, ("x-tar-like-digest", &*blake3_hex(content))];
+        ask(&format!("PUT /tar/0/{SIZE}/{number}"), &headers, &frame(content));
+    }
+    ask("POST /tar/0/finish", &[index_header], b"");
+    ask("GET /readyz", &[], b"");
+    assert_same_tree(&setting.src, &setting.dst);
 }
 
 #[test]
@@ -62,7 +84,7 @@ fn health_and_metrics() {
 }
 
 #[test]
-fn the_same_index_again_keeps_what_is_there_and_another_one_replaces_it() {
+fn the_same_index_changes_nothing_and_another_one_replaces_it() {
     let setting = Setting::with_index(vec![]);
     assert_eq!(setting.put_block(0).status, 200);
     assert_eq!(setting.put_block(1).status, 200);
@@ -143,8 +165,8 @@ fn finish_says_what_is_missing() {
     assert!(!setting.dst.join("empty").exists(), "nothing is made of what is not whole");
     refused(&finish(b"nonsense"), 400);
     refused(&finish(b"[1]"), 400);
-    refused(&finish(&vec![b' '; 100_000]), 413);
-    // Whoever has sent another index must not hear that all is well.
+    refused(&finish(&vec![b' '; 2_000_000]), 413);
+    // A sender of another index must not be told that the transfer is complete.
     let named =
         |digest: &str| setting.proxy.request("POST", "/tar/0/finish", &[("x-tar-like-index", digest)], b"{}");
     assert_eq!(named(&crate::support::index::digest(&setting.db)).status, 200);
@@ -205,7 +227,7 @@ fn failed_files_and_wrong_bytes_are_not_published() {
 
 /// `finish` need not look again at what was looked at for it: once, and only by the name of that look.
 #[test]
-fn a_look_counts_once_and_for_whoever_asked_for_it() {
+fn a_precheck_counts_once_and_for_its_requester() {
     let mut setting = Setting::new(vec![]);
     let upload =
         |setting: &Setting| setting.lab.upload(&setting.src, &setting.db, &setting.proxy.url, vec![]).code(0);
@@ -239,7 +261,7 @@ fn a_look_counts_once_and_for_whoever_asked_for_it() {
     assert_eq!(setting.proxy.status(0)["complete"], true);
     assert!(!name.exists() && !finish(&setting, r#"{"looked":7}"#));
     upload(&setting);
-    // Whoever was restarted has seen nothing.
+    // A restarted receiver has no precheck.
     look(&setting);
     setting.proxy.kill9();
     setting.proxy.restart();
@@ -248,7 +270,7 @@ fn a_look_counts_once_and_for_whoever_asked_for_it() {
 }
 
 #[test]
-fn looks_that_are_refused() {
+fn refused_prechecks() {
     let setting = Setting::new(vec![]);
     let named = [("x-tar-like-index", &*setting.digest)];
     let look =

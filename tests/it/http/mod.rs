@@ -1,7 +1,9 @@
-//! The receiver's answers to requests that are right, wrong and hostile (FORMATS 1.3 and 2.3).
+//! The receiver's answers to requests that are right, wrong and hostile (FORMAT.md 5.1 and 8).
 
 mod answers;
+mod many;
 mod refusals;
+mod slow;
 
 use crate::support::http::Response;
 use crate::support::index::{self, blake3_hex, frame};

@@ -13,7 +13,7 @@ fn a_block_without_index_or_with_the_wrong_one() {
     assert_eq!(setting.put_block(0).status, 200);
     let content = index::block(&setting.archive, SIZE, 1).to_vec();
     let body = frame(&content);
-    // FORMATS 1.5: an unknown tar_id was answered 200.
+    // FORMAT.md 13: an unknown tar_id was answered 200.
     refused(&setting.put("/tar/1/1000/1", &[("x-tar-like-index", &setting.digest)], &body), 404);
     refused(&setting.proxy.request("GET", "/tar/1/status", &[], b""), 404);
     refused(&setting.proxy.request("POST", "/tar/1/finish", &[], b"{}"), 404);
@@ -60,7 +60,7 @@ fn numbers_that_are_none() {
     assert_eq!(setting.proxy.status(0)["done_bytes"], 0);
 }
 
-/// FORMATS 1.5: the GET of the original served the working directory.
+/// FORMAT.md 13: the GET of the original served the working directory.
 #[test]
 fn no_file_is_ever_served() {
     let lab = Lab::new();
@@ -175,7 +175,7 @@ fn a_body_needs_a_length() {
 }
 
 #[test]
-fn what_is_too_large() {
+fn oversized_requests() {
     let setting = Setting::with_index(args!["--max-block-size", "1000"]);
     let headers = [("x-tar-like-index", &*setting.digest)];
     let over = setting.put("/tar/0/1001/0", &headers, &frame(index::block(&setting.archive, 1001, 0)));
@@ -194,7 +194,7 @@ fn what_is_too_large() {
     assert_eq!(setting.proxy.request("GET", "/healthz", &[], b"").status, 200);
 }
 
-/// FORMATS 1.5: a wrong block length was answered 200.
+/// FORMAT.md 13: a wrong block length was answered 200.
 #[test]
 fn frames_that_are_wrong() {
     let setting = Setting::with_index(vec![]);
@@ -233,6 +233,10 @@ fn an_index_that_is_none() {
     {
         refused(&put(&[], body), 422);
     }
+    // Little on the wire, and written nowhere.
+    let bomb = put(&[], &frame(&vec![0; 100_000_000]));
+    refused(&bomb, 422);
+    assert!(bomb.text().contains("no SQLite database"), "{}", bomb.text());
     let trailing = [&good[..], b"x"].concat();
     refused(&put(&[], &trailing), 422);
     let other = put(&[("x-tar-like-index", &"1".repeat(64))], &good);

@@ -52,8 +52,8 @@ pub(super) fn apply(root: &Path, step: &Step) {
             fs::remove_dir_all(at(path)).unwrap();
             fs::write(at(path), noise(*seed, 1200)).unwrap();
         }
-        // Both are settled.
-        Step::Mode { .. } | Step::Touch { .. } => {}
+        // These are settled.
+        Step::Mode { .. } | Step::Touch { .. } | Step::Date { .. } => {}
         Step::Remove { path } => {
             let path = at(path);
             let is_folder = path.symlink_metadata().unwrap().is_dir();

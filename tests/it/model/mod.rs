@@ -1,5 +1,5 @@
 //! Folders that live, against a model of them in memory: steps by chance, a pass of `sync`, and the copy is the model's; no more
-//! was sent than the steps can cost. In between somebody is killed, the copy is changed, the source changes while it is read.
+//! was sent than the steps can cost. In between a process is killed, the copy is changed, the source changes while it is read.
 //! `TARLIKE_TEST_SEED` repeats a run, `TARLIKE_TEST_STEPS` makes it longer.
 
 mod disk;
@@ -25,7 +25,7 @@ fn run(large: bool, steps: usize, trouble: Option<u64>) {
     let block_bytes =
         if large { [100_000, 262_144, 1_000_000][rng.below(3) as usize] } else { 1 << (12 + rng.below(4)) };
     let mut world = World::new(rng.next(), large, block_bytes);
-    // What somebody has changed at the receiver, and what an unfinished first pass has left there, is not deleted.
+    // Files that were changed at the receiver, and those of an unfinished first run, are not deleted.
     world.chooser.mirrors &= trouble.is_none();
     world.fill(30, if large { 3 } else { 0 });
     world.pass(Fault::Nothing);

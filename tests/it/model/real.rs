@@ -9,7 +9,7 @@ use std::process::Command;
 /// How many packages are taken.
 const PACKAGES: usize = 6;
 /// Larger ones take too long.
-const LARGEST_BYTES: u64 = 20 << 20;
+const MAX_BYTES: u64 = 20 << 20;
 
 /// A source that becomes another one, and its receiver.
 struct Passes {
@@ -81,7 +81,7 @@ fn releases() -> Vec<(PathBuf, PathBuf)> {
         let mut versions = versions.into_iter();
         (versions.next().unwrap(), versions.next().unwrap())
     });
-    let small = |folder: &Path| contents(folder).values().sum::<u64>() < LARGEST_BYTES;
+    let small = |folder: &Path| contents(folder).values().sum::<u64>() < MAX_BYTES;
     pairs.filter(|(old, new)| small(old) && small(new)).take(PACKAGES).collect()
 }
 

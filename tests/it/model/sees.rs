@@ -122,7 +122,7 @@ fn the_cost_of_a_step_is_what_it_changes() {
     assert_eq!(cost(&[Step::Swap { a: "large".into(), b: "small".into() }]), 0);
     assert_eq!(cost(&[insert("small")]), 5010);
     assert!(cost(&[insert("large")]) < 2 * MIB && cost(&[insert("large"), insert("large")]) < 3 * MIB);
-    // The former row of another name is not looked at.
+    // The previous row of another name is not looked at.
     assert_eq!(cost(&[rename("large", "moved"), insert("moved")]), 20 * MIB + 10);
     assert_eq!(cost(&[Step::Swap { a: "large".into(), b: "other".into() }, insert("large")]), 3 * MIB + 10);
     assert_eq!(cost(&[create("twice", 4321), Step::Copy { from: "twice".into(), to: "again".into() }]), 4321);

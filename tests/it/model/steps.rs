@@ -1,6 +1,6 @@
 //! What may happen to a folder, and choosing it by chance.
 
-use super::tree::{Model, Node, SKETCHED_BYTES};
+use super::tree::{MIN_CHUNK_MAP_BYTES, Model, Node};
 use crate::support::{Rng, is_root};
 use std::collections::BTreeSet;
 
@@ -84,6 +84,11 @@ pub(super) enum Step {
     Touch {
         path: String,
     },
+    /// A time that is not of these days.
+    Date {
+        path: String,
+        mtime_ns: i64,
+    },
     Remove {
         path: String,
     },
@@ -92,8 +97,19 @@ pub(super) enum Step {
 /// Few, so that names come again as something else.
 const NAMES: [&str; 14] =
     ["a", "b", "c", "d", "a.b", "a-b", "ab", "A", "deep", "x\ny", " ", "-rf", "ünï 🦀", ".hidden"];
-const MOST_NAMES: usize = 90;
-const MOST_LARGE: usize = 5;
+/// Before 1970 and after 2038-01-19, the epoch, whole seconds, and the ends of what 64 bits of nanoseconds can say.
+const ODD_TIMES: [i64; 8] = [
+    -1,
+    0,
+    -2_000_000_000_500_000_000,
+    2_147_483_648_000_000_000,
+    4_000_000_000_123_456_789,
+    1_234_567_890_000_000_000,
+    i64::MAX - 1_000_000_000,
+    i64::MIN + 1_000_000_000,
+];
+const MAX_NAMES: usize = 90;
+const MAX_LARGE: usize = 5;
 const LARGEST: usize = 20 << 20;
 
 /// Chooses steps that can be done.
@@ -122,8 +138,8 @@ impl Chooser {
 
     /// A new file of 1 to 20 MiB.
     pub(super) fn large_file(&mut self, model: &Model) -> Option<Step> {
-        let most = if self.below(4) == 0 { LARGEST - SKETCHED_BYTES } else { 4 << 20 };
-        let size = SKETCHED_BYTES + self.below(most);
+        let most = if self.below(4) == 0 { LARGEST - MIN_CHUNK_MAP_BYTES } else { 4 << 20 };
+        let size = MIN_CHUNK_MAP_BYTES + self.below(most);
         Some(Step::Create { path: self.free_name(model)?, size, seed: self.rng.next(), mode: 0o644 })
     }
 
@@ -146,7 +162,7 @@ impl Chooser {
         let of_at_least = |size: usize| {
             move |name: &str, _: &Node| model.file(name).is_some_and(|f| f.content.bytes.len() >= size)
         };
-        let wanted = if self.large && self.below(5) < 3 { SKETCHED_BYTES } else { 0 };
+        let wanted = if self.large && self.below(5) < 3 { MIN_CHUNK_MAP_BYTES } else { 0 };
         self.any(model, of_at_least(wanted))
     }
 
@@ -179,17 +195,17 @@ impl Chooser {
     fn candidate(&mut self, model: &Model) -> Option<Step> {
         let (seed, chance) = (self.rng.next(), self.below(2) == 0);
         let few = model.names.len() < 12;
-        let many = model.names.len() > MOST_NAMES;
+        let many = model.names.len() > MAX_NAMES;
         let kind = self.below(100);
         Some(match kind {
             0..12 if !many => {
                 let size = [0, 1, 100, 4000, 20_000, 150_000][self.below(6)];
-                // Only root can give the rights of somebody else.
+                // Only root can set the permissions of another user's file.
                 let mode =
                     [0o644, 0o600, 0o755, 0o444, if is_root() { 0o4755 } else { 0o700 }][self.below(5)];
                 Step::Create { path: self.free_name(model)?, size: size + self.below(size + 1), seed, mode }
             }
-            12..15 if self.large && self.large_files(model) < MOST_LARGE => self.large_file(model)?,
+            12..15 if self.large && self.large_files(model) < MAX_LARGE => self.large_file(model)?,
             15..19 if !many => {
                 Step::Folder { path: self.free_name(model)?, mode: [0o755, 0o700, 0o1777][self.below(3)] }
             }
@@ -228,8 +244,8 @@ impl Chooser {
             63..73 => self.rename(model)?,
             73..78 if !many => {
                 let from = self.file(model)?;
-                let large = model.file(&from)?.content.bytes.len() >= SKETCHED_BYTES;
-                if large && self.large_files(model) >= MOST_LARGE {
+                let large = model.file(&from)?.content.bytes.len() >= MIN_CHUNK_MAP_BYTES;
+                if large && self.large_files(model) >= MAX_LARGE {
                     return None;
                 }
                 Step::Copy { from, to: self.free_name(model)? }
@@ -255,7 +271,11 @@ impl Chooser {
                     if model.is_folder(&path) { [0o755, 0o750, 0o711] } else { [0o640, 0o555, 0o711] };
                 Step::Mode { path, mode: modes[self.below(3)] }
             }
-            90..94 => Step::Touch { path: self.any(model, |_, _| true)? },
+            90..92 => Step::Touch { path: self.any(model, |_, _| true)? },
+            92..94 => {
+                let mtime_ns = ODD_TIMES[self.below(ODD_TIMES.len())];
+                Step::Date { path: self.any(model, |_, _| true)?, mtime_ns }
+            }
             94.. if !few => {
                 let path = self.any(model, |_, _| true)?;
                 // A subtree now and then, but not nearly everything.
@@ -280,6 +300,6 @@ impl Chooser {
     }
 
     fn large_files(&self, model: &Model) -> usize {
-        model.files.values().filter(|file| file.content.bytes.len() >= SKETCHED_BYTES).count()
+        model.files.values().filter(|file| file.content.bytes.len() >= MIN_CHUNK_MAP_BYTES).count()
     }
 }

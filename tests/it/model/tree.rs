@@ -5,8 +5,8 @@ use crate::support::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Files from this size on have a sketch, so that a change of them costs what was changed.
-pub(super) const SKETCHED_BYTES: usize = 1 << 20;
+/// Files from this size on have a chunk map, so that a change of them costs what was changed.
+pub(super) const MIN_CHUNK_MAP_BYTES: usize = 1 << 20;
 /// What an edit may cost beside its own bytes: the chunks that it begins and ends in, and those until cuts fall as before.
 const EDIT_SLACK_BYTES: u64 = 5 * 256 * 1024;
 
@@ -174,6 +174,13 @@ impl Model {
         }
     }
 
+    fn set_time(&mut self, path: &str, to: i64) {
+        match self.names.get_mut(path).unwrap() {
+            Node::File(inode) => self.files.get_mut(inode).unwrap().mtime_ns = to,
+            Node::Folder { mtime_ns, .. } | Node::Link { mtime_ns, .. } => *mtime_ns = to,
+        }
+    }
+
     pub(super) fn apply(&mut self, step: &Step) {
         match step {
             Step::Create { path, size, seed, mode } => {
@@ -243,11 +250,9 @@ impl Model {
             },
             Step::Touch { path } => {
                 let now = self.tick();
-                match self.names.get_mut(path).unwrap() {
-                    Node::File(inode) => self.files.get_mut(inode).unwrap().mtime_ns = now,
-                    Node::Folder { mtime_ns, .. } | Node::Link { mtime_ns, .. } => *mtime_ns = now,
-                }
+                self.set_time(path, now);
             }
+            Step::Date { path, mtime_ns } => self.set_time(path, *mtime_ns),
             Step::Remove { path } => {
                 self.remove(path);
             }
@@ -256,9 +261,9 @@ impl Model {
         self.files.retain(|inode, _| used.contains(inode));
     }
 
-    /// The most bytes of content that have to go to a receiver that has `former`, and how many names are not as they were.
-    pub(super) fn cost_after(&self, former: &Model) -> (u64, u64) {
-        let known: BTreeSet<[u8; 32]> = former.files.values().map(|f| *f.content.hash.as_bytes()).collect();
+    /// The most bytes of content that have to go to a receiver that has `previous`, and how many names are not as they were.
+    pub(super) fn cost_after(&self, previous: &Model) -> (u64, u64) {
+        let known: BTreeSet<[u8; 32]> = previous.files.values().map(|f| *f.content.hash.as_bytes()).collect();
         // By hash: the same content under several names goes once.
         let mut fresh: BTreeMap<[u8; 32], u64> = BTreeMap::new();
         for name in self.names.keys() {
@@ -266,18 +271,18 @@ impl Model {
             let hash = *file.content.hash.as_bytes();
             if !known.contains(&hash) {
                 let most = fresh.entry(hash).or_default();
-                *most = (*most).max(file.content.cost_after(former.file(name)));
+                *most = (*most).max(file.content.cost_after(previous.file(name)));
             }
         }
-        (fresh.values().sum(), self.changed_names(former))
+        (fresh.values().sum(), self.changed_names(previous))
     }
 
-    fn changed_names(&self, former: &Model) -> u64 {
-        let all: BTreeSet<&String> = self.names.keys().chain(former.names.keys()).collect();
+    fn changed_names(&self, previous: &Model) -> u64 {
+        let all: BTreeSet<&String> = self.names.keys().chain(previous.names.keys()).collect();
         let same = |name: &&&String| {
             let file =
                 |model: &Model| model.file(name).map(|file| (file.content.hash, file.mode, file.mtime_ns));
-            self.names.get(**name) == former.names.get(**name) && file(self) == file(former)
+            self.names.get(**name) == previous.names.get(**name) && file(self) == file(previous)
         };
         (all.len() - all.iter().filter(same).count()) as u64
     }
@@ -293,14 +298,14 @@ impl Node {
 }
 
 impl Content {
-    /// What it may cost where `former` was under the same name.
-    fn cost_after(&self, former: Option<&File>) -> u64 {
+    /// What it may cost where `previous` was under the same name.
+    fn cost_after(&self, previous: Option<&File>) -> u64 {
         let length = self.bytes.len() as u64;
-        let related = former.map(|file| &file.content).filter(|former| {
-            former.lineage == self.lineage
-                && former.cost_bytes <= self.cost_bytes
-                && former.bytes.len().min(self.bytes.len()) >= SKETCHED_BYTES
+        let related = previous.map(|file| &file.content).filter(|previous| {
+            previous.lineage == self.lineage
+                && previous.cost_bytes <= self.cost_bytes
+                && previous.bytes.len().min(self.bytes.len()) >= MIN_CHUNK_MAP_BYTES
         });
-        related.map_or(length, |former| length.min(self.cost_bytes - former.cost_bytes))
+        related.map_or(length, |previous| length.min(self.cost_bytes - previous.cost_bytes))
     }
 }

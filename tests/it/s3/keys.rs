@@ -55,6 +55,24 @@ fn odd_keys_arrive_as_they_are() {
 }
 
 #[test]
+fn keys_of_white_space_arrive() {
+    let job = Job::new();
+    // And what stands for a key where the SDK is told one.
+    let keys =
+        [" ", "\u{a0}", "\t\n", "\u{3000}\u{2003}", "d/ ", "tar-like-key", "tar-like-key./tar-like-key"];
+    keys.iter().for_each(|key| job.stub.put(key, Object::new(*key)));
+    job.index(vec![]).code(0);
+    let proxy = job.proxy();
+    job.upload(&proxy, vec![]).code(0);
+    let synced = job.lab.path("synced");
+    job.cmd(args!["sync", "s3://bkt", synced, "-db", job.lab.path("sync.sqlite")]).run().code(0);
+    for key in keys {
+        assert_eq!(job.arrived(key).as_deref(), Some(key.as_bytes()), "{key:?}");
+        assert_eq!(std::fs::read(synced.join(key)).unwrap(), key.as_bytes(), "{key:?}");
+    }
+}
+
+#[test]
 fn keys_that_are_no_paths_are_named_and_their_neighbours_arrive() {
     let job = Job::new();
     let long = format!("deep/{}", "n".repeat(256));

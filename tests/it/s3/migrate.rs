@@ -1,7 +1,7 @@
 //! The whole job against two servers that know nothing of each other.
 
 use crate::support::index::{self, rows};
-use crate::support::s3::{MotoServer, RcloneServer};
+use crate::support::s3::{Maker, MotoServer, PythonServer, RcloneServer};
 use crate::support::{Lab, Tree, assert_same_files, set_mtime};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
@@ -104,6 +104,38 @@ fn a_bucket_of_moto_arrives_with_etags_of_parts() {
         })
         .unwrap();
     assert!(etag.ends_with("-3") && version.len() > 5, "{etag} {version}");
+}
+
+#[test]
+fn buckets_of_smaller_servers_arrive() {
+    for maker in [Maker::LocalBucket, Maker::MiniStack, Maker::Nanio] {
+        let lab = Lab::new();
+        let server = PythonServer::start(maker);
+        let from = tree(&lab);
+        many(&from, 20);
+        server.client().copy(&from, "bkt/up", parts());
+        // localbucket stores no metadata.
+        if maker == Maker::LocalBucket {
+            without_times(&server.env("bkt"), &from, &lab);
+        } else {
+            migrate(&server.env("bkt"), &from, &lab, true);
+        }
+    }
+}
+
+/// Of a store that keeps the times of files nowhere.
+fn without_times(env: &[(String, String)], from: &Path, lab: &Lab) {
+    let synced = lab.path("synced");
+    let sync =
+        || lab.cmd(args!["sync", "s3://bkt/up", synced, "-db", lab.path("sync.sqlite")]).envs(env.to_vec());
+    sync().run().code(0);
+    assert_same_files(from, &synced);
+    let again = sync().args(args!["--json"]).run().code(0);
+    assert_eq!(again.summary()["index"]["unchanged"], true);
+    for list in [args!["--s3-prefix", "up"], args!["--s3-prefix", "up", "--s3-list-v1"]] {
+        let check = args!["check", "--use-s3", "-db", lab.path("sync.sqlite"), "--extra"];
+        lab.cmd(check).args(list).envs(env.to_vec()).run().code(0);
+    }
 }
 
 #[test]

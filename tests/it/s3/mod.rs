@@ -7,6 +7,7 @@ mod keys;
 mod migrate;
 mod settings;
 mod speed;
+mod stores;
 
 use crate::support::s3::Stub;
 use crate::support::{Cmd, Lab, Output, Proxy};

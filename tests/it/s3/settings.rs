@@ -79,7 +79,7 @@ fn credentials_come_from_variables_profiles_or_nowhere() {
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_said() {
+fn missing_and_wrong_settings_are_named() {
     let job = Job::new();
     let index = |more| job.lab.cmd(args!["index", "--use-s3", "-db", job.db()]).args(more).run();
     index(vec![]).code(2).says("TARLIKE_S3_BUCKET");
@@ -94,7 +94,7 @@ fn what_is_missing_or_wrong_is_said() {
     job.lab.run(args!["index", "-b", folder, "-db", job.db()]).code(0);
     let proxy = job.proxy();
     job.upload(&proxy, vec![]).code(3).says("it is no index of a bucket");
-    // Somebody else's bucket.
+    // Another user's bucket.
     job.cmd(args!["sync", "s3://other/x", job.lab.path("elsewhere"), "-db", job.lab.path("o.sqlite")])
         .run()
         .code(1)

@@ -1,4 +1,5 @@
-//! A receiver that knows only FORMATS 1.3, as the original program's: it stores what it is sent.
+//! A receiver that knows only the original's protocol (FORMAT.md 5.1), as the original program's:
+//! it stores what it is sent.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};

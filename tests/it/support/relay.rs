@@ -75,8 +75,18 @@ pub(crate) enum Fate {
     FlipAnswer(usize, u8),
     /// The same of its head.
     FlipAnswerHead(usize, u8),
+    /// Does not arrive: something between answers with these bytes.
+    Answer(String),
     /// Its answer arrives with these bytes replaced by those.
     ReplaceInAnswer(&'static str, &'static str),
+}
+
+impl Fate {
+    /// An answer of something between.
+    pub(crate) fn answer(status: &str, headers: &str, body: &str) -> Self {
+        let length = body.len();
+        Self::Answer(format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}"))
+    }
 }
 
 type Decide = dyn Fn(u64, &Message) -> Fate + Send + Sync;
@@ -147,6 +157,12 @@ impl Inner {
             let fate = (self.decide)(number, &request);
             let shown: String = format!("{fate:?}").chars().take(40).collect();
             self.log.lock().unwrap().push(format!("{number} {} {shown}", request.line()));
+            if let Fate::Answer(answer) = &fate {
+                if sender.write_all(answer.as_bytes()).is_err() {
+                    break;
+                }
+                continue;
+            }
             let Some(answer) = relay(&mut receiver, &request, &fate) else { break };
             let answer = match fate {
                 Fate::FlipAnswer(at, bit) => answer.with_body_flipped(at, bit).bytes(),
@@ -183,7 +199,7 @@ fn relay(receiver: &mut TcpStream, request: &Message, fate: &Fate) -> Option<Mes
     }
     let mut answer = None;
     for _ in 0..times {
-        // Whoever refuses early may close before it has everything: what it said still counts.
+        // A receiver that refuses early may close before it has everything: its answer still counts.
         let _ = receiver.write_all(&bytes[..length]);
         if matches!(fate, Fate::Cut(_)) {
             return None;

@@ -74,7 +74,7 @@ impl Lab {
         Cmd { program: args!(env!("CARGO_BIN_EXE_tar-like")), args, env, cwd: home, patience: PATIENCE }
     }
 
-    /// The same command as somebody without rights, who may enter the lab and write to its folders HOME and TMPDIR. Root runs
+    /// The same command as a user without rights, who may enter the lab and write to its folders HOME and TMPDIR. Root runs
     /// it as nobody.
     pub(crate) fn unprivileged(&self, cmd: Cmd) -> Cmd {
         if !super::is_root() {
@@ -84,7 +84,7 @@ impl Lab {
         for name in [".", "home", "tmp"] {
             std::fs::set_permissions(self.path(name), PermissionsExt::from_mode(0o777)).unwrap();
         }
-        // The built program may lie where nobody else may go.
+        // The built program may lie where no other user may go.
         let copy = self.path("tar-like");
         if !copy.exists() {
             // By another process: a test that forks now would hold our copy open for writing, and then it cannot be run.

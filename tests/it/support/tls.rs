@@ -59,6 +59,11 @@ impl Authority {
         Self { dir: self.dir.clone(), own: self.issue_for(name, OF_CA, 30) }
     }
 
+    /// What it signs with.
+    pub(crate) fn own(&self) -> &Identity {
+        &self.own
+    }
+
     /// Its certificate, for those who trust it.
     pub(crate) fn pem(&self) -> &Path {
         &self.own.cert

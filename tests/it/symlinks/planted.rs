@@ -158,7 +158,7 @@ fn make(path: &Path, kind: FileType) -> bool {
     }
 }
 
-/// FIFOs, sockets and devices at names of files, folders and links: nobody waits for their other end, nobody writes to them.
+/// FIFOs, sockets and devices at names of files, folders and links: the receiver neither opens nor writes to them.
 #[test]
 fn special_files_in_the_way() {
     for kind in [FileType::Fifo, FileType::Socket, FileType::CharacterDevice] {

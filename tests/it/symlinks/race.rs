@@ -194,7 +194,7 @@ fn files_are_exchanged_while_blocks_arrive() {
     setting.completes(&proxy, "the attack is over");
 }
 
-/// The receiver is started again and again while it is attacked: what it proves anew is proven beneath the base.
+/// The receiver is started again and again while it is attacked: it verifies files again beneath the base only.
 #[test]
 fn folders_are_exchanged_while_it_starts() {
     let setting = Setting::with(wide);

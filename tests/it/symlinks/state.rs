@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-/// A folder as `.tar-like` is, outside: whoever follows a link to it does harm there.
+/// A folder as `.tar-like` is, outside: a receiver that follows a link to it does harm there.
 fn victim(setting: &mut Setting) {
     let mut tree = Tree::new(&setting.outside, 223);
     for name in ["archives", "staging/0.1", "staging/7.9", "incoming", "incoming/x"] {
@@ -70,7 +70,7 @@ fn a_state_folder_of_others_is_refused() {
     setting.completes(&setting.proxy(), "ours alone");
 }
 
-/// Somebody made `.tar-like` before us, with links in it: the receiver refuses to start, or does without them.
+/// Another user made `.tar-like` first, with links in it: the receiver refuses to start, or does without them.
 #[test]
 fn links_in_the_state_folder() {
     let digest = crate::support::index::digest(&Setting::new().db);
@@ -159,7 +159,7 @@ fn the_state_folder_is_exchanged_while_it_runs() {
         std::fs::rename(&state, &kept).unwrap();
         symlink(&setting.outside, &state).unwrap();
         let short = ["--stall-timeout", "3"];
-        // Blocks and finish of the same index; then another index, whose body, copy and staging are made anew.
+        // Blocks and finish of the same index; then another index, whose body, copy and staging are new.
         let first = setting.upload(&proxy, short.map(Into::into).to_vec());
         assert!(matches!(first.code, 0 | 1 | 3 | 4), "{first:?}");
         setting.nothing_touched("blocks and finish");

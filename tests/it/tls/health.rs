@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 #[test]
-fn a_receiver_that_is_ready_and_what_is_not() {
+fn a_ready_receiver_is_told_from_other_servers() {
     let lab = Lab::new();
     let proxy = lab.proxy(&lab.dir("dst"));
     let origin = format!("http://{}", proxy.addr);

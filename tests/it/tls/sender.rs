@@ -82,7 +82,7 @@ fn https_through_a_proxy_of_the_environment() {
     assert!(!asked.is_empty() && asked.iter().all(|line| *line == connect), "{asked:?}");
     upload("https_proxy", vec![]).run().code(0);
     assert!(!between.asked().is_empty());
-    // Nobody but the proxy knows that name.
+    // Only the proxy knows that name.
     let stall = args!["--stall-timeout", "1"];
     upload("HTTPS_PROXY", stall.clone()).env("NO_PROXY", "other.test,receiver.test").run().code(1);
     upload("HTTP_PROXY", stall).run().code(1);
@@ -115,7 +115,7 @@ fn a_token_that_can_be_read_on_the_way_is_warned_of() {
     let secret = "0123456789abcdef0123456789abcdef";
     let token = site.lab.file("token", secret);
     let proxy = site.lab.proxy_with(&site.dst, args!["--bind", "0.0.0.0", "--token-file", token]);
-    let warning = "whoever is on the way can read the token";
+    let warning = "everybody on the way can read the token";
     let any = proxy.url.replace("127.0.0.1", "0.0.0.0");
     for _ in 0..2 {
         site.upload(&any, args!["--token-file", token]).run().code(0).says(warning);

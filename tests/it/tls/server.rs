@@ -43,6 +43,14 @@ fn certificates_that_have_expired_or_are_for_others() {
     fails_at_once(site.trusting(&proxy.url, vec![]), "other names");
 }
 
+/// `openssl req -x509` makes it, and --ca-file alone does not help.
+#[test]
+fn the_certificate_of_an_authority_says_what_to_do() {
+    let site = Site::new();
+    let proxy = site.proxy_cmd(site.ca.own()).serve();
+    fails_at_once(site.trusting(&proxy.url, vec![]), "CA:FALSE");
+}
+
 #[test]
 fn a_sender_needs_a_certificate_where_one_is_asked_for() {
     let site = Site::new();
@@ -173,7 +181,7 @@ fn plain_http_and_tls_that_miss_each_other() {
     let proxy = site.serve(vec![]);
     let plain_url = proxy.url.replace("https://", "http://");
     fails_at_once(site.upload(&plain_url, vec![]), "use https://");
-    // Also where a body comes along that nobody reads.
+    // Also where a body comes along that is not read.
     let body = vec![b'x'; 200_000];
     let put = http::request(proxy.addr, "PUT", "/tar/0/1000/0", &[], &body);
     assert_eq!(put.status, 400, "{}", put.text());
@@ -184,7 +192,7 @@ fn plain_http_and_tls_that_miss_each_other() {
 }
 
 #[test]
-fn slow_handshakes_stop_nobody() {
+fn slow_handshakes_delay_no_other_connection() {
     let site = Site::new();
     let proxy = site.serve(vec![]);
     let slow: Vec<TcpStream> = (0..100)

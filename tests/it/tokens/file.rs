@@ -39,7 +39,7 @@ fn a_running_receiver_follows_its_file() {
     assert_eq!((guarded.status(&old), guarded.status(&new)), (404, 404));
     assert!(metric("tarlike_reloads_total{what=\"tokens\",result=\"failed\"}") >= 3);
     std::fs::write(&guarded.tokens, "# nobody\n").unwrap();
-    wait_until("nobody is served", SOON, || guarded.is_refused(&new));
+    wait_until("the new token is refused", SOON, || guarded.is_refused(&new));
 }
 
 /// A sender's own token, in the environment of the same user, would be good for everything.
@@ -90,11 +90,11 @@ fn receivers_that_do_not_start() {
     assert!(!output.stderr.contains(WRONG), "perhaps a secret: {}", output.stderr);
     proxy(&lab.file("binary", [0xff, 0xfe])).code(2);
     assert!(!lab.path("dst").exists());
-    // A file without any is one that nobody has, not one that everybody has.
+    // A file without tokens lets no client in, and not every client.
     let nobody = lab.file("nobody", "# nobody yet\n");
     let proxy = lab.proxy_with(&lab.dir("dst"), args!["--tokens", nobody, "--bind", "0.0.0.0"]);
     assert_eq!(proxy.request("GET", "/metrics", &[], b"").status, 401);
-    assert!(proxy.stderr().contains("nobody is served"), "{}", proxy.stderr());
+    assert!(proxy.stderr().contains("every request is refused"), "{}", proxy.stderr());
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_new_token_goes_to_its_places() {
     assert!(line.starts_with("name=a hash=blake3:"), "{line}");
     assert!(line.ends_with(" scope=upload,status tar-id=0,1 expires=2999-01-31"), "{line}");
     assert_eq!(std::fs::metadata(&tokens).unwrap().mode() & 0o777, 0o600);
-    // Whoever may read it stays so.
+    // Its readers stay the same.
     std::fs::set_permissions(&tokens, PermissionsExt::from_mode(0o640)).unwrap();
     if is_root() {
         std::os::unix::fs::chown(&tokens, Some(10001), Some(10002)).unwrap();

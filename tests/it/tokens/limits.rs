@@ -65,7 +65,7 @@ fn too_many_failures_are_answered_by_429() {
     for count in 1..10 {
         assert_eq!(guarded.status(if count % 2 == 0 { WRONG } else { "" }), 401, "{count}");
     }
-    // Whatever somebody says of where it came from.
+    // With any address that the client claims.
     for number in 0..20 {
         let from = format!("198.51.100.{number}");
         let headers = [("authorization", "Bearer wrong-0123456789abcdef"), ("x-forwarded-for", &*from)];

@@ -39,7 +39,7 @@ impl Guarded {
         self.request("GET", "/tar/0/status", token).status
     }
 
-    /// Whoever asks again and again with a wrong token hears 429 in the end.
+    /// A client that repeats a wrong token gets 429 in the end.
     fn is_refused(&self, token: &str) -> bool {
         matches!(self.status(token), 401 | 429)
     }

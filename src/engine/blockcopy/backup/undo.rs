@@ -61,7 +61,7 @@ pub fn undo(backup: &Path, path: &Path, moved: bool, monitor: &dyn Monitor) -> R
             ErrorKind::Usage,
             format!("{} is another file than the one {} was made of", target.name(), backup.name),
         )
-        .hint("name that one; if it was moved or copied, or its disk has another number since a restart: undo --moved"));
+        .with_hint("name that one; if it was moved or copied, or its disk has another number since a restart: undo --moved"));
     }
     if torn_bytes > 0 {
         monitor.notice(Notice::Warning(format!(
@@ -75,7 +75,9 @@ pub fn undo(backup: &Path, path: &Path, moved: bool, monitor: &dyn Monitor) -> R
     // What was kept first is what was there before all.
     for old in olds.iter().rev() {
         if monitor.is_cancelled() {
-            return Err(Error::new(ErrorKind::Interrupted, "interrupted").hint("run the same command again"));
+            return Err(
+                Error::new(ErrorKind::Interrupted, "interrupted").with_hint("run the same command again")
+            );
         }
         match *old {
             Old::Bytes { position, length, body } => {
@@ -107,7 +109,7 @@ impl Backup {
         let mut bytes = [0; START_LEN];
         let refused = |why: &str| {
             Error::new(ErrorKind::Malformed, format!("{} {why}", self.name))
-                .hint("if the copy was stopped at its very beginning, the destination is as it was")
+                .with_hint("if the copy was stopped at its very beginning, the destination is as it was")
         };
         if self.size < START_LEN as u64 {
             return Err(refused("is too short for a backup of blockcopy"));
@@ -142,7 +144,7 @@ impl Backup {
         // Its mark may be what is missing, so that its length counts from here.
         if torn > 0 && (is_ended || self.has_mark_behind(at)?) {
             return Err(Error::new(ErrorKind::Malformed, format!("{} is damaged at {at}", self.name))
-                .hint("nothing was written; take it from another copy of that file"));
+                .with_hint("nothing was written; take it from another copy of that file"));
         }
         Ok((olds, torn))
     }

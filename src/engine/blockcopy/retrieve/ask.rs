@@ -10,7 +10,7 @@ use crate::archive::blockcopy::hashes::{HashRecord, span_hashes, span_tail};
 use crate::archive::blockcopy::head::Head;
 use crate::engine::pipeline::Feed;
 use crate::error::Result;
-use crate::source::device::Extent;
+use crate::source::device::SparseExtent;
 use std::ops::Range;
 
 type Asks = Feed<Ask, Result<Compared>>;
@@ -18,21 +18,21 @@ type Asks = Feed<Ask, Result<Compared>>;
 /// Whether there is a hole, with the last answer kept: hashes come one after the other.
 struct Holes<'j> {
     job: &'j Job<'j>,
-    known: Extent,
+    known: SparseExtent,
 }
 
 impl<'j> Holes<'j> {
     fn new(job: &'j Job<'j>) -> Self {
-        Self { job, known: Extent::Data(0..0) }
+        Self { job, known: SparseExtent::Data(0..0) }
     }
 
     /// Whether all of `range`, which is not empty, is a hole.
     fn holds(&mut self, range: &Range<u64>) -> bool {
-        let (Extent::Data(known) | Extent::Hole(known)) = &self.known;
+        let (SparseExtent::Data(known) | SparseExtent::Hole(known)) = &self.known;
         if !known.contains(&range.start) {
             self.known = self.job.device.extent(range.start..self.job.device.size());
         }
-        matches!(&self.known, Extent::Hole(hole) if hole.start <= range.start && range.end <= hole.end)
+        matches!(&self.known, SparseExtent::Hole(hole) if hole.start <= range.start && range.end <= hole.end)
     }
 }
 
@@ -165,11 +165,11 @@ fn compare_zeros(job: &Job<'_>, head: &Head, range: Range<u64>, there: u64, feed
     pieces(job.device, head.block as usize, head.start, range, |piece| {
         job.stop.check()?;
         is_wanted = match piece {
-            Extent::Hole(hole) => {
+            SparseExtent::Hole(hole) => {
                 let compared = if hole.end <= there { Compared::Equal(hole) } else { Compared::Zeros(hole) };
                 feed.push(Ask::Answered(compared))
             }
-            Extent::Data(data) => {
+            SparseExtent::Data(data) => {
                 let want = Want::Zeros { length: there.saturating_sub(data.start) };
                 let (position, length) = (data.start, (data.end - data.start) as u32);
                 feed.push(Ask::Compare { position, length, block: head.block, want, hole: false })

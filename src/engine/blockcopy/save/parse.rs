@@ -107,7 +107,8 @@ pub(super) fn decode(raw: Raw, buffers: &Arc<Buffers>) -> Result<Part> {
         Raw::Ready(part) => Ok(part),
         Raw::Xz { position, body } => {
             let mut content = buffers.take();
-            xz::decode(&body, MAX_BLOCK as usize, &mut content).map_err(|e| damaged(position).because(e))?;
+            xz::decode(&body, MAX_BLOCK as usize, &mut content)
+                .map_err(|e| damaged(position).with_source(e))?;
             if position.checked_add(content.len() as u64).is_none_or(|end| i64::try_from(end).is_err()) {
                 return Err(malformed(Neighbour::RetrieveBefore, BadRecord::TooLarge));
             }
@@ -120,7 +121,7 @@ pub(super) fn decode(raw: Raw, buffers: &Arc<Buffers>) -> Result<Part> {
                 Coding::Zstd => {
                     let mut content = buffers.take();
                     zstd::decode(&body, block.length as usize, &mut content)
-                        .map_err(|e| damaged(position).because(e))?;
+                        .map_err(|e| damaged(position).with_source(e))?;
                     content
                 }
             };
@@ -137,5 +138,5 @@ fn damaged(position: u64) -> Error {
         ErrorKind::Malformed,
         format!("the block at {position} is not what was announced; it was not written"),
     )
-    .hint("something between the processes changes bytes; run all three again")
+    .with_hint("something between the processes changes bytes; run all three again")
 }

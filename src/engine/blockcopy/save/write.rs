@@ -14,7 +14,7 @@ use crate::archive::digest::Blake3;
 use crate::engine::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::device::Target;
-use crate::source::device::{Device, Extent};
+use crate::source::device::{Device, SparseExtent};
 use crate::telemetry::{Monitor, Notice};
 use std::ops::Range;
 use std::sync::Arc;
@@ -143,7 +143,8 @@ impl<'w> Writer<'w> {
     }
 
     fn begin(&mut self, head: Head) -> Result<()> {
-        self.target.fits(head.copy_end())?;
+        let needed = head.copy_end();
+        self.target.fits(needed, || format!("the copy needs {needed}; nothing was written there"))?;
         self.monitor.counters().total_bytes.set(head.copy_end() - head.start);
         (self.next, self.head) = (head.start, Some(head));
         self.report.is_native = true;
@@ -161,7 +162,7 @@ impl<'w> Writer<'w> {
                     self.target.name()
                 ),
             )
-            .hint("run all three again, by the same names, when nobody else writes there")),
+            .with_hint("run all three again, by the same names, when nobody else writes there")),
             _ if !is_same && !self.verify && !self.options.dry_run => {
                 self.verify = true;
                 self.monitor.notice(Notice::Warning(format!(
@@ -186,7 +187,13 @@ impl<'w> Writer<'w> {
             self.next = end;
             counters.done_bytes.add(length);
         } else {
-            self.target.fits(end)?;
+            // Where the source ends, this stream does not say.
+            let (written, dry_run) = (self.report.written_bytes, self.options.dry_run);
+            self.target.fits(end, || match (written, dry_run) {
+                (0, _) => format!("the copy needs {end} at least; nothing was written there"),
+                (_, true) => format!("the copy needs {end} at least"),
+                _ => format!("the copy needs {end} at least; the first {written} bytes that differ were written already"),
+            })?;
             counters.done_bytes.set(counters.done_bytes.get().max(end));
         }
         Ok(())
@@ -225,11 +232,11 @@ impl<'w> Writer<'w> {
             let old_end = self.old.size().min(end);
             // Of a hole, and of what is behind the old end, there is nothing to keep but its length.
             let (piece_end, weight) = match (at < old_end).then(|| self.old.extent(at..old_end)) {
-                Some(Extent::Data(data)) => {
+                Some(SparseExtent::Data(data)) => {
                     let piece_end = data.end.min(at + BATCH);
                     (piece_end, piece_end - at)
                 }
-                Some(Extent::Hole(hole)) => (hole.end, 0),
+                Some(SparseExtent::Hole(hole)) => (hole.end, 0),
                 None => (end, 0),
             };
             self.change(weight, Change::Zero { position: at, length: piece_end - at })?;
@@ -280,9 +287,8 @@ impl<'w> Writer<'w> {
             (Some(keeper), 1..) => {
                 let name = self.target.name();
                 let undo = format!("tar-like blockcopy undo --backup {} {name}", keeper.name());
-                let also =
-                    error.hint_text().map(|hint| format!("{hint}; or, to have {name} as it was: {undo}"));
-                error.hint(also.unwrap_or(undo))
+                let also = error.hint().map(|hint| format!("{hint}; or, to have {name} as it was: {undo}"));
+                error.with_hint(also.unwrap_or(undo))
             }
             _ => error,
         }
@@ -338,8 +344,8 @@ impl<'w> Writer<'w> {
             while at < size {
                 self.stop.check()?;
                 let piece_end = match self.old.extent(at..size) {
-                    Extent::Data(data) => data.end.min(at + BATCH),
-                    Extent::Hole(hole) => hole.end,
+                    SparseExtent::Data(data) => data.end.min(at + BATCH),
+                    SparseExtent::Hole(hole) => hole.end,
                 };
                 keeper.keep(&self.old, std::iter::once(at..piece_end))?;
                 at = piece_end;
@@ -352,7 +358,7 @@ impl<'w> Writer<'w> {
     fn prove(&self, head: &Head, wanted: Blake3) -> Result<Blake3> {
         self.monitor.notice(Notice::Phase("verifying"));
         let device = Device::of(self.target.reader()?, self.target.name().to_string())?;
-        device.forget();
+        device.drop_cache();
         let hasher = Hasher::new(Algorithm::Blake3, head.block);
         let mut root = Root::new(head, hasher.zero());
         let range = head.start..head.copy_end();
@@ -381,6 +387,6 @@ impl<'w> Writer<'w> {
                 self.target.name()
             ),
         )
-        .hint("run all three again, when nobody else writes there"))
+        .with_hint("run all three again, when nobody else writes there"))
     }
 }

@@ -38,14 +38,21 @@ impl NewBackup {
             .prefix(&prefix)
             .permissions(permissions)
             .tempfile_in(folder_of(target))
-            .map_err(|e| Error::io(what(), e).hint("does the folder exist, and may you write there?"))?
+            .map_err(|e| Error::io(what(), e).with_hint("does the folder exist, and may you write there?"))?
             .into_parts();
         // Nobody writes to it between its getting its name and our last look at it.
         lock(&file, target, true)?;
         // Both slots have their place on the disk: later, when it is full, one of them can still be written.
         file.write_all_at(&[0; RECORDS as usize], 0).map_err(|e| Error::io(what(), e))?;
         let path = target.to_path_buf();
-        let backup = BackupFile { file, path, lineage: Lineage::default(), slot: None, damage: None };
+        let backup = BackupFile {
+            file,
+            path,
+            lineage: Lineage::default(),
+            slot: None,
+            damage: None,
+            rewound_to: None,
+        };
         Ok(Self { partial, backup })
     }
 
@@ -64,7 +71,8 @@ impl NewBackup {
 }
 
 fn is_there(target: &Path) -> Error {
-    Error::new(ErrorKind::Usage, format!("{} is there already", target.display())).hint("name another file")
+    Error::new(ErrorKind::Usage, format!("{} is there already", target.display()))
+        .with_hint("name another file")
 }
 
 impl BackupFile {
@@ -143,7 +151,10 @@ impl BackupFile {
                 live.head.version
             ),
         };
-        Err(self.bad(what).with_kind(ErrorKind::WrongIndex).hint("begin another backup: name a new file"))
+        Err(self
+            .bad(what)
+            .with_kind(ErrorKind::WrongIndex)
+            .with_hint("begin another backup: name a new file"))
     }
 
     /// Writes a record behind the last one, then the slot that counts it.
@@ -175,14 +186,14 @@ impl BackupFile {
         for _ in 0..slots {
             self.write_slot(version, start)?;
         }
-        self.damage = None;
+        (self.damage, self.rewound_to) = (None, None);
         Ok(())
     }
 
     fn not_next(&self, why: NotNext) -> Error {
         self.bad(format!("what is to be added does not follow: {why}"))
             .with_kind(ErrorKind::WrongIndex)
-            .hint("begin another backup: name a new file")
+            .with_hint("begin another backup: name a new file")
     }
 
     /// Writes the payload, then the head before it, and brings both onto stable storage.

@@ -25,7 +25,7 @@ impl BackupFile {
         if let Some(Damage::Lost { at, .. }) = self.damage {
             return Err(self
                 .bad(format!("it is damaged from byte {at} on"))
-                .hint("history backup adds once more what was lost, if the index is still there"));
+                .with_hint("history backup adds once more what was lost, if the index is still there"));
         }
         let live = self.lineage.rebase().ok_or_else(|| self.bad("it has no record"))?;
         let metadata = self.file.metadata().map_err(|e| self.io("read", e))?;
@@ -55,7 +55,7 @@ impl BackupFile {
             [self.lineage.live(), new.backup.lineage.live()].map(|live| live.map(|live| live.head.payload));
         if copied[0] != copied[1] && !matches!(live, Rebase::Whole(_)) {
             let what = format!("{} changed while it was read", self.path.display());
-            return Err(Error::new(ErrorKind::Io, what).hint("run the same command again"));
+            return Err(Error::new(ErrorKind::Io, what).with_hint("run the same command again"));
         }
         let new = new.put_in_place(true)?;
         let lengths = [self.file.metadata(), new.file.metadata()].map(|meta| meta.map(|meta| meta.len()));

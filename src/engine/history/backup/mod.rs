@@ -23,6 +23,9 @@ pub struct BackupFile {
     /// The slot that counts, and which of the two it is.
     slot: Option<(usize, Slot)>,
     damage: Option<Damage>,
+    /// The damaged part says that the index went back to this version, or to one before it: what the whole records have above it was
+    /// abandoned.
+    rewound_to: Option<u64>,
 }
 
 /// What was found wrong with a backup when it was opened. Everything before it is whole.

@@ -2,12 +2,15 @@
 
 use super::{BackupFile, Damage};
 use crate::archive::backup::{
-    HEAD_LEN, Lineage, NotASlot, RECORDS, RecordHead, SLOT_LEN, SLOTS, Slot, newest_slot,
+    HEAD_LEN, Kind, Lineage, NotASlot, RECORDS, RecordHead, SLOT_LEN, SLOTS, Slot, newest_slot,
 };
 use crate::error::{Error, ErrorKind, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// What is searched at a time for records behind a damage, in bytes.
+const SEARCH_BYTES: usize = 1 << 20;
 
 /// How often to look for the file again that another run replaces.
 const TRIES: usize = 10;
@@ -42,9 +45,8 @@ impl BackupFile {
                 .map_err(|e| cannot_open(&path, e))?;
             if !file.metadata().map_err(|e| cannot_open(&path, e))?.is_file() {
                 let what = format!("{} is no file", path.display());
-                return Err(
-                    Error::new(ErrorKind::BadIndex, what).hint("name a file that history backup has made")
-                );
+                return Err(Error::new(ErrorKind::BadIndex, what)
+                    .with_hint("name a file that history backup has made"));
             }
             lock(&file, &path, write)?;
             // Whoever laid the file out afresh may have replaced it between our two calls.
@@ -53,14 +55,14 @@ impl BackupFile {
             }
         }
         Err(Error::new(ErrorKind::InUse, format!("{} is replaced again and again", path.display()))
-            .hint("is another tar-like history at work on it?"))
+            .with_hint("is another tar-like history at work on it?"))
     }
 }
 
 fn cannot_open(path: &Path, error: std::io::Error) -> Error {
     let is_absent = error.kind() == std::io::ErrorKind::NotFound;
     let error = Error::io(format!("cannot open the backup {}", path.display()), error);
-    if is_absent { error.hint("history backup makes it") } else { error }
+    if is_absent { error.with_hint("history backup makes it") } else { error }
 }
 
 /// Takes the lock of a file, without waiting.
@@ -71,13 +73,13 @@ pub(super) fn lock(file: &File, path: &Path, write: bool) -> Result<()> {
         Err(TryLockError::WouldBlock) => {
             let other = if write { "uses" } else { "writes to" };
             Err(Error::new(ErrorKind::InUse, format!("another run {other} the backup {}", path.display()))
-                .hint("wait until it has ended"))
+                .with_hint("wait until it has ended"))
         }
         // A file system without locks: reading does no harm.
         Err(TryLockError::Error(_)) if !write => Ok(()),
         Err(TryLockError::Error(e)) => {
             Err(Error::io(format!("cannot lock the backup {}", path.display()), e)
-                .hint("keep it on a file system that has locks"))
+                .with_hint("keep it on a file system that has locks"))
         }
     }
 }
@@ -89,11 +91,13 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// Finds the whole records. Those that a slot counts are believed by their heads; their payloads are proven when they are read.
 fn scan(file: File, path: PathBuf, write: bool) -> Result<BackupFile> {
-    let mut backup = BackupFile { file, path, lineage: Lineage::default(), slot: None, damage: None };
+    let mut backup =
+        BackupFile { file, path, lineage: Lineage::default(), slot: None, damage: None, rewound_to: None };
     let length = backup.file.metadata().map_err(|e| backup.io("read", e))?.len();
-    let slot = newest_slot([backup.slot_at(SLOTS[0])?, backup.slot_at(SLOTS[1])?]);
+    let slots = [backup.slot_at(SLOTS[0])?, backup.slot_at(SLOTS[1])?];
+    let slot = newest_slot(slots);
     if let Err(e @ NotASlot::Newer(_)) = slot {
-        return Err(backup.bad(e).hint("use the newer version of the program"));
+        return Err(backup.bad(e).with_hint("use the newer version of the program"));
     }
     backup.slot = slot.ok();
     let counted = backup.slot.map_or(RECORDS, |(_, slot)| slot.end);
@@ -113,13 +117,16 @@ fn scan(file: File, path: PathBuf, write: bool) -> Result<BackupFile> {
         let foreign = slot == Err(NotASlot::Foreign);
         let why =
             if foreign { "it is no backup of an index" } else { "it is damaged, and has no whole snapshot" };
-        return Err(backup.bad(why).hint("name another file; history backup makes a new one"));
+        return Err(backup.bad(why).with_hint("name another file; history backup makes a new one"));
     }
     backup.damage = match backup.slot {
         Some((_, slot)) if slot.end > end => Some(Damage::Lost { at: end, newest: slot.newest }),
         _ if length > end => Some(Damage::Unfinished { at: end }),
         _ => None,
     };
+    if matches!(backup.damage, Some(Damage::Lost { .. })) {
+        backup.rewound_to = backup.rewound_to(slots, length)?;
+    }
     Ok(backup)
 }
 
@@ -140,6 +147,41 @@ impl BackupFile {
         let mut bytes = [0; HEAD_LEN];
         self.file.read_exact_at(&mut bytes, at).map_err(|e| self.io("read", e))?;
         Ok(RecordHead::parse(&bytes).ok().filter(|head| head.length <= room))
+    }
+
+    /// The lowest version that was live while what is lost now was written, if that is below what the whole records come to. The slots say
+    /// it, and so does the head of any record behind the damage.
+    fn rewound_to(
+        &self,
+        slots: [std::result::Result<Slot, NotASlot>; 2],
+        length: u64,
+    ) -> Result<Option<u64>> {
+        let Some(live) = self.lineage.live().map(|live| live.head.version) else { return Ok(None) };
+        let end = self.end();
+        let counted = slots.into_iter().flatten().filter(|slot| slot.end > end).map(|slot| slot.newest);
+        let mut lowest = counted.min().unwrap_or(live);
+        self.heads_behind(end, length, |head| {
+            let back = (head.kind == Kind::Rewind).then_some(head.version);
+            lowest = head.parent.into_iter().chain(back).fold(lowest, u64::min);
+        })?;
+        Ok(Some(lowest).filter(|&lowest| lowest < live))
+    }
+
+    /// Gives the heads of records that can be found in a damaged part of the file.
+    fn heads_behind(&self, from: u64, length: u64, mut each: impl FnMut(&RecordHead)) -> Result<()> {
+        let mut window = vec![0; SEARCH_BYTES + HEAD_LEN - 1];
+        let mut at = from;
+        while at < length {
+            let size = usize::try_from(length - at).unwrap_or(usize::MAX).min(window.len());
+            let found = window.get_mut(..size).unwrap_or_default();
+            self.file.read_exact_at(found, at).map_err(|e| self.io("read", e))?;
+            for bytes in found.windows(HEAD_LEN).filter(|bytes| RecordHead::may_be(bytes)) {
+                let head = bytes.first_chunk().and_then(|bytes| RecordHead::parse(bytes).ok());
+                head.iter().for_each(&mut each);
+            }
+            at += SEARCH_BYTES as u64;
+        }
+        Ok(())
     }
 
     fn is_last_whole(&self) -> Result<bool> {

@@ -75,13 +75,14 @@ impl BackupFile {
     /// # Errors
     /// The backup does not have the version, it was abandoned, or one of its records is damaged.
     pub fn intact_version(&self, version: u64) -> Result<Vec<Place>> {
-        let Some(chain) = self.lineage.chain(version) else {
-            let newest = self.lineage.live().map_or(0, |live| live.head.version);
+        let is_abandoned = self.rewound_to.is_some_and(|to| version > to);
+        let Some(chain) = self.lineage.chain(version).filter(|_| !is_abandoned) else {
+            let newest = self.newest().map_or(0, |newest| newest.head.version);
             let why = match self.lineage.version(version) {
                 Some(_) => format!("generation {version} was abandoned by a rewind, and is not given again"),
                 None => format!("it has no generation {version}"),
             };
-            return Err(self.bad(why).hint(format!("its newest generation is {newest}")));
+            return Err(self.bad(why).with_hint(format!("its newest generation is {newest}")));
         };
         for place in &chain {
             if !self.is_whole(place)? {
@@ -91,10 +92,22 @@ impl BackupFile {
                     place.head.version
                 );
                 let hint = "without --generation, the newest generation that is whole is restored";
-                return Err(self.bad(why).hint(hint));
+                return Err(self.bad(why).with_hint(hint));
             }
         }
         Ok(chain)
+    }
+
+    /// The records of the versions that a restore may give, newest first.
+    fn not_abandoned(&self) -> impl Iterator<Item = &Place> {
+        let highest = self.rewound_to.unwrap_or(u64::MAX);
+        self.lineage.live_line().skip_while(move |place| place.head.version > highest)
+    }
+
+    /// The record of the newest version, as far as the file tells.
+    #[must_use]
+    pub fn newest(&self) -> Option<&Place> {
+        self.not_abandoned().next()
     }
 
     /// The newest version that can be had, each of its records proven: the live one, or what it was made of.
@@ -112,7 +125,7 @@ impl BackupFile {
             Ok(whole)
         };
         let mut lost = Vec::new();
-        for candidate in self.lineage.live_line() {
+        for candidate in self.not_abandoned() {
             let version = candidate.head.version;
             let chain = self.lineage.chain(version).unwrap_or_default();
             let mut whole = !chain.is_empty();

@@ -65,6 +65,50 @@ fn what_was_abandoned_is_never_restored() {
     assert!(backup.intact_version(9).unwrap_err().to_string().contains("has no generation 9"));
 }
 
+/// Wherever the damage begins: what a rewind behind it has abandoned is not restored, as far as anything left of the file says so.
+#[test]
+fn a_damaged_rewind_still_abandons() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("backup");
+    let rewind_at = |path: &Path| {
+        let backup = BackupFile::open(path).unwrap();
+        let is_rewind = |place: &&Place| place.head.kind == Kind::Rewind;
+        backup.lineage().records().iter().find(is_rewind).unwrap().start
+    };
+    // (records behind the rewind, whether the file is cut there, what is restored)
+    for (later, cut, expected) in
+        [(0, true, "+1+2"), (0, false, "+1+2"), (1, true, "+1+2"), (3, false, "+1+2")]
+    {
+        let _ = std::fs::remove_file(&path);
+        let mut backup = BackupFile::create(&path, &record(1), put(1)).unwrap();
+        append(&mut backup, 2, 1).unwrap();
+        append(&mut backup, 3, 2).unwrap();
+        backup.rewind(&record(2), |_| Ok(())).unwrap();
+        for number in 0..later {
+            append(&mut backup, 4 + number, if number == 0 { 2 } else { 3 + number }).unwrap();
+        }
+        drop(backup);
+        let at = rewind_at(&path) as usize;
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at + 20] ^= 1;
+        if cut {
+            bytes.truncate(at + 50);
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(restored(&path), Some((2, expected.into())), "{later} {cut}");
+        let backup = BackupFile::open(&path).unwrap();
+        assert!(matches!(backup.damage(), Some(Damage::Lost { .. })));
+        assert!(backup.intact_version(3).unwrap_err().to_string().contains("abandoned"));
+        drop(backup);
+        // The next run adds once more what was lost.
+        let mut backup = BackupFile::open_to_append(&path).unwrap();
+        backup.rewind(&record(2), |_| Ok(())).unwrap();
+        append(&mut backup, 9, 2).unwrap();
+        drop(backup);
+        assert_eq!(restored(&path), Some((9, "+1+2+9".into())), "{later} {cut}");
+    }
+}
+
 #[test]
 fn what_does_not_follow_is_refused_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -167,6 +211,16 @@ fn compact_keeps_the_last_change_and_nothing_abandoned() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
+/// Adds generation 7 as `history backup` does: the index knows what it went back behind.
+fn go_on(backup: &mut BackupFile) {
+    let live = backup.lineage().live().unwrap().head.version;
+    let newest = backup.newest().unwrap().head.version;
+    if newest != live {
+        backup.rewind(&record(newest), |_| Ok(())).unwrap();
+    }
+    append(backup, 7, newest).unwrap();
+}
+
 /// Whatever is cut off: only records that are not whole any more are lost, and the file can be gone on with.
 #[test]
 fn every_cut() {
@@ -181,8 +235,8 @@ fn every_cut() {
         .iter()
         .map(|place| place.payload().end)
         .collect();
-    // What is newest with that many whole records.
-    let states = [None, Some("+1"), Some("+1+2"), Some("+1+2+3"), Some("+1+2"), Some("+1+2+4")];
+    // What is newest with that many whole records. That 3 was abandoned, the slots still know.
+    let states = [None, Some("+1"), Some("+1+2"), Some("+1+2"), Some("+1+2"), Some("+1+2+4")];
     for cut in (0..64).chain(RECORDS as usize - 2..whole.len()) {
         std::fs::write(&path, &whole[..cut]).unwrap();
         let count = ends.iter().filter(|&&end| end <= cut as u64).count();
@@ -192,8 +246,7 @@ fn every_cut() {
             continue;
         };
         assert_eq!(backup.damage(), Some(Damage::Lost { at: ends[count - 1], newest: 4 }), "cut at {cut}");
-        let live = backup.lineage().live().unwrap().head.version;
-        append(&mut backup, 7, live).unwrap();
+        go_on(&mut backup);
         assert_eq!(backup.damage(), None);
         drop(backup);
         assert_eq!(restored(&path).unwrap().1, format!("{}+7", states[count].unwrap()));
@@ -223,15 +276,12 @@ fn every_flip() {
                 (Some(0), _) => None,
                 (Some(1), _) => Some("+1"),
                 // Heads lead from one record to the next: behind a damaged one nothing is found.
-                (Some(2), false) => Some("+1+2"),
-                (Some(3), _) => Some("+1+2+3"),
                 (Some(_), _) => Some("+1+2"),
             };
             let found = restored(&path);
             assert_eq!(found.as_ref().map(|(_, text)| &text[..]), expected, "byte {at}, record {hit:?}");
             if let (Some((version, _)), Ok(mut backup)) = (found, BackupFile::open_to_append(&path)) {
-                let live = backup.lineage().live().unwrap().head.version;
-                append(&mut backup, 7, live).unwrap();
+                go_on(&mut backup);
                 drop(backup);
                 // A change in the midst of a version is noticed by who reads it.
                 let after = restored(&path).unwrap();
@@ -250,16 +300,16 @@ fn what_lies_behind_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("backup");
     sample(&path);
-    let former = std::fs::read(&path).unwrap();
+    let previous = std::fs::read(&path).unwrap();
     append(&mut BackupFile::open_to_append(&path).unwrap(), 5, 4).unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
     // The slots were not written.
-    bytes[..RECORDS as usize].copy_from_slice(&former[..RECORDS as usize]);
-    for cut in former.len()..=bytes.len() {
+    bytes[..RECORDS as usize].copy_from_slice(&previous[..RECORDS as usize]);
+    for cut in previous.len()..=bytes.len() {
         std::fs::write(&path, &bytes[..cut]).unwrap();
         let backup = BackupFile::open(&path).unwrap();
-        let (at, is_whole) = (former.len() as u64, cut == bytes.len());
-        let unfinished = (cut > former.len() && !is_whole).then_some(Damage::Unfinished { at });
+        let (at, is_whole) = (previous.len() as u64, cut == bytes.len());
+        let unfinished = (cut > previous.len() && !is_whole).then_some(Damage::Unfinished { at });
         assert_eq!(backup.damage(), unfinished, "cut at {cut}");
         drop(backup);
         let expected = if is_whole { "+1+2+4+5" } else { "+1+2+4" };
@@ -271,7 +321,7 @@ fn what_lies_behind_the_end() {
     append(&mut BackupFile::open_to_append(&other).unwrap(), 5, 1).unwrap();
     let other = std::fs::read(&other).unwrap();
     let stray = &other[other.len() - crate::archive::backup::HEAD_LEN - 2..];
-    std::fs::write(&path, [&former, stray].concat()).unwrap();
+    std::fs::write(&path, [&previous, stray].concat()).unwrap();
     assert_eq!(restored(&path).unwrap().1, "+1+2+4");
     // Both slots are gone.
     bytes[..RECORDS as usize].fill(0);
@@ -298,7 +348,7 @@ fn what_is_no_backup_is_refused_and_left_alone() {
     }
     assert_eq!(BackupFile::open(folder.path()).err().unwrap().kind(), ErrorKind::BadIndex);
     let absent = BackupFile::open(&folder.path().join("absent")).err().unwrap();
-    assert_eq!((absent.kind(), absent.hint_text().is_some()), (ErrorKind::Io, true));
+    assert_eq!((absent.kind(), absent.hint().is_some()), (ErrorKind::Io, true));
     let pipe = folder.path().join("pipe");
     // Not by a program: whatever is started here holds our locks for a moment.
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
@@ -341,6 +391,7 @@ proptest! {
         let (mut live, mut next) = (vec![1], 2);
         // Live versions after each record, to know what a cut leaves.
         let mut states = vec![live.clone()];
+        let mut lost: Vec<u64> = Vec::new();
         for (what, version, cut) in steps {
             let newest = *live.last().unwrap();
             let mut backup = BackupFile::open_to_append(&path).unwrap();
@@ -363,7 +414,9 @@ proptest! {
                     let ends: Vec<u64> = backup.lineage().records().iter().map(|place| place.payload().end).collect();
                     let keep = ends[ends.len() - 1].saturating_sub(cut as u64).max(ends[0]);
                     backup.file.set_len(keep).unwrap();
-                    states.truncate(ends.iter().filter(|&&end| end <= keep).count());
+                    let gone = states.split_off(ends.iter().filter(|&&end| end <= keep).count());
+                    // A second cut brings nothing back that the first one took.
+                    lost.extend(gone.iter().filter_map(|state| state.last().copied()));
                     live = states.last().unwrap().clone();
                 }
                 // What was lost is not there to be folded: as `history backup` does, something is added first.
@@ -388,7 +441,11 @@ proptest! {
             prop_assert_eq!(found.into_iter().rev().collect::<Vec<_>>(), live.clone());
             let found = backup.intact().unwrap();
             let text = text(&backup, &found.chain);
-            let ends = live.iter().map(|version| format!("+{version}")).collect::<String>();
+            // What a lost rewind has abandoned is in the records, but not given, if the slots know of it.
+            let highest = backup.rewound_to.unwrap_or(u64::MAX);
+            prop_assert!(backup.rewound_to.is_none_or(|to| lost.contains(&to) && to < *live.last().unwrap()));
+            let ends = live.iter().filter(|&&version| version <= highest);
+            let ends = ends.map(|version| format!("+{version}")).collect::<String>();
             prop_assert!(text.ends_with(&ends), "{} {}", text, ends);
             prop_assert!(found.lost.is_empty());
         }

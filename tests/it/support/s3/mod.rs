@@ -1,4 +1,4 @@
-//! Sources in S3: [`RcloneServer`] and [`MotoServer`] are programs of others, which agree with each other where S3 is clear;
+//! Sources in S3: [`RcloneServer`], [`MotoServer`] and [`PythonServer`] are programs of others, which agree with each other where S3 is clear;
 //! [`Stub`] is ours, and does as wrong as a test wants, or as an HCP does. [`RcloneClient`] puts objects there and reads them
 //! back, and knows nothing of the program under test.
 //!
@@ -11,12 +11,14 @@
 //!   where the stub, as AWS, writes `+`.
 
 pub(crate) mod moto;
+pub(crate) mod python;
 pub(crate) mod rclone;
 pub(crate) mod stub;
 
 pub(crate) use moto::MotoServer;
+pub(crate) use python::{Maker, PythonServer};
 pub(crate) use rclone::{RcloneClient, RcloneServer, multipart};
-pub(crate) use stub::{Fault, Lists, Object, On, Stub};
+pub(crate) use stub::{Fault, Lists, NextMarker, Object, On, Stub, made_up};
 
 use super::run::{Cmd, Lab};
 use std::ffi::OsString;

@@ -60,7 +60,7 @@ impl RcloneServer {
         self.ca_file.as_deref().unwrap()
     }
 
-    /// The folder that is the bucket `name`, made if it is missing. What is in it is served, whoever put it there.
+    /// The folder that is the bucket `name`, made if it is missing. All files in it are served.
     pub(crate) fn bucket_dir(&self, name: &str) -> PathBuf {
         self.lab.dir(&format!("buckets/{name}"))
     }

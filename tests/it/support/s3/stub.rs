@@ -10,6 +10,7 @@ use crate::support::run::{Cmd, Lab};
 use md5::Digest;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -24,6 +25,8 @@ const HOST: &str = "s3.test";
 #[derive(Debug, Clone)]
 pub(crate) struct Object {
     pub(crate) body: Arc<Vec<u8>>,
+    /// Its size where its content is made up when it is asked for.
+    made_up: Option<usize>,
     /// Without quotes.
     pub(crate) etag: String,
     pub(crate) version: Option<String>,
@@ -38,7 +41,25 @@ impl Object {
     pub(crate) fn new(body: impl Into<Vec<u8>>) -> Self {
         let body = body.into();
         let etag = md5_hex(&body);
-        Self { body: Arc::new(body), etag, version: None, modified_ms: 1_700_000_000_123, headers: vec![] }
+        let (body, modified_ms) = (Arc::new(body), 1_700_000_000_123);
+        Self { body, made_up: None, etag, version: None, modified_ms, headers: vec![] }
+    }
+
+    /// Of any size, without taking memory: every eight bytes are the number of their place. It can be read in ranges only.
+    pub(crate) fn made_up(size: usize) -> Self {
+        Self { made_up: Some(size), ..Self::new("") }.etag("0123456789abcdef0123456789abcdef-900")
+    }
+
+    fn size(&self) -> usize {
+        self.made_up.unwrap_or(self.body.len())
+    }
+
+    /// What has the bytes of this range, and where in it they are.
+    fn piece(&self, range: Range<usize>) -> (Arc<Vec<u8>>, usize) {
+        match self.made_up {
+            None => (self.body.clone(), range.start),
+            Some(_) => (Arc::new(made_up(range)), 0),
+        }
     }
 
     pub(crate) fn etag(mut self, etag: &str) -> Self {
@@ -70,6 +91,26 @@ impl Object {
     }
 }
 
+/// The bytes of this range of an object whose content is made up.
+pub(crate) fn made_up(range: Range<usize>) -> Vec<u8> {
+    let words = range.start / 8..range.end.div_ceil(8);
+    let bytes: Vec<u8> = words.clone().flat_map(|word| (word as u64).to_be_bytes()).collect();
+    bytes[range.start - words.start * 8..range.end - words.start * 8].to_vec()
+}
+
+/// What a list by ListObjects says of where it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NextMarker {
+    /// Nothing: AWS says it only with a delimiter.
+    None,
+    /// The last key, encoded as keys are.
+    Encoded,
+    /// The last key as it is, although keys are encoded.
+    Raw,
+    /// A token of its own; a marker that is none means the first page.
+    Token,
+}
+
 /// Which lists the stub knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lists {
@@ -93,8 +134,33 @@ pub(crate) struct Settings {
     pub(crate) page: usize,
     /// Whether `encoding-type=url` is heeded.
     pub(crate) encodes: bool,
+    /// Lists say that keys are encoded, whether they are or not.
+    pub(crate) says_encoded: bool,
     /// Whether lists say ETags.
     pub(crate) lists_etags: bool,
+    /// Whether answers of objects say ETags.
+    pub(crate) has_etags: bool,
+    /// Whether HEAD says the length.
+    pub(crate) heads_length: bool,
+    /// HEAD says that every object is empty.
+    pub(crate) heads_empty: bool,
+    /// Whether a list says that there is more, beside where it goes on.
+    pub(crate) says_truncated: bool,
+    /// Whether ranges are heeded.
+    pub(crate) ranges: bool,
+    /// What stands in the place of every time.
+    pub(crate) date: Option<String>,
+    /// More headers of objects.
+    pub(crate) headers: Vec<(String, String)>,
+    /// Keys in lists are in the order of what this makes of them.
+    pub(crate) order: fn(&[u8]) -> Vec<u8>,
+    pub(crate) next_marker: NextMarker,
+    /// Every key of a list comes twice.
+    pub(crate) twice: bool,
+    /// Pages without keys that come before the first, each with a token of its own.
+    pub(crate) empty_pages: usize,
+    /// By how many seconds its clock is ahead; requests of another time, by more than 15 minutes, are refused.
+    pub(crate) clock_ahead_s: Option<i64>,
     /// How long every answer takes at least.
     pub(crate) delay: Duration,
 }
@@ -142,6 +208,8 @@ pub(crate) enum Fault {
     Status(u16),
     /// This status and this document.
     Answer(u16, String),
+    /// This status and a document that does not end.
+    Endless(u16),
     /// The connection is closed without an answer.
     Hangup,
     /// The connection is closed after so many bytes of the body.
@@ -160,6 +228,10 @@ pub(crate) enum Fault {
     Shorter(usize),
     /// So many bytes more, all zero.
     Longer(usize),
+    /// A range is answered with as many bytes from the beginning, as if they were those.
+    FromBeginning,
+    /// The bit of one byte of the answer is another one.
+    Flip(usize),
     /// The contents asked for, with another ETag.
     OtherEtag(String),
     /// As it should be, but from now on the key holds this.
@@ -211,7 +283,20 @@ impl Stub {
             lists: Lists::Both,
             page: 1000,
             encodes: true,
+            says_encoded: false,
             lists_etags: true,
+            has_etags: true,
+            heads_length: true,
+            heads_empty: false,
+            says_truncated: true,
+            ranges: true,
+            date: None,
+            headers: vec![],
+            order: <[u8]>::to_vec,
+            next_marker: NextMarker::None,
+            twice: false,
+            empty_pages: 0,
+            clock_ahead_s: None,
             delay: Duration::ZERO,
         };
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();

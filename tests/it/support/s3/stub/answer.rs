@@ -15,6 +15,7 @@ impl State {
         let mut answer = match &fault {
             Fault::Status(status) => error(*status, request),
             Fault::Answer(status, text) => Answer::new(*status, "application/xml", text.clone().into_bytes()),
+            Fault::Endless(status) => Answer { status: *status, endless: true, ..Answer::default() },
             Fault::Hangup => Answer::default(),
             _ => self.refusal(request).unwrap_or_else(|| self.serve(request, &fault)),
         };
@@ -32,6 +33,18 @@ impl State {
 
     /// The answer to what the bucket, or an HCP, does not do.
     fn refusal(&self, request: &Request) -> Option<Answer> {
+        if let Some(ahead_s) = self.settings.clock_ahead_s {
+            let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+            let now_ms = (i64::try_from(now_s).unwrap() + ahead_s) * 1000;
+            let asked = request.header("x-amz-date").unwrap_or_default();
+            // S3 allows a quarter of an hour. Stamps of this form sort as their times do.
+            let stamp = |ms| iso_date(ms)[..19].replace(['-', ':'], "") + "Z";
+            if !(stamp(now_ms - 900_000)..=stamp(now_ms + 900_000)).contains(&asked.to_string()) {
+                let mut answer = coded(403, "RequestTimeTooSkewed");
+                answer.headers.push(("Date".into(), http_date(now_ms)));
+                return Some(answer);
+            }
+        }
         if self.settings.hcp {
             if !request.is_virtual_host() {
                 return Some(error(403, request));
@@ -87,12 +100,16 @@ impl State {
         if names("if-none-match") == Some(true) {
             return Answer { status: 304, ..Answer::default() };
         }
-        let size = object.body.len();
-        let range = request.header("range").filter(|_| !matches!(fault, Fault::WholeObject));
+        let size = object.size();
+        let range = request.header("range");
+        let range = range.filter(|_| self.settings.ranges && !matches!(fault, Fault::WholeObject));
         let mut answer = match range.map(|range| parse_range(range, size)) {
-            None | Some(Asked::Nonsense) => {
-                Answer { status: 200, body: object.body.clone(), length: size, ..Answer::default() }
-            }
+            None | Some(Asked::Nonsense) => Answer {
+                status: 200,
+                body: object.body.clone(),
+                length: object.body.len(),
+                ..Answer::default()
+            },
             Some(Asked::Beyond) => {
                 let mut answer = error(416, request);
                 answer.headers.push(("Content-Range".into(), format!("bytes */{size}")));
@@ -102,14 +119,31 @@ impl State {
                 let later = usize::from(matches!(fault, Fault::WrongContentRange));
                 let said = format!("bytes {}-{}/{size}", start + later, end - 1 + later);
                 let headers = vec![("Content-Range".to_string(), said)];
-                let (body, length) = (object.body.clone(), end - start);
+                let ((body, start), length) = (object.piece(start..end), end - start);
                 Answer { status: 206, headers, body, start, length, ..Answer::default() }
             }
         };
-        answer.headers.extend(headers_of(object, fault));
+        if request.method == "HEAD" {
+            answer.length = if self.settings.heads_empty { 0 } else { size };
+            answer.without_length = !self.settings.heads_length;
+        }
+        let mut headers = headers_of(object, fault);
+        headers.retain(|(name, _)| self.settings.has_etags || name != "ETag");
+        if let Some(date) = &self.settings.date {
+            headers.retain(|(name, _)| name != "Last-Modified");
+            headers.push(("Last-Modified".into(), date.clone()));
+        }
+        answer.headers.extend(headers);
+        answer.headers.extend(self.settings.headers.clone());
         match fault {
             Fault::Shorter(count) => answer.length -= (*count).min(answer.length),
             Fault::Longer(count) => answer.zeros = *count,
+            Fault::FromBeginning => answer.start = 0,
+            Fault::Flip(at) => {
+                let mut body = answer.body[answer.start..answer.start + answer.length].to_vec();
+                body[*at] ^= 1;
+                (answer.body, answer.start) = (body.into(), 0);
+            }
             _ => {}
         }
         answer

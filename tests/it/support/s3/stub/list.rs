@@ -2,12 +2,14 @@
 
 use super::answer::{error, iso_date};
 use super::wire::{Answer, Request};
-use super::{Fault, Lists, Object, State};
+use super::{Fault, Lists, NextMarker, Object, State};
 use crate::support::s3::percent_encode;
-use std::ops::Bound;
 
 /// Tokens begin with what a client has to encode in a query.
 const TOKEN: &str = "1+/=&";
+
+/// Tokens of pages without keys have this and their number in the place of a key.
+const EMPTY_PAGE: &[u8] = b"\0empty ";
 
 /// The token that goes on behind `key`.
 fn token(key: &[u8]) -> String {
@@ -42,6 +44,7 @@ struct Writer {
     xml: Vec<u8>,
     url: bool,
     etags: bool,
+    date: Option<String>,
 }
 
 impl Writer {
@@ -62,11 +65,11 @@ impl Writer {
     fn object(&mut self, key: &[u8], object: &Object) {
         self.xml.extend(b"<Contents>");
         self.key("Key", key);
-        self.element("LastModified", iso_date(object.modified_ms));
+        self.element("LastModified", self.date.clone().unwrap_or_else(|| iso_date(object.modified_ms)));
         if self.etags {
             self.element("ETag", format!("\"{}\"", object.etag));
         }
-        self.element("Size", object.body.len().to_string());
+        self.element("Size", object.size().to_string());
         self.element("StorageClass", "STANDARD");
         self.xml.extend(b"</Contents>");
     }
@@ -88,29 +91,49 @@ impl State {
                 None => return error(400, request),
             },
             (true, None) => param("start-after").to_vec(),
+            (false, _) if self.settings.next_marker == NextMarker::Token => {
+                key_of(param("marker")).unwrap_or_default()
+            }
             (false, _) => param("marker").to_vec(),
         };
+        let empty = match start.strip_prefix(EMPTY_PAGE) {
+            Some(number) => std::str::from_utf8(number).unwrap().parse().unwrap(),
+            None if start.is_empty() => 0,
+            None => self.settings.empty_pages,
+        };
+        if empty >= self.settings.empty_pages && start.starts_with(EMPTY_PAGE) {
+            start.clear();
+        }
         if matches!(fault, Fault::SamePage) {
             start.clear();
         }
         let prefix = param("prefix");
         let limit = std::str::from_utf8(param("max-keys")).ok().and_then(|text| text.parse().ok());
         let limit = limit.unwrap_or(1000).min(self.settings.page);
+        let is_empty = empty < self.settings.empty_pages;
         let (page, more) =
-            self.page(&start, prefix, if matches!(fault, Fault::EmptyPage) { 0 } else { limit });
-        let more = more || matches!(fault, Fault::SamePage | Fault::EmptyPage);
+            self.page(&start, prefix, if is_empty || matches!(fault, Fault::EmptyPage) { 0 } else { limit });
+        let more = more || is_empty || matches!(fault, Fault::SamePage | Fault::EmptyPage);
         // An empty page is nowhere further.
-        let last = page.last().map_or(start.clone(), |(key, _)| key.to_vec());
+        let last = match is_empty {
+            true => [EMPTY_PAGE, (empty + 1).to_string().as_bytes()].concat(),
+            false => page.last().map_or(start.clone(), |(key, _)| key.to_vec()),
+        };
 
         let url = self.settings.encodes && request.param("encoding-type") == Some(b"url");
         let etags = self.settings.lists_etags;
-        let mut xml = Writer { xml: b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n".to_vec(), url, etags };
+        let (head, date) =
+            (b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n".to_vec(), self.settings.date.clone());
+        let mut xml = Writer { xml: head, url, etags, date };
         xml.xml.extend(b"<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
         xml.element("Name", &self.settings.bucket);
         xml.key("Prefix", prefix);
         xml.element("MaxKeys", limit.to_string());
-        xml.element("IsTruncated", more.to_string());
-        if url {
+        if self.settings.says_truncated {
+            xml.element("IsTruncated", more.to_string());
+        }
+        let asks_url = request.param("encoding-type") == Some(b"url");
+        if url || asks_url && self.settings.says_encoded {
             xml.element("EncodingType", "url");
         }
         if v2 {
@@ -124,10 +147,17 @@ impl State {
             }
         } else {
             xml.key("Marker", param("marker"));
-            // No NextMarker: AWS sends it only with a delimiter. A client goes on behind the last key.
+            match self.settings.next_marker {
+                NextMarker::Encoded if more => xml.key("NextMarker", &last),
+                NextMarker::Raw if more => xml.element("NextMarker", &last),
+                NextMarker::Token if more => xml.element("NextMarker", token(&last)),
+                _ => {}
+            }
         }
         for (key, object) in page {
-            xml.object(key, object);
+            for _ in 0..=usize::from(self.settings.twice) {
+                xml.object(key, object);
+            }
         }
         xml.xml.extend(b"</ListBucketResult>");
         if matches!(fault, Fault::MalformedXml) {
@@ -138,13 +168,14 @@ impl State {
 
     /// At most `limit` keys behind `start` that begin with `prefix`, and whether there are more.
     fn page(&self, start: &[u8], prefix: &[u8], limit: usize) -> (Vec<(&[u8], &Object)>, bool) {
-        let from = if start < prefix { Bound::Included(prefix) } else { Bound::Excluded(start) };
-        let mut found = self
-            .objects
-            .range::<[u8], _>((from, Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .filter_map(|(key, versions)| Some((key.as_slice(), versions.last()?)));
-        let page = found.by_ref().take(limit).collect();
-        (page, found.next().is_some())
+        let order = self.settings.order;
+        let all = self.objects.iter().filter(|(key, _)| key.starts_with(prefix));
+        let behind = all.filter(|(key, _)| start.is_empty() || order(key) > order(start));
+        let mut found: Vec<(&[u8], &Object)> =
+            behind.filter_map(|(key, versions)| Some((key.as_slice(), versions.last()?))).collect();
+        found.sort_by_key(|(key, _)| order(key));
+        let more = found.len() > limit;
+        found.truncate(limit);
+        (found, more)
     }
 }

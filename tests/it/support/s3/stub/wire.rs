@@ -65,9 +65,15 @@ pub(super) struct Answer {
     pub(super) length: usize,
     pub(super) zeros: usize,
     pub(super) delay: Duration,
+    pub(super) without_length: bool,
+    /// Chunks of a document come until the client closes, or for [`ENDLESS_BYTES`].
+    pub(super) endless: bool,
     pub(super) cut_after: Option<usize>,
     pub(super) stall_after: Option<(usize, Duration)>,
 }
+
+/// A client that takes so many bytes would take more.
+const ENDLESS_BYTES: usize = 100 << 20;
 
 impl Answer {
     /// With all of `body`.
@@ -154,12 +160,25 @@ fn write_answer(mut stream: &TcpStream, request: &Request, answer: &Answer) -> O
     for (name, value) in &answer.headers {
         head.extend(format!("{name}: {value}\r\n").into_bytes());
     }
-    head.extend(
-        format!("x-amz-request-id: STUB\r\nServer: stub\r\nContent-Length: {length}\r\n\r\n").bytes(),
-    );
+    head.extend(b"x-amz-request-id: STUB\r\nServer: stub\r\n");
+    if answer.endless {
+        head.extend(b"Transfer-Encoding: chunked\r\n");
+    } else if !answer.without_length {
+        head.extend(format!("Content-Length: {length}\r\n").bytes());
+    }
+    head.extend(b"\r\n");
     stream.write_all(&head).ok()?;
     if request.method == "HEAD" {
         return Some(());
+    }
+    if answer.endless {
+        let text = b"<Error><Code>AccessDenied</Code>".repeat(2000);
+        for _ in 0..ENDLESS_BYTES / text.len() {
+            stream.write_all(format!("{:x}\r\n", text.len()).as_bytes()).ok()?;
+            stream.write_all(&text).ok()?;
+            stream.write_all(b"\r\n").ok()?;
+        }
+        return None;
     }
     let zeros = vec![0; answer.zeros];
     let body = [&answer.body[answer.start..answer.start + answer.length], &zeros[..]];

@@ -1,0 +1,253 @@
+//! What indexing, planning and sending ended with, as a line for people and as fields for programs.
+
+use super::output::{Outcome, Output, human_bytes, human_count};
+use crate::archive::protocol::Similarity;
+use crate::engine::index::IndexReport;
+use crate::engine::plan::{ChangeKind, Plan, PlannedChange, Tally};
+use crate::engine::upload::UploadReport;
+use crate::error::{ErrorKind, Result};
+use serde_json::{Map, Value, json};
+
+/// The outcome of `sync`.
+pub(super) fn copied(index: &IndexReport, upload: &UploadReport, similarity: Option<Similarity>) -> Outcome {
+    let mut fields = upload_fields(upload);
+    let mut text = format!("{}; {}", index_text(index), upload_text(upload));
+    fields.insert("index".to_string(), index_fields(index).into());
+    if let Some(similarity) = similarity {
+        fields.insert("similarity".to_string(), similarity_fields(&similarity));
+        text = similarity_text(&similarity);
+    }
+    let exit = upload_exit(upload).max(index_exit(index));
+    Outcome { command: "sync", exit, text, fields: fields.into() }
+}
+
+/// The outcome of a dry run of `sync` that read no content: `upload` is what the receiver misses of
+/// the newest generation of the index.
+pub(super) fn planned(plan: &Plan, upload: UploadReport) -> Outcome {
+    let report = UploadReport {
+        sent_bytes: upload.sent_bytes.saturating_add(plan.send_bytes),
+        sent_blocks: upload.sent_blocks.saturating_add(plan.blocks),
+        total_bytes: upload.total_bytes.saturating_add(plan.send_bytes),
+        files: plan.total_files,
+        complete: upload.complete && plan.is_idle(),
+        ..upload
+    };
+    let mut fields = upload_fields(&report);
+    fields.insert("plan".to_string(), plan_fields(plan).into());
+    let at_most = if plan.at_most { ", at most" } else { "" };
+    let text = format!("{}\n{}{at_most}{}", plan_table(plan), upload_text(&report), plan_notes(plan));
+    let exit = plan_exit(plan).max(upload_exit(&report));
+    Outcome { command: "sync", exit, text, fields: fields.into() }
+}
+
+/// 3 if entries of the source were left out.
+pub(super) fn index_exit(report: &IndexReport) -> u8 {
+    if report.skipped > 0 { ErrorKind::Partial.exit_code() } else { 0 }
+}
+
+pub(super) fn index_text(report: &IndexReport) -> String {
+    let skipped =
+        if report.skipped > 0 { format!(", {} skipped", human_count(report.skipped)) } else { String::new() };
+    let changes = match &report.changes {
+        None => String::new(),
+        Some(_) if report.unchanged => format!("; nothing changed since generation {}", report.generation),
+        Some(changes) => format!(
+            "; generation {}: {} new or changed, {} of other metadata, {} gone, {} to send",
+            report.generation,
+            human_count(changes.added),
+            human_count(changes.touched),
+            human_count(changes.removed),
+            human_bytes(changes.appended_bytes)
+        ),
+    };
+    format!(
+        "indexed {} files, {} folders and links, {}{skipped}{changes}",
+        human_count(report.files),
+        human_count(report.nodes),
+        human_bytes(report.total_bytes)
+    )
+}
+
+pub(super) fn index_fields(report: &IndexReport) -> Map<String, Value> {
+    object(json!({
+        "files": report.files, "nodes": report.nodes, "total_bytes": report.total_bytes, "skipped": report.skipped,
+        "digest": report.digest.to_string(), "unchanged": report.unchanged, "generation": report.generation,
+        "changes": report.changes.map(|changes| json!({
+            "added": changes.added, "known": changes.known, "touched": changes.touched, "removed": changes.removed,
+            "appended_bytes": changes.appended_bytes,
+        })),
+    }))
+}
+
+/// 0 only if the receiver confirmed everything, or everything that this run had to send.
+pub(super) fn upload_exit(report: &UploadReport) -> u8 {
+    let confirmed = report.complete || report.dry_run || report.others_bytes > 0;
+    // A file that waits for a folder to be deleted fails only because of the limit.
+    let limited = report.blocked > 0 && report.failed_total <= report.blocked && report.others_bytes == 0;
+    match report.too_many {
+        Some(_) if limited => ErrorKind::TooManyDeletions.exit_code(),
+        _ if !confirmed || report.failed_total > 0 => ErrorKind::Partial.exit_code(),
+        Some(_) => ErrorKind::TooManyDeletions.exit_code(),
+        None => 0,
+    }
+}
+
+pub(super) fn upload_text(report: &UploadReport) -> String {
+    let blocks = format!("{} blocks, {}", human_count(report.sent_blocks), human_bytes(report.sent_bytes));
+    if report.dry_run {
+        let to = if report.legacy { " (the receiver knows only the original protocol)" } else { "" };
+        return format!(
+            "would send {blocks} of {} in {} files{to}",
+            human_bytes(report.total_bytes),
+            human_count(report.files)
+        );
+    }
+    let deleted = match (report.too_many, report.deleted) {
+        (Some(count), _) => format!(
+            "; NOTHING DELETED: {} entries would go, more than --max-delete allows",
+            human_count(count)
+        ),
+        (None, 0) => String::new(),
+        (None, deleted) => format!("; {} deleted", human_count(deleted)),
+    };
+    let state = if report.failed_total > 0 {
+        format!("{} FAILED", human_count(report.failed_total))
+    } else if report.complete && !report.legacy {
+        format!("all {} files confirmed by the receiver", human_count(report.files))
+    } else if report.others_bytes > 0 {
+        format!("this range is done, {} are left for other senders", human_bytes(report.others_bytes))
+    } else if report.legacy {
+        "accepted, but not verified: run check on the receiver's host".to_string()
+    } else {
+        "NOT confirmed by the receiver".to_string()
+    };
+    format!("sent {blocks} ({} on the wire){deleted}; {state}", human_bytes(report.wire_bytes))
+}
+
+pub(super) fn upload_fields(report: &UploadReport) -> Map<String, Value> {
+    let failed: Vec<Value> =
+        report.failed.iter().map(|entry| json!({"path": entry.path, "reason": entry.reason})).collect();
+    object(json!({
+        "files": report.files, "total_bytes": report.total_bytes, "sent_blocks": report.sent_blocks,
+        "sent_bytes": report.sent_bytes, "wire_bytes": report.wire_bytes, "stored_blocks": report.stored_blocks,
+        "zstd_blocks": report.zstd_blocks,
+        "retries": report.retries, "failed": failed, "failed_total": report.failed_total,
+        "complete": report.complete, "others_bytes": report.others_bytes, "legacy": report.legacy,
+        "dry_run": report.dry_run, "deleted": report.deleted, "too_many_to_delete": report.too_many,
+    }))
+}
+
+/// Rounded down to tenths: 100 means all of it.
+fn percent(similarity: &Similarity) -> f64 {
+    match similarity.total_bytes {
+        0 => 100.0,
+        total => (similarity.same_bytes as f64 / total as f64 * 1000.0).floor() / 10.0,
+    }
+}
+
+fn similarity_text(similarity: &Similarity) -> String {
+    format!(
+        "{}% of {} is there already: {} of {} files as they are, {} elsewhere, {} in part; {} would be sent",
+        percent(similarity),
+        human_bytes(similarity.total_bytes),
+        human_count(similarity.same_files),
+        human_count(similarity.files),
+        human_count(similarity.known_files),
+        human_count(similarity.similar_files),
+        human_bytes(similarity.total_bytes.saturating_sub(similarity.same_bytes)),
+    )
+}
+
+fn similarity_fields(similarity: &Similarity) -> Value {
+    let Similarity { files, same_files, known_files, similar_files, total_bytes, same_bytes } = similarity;
+    json!({
+        "percent": percent(similarity), "files": files, "same_files": same_files, "known_files": known_files,
+        "similar_files": similar_files, "total_bytes": total_bytes, "same_bytes": same_bytes,
+    })
+}
+
+/// 3 if entries of the source would be left out.
+pub(super) fn plan_exit(plan: &Plan) -> u8 {
+    if plan.skipped > 0 { ErrorKind::Partial.exit_code() } else { 0 }
+}
+
+/// Names an entry that is not unchanged, with tabs between the columns.
+pub(super) fn plan_entry(change: &PlannedChange<'_>, output: &Output) -> Result<()> {
+    let PlannedChange { kind, node, path, from, bytes, send_bytes } = change;
+    let (letter, node) = (kind.letter(), node.map_or("f", |node| node.letter()));
+    let before = from.map(|from| format!("\t{from}")).unwrap_or_default();
+    output.data(&format!("{letter}\t{node}\t{bytes}\t{path}{before}"), || {
+        json!({
+            "event": "path", "what": kind.word(), "kind": node, "path": path.to_string(),
+            "from": from.map(ToString::to_string), "bytes": bytes, "send_bytes": send_bytes,
+        })
+    })
+}
+
+fn plan_row(cells: [&str; 5]) -> String {
+    let widths = [0, 12, 12, 12, 18];
+    let mut line = format!("{:9}", cells[0]);
+    for (cell, width) in cells.iter().zip(widths).skip(1) {
+        line.push_str(&format!("  {cell:>width$}"));
+    }
+    line
+}
+
+pub(super) fn plan_table(plan: &Plan) -> String {
+    let mut lines = vec![
+        match (plan.from, plan.to) {
+            (None, _) => "there is no index yet: everything is new".to_string(),
+            (Some(from), None) => format!("since generation {from}"),
+            (Some(from), Some(to)) => format!("from generation {from} to generation {to}"),
+        },
+        plan_row(["", "files", "bytes", "to send", "folders and links"]),
+    ];
+    lines.extend(ChangeKind::ALL.map(|kind| {
+        let Tally { files, bytes, send_bytes } = plan.files(kind);
+        plan_row([
+            kind.word(),
+            &human_count(files),
+            &human_bytes(bytes),
+            &human_bytes(send_bytes),
+            &human_count(plan.nodes(kind)),
+        ])
+    }));
+    lines.join("\n")
+}
+
+/// What else there is to know, each on a line of its own.
+pub(super) fn plan_notes(plan: &Plan) -> String {
+    let mut text = String::new();
+    if plan.assumed_bytes > 0 {
+        let bytes = human_bytes(plan.assumed_bytes);
+        text.push_str(&format!("\n{bytes} more are assumed to be unchanged until they are read"));
+    }
+    if plan.skipped > 0 {
+        text.push_str(&format!("\n{} entries would be skipped", human_count(plan.skipped)));
+    }
+    text
+}
+
+pub(super) fn plan_fields(plan: &Plan) -> Map<String, Value> {
+    let mut fields = Map::new();
+    for kind in ChangeKind::ALL {
+        let Tally { files, bytes, send_bytes } = plan.files(kind);
+        fields.insert(
+            kind.word().to_string(),
+            json!({"files": files, "bytes": bytes, "send_bytes": send_bytes, "nodes": plan.nodes(kind)}),
+        );
+    }
+    fields.extend(object(json!({
+        "generation": plan.from, "to_generation": plan.to, "skipped": plan.skipped,
+        "total_files": plan.total_files, "total_bytes": plan.total_bytes, "send_bytes": plan.send_bytes,
+        "at_most": plan.at_most, "believed_bytes": plan.assumed_bytes, "blocks": plan.blocks,
+    })));
+    fields
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}

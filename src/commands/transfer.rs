@@ -1,0 +1,110 @@
+//! The flags that `upload` and `sync` share: how an archive is sent.
+
+use super::args;
+use super::connect::{ConnectArgs, Connection};
+use super::environment::{default_progress, threads};
+use super::output::Output;
+use crate::archive::codec::Compression;
+use crate::archive::layout::DEFAULT_BLOCK_SIZE;
+use crate::engine::upload::{DeleteLimit, DeletePolicy, UploadOptions};
+use crate::error::Result;
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+#[derive(Args)]
+pub(super) struct TransferArgs {
+    /// A cache of the blocks that the receiver has accepted, also -dbp [default:
+    /// ~/.tar_like_progress.sqlite]
+    #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE_PROGRESS")]
+    database_progress: Option<PathBuf>,
+    /// How many blocks are read, compressed and sent at the same time
+    #[arg(short = 'p', long, value_name = "NUMBER", default_value_t = 5, alias = "workers", env = "TARLIKE_WORKERS", value_parser = clap::value_parser!(u16).range(1..))]
+    no_processes: u16,
+    /// The size of a block in bytes; K, M, G are powers of 1024
+    #[arg(short = 's', long, value_name = "BYTES", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = args::some_bytes)]
+    block_size: u64,
+    /// Send also what the receiver has already
+    #[arg(long)]
+    ignore_done: bool,
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Send at most this many bytes a second; K, M, G are powers of 1024
+    #[arg(long, value_name = "RATE", env = "TARLIKE_BWLIMIT", value_parser = args::some_bytes)]
+    bwlimit: Option<u64>,
+    /// Change nothing; say what would be sent
+    #[arg(long)]
+    dry_run: bool,
+    /// How blocks are compressed: auto goes by the speed of the link and the cores; lz4; zstd, if
+    /// the receiver takes it; none
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Compress::Auto)]
+    compress: Compress,
+    /// Delete at the receiver what earlier generations of this index put there and this one does
+    /// not have
+    #[arg(long)]
+    delete: bool,
+    /// Delete nothing if more entries than this would go: a number, or a percentage of the files
+    /// [default: 1000 or 10%, whichever is more]
+    #[arg(long, value_name = "NUMBER|N%", requires = "delete", value_parser = args::limit)]
+    max_delete: Option<DeleteLimit>,
+    /// Move entries to this folder below the receiver's base folder instead of deleting them
+    #[arg(long, value_name = "FOLDER", requires = "delete")]
+    backup_dir: Option<String>,
+    /// Delete although parts of the source could not be read; these parts, and what is below them,
+    /// stay
+    #[arg(long, requires = "delete")]
+    ignore_errors: bool,
+    /// Have the receiver retain what the last NUMBER generations replaced or removed, for `rewind`.
+    /// It lies below .tar-like/kept and takes disk space there. 0 removes what is retained
+    /// [default: retain nothing more, remove nothing]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(..=1000))]
+    keep: Option<u32>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Compress {
+    Auto,
+    Lz4,
+    Zstd,
+    None,
+}
+
+impl TransferArgs {
+    /// The options of an upload of the whole archive. The caller adds the index.
+    pub(super) fn options(&self) -> Result<UploadOptions> {
+        let delete = DeletePolicy {
+            limit: self.max_delete,
+            backup: self.backup_dir.clone(),
+            ignore_errors: self.ignore_errors,
+        };
+        Ok(UploadOptions {
+            progress: self.database_progress.clone().map_or_else(default_progress, Ok)?,
+            tar_id: self.connect.tar_id,
+            block_size: self.block_size,
+            workers: usize::from(self.no_processes),
+            ignore_done: self.ignore_done,
+            dry_run: self.dry_run,
+            delete: self.delete.then_some(delete),
+            keep: self.keep.map(u64::from),
+            compression: match self.compress {
+                Compress::Auto => Compression::Auto,
+                Compress::Lz4 => Compression::Lz4,
+                Compress::Zstd => Compression::Zstd,
+                Compress::None => Compression::None,
+            },
+            cores: threads(),
+            scratch: std::env::temp_dir(),
+            ..UploadOptions::default()
+        })
+    }
+
+    /// How receivers are reached.
+    pub(super) fn connection(self, output: &Arc<Output>) -> Connection {
+        Connection {
+            connect: self.connect,
+            connections: usize::from(self.no_processes),
+            bandwidth: self.bwlimit,
+            output: output.clone(),
+        }
+    }
+}

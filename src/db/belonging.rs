@@ -1,0 +1,88 @@
+//! Which rows of `tar` our tables belong to. The original program replaces `tar` in an index of ours and leaves our tables as they are: then
+//! these say nothing true any more.
+//!
+//! An index that was made here has the digest of its rows, and the change counter that the file had then (bytes 24 to 27 of any SQLite
+//! file). As long as the counter is the same, nobody has written to the file; else the digest decides.
+
+use super::index_write::META;
+use super::sql_int;
+use crate::archive::digest::{Blake3, Blake3Hasher};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::os::unix::fs::FileExt;
+
+const ROWS: &str = "rows";
+const COUNTER: &str = "counter";
+
+/// Names the rows. To be called with all of them in place, in the transaction that is the last one to write to the file.
+pub(super) fn name_rows(connection: &Connection) -> rusqlite::Result<()> {
+    let rows = digest(connection)?.to_string();
+    connection.execute(META, params![ROWS, rows])?;
+    expect_write(connection)
+}
+
+/// The rows are about to be others, and nobody needs to know whose.
+pub(super) fn forget(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM tarlike_meta WHERE key IN (?, ?)", [ROWS, COUNTER]).map(drop)
+}
+
+/// Says that this transaction is ours. To be called in each later one, where the rows stay as they are.
+pub(super) fn expect_write(connection: &Connection) -> rusqlite::Result<()> {
+    let expected = counter(connection).map(|counter| i64::from(counter.wrapping_add(1)));
+    connection.execute(META, params![COUNTER, expected]).map(drop)
+}
+
+/// Whether the rows are those that our tables are about. One that does not name them is believed.
+pub(super) fn is_ours(connection: &Connection) -> rusqlite::Result<bool> {
+    let meta = "SELECT value FROM tarlike_meta WHERE key=?";
+    let rows: Option<String> = connection.query_row(meta, [ROWS], |row| row.get(0)).optional()?;
+    let Some(rows) = rows else { return Ok(true) };
+    let written: Option<Option<i64>> = connection.query_row(meta, [COUNTER], |row| row.get(0)).optional()?;
+    let now = counter(connection).map(i64::from);
+    if now.is_some() && written.flatten() == now {
+        return Ok(true);
+    }
+    Ok(digest(connection)?.to_string() == rows)
+}
+
+/// The change counter in the file's header.
+fn counter(connection: &Connection) -> Option<u32> {
+    let file = std::fs::File::open(connection.path().filter(|path| !path.is_empty())?).ok()?;
+    let mut bytes = [0; 4];
+    file.read_exact_at(&mut bytes, 24).ok()?;
+    Some(u32::from_be_bytes(bytes))
+}
+
+/// BLAKE3 over the values of all rows, each behind what it is and how long it is.
+fn digest(connection: &Connection) -> rusqlite::Result<Blake3> {
+    let query = "SELECT id, path, size, offset, offset_end, hash FROM tar ORDER BY rowid";
+    let mut statement = connection.prepare(query)?;
+    let mut rows = statement.query([])?;
+    let (mut hasher, mut bytes) = (Blake3Hasher::default(), Vec::new());
+    while let Some(row) = rows.next()? {
+        for column in 0..6 {
+            match row.get_ref(column)? {
+                ValueRef::Null => bytes.push(b'n'),
+                ValueRef::Integer(number) => {
+                    bytes.push(b'i');
+                    bytes.extend(number.to_le_bytes());
+                }
+                ValueRef::Real(number) => {
+                    bytes.push(b'r');
+                    bytes.extend(number.to_le_bytes());
+                }
+                ValueRef::Text(text) | ValueRef::Blob(text) => {
+                    bytes.push(b't');
+                    bytes.extend(sql_int(text.len() as u64).to_le_bytes());
+                    bytes.extend(text);
+                }
+            }
+        }
+        if bytes.len() > 1 << 16 {
+            hasher.update(&bytes);
+            bytes.clear();
+        }
+    }
+    hasher.update(&bytes);
+    Ok(hasher.finish())
+}

@@ -1,0 +1,119 @@
+//! What an index has, or remembers, under some paths.
+
+use super::{FileRead, IndexReader, Side, WALK_ORDER, node_of, read_extents, read_nodes};
+use crate::archive::digest::IndexDigester;
+use crate::archive::entry::{FileEntry, Node};
+use crate::archive::path::EntryPath;
+use crate::db::generation::ONLY_PLACED;
+use crate::db::text_or_blob;
+use crate::error::{Error, ErrorKind, Result};
+use rusqlite::types::ToSqlOutput;
+use std::ops::ControlFlow;
+
+/// A row of an index.
+#[derive(Debug, Clone)]
+pub enum Row {
+    /// A regular file.
+    File(FileEntry),
+    /// A directory or link.
+    Node(Node),
+}
+
+impl Row {
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &EntryPath {
+        match self {
+            Self::File(file) => &file.path,
+            Self::Node(node) => &node.path,
+        }
+    }
+}
+
+impl IndexReader {
+    /// Gives the rows that have one of `paths`: those of the index (`true`), and those that it remembers of previous generations (`false`).
+    /// On a receiver only.
+    ///
+    /// # Errors
+    /// As [`IndexReader::files`].
+    pub fn rows_at(&self, paths: &[&EntryPath], mut each: impl FnMut(Row, bool) -> Result<()>) -> Result<()> {
+        // All at once: an index that came as a log has no index of its paths.
+        let wanted = || -> rusqlite::Result<()> {
+            self.connection.execute_batch(
+                "CREATE TEMP TABLE IF NOT EXISTS wanted(path PRIMARY KEY) WITHOUT ROWID; DELETE FROM temp.wanted; BEGIN;",
+            )?;
+            let mut insert = self.connection.prepare_cached("INSERT OR IGNORE INTO temp.wanted VALUES(?)")?;
+            for path in paths {
+                insert.execute([ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()))])?;
+            }
+            self.connection.execute_batch("COMMIT")
+        };
+        wanted().map_err(|e| self.error(e))?;
+        let go_on = |outcome: Result<()>| outcome.map(ControlFlow::Continue);
+        let files = "WHERE tar.path IN (SELECT path FROM temp.wanted)";
+        self.each_file(files, [], |file| go_on(each(Row::File(file), true)))?;
+        let nodes = "WHERE path IN (SELECT path FROM temp.wanted)";
+        read_nodes(&self.connection, &self.path, nodes, [], |node| go_on(each(Row::Node(node), true)))?;
+        if !self.remembers()? {
+            return Ok(());
+        }
+        let read = FileRead { fragmented: true, ..self.read() };
+        Side::Gone.files(&self.connection, read, files, [], |file| go_on(each(Row::File(file), false)))?;
+        self.each_gone_node(nodes, [], |node| go_on(each(Row::Node(node), false)))
+    }
+
+    /// Gives the directories and links of previous generations that `tail` selects.
+    pub(super) fn each_gone_node(
+        &self,
+        tail: &str,
+        parameters: impl rusqlite::Params,
+        mut each: impl FnMut(Node) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let query =
+            format!("SELECT kind, path, target, mode, mtime_ns, uid, gid FROM tarlike_gone_node g {tail}");
+        let mut statement = self.connection.prepare_cached(&query).map_err(|e| self.error(e))?;
+        let mut rows = statement.query(parameters).map_err(|e| self.error(e))?;
+        while let Some(row) = rows.next().map_err(|e| self.error(e))? {
+            let node = node_of(row)
+                .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", self.path.display())))?;
+            if each(node)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the rows are what the digest of the index says.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadIndex`]: they are not. Or SQLite fails.
+    pub fn check_rows(&self) -> Result<()> {
+        let mut digester = IndexDigester::of_format(if self.fragmented { 2 } else { 1 });
+        self.files(|file| {
+            digester.file(&file);
+            for extent in read_extents(Side::Live, &self.connection, self.read(), &file)? {
+                digester.extent(&extent);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let order =
+            if self.fragmented { format!("ORDER BY {WALK_ORDER}") } else { "ORDER BY id".to_string() };
+        read_nodes(&self.connection, &self.path, &order, [], |node| {
+            digester.node(&node);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        if digester.finish() == self.summary()?.digest {
+            return Ok(());
+        }
+        let what = format!("the rows of the index {} are not what its digest says", self.path.display());
+        Err(Error::new(ErrorKind::BadIndex, what))
+    }
+
+    /// Whether all that the index remembers was put in place. Earlier versions of ours did not ask for that.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn remembers_only_placed(&self) -> Result<bool> {
+        Ok(self.meta_int(ONLY_PLACED)?.is_some())
+    }
+}

@@ -1,0 +1,31 @@
+//! What was left out of an index.
+
+use super::super::index_write::SKIPPED_PREFIX;
+use super::IndexReader;
+use crate::archive::skipped::SkippedList;
+use crate::error::Result;
+
+impl IndexReader {
+    /// What the last run over the source left out of the index. `None`: the index does not say, so nobody may conclude from it that
+    /// something is gone.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn skipped(&self) -> Result<Option<SkippedList>> {
+        if !self.ours {
+            return Ok(None);
+        }
+        self.skipped_of(
+            self.meta_int("generation")?.and_then(|number| u64::try_from(number).ok()).unwrap_or(1),
+        )
+    }
+
+    /// The same for another generation of the index: the one before is known, too.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn skipped_of(&self, generation: u64) -> Result<Option<SkippedList>> {
+        let bytes = self.meta_bytes(&format!("{SKIPPED_PREFIX}{generation}"))?;
+        Ok(bytes.and_then(|bytes| SkippedList::parse(&bytes)))
+    }
+}

@@ -1,0 +1,218 @@
+//! For tests: a client that calls a receiver of this process, without HTTP.
+
+use super::buffers::Buffers;
+use super::index_body::{Kind, unpack};
+use super::receive::{BlockPut, ChangeOptions, Receiver, ReceiverOptions};
+use crate::archive::codec;
+use crate::archive::digest::IndexDigest;
+use crate::archive::intake::{Intake, Taken};
+use crate::archive::protocol::{
+    AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, IndexAnswer, LogAnswer, Similarity,
+    Status,
+};
+use crate::engine::destination::{Destination, StartReceiver, StartedReceiver};
+use crate::error::{Error, ErrorKind, Result};
+use crate::remote::{
+    Answer, BlockBody, Claim, Goodput, IndexBody, LogBatch, Patience, ReceiverClient, Window,
+};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How often a test's request that runs on is asked for again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One archive of a receiver in this process.
+pub(super) struct DirectClient {
+    receiver: Arc<Receiver>,
+    goodput: Goodput,
+    window: Arc<Window>,
+    patience: Patience,
+    /// The requests that came, by name.
+    requests: Arc<Mutex<Vec<&'static str>>>,
+    fault: Arc<Mutex<Option<Fault>>>,
+}
+
+/// What goes wrong with requests.
+#[derive(Clone)]
+pub(super) enum Fault {
+    /// Every request but `status` is refused.
+    Refused,
+}
+
+/// Starts receivers for tests; the requests that they get are noted.
+#[derive(Default)]
+pub(super) struct DirectStarter {
+    requests: Arc<Mutex<Vec<&'static str>>>,
+    fault: Arc<Mutex<Option<Fault>>>,
+}
+
+impl DirectStarter {
+    pub(super) fn destination(self: &Arc<Self>, path: &Path) -> Destination {
+        Destination::Folder { path: path.to_path_buf(), starter: self.clone() }
+    }
+
+    pub(super) fn set_fault(&self, fault: Option<Fault>) {
+        *self.fault.lock().unwrap() = fault;
+    }
+
+    /// The requests since the last call.
+    pub(super) fn requests(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.requests.lock().unwrap())
+    }
+}
+
+impl StartReceiver for DirectStarter {
+    fn start(&self, folder: PathBuf) -> Answer<'_, StartedReceiver> {
+        Box::pin(async move {
+            let receiver = Receiver::open(&folder, ReceiverOptions::default())?;
+            let client = DirectClient {
+                receiver: receiver.clone(),
+                goodput: Goodput::default(),
+                window: Window::new(4, None),
+                patience: Patience::new(PATIENCE),
+                requests: self.requests.clone(),
+                fault: self.fault.clone(),
+            };
+            let stop = Box::pin(async move { receiver.settle() });
+            Ok(StartedReceiver { client: Arc::new(client), stop })
+        })
+    }
+}
+
+const TAR_ID: u64 = 0;
+
+impl DirectClient {
+    fn request<'a, T: Send + 'static>(
+        &'a self,
+        name: &'static str,
+        work: impl FnOnce(&Arc<Receiver>) -> Result<T> + Send + 'a,
+    ) -> Answer<'a, T> {
+        self.requests.lock().unwrap().push(name);
+        let fault = self.fault.lock().unwrap().clone();
+        Box::pin(async move {
+            match fault {
+                Some(Fault::Refused) if name != "status" => {
+                    return Err(Error::new(ErrorKind::Forbidden, format!("{name} is refused")));
+                }
+                _ => {}
+            }
+            tokio::task::block_in_place(|| work(&self.receiver))
+        })
+    }
+
+    /// What is in the body of an index, in a file of its own.
+    fn unpacked(&self, index: &IndexBody) -> Result<(tempfile::TempDir, PathBuf)> {
+        let folder = tempfile::tempdir_in(self.receiver.incoming_path()).unwrap();
+        let (body, unpacked) = (folder.path().join("body"), folder.path().join("index"));
+        let mut packed = index.file.try_clone().unwrap();
+        std::io::Seek::rewind(&mut packed).unwrap();
+        std::io::copy(&mut packed, &mut std::fs::File::create(&body).unwrap()).unwrap();
+        let kind = if index.from.is_some() { Kind::Change } else { Kind::Index };
+        unpack(&body, &unpacked, kind, 1 << 30, 1 << 30)?;
+        Ok((folder, unpacked))
+    }
+}
+
+impl ReceiverClient for DirectClient {
+    fn address(&self) -> &str {
+        "direct"
+    }
+
+    fn goodput(&self) -> &Goodput {
+        &self.goodput
+    }
+
+    fn window(&self) -> &Arc<Window> {
+        &self.window
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn takes_zstd(&self) -> Arc<AtomicBool> {
+        Arc::default()
+    }
+
+    fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    fn status(&self, block_size: u64, from: u64) -> Answer<'_, Option<Status>> {
+        self.request("status", move |receiver| receiver.status(TAR_ID, block_size, from).map(Some))
+    }
+
+    fn put_index<'a>(&'a self, index: &'a IndexBody) -> Answer<'a, IndexAnswer> {
+        self.request("put_index", move |receiver| {
+            if index.keep == Some(0) {
+                receiver.let_go(TAR_ID, index.from.as_ref())?;
+            }
+            let (_folder, unpacked) = self.unpacked(index)?;
+            let Some(from) = &index.from else {
+                return receiver.put_index(TAR_ID, &unpacked, Some(&index.digest), index.adopt);
+            };
+            let options = ChangeOptions { keep: index.keep == Some(1), rewind: index.rewind };
+            receiver.put_change(TAR_ID, &unpacked, from, &index.digest, options)
+        })
+    }
+
+    fn compare<'a>(&'a self, index: &'a IndexBody) -> Answer<'a, Similarity> {
+        self.request("compare", move |receiver| {
+            let (_folder, unpacked) = self.unpacked(index)?;
+            receiver.compare(TAR_ID, &unpacked, &index.digest, index.adopt.unwrap())
+        })
+    }
+
+    fn append_log<'a>(&'a self, batch: &'a LogBatch) -> Answer<'a, LogAnswer> {
+        self.request("append_log", move |receiver| {
+            let mut records = Vec::new();
+            codec::decode(&batch.body.pieces().concat(), batch.length as usize, &mut records).unwrap();
+            receiver.append_log(TAR_ID, &batch.stream, &batch.before, &records)
+        })
+    }
+
+    fn put_block<'a>(
+        &'a self,
+        block: &'a BlockBody,
+        index: &'a IndexDigest,
+        _: &'a Claim,
+    ) -> Answer<'a, Option<BlockAnswer>> {
+        self.request("put_block", move |receiver| {
+            let (mut intake, mut body) = (Intake::default(), Buffers::new(0).take());
+            block.body.pieces().iter().for_each(|piece| intake.feed(piece, &mut body));
+            let taken = match block.zstd {
+                true => Taken::Zstd,
+                false => intake.finish(&mut body).unwrap(),
+            };
+            let put = BlockPut {
+                tar_id: TAR_ID,
+                block_size: block.block_size,
+                number: block.number,
+                body,
+                taken,
+                wire_bytes: block.body.length(),
+                part: block.part.clone(),
+                index: Some(*index),
+                digest: Some(block.digest),
+                failed: block.failed.iter().map(|&id| id..id + 1).collect(),
+            };
+            receiver.put_block(put).map(Some)
+        })
+    }
+
+    fn finish<'a>(&'a self, index: &'a IndexDigest, finish: FinishRequest) -> Answer<'a, FinishAnswer> {
+        let job = self.request("finish", move |receiver| receiver.finish(TAR_ID, Some(*index), finish));
+        Box::pin(async { Ok(job.await?.wait(PATIENCE).await?.unwrap()) })
+    }
+
+    fn adopt<'a>(&'a self, adopt: &'a AdoptRequest) -> Answer<'a, AdoptAnswer> {
+        let job = self.request("adopt", move |receiver| receiver.adopt(TAR_ID, adopt.clone()));
+        Box::pin(async { Ok(job.await?.wait(PATIENCE).await?.1) })
+    }
+
+    fn look<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()> {
+        self.request("look", move |receiver| receiver.look(TAR_ID, index, name, &|| true))
+    }
+}

@@ -1,0 +1,53 @@
+//! What to index, and how.
+
+use super::append::Append;
+use crate::source::base::resolved;
+use crate::source::s3::Bucket;
+use regex::bytes::Regex;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What to index.
+#[derive(Debug, Clone)]
+pub struct IndexOptions {
+    /// The folder, or the single file or block device; ignored if there is a bucket.
+    pub base: PathBuf,
+    /// The bucket, if that is the source.
+    pub bucket: Option<Arc<Bucket>>,
+    /// Read the objects of a bucket whose ETag is no md5; otherwise their rows have no md5.
+    pub read_contents: bool,
+    /// Where the index goes.
+    pub database: PathBuf,
+    /// Relative paths that match are left out.
+    pub exclude: Vec<Regex>,
+    /// Other files of this program that may lie in the folder and are left out.
+    pub own_files: Vec<PathBuf>,
+    /// Make the next generation of the index at `database`, if there is one: unmodified files are not
+    /// read, and that index stays if nothing changed at all. Otherwise a new index replaces it.
+    pub reuse: bool,
+    /// Read also the files that seem unmodified.
+    pub checksum: bool,
+    /// How grown files are read; with `checksum` they are read whole. Ignored for a bucket.
+    pub append: Append,
+    /// Hashing threads.
+    pub threads: usize,
+}
+
+impl IndexOptions {
+    /// The name of the source as an index records it: the folder with all symbolic links resolved, or a
+    /// single file in such a folder, or the address of the bucket.
+    #[must_use]
+    pub fn source_name(&self) -> PathBuf {
+        PathBuf::from(std::ffi::OsString::from_vec(self.source_bytes()))
+    }
+
+    /// [`IndexOptions::source_name`] as bytes.
+    pub(in crate::engine) fn source_bytes(&self) -> Vec<u8> {
+        if let Some(bucket) = &self.bucket {
+            return bucket.address().into_bytes();
+        }
+        let resolved = resolved(&self.base).unwrap_or_else(|_| self.base.clone());
+        resolved.as_os_str().as_bytes().to_vec()
+    }
+}

@@ -1,0 +1,233 @@
+//! What all parts of the receiver share: the sink, the committer, the archives, and the way to the threads. It also tells errors of one
+//! file from the end of storage.
+
+use super::super::buffers::Buffers;
+use super::archive::Archive;
+use super::archive::caches::Caches;
+use super::archives::Archives;
+use super::commit::Committer;
+use super::state_files::index_name;
+use crate::archive::digest::IndexDigest;
+use crate::db::is_corrupt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sink::disk::DiskSink;
+use crate::sink::storage::is_suspicious;
+use crate::telemetry::Counter;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+
+/// How a receiver behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct ReceiverOptions {
+    /// Serve senders that know only the original's protocol (FORMAT.md 5.1): they name neither
+    /// index nor digest, and never say that they are done.
+    pub legacy: bool,
+    /// The largest index, in bytes as a SQLite file.
+    pub max_index_bytes: u64,
+}
+
+impl Default for ReceiverOptions {
+    fn default() -> Self {
+        Self { legacy: false, max_index_bytes: 16 << 30 }
+    }
+}
+
+/// What a receiver did since it started.
+#[derive(Debug, Default)]
+pub struct ReceiverCounters {
+    /// Blocks accepted.
+    pub blocks: Counter,
+    /// Bytes of content in them.
+    pub block_bytes: Counter,
+    /// Bytes of their bodies.
+    pub wire_bytes: Counter,
+    /// Files that got their final name.
+    pub files_published: Counter,
+    /// When the last block was accepted, in seconds since 1970; 0 if none was.
+    pub last_block_s: Counter,
+}
+
+/// A file that a verifier thread is to hash, and to verify if it is complete.
+pub(crate) struct VerifyTask {
+    pub(crate) archive: Arc<Archive>,
+    pub(crate) id: u64,
+}
+
+/// What other threads ask of the thread that watches over the receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WatchRequest {
+    /// Something failed that may be the end of storage.
+    CheckStorage,
+    /// A page of some index is damaged.
+    CheckIndexes,
+    /// The archive of a legacy sender was opened, which never says that it is done.
+    FinishLegacy(u64),
+}
+
+/// What all parts of the receiver share.
+pub(crate) struct Context {
+    pub(crate) sink: Arc<DiskSink>,
+    pub(crate) committer: Committer,
+    pub(crate) archives: Archives,
+    /// What of all archives is open, and in memory.
+    pub(crate) caches: Arc<Caches>,
+    pub(crate) options: ReceiverOptions,
+    /// Bodies and contents of blocks.
+    pub(crate) buffers: Arc<Buffers>,
+    pub(crate) counters: Arc<ReceiverCounters>,
+    pub(crate) verifiers: mpsc::Sender<VerifyTask>,
+    pub(crate) watch: mpsc::SyncSender<WatchRequest>,
+}
+
+/// Free space that is left alone, in bytes, so that the journal can still be written when the disk is nearly full. As far as the file
+/// system allows, it is held ([`DiskSink::hold`]), since others fill disks, too.
+pub(crate) const RESERVE_BYTES: u64 = 4 << 20;
+
+/// Places.
+impl Context {
+    pub(crate) fn index_path(&self, tar_id: u64, digest: &IndexDigest, generation: u64) -> PathBuf {
+        self.sink.state_path().join("archives").join(index_name(tar_id, digest, generation))
+    }
+
+    /// The folder for what is temporary; emptied at the start.
+    pub(crate) fn incoming_path(&self) -> PathBuf {
+        self.sink.state_path().join("incoming")
+    }
+
+    /// A folder for an index that comes in, removed when it is dropped.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(crate) fn temporary_folder(&self) -> Result<tempfile::TempDir> {
+        tempfile::tempdir_in(self.incoming_path()).map_err(|e| Error::io("cannot make a temporary folder", e))
+    }
+
+    /// The text of `error` with the path of the state folder as people know it.
+    pub(crate) fn text_of(&self, error: &Error) -> String {
+        let (held, name) = (self.sink.state_path(), self.sink.state_name());
+        error.to_string().replace(&*held.to_string_lossy(), &name.to_string_lossy())
+    }
+}
+
+/// Threads.
+impl Context {
+    /// Has a verifier thread hash file `id` on, and verify it if it is complete.
+    pub(crate) fn verify_later(&self, archive: &Arc<Archive>, id: u64) {
+        // Fails only when the verifiers have ended, and they end with the receiver.
+        let _ = self.verifiers.send(VerifyTask { archive: archive.clone(), id });
+    }
+
+    /// Has the verifier threads look at files that were complete when an earlier process ended, and that the journal does not know as
+    /// published.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub(crate) fn verify_unpublished(&self, archive: &Arc<Archive>) -> Result<()> {
+        for file in archive.unpublished()? {
+            archive.progress.queue(file.id);
+            self.verify_later(archive, file.id);
+        }
+        Ok(())
+    }
+}
+
+/// Space.
+impl Context {
+    /// Checks that `needed_bytes` fit on the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`] if they do not.
+    pub(crate) fn check_space(&self, needed_bytes: u64) -> Result<()> {
+        let free_bytes = self.sink.free_bytes()?;
+        let reserve = RESERVE_BYTES.saturating_sub(self.sink.held_bytes());
+        if free_bytes < needed_bytes.saturating_add(reserve) {
+            let what = format!(
+                "no space: {free_bytes} bytes free, {needed_bytes} and a reserve of {reserve} needed"
+            );
+            return Err(Error::new(ErrorKind::NoSpace, what).with_hint("free space on the receiver's disk"));
+        }
+        Ok(())
+    }
+
+    /// The same for a change of an index, `needed_bytes` of which take disk: only the change knows what it makes room for, so it may have
+    /// the reserve.
+    ///
+    /// # Errors
+    /// As [`Self::check_space`].
+    pub(crate) fn check_space_for_change(&self, needed_bytes: u64) -> Result<()> {
+        let error = match self.check_space(needed_bytes) {
+            Err(e) if e.kind() == ErrorKind::NoSpace => e,
+            other => return other,
+        };
+        self.sink.release();
+        if self.sink.free_bytes()? >= needed_bytes { Ok(()) } else { Err(error) }
+    }
+
+    /// The same for copies of what is here, of which a new generation is made.
+    ///
+    /// # Errors
+    /// As [`Self::check_space`].
+    pub(crate) fn check_space_for_copies(&self, needed_bytes: u64) -> Result<()> {
+        if needed_bytes == 0 {
+            return Ok(());
+        }
+        self.check_space(needed_bytes).map_err(|e| {
+            e.with_hint(
+                "files that were changed or renamed are copied before they replace the old ones: free as much space on the \
+                 receiver's disk",
+            )
+        })
+    }
+}
+
+/// Errors.
+impl Context {
+    /// Degrades the receiver if its storage is gone; gives the error. With `write`, looking at storage is not enough.
+    pub(crate) fn check_storage(&self, write: bool) -> Option<Error> {
+        if self.committer.is_degraded() {
+            return self.committer.check().err();
+        }
+        let why = self.sink.loss(write)?;
+        Some(self.committer.degrade(Error::new(ErrorKind::Io, why).with_hint(
+            "look after the receiver's storage (mount, cables, the system's log), then restart the proxy",
+        )))
+    }
+
+    /// The error that storage is gone, if it is, as far as looking tells.
+    pub(crate) fn lost_storage(&self) -> Option<Error> {
+        self.check_storage(false)
+    }
+
+    /// The same error, unless it comes from storage that is gone, or from a damaged index: neither is the fault of one file.
+    pub(crate) fn judged(&self, error: Error) -> Error {
+        let is_suspect = match error.kind() {
+            ErrorKind::Database => true,
+            ErrorKind::Io | ErrorKind::Source => error.os_error().is_some_and(is_suspicious),
+            _ => false,
+        };
+        let error = if is_suspect { self.check_storage(true).unwrap_or(error) } else { error };
+        self.doubt_indexes(error)
+    }
+
+    /// The error as it is answered, after a request failed by it: the watching thread finds out whether storage is gone.
+    pub(crate) fn suspect(&self, error: Error) -> Error {
+        if matches!(error.kind(), ErrorKind::Io | ErrorKind::Database | ErrorKind::Source) {
+            // The thread has enough to do if there is no room for this.
+            let _ = self.watch.try_send(WatchRequest::CheckStorage);
+        }
+        self.doubt_indexes(error)
+    }
+
+    /// The same error, unless it says that an index is damaged. Which one, and how much of it, a thread finds out, and gives it up; until
+    /// then the sender is asked to come again.
+    fn doubt_indexes(&self, error: Error) -> Error {
+        if !is_corrupt(&error) {
+            return error;
+        }
+        let _ = self.watch.try_send(WatchRequest::CheckIndexes);
+        let what = format!("the receiver checks its indexes for damage: {}", self.text_of(&error));
+        tracing::error!("{what}");
+        Error::new(ErrorKind::Busy, what)
+            .with_hint("look for disk errors in the system's log of the receiver")
+    }
+}

@@ -1,0 +1,36 @@
+//! Whether content is what the index says.
+
+use crate::archive::digest::ProofHasher;
+use crate::archive::entry::FileEntry;
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::io::Read;
+
+/// Why a file fails whose content is another one.
+pub(crate) const NOT_AS_INDEXED: &str =
+    "its content is not what the index says: it changed after it was indexed";
+
+const READ_BYTES: usize = 1 << 20;
+
+/// Whether an open file has the content that the index says.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn is_as_indexed(content: &File, file: &FileEntry) -> Result<bool> {
+    let read = || -> std::io::Result<bool> {
+        let meta = content.metadata()?;
+        if !meta.is_file() || meta.len() != file.size {
+            return Ok(false);
+        }
+        let mut hasher = ProofHasher::of(file);
+        let mut buffer = vec![0; READ_BYTES.min(file.size as usize + 1)];
+        let mut reader = content;
+        loop {
+            match reader.read(&mut buffer)? {
+                0 => return Ok(hasher.proven()),
+                n => hasher.update(&buffer[..n]),
+            }
+        }
+    };
+    read().map_err(|e| Error::io(format!("cannot read back \"{}\"", file.path), e))
+}

@@ -1,0 +1,132 @@
+//! What has the name of a published file now: the file, unmodified since it was published, or something else.
+
+use super::super::archive::Archive;
+use super::super::context::Context;
+use super::content::is_as_indexed;
+use super::publish::record_published;
+use crate::archive::entry::FileEntry;
+use crate::archive::ranges::RangeSet;
+use crate::db::index_read::IndexReader;
+use crate::error::Result;
+use crate::sink::Expected;
+use crate::sink::disk::{DiskSink, FolderCache};
+use std::fs::File;
+use std::ops::ControlFlow;
+
+/// What has the name of a published file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// The file.
+    Unmodified,
+    /// Something of its size and time with another owner or other permissions.
+    OtherMetadata,
+    /// Something else, or nothing.
+    Replaced,
+}
+
+/// Whether a regular file of the right size and time has the final name.
+///
+/// # Errors
+/// The system's error.
+pub(crate) fn is_unmodified(sink: &DiskSink, file: &FileEntry, cache: &mut FolderCache) -> Result<bool> {
+    let expected = Expected::of(file);
+    Ok(sink.stat(&file.path, cache)?.is_some_and(|stat| expected.is(&stat)))
+}
+
+/// The same, but for a file that cannot be looked at: changing it fails, and says why.
+pub(crate) fn may_be_unmodified(sink: &DiskSink, file: &FileEntry, cache: &mut FolderCache) -> bool {
+    is_unmodified(sink, file, cache).unwrap_or(true)
+}
+
+/// The same as [`is_unmodified`], and whether owner and permissions are as they were set.
+///
+/// # Errors
+/// The system's error.
+pub(crate) fn condition(sink: &DiskSink, file: &FileEntry, cache: &mut FolderCache) -> Result<Condition> {
+    let stat = sink.stat(&file.path, cache)?.filter(|stat| Expected::of(file).is(stat));
+    Ok(match stat {
+        None => Condition::Replaced,
+        Some(stat) if sink.lacks_meta(&stat, file) => Condition::OtherMetadata,
+        Some(_) => Condition::Unmodified,
+    })
+}
+
+/// Gives what has the name of `file` its metadata, if it has the content that the index says. Size and time do not suffice for that: whoever
+/// may write to its folder can put another file there that has both, to be given its owner or its permissions.
+///
+/// # Errors
+/// The system's error.
+pub(crate) fn mend(sink: &DiskSink, file: &FileEntry, cache: &mut FolderCache) -> Result<bool> {
+    if !file.is_provable() {
+        return Ok(false);
+    }
+    let Some(opened) = sink.open_to_mend(file, cache)? else { return Ok(false) };
+    if !is_as_indexed(&opened, file)? {
+        return Ok(false);
+    }
+    sink.mend_meta(&opened, file)?;
+    Ok(true)
+}
+
+/// Opens a published file; `None` if it was modified since.
+pub(crate) fn open_unmodified(sink: &DiskSink, file: &FileEntry) -> Option<File> {
+    // What cannot be looked at, or what its own mode forbids to read, can still come from the sender.
+    let is_unmodified = is_unmodified(sink, file, &mut FolderCache::default()).unwrap_or(false);
+    let opened = if is_unmodified { sink.open_final(&file.path).unwrap_or(None) } else { None };
+    if opened.is_none() {
+        tracing::info!("\"{}\" was changed or removed since it was received", file.path);
+    }
+    opened
+}
+
+/// Whether the content under the name of `file` is what the index says. What cannot be read is not.
+pub(crate) fn has_content_of(sink: &DiskSink, file: &FileEntry) -> bool {
+    let opened = sink.open_final(&file.path).unwrap_or(None);
+    opened.is_some_and(|opened| is_as_indexed(&opened, file).unwrap_or(false))
+}
+
+/// Gives the files of `index` that are not in `published`.
+///
+/// # Errors
+/// The index cannot be read, or an error of `each`.
+pub(crate) fn each_unpublished(
+    index: &IndexReader,
+    published: &RangeSet,
+    mut each: impl FnMut(FileEntry) -> Result<()>,
+) -> Result<()> {
+    let ids: RangeSet = published.missing(0..index.next_id()?).collect();
+    index.files_of(&ids, |file| {
+        each(file)?;
+        Ok(ControlFlow::Continue(()))
+    })
+}
+
+/// Records names that an earlier process gave and that its journal missed, before another index takes the place of this one: what that one
+/// does not have may be deleted only if it was put there. A crash may have come between a rename and the journal; files whose bytes were
+/// received are known by their content.
+///
+/// # Errors
+/// The index cannot be read, or another index has taken this one's place.
+pub(crate) fn record_names(context: &Context, archive: &Archive) -> Result<()> {
+    archive.progress.wait_for_verifiers();
+    if !archive.progress.has_unrecorded_names() {
+        return Ok(());
+    }
+    let _shared = archive.lock_shared()?;
+    let (mut cache, mut named, sink) = (FolderCache::default(), RangeSet::default(), &context.sink);
+    archive.with_index(|index| {
+        each_unpublished(index, &archive.progress.published(), |file| {
+            let is_named = file.meta.is_some()
+                && file.is_provable()
+                && is_unmodified(sink, &file, &mut cache).unwrap_or(false)
+                && has_content_of(sink, &file);
+            if is_named {
+                named.insert(file.id..file.id + 1);
+            }
+            Ok(())
+        })
+    })?;
+    record_published(context, archive, &named, &context.archives.names.place());
+    archive.progress.set_unrecorded_names(false);
+    Ok(())
+}

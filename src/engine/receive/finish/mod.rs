@@ -1,0 +1,180 @@
+//! The end of a transfer: published files are confirmed, what is left is published, directories and links are made, metadata set, and
+//! what the source has no more is deleted.
+
+mod cache;
+mod collide;
+mod confirm;
+mod create;
+mod delete;
+mod failures;
+pub(crate) mod jobs;
+pub(crate) mod precheck;
+
+use super::archive::Archive;
+use super::archive::gate::Shared;
+use super::context::Context;
+use super::files::verify::publish_complete;
+use super::retention;
+use crate::archive::digest::IndexDigest;
+use crate::archive::protocol::{FailedFile, FinishAnswer, FinishRequest};
+use crate::archive::ranges::RangeSet;
+use crate::error::Result;
+use collide::{COLLIDES, collisions};
+use confirm::confirm;
+use create::{create, reset_folder_metadata};
+use delete::{Deleted, Deletion};
+use failures::Failures;
+use precheck::Prechecks;
+
+/// Finishes `archive`, if `index` is what it has.
+///
+/// # Errors
+/// Another index is active, or what is not the fault of one entry.
+fn run(
+    context: &Context,
+    archive: &Archive,
+    index: &IndexDigest,
+    request: &FinishRequest,
+    prechecks: &Prechecks,
+) -> Result<FinishAnswer> {
+    let mark = context.committer.mark();
+    if let Some(count) = request.keep {
+        // First of all: the disk may be full. But only for the index that this is about: one that has taken its place retains what it
+        // replaced.
+        let _shared = archive.lock_shared()?;
+        archive.check_active(index)?;
+        retention::prune(&context.sink, archive.tar_id, count)?;
+    }
+    let unmodified = prechecks.take(archive, request.looked);
+    archive.progress.wait_for_verifiers();
+    let shared = archive.lock_shared()?;
+    // A stream that begins again waits until `finish` has ended; one that began before has taken this index away.
+    archive.check_active(index)?;
+    let colliding = record_collisions(context, archive)?;
+    confirm(context, archive, &shared, &[&unmodified, &colliding])?;
+    let mut failures = Failures::new(context);
+    let deleted = put_in_place(context, archive, &shared, request, &colliding, &mut failures)?;
+    // What is in place where no program can find it is not in place.
+    if let Some(lost) = context.lost_storage() {
+        return Err(lost);
+    }
+    context.committer.flush(mark)?;
+    let answer = answer(context, archive, failures, deleted)?;
+    if answer.complete {
+        context.archives.forget_lost(archive.tar_id);
+        if let Some(generation) = archive.progress.take_reverted_generation() {
+            retention::remove(&context.sink, archive.tar_id, generation);
+        }
+    }
+    archive.progress.set_finalized(&context.committer, answer.complete)?;
+    Ok(answer)
+}
+
+/// Publishes files, makes directories and links, deletes what is to go, and sets the metadata of the base folder.
+fn put_in_place(
+    context: &Context,
+    archive: &Archive,
+    shared: &Shared<'_>,
+    request: &FinishRequest,
+    colliding: &RangeSet,
+    failures: &mut Failures<'_>,
+) -> Result<Deleted> {
+    let deletion = request.delete.as_ref().map(|request| Deletion::begin(context, archive, request));
+    let mut deletion = deletion.transpose()?;
+    publish_complete(context, archive, shared)?;
+    let makes_nodes = archive.progress.missing_bytes() == 0 || request.partial;
+    if let Some(deletion) = &mut deletion {
+        // A file may have taken the place of a folder.
+        deletion.clear_the_way(makes_nodes)?;
+        failures.reasons.clone_from(&deletion.deleted().in_the_way);
+    }
+    if makes_nodes {
+        archive.progress.make_nodes(&context.committer, &context.archives.names)?;
+        create(context, archive, failures)?;
+        record_collisions(context, archive)?;
+    }
+    let is_in_place = failures.total == 0 && archive.progress.is_complete();
+    if let Some(deletion) = deletion.as_mut().filter(|_| is_in_place) {
+        delete_all(context, archive, shared, deletion, colliding, failures)?;
+    }
+    if is_in_place {
+        apply_top(context, archive, request);
+    }
+    let mut deleted = deletion.map(Deletion::end).unwrap_or_default();
+    failures.named.append(&mut deleted.failed);
+    failures.total += deleted.failed_total;
+    Ok(deleted)
+}
+
+/// Deletes everything that may go. All of the index is in place.
+fn delete_all(
+    context: &Context,
+    archive: &Archive,
+    shared: &Shared<'_>,
+    deletion: &mut Deletion<'_>,
+    colliding: &RangeSet,
+    failures: &mut Failures<'_>,
+) -> Result<()> {
+    deletion.all()?;
+    let has_deleted = deletion.deleted().count > 0;
+    if has_deleted && deletion.folds() {
+        // A name that went may have led to something of the index all the same: that comes again.
+        confirm(context, archive, shared, &[colliding])?;
+        create(context, archive, failures)?;
+    }
+    if context.sink.take_opened_up() || has_deleted {
+        reset_folder_metadata(context, archive, failures)?;
+    }
+    Ok(())
+}
+
+/// Gives the base folder the metadata that the sender says, if it is for this archive alone.
+fn apply_top(context: &Context, archive: &Archive, request: &FinishRequest) {
+    let Some(top) = request.top.filter(|_| context.archives.has_one()) else { return };
+    match context.sink.apply_base_meta(&top.into()) {
+        Ok(true) => {}
+        Ok(false) => tracing::info!("the base folder belongs to another user, and keeps its mode and times"),
+        // It is there, and all of archive is in it.
+        Err(e) => tracing::warn!("archive {}: {e}", archive.tar_id),
+    }
+}
+
+fn answer(
+    context: &Context,
+    archive: &Archive,
+    failures: Failures<'_>,
+    deleted: Deleted,
+) -> Result<FinishAnswer> {
+    // Content that is durable but has no name is in no list of missing bytes, and only some of these files have their reasons named.
+    let unpublished = match archive.progress.has_failures() {
+        true => archive.progress.count_failures(&archive.unpublished()?),
+        false => 0,
+    };
+    let summary = archive.progress.summary();
+    let mut failed = summary.failed;
+    failures.named.into_iter().for_each(|file| file.name_in(&mut failed));
+    Ok(FinishAnswer {
+        complete: failures.total == 0 && summary.is_complete,
+        missing_bytes: summary.missing_bytes,
+        files_published: summary.published_files,
+        failed,
+        failed_total: failures.total + unpublished,
+        deleted: deleted.count,
+        too_many: deleted.too_many,
+        lost: context.archives.lost(archive.tar_id),
+        blocked: if deleted.blocked > 0 { deleted.blocked + failures.consequences } else { 0 },
+    })
+}
+
+/// Names the rows that lead to the place of another row; gives the ids of those that are files.
+fn record_collisions(context: &Context, archive: &Archive) -> Result<RangeSet> {
+    let found = collisions(context, archive)?;
+    let ids = found.iter().filter_map(|(id, _)| id.map(|id| id..id + 1)).collect();
+    let failed = |(id, path): (Option<u64>, _)| FailedFile {
+        id,
+        path: format!("{path}"),
+        reason: COLLIDES.to_string(),
+    };
+    archive.progress.replace_failures(COLLIDES, found.into_iter().map(failed).collect());
+    Ok(ids)
+}

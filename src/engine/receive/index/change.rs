@@ -1,0 +1,186 @@
+//! The next generation of an index, which comes as a change of the active one. What its files have in common with what is published is
+//! copied before anything is replaced.
+
+use super::super::archive::Archive;
+use super::super::context::Context;
+use super::super::files::metadata::MetadataUpdate;
+use super::super::files::published::may_be_unmodified;
+use super::super::open;
+use super::super::reuse::Reusable;
+use super::super::reuse::prefix::GrownFiles;
+use super::super::reuse::published::PublishedFiles;
+use super::super::reuse::retained::{RetainedFiles, check_all_here};
+use super::super::state_files::{index_name, place_index};
+use super::replace::Replacement;
+use super::whole::answer;
+use crate::archive::change::MAX_BATCH_BYTES;
+use crate::archive::digest::IndexDigest;
+use crate::archive::protocol::IndexAnswer;
+use crate::db::generation::{Applied, apply, note_taken_back};
+use crate::db::index_read::IndexReader;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sink::disk::{FolderCache, Staging};
+use crate::unix_time::now_s;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What comes with a change of an index.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ChangeOptions {
+    /// What it replaces or takes away is retained.
+    pub keep: bool,
+    /// It reverts the newest generation, and must not begin what it cannot end.
+    pub rewind: bool,
+}
+
+/// The batches of a change in a file: each is its length as u32, little-endian, and so many bytes.
+struct ChangeBatches {
+    reader: BufReader<File>,
+}
+
+impl ChangeBatches {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io("cannot read the uploaded change", e))?;
+        Ok(Self { reader: BufReader::new(file) })
+    }
+
+    fn next_batch(&mut self) -> Result<Option<Vec<u8>>> {
+        let cut = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                Error::new(ErrorKind::BadIndex, "the uploaded change is cut")
+            }
+            _ => Error::io("cannot read the uploaded change", e),
+        };
+        let mut length = [0; 4];
+        match self.reader.read(&mut length[..1]) {
+            Ok(0) => return Ok(None),
+            other => other.map_err(cut)?,
+        };
+        self.reader.read_exact(&mut length[1..]).map_err(cut)?;
+        let length = u64::from(u32::from_le_bytes(length));
+        if length > MAX_BATCH_BYTES {
+            let what = format!("a batch of the uploaded change is longer than {MAX_BATCH_BYTES} bytes");
+            return Err(Error::new(ErrorKind::BadIndex, what));
+        }
+        let mut batch = vec![0; length as usize];
+        self.reader.read_exact(&mut batch).map_err(cut)?;
+        Ok(Some(batch))
+    }
+}
+
+impl Iterator for ChangeBatches {
+    type Item = Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_batch().transpose()
+    }
+}
+
+/// Makes the index `expected` of the index `from`, by the change in the file `uploaded`. The caller has made sure that `expected` is not the
+/// active index already.
+///
+/// # Errors
+/// [`ErrorKind::WrongIndex`]: another index is active, or what is to be reverted is not here any more. [`ErrorKind::BadIndex`]: the change is
+/// refused. Others are of storage. The previous index stays then.
+pub(crate) fn put(
+    context: &Context,
+    tar_id: u64,
+    uploaded: &Path,
+    (from, expected): (&IndexDigest, &IndexDigest),
+    options: ChangeOptions,
+) -> Result<IndexAnswer> {
+    let transition = context.archives.transition(tar_id);
+    let mut log = transition.lock();
+    let previous = open::get(context, tar_id)?;
+    let head = previous.progress.head();
+    if head.sealed && head.digest == *expected {
+        return Ok(answer(expected, previous.progress.is_finalized()));
+    }
+    previous.check_active(from)?;
+    let _finish = previous.lock_finish();
+    log.checkpoint(previous.generation, &previous.index_path, context.options.max_index_bytes)?;
+    let mark = context.committer.mark();
+    let mut replacement = Replacement::begin(context, &mut log, (tar_id, *expected), Some(&previous), mark)?;
+    replacement.close_previous()?;
+    let archive = make(context, replacement, &previous, uploaded, options).map_err(|e| context.judged(e))?;
+    let head = archive.progress.head();
+    tracing::info!(
+        "archive {tar_id}: index {} with {} files, {} bytes, a generation of {from}",
+        head.digest,
+        head.files,
+        head.total_bytes
+    );
+    Ok(answer(&head.digest, false))
+}
+
+/// Applies the change to a copy of the previous index, which is closed, and puts that in place.
+fn make(
+    context: &Context,
+    replacement: Replacement<'_>,
+    previous: &Archive,
+    uploaded: &Path,
+    options: ChangeOptions,
+) -> Result<Arc<Archive>> {
+    let folder = context.temporary_folder()?;
+    let copy = folder.path().join("index.sqlite");
+    let metadata = previous.index_path.metadata().map_err(|e| Error::io("cannot look at the index", e))?;
+    context.check_space_for_change(metadata.len())?;
+    std::fs::copy(&previous.index_path, &copy)
+        .map_err(|e| Error::io("cannot copy the index", e).limited())?;
+    let name = PathBuf::from(index_name(previous.tar_id, &replacement.digest, replacement.generation));
+    let placed = previous.progress.placed();
+    let batches = ChangeBatches::open(uploaded)?;
+    let applied = apply(&copy, &name, replacement.generation, now_s(), Some(&placed), batches)?;
+    if applied.end.digest != replacement.digest {
+        let what =
+            format!("the change makes index {}, its sender says {}", applied.end.digest, replacement.digest);
+        return Err(Error::new(ErrorKind::BadIndex, what));
+    }
+    note_taken_back(&copy, options.rewind.then_some(previous.generation))?;
+    replacement.write(|path| place_index(&copy, path))?;
+    let staging = replacement.staging()?;
+    let reusable = find_reusable(context, previous, &replacement.path, &applied, &staging, options.rewind)?;
+    if options.keep {
+        replacement.retain(&applied.removed)?;
+    }
+    replacement.commit(reusable)
+}
+
+/// Finds what is here of the new generation, and stages what its files have in common with those of the previous one.
+fn find_reusable(
+    context: &Context,
+    previous: &Archive,
+    path: &Path,
+    applied: &Applied,
+    staging: &Staging,
+    rewind: bool,
+) -> Result<Reusable> {
+    let before = previous.progress.published();
+    let mut reusable = Reusable { published: before.clone(), ..Reusable::new(&context.incoming_path()) };
+    let published = &mut reusable.published;
+    applied.removed.iter().for_each(|&id| published.remove(id..id + 1));
+    let index = IndexReader::open_growing(path)?;
+    let mut cache = FolderCache::default();
+    for &id in &applied.changed {
+        if !published.contains(id..id + 1) {
+            continue;
+        }
+        // The new time would hide that another program changed the file.
+        match previous.file(id)?.filter(|old| may_be_unmodified(&context.sink, old, &mut cache)) {
+            Some(old) => reusable.updates.push(MetadataUpdate::of(id, &old))?,
+            None => published.remove(id..id + 1),
+        }
+    }
+    // Files as they were before come back only where a generation is reverted.
+    let mut retained = RetainedFiles::list(context, previous.tar_id)?;
+    let mut grown = GrownFiles { context, previous, published: &before, list: &applied.beginnings };
+    let mut shared = PublishedFiles::new(context, previous, &before, rewind)?;
+    reusable.stage(context, &index, staging, &mut [&mut retained, &mut grown, &mut shared])?;
+    if rewind {
+        check_all_here(&index, &reusable.published, staging)?;
+    }
+    reusable.hold_back_updates()?;
+    Ok(reusable)
+}

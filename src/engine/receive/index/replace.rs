@@ -1,0 +1,291 @@
+//! Putting an index in place: the only code that makes an index active, closes and reopens an archive, and prunes what is retained for an
+//! index that was replaced.
+//!
+//! A [`Replacement`] owns what it makes: the new index's file, its staging folder, and the folder of what is retained for it. Dropping it
+//! without [`Replacement::commit`] removes all three and reopens the previous archive, so that an attempt that met a full disk leaves no less
+//! room than there was, whatever becomes of its sender. The caller holds the [`Transition`] of the archive's number, before every other lock.
+//!
+//! The steps, and what a crash after each of them leaves for the next start:
+//!
+//! | step | after a crash |
+//! |---|---|
+//! | 1. [`Replacement::close_previous`]: names are recorded, writers are kept out | the previous index is active |
+//! | 2. [`Replacement::write`]: the new index gets its place in the folder `archives` | the same; the file is removed |
+//! | 3. staging: reused bytes are copied | the same; the folder is removed |
+//! | 4. retention: files that are replaced get one more name | the same; the folder is removed |
+//! | 5. everything is synced | as before |
+//! | 6. one transaction of the journal makes the index active | the new index is active; what follows is done at the start |
+//! | 7. what is retained is pruned, if its ids have other meanings now | done at the start |
+//! | 8. the previous index and its staging folder are removed | done at the start |
+//! | 9. metadata are updated | `finish` verifies those files, and sets them |
+//!
+//! Nothing that a rewind needs is pruned before step 6 has succeeded.
+//!
+//! [`Transition`]: super::super::archive::log::Transition
+
+use super::super::archive::Archive;
+use super::super::archive::gate::Closing;
+use super::super::archive::log::OpenLog;
+use super::super::commit::Mark;
+use super::super::context::Context;
+use super::super::files::metadata::apply_updates;
+use super::super::files::published::record_names;
+use super::super::open::{head_of, load, loss_of};
+use super::super::retention;
+use super::super::reuse::Reusable;
+use super::super::state_files::{remove_index, staging_name};
+use crate::archive::digest::IndexDigest;
+use crate::archive::log::LogDigest;
+use crate::db::growing::GrowingIndex;
+use crate::db::journal::ArchiveState;
+use crate::error::{Error, Result};
+use crate::sink::disk::Staging;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// An attempt to put an index in place.
+pub(crate) struct Replacement<'a> {
+    context: &'a Context,
+    log: &'a mut OpenLog,
+    tar_id: u64,
+    /// Of the new index.
+    pub(crate) digest: IndexDigest,
+    /// Of the new index.
+    pub(crate) generation: u64,
+    /// Where the new index is to be.
+    pub(crate) path: PathBuf,
+    /// The archive that is active, and its closed gate.
+    previous: Option<&'a Arc<Archive>>,
+    closing: Option<Closing<'a>>,
+    /// Taken before anything of the new index was written.
+    mark: Mark,
+    is_active: bool,
+}
+
+/// A step that a crash may follow; tests stop there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Closed,
+    Written,
+    Staged,
+    Synced,
+    Activated,
+    Pruned,
+    Removed,
+    Updated,
+}
+
+impl<'a> Replacement<'a> {
+    /// Begins to put the index `digest` in place for archive `tar_id`, of which `previous` is active. Nothing changes yet. `mark` was taken
+    /// before anything of the new index was written.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub(crate) fn begin(
+        context: &'a Context,
+        log: &'a mut OpenLog,
+        (tar_id, digest): (u64, IndexDigest),
+        previous: Option<&'a Arc<Archive>>,
+        mark: Mark,
+    ) -> Result<Self> {
+        let generation = context.committer.rewrite(|journal| journal.next_generation(tar_id))?;
+        let path = context.index_path(tar_id, &digest, generation);
+        let (closing, is_active) = (None, false);
+        Ok(Self { context, log, tar_id, digest, generation, path, previous, closing, mark, is_active })
+    }
+
+    /// Records the names that the previous archive has given, and waits until no thread writes for it: what is published now is what there
+    /// is to reuse.
+    ///
+    /// # Errors
+    /// The previous index cannot be read, or was replaced.
+    pub(crate) fn close_previous(&mut self) -> Result<()> {
+        if let Some(previous) = self.previous {
+            record_names(self.context, previous)?;
+            self.closing = Some(previous.close()?);
+            // What the last blocks renamed must have its name for good: the journal will say so of the new index.
+            self.context.committer.flush(self.context.committer.mark())?;
+        }
+        reached(Step::Closed);
+        Ok(())
+    }
+
+    /// Has `make` put the new index into its place.
+    ///
+    /// # Errors
+    /// An error of `make`.
+    pub(crate) fn write(&self, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        make(&self.path)?;
+        reached(Step::Written);
+        Ok(())
+    }
+
+    /// The staging folder of the new index, with nothing in it.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(crate) fn staging(&self) -> Result<Staging> {
+        let name = staging_name(self.tar_id, self.generation);
+        // An attempt that was cut by a crash may have left it.
+        self.context.sink.remove_staging(&name)?;
+        self.context.sink.staging(&name)
+    }
+
+    /// Retains the published files `ids` of the previous archive, which the new index replaces or takes away.
+    ///
+    /// # Errors
+    /// The previous index cannot be read, or the folder not be made.
+    pub(crate) fn retain(&self, ids: &[u64]) -> Result<()> {
+        self.previous
+            .map_or(Ok(()), |previous| retention::retain(self.context, previous, ids, self.generation))
+    }
+
+    /// Makes the new index the active one, with what is `reusable` for it.
+    ///
+    /// # Errors
+    /// Storage fails. If that was before the journal named the new index, the previous one stays.
+    pub(crate) fn commit(mut self, mut reusable: Reusable) -> Result<Arc<Archive>> {
+        reached(Step::Staged);
+        let context = self.context;
+        // The journal must never name an index, or say of bytes that they are here, that a power loss can take away.
+        context.committer.sync(self.mark)?;
+        reached(Step::Synced);
+        let archive = self.activate(&reusable)?;
+        reached(Step::Activated);
+        if archive.is_whole {
+            retention::prune_all(&context.sink, archive.tar_id);
+        }
+        reached(Step::Pruned);
+        if let Some(previous) = self.previous {
+            remove_index(&previous.index_path);
+            if let Err(e) = context.sink.remove_staging(&staging_name(previous.tar_id, previous.generation)) {
+                // The next start removes it.
+                tracing::warn!("{e}");
+            }
+        }
+        reached(Step::Removed);
+        drop(self);
+        archive.progress.resume(std::mem::take(&mut reusable.prefixes));
+        apply_updates(context, &archive, &mut reusable.updates)?;
+        if reusable.has_staged {
+            context.verify_unpublished(&archive)?;
+        }
+        reached(Step::Updated);
+        Ok(archive)
+    }
+
+    fn activate(&mut self, reusable: &Reusable) -> Result<Arc<Archive>> {
+        let context = self.context;
+        let state = ArchiveState {
+            tar_id: self.tar_id,
+            digest: self.digest,
+            generation: self.generation,
+            finished: false,
+            made: false,
+            done: reusable.durable.clone(),
+            published: reusable.published.clone(),
+        };
+        // Everything that can fail comes before the journal says which index is active.
+        let archive = load(context, state.clone())?;
+        if context.sink.syncs_each_file() {
+            archive.store_index()?;
+        }
+        context.committer.rewrite(|journal| journal.activate(&state))?;
+        self.is_active = true;
+        self.log.close();
+        {
+            let _placing = context.archives.names.place();
+            context.archives.serve(archive.clone());
+        }
+        if let Some(closing) = self.closing.take() {
+            closing.for_good();
+        }
+        Ok(archive)
+    }
+}
+
+impl Drop for Replacement<'_> {
+    fn drop(&mut self) {
+        // Where storage failed nobody knows what the journal says; the next start removes what it does not name.
+        if self.is_active || self.context.committer.is_degraded() {
+            return;
+        }
+        remove_index(&self.path);
+        if let Err(e) = self.context.sink.remove_staging(&staging_name(self.tar_id, self.generation)) {
+            tracing::warn!("{e}");
+        }
+        retention::remove(&self.context.sink, self.tar_id, self.generation);
+    }
+}
+
+/// Restarts the index of `archive` as `stream` in its place: its rows are compared with those of the stream, and what is the same stays.
+/// Here, too, what is retained is pruned last, and a crash before the journal's transaction leaves an index that its sender restarts again.
+///
+/// # Errors
+/// Another index has taken this one's place, or storage fails.
+pub(crate) fn restart_in_place(
+    context: &Context,
+    log: &mut OpenLog,
+    archive: &Archive,
+    stream: &LogDigest,
+) -> Result<()> {
+    let _finish = archive.lock_finish();
+    record_names(context, archive)?;
+    let exclusive = archive.lock_exclusive()?;
+    log.close();
+    let limit_bytes = context.options.max_index_bytes;
+    let growing = GrowingIndex::adopt(&archive.index_path, stream, limit_bytes, &archive.progress.placed())?;
+    reached(Step::Written);
+    let head = head_of(&growing)?;
+    archive.progress.restart(&context.committer, head, *stream, &exclusive)?;
+    reached(Step::Activated);
+    log.set(archive.generation, growing);
+    retention::prune_all(&context.sink, archive.tar_id);
+    Ok(())
+}
+
+/// Gives up an archive whose index is damaged: no thread works for it any more, and its sender hears what is lost.
+pub(crate) fn give_up(context: &Context, archive: &Arc<Archive>, damage: &Error) {
+    let transition = context.archives.transition(archive.tar_id);
+    let mut log = transition.lock();
+    // Another index may have taken its place meanwhile.
+    if !context.archives.is_served(archive) {
+        return;
+    }
+    let Ok(closing) = archive.close() else { return };
+    log.close();
+    context.archives.give_up(archive.tar_id, loss_of(context, archive.tar_id, damage));
+    closing.for_good();
+}
+
+#[cfg(not(test))]
+fn reached(_: Step) {}
+
+#[cfg(test)]
+use crash::reached;
+
+/// Where tests look at what a crash would leave.
+#[cfg(test)]
+pub(crate) mod crash {
+    use super::Step;
+    use std::cell::RefCell;
+
+    type Hook = Box<dyn FnMut(Step)>;
+
+    thread_local! {
+        static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
+    }
+
+    /// Has `hook` called at each step of the replacements of this thread.
+    pub(crate) fn at_each_step(hook: impl FnMut(Step) + 'static) {
+        HOOK.with(|cell| *cell.borrow_mut() = Some(Box::new(hook)));
+    }
+
+    pub(super) fn reached(step: Step) {
+        HOOK.with(|cell| {
+            if let Some(hook) = &mut *cell.borrow_mut() {
+                hook(step);
+            }
+        });
+    }
+}

@@ -1,0 +1,44 @@
+//! Names of what the receiver has in its state folder for each archive. A generation's number is never used twice in an archive, so neither
+//! are these names.
+
+use crate::archive::digest::IndexDigest;
+use crate::db::file;
+use crate::db::journal::ArchiveState;
+use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// The name of an index in the folder `archives`.
+pub(crate) fn index_name(tar_id: u64, digest: &IndexDigest, generation: u64) -> String {
+    format!("{tar_id}-{digest}.{generation}.sqlite")
+}
+
+/// The name of the active index of an archive in the journal.
+pub(crate) fn active_index_name(state: &ArchiveState) -> String {
+    index_name(state.tar_id, &state.digest, state.generation)
+}
+
+/// The name of a staging folder.
+pub(crate) fn staging_name(tar_id: u64, generation: u64) -> String {
+    format!("{tar_id}.{generation}")
+}
+
+/// The files of the index at `path`: SQLite's own beside it begin with its name.
+pub(crate) fn index_files(path: &Path) -> impl Iterator<Item = PathBuf> + '_ {
+    std::iter::once(path.to_path_buf()).chain(file::beside(path))
+}
+
+/// Moves the index at `from`, which nothing is beside, to `to`.
+///
+/// # Errors
+/// The system's error.
+pub(crate) fn place_index(from: &Path, to: &Path) -> Result<()> {
+    file::make_way(to)?;
+    std::fs::rename(from, to).map_err(|e| Error::io(format!("cannot put {} in place", to.display()), e))
+}
+
+/// Removes the index at `path`. What cannot be removed is removed at the next start.
+pub(crate) fn remove_index(path: &Path) {
+    for file in index_files(path) {
+        let _ = std::fs::remove_file(file);
+    }
+}

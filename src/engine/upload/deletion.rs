@@ -1,0 +1,146 @@
+//! What the receiver may delete.
+
+use super::Upload;
+use crate::archive::protocol::DeleteRequest;
+use crate::archive::skipped::SkippedList;
+use crate::db::generation::History;
+use crate::db::index_read::{IndexReader, Summary};
+use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::{Monitor, Notice};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+/// How the receiver deletes what previous generations of the index have put in place and the newest
+/// one does not have.
+#[derive(Debug, Clone, Default)]
+pub struct DeletePolicy {
+    /// How many entries may go in one run; `None` means 1,000 or 10 % of the files, whichever is
+    /// more.
+    pub limit: Option<DeleteLimit>,
+    /// Move what would be deleted into this folder below the receiver's base folder.
+    pub backup: Option<String>,
+    /// Delete also where parts of the source could not be read. These, and what is below them,
+    /// stay.
+    pub ignore_errors: bool,
+}
+
+/// How many entries may be deleted in one run. If there are more, none is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeleteLimit {
+    /// This many.
+    Entries(u64),
+    /// This percentage of the files, from 0 to 100.
+    Percent(u64),
+}
+
+/// How many entries may be deleted unless the policy says it ...
+const DEFAULT_LIMIT: u64 = 1000;
+/// ... or this percentage of the files, if that is more.
+const DEFAULT_LIMIT_PERCENT: u64 = 10;
+
+impl DeleteLimit {
+    /// The number of entries that it allows where there are `files`.
+    fn entries(self, files: u64) -> u64 {
+        match self {
+            Self::Entries(number) => number,
+            // Folders and links count, too, so there may be more entries than files.
+            Self::Percent(100) => u64::MAX,
+            Self::Percent(percent) => files.saturating_mul(percent) / 100,
+        }
+    }
+}
+
+impl DeletePolicy {
+    /// What the receiver is asked to delete once it has the index at `database`; `None` where
+    /// nothing is to be deleted.
+    ///
+    /// # Errors
+    /// The index cannot be read, or is empty.
+    pub(super) fn request(&self, database: &Path, monitor: &dyn Monitor) -> Result<Option<DeleteRequest>> {
+        let index = IndexReader::open(database)?;
+        let summary = index.summary()?;
+        if index.is_of_one_file(&summary)? {
+            // As rsync does: other files of that folder came from other sources.
+            return Ok(None);
+        }
+        if summary.files + summary.nodes == 0 {
+            let what = format!(
+                "the index {} is empty: --delete would leave nothing at the receiver",
+                database.display()
+            );
+            return Err(Error::new(ErrorKind::Source, what)
+                .with_hint("is the source mounted? Delete by hand what really is to go"));
+        }
+        let spare = match self.spared(index.skipped()?.as_ref(), database) {
+            Ok(spare) => spare,
+            Err(why) => {
+                monitor.notice(Notice::Warning(format!("nothing is deleted in this run: {why}")));
+                return Ok(None);
+            }
+        };
+        let most = self.limit(&summary, &History::open(database)?)?;
+        Ok(Some(DeleteRequest { most, backup: self.backup.clone(), taken_back: false, spare }))
+    }
+
+    fn limit(&self, summary: &Summary, history: &History) -> Result<u64> {
+        let Some(limit) = self.limit else {
+            return Ok(DEFAULT_LIMIT.max(DeleteLimit::Percent(DEFAULT_LIMIT_PERCENT).entries(summary.files)));
+        };
+        // The percentage is one of what there was before.
+        let previous = history.active()?.parent.and_then(|parent| history.generation(parent));
+        Ok(limit.entries(previous.map_or(0, |previous| previous.files).max(summary.files)))
+    }
+
+    /// What must stay although the index does not have it; or why nothing may be deleted.
+    fn spared(
+        &self,
+        skipped: Option<&SkippedList>,
+        database: &Path,
+    ) -> std::result::Result<Vec<String>, String> {
+        let skipped = skipped.ok_or_else(|| {
+            format!(
+                "{} does not say what of the source was left out when it was made; run index, or sync, again",
+                database.display()
+            )
+        })?;
+        if skipped.unreadable() > 0 && !self.ignore_errors {
+            return Err(format!(
+                "{} entries of the source could not be read; --ignore-errors spares only these and what is below them",
+                skipped.unreadable()
+            ));
+        }
+        skipped.spared().ok_or_else(|| {
+            format!(
+                "{} entries of the source were left out, and not all of their names are known",
+                skipped.total()
+            )
+        })
+    }
+}
+
+impl Upload<'_> {
+    /// What the receiver is asked to delete. A receiver of an earlier version, which cannot spare
+    /// entries, is asked for nothing if there are any to spare.
+    pub(super) fn delete_request(&self) -> Option<DeleteRequest> {
+        let request = self.delete.clone()?;
+        if request.spare.is_empty() || self.spares.load(Ordering::Relaxed) {
+            return Some(request);
+        }
+        let text = "nothing is deleted in this run: the receiver is of an earlier version, which cannot spare what was left out of the index";
+        self.monitor.notice(Notice::Warning(text.to_string()));
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentage_is_one_of_the_files() {
+        assert_eq!((DeleteLimit::Entries(5).entries(1000), DeleteLimit::Percent(10).entries(1000)), (5, 100));
+        assert_eq!(DeleteLimit::Percent(0).entries(1000), 0);
+        // Folders count, too, so all files may be fewer than all entries.
+        assert_eq!(DeleteLimit::Percent(100).entries(10), u64::MAX);
+    }
+}

@@ -1,0 +1,127 @@
+//! Sending to a receiver that knows only the original's protocol (FORMAT.md 5.1), which can neither
+//! be asked nor told; and the record of what it accepted.
+
+use super::super::tasks::blocking;
+use super::Upload;
+use super::block::{NAMED, Sender};
+use crate::archive::entry::NodeKind;
+use crate::archive::path::EntryPath;
+use crate::archive::ranges::RangeSet;
+use crate::db::index_read::IndexReader;
+use crate::db::progress::Progress;
+use crate::engine::upload::UploadReport;
+use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::Notice;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+impl Upload<'_> {
+    /// The progress database; `clear` empties it. It is a cache: where it cannot be used, the run goes on without it.
+    pub(super) async fn open_progress(&self, clear: bool) -> Option<Progress> {
+        let (path, digest, url) =
+            (self.options.progress.clone(), self.summary.digest, self.client.address().to_owned());
+        let (tar_id, block_size) = (self.options.tar_id, self.options.block_size);
+        let opened = blocking(move || {
+            let progress = Progress::open(&path, tar_id, block_size, &digest, &url)?;
+            if clear {
+                progress.clear()?;
+            }
+            Ok(progress)
+        });
+        match opened.await {
+            Ok(progress) => Some(progress),
+            Err(e) => {
+                let hint = e.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                self.monitor.notice(Notice::Warning(format!("{e}; going on without it{hint}")));
+                None
+            }
+        }
+    }
+
+    /// Our own record of what it accepted is all there is.
+    pub(super) async fn run_legacy(&self) -> Result<UploadReport> {
+        let database = self.options.database.clone();
+        if blocking(move || Ok(IndexReader::open(&database)?.is_fragmented())).await? {
+            let what = format!(
+                "the receiver knows only the original protocol, and {} is a later generation, which that cannot read",
+                self.options.database.display()
+            );
+            return Err(Error::new(ErrorKind::Source, what)
+                .with_hint("lay the archive out afresh with: tar-like compact"));
+        }
+        self.monitor.notice(Notice::Warning(
+            "the receiver knows only the original protocol: it cannot say what it has, nor prove what it got; \
+             run check on its side afterwards"
+                .to_string(),
+        ));
+        let progress = self.open_progress(self.options.ignore_done).await;
+        let accepted = progress.as_ref().map(Progress::blocks).transpose().unwrap_or_else(|e| {
+            self.monitor.notice(Notice::Warning(format!("{e}; everything is sent")));
+            None
+        });
+        let mut done = RangeSet::default();
+        for block in accepted.unwrap_or_default() {
+            if let Some(range) = self.block_layout.range(block) {
+                done.insert(range);
+            }
+        }
+        let missing: RangeSet = done.missing(0..self.summary.total_bytes).collect();
+        self.note_present(&missing);
+        let sender = Arc::new(Sender::new(self, progress));
+        let todo = self.blocks_of(Some(&missing));
+        self.monitor.notice(Notice::Phase("sending"));
+        self.send(&sender, &todo).await?;
+        let undeleted = self.delete.is_some();
+        if undeleted {
+            self.monitor.notice(Notice::Warning(
+                "the receiver knows only the original protocol, which has no word for deleting: nothing is deleted there"
+                    .to_string(),
+            ));
+        }
+        let (named, total) = self.never_sent().await?;
+        sender.fail_entries(named, total);
+        let mut report = sender.report(&self.summary, false, 0);
+        report.complete = report.failed_total == 0 && !undeleted;
+        report.legacy = true;
+        Ok(report)
+    }
+
+    /// What the index has and the original protocol does not carry: some of it by name, and how much there is.
+    async fn never_sent(&self) -> Result<(Vec<(String, &'static str)>, u64)> {
+        // It is no part of a range of blocks: whoever sends the last one says it.
+        if self.window.end < self.summary.total_bytes {
+            return Ok((Vec::new(), 0));
+        }
+        let (database, block_size) = (self.options.database.clone(), self.options.block_size);
+        blocking(move || {
+            let index = IndexReader::open(&database)?;
+            let (mut named, mut total) = (Vec::new(), 0);
+            let mut add = |path: &EntryPath, reason| {
+                total += 1;
+                if named.len() < NAMED {
+                    named.push((path.to_string(), reason));
+                }
+            };
+            index.empty_files(|file| {
+                if file.offset.is_multiple_of(block_size) {
+                    add(&file.path, "an empty file between two blocks is not made there");
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+            index.nodes(|node| {
+                let reason = match node.kind {
+                    NodeKind::Symlink => "a symbolic link is not made there",
+                    NodeKind::Hardlink => "a further name of a file is not made there",
+                    NodeKind::Dir if !index.has_files_below(&node.path)? => {
+                        "an empty folder is not made there"
+                    }
+                    NodeKind::Dir => return Ok(ControlFlow::Continue(())),
+                };
+                add(&node.path, reason);
+                Ok(ControlFlow::Continue(()))
+            })?;
+            Ok((named, total))
+        })
+        .await
+    }
+}

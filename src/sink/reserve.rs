@@ -1,0 +1,86 @@
+//! What the receiver holds back of a file system, so that it can still take in what makes room once somebody else has filled the rest:
+//! a folder with one file that has space on the disk, and some that have only a name. Where space cannot be had ahead (ZFS, NFS), nothing
+//! is held.
+
+use super::disk::DiskSink;
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
+use std::path::Path;
+
+const FOLDER: &str = "reserve";
+/// The file that has the space.
+const SPACE: &str = "space";
+/// Names that are held besides: an index that is put needs a few files and folders.
+const NAMES: u32 = 16;
+
+impl DiskSink {
+    /// The bytes that are held.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let stat = rustix::fs::statat(&self.state, Path::new(FOLDER).join(SPACE), AtFlags::SYMLINK_NOFOLLOW);
+        // It never has holes; what is there may be shared with nothing.
+        stat.map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512))
+    }
+
+    /// Holds `bytes`, if more than `left_bytes` are free besides. What cannot be held is not: this is a precaution.
+    pub fn hold(&self, bytes: u64, left_bytes: u64) {
+        let more = bytes.saturating_sub(self.held_bytes());
+        if more == 0 || !self.has_room_for(more.saturating_add(left_bytes)) {
+            return;
+        }
+        if let Err(e) = self.try_to_hold(bytes) {
+            tracing::debug!("nothing can be held back on the receiver's disk: {e}");
+            self.release();
+        }
+    }
+
+    fn has_room_for(&self, bytes: u64) -> bool {
+        rustix::fs::fstatvfs(&self.state).is_ok_and(|stat| {
+            // Some file systems make inodes as they need them, and say that there are none.
+            let has_names = stat.f_files == 0 || stat.f_favail >= u64::from(2 * NAMES);
+            has_names && stat.f_bavail.saturating_mul(stat.f_frsize) >= bytes
+        })
+    }
+
+    fn try_to_hold(&self, bytes: u64) -> Result<(), Errno> {
+        let folder = self.state.make_folder(FOLDER, 0o700)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let create = |name: &str| rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(0o600));
+        rustix::fs::fallocate(create(SPACE)?, FallocateFlags::empty(), 0, bytes)?;
+        (0..NAMES).try_for_each(|number| create(&number.to_string()).map(drop))
+    }
+
+    /// Gives back what is held; false if nothing was.
+    pub fn release(&self) -> bool {
+        let Ok(folder) = self.state.open_folder(FOLDER.as_bytes()) else { return false };
+        for number in 0..NAMES {
+            let _ = rustix::fs::unlinkat(&folder, number.to_string(), AtFlags::empty());
+        }
+        rustix::fs::unlinkat(&folder, SPACE, AtFlags::empty()).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_on_the_disk_until_it_is_released() {
+        let base = tempfile::tempdir().unwrap();
+        let sink = DiskSink::open(base.path()).unwrap();
+        assert_eq!((sink.held_bytes(), sink.release()), (0, false));
+        sink.hold(1 << 20, u64::MAX);
+        assert_eq!(sink.held_bytes(), 0, "no room");
+        sink.hold(1 << 20, 0);
+        if sink.held_bytes() == 0 {
+            return eprintln!("no space can be had ahead here");
+        }
+        let names = || std::fs::read_dir(base.path().join(".tar-like/reserve")).unwrap().count();
+        assert_eq!(names() as u32, NAMES + 1);
+        sink.hold(3 << 20, 0);
+        assert!(sink.held_bytes() >= 3 << 20);
+        sink.hold(1 << 20, 0);
+        assert!(sink.held_bytes() >= 3 << 20, "never less");
+        assert_eq!((sink.release(), sink.held_bytes(), names()), (true, 0, 0));
+    }
+}

@@ -1,0 +1,34 @@
+//! An entry of a source that is left out of an index.
+
+use crate::archive::path::printable;
+use crate::archive::skipped::SkipKind;
+use crate::telemetry::{Monitor, Notice};
+
+/// An entry that is left out, and why.
+pub struct SkippedEntry {
+    /// Its path, relative to the base folder; empty if the system did not name it.
+    pub path: Vec<u8>,
+    /// Whether the source may have more of it than was seen.
+    pub kind: SkipKind,
+    /// Why, for people.
+    pub reason: String,
+}
+
+impl SkippedEntry {
+    /// An entry that could not be read.
+    pub fn unreadable(path: &[u8], reason: impl Into<String>) -> Self {
+        Self { path: path.to_vec(), kind: SkipKind::Unreadable, reason: reason.into() }
+    }
+
+    /// An entry that no index can hold, whatever it contains.
+    pub fn unsupported(path: &[u8], reason: impl Into<String>) -> Self {
+        Self { path: path.to_vec(), kind: SkipKind::Unsupported, reason: reason.into() }
+    }
+
+    /// Reports it to `monitor`, and counts it as failed.
+    pub fn report(&self, monitor: &dyn Monitor) {
+        monitor.counters().files_failed.add(1);
+        let (path, reason) = (printable(&self.path), self.reason.clone());
+        monitor.notice(Notice::Failed { path, reason });
+    }
+}

@@ -1,0 +1,170 @@
+//! The documents: links lead somewhere, lines fit a terminal, and the commands shown are commands of the program.
+
+use crate::generated::help;
+use crate::support::Lab;
+use regex::Regex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Characters in a line of prose. Rows of tables and long names cannot be wrapped.
+const MAX_WIDTH: usize = 100;
+
+struct Document {
+    path: PathBuf,
+    text: String,
+}
+
+impl Document {
+    /// The lines outside of code blocks, with their numbers.
+    fn prose(&self) -> impl Iterator<Item = (usize, &str)> {
+        let mut in_code = false;
+        self.text.lines().enumerate().filter_map(move |(index, line)| {
+            let is_fence = line.trim_start().starts_with("```");
+            in_code ^= is_fence;
+            (!in_code && !is_fence).then_some((index + 1, line))
+        })
+    }
+
+    /// The anchors of its headings, as they are in links.
+    fn anchors(&self) -> BTreeSet<String> {
+        let headings = self.prose().filter_map(|(_, line)| line.strip_prefix('#'));
+        headings.map(|heading| anchor(heading.trim_start_matches('#').trim())).collect()
+    }
+
+    /// The lines of its blocks of shell code. Continued lines are joined.
+    fn shell_lines(&self) -> Vec<String> {
+        let blocks = self.text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+        blocks
+            .flat_map(|block| block.replace("\\\n", " ").lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect()
+    }
+}
+
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All documents but the measurements, whose tables a script writes.
+fn documents() -> Vec<Document> {
+    let mut paths = vec![root().join("README.md"), root().join("CHANGELOG.md")];
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ext| ext == "md") && !path.ends_with("PERFORMANCE.md") {
+                paths.push(path);
+            }
+        }
+    }
+    paths.sort();
+    paths.into_iter().map(|path| Document { text: std::fs::read_to_string(&path).unwrap(), path }).collect()
+}
+
+#[test]
+fn the_readme_is_short() {
+    let lines = std::fs::read_to_string(root().join("README.md")).unwrap().lines().count();
+    assert!(lines <= 150, "README.md has {lines} lines");
+}
+
+#[test]
+fn prose_fits_a_terminal() {
+    let mut wide = Vec::new();
+    for document in documents() {
+        for (number, line) in document.prose() {
+            let can_wrap = !line.starts_with('|') && line.split_whitespace().count() > 2;
+            if can_wrap && line.chars().count() > MAX_WIDTH {
+                wide.push(format!("{}:{number}: {line}", document.path.display()));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "wider than {MAX_WIDTH} characters:\n{}", wide.join("\n"));
+}
+
+#[test]
+fn links_lead_to_files_and_headings_that_are_there() {
+    let link = Regex::new(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$").unwrap();
+    let mut broken = Vec::new();
+    for document in documents() {
+        for (number, line) in document.prose() {
+            for found in link.captures_iter(line) {
+                let target = found.get(1).or(found.get(2)).unwrap().as_str();
+                if !target.contains("://") && !leads_somewhere(&document, target) {
+                    broken.push(format!("{}:{number}: {target}", document.path.display()));
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+}
+
+fn leads_somewhere(from: &Document, target: &str) -> bool {
+    let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+    let path = from.path.parent().unwrap().join(file);
+    if file.is_empty() {
+        return from.anchors().contains(heading);
+    }
+    if heading.is_empty() {
+        return path.exists();
+    }
+    std::fs::read_to_string(&path).is_ok_and(|text| Document { path, text }.anchors().contains(heading))
+}
+
+#[test]
+fn the_commands_in_documents_are_commands_of_the_program() {
+    let lab = Lab::new();
+    let mut known = BTreeMap::new();
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for document in documents() {
+        for line in document.shell_lines() {
+            for words in invocations(&line) {
+                seen += 1;
+                if let Some(fault) = fault_of(&lab, &mut known, &words) {
+                    wrong.push(format!("{}: {line}: {fault}", document.path.display()));
+                }
+            }
+        }
+    }
+    assert!(seen > 50, "only {seen} commands were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The words behind each `tar-like` of a line of shell code.
+fn invocations(line: &str) -> Vec<Vec<String>> {
+    let line = line.split(" #").next().unwrap();
+    let end = Regex::new(r"[|&;<>()]|\d>").unwrap();
+    let start = Regex::new(r"(^|[\s(])tar-like ").unwrap();
+    let rest = start.find_iter(line).map(|found| end.split(&line[found.end()..]).next().unwrap());
+    rest.map(|words| words.split_whitespace().map(|word| word.trim_matches('"').to_owned()).collect())
+        .collect()
+}
+
+/// What is wrong with these words behind `tar-like`. `known` has the options of commands that were looked up.
+fn fault_of(
+    lab: &Lab,
+    known: &mut BTreeMap<Vec<String>, BTreeSet<String>>,
+    words: &[String],
+) -> Option<String> {
+    // The words behind config are a command of their own.
+    let words = if words[0] == "config" && words.len() > 1 { &words[1..] } else { words };
+    let has_commands = matches!(&*words[0], "history" | "blockcopy" | "token");
+    let has_command = has_commands && words.get(1).is_some_and(|word| !word.starts_with('-'));
+    let depth = if has_command { 2 } else { 1 };
+    let command = &words[..depth];
+    let options = known.entry(command.to_vec()).or_insert_with(|| {
+        let help = help(lab, command);
+        let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+        let names = lines.flat_map(|line| line.split("  ").next().unwrap().split([' ', ',', '.']));
+        names.filter(|name| name.starts_with('-')).map(str::to_owned).collect()
+    });
+    let given = words[depth..].iter().filter(|word| word.starts_with('-') && word.len() > 1);
+    let mut given = given.map(|word| word.split('=').next().unwrap());
+    let unknown = given.find(|name| !options.contains(*name) && !matches!(*name, "-db" | "-dbp"))?;
+    Some(format!("tar-like {} has no {unknown}", command.join(" ")))
+}

@@ -1,0 +1,297 @@
+//! The file of an index: locked, replaced by another program, in use, or no file at all.
+
+use crate::support::index::{rows, rows_of};
+use crate::support::{Lab, Tree, index, wait_until};
+use rusqlite::Connection;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+/// What `index -c` of the original program does to a database: it makes its own table and indexes again, and nothing else.
+fn original_clean(db: &Path, files: &[(&[u8], &[u8])]) {
+    let connection = Connection::open(db).unwrap();
+    connection.execute_batch("DROP TABLE tar").unwrap();
+    drop(connection);
+    index::write_original(db, &rows_of(files));
+}
+
+#[test]
+fn an_index_replaced_by_the_original_is_an_original_index() {
+    let lab = Lab::new();
+    let (src, db) = (lab.path("src"), lab.path("i.sqlite"));
+    let mut tree = Tree::new(&src, 180);
+    tree.file("a", "one").file("d/b", "two").symlink("l", "a");
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    tree.file("a", "eins").file("d/c", "three").remove("l");
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    let files: [(&[u8], &[u8]); 3] = [(b"a", b"eins"), (b"d/b", b"zwei"), (b"d/c", b"three")];
+    tree.file("d/b", "zwei");
+    original_clean(&db, &files);
+    let word = "was replaced by the original program";
+    lab.check(&src, &db, vec![]).code(0).says(word);
+    let list = lab.run(args!["history", "-db", db]).code(0).says(word);
+    assert_eq!(list.stdout.lines().count(), 2, "{}", list.stdout);
+    lab.run(args!["index", "-b", src, "-db", db]).code(1).says("original program");
+    // To a receiver it goes as what it is, and nothing is deleted by it.
+    let dst = lab.dir("dst");
+    let proxy = lab.proxy(&dst);
+    lab.upload(&src, &db, &proxy.url, args!["--delete"]).code(0).says(word);
+    for (name, content) in files {
+        let path = dst.join(std::str::from_utf8(name).unwrap());
+        assert_eq!(std::fs::read(path).unwrap(), content);
+    }
+    // A fresh one of ours in its place is ours.
+    lab.run(args!["index", "-c", "-b", src, "-db", db]).code(0);
+    let list = lab.run(args!["history", "-db", db]).code(0);
+    assert!(!list.stderr.contains(word), "{}", list.stderr);
+}
+
+/// A program that only opens the file for writing, or writes the same rows, has replaced nothing.
+#[test]
+fn the_same_rows_are_ours_with_any_writer() {
+    let lab = Lab::new();
+    let (src, db) = (lab.path("src"), lab.path("i.sqlite"));
+    Tree::new(&src, 181).file("a", "one").file("d/b", "two").dir("empty");
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    Connection::open(&db).unwrap().execute_batch("ANALYZE; VACUUM;").unwrap();
+    let before = rows(&db);
+    original_clean(&db, &[(b"a", b"one"), (b"d/b", b"two")]);
+    assert_eq!(rows(&db), before);
+    let output = lab.check(&src, &db, args!["--extra"]).code(0);
+    assert!(!output.stderr.contains("replaced"), "{}", output.stderr);
+    // Every kind of index of ours, too: rewound, restored, compacted.
+    std::fs::write(src.join("a"), "eins").unwrap();
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    let backup = lab.path("backup");
+    lab.run(args!["history", "backup", "--init", backup, "-db", db]).code(0);
+    for command in [
+        args!["compact", "-db", db],
+        args!["history", "restore", "-c", backup, "-db", db],
+        args!["rewind", "-db", db],
+    ] {
+        lab.run(command).code(0);
+        let list = lab.run(args!["history", "-db", db]).code(0);
+        assert!(!list.stderr.contains("replaced"), "{}", list.stderr);
+        let counter = std::fs::read(&db).unwrap()[24..28].try_into().map(u32::from_be_bytes).unwrap();
+        assert_eq!(index::meta(&db, "counter"), counter.to_string(), "without reading all rows");
+    }
+}
+
+/// The original follows symbolic links to files: their contents are in its index under the links' names.
+#[test]
+fn links_to_files_in_an_index_of_the_original() {
+    let lab = Lab::new();
+    let (src, db, dst) = (lab.path("src"), lab.path("o.sqlite"), lab.dir("dst"));
+    let outside = lab.file("outside", "beyond the base");
+    let mut tree = Tree::new(&src, 182);
+    tree.noise("d/file", 5000).symlink("d/link", "file").symlink("up", "d/file");
+    symlink(&outside, src.join("out")).unwrap();
+    let file = std::fs::read(src.join("d/file")).unwrap();
+    let files: [(&[u8], &[u8]); 4] =
+        [(b"d/file", &file), (b"d/link", &file), (b"out", b"beyond the base"), (b"up", &file)];
+    index::write_original(&db, &rows_of(&files));
+    lab.check(&src, &db, vec![]).code(0);
+    let proxy = lab.proxy(&dst);
+    lab.upload(&src, &db, &proxy.url, args!["-s", "2000"]).code(0);
+    for (name, content) in files {
+        let path = dst.join(std::str::from_utf8(name).unwrap());
+        assert_eq!((std::fs::read(&path).unwrap(), path.is_symlink()), (content.to_vec(), false));
+    }
+    lab.check(&dst, &db, vec![]).code(0);
+    // It does not follow links to folders, and neither do we; a link to nothing is gone.
+    std::fs::rename(src.join("d"), src.join("e")).unwrap();
+    symlink("e", src.join("d")).unwrap();
+    lab.check(&src, &db, vec![]).code(1).says("different");
+    // In an index of ours, a link in the place of a file stays a difference.
+    let ours = lab.index(&lab.dir("ours"));
+    let one = lab.path("ours").join("one");
+    std::fs::write(&one, "x").unwrap();
+    lab.run(args!["index", "-b", lab.path("ours"), "-db", ours]).code(0);
+    std::fs::rename(&one, lab.path("elsewhere")).unwrap();
+    symlink(lab.path("elsewhere"), &one).unwrap();
+    lab.check(&lab.path("ours"), &ours, vec![]).code(1);
+}
+
+#[test]
+fn a_locked_index_is_still_an_index() {
+    let lab = Lab::new();
+    let (src, db) = (lab.path("src"), lab.path("i.sqlite"));
+    Tree::new(&src, 183).file("a", "one");
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    let holder = Connection::open(&db).unwrap();
+    holder.execute_batch("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE;").unwrap();
+    for command in [
+        args!["index", "-b", src, "-db", db],
+        args!["check", "-b", src, "-db", db],
+        args!["history", "-db", db],
+    ] {
+        let output = lab.run(command).code(1).says("locked");
+        assert!(!output.stderr.contains("index -c"), "{}", output.stderr);
+    }
+    drop(holder);
+    lab.check(&src, &db, vec![]).code(0);
+}
+
+#[test]
+fn two_runs_with_one_index_at_a_time() {
+    let lab = Lab::new();
+    let (src, db) = (lab.path("src"), lab.path("i.sqlite"));
+    Tree::new(&src, 184).noise("a", 400_000);
+    let dst = lab.dir("dst");
+    let proxy = lab.proxy(&dst);
+    let args = args!["-db", db, "-dbp", lab.path("p"), "--bwlimit", "100K", "-s", "50K", "-p", "1"];
+    let mut first = lab.cmd([args!["sync", src, proxy.url], args].concat()).spawn();
+    wait_until("the first one is at work", Duration::from_secs(60), || proxy.blocks_accepted() > 0);
+    for command in [
+        args!["sync", src, proxy.url, "-db", db],
+        args!["index", "-b", src, "-db", db],
+        args!["index", "-c", "-b", src, "-db", lab.path("link")],
+    ] {
+        let _ = symlink(&db, lab.path("link"));
+        lab.run(command).code(1).says("another run uses the index").says("-db FILE");
+    }
+    first.kill9();
+    let _ = first.wait();
+    // The lock went with its holder; and nothing is left in the temporary folder.
+    assert_eq!(std::fs::read_dir(lab.path("tmp")).unwrap().count(), 0);
+    lab.sync(&src, &proxy.url, args!["-db", db, "-dbp", lab.path("p")]).code(0);
+    let left: Vec<_> =
+        std::fs::read_dir(lab.path(".")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().ends_with("-lock")), "{left:?}");
+}
+
+#[test]
+fn a_folder_is_no_index() {
+    let lab = Lab::new();
+    let (src, folder) = (lab.path("src"), lab.dir("folder"));
+    Tree::new(&src, 185).file("a", "one");
+    for command in [
+        args!["index", "-b", src, "-db", folder],
+        args!["sync", src, lab.path("dst"), "-db", folder],
+        args!["sync", src, lab.path("dst"), "-db", folder, "--dry-run"],
+        args!["check", "-b", src, "-db", folder],
+        args!["upload", "-b", src, "-db", folder],
+        args!["plan", "-b", src, "-db", folder],
+        args!["history", "-db", folder],
+        args!["compact", "-db", folder],
+    ] {
+        lab.run(command).code(2).says("is a folder").says("-db");
+    }
+    assert!(!lab.path("dst").exists());
+}
+
+/// A full disk below our output, or our own full disk, is not the receiver's: exit code 1.
+#[test]
+fn a_full_output_or_disk_of_the_sender_is_no_full_receiver() {
+    let lab = Lab::new();
+    let (src, db) = (lab.path("src"), lab.path("i.sqlite"));
+    Tree::new(&src, 186).file("a", "one");
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    std::fs::write(src.join("a"), "changed").unwrap();
+    std::fs::write(src.join("b"), "new").unwrap();
+    for command in [
+        args!["check", "-b", src, "-db", db],
+        args!["history", "-db", db],
+        args!["plan", "-b", src, "-db", db],
+    ] {
+        let shell = args!["sh", "-c", "exec \"$@\" > /dev/full", "sh"];
+        lab.cmd(command).wrap(shell).run().code(1).says("standard output");
+    }
+    if !crate::support::is_root() {
+        return crate::support::skip("a full file system of our own takes root");
+    }
+    let small = lab.dir("small");
+    let mount =
+        |args: Vec<std::ffi::OsString>| std::process::Command::new("mount").args(args).status().unwrap();
+    if !mount(args!["-t", "tmpfs", "-o", "size=64k", "none", small]).success() {
+        return crate::support::skip("no tmpfs can be mounted here");
+    }
+    let mut many = Tree::new(&lab.path("many"), 187);
+    for number in 0..500 {
+        many.file(format!("a-file-with-a-name-of-some-length-{number}"), "x");
+    }
+    let (full, dst) = (small.join("i.sqlite"), lab.dir("dst"));
+    let proxy = lab.proxy(&dst);
+    let index = lab.run(args!["index", "-b", lab.path("many"), "-db", full]);
+    let sync = lab.sync(&lab.path("many"), &proxy.url, args!["-db", full]);
+    let _ = std::process::Command::new("umount").arg(&small).status();
+    for output in [index, sync] {
+        output.code(1).says(small.to_str().unwrap());
+    }
+}
+
+#[test]
+fn a_run_that_cannot_start_leaves_no_destination() {
+    let lab = Lab::new();
+    let dst = lab.path("dst");
+    // No endpoint answers, and there are no keys.
+    let flags = args!["--s3-endpoint", "http://127.0.0.1:1", "-db", lab.path("i.sqlite")];
+    let output = lab.sync(Path::new("s3://nowhere/prefix"), &dst, flags);
+    assert_ne!(output.code, 0);
+    assert!(!dst.exists() || std::fs::read_dir(&dst).unwrap().count() > 0, "an empty folder was left");
+}
+
+/// A run that is killed while it writes to the index in place leaves a journal beside it: the next one takes that back, and no journal
+/// reaches an index that it is not about.
+#[test]
+fn a_killed_write_does_not_cost_the_index() {
+    let lab = Lab::new();
+    let (src, db, dst) = (lab.path("src"), lab.path("i.sqlite"), lab.path("dst"));
+    let mut tree = Tree::new(&src, 188);
+    for number in 0..300 {
+        tree.file(format!("f{number}"), number.to_string());
+    }
+    let journal = lab.path("i.sqlite-journal");
+    // A process that may only read cannot read it then.
+    let is_hot = || {
+        let connection =
+            Connection::open_with_flags(&db, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        connection.query_row("SELECT count(*) FROM tar", [], |row| row.get::<_, i64>(0)).is_err()
+    };
+    let mut number = 300;
+    let mut cut = |tree: &mut Tree| {
+        for call in [5, 4, 6, 7, 3] {
+            number += 1;
+            // The folder has another time then, which is noted in place.
+            tree.file(format!("f{number}"), "new");
+            let args = args!["index", "-b", src, "-db", db];
+            lab.cmd(args).inject_until(&[&format!("fsync,fdatasync:signal=KILL:when={call}")], &[]).run();
+            if is_hot() {
+                return;
+            }
+        }
+        panic!("no kill left a hot journal");
+    };
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    for command in [
+        args!["history", "-db", db],
+        args!["check", "-b", src, "-db", db],
+        args!["plan", "-b", src, "-db", db],
+        args!["history", "backup", "--init", lab.path("backup"), "-db", db],
+        args!["sync", src, dst, "-db", db],
+        args!["index", "-b", src, "-db", db],
+        args!["index", "-c", "-b", src, "-db", db],
+        args!["compact", "-db", db],
+    ] {
+        cut(&mut tree);
+        lab.run(command).code(0);
+        assert!(!journal.exists());
+        lab.check(&src, &db, args!["--extra"]).code(0);
+    }
+    // Neither does it reach an index that is made where the previous one was removed.
+    cut(&mut tree);
+    std::fs::remove_file(&db).unwrap();
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    lab.check(&src, &db, args!["--extra"]).code(0);
+    let whole: String =
+        Connection::open(&db).unwrap().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(whole, "ok");
+}
+
+#[test]
+fn an_empty_file_says_how_to_make_an_index() {
+    let lab = Lab::new();
+    let db = lab.path("i.sqlite");
+    std::fs::write(&db, "").unwrap();
+    lab.run(args!["history", "-db", db]).code(1).says("it has no table 'tar'").says("index -c");
+}
