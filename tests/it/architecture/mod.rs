@@ -88,18 +88,15 @@ fn sources_of_program() -> BTreeMap<String, String> {
 
 /// The code of every file without comments and without its tests, by path below src/.
 fn code() -> BTreeMap<String, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
-    assert!(files.len() > 30, "only {} files found in {}", files.len(), root.display());
+    let files = sources_of_program();
+    assert!(files.len() > 30, "only {} files found", files.len());
     files
         .into_iter()
-        .map(|path| {
-            let text = std::fs::read_to_string(&path).unwrap();
+        .map(|(path, text)| {
             let product = text.split("#[cfg(test)]\nmod tests").next().unwrap();
             let code: Vec<&str> =
                 product.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
-            (path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), code.join("\n"))
+            (path, code.join("\n"))
         })
         .collect()
 }
