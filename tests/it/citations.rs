@@ -8,7 +8,7 @@ fn root() -> &'static Path {
 }
 
 /// The files below `folder` whose names end in `end`.
-fn files(folder: &str, end: &str) -> Vec<PathBuf> {
+pub(crate) fn files(folder: &str, end: &str) -> Vec<PathBuf> {
     let (mut waiting, mut found) = (vec![root().join(folder)], Vec::new());
     while let Some(folder) = waiting.pop() {
         for entry in std::fs::read_dir(&folder).unwrap() {

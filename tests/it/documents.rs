@@ -1,4 +1,5 @@
-//! The documents: links lead somewhere, lines fit a terminal, and the commands shown are commands of the program.
+//! The documents: links lead somewhere, lines fit a terminal, commands are commands of the program, and the operator's
+//! page quotes messages that the program prints.
 
 use crate::generated::help;
 use crate::support::Lab;
@@ -114,6 +115,52 @@ fn leads_somewhere(from: &Document, target: &str) -> bool {
         return path.exists();
     }
     std::fs::read_to_string(&path).is_ok_and(|text| Document { path, text }.anchors().contains(heading))
+}
+
+/// What the page quotes of the program: text in double quotes, outside of code. `…` stands for what is left out.
+fn quoted_messages(page: &Document) -> Vec<String> {
+    let code = Regex::new("`[^`]*`").unwrap();
+    let quote = Regex::new("\"([^\"]+)\"").unwrap();
+    let prose: Vec<&str> = page.prose().map(|(_, line)| line.trim()).collect();
+    let prose = code.replace_all(&prose.join(" "), "").into_owned();
+    let quotes = quote.captures_iter(&prose).map(|found| found[1].to_owned());
+    quotes.flat_map(|text| text.split('…').map(|part| part.trim().to_owned()).collect::<Vec<_>>()).collect()
+}
+
+/// Whether `code` has this message, with a placeholder such as `{}` in place of some of its words.
+fn says(code: &str, message: &str) -> bool {
+    let words = message.split_whitespace();
+    let or_placeholder = words.map(|word| format!(r"(?:{}|\{{[^{{}}\s]*\}},?)", regex::escape(word)));
+    let pattern = or_placeholder.collect::<Vec<_>>().join(" ");
+    let found = Regex::new(&pattern).unwrap();
+    let is_literal = |text: &str| text.matches('{').count() * 2 < text.split(' ').count();
+    found.find_iter(code).any(|found| is_literal(found.as_str()))
+}
+
+/// The code of the program without comments. Texts that go on in the next line are joined.
+fn sources() -> String {
+    let mut code = String::new();
+    for path in crate::citations::files("src", ".rs") {
+        let text = std::fs::read_to_string(path).unwrap();
+        for line in text.lines().map(str::trim_start).filter(|line| !line.starts_with("//")) {
+            code.push_str(line.strip_suffix('\\').unwrap_or(line));
+            if !line.ends_with('\\') {
+                code.push('\n');
+            }
+        }
+    }
+    code
+}
+
+#[test]
+fn the_messages_that_operations_quotes_are_messages_of_the_program() {
+    let path = root().join("docs/OPERATIONS.md");
+    let page = Document { text: std::fs::read_to_string(&path).unwrap(), path };
+    let (messages, code) = (quoted_messages(&page), sources());
+    assert!(messages.len() > 20, "only {} messages were found", messages.len());
+    let unknown: Vec<&String> = messages.iter().filter(|message| !says(&code, message)).collect();
+    assert!(unknown.is_empty(), "quoted, but the program does not say so: {unknown:?}");
+    assert!(!says(&code, "this is said by no receiver"), "the check cannot fail");
 }
 
 #[test]
