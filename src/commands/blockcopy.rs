@@ -42,15 +42,15 @@ pub(super) struct BlockcopyArgs {
 
 const CHECKSUM_EXAMPLES: &str = "\
 Examples:
-  tar-like blockcopy checksum --native /dev/destination | ssh source tar-like blockcopy retrieve /dev/source | ...
+  tar-like blockcopy checksum --native /dev/destination | ssh source tar-like blockcopy ... | ...
   pv /dev/destination | tar-like blockcopy checksum - | ...
 
 Exit codes: 0 done, 1 stopped by an error, 2 wrong usage, 130 interrupted.";
 
 const RETRIEVE_EXAMPLES: &str = "\
 Examples:
-  ... | ssh source tar-like blockcopy retrieve /dev/source | tar-like blockcopy save /dev/destination
-  ... | ssh source tar-like blockcopy retrieve --lzma /dev/source | blockcopy save /dev/destination
+  ... | ssh source tar-like blockcopy retrieve /dev/source | tar-like blockcopy save /dev/copy
+  ... | ssh source tar-like blockcopy retrieve --lzma /dev/source | blockcopy save /dev/copy
 
 Exit codes: 0 done, 1 stopped by an error, 2 wrong usage, 130 interrupted.";
 
@@ -82,7 +82,7 @@ enum Step {
     /// Read blocks from retrieve, and write them into the destination
     #[command(after_help = SAVE_EXAMPLES)]
     Save(SaveArgs),
-    /// Restore what a save with --backup has overwritten
+    /// Restore the content that a save with --backup has overwritten
     #[command(after_help = UNDO_EXAMPLES)]
     Undo(UndoArgs),
 }
@@ -148,7 +148,7 @@ enum CompressArg {
 struct SaveArgs {
     /// The destination: a file or block device
     file: PathBuf,
-    /// Store what is overwritten in this new file, so that undo can restore it
+    /// Store the overwritten content in this new file, so that undo can restore it
     #[arg(long, value_name = "FILE")]
     backup: Option<PathBuf>,
     /// Make holes instead of writing zeros

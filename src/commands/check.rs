@@ -54,7 +54,7 @@ pub(super) struct CheckArgs {
     /// The size of these blocks in bytes; K, M, G are powers of 1024
     #[arg(short = 's', long, value_name = "BYTES", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = args::some_bytes)]
     block_size: u64,
-    /// Report also what is in the folder and not in the index
+    /// Report also entries of the folder that are not in the index
     #[arg(long)]
     extra: bool,
     /// Compare names and contents only, not permissions, times and owners

@@ -21,7 +21,7 @@ sends nothing that the receiver has. Afterwards the original program can read th
 Examples:
   tar-like compact -db photos.sqlite
 
-Exit codes: 0 done, 1 error, 2 wrong usage, 4 disk full.";
+Exit codes: 0 done, 1 error, 2 wrong usage.";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]

@@ -17,7 +17,7 @@ For an HCP (Hitachi Content Platform), the access key is the user's name in Base
 key is the MD5 of the password.
 
 Examples:
-  eval \"$(tar-like hcp-credentials)\"               ask on the terminal, and set both variables in this shell
+  eval \"$(tar-like hcp-credentials)\"               ask, and set both variables in this shell
   tar-like hcp-credentials secret.txt > hcp.sh     read a file: the user's name, then the password";
 
 #[derive(Args)]

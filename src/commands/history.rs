@@ -36,7 +36,7 @@ Examples:
   tar-like history backup /mnt/safe/photos.backup -db photos.sqlite
 
 Exit codes: 0 the backup has the newest generation, 1 error, or the backup belongs to another index,
-2 wrong usage, 4 disk full.";
+2 wrong usage.";
 
 const RESTORE_EXAMPLES: &str = "\
 Generations that rewind has abandoned are never restored. If the end of the backup is damaged, the
@@ -47,7 +47,7 @@ Examples:
   tar-like history restore /mnt/safe/photos.backup -db then.sqlite --generation 7
 
 Exit codes: 0 restored, 1 error, 2 wrong usage, 3 restored, but newer generations of the backup are
-lost, 4 disk full.";
+lost.";
 
 const COMPACT_EXAMPLES: &str = "\
 Merges all changes but the last one into a new snapshot. The old backup stays until the new one is
@@ -56,7 +56,7 @@ complete, so there must be room for both.
 Examples:
   tar-like history compact /mnt/safe/photos.backup
 
-Exit codes: 0 done, 1 error, 2 wrong usage, 4 disk full.";
+Exit codes: 0 done, 1 error, 2 wrong usage.";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]

@@ -89,7 +89,7 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Receive archives over HTTP and put the files in place
     Proxy(proxy::ProxyArgs),
-    /// Send what a receiver misses of an indexed source
+    /// Send the parts of an indexed source that are missing at a receiver
     Upload(upload::UploadArgs),
     /// Compare a folder with an index
     Check(check::CheckArgs),
@@ -102,7 +102,7 @@ enum Command {
     Rewind(rewind::RewindArgs),
     /// Close the gaps in the archive of an index, without reading a file
     Compact(compact::CompactArgs),
-    /// Remove what killed runs and replaced transfers left
+    /// Remove files that killed runs and replaced transfers left
     Gc(gc::GcArgs),
     /// Write a shell's completions to standard output
     Completions(generate::CompletionsArgs),

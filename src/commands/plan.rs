@@ -18,29 +18,29 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
-Compares names, sizes, times and owners, or the list of a bucket, with the newest generation of the
-index. Reads no content, changes nothing and asks no receiver. The result is what would be sent to a
-receiver that has that generation. Each file is one of these:
+plan compares names, sizes, times and owners, or the list of a bucket, with the newest generation of
+the index. It reads no content, changes nothing and asks no receiver. It says what would be sent to
+a receiver that has that generation. Each file is one of these:
 
   unchanged  the next run would not read it
   new        its path is new; it is sent, unless another file has its content
-  changed    its size or time is another one; at most all of it is sent
-  grown      it is larger, and has the same inode: assumed to have grown at its end, which is sent; of
-             a file that had less than 1 MiB, all of it is sent
-  renamed    its device, inode, size and time are those of a file that is gone: assumed to be that one
-  touched    its size and time are the same, but mode, owner, inode or time of the inode changed; or it
-             changed just when the index was begun: assumed to have nothing to send
+  changed    its size or time changed; at most all of it is sent
+  grown      it is larger, and has the same inode: assumed to have grown at its end, which is sent
+             (all of it, if it had less than 1 MiB)
+  renamed    a removed file had its device, inode, size and time: assumed to be that file
+  touched    only its mode, owner, inode or inode's time changed, or it changed just when the
+             index was begun: assumed to have nothing to send
   removed    its path is gone
 
 The next run reads the file and shows whether an assumption was right. In a bucket, no file is grown
 or renamed; touched is an object that was written again with the same size and ETag. With --from,
-two generations of the index are compared. Their contents are known, so everything is exact: grown
-is a file that is larger than before, renamed a file at a new path with the content of a file that
-is gone.
+plan compares two generations of the index. Their contents are known, so everything is exact: grown
+is a file that is larger than before, renamed a file at a new path with the content of a removed
+file.
 
-With --paths, each entry that is not unchanged is a line, with tabs between the columns: N, C, G, R,
-T or D (removed); f, d, l or h for file, folder, symbolic link and hard link; bytes; path; for a
-renamed file also its previous path.
+With --paths, each entry that changed is a line, with tabs between the columns: N, C, G, R, T or D
+(removed); f, d, l or h for file, folder, symbolic link and hard link; bytes; path; for a renamed
+file also its previous path.
 
 Examples:
   tar-like plan -b /data

@@ -28,8 +28,8 @@ a changed file is invalid, its previous content stays in use.
 Examples:
   tar-like proxy -b /srv/copy
   tar-like proxy 8000 -b /srv/copy --bind 0.0.0.0 --token-file /etc/tar-like.token
-  tar-like proxy 8001 -b /srv/copy --standby          # and one on 8002: one of them receives, the other one waits
-  tar-like proxy 8443 -b /srv/copy --bind 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --tokens /etc/tar-like.tokens
+  tar-like proxy 8002 -b /srv/copy --standby          wait until the proxy on 8001 ends
+  tar-like proxy -b /srv/copy --bind 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --tokens tokens
 
 Exit codes: 0 stopped by SIGTERM or SIGINT, 1 error, 2 wrong usage, 4 storage failed (with
 --standby).";
@@ -69,7 +69,7 @@ pub(super) struct ProxyArgs {
     /// Trust X-Forwarded-For from this address or network; may be given several times
     #[arg(long, value_name = "ADDRESS", value_parser = clap::value_parser!(Network))]
     trusted_proxy: Vec<Network>,
-    /// Serve everybody who can reach the address without a token
+    /// Serve every client that can reach the address, without a token
     #[arg(long)]
     insecure: bool,
     /// Also serve senders that know only the original protocol

@@ -16,11 +16,11 @@ use std::sync::Arc;
 
 const EXAMPLES: &str = "\
 The index goes back to the generation that the newest one was made of. With a DESTINATION, the
-receiver goes back, too: what the newest generation replaced or removed comes back from what the
-receiver retains (--keep of sync and upload), and what it added is deleted. If the receiver has not
-retained all of it, nothing changes, and the exit code is 1. The source is not read. The newest
-generation is abandoned: its number is never used again, and neither history backup nor upload
-returns to it. Only one generation can be taken back; a second rewind in a row is refused.
+receiver goes back, too: it restores the files that the newest generation replaced or removed, from
+its retained content (--keep of sync and upload), and deletes the files that were added. If any
+content was not retained, nothing changes, and the exit code is 1. The source is not read. The
+newest generation is abandoned: its number is never used again, and neither history backup nor
+upload returns to it. Only one generation can be taken back; a second rewind in a row is refused.
 
 Examples:
   tar-like rewind -db photos.sqlite http://backup:8000/tar

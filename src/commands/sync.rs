@@ -19,8 +19,8 @@ use std::sync::Arc;
 const EXAMPLES: &str = "\
 The contents of SOURCE become the contents of DESTINATION, as with `rsync -a SOURCE/ DESTINATION/`.
 Nothing is deleted there without --delete. A file becomes a file of the same name in DESTINATION. A
-block device becomes a file with the content of the device. The index is kept. So the same command
-again reads only what changed, and sends nothing if nothing changed.
+block device becomes a file with the content of the device. The index stays, so the same command
+again reads only changed files, and sends only their changes.
 
 Examples:
   tar-like sync /data http://backup:8000/tar
@@ -59,8 +59,8 @@ pub(super) struct SyncArgs {
     checksum: bool,
     #[command(flatten)]
     append: AppendArgs,
-    /// Take what is in the destination for a previous copy, whatever program made it. The receiver
-    /// reads it, and only what differs is sent. With --dry-run, say how much is the same
+    /// Use the contents of the destination as a previous copy, whichever program made them. The
+    /// receiver reads them, and only differences are sent. With --dry-run, say how much is the same
     #[arg(long)]
     adopt: bool,
     #[command(flatten)]

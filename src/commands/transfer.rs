@@ -24,7 +24,7 @@ pub(super) struct TransferArgs {
     /// The size of a block in bytes; K, M, G are powers of 1024
     #[arg(short = 's', long, value_name = "BYTES", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = args::some_bytes)]
     block_size: u64,
-    /// Send also what the receiver has already
+    /// Send also blocks that the receiver has already
     #[arg(long)]
     ignore_done: bool,
     #[command(flatten)]
@@ -39,8 +39,8 @@ pub(super) struct TransferArgs {
     /// the receiver takes it; none
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Compress::Auto)]
     compress: Compress,
-    /// Delete at the receiver what earlier generations of this index put there and this one does
-    /// not have
+    /// Delete entries at the receiver that earlier generations of this index put there and this one
+    /// does not have
     #[arg(long)]
     delete: bool,
     /// Delete nothing if more entries than this would go: a number, or a percentage of the files

@@ -17,15 +17,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
-upload asks the receiver what it misses, and sends only that. After an interruption, the same
-command continues. Several hosts may send at the same time: give each one a range of blocks with -f
-and -l.
+upload asks the receiver which blocks are missing, and sends only these. After an interruption, run
+the same command again: it continues. Several hosts may send at the same time: give each host a
+range of blocks with -f and -l.
 
 Examples:
   tar-like upload -b /data -u http://backup:8000/tar
   tar-like upload -b /data -db /tmp/data.sqlite -u https://backup/tar --token-file token -p 8
   tar-like upload -b /data -f 0 -l 999            this host sends the first 1000 blocks
-  tar-like upload --use-s3 --s3-bucket photos --s3-prefix 2024 -db photos.sqlite -u http://backup:8000/tar
+  tar-like upload --use-s3 --s3-bucket photos -db photos.sqlite -u http://backup:8000/tar
   tar-like upload -b /data --dry-run              say what would be sent
 
 Exit codes: 0 the receiver confirmed every file (with -f/-l: every block of the range), 1 error, 2
