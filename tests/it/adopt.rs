@@ -1,4 +1,4 @@
-//! `sync --adopt`: another program made the copy before.
+//! `sync --adopt`: takes over a copy that another program made.
 
 use crate::support::{Lab, Proxy, Tree, assert_same_tree, http, index, need_tool, wait_until};
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// What one edit of a large file may cost.
+/// The most bytes that one edit of a large file may cost.
 const EDIT: u64 = 768 << 10;
 
 fn copy_tree(from: &Path, to: &Path) {
@@ -15,7 +15,7 @@ fn copy_tree(from: &Path, to: &Path) {
     assert!(status.success());
 }
 
-/// A source and what rsync, say, once made of it.
+/// A source, and a copy of it as rsync might have made it.
 fn lab_with_copy(seed: u64) -> (Lab, Tree) {
     let lab = Lab::new();
     let mut tree = Tree::new(&lab.path("src"), seed);
@@ -30,7 +30,7 @@ fn only_what_differs_is_sent() {
         let (lab, mut tree) = lab_with_copy(1);
         let (src, dst, db) = (lab.path("src"), lab.path("dst"), lab.path("index.sqlite"));
         let inode = dst.join("d/small").metadata().unwrap().ino();
-        // A change at the front, a move, a new file, and one of metadata.
+        // A change at the front, a move, a new file, and a change of metadata.
         let mut content = std::fs::read(tree.path("big")).unwrap();
         content.splice(1000..1000, *b"inserted");
         tree.file("big", content);
@@ -49,7 +49,7 @@ fn only_what_differs_is_sent() {
         assert!((70_000..70_000 + EDIT).contains(&summary["sent_bytes"].as_u64().unwrap()), "{summary}");
         assert_eq!(dst.join("d/small").metadata().unwrap().ino(), inode, "the file is the same one");
         lab.check(&dst, &db, vec![]).code(0);
-        // What was there before is the previous generation: it goes when that is asked for, and only then.
+        // The adopted files are the previous generation: only `--delete` deletes them.
         assert!(dst.join("log").exists() && dst.join("stranger").exists());
         let summary =
             lab.sync(&src, &to, args!["-db", db, "--json", "--adopt", "--delete"]).code(0).summary();
@@ -58,7 +58,8 @@ fn only_what_differs_is_sent() {
     }
 }
 
-/// The receiver has the index, and nothing of it: that is no reason to send what lies there.
+/// The receiver has the index and none of its content: the sender still sends nothing that lies
+/// there.
 #[test]
 fn an_index_that_is_there_already_does_not_hinder() {
     let (lab, mut tree) = lab_with_copy(7);
@@ -88,7 +89,7 @@ fn one_file_with_an_older_copy_of_itself() {
     assert!(dst.join("log").exists(), "only that file was adopted");
 }
 
-/// Asks until the receiver knows what it has.
+/// Repeats the request until the receiver has read its files.
 fn adopt(proxy: &Proxy, request: &str) {
     wait_until("the receiver has read what is there", Duration::from_secs(60), || {
         let answer = proxy.request("POST", "/tar/0/adopt", &[], request.as_bytes());
@@ -97,7 +98,7 @@ fn adopt(proxy: &Proxy, request: &str) {
     });
 }
 
-/// What is there changes after it was read, with and without a trace: the proof decides.
+/// Files change after the receiver read them, with and without a new time: verification decides.
 #[test]
 fn a_file_changed_after_it_was_read_is_sent() {
     let (lab, mut tree) = lab_with_copy(5);
@@ -132,7 +133,7 @@ fn a_file_changed_after_it_was_read_is_sent() {
     assert_eq!(answer.status, 404, "{}", answer.text());
     assert_eq!(put("7").status, 200);
     lab.sync(&src, &proxy.url, args!["-db", db, "--delete"]).code(0);
-    // It has grown since, so it may be another user's.
+    // The file has grown since, so it may be another user's.
     std::fs::remove_file(dst.join("big")).unwrap();
     assert_same_tree(&src, &dst);
 }
@@ -189,7 +190,8 @@ fn excluded_files_are_not_adopted() {
     assert!(dst.join("keep.tmp").exists() && !dst.join("not.tmp").exists() && !dst.join("log").exists());
 }
 
-/// The sender has lost its index: what the receiver knows and what it finds are the same files.
+/// The sender has lost its index: the receiver's records and the files that it finds are the same
+/// files.
 #[test]
 fn a_lost_index_counts_nothing_twice() {
     let (lab, mut tree) = lab_with_copy(8);
@@ -240,21 +242,21 @@ fn an_adoption_that_was_cut_goes_on() {
     assert!(killed >= 6, "only {killed} were killed");
 }
 
-/// Two senders want different things of one folder.
+/// Two senders send different sources to one folder.
 #[test]
 fn one_adoption_at_a_time() {
     let lab = Lab::new();
     let dst = lab.dir("dst");
-    // It takes a while to read.
+    // Reading the file takes a while.
     std::fs::File::create(dst.join("huge")).unwrap().set_len(64 << 30).unwrap();
     let proxy = lab.proxy(&dst);
     std::thread::scope(|scope| {
-        // Its answer takes 10 s; the receiver ends before.
+        // The answer takes 10 s; the receiver ends before that.
         let body = r#"{"name":1}"#;
         let request =
             format!("POST /tar/0/adopt HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let addr = proxy.addr;
-        // The other one may have come first, and is at its end at once.
+        // The other sender may have come first, and may have ended already.
         scope.spawn(move || {
             while http::try_raw(addr, request.as_bytes()).is_some_and(|answer| answer.status == 503) {}
         });

@@ -1,4 +1,5 @@
-//! Files that only grow: what is read and sent of them with each --append, and what happens where they did not only grow.
+//! Files that only grow: what each `--append` reads and sends, and what happens to files that
+//! changed otherwise.
 
 mod receiver;
 
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const MODES: [&str; 3] = ["full", "spot", "trust"];
 
-/// A log in a folder, and a copy of it that a first pass made.
+/// A log in a folder, and a copy of it that a first run made.
 struct Log {
     lab: Lab,
     src: PathBuf,
@@ -42,7 +43,7 @@ impl Log {
         bytes as u64
     }
 
-    /// Writes something else there, in place.
+    /// Overwrites bytes of the log in place.
     fn rewrite(&mut self, offset: u64, bytes: usize) {
         let file = File::options().write(true).open(&self.path).unwrap();
         file.write_all_at(&self.rng.noise(bytes), offset).unwrap();
@@ -54,13 +55,13 @@ impl Log {
         [args, more.iter().map(Into::into).collect()].concat()
     }
 
-    /// A pass; gives the bytes that were sent.
+    /// An incremental run; returns how many bytes it sent.
     #[track_caller]
     fn sync(&self, more: &[&str]) -> u64 {
         self.lab.run(self.sync_args(more)).code(0).summary()["sent_bytes"].as_u64().unwrap()
     }
 
-    /// The same, after which both are the same, and the index says what is right.
+    /// As above; afterwards both sides are equal, and the index is right.
     #[track_caller]
     fn mirror(&self, more: &[&str]) -> u64 {
         let sent = self.sync(more);
@@ -85,7 +86,7 @@ impl Log {
         of_log.filter_map(|line| line.rsplit_once("= ")?.1.parse::<u64>().ok()).sum()
     }
 
-    /// How many pieces a file has, if it is not one.
+    /// The number of a file's extents.
     fn pieces(&self, name: &str) -> i64 {
         let query = "SELECT count(*) FROM tarlike_extent e JOIN tar ON tar.id = e.file WHERE tar.path = ?";
         index::open(&self.db).query_row(query, [name], |row| row.get(0)).unwrap()
@@ -96,7 +97,7 @@ impl Log {
     }
 }
 
-/// No more than 2 % above the growth; it is less only if something is there already.
+/// At most 2 % above the growth; less only if the receiver has some of the content.
 #[track_caller]
 fn assert_is_growth(sent: u64, growth: u64, what: &str) {
     assert!((growth..=growth + growth / 50).contains(&sent), "{what}: {sent} of {growth}");
@@ -106,7 +107,8 @@ fn assert_is_growth(sent: u64, growth: u64, what: &str) {
 fn only_the_growth_is_sent() {
     for mode in MODES {
         let mut log = Log::new(1, 9_000_000);
-        // One that is read as a whole in any case, one that is too small, and one that will need no look.
+        // One file that is read whole in any case, one that is too small, and one that needs no
+        // read.
         Tree::new(&log.src, 2).noise("d/medium", 1_500_000).noise("small", 10_000);
         assert_eq!(log.mirror(&["--append", mode]), 1_510_000);
         for growth in [300_000, 1, 70_000, 2 << 20, 5_000] {
@@ -122,7 +124,7 @@ fn only_the_growth_is_sent() {
 #[test]
 fn only_the_end_is_read() {
     const SIZE: u64 = 40_000_000;
-    // The last group, and what of the last chunk may lie before it.
+    // The last group, and the part of the last chunk that lies before it.
     const END: u64 = (1 << 20) + (256 << 10);
     let mut log = Log::new(3, SIZE as usize);
     let mut size = SIZE;
@@ -141,7 +143,7 @@ fn only_the_end_is_read() {
         assert!((least + growth..=most.saturating_add(growth)).contains(&read), "{more:?}: {read} of {size}");
     }
     let sent = log.mirror(&["--append", "spot"]);
-    assert_is_growth(sent, size - SIZE, "all passes at once");
+    assert_is_growth(sent, size - SIZE, "all runs at once");
 }
 
 #[test]
@@ -155,7 +157,7 @@ fn a_start_that_was_rewritten_is_found() {
     }
 }
 
-/// What a copy becomes then is said by the help; it is found as soon as anybody looks.
+/// The help says what becomes of the copy; any check finds it.
 #[test]
 fn an_unread_prefix_is_as_it_was() {
     let mut log = Log::new(5, 10_000_000);
@@ -169,7 +171,8 @@ fn an_unread_prefix_is_as_it_was() {
     assert!(found.stdout.contains("different\tlog"), "{found:?}");
     let sent = log.mirror(&["--append", "trust", "--checksum"]);
     assert!((500_000..1_500_000).contains(&sent), "{sent}");
-    // Without the copy, what was believed would have to come from here: it is not there, and nothing else gets the name.
+    // Without the copy, the believed content would have to come from the source, which does not
+    // have it. No other content gets the name.
     log.rewrite(1_000_000, 500_000);
     log.append("log", 100_000);
     std::fs::remove_file(log.dst.join("log")).unwrap();
@@ -183,7 +186,8 @@ fn an_unread_prefix_is_as_it_was() {
     log.mirror(&["--append", "trust", "--checksum"]);
 }
 
-/// Whether a log was truncated and grew again, or is another file: its end or its inode tells.
+/// Whether a log was truncated and grew again, or is another file, shows at its end or in its
+/// inode.
 #[test]
 fn a_file_that_did_not_only_grow_is_read_as_a_whole() {
     for mode in ["spot", "trust"] {
@@ -217,18 +221,18 @@ fn a_file_that_did_not_only_grow_is_read_as_a_whole() {
 #[test]
 fn an_index_without_chunk_maps_has_every_byte_read() {
     let mut log = Log::new(7, 6_000_000);
-    // As where later generations were restored from a backup.
+    // As after a restore of later generations from a backup.
     rusqlite::Connection::open(&log.db).unwrap().execute("DELETE FROM tarlike_sketch", []).unwrap();
     log.rewrite(1_000_000, 10);
     log.append("log", 10_000);
     log.mirror(&["--append", "trust"]);
-    // From there on it has one.
+    // From then on the file has a chunk map.
     let growth = log.append("log", 10_000);
     assert!(log.read_by_index(&["--append", "trust"]) < 3_000_000);
     assert_is_growth(log.mirror(&["--append", "trust"]), growth, "trust");
 }
 
-/// A chunk map is worth what it proves: no bit of it makes an index that says what is wrong.
+/// A damaged chunk map never leads to a wrong index, whichever bit is damaged.
 #[test]
 fn a_damaged_chunk_map_does_no_harm() {
     let mut log = Log::new(8, 6_000_000);
@@ -251,7 +255,8 @@ fn a_damaged_chunk_map_does_no_harm() {
     }
 }
 
-/// What it had when it was looked at arrives, the rest comes with the next pass; the first one included.
+/// The size that the run saw first arrives; the next run sends the rest. That holds for the first
+/// run, too.
 #[test]
 fn a_log_that_never_stands_still() {
     let log = Log::new(9, 5_000_000);
@@ -267,22 +272,22 @@ fn a_log_that_never_stands_still() {
     std::thread::scope(|scope| {
         let _stop = StopAtEnd(&stop);
         scope.spawn(|| write(&log.path));
-        for (pass, mode) in ["spot", "trust", "spot", "trust"].into_iter().enumerate() {
-            if pass == 2 {
-                // It starts again: it is read and sent at once.
+        for (run, mode) in ["spot", "trust", "spot", "trust"].into_iter().enumerate() {
+            if run == 2 {
+                // The copy starts again: it is indexed and sent at once.
                 std::fs::remove_file(&log.db).unwrap();
             }
             let before = log.path.metadata().unwrap().len();
             log.sync(&["--append", mode]);
             let copy = std::fs::read(log.dst.join("log")).unwrap();
-            assert!(copy.len() as u64 >= before, "pass {pass}: {} of {before}", copy.len());
-            assert!(log.content().starts_with(&copy), "pass {pass}");
+            assert!(copy.len() as u64 >= before, "run {run}: {} of {before}", copy.len());
+            assert!(log.content().starts_with(&copy), "run {run}");
         }
     });
     log.mirror(&["--append", "spot"]);
 }
 
-/// Hundreds of passes: pieces that lie side by side become one, and those that do not are not too many.
+/// Hundreds of runs: adjacent pieces become one, and the number of other pieces stays small.
 #[test]
 fn a_log_that_grows_all_the_time_does_not_fall_to_pieces() {
     let mut log = Log::new(11, 5_000_000);
@@ -293,13 +298,13 @@ fn a_log_that_grows_all_the_time_does_not_fall_to_pieces() {
     }
     assert!((1..=3).contains(&log.pieces("log")), "{}", log.pieces("log"));
     log.mirror(&["--append", "trust"]);
-    // Something else comes between each time.
+    // Another file is written between the pieces each time.
     let before = log.path.metadata().unwrap().len();
-    for pass in 0..200 {
+    for run in 0..200 {
         log.append("log", 1000);
         log.append("other", 1);
         log.lab.run(index.clone()).code(0);
-        assert!(log.pieces("log") <= 140, "{pass}: {}", log.pieces("log"));
+        assert!(log.pieces("log") <= 140, "{run}: {}", log.pieces("log"));
     }
     let sent = log.mirror(&["--append", "trust"]);
     let growth =

@@ -1,4 +1,5 @@
-//! Archives that are received into one folder: what one of them puts in place while another one deletes, or adopts.
+//! Archives that are received into one folder: one of them puts entries in place while another one
+//! deletes or adopts.
 
 use crate::support::folding::Folding;
 use crate::support::stress::free_port;
@@ -19,7 +20,8 @@ fn content(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| format!("{}: {e}", path.display()))
 }
 
-/// An archive begins, and another one gets a new index, while a third one deletes: what they put in place stays.
+/// One archive begins, and another one gets a new index, while a third one deletes: their entries
+/// stay.
 #[test]
 fn files_published_by_others_during_a_deletion_stay() {
     let lab = Lab::new();
@@ -33,7 +35,7 @@ fn files_published_by_others_during_a_deletion_stay() {
     }
     a.file("stays", "stays").symlink("zl", "stays").file("ze", "").mtime("ze", TIME);
     Tree::new(&lab.path("b"), 2).file("first", "first");
-    // The receiver starts without strace, which delays each of its renames later on.
+    // The receiver starts without strace, which would delay each of its renames.
     let url = {
         let proxy = lab.proxy(&dst);
         sync(&lab, "a", &proxy.url, "0", &[]).run().code(0);
@@ -50,7 +52,7 @@ fn files_published_by_others_during_a_deletion_stay() {
     let left = || std::fs::read_dir(dst.join("gone")).map_or(0, Iterator::count);
     wait_until("it deletes", Duration::from_secs(60), || left() < 300);
     assert!(left() > 200, "too late");
-    // One that was there before, and one that begins.
+    // One archive that was there before, and one that begins.
     Tree::new(&lab.path("b"), 2).file("yy", "content").mtime("yy", TIME);
     let mut c = Tree::new(&lab.path("c"), 3);
     c.file("zz", "content").mtime("zz", TIME).file("ze", "").mtime("ze", TIME).symlink("zl", "stays");
@@ -65,7 +67,8 @@ fn files_published_by_others_during_a_deletion_stay() {
     drop(proxy);
 }
 
-/// Where names that differ in case only are one: the other archive has the same file under another spelling.
+/// Where names that differ in case only are the same: the other archive has the same file under
+/// another spelling.
 #[test]
 fn files_of_another_archive_stay_under_another_spelling() {
     let lab = Lab::new();
@@ -77,27 +80,27 @@ fn files_of_another_archive_stay_under_another_spelling() {
     b.file("same", "content").mtime("same", TIME).file("d/f", "in d").mtime("d/f", TIME);
     b.symlink("link", "stays").file("other", "other");
     let proxy = lab.proxy(&disk.path);
-    let pass = |name: &str, id: &str, more: &[&str]| sync(&lab, name, &proxy.url, id, more).run().code(0);
-    pass("a", "0", &[]);
-    pass("b", "1", &[]);
+    let run = |name: &str, id: &str, more: &[&str]| sync(&lab, name, &proxy.url, id, more).run().code(0);
+    run("a", "0", &[]);
+    run("b", "1", &[]);
     a.remove("Same").remove("D").remove("goes").remove("Link");
     for round in 0..2 {
-        pass("a", "0", &["--delete"]);
+        run("a", "0", &["--delete"]);
         assert_eq!(content(&disk.path.join("same")), "content", "{round}\n{}", proxy.stderr());
         assert_eq!(content(&disk.path.join("d/f")), "in d", "{round}");
         assert!(disk.path.join("link").is_symlink(), "{round}");
         assert!(!disk.path.join("goes").exists(), "{round}");
     }
-    // Its own deletion takes it.
+    // The archive's own deletion removes it.
     b.remove("same").remove("d").remove("link");
-    pass("b", "1", &["--delete"]);
+    run("b", "1", &["--delete"]);
     for name in ["same", "d", "link"] {
         assert!(disk.path.join(name).symlink_metadata().is_err(), "{name}");
     }
     drop(proxy);
 }
 
-/// An archive begins between an adoption and the index that is to have what was found.
+/// An archive begins between an adoption and the index that is to use the adopted files.
 #[test]
 fn an_archive_that_begins_ends_an_adoption() {
     let lab = Lab::new();

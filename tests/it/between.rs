@@ -1,5 +1,5 @@
-//! Links that are slow, and things between a sender and a receiver that answer for it: what gets through does, and what does not is
-//! said in words that help.
+//! Slow links, and servers between sender and receiver that answer in its place: requests that get
+//! through work, and the message names what stands in the way of others.
 
 use crate::support::relay::{Fate, Message, Relay};
 use crate::support::{Lab, Output, Proxy, Tree, assert_same_tree};
@@ -38,7 +38,7 @@ impl Site {
     }
 }
 
-/// Ends without being asked for again and again.
+/// Runs to an end without repeating the request again and again.
 #[track_caller]
 fn at_once<T>(work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
@@ -47,7 +47,7 @@ fn at_once<T>(work: impl FnOnce() -> T) -> T {
     outcome
 }
 
-/// The one block that some server on the way answers in its own manner comes again.
+/// A gateway answers one block in its own way: the sender sends that block again.
 #[test]
 fn unlisted_statuses() {
     for status in
@@ -104,7 +104,7 @@ fn bodies_that_are_too_large_for_something_between() {
         .says("client_max_body_size");
 }
 
-/// A web server takes whatever is put to it, and a page is no receiver's answer.
+/// A web server accepts every PUT, and its page is not a receiver's answer.
 #[test]
 fn servers_that_are_no_receivers() {
     let cases: [(&str, &str, &str); 4] = [
@@ -152,7 +152,7 @@ fn an_http_proxy_that_is_not_there_or_wants_a_password() {
     cmd.env("NO_PROXY", "*").run().code(0);
 }
 
-/// No peer's text reaches a terminal as it is.
+/// Text of a peer reaches a terminal only as printable text.
 #[test]
 fn text_of_a_peer_drives_no_terminal() {
     let site = Site::new(1000);
@@ -171,7 +171,7 @@ fn text_of_a_peer_drives_no_terminal() {
         assert!(!output.stderr.contains('\u{1b}') && !output.stderr.contains('\r'), "{:?}", output.stderr);
         assert!(!output.stderr.lines().any(|line| line == "tar-like: all is well"), "{:?}", output.stderr);
     }
-    // Nor what it says of files that it could not put in place.
+    // Nor do the reasons that it gives for files that it could not put in place.
     let relay = site.relay(move |_, request| match request.line().contains("/finish") {
         true => {
             let failed = format!(r#"[{{"id":0,"path":{quoted},"reason":{quoted}}}]"#);
@@ -186,18 +186,18 @@ fn text_of_a_peer_drives_no_terminal() {
     assert!(!output.stderr.contains('\u{1b}'), "{:?}", output.stderr);
 }
 
-/// A server that accepts and stays silent is given up when the user asks for it.
+/// A server that accepts connections and stays silent: the sender gives up at the user's timeout.
 #[test]
 fn a_silent_receiver_is_given_up_when_patience_ends() {
     let site = Site::new(1000);
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/tar", silent.local_addr().unwrap());
     let output = at_once(|| site.upload(&url, args!["--stall-timeout", "1"])).code(1);
-    // The first question alone takes longer.
+    // Only the first request takes longer.
     output.says("gave up after").says("s without success");
 }
 
-/// No body takes longer than seconds, however little may be sent.
+/// No body takes more than seconds, however low the bandwidth limit is.
 #[test]
 fn a_low_limit_is_shared_by_fewer_and_smaller_bodies() {
     let bodies = |stream: bool| {
@@ -228,7 +228,7 @@ fn a_low_limit_is_shared_by_fewer_and_smaller_bodies() {
     assert!(upload < 18_200 && sync < 18_200, "{upload} {sync}");
 }
 
-/// It is only a cache.
+/// The progress database is only a cache.
 #[test]
 fn a_progress_database_that_cannot_be_used() {
     let site = Site::new(20_000);
@@ -247,7 +247,7 @@ fn a_progress_database_that_cannot_be_used() {
     }
 }
 
-/// A sender whose index has changed meanwhile is the same sender.
+/// A sender whose index has changed since counts as the same sender.
 #[test]
 fn a_changed_index_is_no_other_sender() {
     let (one, other) = (Site::new(3000), Site::new(2000));

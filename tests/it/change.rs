@@ -1,5 +1,6 @@
-//! A source that changes between index and upload, and while the upload runs: what changed is named, its neighbours arrive byte
-//! for byte, and once it is as it was the same command completes (P3, P4, P5, P6).
+//! A source that changes between index and upload, and during the upload: the changed file is
+//! named, its neighbours arrive byte for byte, and once the source is restored the same command
+//! completes (P3, P4, P5, P6).
 
 /// A test of each change; `$test` is what it calls, as seen from within the module.
 macro_rules! each_change {
@@ -42,17 +43,17 @@ enum Change {
     Vanishes,
     /// Same size, other content, new time; another file takes its name.
     Replaced,
-    /// The same, and the time is the old one.
+    /// The same, and the time is set back.
     ReplacedInSecret,
-    /// The same file is written to, and its time set back.
+    /// Written to in place, and its time set back.
     RewrittenInSecret,
-    /// A link to a file with the very content.
+    /// A link to a file with the same content.
     BecomesLink,
     BecomesFolder,
     BecomesFifo,
-    /// Who uploads may not read it.
+    /// The uploading user may not read it.
     Unreadable,
-    /// Its folder is now a link to the folder that it was.
+    /// Its folder becomes a link to the moved folder.
     ParentBecomesLink,
     ParentVanishes,
 }
@@ -60,7 +61,8 @@ enum Change {
 use Change::*;
 
 impl Change {
-    /// Does it to `path`, a file of `src`; `aside` is an empty folder for what has to be kept.
+    /// Makes the change to `path`, a file of `src`; `aside` is an empty folder for files that have
+    /// to exist elsewhere.
     fn apply(self, src: &Path, path: &Path, aside: &Path) {
         let (file, parent) = (src.join(path), src.join(path).parent().unwrap().to_path_buf());
         let old = file.metadata().unwrap();
@@ -105,7 +107,7 @@ impl Change {
     }
 }
 
-/// A source, a twin of it that stays as it is, and its index.
+/// A source, an unchanged twin of it, and its index.
 struct Setting {
     lab: Lab,
     src: PathBuf,
@@ -120,7 +122,7 @@ impl Setting {
         let (src, twin) = (lab.path("src"), lab.path("twin"));
         for root in [&src, &twin] {
             build(Tree::new(root, 201).dir(""));
-            // The same for both: the time of a folder follows from the seed alone.
+            // The same for both: the seed alone decides a folder's time.
             let mut tree = Tree::new(root, 202);
             tree.times();
         }
@@ -150,7 +152,7 @@ impl Setting {
         change.apply(&self.src, Path::new(path), &aside);
     }
 
-    /// Makes the source equal to its twin again, times included.
+    /// Makes the source equal to its twin again, including times.
     fn restore(&self) {
         std::fs::remove_dir_all(&self.src).unwrap();
         copy(&self.twin, &self.src);
@@ -163,7 +165,8 @@ fn copy(from: &Path, to: &Path) {
     assert!(status.success());
 }
 
-/// Fails unless exactly `paths` failed, by name, and all the rest is at the destination as in the twin.
+/// Fails unless exactly `paths` failed, by name, and the destination has everything else as the
+/// twin does.
 #[track_caller]
 fn only_failed(output: &Output, paths: &[&str], twin: &Path, dst: &Path, what: &str) {
     only_named(output, paths, what);
@@ -185,8 +188,8 @@ fn only_named(output: &Output, paths: &[&str], what: &str) {
     }
 }
 
-/// Blocks of 4000: small files at the begin, in the middle and at the end of block 0, one over blocks 1 to 3, one that is block
-/// 4, some at the end.
+/// Blocks of 4000: small files at the beginning, in the middle and at the end of block 0, one over
+/// blocks 1 to 3, one that is block 4, some at the end.
 fn layout(tree: &mut Tree) {
     tree.noise("a-first", 1000)
         .text("b-middle", 1000)
@@ -210,7 +213,7 @@ fn everywhere(change: Change) {
         setting.apply(change, place);
         let upload = setting.upload(change, &proxy.url, &[]).run();
         if change == Grows {
-            // What was indexed is still there, and is sent.
+            // The indexed content still exists, and is sent.
             upload.code(0);
             assert_same_tree(&setting.twin, &dst);
         } else {
@@ -222,7 +225,8 @@ fn everywhere(change: Change) {
     }
 }
 
-/// While the upload runs: of three files the first is there already, the second is under way, the third comes later.
+/// During the upload: of three files the first has arrived, the second is under way, the third
+/// comes later.
 fn while_it_runs(change: Change) {
     let mut setting = Setting::new(|tree| {
         tree.noise("a/done", 60_000).noise("b", 1000).noise("m/now", 120_000).noise("n", 1000);
@@ -255,7 +259,7 @@ fn while_it_runs(change: Change) {
 each_change!(before: super::everywhere);
 each_change!(during: super::while_it_runs);
 
-/// Instead of taking the change back: index what is there now.
+/// Does not restore the source, but indexes its present state.
 #[test]
 fn a_new_index_takes_the_change_in() {
     for change in [Shrinks, Empties, Grows, Vanishes, Replaced, BecomesLink, BecomesFolder] {
@@ -321,7 +325,8 @@ fn everything_vanishes() {
     assert_same_tree(&setting.twin, &dst);
 }
 
-/// A file that is overwritten all the time, size and time always the same: it arrives as indexed or not at all.
+/// A file that is overwritten all the time, always with the same size and time: it arrives as
+/// indexed or not at all.
 #[test]
 fn a_file_that_never_rests() {
     let mut setting = Setting::new(|tree| {
@@ -348,7 +353,7 @@ fn a_file_that_never_rests() {
                 }
             }
         });
-        // Also when an assertion fails: else the scope would wait for the thread for ever.
+        // Also when an assertion fails; otherwise the scope would wait for the thread for ever.
         let _stop = StopAtEnd(&stop);
         let mut caught = 0;
         for round in 0..60 {
@@ -364,7 +369,7 @@ fn a_file_that_never_rests() {
             if round >= 8 && caught > 1 {
                 break;
             }
-            // What arrived all the same has to come again, or later rounds would test nothing.
+            // Content that arrived has to be sent again, or later rounds would test nothing.
             for path in ["b-restless", "d-restless"] {
                 let _ = std::fs::remove_file(dst.join(path));
             }
@@ -376,7 +381,7 @@ fn a_file_that_never_rests() {
     assert_same_tree(&setting.twin, &dst);
 }
 
-/// A folder that may not be entered takes all its files with it, and nothing else.
+/// A folder without permissions makes all its files fail, and no other file.
 #[test]
 fn a_folder_becomes_unreadable() {
     let mut setting = Setting::new(|tree| {
@@ -392,7 +397,8 @@ fn a_folder_becomes_unreadable() {
     assert_same_tree(&setting.twin, &dst);
 }
 
-/// Blocks of two sizes overlap: a block does not write again what is durable and hashed beside it.
+/// Blocks of two sizes overlap: a block does not overwrite bytes that are durable and hashed
+/// already.
 #[test]
 fn received_content_stays_when_its_source_changes() {
     let lab = Lab::new();
@@ -403,7 +409,7 @@ fn received_content_stays_when_its_source_changes() {
     let proxy = lab.proxy(&dst);
     let first = args!["-s", "3000000", "-l", "1", "--json"];
     lab.upload(&src, &db, &proxy.url, first).code(0);
-    // Its first 6,000,000 bytes are done; it takes a moment until they are hashed.
+    // The first 6,000,000 bytes are durable; hashing them takes a moment.
     std::thread::sleep(Duration::from_secs(1));
     let mut changed = content.clone();
     changed[5_000_000..6_000_000].fill(b'x');

@@ -1,5 +1,6 @@
-//! A bad network between sender and receiver, by a relay: the result is right, or an exit code says that it is not, and never is
-//! anything wrong published (P2, P5, P7). Random choices come from a printed seed.
+//! A bad network between sender and receiver, made by a relay: the result is right, or the exit
+//! code says that it is not, and wrong content is never published (P2, P5, P7). Random choices come
+//! from a printed seed.
 
 mod flips;
 
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 const SIZE: usize = 4000;
 
-/// A folder with its index; every test sends it through trouble of its own.
+/// A folder with its index; every test sends it through faults of its own.
 struct Job {
     lab: Lab,
     src: PathBuf,
@@ -38,8 +39,9 @@ impl Job {
         self.lab.upload(&self.src, &self.db, url, args)
     }
 
-    /// An upload to `dst` of which request `number` and its answer fare as `decide` says. It ends right or with an error, and
-    /// the same command without trouble then ends right. Gives the first exit code, and the number of requests.
+    /// An upload to `dst`; `decide` gives the fate of request `number` and its answer. The upload
+    /// ends right or with an error; the same command without faults then ends right. Returns the
+    /// first exit code and the number of requests.
     #[track_caller]
     fn one_trouble(
         &self,
@@ -67,7 +69,7 @@ impl Job {
     }
 }
 
-/// Final names with content that they must not have.
+/// Final names with wrong content.
 fn wrong(src: &Path, dst: &Path) -> Vec<String> {
     let entries = walkdir::WalkDir::new(dst).into_iter();
     let entries = entries.filter_entry(|e| e.depth() != 1 || e.file_name() != ".tar-like");
@@ -109,14 +111,14 @@ fn cut_delayed_repeated_and_unanswered() {
     for fate in ["Cut(", "CutAnswer(", "Repeat(", "Delay("] {
         assert!(log.iter().any(|line| line.contains(fate)), "{fate} never came");
     }
-    // It was not published by luck: the receiver asks for nothing more.
+    // It was not published by luck: the receiver asks for no more bytes.
     let accepted = proxy.blocks_accepted();
     job.upload(&proxy.url).code(0);
     assert_eq!(proxy.blocks_accepted(), accepted);
     assert_eq!(proxy.status(0)["complete"], true);
 }
 
-/// Copies of blocks arrive once more by other ways, late, while others are under way.
+/// Copies of blocks arrive once more by other connections, late, while other blocks are under way.
 #[test]
 fn late_copies() {
     let job = Job::new(100_000);
@@ -145,7 +147,8 @@ fn late_copies() {
     assert_eq!(proxy.status(0)["complete"], true);
 }
 
-/// Everything that was ever sent comes again when all is done, and again when another index is active.
+/// Every request that was ever sent is sent again when all is done, and again when another index is
+/// active.
 #[test]
 fn old_requests_come_again() {
     let job = Job::new(40_000);

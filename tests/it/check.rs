@@ -30,7 +30,7 @@ impl Setting {
         Self { lab, copy, db }
     }
 
-    /// The report on stdout, and that the exit code fits it.
+    /// The report on stdout; fails unless the exit code fits it.
     fn check(&self, more: Vec<OsString>) -> Vec<Vec<String>> {
         let output = self.lab.check(&self.copy, &self.db, more);
         let lines: Vec<Vec<String>> =
@@ -59,7 +59,8 @@ fn a_true_copy_has_no_difference() {
     );
 }
 
-/// Changes the copy, and gives the one line that must follow: its kind, path, and a word of the reason.
+/// Changes the copy, and checks the one line that must follow: its kind, path, and a word of the
+/// reason.
 fn finds(kind: &str, path: &str, reason: &str, more: Vec<OsString>, change: impl FnOnce(&mut Tree)) {
     let setting = Setting::new();
     let mut tree = Tree::new(&setting.copy, 61);
@@ -109,7 +110,7 @@ fn drop_from(tree: &mut Tree, name: &str) {
 
 #[test]
 fn missing_folder_and_link() {
-    // Its time would be a second difference.
+    // The folder's time would be a second difference.
     let keep_dir = |tree: &mut Tree| {
         let time = tree.path("dir").metadata().unwrap().modified().unwrap();
         tree.remove("dir/sub");
@@ -220,10 +221,10 @@ fn ranges_look_at_the_files_that_touch_these_blocks() {
     assert_eq!(setting.names(args!["--first-block", "3", "--block-size", "1000"]), ["d", "e"]);
     assert_eq!(setting.names(args!["--last-block", "1", "-s", "1000"]), ["a", "b"]);
     assert_eq!(names("2500", "2500", "1"), ["c"]);
-    // Without a range everything is looked at.
+    // Without a range, `check` compares everything.
     let all = setting.names(vec![]);
     assert!(all.contains(&"link".to_string()) && all.len() >= 6, "{all:?}");
-    // What lies outside of a range does not change the exit code.
+    // Differences outside of the range do not change the exit code.
     for name in ["b", "c", "d", "e"] {
         let src = std::fs::read(setting.lab.path("src").join(name)).unwrap();
         overwrite(&tree, name, &src);
@@ -258,7 +259,7 @@ fn a_missing_index_or_folder_is_an_error_not_a_difference() {
     assert!(output.stderr.contains("nowhere") && output.stdout.is_empty(), "{output:?}");
 }
 
-/// Names are printed so that one line stays one line and no terminal is driven.
+/// Names are printed so that each stays on one line, and no terminal code gets through.
 #[test]
 fn odd_names_do_not_break_the_report() {
     let lab = Lab::new();

@@ -1,4 +1,4 @@
-//! The chunk maps of large files that an index keeps, read as src/archive/chunk map/format.rs says.
+//! The chunk maps of large files in an index, read as FORMAT.md 3.9 says.
 
 use crate::support::index;
 use crate::support::{Lab, Tree, assert_same_tree};
@@ -15,7 +15,7 @@ fn chunk_maps(db: &Path) -> BTreeMap<String, Vec<u8>> {
     statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
 }
 
-/// That `chunk_map` is of `content`, chunk by chunk; gives their number.
+/// Fails unless `chunk_map` is of `content`, chunk by chunk; returns the number of chunks.
 fn assert_is_of(chunk_map: &[u8], content: &[u8]) -> usize {
     let [1, 16, has_state @ (0 | 1), rest @ ..] = chunk_map else { panic!("{:?}", &chunk_map[..3]) };
     let (size, rest) = rest.split_at(8);
@@ -68,15 +68,15 @@ fn large_files_have_chunk_maps_from_every_reader() {
         let content = std::fs::read(src.join(path)).unwrap();
         assert!(assert_is_of(chunk_map, &content) > content.len() / 200_000, "{path}");
     }
-    // The chunks are no part of what the digest names, and no receiver minds them.
+    // The chunks are in no digest, and no receiver looks at them.
     let proxy = lab.proxy(&dst);
     lab.upload(&src, &db, &proxy.url, vec![]).code(0);
     assert_same_tree(&src, &dst);
-    // One thread does without a second one, and comes to the same.
+    // A single thread makes the same map.
     let alone = lab.path("alone.sqlite");
     lab.cmd(args!["index", "-b", &src, "-db", &alone]).wrap(args!["taskset", "-c", "0"]).run().code(0);
     assert_eq!(chunk_maps(&alone), of_index);
-    // So does a sync that sends what it reads.
+    // So does a sync that streams.
     let streamed = lab.path("streamed.sqlite");
     let dst = lab.dir("streamed");
     lab.run(args!["sync", &src, &dst, "-db", &streamed, "-dbp", lab.path("progress")]).code(0);
@@ -95,7 +95,7 @@ fn no_file_is_large_no_table() {
     assert_eq!(index::open(&db).query_row(query, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
 }
 
-/// Two are hashed side by side: what happens to one is nothing to the other.
+/// Two files are hashed side by side: a fault of one does not affect the other.
 #[test]
 fn a_large_file_that_changes_all_the_time_is_left_out_alone() {
     let lab = Lab::new();

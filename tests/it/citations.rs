@@ -39,7 +39,8 @@ fn headings(page: &str) -> impl Iterator<Item = &str> {
     page.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim())
 }
 
-/// The numbers of sections that `text` cites of FORMAT.md: `FORMAT.md 8.4`, `FORMAT.md 2, 4 and 5.1`.
+/// The numbers of sections that `text` cites of FORMAT.md: `FORMAT.md 8.4`, `FORMAT.md 2, 4 and
+/// 5.1`.
 fn cited_sections(text: &str) -> BTreeSet<String> {
     let mut cited = BTreeSet::new();
     for rest in text.split("FORMAT.md ").skip(1) {
@@ -94,7 +95,8 @@ fn module(path: &Path, folder: &Path) -> String {
     path.trim_end_matches("/mod").replace('/', "::")
 }
 
-/// The tests that are functions with `#[test]`, as cargo prints them; those that macros make are not among them.
+/// The tests that are functions with `#[test]`, as cargo prints them; those that macros make are
+/// not among them.
 fn tests() -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     for folder in ["src", "tests/it"] {

@@ -90,7 +90,7 @@ fn long_spellings_of_the_original() {
     assert_same_tree(&src, &dst);
 }
 
-/// `-db=FILE` and `-dbp=FILE`, as Python's argparse takes them.
+/// `-db=FILE` and `-dbp=FILE`, which Python's argparse accepts.
 #[test]
 fn single_dash_spellings_with_an_equals_sign() {
     let lab = Lab::new();
@@ -200,7 +200,7 @@ fn wrong_usage_is_2_and_says_why() {
     }
 }
 
-/// A flag's value is seen by everybody on the host, and lands in the shell's history.
+/// Every user of the host sees a flag's value, and it lands in the shell's history.
 #[test]
 fn a_token_is_never_a_flag() {
     let lab = Lab::new();

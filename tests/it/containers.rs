@@ -1,5 +1,6 @@
-//! docker/ and scripts/docker as they are shipped, run by a real engine: the image on a base that debootstrap makes, and the compose
-//! file with haproxy, TLS and a token. One test, since an engine is slow. What it made is removed, also after a failure.
+//! docker/ and scripts/docker as they are shipped, run by a real engine: the image on a base that
+//! debootstrap makes, and the compose file with haproxy, TLS and a token. It is one test, since an
+//! engine is slow. It removes everything that it made, also after a failure.
 
 use crate::support::{Lab, Tree, assert_same_files, is_root, need_tool, skip, wait_until};
 use std::ffi::OsStr;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-/// How long something may take to start or to become healthy.
+/// The time limit for starting and becoming healthy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn root() -> &'static Path {
@@ -29,7 +30,7 @@ fn docker_says(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Why there are no containers here, if so.
+/// Why this machine has no containers, or `None`.
 fn missing() -> Option<String> {
     let answers = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
     let info =
@@ -50,7 +51,7 @@ fn missing() -> Option<String> {
     (!is_root()).then(|| "debootstrap needs root".into())
 }
 
-/// A Debian with haproxy as an archive; made once, and kept with the other tools.
+/// A Debian with haproxy as an archive, made once and stored with the other tools.
 fn base_archive() -> PathBuf {
     let tools = root().join("target/tools/containers");
     let archive = tools.join("bookworm-haproxy-1.tar");
@@ -81,7 +82,7 @@ fn base_archive() -> PathBuf {
 /// Everything that belongs to one run of the test; removed when dropped.
 struct Site {
     lab: Lab,
-    /// Of every name of an image, container, network and volume.
+    /// The prefix of the names of all images, containers, networks and volumes.
     name: String,
     gateway: String,
     port: u16,
@@ -94,7 +95,7 @@ impl Site {
         clean_up_after_the_dead();
         let site = Self { lab, name, gateway: gateway(), port: free_port() };
         docker_says(&["import", base_archive().to_str().unwrap(), &site.image("base")]);
-        // Most of the tests' binary is what a debugger needs.
+        // Most of the test's binary is debug information.
         let binary = site.lab.path("tar-like");
         let mut strip = Command::new("strip");
         let stripped = run(strip.arg("-o").arg(&binary).arg(env!("CARGO_BIN_EXE_tar-like")));
@@ -182,7 +183,8 @@ impl Site {
         self.lab.upload_cmd(&self.lab.path("src"), db, &self.url(), trust).args(more)
     }
 
-    /// Kills the first process of a container, as a fault would: the engine's own kill would count as a stop.
+    /// Kills the first process of a container, as a fault would: a kill by the engine would count
+    /// as a stop.
     fn kill9(&self, service: &str) {
         let pid = self.inspect(service, "{{.State.Pid}}");
         assert!(run(Command::new("kill").args(["-9", &pid])).status.success());
@@ -230,7 +232,7 @@ fn remove(name: &str) {
     }
 }
 
-/// What a test that was killed has left behind: its process is gone.
+/// Removes the things of a killed test, whose process has ended.
 fn clean_up_after_the_dead() {
     let images = docker_says(&["images", "--format", "{{.Repository}}"]);
     for name in images.lines().filter(|name| name.starts_with("tarlike-it-")) {
@@ -261,7 +263,7 @@ fn status(pid: &str, name: &str) -> String {
     line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
 }
 
-/// Neither a way out nor a right beyond its work.
+/// The container has no way out and no right beyond its work.
 fn assert_confined(site: &Site, service: &str) {
     let pid = site.inspect(service, "{{.State.Pid}}");
     for (name, wanted) in [

@@ -1,4 +1,4 @@
-//! Indexes at the receiver that are damaged, or cannot be read.
+//! Indexes at the receiver that are damaged or cannot be read.
 
 use crate::support::{Lab, Proxy, Tree, assert_same_tree, index};
 use std::fs::Permissions;
@@ -54,8 +54,8 @@ fn status(proxy: &Proxy, tar_id: u64) -> (u16, String) {
     (answer.status, answer.text())
 }
 
-/// Rows that read well and are wrong, pages that do not, a file that is cut, one that is gone: the others are served, and the sender of
-/// that archive puts all things right and hears of it.
+/// Valid rows that are wrong, damaged pages, a cut file, a missing file: the receiver serves the
+/// other archives, and the sender of the damaged one repairs everything and hears of it.
 #[test]
 fn a_damaged_index_is_given_up_and_its_sender_hears_it() {
     type Damage = (&'static str, fn(&mut Vec<u8>));
@@ -90,7 +90,8 @@ fn a_damaged_index_is_given_up_and_its_sender_hears_it() {
     }
 }
 
-/// What cannot be read now is not lost: that archive is not served, and nothing of it is forgotten.
+/// An index that cannot be read now is not lost: its archive is not served, and nothing is
+/// invalidated.
 #[test]
 fn an_index_that_cannot_be_read_is_waited_for() {
     let world = World::new();
@@ -108,9 +109,9 @@ fn an_index_that_cannot_be_read_is_waited_for() {
         let answer = proxy.request(method, &format!("/tar/0/{what}"), &headers, body);
         assert_eq!(answer.status, 503, "{method} {what}: {}", answer.text());
     }
-    // What is in the folder cannot be told from what the other one has put there.
+    // The receiver cannot tell which entries of the folder the unread archive has put there.
     std::fs::write(world.lab.path("other/more"), "x").unwrap();
-    // Nor is the folder itself the other one's alone.
+    // Nor does the folder itself belong to the other archive alone.
     std::fs::set_permissions(&world.dst, Permissions::from_mode(0o711)).unwrap();
     let other = args!["-db", world.lab.path("other.sqlite"), "--tar-id", "1"];
     world.lab.sync(&world.lab.path("other"), &proxy.url, other.clone()).code(0);
@@ -131,7 +132,8 @@ fn an_index_that_cannot_be_read_is_waited_for() {
     assert!(!world.dst.join("more").exists());
 }
 
-/// A page that opening an index does not read: what needs it gives the index up, and the same run puts all things right.
+/// A page that opening an index does not read: the request that needs the page drops the index, and
+/// the same run repairs everything.
 #[test]
 fn a_page_that_is_damaged_shows_when_it_is_needed() {
     let pages = ["idx_tar_path", "tarlike_gone", "tarlike_gone_path", "tarlike_gone_node"];
@@ -156,7 +158,7 @@ fn a_page_that_is_damaged_shows_when_it_is_needed() {
         std::fs::remove_file(world.dst.join("folder/some-file-123")).unwrap();
         let proxy = world.lab.proxy(&world.dst);
         let other = args!["-db", world.lab.path("other.sqlite"), "--tar-id", "1"];
-        // The next generation, another index, and an unchanged one that is only looked at.
+        // The next generation, another index, and an unchanged index that is only compared.
         match number % 3 {
             0 => std::fs::write(world.src.join("folder/some-file-009"), "more").unwrap(),
             1 => drop(world.lab.run(args!["compact", "-db", world.lab.path("db")]).code(0)),
@@ -179,7 +181,7 @@ fn a_damaged_journal_says_what_to_do() {
     std::fs::write(&path, bytes).unwrap();
     let flags = || args!["-db", world.lab.path("db"), "-dbp", world.lab.path("dbp")];
     world.lab.sync(&world.src, &world.dst, flags()).code(1).says("journal is damaged").says(".tar-like");
-    // That helps.
+    // The restored file helps.
     std::fs::rename(world.dst.join(".tar-like"), world.lab.path("away")).unwrap();
     world.lab.sync(&world.src, &world.dst, flags()).code(0);
     assert_same_tree(&world.src.join("folder"), &world.dst.join("folder"));

@@ -28,7 +28,8 @@ fn empty_file_on_a_block_boundary() {
     }
 }
 
-/// What a source may do to a file between index and upload; what stands at the destination before; the neighbours.
+/// What happens to a source file between index and upload, the previous content at the destination,
+/// and the neighbours.
 fn changed_source(size: &str, change: impl FnOnce(&mut Tree)) -> (Lab, PathBuf, Output, Proxy) {
     let lab = Lab::new();
     let (src, dst) = (lab.path("src"), lab.dir("dst"));
@@ -82,7 +83,7 @@ fn a_source_file_that_grew() {
     }
 }
 
-/// The size is the same, the time is not.
+/// The size is the same, the time is another one.
 #[test]
 fn a_source_file_that_was_rewritten() {
     for size in ["30000000", "1000"] {
@@ -131,7 +132,8 @@ fn a_source_file_that_became_something_else() {
         let mode = rustix::fs::Mode::from_raw_mode(0o644);
         rustix::fs::mknodat(rustix::fs::CWD, fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     });
-    // Its folder became a link to a folder with the right file in it: it is not followed out of the base.
+    // Its folder became a link to a folder with the right file in it: it is not followed out of the
+    // base.
     changed_source("1000", |tree| {
         let outside = tree.path("../outside");
         std::fs::rename(tree.path("dir"), &outside).unwrap();
@@ -139,7 +141,7 @@ fn a_source_file_that_became_something_else() {
     });
 }
 
-/// A new time alone changes no content: the file arrives as it was indexed.
+/// A new time alone does not change content: the file arrives as it was indexed.
 #[test]
 fn a_source_file_that_was_only_touched() {
     for size in ["30000000", "1000"] {
@@ -155,7 +157,7 @@ fn a_source_file_that_was_only_touched() {
     }
 }
 
-/// Once the source is right again, the same command completes.
+/// After the source is restored, the same command completes.
 #[test]
 fn a_failed_file_is_sent_when_it_is_there_again() {
     let (lab, dst, _, proxy) = changed_source("1000", |tree| {
@@ -188,7 +190,7 @@ fn a_receiver_that_is_down() {
     lab.sync(&src, &url, args!["--stall-timeout", "1"]).code(1);
 }
 
-/// A receiver that comes up late is waited for.
+/// The sender waits for a receiver that starts late.
 #[test]
 fn a_receiver_that_comes_back() {
     let lab = Lab::new();
@@ -229,7 +231,7 @@ fn answers_that_are_no_success() {
     }
 }
 
-/// A redirect could lead the data and the token anywhere: it is not followed.
+/// A redirect could lead the data and the token anywhere: the sender does not follow it.
 #[test]
 fn redirects_are_not_followed() {
     let lab = Lab::new();

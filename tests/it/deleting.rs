@@ -1,4 +1,5 @@
-//! How entries are deleted: a kill at any step, replacements that never come, strangers in the way, names that are one, limits.
+//! How entries are deleted: a kill at any step, replacements that never arrive, foreign entries in
+//! the way, equal names, limits.
 
 use crate::support::folding::Folding;
 use crate::support::stress::{Mount, free_port, peak_kib};
@@ -18,7 +19,7 @@ fn copy_tree(from: &Path, to: &Path) {
     assert!(status.success());
 }
 
-/// The contents of all files below `root`, whatever their names are.
+/// The contents of all files below `root`, under any name.
 fn contents(root: &Path) -> BTreeSet<Vec<u8>> {
     let files = walkdir::WalkDir::new(root).into_iter().map(Result::unwrap);
     files
@@ -31,8 +32,8 @@ fn entries(root: &Path) -> usize {
     if root.exists() { walkdir::WalkDir::new(root).min_depth(1).into_iter().count() } else { 0 }
 }
 
-/// A receiver that is killed at the `number`th `call` of any of its threads while it deletes. Nothing is lost, and the same command
-/// again does the rest. False if no thread came so far.
+/// A receiver is killed at the `number`th `call` of any of its threads while it deletes. Nothing is
+/// lost, and the same command again does the rest. Returns false if no thread made so many calls.
 fn killed_at(lab: &Lab, whole: &Path, src: &Path, call: &str, number: u32, backup: bool) -> bool {
     let dst = lab.path(&format!("dst-{call}-{number}-{backup}"));
     copy_tree(&lab.path("dst"), &dst);
@@ -42,7 +43,8 @@ fn killed_at(lab: &Lab, whole: &Path, src: &Path, call: &str, number: u32, backu
     let flags: &[&str] = if backup { &["--delete", "--backup-dir", "bak"] } else { &["--delete"] };
     let port = free_port();
     let url = format!("http://127.0.0.1:{port}/tar");
-    // Not by its filter for system calls: with that, strace 6.1 acts on the first call of a thread only.
+    // Not by its filter for system calls: with that, strace 6.1 acts on the first call of a thread
+    // only.
     let rule = format!("{call}:signal=KILL:when={number}");
     let receiver = lab.proxy_cmd(port, &dst).inject_until(&[&rule], &[]);
     let mut receiver = receiver.spawn();
@@ -73,7 +75,7 @@ fn killed_at(lab: &Lab, whole: &Path, src: &Path, call: &str, number: u32, backu
         assert_eq!(contents(&dst.join("bak")).len(), 4, "{call} {number}");
         std::fs::remove_dir_all(dst.join("bak")).unwrap();
     }
-    // Of a stranger, who came in between.
+    // A foreign file, which appeared in between.
     assert_same_tree(src, &dst);
     std::fs::remove_dir_all(&dst).unwrap();
     killed
@@ -108,7 +110,7 @@ fn a_kill_at_any_step_loses_nothing() {
     assert!(kills >= 15, "only {kills} kills");
 }
 
-/// Entries that an earlier version, or a kill at an unknown moment, has left aside.
+/// Entries that an earlier version, or a kill at any moment, has left aside.
 #[test]
 fn left_overs_are_put_back_and_shown() {
     let lab = Lab::new();
@@ -129,21 +131,21 @@ fn left_overs_are_put_back_and_shown() {
     assert_eq!(std::fs::read(dst.join("a/b/mine")).unwrap(), b"mine");
     assert_eq!(std::fs::read(dst.join("taken")).unwrap(), b"the source's");
     assert_eq!(std::fs::read(dst.join("taken.~1~")).unwrap(), b"older");
-    // Its place is unknown: it stays, and a warning names it.
+    // The entry's place is unknown: it stays, and a warning names it.
     assert_eq!(std::fs::read(removed.join("4711-0")).unwrap(), b"of whom?");
     assert!(proxy.stderr().contains("4711-0"), "{}", proxy.stderr());
     assert_eq!(entries(&removed), 1);
     drop(proxy);
     let found = lab.run(args!["gc", "-b", dst]).code(0).stdout;
     assert!(found.contains("4711-0") && removed.join("4711-0").exists(), "{found}");
-    // An entry with a known place gets it, in any order of names.
+    // An entry with a known place gets it back, in any order of names.
     std::fs::create_dir_all(removed.join("fedcba9876543210/c")).unwrap();
     std::fs::write(removed.join("fedcba9876543210/c/again"), "again").unwrap();
     lab.run(args!["gc", "-b", dst]).code(0);
     assert_eq!(std::fs::read(dst.join("c/again")).unwrap(), b"again");
 }
 
-/// A folder with files that the source has made a file of.
+/// A folder with files, in whose place the source has a file now.
 struct Replaced {
     lab: Lab,
     src: PathBuf,
@@ -168,7 +170,7 @@ impl Replaced {
         ["d/1", "d/2", "d/sub/3", "d/link"].iter().all(|name| self.dst.join(name).symlink_metadata().is_ok())
     }
 
-    fn pass(&self, more: &[&str]) -> crate::support::Output {
+    fn run(&self, more: &[&str]) -> crate::support::Output {
         sync_cmd(&self.lab, &self.src, &self.proxy.url, more).run()
     }
 }
@@ -181,7 +183,7 @@ fn nothing_is_deleted_before_its_replacement_is_there() {
         replaced.tree.remove("d").noise("d", size);
         replaced.lab.run(args!["index", "-b", replaced.src, "-db", db]).code(0);
         let kept = std::fs::read(replaced.tree.path("d")).unwrap();
-        // It vanishes between the index and the upload.
+        // The file vanishes between the index and the upload.
         replaced.tree.remove("d");
         let upload = |delete: &str| {
             let progress = replaced.lab.path("progress.sqlite");
@@ -191,13 +193,13 @@ fn nothing_is_deleted_before_its_replacement_is_there() {
         assert!(replaced.all_there(), "{size}: deleted for nothing");
         std::fs::write(replaced.tree.path("d"), &kept).unwrap();
         assert!(replaced.all_there());
-        let output = replaced.pass(&["--delete"]).code(0).summary();
+        let output = replaced.run(&["--delete"]).code(0).summary();
         assert_eq!(output["deleted"], 5, "{output}");
         assert_same_tree(&replaced.src, &replaced.dst);
     }
 }
 
-/// The same for links, empty files and further names, which no block brings.
+/// The same for links, empty files and further names, which no block carries.
 #[test]
 fn empty_files_and_links_take_the_place_of_a_folder() {
     let kinds: [fn(&mut Tree); 4] = [
@@ -218,19 +220,19 @@ fn empty_files_and_links_take_the_place_of_a_folder() {
         let mut replaced = Replaced::new(503);
         replaced.tree.remove("d");
         make(&mut replaced.tree);
-        replaced.pass(&[]).code(3);
+        replaced.run(&[]).code(3);
         assert!(replaced.all_there(), "{number}");
-        // More would go than may.
-        let summary = replaced.pass(&["--delete", "--max-delete", "4"]).code(25).summary();
+        // More would be deleted than the limit allows.
+        let summary = replaced.run(&["--delete", "--max-delete", "4"]).code(25).summary();
         assert_eq!(summary["too_many_to_delete"], 5, "{number}: {summary}");
         assert!(replaced.all_there(), "{number}");
         std::fs::write(replaced.dst.join("d/sub/foreign"), "of a stranger").unwrap();
-        let output = replaced.pass(&["--delete"]).code(3);
+        let output = replaced.run(&["--delete"]).code(3);
         let summary = output.summary();
         assert!(summary["failed"].to_string().contains("d/sub/foreign"), "{number}: it is named: {summary}");
         assert!(replaced.all_there() && replaced.dst.join("d/sub/foreign").exists(), "{number}: {summary}");
         std::fs::remove_file(replaced.dst.join("d/sub/foreign")).unwrap();
-        let summary = replaced.pass(&["--delete", "--backup-dir", "bak"]).code(0).summary();
+        let summary = replaced.run(&["--delete", "--backup-dir", "bak"]).code(0).summary();
         assert_eq!(summary["deleted"], 5, "{number}: {summary}");
         assert_eq!(std::fs::read(replaced.dst.join("bak/d/sub/3")).unwrap(), b"in d 3", "{number}");
         std::fs::remove_dir_all(replaced.dst.join("bak")).unwrap();
@@ -238,7 +240,7 @@ fn empty_files_and_links_take_the_place_of_a_folder() {
     }
 }
 
-/// Names that differ in case only, at a destination where they are one.
+/// Names that differ in case only, at a destination that takes them for one.
 #[test]
 fn a_name_that_leads_to_a_live_file_is_not_deleted() {
     let lab = Lab::new();
@@ -250,8 +252,8 @@ fn a_name_that_leads_to_a_live_file_is_not_deleted() {
     tree.file("Empty", "").file("Folder/Void", "");
     tree.file("Old/name", "a name").hardlink("Hard", "stays");
     let proxy = lab.proxy(&disk.path);
-    let pass = |more: &[&str]| sync_cmd(&lab, &src, &proxy.url, more).run();
-    pass(&[]).code(0);
+    let run = |more: &[&str]| sync_cmd(&lab, &src, &proxy.url, more).run();
+    run(&[]).code(0);
     let renamed = ["File", "Folder", "Hollow", "Link", "Empty"];
     for name in renamed {
         std::fs::rename(src.join(name), src.join(name.to_lowercase())).unwrap();
@@ -259,7 +261,7 @@ fn a_name_that_leads_to_a_live_file_is_not_deleted() {
     std::fs::rename(src.join("Old"), src.join("new")).unwrap();
     tree.remove("goes").remove("Gone").remove("Hard");
     for round in 0..3 {
-        pass(&["--delete"]).code(0);
+        run(&["--delete"]).code(0);
         let there = |name: &str| disk.path.join(name).symlink_metadata().is_ok();
         let stay = [
             "file",
@@ -282,7 +284,7 @@ fn a_name_that_leads_to_a_live_file_is_not_deleted() {
     drop(proxy);
 }
 
-/// What leads to something of the index under another name will not go: it is not counted either.
+/// A further name of a file of the index is not deleted, so it does not count.
 #[test]
 fn other_names_of_live_files_do_not_count_for_max_delete() {
     let lab = Lab::new();
@@ -294,18 +296,18 @@ fn other_names_of_live_files_do_not_count_for_max_delete() {
     }
     tree.file("goes", "goes").file("also", "also");
     let proxy = lab.proxy(&disk.path);
-    let pass = |more: &[&str]| sync_cmd(&lab, &src, &proxy.url, more).run();
-    pass(&[]).code(0);
+    let run = |more: &[&str]| sync_cmd(&lab, &src, &proxy.url, more).run();
+    run(&[]).code(0);
     for name in ["One", "Two", "Three", "One-empty", "Two-empty", "Three-empty"] {
         std::fs::rename(src.join(name), src.join(name.to_lowercase())).unwrap();
     }
     tree.remove("goes");
     for deleted in [1, 0] {
-        let summary = pass(&["--delete", "--max-delete", "1"]).code(0).summary();
+        let summary = run(&["--delete", "--max-delete", "1"]).code(0).summary();
         assert_eq!(summary["deleted"], deleted, "{summary}");
     }
     tree.remove("also").remove("one");
-    let summary = pass(&["--delete", "--max-delete", "1"]).code(25).summary();
+    let summary = run(&["--delete", "--max-delete", "1"]).code(25).summary();
     assert_eq!(summary["too_many_to_delete"], 2, "{summary}");
     drop(proxy);
 }
@@ -338,12 +340,13 @@ fn two_names_that_are_one_are_named() {
     drop(proxy);
 }
 
-/// An entry that is to be left alone in a folder that is in the way: its own reason, and not that of a stranger's.
+/// A spared entry in a folder that is in the way: the message gives that reason, not that it is
+/// foreign.
 #[test]
 fn a_spared_entry_in_the_way_is_named_as_such() {
     let mut replaced = Replaced::new(509);
     replaced.tree.remove("d").file("d", "a file now");
-    replaced.pass(&[]).code(3);
+    replaced.run(&[]).code(3);
     for spare in ["d/sub/", "d/1"] {
         let body = format!(r#"{{"partial":false,"delete":{{"most":100,"spare":["{spare}"]}}}}"#);
         let mut answer = String::new();
@@ -357,11 +360,11 @@ fn a_spared_entry_in_the_way_is_named_as_such() {
         assert!(!answer.contains("not of this archive"), "{answer}");
         assert!(replaced.all_there());
     }
-    replaced.pass(&["--delete"]).code(0);
+    replaced.run(&["--delete"]).code(0);
     assert_same_tree(&replaced.src, &replaced.dst);
 }
 
-/// What was verified and could not be put in place is not read again by every run.
+/// A verified file that could not get its name is not read again by every run.
 #[test]
 fn a_file_that_cannot_be_published_is_read_once() {
     const SIZE: usize = 8_000_000;
@@ -373,23 +376,24 @@ fn a_file_that_cannot_be_published_is_read_once() {
         line.unwrap().parse::<usize>().unwrap()
     };
     std::fs::write(replaced.dst.join("d/foreign"), "of a stranger").unwrap();
-    let pass = |more: &[&str]| sync_cmd(&replaced.lab, &replaced.src, &replaced.proxy.url, more).run();
-    pass(&["--delete"]).code(3);
+    let run = |more: &[&str]| sync_cmd(&replaced.lab, &replaced.src, &replaced.proxy.url, more).run();
+    run(&["--delete"]).code(3);
     for _ in 0..2 {
         let before = read_bytes();
-        pass(&["--delete"]).code(3);
+        run(&["--delete"]).code(3);
         let read = read_bytes() - before;
         assert!(read < SIZE / 2, "{read} bytes were read");
     }
     std::fs::remove_file(replaced.dst.join("d/foreign")).unwrap();
     let before = read_bytes();
-    pass(&["--delete"]).code(0);
+    run(&["--delete"]).code(0);
     let read = read_bytes() - before;
     assert!(read < SIZE / 2, "{read} bytes were read");
     assert_same_tree(&replaced.src, &replaced.dst);
 }
 
-/// Where no two names are one, a deletion looks at what is in place once, as every run does.
+/// Where the file system takes no two names for one, a deletion stats each published file once, as
+/// every run does.
 #[test]
 fn a_deletion_stats_each_published_file_once() {
     const FILES: usize = 1000;
@@ -406,21 +410,21 @@ fn a_deletion_stats_each_published_file_once() {
     sync_cmd(&lab, &src, &proxy.url, &[]).run().code(0);
     let looks = || std::fs::read_to_string(&log).unwrap().matches("newfstatat(").count();
     let mut last = looks();
-    let mut pass = || {
+    let mut run = || {
         let summary = sync_cmd(&lab, &src, &proxy.url, &["--delete"]).run().code(0).summary();
         let before = std::mem::replace(&mut last, looks());
         println!("{} looks: {summary}", last - before);
         last - before
     };
     tree.file("new", "new");
-    let changed = pass();
+    let changed = run();
     tree.remove("goes");
-    let deleting = pass();
+    let deleting = run();
     assert!(changed >= FILES && deleting < changed + FILES / 2, "{changed} and {deleting}");
     drop(proxy);
 }
 
-/// As on ext4, where each folder has a flag for that.
+/// As on ext4, where each folder has a flag for case folding.
 #[test]
 fn a_single_folder_that_takes_names_for_one_is_noticed() {
     let lab = Lab::new();
@@ -447,7 +451,8 @@ fn a_single_folder_that_takes_names_for_one_is_noticed() {
     drop(proxy);
 }
 
-/// Nothing mounted at the source, most likely: how much would go is counted, not collected.
+/// The source is empty, most likely not mounted: the receiver counts the candidates and does not
+/// collect them.
 #[test]
 fn candidates_take_no_memory() {
     let lab = Lab::in_memory(1 << 30);
@@ -475,7 +480,7 @@ fn candidates_take_no_memory() {
     assert!(after < before + 8192, "{before} KiB before, {after} KiB after");
 }
 
-/// Retained content is pruned first: there is no room for the change of the index.
+/// Retained content is pruned first, since there is no room for the change of the index.
 #[test]
 fn keep_0_frees_a_full_receiver() {
     let lab = Lab::new();
@@ -484,16 +489,16 @@ fn keep_0_frees_a_full_receiver() {
     let mut tree = Tree::new(&src, 506);
     tree.noise("large", 6_000_000).file("small", "small");
     let proxy = lab.proxy(&disk.path);
-    let pass = |more: &[&str]| sync_cmd(&lab, &src, &proxy.url, more).run();
-    pass(&[]).code(0);
+    let run = |more: &[&str]| sync_cmd(&lab, &src, &proxy.url, more).run();
+    run(&[]).code(0);
     tree.noise("large", 6_000_000);
-    pass(&["--keep", "1"]).code(0);
+    run(&["--keep", "1"]).code(0);
     let free = rustix::fs::statvfs(&disk.path).unwrap();
     let free_bytes = free.f_bavail * free.f_frsize;
     std::fs::write(disk.path.join("ballast"), vec![1; usize::try_from(free_bytes).unwrap() - (1 << 20)])
         .unwrap();
     tree.file("new", "new");
-    pass(&["--keep", "0", "--stall-timeout", "5"]).code(0);
+    run(&["--keep", "0", "--stall-timeout", "5"]).code(0);
     assert_eq!(std::fs::read(disk.path.join("new")).unwrap(), b"new");
     drop(proxy);
     disk.unmount();

@@ -1,5 +1,5 @@
-//! The documents: links lead somewhere, lines fit a terminal, commands are commands of the program, and the operator's
-//! page quotes messages that the program prints.
+//! The documents: links lead somewhere, lines fit a terminal, commands are commands of the program,
+//! and the operator's page quotes messages that the program prints.
 
 use crate::generated::help;
 use crate::support::Lab;
@@ -117,7 +117,8 @@ fn leads_somewhere(from: &Document, target: &str) -> bool {
     std::fs::read_to_string(&path).is_ok_and(|text| Document { path, text }.anchors().contains(heading))
 }
 
-/// What the page quotes of the program: text in double quotes, outside of code. `…` stands for what is left out.
+/// What the page quotes of the program: text in double quotes, outside of code. `…` stands for what
+/// is left out.
 fn quoted_messages(page: &Document) -> Vec<String> {
     let code = Regex::new("`[^`]*`").unwrap();
     let quote = Regex::new("\"([^\"]+)\"").unwrap();
@@ -192,7 +193,8 @@ fn invocations(line: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// What is wrong with these words behind `tar-like`. `known` has the options of commands that were looked up.
+/// What is wrong with these words behind `tar-like`. `known` has the options of commands that were
+/// looked up.
 fn fault_of(
     lab: &Lab,
     known: &mut BTreeMap<Vec<String>, BTreeSet<String>>,

@@ -1,4 +1,4 @@
-//! P9: a disk that is really full, as a file system of limited size. It is skipped where nothing may be mounted.
+//! P9: a full disk, made by a file system of limited size. Skipped where the test may not mount.
 
 use crate::support::index::{self, blake3_hex, frame};
 use crate::support::stress::Mount;
@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Fails unless every file below `dst`, the receiver's own apart, is exactly as in `src`; gives their number.
+/// Fails unless every file below `dst` outside of the state folder is exactly as in `src`; returns
+/// their number.
 #[track_caller]
 fn nothing_torn(src: &Path, dst: &Path) -> usize {
     let entries = walkdir::WalkDir::new(dst).into_iter();
@@ -44,7 +45,7 @@ fn source(lab: &Lab) -> (PathBuf, PathBuf) {
     (src, db)
 }
 
-/// Takes so much of the disk, or what there is: the receiver holds its reserve.
+/// Takes this many bytes of the disk, or all that is free: the receiver has its reserve.
 fn ballast(dst: &Path, bytes: usize) -> PathBuf {
     let path = dst.join("ballast");
     let _ = std::fs::write(&path, vec![1; bytes]);
@@ -77,7 +78,7 @@ fn the_sender_waits_for_space() {
     disk.unmount();
 }
 
-/// Not even the reserve is there: the answers are 507, and what is small still works.
+/// Not even the reserve is free: blocks get 507, and small requests still work.
 #[test]
 fn the_answer_is_507_and_says_what_is_missing() {
     let lab = Lab::new();
@@ -104,7 +105,7 @@ fn the_answer_is_507_and_says_what_is_missing() {
     still_serves(&proxy);
     assert_eq!(proxy.status(0)["done_bytes"], 0);
     assert_eq!(nothing_torn(&src, &disk.path), 0);
-    // Another index does not fit either, and the one that is active stays.
+    // Another index does not fit either, and the active index stays.
     let other = proxy.request("PUT", "/tar/1/db", &[("x-tar-like-index", &*digest)], &index::frame_of(&db));
     assert_eq!(other.status, 507, "{}", other.text());
     assert_eq!(proxy.request("GET", "/tar/1/status", &[], b"").status, 404);
@@ -145,7 +146,7 @@ fn full_to_the_last_byte() {
     disk.unmount();
 }
 
-/// The space comes too late.
+/// The space is freed too late.
 #[test]
 fn the_stall_timeout_is_exit_4() {
     let lab = Lab::new();
@@ -184,7 +185,7 @@ fn the_sender_waits_for_space_for_the_index() {
     let size = std::fs::metadata(&db).unwrap().len();
     let Some(disk) = Mount::tmpfs(&lab.path("dst"), "size=24m") else { return };
     let proxy = lab.proxy(&disk.path);
-    // The body fits, and what comes of it does not.
+    // The body fits, but not its unpacked content.
     let ballast = ballast(&disk.path, (24 << 20) - (4 << 20) - 200_000);
     assert!(size > 1 << 20, "{size}");
     let mut sender = lab.upload_cmd(&src, &db, &proxy.url, vec![]).spawn();
@@ -201,7 +202,7 @@ fn the_sender_waits_for_space_for_the_index() {
     disk.unmount();
 }
 
-/// No inode is left for the empty files, directories and links that only `finish` makes.
+/// No inode is free for the empty files, directories and links that only `finish` makes.
 #[test]
 fn the_sender_waits_for_space_at_the_end() {
     let lab = Lab::new();
@@ -232,7 +233,7 @@ fn the_sender_waits_for_space_at_the_end() {
     disk.unmount();
 }
 
-/// What failed attempts have left.
+/// Files that failed attempts have left.
 #[track_caller]
 fn nothing_staged(dst: &Path) {
     let staged = walkdir::WalkDir::new(dst.join(".tar-like/staging")).into_iter().map(Result::unwrap);
@@ -243,7 +244,8 @@ fn nothing_staged(dst: &Path) {
     assert_eq!(incoming, 0, "left behind");
 }
 
-/// A change needs room for copies of what it changes. One that finds none leaves as much room as there was, for everybody.
+/// A change needs room for copies of the files that it changes. A change without that room leaves
+/// as much space as there was before.
 #[test]
 fn a_change_without_room_delays_no_other_archive() {
     for adopt in [false, true] {
@@ -293,7 +295,7 @@ fn a_change_without_room_delays_no_other_archive() {
         }
         still_serves(&proxy);
         if adopt {
-            // It is undone, and needs no room any more.
+            // The change is undone at the source, and needs no room any more.
             for (name, content) in ["a", "b"].iter().zip(&before) {
                 tree.file(name, content);
             }
@@ -319,7 +321,8 @@ fn fill(disk: &Path) -> PathBuf {
     path
 }
 
-/// Another process has filled the disk to the last byte: a receiver starts, says what is there, and deletes what makes room.
+/// Another process has filled the disk to the last byte: a receiver starts, answers what it has,
+/// and deletes files to make room.
 #[test]
 fn a_full_disk_can_be_emptied() {
     let lab = Lab::new();
@@ -381,7 +384,7 @@ fn inodes_come_back_with_the_next_index() {
     disk.unmount();
 }
 
-/// A generation that found no room asks for none once the source has gone on.
+/// A generation for which there was no room needs none after the source has changed again.
 #[test]
 fn only_the_newest_generation_needs_room() {
     let lab = Lab::new();
@@ -418,7 +421,7 @@ fn only_the_newest_generation_needs_room() {
     disk.unmount();
 }
 
-/// Storage that takes nothing from the start is as storage that fails later.
+/// Storage that accepts no write from the start counts as storage that fails later.
 #[test]
 fn a_read_only_disk_is_named_at_the_start() {
     let lab = Lab::new();
@@ -441,7 +444,7 @@ fn a_read_only_disk_is_named_at_the_start() {
     disk.unmount();
 }
 
-/// A limit for files is no disk that fails, and does not go away by trying again.
+/// A limit on the size of files is not a failing disk, and trying again does not help.
 #[test]
 fn an_index_over_the_limit_for_files_is_named_at_once() {
     let lab = Lab::new();

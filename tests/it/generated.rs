@@ -92,7 +92,7 @@ fn every_command_has_a_manual_page_with_all_its_options() {
     let mut pages = vec![folder.join("tar-like.1")];
     for command in &commands {
         let page = folder.join(format!("tar-like-{}.1", command.join("-")));
-        // Plain text, as a terminal shows it, without the overstriking that makes it bold.
+        // Plain text, as a terminal shows it, without the overstriking that prints bold.
         let text =
             shell(&lab, "sh", args!["-c", "mandoc -Tutf8 -O width=500 \"$0\" | sed 's/.\\x08//g'", page]);
         for word in ["NAME", "SYNOPSIS", "DESCRIPTION", "SEE ALSO", "2026-01-31"] {

@@ -1,4 +1,4 @@
-//! The tests' own tools: a comparison that sees nothing would let every test pass.
+//! The tests' own tools: a comparison that sees nothing would make every test succeed.
 
 use crate::support::index::{frame, unframe};
 use crate::support::{Lab, Rng, Tree, assert_same_tree, tree_diff};

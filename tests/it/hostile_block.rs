@@ -1,4 +1,5 @@
-//! Blocks that are made to do harm, or were damaged: each is refused, nothing is written, memory stays bounded (P2, P8, P11).
+//! Blocks that are made to do harm, or were damaged: each is refused, no byte is written, and
+//! memory stays bounded (P2, P8, P11).
 
 use crate::support::http::{self, Response};
 use crate::support::index::{self, blake3_hex, frame, unframe};
@@ -22,7 +23,7 @@ impl Setting {
     fn new(more: Vec<std::ffi::OsString>) -> Self {
         let lab = Lab::new();
         let (src, dst) = (lab.path("src"), lab.dir("dst"));
-        // Text, so that a flipped bit in a compressed block changes what it says.
+        // Text, so that a flipped bit in a compressed block changes the content.
         Tree::new(&src, 240).text("a", 1500).text("b", 200).text("c", 1800).file("empty", "");
         let db = lab.index(&src);
         let proxy = lab.proxy_with(&dst, more);
@@ -36,7 +37,7 @@ impl Setting {
         index::block(&self.archive, SIZE, number)
     }
 
-    /// Puts `body` as block 1, with the digest of the right content or without any.
+    /// Puts `body` as block 1, with the digest of the right content or without a digest.
     fn put(&self, body: &[u8], with_digest: bool) -> Response {
         let digest = blake3_hex(self.content(1));
         let mut headers = vec![("x-tar-like-index", &*self.digest)];
@@ -189,8 +190,8 @@ fn lengths_and_frames_that_are_wrong() {
     setting.still_good(64 << 10);
 }
 
-/// With the digest every flip is noticed. Without it (a client of the original) what the index says is the guard: nothing
-/// wrong is ever published.
+/// With the digest every flip is noticed. Without it (a client of the original) the digests in the
+/// index are the guard: wrong content is never published.
 #[test]
 fn flipped_bits() {
     let setting = Setting::new(vec![]);
@@ -203,7 +204,7 @@ fn flipped_bits() {
             let mut body = good.clone();
             body[at] ^= 1 << bit;
             let answer = setting.put(&body, true);
-            // Some bits of the header say nothing about the content: then it must be the content.
+            // Some bits of the header do not affect the content: then the content must be right.
             let harmless = answer.status == 200 && unframe(&body) == setting.content(1);
             assert!(answer.status == 422 || harmless, "bit {bit} of byte {at}: {}", answer.text());
         }
@@ -228,11 +229,12 @@ fn garbage() {
     setting.still_good(64 << 10);
 }
 
-/// Small on the wire, huge when decompressed: not more than the block's length is ever made.
+/// Small on the wire, huge when decompressed: the receiver never makes more bytes than the block
+/// has.
 #[test]
 fn bombs() {
     let setting = Setting::new(args!["--max-block-size", "2000"]);
-    // Whatever the body's length: as long as a block of 1000 bytes may be.
+    // Any body as long as a block of 1000 bytes may be.
     let block = [&[0x1f, 0, 1, 0][..], &[255; 900], &[0, 0x50, 0, 0, 0, 0, 0]].concat();
     let mut bomb = header(0x60, 0x70, &[]);
     bomb.extend((block.len() as u32).to_le_bytes());
@@ -248,7 +250,7 @@ fn bombs() {
     setting.still_good(64 << 10);
 }
 
-/// As many bodies as the receiver takes at once, all of them lies about their length.
+/// As many bodies as the receiver takes at once; all of them declare a wrong length.
 #[test]
 fn memory_for_bodies_that_never_come() {
     let setting = Setting::new(args!["--max-inflight", "4"]);
@@ -273,7 +275,8 @@ fn memory_for_bodies_that_never_come() {
     setting.still_good(64 << 10);
 }
 
-/// As many connections as there may be, each with the head of a request that goes on and on. It comes before any token.
+/// As many connections as there may be, each with the endless head of a request. A head arrives
+/// before any token.
 #[test]
 fn memory_for_heads_that_never_end() {
     let setting = Setting::new(vec![]);
@@ -347,7 +350,8 @@ fn request(setting: &Setting, path: &str, headers: &[(&str, &str)], body: &[u8])
     [head.as_bytes(), b"\r\n", body].concat()
 }
 
-/// P2: a block whose digest is right and whose content is not what the index says. Nothing of it is published.
+/// P2: a block with the right digest, and content that differs from the index. Nothing of it is
+/// published.
 #[test]
 fn content_that_is_not_what_the_index_says() {
     let setting = Setting::new(vec![]);

@@ -1,5 +1,6 @@
-//! What `hostile_block` leaves: frames of several pieces and with checksums, numbers at their limits, clients that name no
-//! digest, bombs as large as a body may be, and hostile blocks beside a good transfer (P2, P7, P8, P11).
+//! The rest of `hostile_block`: frames of several pieces and with checksums, numbers at their
+//! limits, clients that name no digest, bombs as large as a body may be, and hostile blocks beside
+//! a good transfer (P2, P7, P8, P11).
 
 use crate::support::http::Response;
 use crate::support::index::{self, blake3_hex, frame};
@@ -40,7 +41,7 @@ impl Setting {
         setting
     }
 
-    /// A sender of ours names the index, one of the original's does not.
+    /// Our sender names the index; the original's does not.
     fn names(&self) -> Vec<(&str, &str)> {
         if self.named { vec![("x-tar-like-index", &self.digest)] } else { vec![] }
     }
@@ -115,7 +116,7 @@ fn stored(pieces: &[&[u8]]) -> Vec<u8> {
     body
 }
 
-/// With our headers and as a client of the original, which has no digest to compare.
+/// With our headers, and as a client of the original, which sends no digest.
 fn both_kinds(test: impl Fn(&Setting)) {
     test(&Setting::new(vec![], true));
     test(&Setting::new(args!["--legacy"], false));
@@ -150,7 +151,8 @@ fn every_cut_of_every_variant() {
     });
 }
 
-/// A bit of every byte of every variant. Only a match of equal bytes elsewhere may pass, where no checksum of the piece tells.
+/// A bit of every byte of every variant. Only a match of equal bytes elsewhere may go unnoticed,
+/// where the piece has no checksum.
 #[test]
 fn every_flipped_bit() {
     let setting = Setting::new(vec![], true);
@@ -179,7 +181,8 @@ fn every_flipped_bit() {
     setting.serves_a_good_one();
 }
 
-/// A client of the original says no digest: what arrives damaged but whole is kept from its name by the index.
+/// A client of the original sends no digest: a damaged file that arrives completely does not get
+/// its name, since the index has its digest.
 #[test]
 fn flipped_bits_of_a_client_without_digest() {
     let setting = Setting::new(args!["--legacy"], false);
@@ -211,7 +214,7 @@ fn flipped_bits_of_a_client_without_digest() {
     assert_same_files(&setting.src, &setting.dst);
 }
 
-/// Pieces of no length, which a reader may take for the end: what comes behind them is not overlooked.
+/// Pieces of no length, which a reader may take for the end: the bytes behind them are not ignored.
 #[test]
 fn pieces_of_no_length() {
     both_kinds(|setting| {
@@ -230,7 +233,8 @@ fn pieces_of_no_length() {
     });
 }
 
-/// As large as a body of the default block size may be, and a thousand times that when decompressed.
+/// As large as a body of the default block size may be, and a thousand times that when
+/// decompressed.
 #[test]
 fn the_largest_bomb() {
     let setting = Setting::new(vec![], true);
@@ -295,7 +299,7 @@ fn numbers_at_their_limits() {
     setting.serves_a_good_one();
 }
 
-/// A sender may declare what it likes as failed: that is not taken in, and nothing else changes.
+/// A sender may declare any file as failed: such content is not taken in, and nothing else changes.
 #[test]
 fn failed_lists_that_lie() {
     for list in
@@ -317,7 +321,7 @@ fn failed_lists_that_lie() {
         setting.serves_a_good_one();
         assert_eq!(setting.proxy.status(0)["failed"], serde_json::json!([]), "{list}");
     }
-    // As many runs as a header holds, over many files.
+    // As many ranges of ids as a header holds, over many files.
     let setting = Setting::new(vec![], true);
     let many = (100..6000).map(|n| format!("{}-{}", n * 2, n * 2)).collect::<Vec<_>>().join(",");
     let answer = setting.put(&[("x-tar-like-failed", &many)], &frame(setting.content()));
@@ -325,7 +329,7 @@ fn failed_lists_that_lie() {
     setting.serves_a_good_one();
 }
 
-/// Beside a good transfer, all the time.
+/// The attacks run beside a good transfer, all the time.
 #[test]
 fn a_good_transfer_beside_hostile_blocks() {
     let lab = Lab::new();
@@ -355,7 +359,7 @@ fn a_good_transfer_beside_hostile_blocks() {
                     let headers =
                         [("x-tar-like-index", &**digest), ("x-tar-like-digest", &*blake3_hex(content))];
                     let answer = proxy.request("PUT", &format!("/tar/0/{SIZE}/{number}"), &headers, &body);
-                    // Before the index is there: 404. A flip that says nothing: 200.
+                    // Before the index has arrived: 404. After a flip without effect: 200.
                     assert!(matches!(answer.status, 200 | 404 | 422 | 503), "{}", answer.text());
                 }
             });
@@ -379,7 +383,8 @@ fn zstandard(content: &[u8]) -> Vec<u8> {
 
 const ZSTD: (&str, &str) = ("content-encoding", "zstd");
 
-/// A Zstandard frame is one only if the request says so, and is as whole and single as an LZ4 frame has to be.
+/// A Zstandard frame counts as one only if the request says so, and must be as whole and single as
+/// an LZ4 frame.
 #[test]
 fn zstandard_frames() {
     let setting = Setting::new(vec![], true);
@@ -395,7 +400,7 @@ fn zstandard_frames() {
     }
     for at in 0..good.len() {
         let mut flipped = good.clone();
-        // Not the one bit of the header that means nothing.
+        // Except the one bit of the header that has no meaning.
         flipped[at] ^= 1 << (at % 4);
         refused(&format!("flipped at {at}"), 422, &[ZSTD], &flipped);
     }
@@ -424,7 +429,8 @@ fn zstandard_frames() {
     setting.serves_a_good_one();
 }
 
-/// A small body that becomes as large as zstd can: memory is taken for what the block may have.
+/// A small body that expands as far as zstd can: the receiver takes memory for the block's length
+/// only.
 #[test]
 fn a_zstandard_bomb() {
     let setting = Setting::new(args!["--max-block-size", "1M"], true);

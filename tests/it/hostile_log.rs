@@ -1,4 +1,5 @@
-//! A log of an index that no honest sender sends: it is refused, nothing is written, and the receiver goes on serving.
+//! A log of an index that no honest sender sends: the receiver refuses it, writes nothing, and goes
+//! on serving.
 
 use crate::support::http::Response;
 use crate::support::index::{blake3_hex, frame, md5_hex};
@@ -57,7 +58,7 @@ fn end(digest: &str, files: u64, nodes: u64, total: u64) -> Vec<u8> {
     record
 }
 
-/// A sender that may say anything.
+/// A sender that can send anything.
 struct Stream<'a> {
     proxy: &'a Proxy,
     name: String,
@@ -81,7 +82,7 @@ impl<'a> Stream<'a> {
         self.proxy.request("POST", "/tar/0/log", &headers, &frame(batch))
     }
 
-    /// Sends what must be accepted.
+    /// Sends records that the receiver must accept.
     fn say(&mut self, records: &[Vec<u8>]) -> Response {
         let batch = records.concat();
         let answer = self.post(&self.head.clone(), &batch);
@@ -127,7 +128,7 @@ fn an_honest_log_by_hand() {
     std::fs::create_dir_all(index.join("d")).unwrap();
     let answer = stream.post(&stream.head, &end(&"00".repeat(32), 3, 1, 9));
     assert_eq!(answer.status, 422, "{}", answer.text());
-    // The digest that the receiver computed stands in its answer.
+    // The receiver's answer has the digest that it computed.
     let text = answer.text();
     let digest = text.split("have digest ").nth(1).unwrap()[..64].to_string();
     let sealed = stream.say(&[end(&digest, 3, 1, 9)]);
@@ -167,7 +168,7 @@ fn a_batch_that_is_sent_again_changes_nothing() {
         proxy.kill9();
         proxy.restart();
     }
-    // Something else at the same place is not the same batch.
+    // Another batch at the same place is not the same batch.
     let stream = Stream::new(&proxy, "one");
     assert_eq!(stream.post(&before, &file("c", b"def")).status, 409);
 }
@@ -240,7 +241,7 @@ fn requests_that_are_none() {
     assert_eq!(proxy.request("GET", "/tar/0/log", &[], b"").status, 405);
     assert_eq!(proxy.request("GET", "/tar/0/status", &[], b"").status, 404, "something was made of it");
     assert_eq!(post(&[name, head, length], &body), 200);
-    // Blocks by another name than that of a prefix, and behind what is laid out.
+    // Blocks that name something other than a prefix, and blocks behind the laid out range.
     let mut other = Stream::new(&proxy, "one");
     other.head = blake3_hex(b"nobody");
     assert_eq!(other.put(0, 3, b"abc"), 409);
@@ -249,7 +250,7 @@ fn requests_that_are_none() {
     assert!(std::fs::read_dir(&dst).unwrap().all(|entry| entry.unwrap().file_name() == ".tar-like"));
 }
 
-/// Invalidating received bytes waits until no writer is left, and a writer must not wait for the log then.
+/// The receiver invalidates bytes when no writer is left. A writer must not wait for the log then.
 #[test]
 fn blocks_come_while_streams_replace_each_other() {
     let (lab, dst) = lab();
@@ -280,7 +281,7 @@ fn blocks_come_while_streams_replace_each_other() {
     assert_eq!(proxy.request("GET", "/readyz", &[], b"").status, 200);
 }
 
-/// The index is what its digest says, whatever came in between.
+/// The index always has the digest that it claims, whatever was sent in between.
 #[test]
 fn digests_that_were_known_do_not_change_in_secret() {
     let (lab, dst) = lab();
@@ -290,7 +291,7 @@ fn digests_that_were_known_do_not_change_in_secret() {
     let mut honest = Stream::new(&proxy, "honest");
     honest.say(&[file("a", b"abc"), file("b", b"def"), file("c", b"ghi")]);
     let said = computed(&refusal(&honest, &"00".repeat(32)));
-    // Also of a file behind one whose digests are still to come.
+    // Also of a file behind one whose digests are still missing.
     for (name, first) in [("one", file("a", b"abc")), ("two", file_without("a", 3))] {
         let mut liar = Stream::new(&proxy, name);
         liar.say(&[first, file("b", b"def"), file("c", b"ghi")]);

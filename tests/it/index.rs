@@ -1,4 +1,5 @@
-//! `tar-like index`: what is in the database, what is left out, and what a broken run leaves behind.
+//! `tar-like index`: the content of the database, excluded paths, and the traces of an interrupted
+//! run.
 
 use crate::support::index::{self, Row};
 use crate::support::{Lab, Tree, is_root, set_mtime};
@@ -109,7 +110,7 @@ fn the_order_is_stable_and_the_digest_is_that_of_the_tree() {
     assert_eq!(index::digest(&lab.index(&copy)), digest);
     set_mtime(&copy.join("one-byte"), 1);
     assert_ne!(index::digest(&lab.index(&copy)), digest, "another time is another state");
-    // A folder directly before what it contains, names in the order of their bytes.
+    // A folder directly before its contents, names in the order of their bytes.
     let sorted: Vec<Vec<u8>> = rows.iter().map(|row| row.path.clone()).collect();
     let key =
         |path: &Vec<u8>| path.iter().map(|&byte| if byte == b'/' { 0 } else { byte }).collect::<Vec<u8>>();
@@ -198,7 +199,7 @@ fn an_index_that_is_there_gets_a_next_generation() {
     Tree::new(&src, 45).file("0", "2");
     let next = lab.run(args!["index", "-b", src, "-db", db, "--json"]).code(0).summary();
     assert_eq!((&next["generation"], &next["changes"]["appended_bytes"]), (&2.into(), &1.into()), "{next}");
-    // What is new stands behind what was there.
+    // New rows stand behind the previous ones.
     assert_eq!(index::paths(&db), ["a", "0"]);
     lab.run(args!["index", "-b", src, "-db", db, "--clean"]).code(0);
     assert_eq!(index::paths(&db), ["0", "a"]);
@@ -235,7 +236,7 @@ fn devices_are_skipped_and_named() {
     let src = lab.path("src");
     Tree::new(&src, 48).file("a", "1");
     for (name, kind) in [("of-bytes", FileType::CharacterDevice), ("of-blocks", FileType::BlockDevice)] {
-        // 1:3 is /dev/null; a block device of this number is a disk in memory, which is not opened.
+        // 1:3 is /dev/null; a block device of this number is a RAM disk, which is not opened.
         let device = rustix::fs::makedev(1, 3);
         rustix::fs::mknodat(CWD, src.join(name), kind, Mode::from_raw_mode(0o644), device).unwrap();
     }
@@ -307,7 +308,7 @@ fn files_of_the_program_are_not_indexed() {
     );
 }
 
-/// SIGKILL at any moment: the database is the old one, the new one, or not there.
+/// SIGKILL at any moment: the database is the previous one, the new one, or absent.
 #[test]
 fn a_killed_run_leaves_no_database_and_no_wrong_one() {
     let lab = Lab::new();
@@ -347,7 +348,7 @@ fn a_base_that_is_not_there_is_an_error() {
     assert!(!db.exists());
 }
 
-/// The names of one file are one row; the others are links to the first that is not left out.
+/// The names of one file are one row; the others are links to the first name that is not left out.
 #[test]
 fn hard_links_to_what_is_left_out() {
     let lab = Lab::new();
@@ -385,7 +386,7 @@ fn paths_at_the_limit_of_the_system() {
     assert!(output.stderr.contains("nnn"), "{}", output.stderr);
     let rows = index::rows(&db).len();
     assert!((18..=20).contains(&rows), "{rows} files");
-    // What the index has, a receiver in a folder with a longer name can keep.
+    // A receiver in a folder with a longer name can keep everything that the index has.
     let dst = lab.dir(&"longer".repeat(20));
     let proxy = lab.proxy(&dst);
     lab.upload(&src, &db, &proxy.url, vec![]).code(0);

@@ -7,7 +7,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-/// What `index -c` of the original program does to a database: it makes its own table and indexes again, and nothing else.
+/// What the original's `index -c` does to a database: it makes its own table and indexes again, and
+/// nothing else.
 fn original_clean(db: &Path, files: &[(&[u8], &[u8])]) {
     let connection = Connection::open(db).unwrap();
     connection.execute_batch("DROP TABLE tar").unwrap();
@@ -32,7 +33,7 @@ fn an_index_replaced_by_the_original_is_an_original_index() {
     let list = lab.run(args!["history", "-db", db]).code(0).says(word);
     assert_eq!(list.stdout.lines().count(), 2, "{}", list.stdout);
     lab.run(args!["index", "-b", src, "-db", db]).code(1).says("original program");
-    // To a receiver it goes as what it is, and nothing is deleted by it.
+    // A receiver gets it as an index of the original, and nothing is deleted by it.
     let dst = lab.dir("dst");
     let proxy = lab.proxy(&dst);
     lab.upload(&src, &db, &proxy.url, args!["--delete"]).code(0).says(word);
@@ -40,7 +41,7 @@ fn an_index_replaced_by_the_original_is_an_original_index() {
         let path = dst.join(std::str::from_utf8(name).unwrap());
         assert_eq!(std::fs::read(path).unwrap(), content);
     }
-    // A fresh one of ours in its place is ours.
+    // A new index of ours in its place is ours.
     lab.run(args!["index", "-c", "-b", src, "-db", db]).code(0);
     let list = lab.run(args!["history", "-db", db]).code(0);
     assert!(!list.stderr.contains(word), "{}", list.stderr);
@@ -59,7 +60,7 @@ fn the_same_rows_are_ours_with_any_writer() {
     assert_eq!(rows(&db), before);
     let output = lab.check(&src, &db, args!["--extra"]).code(0);
     assert!(!output.stderr.contains("replaced"), "{}", output.stderr);
-    // Every kind of index of ours, too: rewound, restored, compacted.
+    // The same for every kind of index of ours: rewound, restored, compacted.
     std::fs::write(src.join("a"), "eins").unwrap();
     lab.run(args!["index", "-b", src, "-db", db]).code(0);
     let backup = lab.path("backup");
@@ -77,7 +78,8 @@ fn the_same_rows_are_ours_with_any_writer() {
     }
 }
 
-/// The original follows symbolic links to files: their contents are in its index under the links' names.
+/// The original follows symbolic links to files: their contents are in its index under the links'
+/// names.
 #[test]
 fn links_to_files_in_an_index_of_the_original() {
     let lab = Lab::new();
@@ -98,7 +100,7 @@ fn links_to_files_in_an_index_of_the_original() {
         assert_eq!((std::fs::read(&path).unwrap(), path.is_symlink()), (content.to_vec(), false));
     }
     lab.check(&dst, &db, vec![]).code(0);
-    // It does not follow links to folders, and neither do we; a link to nothing is gone.
+    // It does not follow links to folders, and neither do we; a dangling link is missing.
     std::fs::rename(src.join("d"), src.join("e")).unwrap();
     symlink("e", src.join("d")).unwrap();
     lab.check(&src, &db, vec![]).code(1).says("different");
@@ -152,7 +154,7 @@ fn two_runs_with_one_index_at_a_time() {
     }
     first.kill9();
     let _ = first.wait();
-    // The lock went with its holder; and nothing is left in the temporary folder.
+    // The lock ended with its holder, and nothing is left in the temporary folder.
     assert_eq!(std::fs::read_dir(lab.path("tmp")).unwrap().count(), 0);
     lab.sync(&src, &proxy.url, args!["-db", db, "-dbp", lab.path("p")]).code(0);
     let left: Vec<_> =
@@ -231,8 +233,8 @@ fn a_run_that_cannot_start_leaves_no_destination() {
     assert!(!dst.exists() || std::fs::read_dir(&dst).unwrap().count() > 0, "an empty folder was left");
 }
 
-/// A run that is killed while it writes to the index in place leaves a journal beside it: the next one takes that back, and no journal
-/// reaches an index that it is not about.
+/// A run that is killed while it writes to the index in place leaves a journal beside it. The next
+/// run rolls it back, and no journal is applied to another index.
 #[test]
 fn a_killed_write_does_not_cost_the_index() {
     let lab = Lab::new();
@@ -242,7 +244,7 @@ fn a_killed_write_does_not_cost_the_index() {
         tree.file(format!("f{number}"), number.to_string());
     }
     let journal = lab.path("i.sqlite-journal");
-    // A process that may only read cannot read it then.
+    // A process without write permission cannot read the index then.
     let is_hot = || {
         let connection =
             Connection::open_with_flags(&db, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
@@ -252,7 +254,7 @@ fn a_killed_write_does_not_cost_the_index() {
     let mut cut = |tree: &mut Tree| {
         for call in [5, 4, 6, 7, 3] {
             number += 1;
-            // The folder has another time then, which is noted in place.
+            // The folder has another time then, which the run records in place.
             tree.file(format!("f{number}"), "new");
             let args = args!["index", "-b", src, "-db", db];
             lab.cmd(args).inject_until(&[&format!("fsync,fdatasync:signal=KILL:when={call}")], &[]).run();
@@ -278,7 +280,7 @@ fn a_killed_write_does_not_cost_the_index() {
         assert!(!journal.exists());
         lab.check(&src, &db, args!["--extra"]).code(0);
     }
-    // Neither does it reach an index that is made where the previous one was removed.
+    // Nor to an index that is made where the previous one was removed.
     cut(&mut tree);
     std::fs::remove_file(&db).unwrap();
     lab.run(args!["index", "-b", src, "-db", db]).code(0);

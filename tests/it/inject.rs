@@ -1,4 +1,5 @@
-//! System calls of the receiver that kill it or fail, one after the other, by strace (P1, P2, P6, P9).
+//! System calls of the receiver that kill it or fail, one after the other, by strace (P1, P2, P6,
+//! P9).
 
 use crate::support::index::{self, blake3_hex, frame};
 use crate::support::stress::free_port;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One of everything, in few system calls: five blocks of 1000 bytes.
+/// One of everything, with few system calls: five blocks of 1000 bytes.
 fn small_job(lab: &Lab) -> (PathBuf, PathBuf) {
     let src = lab.path("src");
     let mut tree = Tree::new(&src, 210);
@@ -24,7 +25,7 @@ fn small_job(lab: &Lab) -> (PathBuf, PathBuf) {
     (src, db)
 }
 
-/// Waits until something listens there, or the process ends; tells whether it listens.
+/// Waits until the address accepts connections, or the process ends; returns whether it accepts.
 fn listens(running: &mut Running, port: u16) -> bool {
     let start = Instant::now();
     loop {
@@ -39,10 +40,11 @@ fn listens(running: &mut Running, port: u16) -> bool {
     }
 }
 
-/// Kills the receiver at the `number`th `call` of any of its threads, while a sender sends; false if no thread came so far.
+/// Kills the receiver at the `number`th `call` of any of its threads, while a sender sends; returns
+/// false if no thread made so many calls.
 fn killed_at(lab: &Lab, src: &Path, db: &Path, call: &str, number: u32) -> bool {
     let dst = lab.dir(&format!("dst-{call}-{number}"));
-    // Content that was there before, and has to go.
+    // Previous content, which has to be deleted.
     Tree::new(&dst, 1).noise("large", 4000).noise("d/a", 10).symlink("empty", "large");
     let port = free_port();
     let rule = format!("{call}:signal=KILL:when={number}");
@@ -139,7 +141,7 @@ fn published(dst: &Path) -> usize {
     entries.filter(|entry| entry.as_ref().unwrap().file_type().is_file()).count()
 }
 
-/// P1: after a failed sync nothing is acknowledged, and no later success makes good for it.
+/// P1: after a failed sync no block is acknowledged, and no later success makes up for it.
 #[test]
 fn a_failed_sync_degrades_until_a_restart() {
     for rule in ["syncfs:error=EIO:when=1"] {
@@ -174,7 +176,8 @@ fn a_failed_sync_degrades_until_a_restart() {
     }
 }
 
-/// File systems that find out late that there is no space say so by a sync. It is no reason to stop; what was written is sent again.
+/// File systems that notice only at a sync that there is no space. The receiver goes on; the
+/// written blocks are sent again.
 #[test]
 fn a_sync_that_finds_no_space_is_answered_507() {
     for errno in ["ENOSPC", "EDQUOT"] {
@@ -199,7 +202,7 @@ fn a_sync_that_finds_no_space_is_answered_507() {
     }
 }
 
-/// A change meets a disk that is full in the middle of its copies.
+/// The disk is full in the middle of the copies for a change.
 #[test]
 fn no_space_in_the_middle_of_a_change() {
     for more in [args![], args!["--keep", "2"]] {
@@ -227,7 +230,7 @@ fn no_space_in_the_middle_of_a_change() {
             let entries = walkdir::WalkDir::new(dst.join(".tar-like").join(folder)).into_iter();
             entries.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_type().is_file())).count()
         };
-        // Between two attempts nothing is there of either.
+        // Between two attempts nothing is left of either.
         wait_until("the attempt has cleaned up", PATIENCE, || left("staging") + left("kept") == 0);
         let archives = std::fs::read_dir(dst.join(".tar-like/archives")).unwrap();
         let is_index =
@@ -239,7 +242,8 @@ fn no_space_in_the_middle_of_a_change() {
     }
 }
 
-/// Each block that comes while files are looked at makes another `finish` necessary, but never more than one.
+/// Each block that arrives while `finish` compares files makes another `finish` necessary, but
+/// never more than one.
 #[test]
 fn a_finish_that_waits_is_joined() {
     let lab = Lab::new();
@@ -287,7 +291,7 @@ fn a_finish_that_waits_is_joined() {
     assert_same_tree(&src, &dst);
 }
 
-/// The sender waits while the receiver is degraded; a restart is all it takes.
+/// The sender waits while the receiver is degraded; only a restart is needed.
 #[test]
 fn a_waiting_sender_goes_on_after_the_restart_of_a_degraded_receiver() {
     let lab = Lab::new();
@@ -314,7 +318,7 @@ fn a_journal_that_cannot_be_written_degrades() {
         let journal = |dst: &Path| {
             ["journal.sqlite", "journal.sqlite-wal"].map(|name| dst.join(".tar-like").join(name)).to_vec()
         };
-        // From the third on: the start of the receiver writes too.
+        // From the third on, since the start of the receiver writes too.
         let rule = format!("{rule}:when=3+");
         let only = journal(&lab.path("dst"));
         let (dst, mut proxy) = with_index(&lab, &src, &db, &[&rule], &only);
@@ -328,7 +332,7 @@ fn a_journal_that_cannot_be_written_degrades() {
         assert_eq!(proxy.request("GET", "/readyz", &[], b"").status, 503);
         proxy.kill9();
         let proxy = lab.proxy(&dst);
-        // P1: what was answered 200 is there.
+        // P1: every block that was answered 200 is there.
         let missing: Vec<(u64, u64)> = serde_json::from_value(proxy.status(0)["missing"].clone()).unwrap();
         for number in (0..first as u64).filter(|&number| number < 5) {
             assert!(
@@ -341,8 +345,8 @@ fn a_journal_that_cannot_be_written_degrades() {
     }
 }
 
-/// P9: whatever call meets the full disk, the sender waits, the receiver goes on serving, and the run completes by itself
-/// once there is space.
+/// P9: whichever call meets the full disk, the sender waits, the receiver goes on serving, and the
+/// run completes by itself once there is space.
 fn no_space(call: &str, in_staging: bool) {
     no_space_for(small_job, call, in_staging);
 }
@@ -357,7 +361,7 @@ fn no_space_for(job: fn(&Lab) -> (PathBuf, PathBuf), call: &str, in_staging: boo
         assert_eq!(proxy.request("PUT", "/tar/0/db", &headers, &index::frame_of(&db)).status, 200);
         proxy.term_and_wait().code(0);
         let only = if in_staging { staged(&dst) } else { Vec::new() };
-        // The start makes folders, too: the ones that this is about come later.
+        // The start makes folders, too; this test is about later ones.
         let when = if call == "mkdirat" { ":when=6+" } else { "" };
         let rule = format!("{call}:error={errno}{when}");
         let proxy = lab.cmd(args!["proxy", "0", "-b", dst]).inject_until(&[&rule], &only).serve();
@@ -435,7 +439,7 @@ fn a_full_disk_is_answered_507() {
     assert_same_tree(&src, &dst);
 }
 
-/// A bad spot of the disk: the block is not acknowledged, and is sent again.
+/// A bad sector: the block is not acknowledged, and is sent again.
 #[test]
 fn a_write_that_fails_is_not_acknowledged() {
     let lab = Lab::new();

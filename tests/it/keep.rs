@@ -1,4 +1,4 @@
-//! `--keep`, and a `rewind` that takes the receiver along.
+//! `--keep`, and a `rewind` that takes the receiver back, too.
 
 use crate::support::original::OriginalReceiver;
 use crate::support::{Lab, Proxy, Tree, assert_same_tree, index, need_tool};
@@ -6,14 +6,15 @@ use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// A source that has been copied with `--keep`, a copy of both as they were before the last pass, and the receiver.
+/// A source that was copied with `--keep`, a copy of both sides as they were before the last run,
+/// and the receiver.
 struct Kept {
     lab: Lab,
     src: PathBuf,
     dst: PathBuf,
     db: PathBuf,
     tree: Tree,
-    /// What the destination is to become again.
+    /// The state to which the destination has to return.
     before: PathBuf,
 }
 
@@ -44,17 +45,17 @@ impl Kept {
         Self { lab, src, dst, db, tree, before }
     }
 
-    fn pass(&self, to: impl AsRef<std::ffi::OsStr>, more: Vec<OsString>) -> Value {
+    fn run(&self, to: impl AsRef<std::ffi::OsStr>, more: Vec<OsString>) -> Value {
         let flags = args!["-db", self.db, "-dbp", self.lab.path("progress"), "--json"];
         self.lab.sync(&self.src, to, [flags, more].concat()).code(0).summary()
     }
 
-    /// Notes how the source, and so the destination, is now.
-    fn note(&self) {
+    /// Records the present state of the source, and so of the destination.
+    fn record(&self) {
         copy_tree(&self.src, &self.before);
     }
 
-    /// A bit of everything.
+    /// Every kind of change.
     fn change(&mut self) {
         let tree = &mut self.tree;
         let mut content = std::fs::read(tree.path("big")).unwrap();
@@ -76,14 +77,14 @@ impl Kept {
         self.lab.run(args!["rewind", "-db", self.db, "--json", to.as_ref()])
     }
 
-    /// Files that are kept below the state folder.
-    fn kept_files(&self) -> usize {
+    /// The number of retained files.
+    fn retained_files(&self) -> usize {
         let kept = self.dst.join(".tar-like/kept");
         let Ok(folders) = kept.read_dir() else { return 0 };
         folders.map(|folder| folder.unwrap().path().read_dir().unwrap().count()).sum()
     }
 
-    fn kept_folders(&self) -> usize {
+    fn retained_folders(&self) -> usize {
         self.dst.join(".tar-like/kept").read_dir().map_or(0, Iterator::count)
     }
 }
@@ -98,17 +99,17 @@ fn a_rewind_brings_back_what_was_replaced() {
         let mut kept = Kept::new(seed);
         let proxy = remote.then(|| kept.lab.proxy(&kept.dst));
         let to: OsString = proxy.as_ref().map_or(kept.dst.clone().into(), |proxy| (&proxy.url).into());
-        kept.pass(&to, args!["--keep", "1"]);
-        kept.note();
+        kept.run(&to, args!["--keep", "1"]);
+        kept.record();
         let previous = index::digest(&kept.db);
         kept.change();
         if delete {
-            kept.pass(&to, args!["--keep", "1", "--delete"]);
+            kept.run(&to, args!["--keep", "1", "--delete"]);
             assert_same_tree(&kept.src, &kept.dst);
         } else {
             // A file in the place of a folder needs the folder out of its way.
             kept.tree.remove("d").file("d/in", "in");
-            kept.pass(&to, args!["--keep", "1"]);
+            kept.run(&to, args!["--keep", "1"]);
             assert!(kept.dst.join("goes").exists());
         }
         let sent = blocks(proxy.as_ref());
@@ -119,23 +120,24 @@ fn a_rewind_brings_back_what_was_replaced() {
         assert_same_tree(&kept.before, &kept.dst);
         assert_eq!(index::digest(&kept.db), previous);
         kept.lab.check(&kept.dst, &kept.db, args!["--extra"]).code(0);
-        assert_eq!(kept.kept_files(), 0);
-        // Once in a row, and then on from there.
+        assert_eq!(kept.retained_files(), 0);
+        // Once, and then forward again.
         let second = kept.rewind(&to);
         assert!(second.code(2).stderr.contains("has none before it"));
-        kept.pass(&to, args!["--keep", "1", "--delete"]);
+        kept.run(&to, args!["--keep", "1", "--delete"]);
         assert_same_tree(&kept.src, &kept.dst);
         assert!(kept.rewind(&to).code(0).summary()["receiver"]["complete"] == true);
         assert_same_tree(&kept.before, &kept.dst);
     }
 }
 
-/// Content that was not retained cannot come back: the rewind is refused before it changes anything.
+/// Content that was not retained cannot come back: the rewind is refused before it changes
+/// anything.
 #[test]
 fn missing_retained_content_refuses_the_rewind() {
     type Damage = fn(&Path);
     let damages: [(&[&str], Damage, bool); 4] = [
-        // Nothing was kept.
+        // Nothing was retained.
         (&[], |_| (), false),
         (&["--keep", "0"], |_| (), false),
         // Another process wrote to retained content.
@@ -158,11 +160,11 @@ fn missing_retained_content_refuses_the_rewind() {
     for (seed, (flags, damage, works)) in damages.into_iter().enumerate() {
         let mut kept = Kept::new(10 + seed as u64);
         let proxy = kept.lab.proxy(&kept.dst);
-        kept.pass(&proxy.url, vec![]);
+        kept.run(&proxy.url, vec![]);
         kept.change();
-        kept.pass(&proxy.url, [flags.iter().map(OsString::from).collect(), args!["--delete"]].concat());
+        kept.run(&proxy.url, [flags.iter().map(OsString::from).collect(), args!["--delete"]].concat());
         damage(&kept.dst.join(".tar-like/kept"));
-        kept.note();
+        kept.record();
         let (digest, status) = (index::digest(&kept.db), proxy.status(0));
         let output = kept.rewind(&proxy.url);
         if works {
@@ -174,29 +176,29 @@ fn missing_retained_content_refuses_the_rewind() {
         assert_eq!(proxy.status(0), status);
         assert_same_tree(&kept.before, &kept.dst);
         assert_eq!(kept.dst.join(".tar-like/staging").read_dir().unwrap().count(), 1);
-        // The next pass is none of its business.
-        assert_eq!(kept.pass(&proxy.url, args!["--delete"])["sent_bytes"], 0);
+        // The next run has nothing to do with it.
+        assert_eq!(kept.run(&proxy.url, args!["--delete"])["sent_bytes"], 0);
     }
 }
 
-/// Generations that only add, or only rename, can be taken back without anything kept.
+/// Generations that only add, or only rename, can be taken back without retained content.
 #[test]
 fn content_that_is_published_elsewhere_need_not_be_retained() {
     let mut kept = Kept::new(20);
     let proxy = kept.lab.proxy(&kept.dst);
-    kept.pass(&proxy.url, vec![]);
-    kept.note();
+    kept.run(&proxy.url, vec![]);
+    kept.record();
     std::fs::rename(kept.tree.path("last"), kept.tree.path("a-renamed")).unwrap();
     kept.tree.noise("new", 100_000).mode("mode", 0o600);
-    kept.pass(&proxy.url, args!["--delete"]);
+    kept.run(&proxy.url, args!["--delete"]);
     kept.rewind(&proxy.url).code(0);
     assert_same_tree(&kept.before, &kept.dst);
-    // Nor what vanished at the end of the archive, as long as no run has deleted it.
+    // The same for a file that vanished at the end of the archive, if no run has deleted it.
     kept.tree.noise("zzz-last", 5000);
-    kept.pass(&proxy.url, args!["--delete"]);
-    kept.note();
+    kept.run(&proxy.url, args!["--delete"]);
+    kept.record();
     kept.tree.remove("zzz-last");
-    kept.pass(&proxy.url, vec![]);
+    kept.run(&proxy.url, vec![]);
     kept.rewind(&proxy.url).code(0);
     assert_same_tree(&kept.before, &kept.dst);
 }
@@ -206,15 +208,15 @@ fn content_that_is_published_elsewhere_need_not_be_retained() {
 fn a_rewind_deletes_only_what_it_takes_back() {
     let mut kept = Kept::new(21);
     let proxy = kept.lab.proxy(&kept.dst);
-    kept.pass(&proxy.url, vec![]);
+    kept.run(&proxy.url, vec![]);
     kept.tree.remove("goes");
-    kept.pass(&proxy.url, args!["--keep", "5"]);
+    kept.run(&proxy.url, args!["--keep", "5"]);
     kept.tree.file("new", "new");
     // An index that the receiver never gets.
     kept.lab.run(args!["index", "-b", kept.src, "-db", kept.db]).code(0);
     kept.rewind(&proxy.url).code(0);
     assert!(kept.dst.join("goes").exists());
-    kept.pass(&proxy.url, args!["--keep", "5"]);
+    kept.run(&proxy.url, args!["--keep", "5"]);
     assert!(kept.dst.join("new").exists());
     kept.rewind(&proxy.url).code(0);
     assert!(kept.dst.join("goes").exists() && !kept.dst.join("new").exists());
@@ -224,41 +226,44 @@ fn a_rewind_deletes_only_what_it_takes_back() {
 fn the_given_number_of_generations_is_retained() {
     let mut kept = Kept::new(22);
     let proxy = kept.lab.proxy(&kept.dst);
-    kept.pass(&proxy.url, vec![]);
+    kept.run(&proxy.url, vec![]);
     for number in 0..4 {
         kept.tree.file("small", format!("content {number}"));
-        kept.pass(&proxy.url, args!["--keep", "2"]);
-        assert_eq!((kept.kept_folders(), kept.kept_files()), ((number + 1).min(2), (number + 1).min(2)));
+        kept.run(&proxy.url, args!["--keep", "2"]);
+        assert_eq!(
+            (kept.retained_folders(), kept.retained_files()),
+            ((number + 1).min(2), (number + 1).min(2))
+        );
     }
-    // Without it, all stays as it is.
+    // A run without the option prunes nothing.
     kept.tree.file("small", "last");
-    kept.pass(&proxy.url, vec![]);
-    assert_eq!(kept.kept_files(), 2);
-    // A restart and `gc` leave it alone; a compacted archive knows the files by other ids.
+    kept.run(&proxy.url, vec![]);
+    assert_eq!(kept.retained_files(), 2);
+    // A restart and `gc` do not remove it; a compacted archive knows the files by other ids.
     drop(proxy);
     let folder = kept.dst.join(".tar-like/kept");
     std::fs::create_dir(folder.join("0.99")).unwrap();
     std::fs::create_dir(folder.join("7.1")).unwrap();
-    std::fs::write(folder.join("note"), "of somebody").unwrap();
+    std::fs::write(folder.join("record"), "of somebody").unwrap();
     let found = kept.lab.run(args!["gc", "-b", kept.dst, "--dry-run"]).code(0).stdout;
     assert!(
         found.contains("kept/0.99") && found.contains("kept/7.1") && !found.contains("kept/0.4"),
         "{found}"
     );
     let proxy = kept.lab.proxy(&kept.dst);
-    std::fs::remove_file(folder.join("note")).unwrap();
-    assert_eq!((kept.kept_folders(), kept.kept_files()), (2, 2));
-    // Fewer, although nothing changed.
-    kept.pass(&proxy.url, args!["--keep", "1"]);
-    assert_eq!((kept.kept_folders(), kept.kept_files()), (1, 1));
+    std::fs::remove_file(folder.join("record")).unwrap();
+    assert_eq!((kept.retained_folders(), kept.retained_files()), (2, 2));
+    // Fewer generations, although nothing changed.
+    kept.run(&proxy.url, args!["--keep", "1"]);
+    assert_eq!((kept.retained_folders(), kept.retained_files()), (1, 1));
     kept.lab.run(args!["compact", "-db", kept.db]).code(0);
-    kept.pass(&proxy.url, args!["--keep", "2"]);
-    assert_eq!(kept.kept_folders(), 0);
+    kept.run(&proxy.url, args!["--keep", "2"]);
+    assert_eq!(kept.retained_folders(), 0);
     kept.tree.file("small", "after it");
-    kept.pass(&proxy.url, args!["--keep", "2"]);
-    assert_eq!(kept.kept_files(), 1);
-    kept.pass(&proxy.url, args!["--keep", "0"]);
-    assert_eq!(kept.kept_folders(), 0);
+    kept.run(&proxy.url, args!["--keep", "2"]);
+    assert_eq!(kept.retained_files(), 1);
+    kept.run(&proxy.url, args!["--keep", "0"]);
+    assert_eq!(kept.retained_folders(), 0);
     // A file that is never published does not stop the pruning.
     std::fs::create_dir_all(kept.dst.join("stuck/here")).unwrap();
     kept.tree.file("stuck", "a file");
@@ -266,10 +271,10 @@ fn the_given_number_of_generations_is_retained() {
         kept.tree.file("small", format!("again {number}"));
         let flags = args!["-db", kept.db, "--keep", "1"];
         kept.lab.sync(&kept.src, &proxy.url, flags).code(3);
-        assert_eq!((kept.kept_folders(), kept.kept_files()), (1, 1));
+        assert_eq!((kept.retained_folders(), kept.retained_files()), (1, 1));
     }
     kept.lab.sync(&kept.src, &proxy.url, args!["-db", kept.db, "--keep", "0"]).code(3);
-    assert_eq!(kept.kept_folders(), 0);
+    assert_eq!(kept.retained_folders(), 0);
 }
 
 /// Killed anywhere, the same command completes it.
@@ -280,10 +285,10 @@ fn a_rewind_that_was_cut_goes_on() {
     for call in ["linkat", "renameat", "unlinkat", "syncfs"] {
         for nth in [1, 3, 6] {
             let mut kept = Kept::new(30);
-            kept.pass(kept.dst.clone(), vec![]);
-            kept.note();
+            kept.run(kept.dst.clone(), vec![]);
+            kept.record();
             kept.change();
-            kept.pass(kept.dst.clone(), args!["--keep", "1", "--delete"]);
+            kept.run(kept.dst.clone(), args!["--keep", "1", "--delete"]);
             let cmd = kept.lab.cmd(args!["rewind", "-db", kept.db, kept.dst]);
             let inject = format!("--inject={call}:signal=KILL:when={nth}");
             let trace = format!("--trace={call}");
@@ -291,12 +296,12 @@ fn a_rewind_that_was_cut_goes_on() {
             let cut = cmd.wrap(args!["strace", "-f", "-qq", "-o", log, trace, inject]).run();
             killed += u32::from(cut.code == 137);
             let again = kept.rewind(&kept.dst);
-            // It may have come to its end before.
+            // The command may have ended before.
             if !again.stderr.contains("has none before it") {
                 again.code(0);
             }
             assert_same_tree(&kept.before, &kept.dst);
-            assert_eq!(kept.kept_files(), 0, "{call} {nth}");
+            assert_eq!(kept.retained_files(), 0, "{call} {nth}");
             kept.lab.check(&kept.dst, &kept.db, args!["--extra"]).code(0);
         }
     }
@@ -307,9 +312,9 @@ fn a_rewind_that_was_cut_goes_on() {
 fn a_rewind_of_another_receiver_is_refused() {
     let mut kept = Kept::new(40);
     let proxy = kept.lab.proxy(&kept.dst);
-    kept.pass(&proxy.url, vec![]);
+    kept.run(&proxy.url, vec![]);
     kept.tree.file("small", "other");
-    kept.pass(&proxy.url, args!["--keep", "1"]);
+    kept.run(&proxy.url, args!["--keep", "1"]);
     let digest = index::digest(&kept.db);
     let other = kept.lab.proxy(&kept.lab.dir("other"));
     assert!(kept.rewind(&other.url).code(1).stderr.contains("there is no index for archive 0"));

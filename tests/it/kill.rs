@@ -1,4 +1,5 @@
-//! SIGKILL at random moments: the same command goes on, sends again at most what was in flight, and ends right (P1, P3, P6).
+//! SIGKILL at random moments: the same command goes on, sends again at most the blocks that were in
+//! flight, and ends right (P1, P3, P6).
 
 use crate::support::index;
 use crate::support::stress::{chance, sleep_some};
@@ -38,7 +39,7 @@ impl Job {
         Self { lab, src, db, blocks: total.div_ceil(SIZE), destinations: 0 }
     }
 
-    /// A new destination, watched; it has other content under some of the names.
+    /// A new, watched destination, with other content under some of the names.
     fn destination(&mut self) -> (PathBuf, Watch) {
         self.destinations += 1;
         let dst = self.lab.dir(&format!("dst-{}", self.destinations));
@@ -54,7 +55,8 @@ impl Job {
     }
 }
 
-/// Looks at final names all the time: each is absent, as it was, or as it must be, and never anything else (P3).
+/// Checks all final names continuously: each is absent, the previous content, or the new content
+/// (P3).
 struct Watch {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<u64>>,
@@ -114,7 +116,7 @@ impl Drop for Watch {
     }
 }
 
-/// The blocks that the sender knows to have been accepted.
+/// The blocks whose acceptance the sender knows.
 fn acknowledged(progress: &Path) -> Vec<u64> {
     let Ok(connection) = rusqlite::Connection::open(progress) else { return Vec::new() };
     let Ok(mut statement) = connection.prepare("SELECT blk_id FROM res") else { return Vec::new() };
@@ -192,7 +194,7 @@ fn the_receiver_is_killed_twenty_times() {
         }
         let summary = sender.wait().code(0).summary();
         println!("{summary}");
-        // What was answered 200 is never asked for again (P1).
+        // No block that was answered 200 is asked for again (P1).
         assert_eq!(summary["sent_blocks"], job.blocks, "{summary}");
         assert_same_tree(&job.src, &dst);
         watch.end();
@@ -229,7 +231,7 @@ fn both_are_killed_ten_times() {
         let before: u64 = missing_bytes(&proxy).iter().map(|(from, to)| to.saturating_sub(*from)).sum();
         let summary = job.upload(&proxy, &progress, vec![]).run().code(0).summary();
         if before < u64::MAX {
-            // Only what is missing, plus what two blocks that overlap with it hold at most.
+            // The missing bytes, and at most two blocks that overlap with them.
             let sent = summary["sent_blocks"].as_u64().unwrap();
             assert!(sent <= before.div_ceil(SIZE) + 1, "{sent} blocks for {before} bytes");
         }
@@ -250,7 +252,8 @@ fn kill_both(rng: &mut Rng, sender: &mut crate::support::Running, proxy: &mut Pr
     }
 }
 
-/// P6: the progress database is a cache; without it, or with another's, exactly what is missing is sent.
+/// P6: the progress database is a cache: without it, or with that of another receiver, exactly the
+/// missing blocks are sent.
 #[test]
 fn the_progress_database_is_lost() {
     let mut job = Job::new(204);
@@ -262,7 +265,7 @@ fn the_progress_database_is_lost() {
     std::fs::remove_file(&progress).unwrap();
     job.upload(&proxy, &progress, args!["-l", "199"]).run().code(0);
     assert_eq!(proxy.blocks_accepted(), 200);
-    // It claims that everything is done: the receiver knows better.
+    // The database claims that everything is done; the receiver knows better.
     let connection = rusqlite::Connection::open(&progress).unwrap();
     for block in 0..job.blocks {
         connection.execute("INSERT INTO res VALUES(0, ?, ?)", [SIZE as i64, block as i64]).unwrap();
@@ -272,13 +275,13 @@ fn the_progress_database_is_lost() {
     assert_eq!(summary["sent_blocks"], job.blocks - 200, "{summary}");
     assert_same_tree(&job.src, &dst);
     watch.end();
-    // Junk in its place is said, not trusted, and harms nothing.
+    // Junk in its place is reported, not believed, and does no harm.
     std::fs::write(&progress, "junk").unwrap();
     let output = job.upload(&proxy, &progress, vec![]).run();
     assert!(output.code == 0 || output.stderr.contains("progress"), "{output:?}");
 }
 
-/// The index appears under its name only when it is complete; the previous one stays until then.
+/// A complete index gets its name; the previous one stays until then.
 #[test]
 fn the_indexing_is_killed() {
     let mut rng = chance();

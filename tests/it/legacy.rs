@@ -11,7 +11,8 @@ use std::time::Duration;
 
 const SIZE: usize = 70_000;
 
-/// Files with all that the original can say: empty ones on borders, large, small, in folders, and a name that is not UTF-8.
+/// Files with everything that the original supports: empty ones on borders, large, small, in
+/// folders, and a name that is not UTF-8.
 fn contents() -> Vec<(&'static [u8], Vec<u8>)> {
     let mut rng = Rng::new(90);
     vec![
@@ -58,7 +59,7 @@ fn a_sender_of_the_original_is_served() {
         ["first-empty", "b/border-empty", "z-last-empty"].iter().all(|name| dst.join(name).is_file())
     });
     let count = archive.len().div_ceil(SIZE);
-    // Its workers end in any order; the last block first is the worst.
+    // The original's workers end in any order; the last block first is the worst.
     for number in (0..count).rev() {
         let content = index::block(&archive, SIZE, number);
         let body = frame(content);
@@ -71,13 +72,13 @@ fn a_sender_of_the_original_is_served() {
     });
     assert_same_files(&src, &dst);
     lab.check(&dst, &db, args!["--extra"]).code(0);
-    // Everything again changes nothing.
+    // Sending everything again changes nothing.
     put(&proxy, "/tar/0/db", &index::frame_of(&db));
     put(&proxy, &format!("/tar/0/{SIZE}/0"), &frame(index::block(&archive, SIZE, 0)));
     assert_same_files(&src, &dst);
 }
 
-/// Large files are proven, and empty ones made, after the request was answered.
+/// Large files are verified, and empty ones made, after the request was answered.
 fn wait_until(what: &str, done: impl FnMut() -> bool) {
     crate::support::wait_until(what, Duration::from_secs(20), done);
 }
@@ -111,7 +112,7 @@ fn a_sender_of_the_original_with_our_index_and_a_restart() {
     }
 }
 
-/// Exact length and md5 are what guards a sender without digests.
+/// Exact length and md5 guard a sender without digests.
 #[test]
 fn wrong_bytes_of_a_sender_of_the_original_are_not_published() {
     let lab = Lab::new();
@@ -185,7 +186,7 @@ fn empty_files_that_a_receiver_of_the_original_does_not_make() {
     lab.upload(&src, &lab.index(&src), &receiver.url(), args!["-s", "900"]).code(0);
 }
 
-/// What was answered must not be forgotten: the original puts its index once.
+/// An acknowledged index must not be forgotten: the original puts it once.
 #[test]
 fn empty_files_of_a_sender_of_the_original_survive_a_kill() {
     let lab = Lab::new();
@@ -203,7 +204,8 @@ fn empty_files_of_a_sender_of_the_original_survive_a_kill() {
     assert!(names.iter().all(|name| dst.join(name).is_file()));
 }
 
-/// Our sender and receiver with an index that the original made: no metadata, no BLAKE3, no folders.
+/// Our sender and receiver with an index that the original made: no metadata, no BLAKE3, no
+/// folders.
 #[test]
 fn an_index_of_the_original_is_uploaded_and_checked() {
     let lab = Lab::new();
@@ -221,7 +223,7 @@ fn an_index_of_the_original_is_uploaded_and_checked() {
     lab.check(&dst, &db, args![]).code(1);
 }
 
-/// A receiver of the original, whatever it says to what it does not know.
+/// A receiver of the original, with any answer to requests that it does not know.
 #[test]
 fn a_receiver_of_the_original_gets_everything_once() {
     for unknown in [404, 405, 501] {
@@ -235,7 +237,8 @@ fn a_receiver_of_the_original_gets_everything_once() {
             let more = [args!["-s", "1000", "-dbp", progress], more].concat();
             lab.upload(&src, &db, &receiver.url(), more)
         };
-        // Links, folders and empty files between blocks are not in its protocol: known, and said.
+        // The original's protocol has no links, folders or empty files between blocks: our sender
+        // names them.
         let sent =
             upload(args!["--json", "--delete"]).code(3).says("original").says("nothing is deleted there");
         let summary = sent.summary();
@@ -294,7 +297,7 @@ fn blocks_refused_by_the_original_receiver_are_sent_by_the_next_run() {
     assert_eq!(first.len() + second.len(), 10);
 }
 
-/// 500 and the like leave the outcome open: the block is sent again.
+/// 500 and similar statuses leave the outcome open: the block is sent again.
 #[test]
 fn errors_of_a_receiver_of_the_original_are_retried() {
     let lab = Lab::new();

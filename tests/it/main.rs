@@ -1,4 +1,5 @@
-//! Integration tests: the built program from outside, one module for each subject. What they share is in `support`.
+//! Integration tests: the built program from outside, one module for each subject. `support` has
+//! the shared code.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 

@@ -1,4 +1,4 @@
-//! What operators are given: systemd units, and names of metrics in alerts, dashboard and page.
+//! What operators are given: systemd units, and the names of metrics in alerts, dashboard and page.
 
 use crate::support::{Lab, Tree, need_tool, skip, wait_until};
 use regex::Regex;
@@ -28,7 +28,7 @@ fn units(lab: &Lab) -> PathBuf {
     let folder = lab.dir("units");
     for unit in UNITS.into_iter().chain(["tar-like-upload@.timer"]) {
         let text = read(&format!("systemd/{unit}"));
-        // Manual pages that are not installed here are a fault, too.
+        // A manual page that is not installed here would count as a fault, too.
         let text: String =
             text.lines().filter(|l| !l.starts_with("Documentation=")).map(|l| format!("{l}\n")).collect();
         std::fs::write(folder.join(unit), text.replace("/usr/bin/tar-like", env!("CARGO_BIN_EXE_tar-like")))
@@ -38,7 +38,7 @@ fn units(lab: &Lab) -> PathBuf {
 }
 
 fn have_systemd_analyze() -> bool {
-    // A container has no systemd; it would be a hundred megabytes for the sake of these tests.
+    // A container has no systemd, which would be a hundred megabytes for these tests.
     let have = Path::new("/usr/bin/systemd-analyze").is_file();
     if !have {
         skip("there is no systemd-analyze here (Debian package systemd)");
@@ -67,14 +67,14 @@ fn systemd_finds_no_fault_with_the_units() {
         let ours: Vec<&str> = output.stderr.lines().filter(|line| line.contains("tar-like")).collect();
         assert!(ours.is_empty() && output.code == 0, "{unit}: {output:?}");
     }
-    // In tenths; 0 is a service that can do nothing, 100 one that may do everything.
+    // In tenths: 0 is a service that may do nothing, 100 one that may do everything.
     for (unit, most) in UNITS.into_iter().zip(["20", "25"]) {
         let path = folder.join(unit);
         analyze(&lab, args!["security", "--offline=yes", format!("--threshold={most}"), path]).code(0);
     }
 }
 
-/// The options that the units give are options that the program has.
+/// The options in the units are options of the program.
 #[test]
 fn the_units_know_the_program() {
     let lab = Lab::new();
@@ -91,7 +91,7 @@ fn the_units_know_the_program() {
     }
 }
 
-/// The calls that a filter of a unit lets pass, by systemd's own lists.
+/// The system calls that a unit's filter allows, by systemd's own lists.
 fn allowed_calls(lab: &Lab, unit: &str) -> BTreeSet<String> {
     fn expand(lab: &Lab, set: &str, into: &mut BTreeSet<String>) {
         if !set.starts_with('@') {
@@ -127,12 +127,13 @@ fn the_filters_of_the_units_let_our_system_calls_pass() {
     need_tool("strace", "apt-get install strace");
     let lab = Lab::new();
     let (src, dst) = (lab.path("src"), lab.dir("dst"));
-    // Small and large files, a folder, links, what cannot be compressed: every way through the receiver.
+    // Small and large files, a folder, links, incompressible content: every way through the
+    // receiver.
     Tree::new(&src, 71).noise("a", 300_000).text("b/c", 200_000).file("empty", "");
     std::os::unix::fs::symlink("a", src.join("link")).unwrap();
     std::fs::hard_link(src.join("a"), src.join("hard")).unwrap();
     let db = lab.index(&src);
-    // With -D the program stays the child itself: signals reach it.
+    // With -D the program itself stays the child, so signals reach it.
     let traced = |file: &str| args!["strace", "-D", "-f", "-q", "-e", "signal=none", "-o", lab.path(file)];
     let proxy = lab.cmd(args!["proxy", "0", "-b", dst]).wrap(traced("proxy")).serve();
     lab.upload_cmd(&src, &db, &proxy.url, args!["-s", "20000", "--compress", "zstd"])
@@ -153,7 +154,7 @@ fn the_filters_of_the_units_let_our_system_calls_pass() {
         assert!(made.len() > 25 && made.contains("openat"), "the trace is not understood: {made:?}");
         let allowed = allowed_calls(&lab, unit);
         let refused: Vec<&String> = made.iter().filter(|call| !allowed.contains(*call)).collect();
-        // On the way to main, before any filter could matter: systemd allows them to itself.
+        // On the way to main, before any filter could matter: systemd allows these calls to itself.
         assert!(refused.is_empty(), "{unit} refuses {refused:?}");
     }
 }
@@ -171,12 +172,13 @@ fn a_service_manager_is_told_when_the_receiver_listens() {
     };
     let _proxy = lab.cmd(args!["proxy", "0", "-b", lab.dir("dst")]).env("NOTIFY_SOCKET", &path).serve();
     assert_eq!(told(), "READY=1");
-    // One who does not listen keeps no receiver from serving.
+    // A service manager that does not listen keeps no receiver from serving.
     let other = lab.cmd(args!["proxy", "0", "-b", lab.dir("other")]).env("NOTIFY_SOCKET", lab.path("nobody"));
     assert_eq!(other.serve().request("GET", "/readyz", &[], b"").status, 200);
 }
 
-/// Alerts and dashboard that name a metric that there is not are silent for ever.
+/// Alerts and dashboard must not name a metric that does not exist: they would stay silent for
+/// ever.
 #[test]
 fn every_documented_metric_exists_and_the_page_names_all() {
     let lab = Lab::new();
@@ -190,7 +192,7 @@ fn every_documented_metric_exists_and_the_page_names_all() {
     let sample = Regex::new(r"(?m)^(tarlike_[a-z_]+)(\{[^}]*\})? ").unwrap();
     let shown: BTreeSet<String> = sample.captures_iter(&text).map(|found| found[1].to_owned()).collect();
     assert!(shown.len() > 10, "{text}");
-    // From the first moment on: a counter that comes with its first event hides that event from rate().
+    // From the start on: a counter that appears with its first event hides that event from rate().
     let at_start: BTreeSet<String> = sample.captures_iter(&before).map(|found| found[1].to_owned()).collect();
     assert_eq!(at_start, shown);
     for name in ["monitoring/alerts.yaml", "monitoring/grafana.json", "OPERATIONS.md"] {
@@ -202,7 +204,7 @@ fn every_documented_metric_exists_and_the_page_names_all() {
     let page = names(&read("OPERATIONS.md"), r"\btarlike_[a-z_]+\b");
     let missing: Vec<&String> = shown.difference(&page).collect();
     assert!(missing.is_empty(), "docs/OPERATIONS.md does not tell of {missing:?}");
-    // Labels in alerts and dashboard have values that there are.
+    // Labels in alerts and dashboard have values that occur.
     let labels = Regex::new(r#"\b(class|status|state)=~?\\?"([^"\\]+)"#).unwrap();
     for name in ["monitoring/alerts.yaml", "monitoring/grafana.json"] {
         for found in labels.captures_iter(&read(name)) {
@@ -216,7 +218,7 @@ fn every_documented_metric_exists_and_the_page_names_all() {
     assert!(dashboard["panels"].as_array().unwrap().len() > 5);
 }
 
-/// What the new numbers say, on a receiver that has been used.
+/// The values of the metrics, on a receiver that has been used.
 #[test]
 fn the_metrics_tell_of_refusals_age_and_space() {
     let lab = Lab::new();
@@ -250,7 +252,7 @@ fn the_metrics_tell_of_refusals_age_and_space() {
     assert!(refused.unwrap().parse::<u64>().unwrap() >= 1, "{text}");
 }
 
-/// A limit of the system that a file goes beyond is that file's failure.
+/// A system limit that a file exceeds is a failure of that file.
 #[test]
 fn a_file_beyond_the_limit_of_the_system_is_named() {
     let lab = Lab::new();
@@ -264,7 +266,7 @@ fn a_file_beyond_the_limit_of_the_system_is_named() {
     assert!(output.stderr.contains("large") && output.stderr.contains("ulimit -f"), "{}", output.stderr);
     assert_eq!(std::fs::read(dst.join("small")).unwrap(), std::fs::read(src.join("small")).unwrap());
     assert_eq!(proxy.request("GET", "/readyz", &[], b"").status, 200);
-    // The soft limit of open files is not what a receiver is run with.
+    // A receiver is not run with the soft limit of open files.
     let proxy = lab.cmd(args!["proxy", "0", "-b", lab.dir("other")]).wrap(limits("-Sn 40")).serve();
     let text = std::fs::read_to_string(format!("/proc/{}/limits", proxy.pid())).unwrap();
     let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();

@@ -1,4 +1,4 @@
-//! Flags of a transfer that change how it goes, not what comes out.
+//! Flags of a transfer that change how it runs, not its result.
 
 use crate::support::relay::{Fate, Message, Relay};
 use crate::support::{Lab, Tree, assert_same_tree};
@@ -31,11 +31,11 @@ fn upload(flags: &[&str]) -> Value {
 fn incompressible_content_is_stored() {
     let wire = |summary: &Value| summary["wire_bytes"].as_u64().unwrap();
     let stored = |summary: &Value| summary["stored_blocks"].as_u64().unwrap();
-    // With a limit, the receiver on this host is behind a link, as it were.
+    // With a limit, the receiver on this host counts as behind a link.
     let auto = upload(&["--compress", "auto", "--bwlimit", "100M"]);
     let (lz4, none) = (upload(&["--compress", "lz4"]), upload(&["--compress", "none"]));
     assert_eq!((stored(&auto), stored(&lz4), stored(&none)), (4, 0, 8));
-    // Without, nothing is gained by compressing.
+    // Without a limit, compression gains nothing.
     assert_eq!(stored(&upload(&["--compress", "auto"])), 8);
     assert!((400_000..401_000).contains(&wire(&none)), "{none}");
     assert!((200_000..330_000).contains(&wire(&auto)), "{auto}");
@@ -52,13 +52,13 @@ fn zstandard_makes_less_of_text_than_lz4() {
     let [none, _, lz4_wire] = figures(&upload(&["--compress", "lz4"]));
     assert_eq!((zstd, stored, none), (4, 4, 0), "what does not shrink is stored");
     assert!(wire < lz4_wire, "{wire} {lz4_wire}");
-    // Behind a slow link it is what is done anyway.
+    // Behind a slow link the sender does so anyway.
     assert_eq!(figures(&upload(&["--compress", "auto", "--bwlimit", "10M"]))[..2], [4, 4]);
 }
 
-/// Something on the way to the receiver does not let Zstandard through, or the receiver does not speak of it.
+/// A gateway does not let Zstandard through, or the receiver does not announce it.
 #[test]
-fn who_does_not_take_zstandard_gets_lz4() {
+fn a_receiver_without_zstandard_gets_lz4() {
     let lab = Lab::new();
     let src = lab.path("src");
     Tree::new(&src, 126).text("a", 200_000).text("b", 200_000).noise("c", 50_000);
@@ -144,7 +144,7 @@ fn ignore_done_sends_everything_again() {
     assert!(junk.code == 0 || (junk.code == 1 && junk.stderr.contains("progress.sqlite")), "{junk:?}");
 }
 
-/// What the progress database says of another receiver, or of one that lost its state, is not believed.
+/// The sender does not believe progress of another receiver, or of one that lost its state.
 #[test]
 fn progress_of_another_receiver_is_not_believed() {
     let lab = Lab::new();
@@ -186,7 +186,7 @@ fn the_index_must_be_there_and_be_one() {
     assert_eq!(proxy.request("GET", "/tar/0/status", &[], b"").status, 404, "nothing was put");
 }
 
-/// Rows that another program has written are believed, and nothing that was known of those before.
+/// Rows that another program has written are believed; the records about the previous rows are not.
 #[test]
 fn an_edited_index_is_that_of_another_program() {
     let lab = Lab::new();

@@ -1,6 +1,7 @@
-//! Both directions with the original program itself. It is no package and none of ours, so a checkout of it is named in
-//! `TARLIKE_ORIGINAL`, and a Python that has its modules (py-lz4framed, requests, boto3, PyYAML) in `TARLIKE_ORIGINAL_PYTHON`, if
-//! `python3` has not. [`super::legacy`] tests the same protocol everywhere, with programs of ours that speak it.
+//! Both directions with the original program itself. It is no package and not part of this
+//! repository: `TARLIKE_ORIGINAL` names a checkout, and `TARLIKE_ORIGINAL_PYTHON` a Python that has
+//! its modules (py-lz4framed, requests, boto3, PyYAML), if `python3` has not. [`super::legacy`]
+//! tests the same protocol on every machine, with our own programs that speak it.
 
 use crate::support::stress::free_port;
 use crate::support::{Cmd, Lab, Output, Rng, Running, Tree, assert_same_files, skip, wait_until};
@@ -10,14 +11,14 @@ use std::time::Duration;
 
 const SIZE: &str = "70000";
 
-/// A checkout of the original, and what runs it.
+/// A checkout of the original, and the Python that runs it.
 struct Original {
     checkout: PathBuf,
     python: PathBuf,
 }
 
 impl Original {
-    /// `None`, and said, where there is none.
+    /// `None`, with a printed reason, if there is none.
     fn get() -> Option<Self> {
         let Some(checkout) = std::env::var_os("TARLIKE_ORIGINAL") else {
             skip("TARLIKE_ORIGINAL names no checkout of the original program");
@@ -36,7 +37,7 @@ impl Original {
         self.cmd(lab, module, more).run().code(0)
     }
 
-    /// Its receiver, which listens when this returns.
+    /// The original's receiver, which listens when this returns.
     fn receiver(&self, lab: &Lab, base: &Path) -> (Running, String) {
         let port = free_port();
         let running = self.cmd(lab, "proxy", args![port.to_string(), "-b", base]).spawn();
@@ -47,7 +48,7 @@ impl Original {
     }
 }
 
-/// Files that both programs can copy: none on a border is empty.
+/// Files that both programs can copy: no empty file on a border.
 fn tree(lab: &Lab) -> PathBuf {
     let src = lab.path("src");
     let mut rng = Rng::new(91);

@@ -1,10 +1,11 @@
-//! What `--delete` takes: everything that the archive has put in place and its source has no more, and nothing else.
+//! `--delete` deletes everything that the archive has put in place and its source no longer has,
+//! and nothing else.
 
 use crate::support::{Lab, Tree, assert_same_tree};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Times that not every file system keeps, and one that all do, in nanoseconds since 1970.
+/// Times that not every file system keeps, and one that all keep, in nanoseconds since 1970.
 const DATES: [(&str, i64); 5] = [
     ("today", 1_750_000_000_123_456_789),
     ("before-1970", -1_500_000_001),
@@ -33,7 +34,7 @@ fn fill(tree: &mut Tree) {
     }
 }
 
-/// Takes away or changes most of it.
+/// Removes or changes most of it.
 fn shrink(tree: &mut Tree) {
     for (name, mtime_ns) in DATES {
         let at = |entry: &str| format!("{name}/{entry}");
@@ -47,7 +48,7 @@ fn shrink(tree: &mut Tree) {
     }
 }
 
-/// A source, and a receiver that has it.
+/// A source, and a receiver with its copy.
 struct World {
     lab: Lab,
     tree: Tree,
@@ -79,7 +80,7 @@ impl World {
     }
 }
 
-/// Any kind of entry, any date, and any way in which an index takes the place of another one.
+/// Every kind of entry, every date, and every way in which an index replaces another one.
 #[test]
 fn every_published_entry_is_deleted_with_its_source() {
     type Way = (&'static str, fn(&World, &Path));
@@ -142,7 +143,7 @@ fn every_published_entry_is_deleted_with_its_source() {
     }
 }
 
-/// Nothing but folders and links, by a stream each time.
+/// Folders and links alone, by a stream each time.
 #[test]
 fn folders_and_links_alone_are_remembered() {
     let mut world = World::new();
@@ -184,7 +185,7 @@ fn a_file_that_was_never_sent_is_not_deleted() {
             run(&world, &dst);
             let content = std::fs::read_to_string(dst.join("f")).unwrap();
             assert_eq!(content, "of the receiver", "way {number}, {mtime_ns}");
-            // What it has put there itself is deleted.
+            // Entries that the archive itself has put there are deleted.
             world.tree.remove("y");
             run(&world, &dst);
             assert!(!dst.join("y").exists() && dst.join("f").exists(), "way {number}, {mtime_ns}");
@@ -192,7 +193,7 @@ fn a_file_that_was_never_sent_is_not_deleted() {
     }
 }
 
-/// An index alone, of which no content comes, takes no link and no folder.
+/// An index without content takes over no link and no folder.
 #[test]
 fn an_index_that_was_never_finished_takes_no_links_and_folders() {
     let mut world = World::new();
@@ -231,7 +232,7 @@ fn files_of_another_archive_stay() {
     let (mut a, mut b) = (fill("a"), fill("b"));
     sync("a", "0", vec![]);
     sync("b", "1", vec![]);
-    // Both had it, and it is that of b, which has it no more without having said that it is to be deleted.
+    // Both had it, and it belongs to b, which no longer has it and has not asked for its deletion.
     b.remove("old");
     sync("b", "1", vec![]);
     for entry in ["f", "l", "d", "e", "h", "old"] {
@@ -250,7 +251,7 @@ fn files_of_another_archive_stay() {
     assert!(dst.join("own-a").exists() && dst.join("own-b").exists());
 }
 
-/// Single files that are copied into one folder have nothing that could be gone from it.
+/// Single files that are copied into one folder: none of them may delete another.
 #[test]
 fn single_files_do_not_delete_each_other() {
     let lab = Lab::new();

@@ -1,4 +1,4 @@
-//! Files that cannot get their names, and owners, permissions and times of what has one.
+//! Files that cannot get their names, and owners, permissions and times of published files.
 
 use crate::support::stress::Mount;
 use crate::support::{Lab, Tree, assert_same_tree, is_root, need_tool, set_mtime, skip, tree_diff};
@@ -38,7 +38,8 @@ fn failed(summary: &Value) -> Vec<(String, String)> {
     failed.iter().map(|failed| (text(&failed["path"]), text(&failed["reason"]))).collect()
 }
 
-/// `conf` cannot be placed; what has the same content can, and what stays is not sent again.
+/// `conf` cannot be placed; files of the same content can, and the file that stays is not sent
+/// again.
 #[track_caller]
 fn only_conf_fails(lab: &Lab, what: &str, src: &Path, sync: impl Fn() -> crate::support::Output) {
     let mut tree = Tree::new(src, 400);
@@ -114,7 +115,7 @@ fn a_file_that_cannot_be_placed_hinders_no_other_of_its_content() {
     }
 }
 
-/// More than any answer names.
+/// More files than any answer names.
 #[test]
 fn files_that_cannot_be_placed_are_counted_also_where_they_are_not_named() {
     let lab = Lab::new();
@@ -163,7 +164,7 @@ fn a_folder_of_another_user_hinders_only_what_is_in_it() {
     assert_eq!(last["sent_bytes"], 0, "{last}");
 }
 
-/// Whatever the system says of one more name of a file: it is one file's failure, or no failure at all.
+/// If the system refuses a further name, that fails one file at most.
 #[test]
 fn keep_goes_on_where_a_file_takes_no_further_name() {
     for error in ["EPERM", "EACCES", "EMLINK", "EOPNOTSUPP", "EXDEV"] {
@@ -204,7 +205,7 @@ fn keep_goes_on_beside_an_immutable_file() {
     assert!(!output.stderr.contains("set owners"), "{}", output.stderr);
     let differences = tree_diff(&src, &dst);
     assert!(differences.iter().all(|line| line.starts_with("f: ")), "{differences:?}");
-    // Nor where only its metadata are to change.
+    // Nor if only its metadata are to change.
     tree.mode("g", 0o600);
     let second = Immutable::new(&dst.join("g"));
     let output = sync().code(3);
@@ -228,7 +229,7 @@ fn the_top_folder_is_copied_too() {
         Tree::new(&src, 404).noise("a", 2000).noise("d/b", 100).dir("empty");
         let proxy = (way != "local").then(|| lab.proxy(&dst));
         let to: OsString = proxy.as_ref().map_or(dst.clone().into(), |proxy| (&proxy.url).into());
-        let pass = |more: Vec<OsString>| {
+        let run = |more: Vec<OsString>| {
             if way == "steps" {
                 lab.run([args!["index", "-b", src, "-db", db], more].concat()).code(0);
                 lab.upload(&src, &db, to.to_str().unwrap(), vec![]).code(0);
@@ -243,20 +244,20 @@ fn the_top_folder_is_copied_too() {
             set_mode(&src, 0o2750);
         }
         set_mtime(&src, 1_400_000_000_500_000_000);
-        pass(vec![]);
+        run(vec![]);
         as_source("the first run");
         set_mode(&dst, 0o755);
-        pass(vec![]);
+        run(vec![]);
         as_source("it was changed in the copy");
         set_mode(&src, 0o700);
-        pass(vec![]);
+        run(vec![]);
         as_source("nothing else has changed");
         set_mtime(&src, -1_500_000_000);
         std::fs::write(src.join("d/new"), "new").unwrap();
-        pass(args!["-c"]);
+        run(args!["-c"]);
         as_source("from the start");
         std::fs::write(src.join("top"), "new").unwrap();
-        pass(vec![]);
+        run(vec![]);
         as_source("something came in");
         assert_same_tree(&src, &dst);
     }
@@ -267,15 +268,15 @@ fn check_compares_the_top_folder_too() {
     let lab = Lab::new();
     let (src, dst, db) = (lab.dir("src"), lab.dir("dst"), lab.path("db"));
     Tree::new(&src, 407).noise("a", 2000).mode("", 0o750);
-    let pass = || lab.sync(&src, &dst, args!["-db", db]).code(0);
+    let run = || lab.sync(&src, &dst, args!["-db", db]).code(0);
     let check = |more: Vec<OsString>| lab.run([args!["check", "-b", dst, "-db", db], more].concat());
-    pass();
+    run();
     check(vec![]).code(0);
     set_mode(&src, 0o700);
     std::fs::write(src.join("b"), "new").unwrap();
-    pass();
+    run();
     check(vec![]).code(0);
-    // Its time is that of whatever came beside the copy.
+    // Its time is that of the last entry that was put beside the copy.
     std::fs::write(dst.join("beside"), "not ours").unwrap();
     check(vec![]).code(0);
     check(args!["--generation", "1"]).code(0);
@@ -355,7 +356,7 @@ fn mode_and_owner_of_a_file_come_back() {
         let summary = sync();
         assert_eq!(summary["sent_bytes"], 0, "{more:?}: {summary}");
         assert_same_tree(&src, &dst);
-        // And nothing is touched where nothing is wrong, links included.
+        // Nothing is touched where everything is right, links included.
         std::os::unix::fs::symlink("a", src.join("link")).unwrap();
         sync();
         let ctimes = || {
@@ -371,7 +372,8 @@ fn mode_and_owner_of_a_file_come_back() {
     }
 }
 
-/// A user who may write to a folder of the copy puts another user's file there, with size and time of an own one.
+/// A user who may write to a folder of the copy puts another user's file there, with size and time
+/// of one of the copy's files.
 #[test]
 fn a_planted_file_keeps_its_owner() {
     if !is_root() {
@@ -400,7 +402,7 @@ fn a_planted_file_keeps_its_owner() {
     }
 }
 
-/// What is at the destination is found by path and content, however the index came to another one.
+/// The receiver finds present content by path and content, whichever way the new index arrives.
 #[test]
 fn no_present_content_is_sent() {
     let lab = Lab::new();
@@ -429,7 +431,7 @@ fn no_present_content_is_sent() {
             assert_eq!(sent, if round == 0 { 500_000 } else { 0 }, "{name} {round}");
         }
     }
-    // A stranger's file of the same name, size and time is not believed.
+    // A foreign file of the same name, size and time is not believed.
     let time = single.join("b").metadata().unwrap().modified().unwrap();
     std::fs::write(single.join("b"), vec![1; 500_000]).unwrap();
     std::fs::File::open(single.join("b")).unwrap().set_modified(time).unwrap();

@@ -1,4 +1,4 @@
-//! What the next pass would do, as `plan` and `sync --dry-run` say it: by what, and without reading anything.
+//! What the next run would do, as `plan` and `sync --dry-run` say it, without reading content.
 
 use crate::support::s3::{Object, Stub};
 use crate::support::{Cmd, Lab, Output, Tree, index, set_mtime, wait_until};
@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// More than can be read in the time that a command has.
+/// More bytes than a command can read in its time limit.
 const HUGE: u64 = 1 << 40;
 
 /// A folder and its index.
@@ -26,13 +26,13 @@ impl World {
         let mut tree = Tree::new(&src, seed);
         fill(&mut tree);
         let world = Self { lab, src, db, tree };
-        world.settle();
+        world.let_files_age();
         world.index();
         world
     }
 
-    /// What changed just before an index began is looked at again.
-    fn settle(&self) {
+    /// Waits, since files that changed just before an index began count as changed.
+    fn let_files_age(&self) {
         std::thread::sleep(Duration::from_millis(3100));
     }
 
@@ -85,7 +85,7 @@ fn every_change_of_an_entry() {
     world.append("log", &[7; 1000]);
     world.tree.remove("link").symlink("link", "new").remove("old").remove("becomes-dir").dir("becomes-dir");
     world.tree.hardlink("z-hard", "stays");
-    // Another inode: it did not grow, whatever its size says.
+    // Another inode: the file did not grow, whatever its size suggests.
     world.tree.noise("tmp", 80);
     std::fs::rename(world.src.join("tmp"), world.src.join("replaced")).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, world.src.join("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
@@ -93,7 +93,8 @@ fn every_change_of_an_entry() {
 
     let output = world.plan(args!["--paths"]).code(3).says("fifo: it is a FIFO");
     let lines: Vec<&str> = output.stdout.lines().filter(|line| line.contains('\t')).collect();
-    // In the order of the walk, then what went or moved, then what came. A folder that went shows at the next one.
+    // In walk order; then removed and renamed entries, then new ones. A removed folder is listed
+    // with the next entry.
     let expected = [
         "N\td\t0\tbecomes-dir",
         "C\td\t0\td",
@@ -103,7 +104,7 @@ fn every_change_of_an_entry() {
         "G\tf\t1000\tlog",
         "T\tf\t500\tmode",
         "C\tf\t80\treplaced",
-        // Its other name makes that the inode's time is another.
+        // Its other name changed the inode's time.
         "T\tf\t1000\tstays",
         "D\td\t0\told",
         "N\td\t0\tsub",
@@ -139,7 +140,7 @@ fn every_change_of_an_entry() {
     assert_eq!(*moved, moved_is);
     assert!(lines.iter().any(|line| line["event"] == "failed" && line["path"] == "fifo"));
 
-    // The pass itself: all was as it looked.
+    // The run itself: the plan was right.
     let indexed = world.index();
     assert_eq!(indexed["changes"]["appended_bytes"], plan["send_bytes"], "{indexed}");
     let exact = world.from(args!["1", "--json"]).code(0).summary();
@@ -149,7 +150,8 @@ fn every_change_of_an_entry() {
     }
     for (what, expected) in [
         ("new", [1, 30, 3]),
-        // Of contents it is known which is larger, not of which inode they were. A time of the inode is no part of a generation.
+        // Of contents it is known which is larger, not which inode they had. An inode's time is no
+        // part of a generation.
         ("changed", [1, 300, 2]),
         ("grown", [3, 1070, 0]),
         ("renamed", [1, 70, 0]),
@@ -179,7 +181,7 @@ fn nothing_is_read_and_nothing_is_written() {
     assert_eq!(std::fs::read_dir(world.lab.path("tmp")).unwrap().count(), 0, "something was left behind");
 }
 
-/// Neither by a sync that is only planned, to a folder of this host or to a receiver elsewhere.
+/// Nor by a planned sync, to a folder of this host or to a remote receiver.
 #[test]
 fn a_dry_run_of_a_sync_reads_nothing_where_there_is_an_index() {
     for local in [true, false] {
@@ -191,7 +193,7 @@ fn a_dry_run_of_a_sync_reads_nothing_where_there_is_an_index() {
         let to = proxy.as_ref().map_or(dst.clone().into_os_string(), |proxy| (&proxy.url).into());
         let sync =
             |more| world.lab.sync(&world.src, &to, [args!["-db", world.db, "-s", "10000"], more].concat());
-        // The receiver has nothing yet, and then all of it.
+        // The receiver has nothing yet, and then everything.
         let first = sync(args!["--dry-run", "--json"]).code(0).summary();
         assert_eq!([number(&first, "sent_bytes"), number(&first, "files")], [50_100, 2], "{first}");
         assert_eq!((number(&first, "sent_blocks"), &first["complete"]), (6, &false.into()));
@@ -212,7 +214,8 @@ fn a_dry_run_of_a_sync_reads_nothing_where_there_is_an_index() {
     }
 }
 
-/// Its inode says that it may have changed after the index was made; a date in the future says nothing.
+/// The inode's time shows that it may have changed after the index was made; a date in the future
+/// shows nothing.
 #[test]
 fn recently_changed_files_are_not_trusted() {
     let then = 1_500_000_000_000_000_000;
@@ -276,7 +279,7 @@ fn generations_beside_each_other() {
     let same = world.tree.rng.noise(500);
     world.tree.file("same-1", &same).file("same-2", &same);
     let second = world.index();
-    // 3: what came goes again, and something else comes.
+    // 3: added files are removed again, and another file is added.
     world.tree.remove("same-1").remove("same-2").noise("last", 77);
     let third = world.index();
 
@@ -296,7 +299,7 @@ fn generations_beside_each_other() {
     let plan = exact(args!["2"]);
     assert_eq!((tally(&plan, "new"), tally(&plan, "removed")), ([1, 77, 0], [2, 1000, 0]), "{plan}");
     assert_eq!(plan["send_bytes"], third["changes"]["appended_bytes"]);
-    // A receiver of the first generation never needs rows that came and went since.
+    // A receiver of the first generation never needs rows that were added and removed since.
     let plan = exact(args!["1"]);
     assert_eq!(number(&plan, "send_bytes"), edit + 77, "{plan}");
     assert_eq!((number(&plan, "total_files"), &plan["at_most"]), (5, &false.into()));

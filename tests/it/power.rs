@@ -1,5 +1,6 @@
-//! Power loss: a file system on a loop device is shut down beneath the receiver without flushing its journal, and mounted again.
-//! Every block that was answered 200 is still there, and nothing is torn (P1, P3). Skipped where nothing may be mounted.
+//! Power loss: a file system on a loop device is shut down beneath the receiver without flushing
+//! its journal, and mounted again. Every block that was answered 200 is still there, and no file is
+//! torn (P1, P3). Skipped where the test may not mount.
 
 use crate::support::http;
 use crate::support::index::{self, blake3_hex, frame};
@@ -14,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What no crash may find on its own: the file system commits only when it is asked to, and a rename does not
-/// push the content of the file before it.
+/// Mount options under which a crash finds nothing on the disk by luck: the file system commits
+/// only when asked, and a rename does not write the content of the file.
 const MERCILESS: &str = "commit=600,noauto_da_alloc";
 
 /// A disk whose power can be cut.
@@ -26,7 +27,7 @@ struct Disk {
 }
 
 impl Disk {
-    /// Makes and mounts one; `None`, and said, where that is not permitted.
+    /// Makes and mounts a disk; `None`, with a printed reason, where that is not permitted.
     fn new(lab: &Lab, mebibytes: u64) -> Option<Self> {
         if !is_root() {
             skip("only root may mount");
@@ -49,7 +50,7 @@ impl Disk {
         self.mount.is_some()
     }
 
-    /// Cuts the power, which kills the receiver too, and switches it on again.
+    /// Cuts the power, which also kills the receiver, and switches it on again.
     fn cut(&mut self, fuse: Fuse, proxy: &mut Proxy) {
         fuse.blow();
         proxy.kill9();
@@ -67,7 +68,7 @@ impl Disk {
     }
 }
 
-/// A process that is about to cut the power: starting it takes longer than a block.
+/// A process that is ready to cut the power: starting one takes longer than a block.
 struct Fuse(Child);
 
 impl Fuse {
@@ -170,7 +171,7 @@ impl Job {
         Putting { threads: threads.collect(), state }
     }
 
-    /// Blocks of which something is missing. The receiver answers for all that it had done.
+    /// Blocks that are not complete. The receiver answers for all that it had recorded.
     fn missing(&self, proxy: &Proxy) -> BTreeSet<usize> {
         let answer = proxy.request("GET", "/tar/0/status", &[], b"");
         if answer.status == 404 {
@@ -182,7 +183,7 @@ impl Job {
         ranges.into_iter().flat_map(|(from, to)| from / self.size..to.div_ceil(self.size)).collect()
     }
 
-    /// Final names that are neither as they must be nor as they were.
+    /// Final names with neither the new nor the previous content.
     fn torn(&self, dst: &Path) -> Vec<String> {
         let old = |name: &Path| std::fs::read(self.lab.path("old").join(name)).ok();
         let entries = walkdir::WalkDir::new(dst).into_iter();
@@ -223,12 +224,12 @@ impl Putting {
         });
     }
 
-    /// What was answered 200 so far.
+    /// The blocks that were answered 200 so far.
     fn acknowledged(&self) -> BTreeSet<usize> {
         self.state.acknowledged.lock().unwrap().clone()
     }
 
-    /// Ends it; gives all that was answered 200.
+    /// Ends the threads; returns all blocks that were answered 200.
     fn end(self) -> BTreeSet<usize> {
         self.state.stop.store(true, Ordering::SeqCst);
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
@@ -249,7 +250,7 @@ fn put(addr: SocketAddr, archive: &[u8], digest: &str, size: usize, number: usiz
     http::try_raw(addr, &[head.as_bytes(), &body].concat()).map(|answer| answer.status)
 }
 
-/// Cuts the power once while blocks come in; gives what is wrong afterwards.
+/// Cuts the power once while blocks arrive; returns the faults that it finds afterwards.
 fn cut_once(job: &Job, disk: &mut Disk, proxy: &mut Proxy, rng: &mut Rng, after: usize) -> Vec<String> {
     let done_before: BTreeSet<usize> = {
         let missing = job.missing(proxy);
@@ -266,7 +267,8 @@ fn cut_once(job: &Job, disk: &mut Disk, proxy: &mut Proxy, rng: &mut Rng, after:
     let acknowledged = putting.acknowledged();
     disk.cut(fuse, proxy);
     let late = putting.end();
-    // Linux tells an fsync that a shutdown overtakes that all is well. Real power takes such an answer with it.
+    // If a shutdown overtakes an fsync, Linux reports success. A real power loss would take that
+    // answer with it.
     let late = late.difference(&acknowledged).count();
     println!(
         "{} blocks were acknowledged, {} before, {late} too late",
@@ -274,7 +276,7 @@ fn cut_once(job: &Job, disk: &mut Disk, proxy: &mut Proxy, rng: &mut Rng, after:
         done_before.len()
     );
     assert!(acknowledged.len() >= after.min(1), "nothing was acknowledged: nothing is tested");
-    // Before the receiver has had a chance to repair anything.
+    // Before the receiver could repair anything.
     let mut wrong = job.torn(&disk.path.join("base"));
     proxy.restart();
     let missing = job.missing(proxy);
@@ -284,7 +286,7 @@ fn cut_once(job: &Job, disk: &mut Disk, proxy: &mut Proxy, rng: &mut Rng, after:
     wrong
 }
 
-/// Old content under some of the names, safely on the disk.
+/// Previous content under some of the names, safely on the disk.
 fn old_content(job: &Job, disk: &Disk) -> PathBuf {
     let base = disk.path.join("base");
     let names = ["large", "text/compressible.txt", "folder-3/sub-0/f3", "folder-1/sub-1/f1", "one-byte"];
@@ -306,7 +308,8 @@ fn cut_again_and_again(job: &Job, cuts: usize) {
     job.put_index(&proxy);
     let each = job.blocks() / (cuts + 1);
     for cut in 0..cuts {
-        // How many blocks come before a cut is the machine's to say: on a fast one they may all be there.
+        // The machine's speed decides how many blocks arrive before a cut: on a fast one all may
+        // have arrived.
         if job.missing(&proxy).is_empty() && cut > cuts / 2 {
             break;
         }
@@ -314,13 +317,13 @@ fn cut_again_and_again(job: &Job, cuts: usize) {
         let wrong = cut_once(job, &mut disk, &mut proxy, &mut rng, after);
         assert!(wrong.is_empty(), "{wrong:?}");
     }
-    // What it said it has it has: only the rest is sent.
+    // The receiver has every block that it acknowledged: only the rest is sent.
     let missing = job.missing(&proxy).len();
     let summary = job.upload(&proxy);
     assert_eq!(summary["sent_blocks"], missing, "{summary}");
     println!("{missing} blocks of {} were left at the end", job.blocks());
     assert_same_tree(&job.src, &base);
-    // And now that the receiver has confirmed everything, everything survives.
+    // After the receiver has confirmed everything, everything survives.
     let fuse = disk.fuse();
     disk.cut(fuse, &mut proxy);
     assert_same_tree(&job.src, &base);
@@ -340,7 +343,7 @@ fn no_acknowledged_block_of_large_files_is_lost() {
     cut_again_and_again(&Job::large_files(), 8);
 }
 
-/// The index is answered 200 too: after that it is there. And a second one replaces it wholly or not at all.
+/// The index was answered 200: it is there. A second index replaces it completely or not at all.
 #[test]
 fn an_acknowledged_index_is_not_lost() {
     let job = Job::large_files();
@@ -365,7 +368,8 @@ fn an_acknowledged_index_is_not_lost() {
     drop(proxy);
 }
 
-/// Negative control: with syncs that only pretend, the same test finds what is wrong. Else it proved nothing.
+/// Negative control: if syncs only pretend, the same test must find faults. Otherwise it shows
+/// nothing.
 fn finds_what_is_lost(job: &Job, lies: &[&str]) -> Option<Vec<String>> {
     let mut rng = chance();
     let mut disk = Disk::new(&job.lab, 96)?;
@@ -383,7 +387,7 @@ fn without_any_sync_acknowledged_blocks_are_lost() {
     assert!(lost >= 20, "power loss without any sync lost only {lost} blocks: the disk is not switched off");
 }
 
-/// The journal is safe and the content is not: files that were renamed too early are torn.
+/// The journal is safe and the content is not: files that got their names too early are torn.
 #[test]
 fn without_the_sync_of_content_files_are_torn() {
     let Some(wrong) = finds_what_is_lost(&Job::small_files(), &["syncfs:retval=0"]) else { return };

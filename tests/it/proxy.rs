@@ -1,4 +1,4 @@
-//! The life of a receiver: start, one folder for one receiver, an index of its own, stop.
+//! The life of a receiver: start, one receiver for each folder, a given index, stop.
 
 use crate::support::index::{self, blake3_hex, frame};
 use crate::support::{Lab, Proxy, Tree, assert_same_tree};
@@ -61,7 +61,7 @@ fn a_base_that_is_a_link() {
     lab.check(&link, &db, args!["--extra"]).code(0);
 }
 
-/// An index that came another way, so that blocks may come without one.
+/// An index that was brought by other means, so that blocks may arrive without a PUT.
 #[test]
 fn an_index_given_at_the_start() {
     let lab = Lab::new();
@@ -76,7 +76,7 @@ fn an_index_given_at_the_start() {
     lab.run(args!["proxy", "0", "-b", lab.path("other"), "-db", junk]).code(1);
 }
 
-/// Sends the head and half of the body of a block; gives the connection and the rest of the body.
+/// Sends the head and half of the body of a block; returns the connection and the rest of the body.
 fn half_a_block(proxy: &Proxy, digest: &str, content: &[u8]) -> (TcpStream, Vec<u8>) {
     let body = frame(content);
     let mut stream = TcpStream::connect(proxy.addr).unwrap();
@@ -111,7 +111,7 @@ fn a_stop_finishes_what_is_in_flight() {
         let start = Instant::now();
         proxy.wait().code(0);
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-        // It was durable, and is taken up by the next receiver.
+        // The block was durable, and the next receiver finds it.
         let proxy = lab.proxy(&dst);
         assert_eq!(proxy.status(0)["done_bytes"], 5000);
         lab.upload(&src, &db, &proxy.url, vec![]).code(0);
@@ -145,7 +145,7 @@ fn an_interrupted_upload_is_130_and_goes_on_later() {
         Tree::new(&src, 111).noise("a", 400_000);
         let db = lab.index(&src);
         let proxy = lab.proxy(&dst);
-        // Four seconds, unless stopped.
+        // Four seconds, unless it is stopped.
         let upload = lab.upload_cmd(&src, &db, &proxy.url, args!["-s", "10000", "--bwlimit", "100K"]).spawn();
         crate::support::wait_until("some blocks are there", Duration::from_secs(20), || {
             proxy.blocks_accepted() > 2
@@ -158,7 +158,7 @@ fn an_interrupted_upload_is_130_and_goes_on_later() {
         let before = proxy.blocks_accepted();
         assert!((3..40).contains(&before), "{before}");
         lab.upload(&src, &db, &proxy.url, args!["-s", "10000"]).code(0);
-        // What was in flight may have arrived or not.
+        // Requests in flight may have arrived or not.
         assert!((40 - before..=40 - before + 5).contains(&(proxy.blocks_accepted() - before)), "{before}");
         assert_same_tree(&src, &dst);
     }

@@ -1,4 +1,5 @@
-//! Several senders of one archive: ranges of blocks, in any order and at once, and everything by everybody.
+//! Several senders of one archive: ranges of blocks, in any order and at the same time, and the
+//! whole archive by several senders.
 
 use crate::support::index;
 use crate::support::{Lab, Output, Tree, assert_same_tree};
@@ -30,7 +31,8 @@ impl Setting {
     }
 }
 
-/// Who sends the last missing range confirms the whole; who comes before has done his part but cannot.
+/// The host that sends the last missing range confirms the whole archive; an earlier host confirms
+/// its own range only.
 fn in_order(ranges: &[(usize, usize)], setting: &Setting) {
     let proxy = setting.lab.proxy(&setting.dst);
     let mut sent = 0;
@@ -108,7 +110,8 @@ fn the_whole_by_three_senders_at_once_in_different_blocks() {
     assert_same_tree(&setting.src, &setting.dst);
 }
 
-/// P7, by hand: every block in a random order, twice, by four connections at once, in three block sizes.
+/// P7, with raw requests: every block in a random order, twice, by four connections at once, in
+/// three block sizes.
 #[test]
 fn the_same_blocks_any_number_of_times_in_any_order() {
     let setting = Setting::new(25);
@@ -158,7 +161,7 @@ fn a_range_behind_the_end_or_the_wrong_way_round_is_refused() {
     assert_same_tree(Path::new(&setting.src), &setting.dst);
 }
 
-/// What another host could not send is no failure of this one: its own range is confirmed.
+/// A file that another host could not send is no failure of this host: its own range is confirmed.
 #[test]
 fn a_file_that_fails_at_another_host_is_not_this_ones_failure() {
     let lab = Lab::new();

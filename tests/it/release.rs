@@ -1,4 +1,4 @@
-//! scripts/release, with the program that is tested in place of one that is built for it.
+//! scripts/release, with the tested program in place of a release build.
 
 use crate::support::{Lab, need_tool};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 fn script(lab: &Lab, args: Vec<std::ffi::OsString>) -> crate::support::run::Cmd {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let cmd = lab.cmd(args).program(&root.join("scripts/release"));
-    // What cargo and rustup need of the real home, without writing to it.
+    // cargo and rustup need parts of the real home, but must not write to it.
     let home = |name: &str, folder: &str| {
         std::env::var_os(name)
             .unwrap_or_else(|| Path::new(&std::env::var_os("HOME").unwrap()).join(folder).into())
@@ -19,7 +19,7 @@ fn a_release_has_everything_twice_the_same_and_a_program_that_runs() {
     need_tool("readelf", "apt-get install binutils");
     let lab = Lab::new();
     let binary = env!("CARGO_BIN_EXE_tar-like");
-    // Whatever glibc this machine has.
+    // Whichever glibc this machine has.
     let pack = |out: &Path| args!["--binary", binary, "--out", out, "--no-deb", "--max-glibc", "99"];
     let outs = [lab.path("one"), lab.path("two")];
     let sums = outs.each_ref().map(|out| {
@@ -52,14 +52,14 @@ fn a_release_has_everything_twice_the_same_and_a_program_that_runs() {
     ] {
         assert!(std::fs::metadata(root.join(file)).is_ok_and(|m| m.len() > 0), "{file} is not there");
     }
-    // Stripped, and still the program.
+    // Stripped, and still working.
     let packed = root.join("tar-like");
     assert!(std::fs::metadata(&packed).unwrap().len() < std::fs::metadata(binary).unwrap().len());
     assert_eq!(
         lab.cmd(args!["--version"]).program(&packed).run().code(0).stdout,
         lab.run(args!["--version"]).stdout
     );
-    // The owner is root, and the time that of the release.
+    // The owner is root, and the time is that of the release.
     let list = shell("cd \"$0\"; TZ=UTC tar -tvf *.tar.gz");
     assert!(list.lines().all(|line| line.contains(" 0/0 ") && line.contains(" 2025-06-15 ")), "{list}");
 }

@@ -1,11 +1,12 @@
-//! The main job: a folder goes through index, proxy, upload and check, and is the same afterwards.
+//! The main job: a folder goes through index, proxy, upload and check, and the copy equals it.
 
 use crate::support::index;
 use crate::support::{Lab, Proxy, Tree, assert_same_tree};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Uploads, compares twice over, and shows that a second run sends nothing. Gives the receiver's folder and the receiver.
+/// Uploads, compares in two ways, and shows that a second run sends nothing. Returns the receiver's
+/// folder and the receiver.
 fn transfer(lab: &Lab, src: &Path, more: Vec<OsString>) -> (PathBuf, Proxy) {
     let dst = lab.dir("dst");
     let db = lab.index(src);
@@ -163,7 +164,7 @@ fn several_archives_on_one_receiver_at_once() {
             (src, db)
         })
         .collect();
-    // Ids need not be dense; the largest is what the receiver's journal can keep.
+    // Ids need not be dense; the largest is the last that the receiver's journal can store.
     let ids = ["0", "1", "77", "9223372036854775807"];
     let running: Vec<_> = sources
         .iter()
@@ -202,7 +203,8 @@ fn the_receiver_lets_go_and_takes_up_again() {
     proxy.kill9();
     proxy.restart();
     assert_eq!(proxy.status(0)["done_bytes"], done, "a restart forgets");
-    // Another block size, no progress database: what is there is not sent again, except where blocks straddle it.
+    // Another block size, no progress database: received content is not sent again, except where
+    // blocks overlap missing ranges.
     lab.upload(&src, &db, &proxy.url, args!["-s", "999"]).code(0);
     let total = index::archive(&src, &db).len();
     assert!(proxy.blocks_accepted() <= blocks(total - 21_000, 999) + 1);
@@ -233,7 +235,7 @@ fn files_removed_or_changed_at_the_destination_are_sent_again() {
     assert_eq!(proxy.blocks_accepted(), 2, "only the two files are sent again");
 }
 
-/// P5: also by the receiver that put everything in place itself and never stopped.
+/// P5: also by the receiver that put everything in place itself and was never restarted.
 #[test]
 fn files_removed_behind_a_running_receiver_are_sent_again() {
     let lab = Lab::new();

@@ -1,4 +1,5 @@
-//! The S3 servers of the tests themselves: that they serve what a test of the program relies on, and that faults are faults.
+//! The S3 servers of the tests themselves: they behave as the tests of the program assume, and
+//! faults are faults.
 
 use crate::support::http::{self, Response};
 use crate::support::index::md5_hex;
@@ -9,7 +10,7 @@ use crate::support::s3::{
 use crate::support::{Lab, Rng, Tree, assert_same_files, wait_until};
 use std::time::{Duration, Instant};
 
-/// Keys that are easily got wrong on the way, in the order of their bytes.
+/// Keys that are often damaged on the way, in the order of their bytes.
 const ODD_KEYS: &[&str] =
     &[" a b", "a&<>\"'b", "a+b", "a/b/c", "a=%2f?#", "dir.d/x", "dir/x", "plain", "\u{fc} \u{1f980}"];
 
@@ -24,12 +25,12 @@ fn get(stub: &Stub, path: &str, headers: &[(&str, &str)]) -> Response {
     http::request(stub.addr, "GET", path, headers, b"")
 }
 
-/// Whether the connection ended before the body did.
+/// Whether the connection ended before the body.
 fn is_cut(answer: &Response) -> bool {
     answer.header("content-length").unwrap().parse::<usize>().unwrap() > answer.body.len()
 }
 
-/// What stands in elements of this name.
+/// The texts of the elements of this name.
 fn elements<'a>(xml: &'a str, name: &str) -> Vec<&'a str> {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
     xml.split(&open).skip(1).map(|rest| rest.split(&close).next().unwrap()).collect()
@@ -42,7 +43,7 @@ fn rclone_serves_the_files_of_its_folder() {
     std::fs::write(server.bucket_dir("bkt").join("by hand"), "before").unwrap();
     let client = server.client();
     assert_eq!(client.list("bkt"), [("by hand".to_string(), 6)]);
-    // Behind its back, after it has looked.
+    // Directly on its disk, after it has listed the folder.
     std::fs::write(server.bucket_dir("bkt").join("later"), "x").unwrap();
     assert_eq!(client.list("bkt").len(), 2);
 

@@ -14,7 +14,7 @@ const ROWS: u64 = 1_000_000;
 const BLOCK: usize = 4 << 20;
 const INFLIGHT: usize = 2;
 
-/// P11, in KiB: 64 MiB and so many blocks at once with their compressed bound.
+/// P11, in KiB: 64 MiB, and so many blocks at once with their compressed bound.
 fn bound_kib(blocks: usize) -> u64 {
     let frame = BLOCK + BLOCK / 255 + (BLOCK / 65_536 + 1) * 8 + 64;
     ((64 << 20) + blocks * (BLOCK + frame)) as u64 / 1024
@@ -35,7 +35,8 @@ fn path(id: u64) -> String {
     format!("folder-{:03}/sub-{:02}/file-{id:07}", id / 10_000, id / 500 % 20)
 }
 
-/// Writes an index of files that need not exist, as the product does, but by plain SQL; gives its digest and total size.
+/// Writes an index of files that need not exist, as the program does, but by plain SQL; returns its
+/// digest and total size.
 fn synthesize(db: &Path) -> (String, u64) {
     let mut connection = Connection::open(db).unwrap();
     let schema = "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;
@@ -92,7 +93,7 @@ fn synthesize(db: &Path) -> (String, u64) {
     (digest, offset)
 }
 
-/// Block `number`, and the first and last file of which it holds anything.
+/// Block `number`, and the first and last file with bytes in it.
 fn block(number: usize, total: u64) -> (Vec<u8>, u64, u64) {
     let (start, end) = ((number * BLOCK) as u64, total.min(((number + 1) * BLOCK) as u64));
     let (mut bytes, mut offset, mut first, mut last) = (Vec::new(), 0, None, 0);
@@ -108,7 +109,7 @@ fn block(number: usize, total: u64) -> (Vec<u8>, u64, u64) {
     (bytes, first.unwrap(), last)
 }
 
-/// A request that may take longer than those of the harness; gives the whole answer as text.
+/// A request that may take longer than those of the harness; returns the whole answer as text.
 fn patient(proxy: &Proxy, line: &str, headers: &[(&str, &str)], body: &[u8]) -> String {
     let mut stream = TcpStream::connect(proxy.addr).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
@@ -163,7 +164,7 @@ fn a_million_rows() {
     });
     within(&proxy, "blocks put");
     for (_, first, last) in &wanted {
-        // Those at the edges go beyond the block.
+        // The files at the edges go beyond the block.
         for id in [first + 1, (first + last) / 2, last - 1] {
             assert_eq!(std::fs::read(dst.join(path(id))).unwrap(), content(id), "{id}");
         }
@@ -176,7 +177,7 @@ fn a_million_rows() {
     assert!((files..=files + 8).contains(&published), "{published} of {files}");
     proxy.kill9();
     proxy.restart();
-    // The rows of a large index are compared with its digest before it is used again.
+    // The receiver compares the rows of a large index with its digest before it uses them again.
     wait_until("the index was checked", Duration::from_secs(100), || {
         proxy.request("GET", "/tar/0/status", &[], b"").status == 200
     });
@@ -186,12 +187,12 @@ fn a_million_rows() {
     within(&proxy, "started again");
 }
 
-/// Runs to the end; gives the most memory that it had, within a few milliseconds of its end, in KiB.
+/// Runs to the end; returns the peak of its memory, within a few milliseconds of its end, in KiB.
 fn watched(cmd: Cmd) -> (Output, u64) {
     let mut running = cmd.spawn();
     let mut peak = 0;
     wait_until("the command ends", Duration::from_secs(120), || {
-        // It may end while it is looked at.
+        // The process may end during the look.
         let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         peak = line.map_or(peak, |line| line.split_whitespace().next().unwrap().parse().unwrap());

@@ -1,5 +1,5 @@
-//! The container scripts: help, what they say where there is no engine or image, and what they would run, by a `docker` that only
-//! records. tests/it/containers runs the real one, where there is one.
+//! The container scripts: help, messages where there is no engine or image, and the calls that they
+//! would make, with a `docker` that only records. tests/it/containers.rs runs the real engine.
 
 use crate::support::{Lab, need_tool};
 use std::ffi::OsString;
@@ -19,7 +19,8 @@ fn script(name: &str) -> PathBuf {
     }
 }
 
-/// A folder of programs of its own: what a script needs, and perhaps a docker that writes down what it is asked.
+/// A folder with programs of its own: those that a script needs, and perhaps a docker that records
+/// its calls.
 struct Bench {
     lab: Lab,
     env: Vec<(String, OsString)>,
@@ -50,7 +51,7 @@ impl Bench {
         bench
     }
 
-    /// A docker that works.
+    /// A docker that succeeds.
     fn working() -> Self {
         Self::new(Some(
             "'network inspect') echo -172.17.0.0/16 ;;\n'compose version') exit 1 ;;\nrun*) env >\"$ASKED.env\"; exit 7 ;;\nbuild*) find \"${@: -1}\" >\"$ASKED.files\" ;;",
@@ -83,7 +84,7 @@ impl Bench {
             .unwrap()
     }
 
-    /// Runs a script that ends in a call of the engine, and gives that call.
+    /// Runs a script that ends in a call of the engine, and returns that call.
     #[track_caller]
     fn asked(&self, name: &str, args: &[&str]) -> Vec<String> {
         let output = self.run(name, args);
@@ -102,7 +103,7 @@ fn says(output: &Output, code: i32, words: &[&str]) {
     }
 }
 
-/// Whether `pair` stands in `args`, one behind the other.
+/// Whether the two words of `pair` follow each other in `args`.
 fn has(args: &[String], pair: &[&str]) -> bool {
     args.windows(pair.len()).any(|window| window == pair)
 }
@@ -132,7 +133,7 @@ fn missing_tools_are_named() {
         says(&podman.run(name, &[]), 1, &["podman is not installed"]);
         let dead = Bench::new(Some("info*) echo 'Cannot connect to the Docker daemon' >&2; exit 1 ;;"));
         says(&dead.run(name, &[]), 1, &["does not answer", "Cannot connect"]);
-        // Older clients say so, and exit with 0.
+        // Older clients print this, and exit with 0.
         let dead = Bench::new(Some("info*) echo 'ERROR: Cannot connect to the Docker daemon' >&2 ;;"));
         says(&dead.run(name, &[]), 1, &["does not answer"]);
     }
@@ -249,7 +250,7 @@ fn the_file_of_settings_is_sourced_and_the_environment_wins() {
     assert!(has(&bench.asked("upload", &[]), &["-u", "http://rc/"]));
     let passed = std::fs::read_to_string(bench.lab.path("asked.env")).unwrap();
     assert!(!passed.contains(SECRET) && passed.contains("LOGLEVEL=a\nb"), "{passed}");
-    // A token's file of the environment is not overruled by a token of the file of settings.
+    // A token of the settings file does not overrule a token's file of the environment.
     let token = bench.lab.file("token", "another-secret-of-some-length");
     let group = Bench::working()
         .env("TARLIKE_RC", bench.lab.path("home/.tar_like_rc"))
@@ -330,7 +331,7 @@ fn haproxy_gets_what_it_needs() {
         .unwrap();
     let text = String::from_utf8_lossy(&certificate.stdout).into_owned();
     assert!(text.contains("DNS:receiver.example.org") && text.contains("DNS:localhost"), "{text}");
-    // A second start changes nothing of it.
+    // A second start changes nothing.
     bench.asked("proxy-with-haproxy", &["--profile", "two", "up", "-d"]);
     assert_eq!(std::fs::read_to_string(secrets.join("token")).unwrap(), token);
 }

@@ -1,4 +1,5 @@
-//! Where settings come from: flag, environment, `~/.tar_like_rc`, default; and what such a file cannot do.
+//! Where settings come from: flag, environment, `~/.tar_like_rc`, default; and what a settings file
+//! cannot do.
 
 use crate::support::{Lab, Tree, assert_same_tree, is_root};
 use regex::Regex;
@@ -25,7 +26,7 @@ fn setting(lines: &[Value], name: &str) -> Value {
         .clone()
 }
 
-/// The database that really is written tells which setting counted.
+/// The database that the command really writes shows which setting counted.
 #[test]
 fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let lab = Lab::new();
@@ -44,13 +45,14 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
         index().env("TARLIKE_DATABASE", lab.path("env.sqlite")).args(args!["-db", lab.path("flag.sqlite")]);
     flag.run().code(0);
     assert!(made("flag.sqlite"), "the flag");
-    // Set to nothing is not set, but not by the file either.
+    // An empty variable counts as not set, but hides the file's value.
     std::fs::remove_file(lab.path("home/.tar_like.sqlite")).unwrap();
     index().env("TARLIKE_DATABASE", "").run().code(0);
     assert!(made("home/.tar_like.sqlite"));
 }
 
-/// What could have been a token must not be missed in silence: without one, everybody is served.
+/// A line that may have been a token must not be ignored silently: without a token, every client
+/// would be served.
 #[test]
 fn a_receiver_does_not_start_without_a_token_that_may_be_in_its_file() {
     let lab = Lab::new();
@@ -66,7 +68,8 @@ fn a_receiver_does_not_start_without_a_token_that_may_be_in_its_file() {
     drop(lab.proxy(&dst));
 }
 
-/// Where the home is the base folder, or a link in it leads there, a sender could make settings for the next start.
+/// If the home is the base folder, or a link in it leads there, a sender could make settings for
+/// the next start.
 #[test]
 fn a_settings_file_in_the_base_folder_is_refused() {
     let lab = Lab::new();
@@ -99,7 +102,7 @@ fn the_template_has_the_settings_of_a_transfer() {
     assert_same_tree(&src, &dst);
     assert!(sent.stderr.contains("DEBUG"), "{}", sent.stderr);
     assert!(!sent.stderr.contains(SECRET), "{}", sent.stderr);
-    // A token of the environment is another source than the file's: it counts alone.
+    // A token of the environment is another source than the file's, so it counts alone.
     let wrong = lab.file("wrong", "another-secret-of-some-length");
     let again = |cmd: crate::support::Cmd| cmd.args(args!["-b", src, "-db", db, "--ignore-done"]).run();
     again(lab.cmd(args!["upload"]).env("TARLIKE_TOKEN_FILE", wrong)).code(1);
@@ -110,7 +113,8 @@ fn the_template_has_the_settings_of_a_transfer() {
     again(lab.cmd(args!["upload", "-u", proxy.url])).code(1);
 }
 
-/// What others than clap read: the HTTP client its proxy, the TLS library its certificates, the SDK its keys.
+/// Settings that libraries read instead of clap: the HTTP client its proxy, the TLS library its
+/// certificates, the SDK its keys.
 #[test]
 fn libraries_see_the_file_too() {
     let lab = Lab::new();
@@ -130,7 +134,7 @@ fn libraries_see_the_file_too() {
             "1"
         ])
     };
-    // A proxy on the way that is none, and answers: what it says is told.
+    // A proxy on the way that is none, and answers: the error quotes the answer.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let asked = std::thread::spawn(move || {
@@ -187,7 +191,7 @@ fn config_tells_values_and_where_they_are_from() {
     is("TARLIKE_UPLOAD_URL", "http://localhost:8000/tar".into(), "default", Value::Null);
     is("TARLIKE_S3_BUCKET", Value::Null, "default", Value::Null);
     is("LOGLEVEL", "WARNING".into(), "default", Value::Null);
-    // The environment has one of the keys: then none is from the file.
+    // The environment has one of the keys, so none is taken from the file.
     is("AWS_SECRET_ACCESS_KEY", Value::Null, "default", Value::Null);
     assert!(!lines.iter().any(|line| line["name"] == "MINE" || line["name"] == "DDIR"), "{lines:#?}");
     assert_eq!(output.summary()["rc_file"], path.display().to_string());
@@ -201,7 +205,7 @@ fn config_tells_values_and_where_they_are_from() {
     assert!(text.stdout.contains("AWS_SECRET_ACCESS_KEY\tset (hidden)\t"), "{}", text.stdout);
     assert!(!text.stdout.contains(SECRET));
 
-    // Of a command line.
+    // The settings of a command line.
     let lines = config().args(args!["upload", "-p", "3", "--dry-run"]).run().code(0).json();
     let from = |name: &str| {
         let found = setting(&lines, name);
@@ -220,7 +224,8 @@ fn config_tells_values_and_where_they_are_from() {
     lab.run(args!["config", "nonsense"]).code(2).says("nonsense");
 }
 
-/// Whatever stands in the file: nothing runs, and what is not understood is named and not taken.
+/// For any content of the file: no command runs, and lines that are not understood are named and
+/// not taken.
 #[test]
 fn a_hostile_file_runs_nothing() {
     let lab = Lab::new();
@@ -259,7 +264,7 @@ fn a_hostile_file_runs_nothing() {
     }
     assert_eq!(output.stderr.lines().count(), 10, "{}", output.stderr);
     assert!(!mark.exists(), "something was run");
-    // -q hides warnings, and a command that needs nothing of the file works.
+    // -q hides warnings, and a command that needs no setting of the file works.
     assert_eq!(lab.run(args!["config", "-q"]).code(0).stderr, "");
 }
 
@@ -330,7 +335,8 @@ fn another_file_or_none() {
     assert_eq!(setting(&output.json(), "TARLIKE_WORKERS")["value"], "6");
 }
 
-/// The same process, with its name, and what is passed on to programs that it starts says nothing to them.
+/// The program restarts as the same process under its own name, and programs that it starts do not
+/// believe the passed settings.
 #[test]
 fn the_second_start_is_the_same_process() {
     let lab = Lab::new();
@@ -343,7 +349,8 @@ fn the_second_start_is_the_same_process() {
     let note = environment.split(|b| *b == 0).find_map(|v| v.strip_prefix(b"TARLIKE_RC_READ=")).unwrap();
     let note = String::from_utf8(note.to_vec()).unwrap();
     drop(proxy);
-    // Inherited by another process: the file is read again, and its settings are the environment's now.
+    // Inherited by another process: the file is read again, and its settings count as the
+    // environment's.
     let output = lab
         .cmd(args!["config", "--json"])
         .env("TARLIKE_RC_READ", note)
@@ -351,12 +358,12 @@ fn the_second_start_is_the_same_process() {
         .run()
         .code(0);
     assert_eq!(setting(&output.json(), "TARLIKE_WORKERS")["from"], "environment");
-    // A process that is stopped by a signal ends as ever.
+    // A signal stops the process as before.
     rc(&lab, "TARLIKE_WORKERS=9\n");
     lab.cmd(args!["proxy", "0", "-b", lab.dir("dst")]).serve().term_and_wait().code(0);
 }
 
-/// The template, config and the program agree on what there is.
+/// The template, `config` and the program have the same settings.
 #[test]
 fn every_variable_is_in_the_template_and_in_config() {
     let lab = Lab::new();
@@ -376,19 +383,20 @@ fn every_variable_is_in_the_template_and_in_config() {
         missing.is_empty() && shown.len() > 20,
         "not in .tar_like_rc.example: {missing:?}; shown: {shown:?}"
     );
-    // Uncommented, all of it is understood and known.
+    // Uncommented, each line is understood and known.
     let all = Regex::new(r"(?m)^#([A-Za-z_0-9]+=)").unwrap().replace_all(&template, "$1");
     rc(&lab, all.as_bytes());
     let output = lab.cmd(args!["config"]).env("PWD", "/x").run().code(0);
     assert_eq!(output.stderr, "");
-    // And sourced.
+    // A shell can source it, too.
     let sourced = std::process::Command::new("bash")
         .args(["-euc", ". \"$1\"", "-"])
         .arg(lab.path("home/.tar_like_rc"))
         .output()
         .unwrap();
     assert!(sourced.status.success() && sourced.stderr.is_empty(), "{sourced:?}");
-    // What the program reads by name is known to config; HOME and NOTIFY_SOCKET are for others to set.
+    // `config` knows every variable that the program reads; HOME and NOTIFY_SOCKET are set by
+    // others.
     let read = Regex::new(r#"env::var(?:_os)?\(\s*"([A-Za-z_0-9]+)""#).unwrap();
     for entry in walkdir::WalkDir::new(root.join("src")) {
         let entry = entry.unwrap();

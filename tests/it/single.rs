@@ -8,7 +8,7 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-/// A file of its own folder, so that folder and copy can be compared.
+/// A file in a folder of its own, so that folder and copy can be compared.
 fn image(lab: &Lab, length: usize, seed: u64) -> PathBuf {
     let path = lab.dir("src").join("disk.img");
     std::fs::write(&path, Rng::new(seed).noise(length)).unwrap();
@@ -21,9 +21,9 @@ fn overwrite(path: &Path, at: u64, bytes: &[u8]) {
     OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, at).unwrap();
 }
 
-/// The sizes are those of a file that is read whole, of one that is read in pieces, and of none.
+/// The sizes of a file that is read whole, of one that is read in pieces, and of an empty one.
 #[test]
-fn a_file_becomes_a_file_of_its_name_and_the_next_pass_sends_little() {
+fn a_file_becomes_a_file_of_its_name_and_the_next_run_sends_little() {
     for (length, local) in [(300_000, true), (7 << 20, false), (0, true)] {
         let lab = Lab::new();
         let src = image(&lab, length, 40);
@@ -61,7 +61,7 @@ fn index_upload_and_check_take_it_step_by_step() {
     lab.upload(&src, &db, &proxy.url, args!["-s", "100000"]).code(0);
     assert_same_tree(src.parent().unwrap(), &dst);
     lab.check(&dst, &db, args!["--extra"]).code(0);
-    // The source itself, as a file and as what its folder holds.
+    // `check` takes the source itself, as a file and as the content of its folder.
     lab.check(&src, &db, args!["--extra"]).code(0);
     lab.check(src.parent().unwrap(), &db, vec![]).code(0);
     overwrite(&src, 4_999_999, b"?");
@@ -69,7 +69,7 @@ fn index_upload_and_check_take_it_step_by_step() {
     let other = lab.file("other.img", Rng::new(41).noise(5_000_000));
     let missing = lab.check(&other, &db, vec![]).code(1);
     assert!(missing.stdout.contains("missing\tdisk.img"), "{missing:?}");
-    // Nothing of another file gets into the place of this one.
+    // Another file does not take the place of this one.
     lab.upload(&other, &db, &proxy.url, args!["--ignore-done"]).code(0);
     lab.check(&dst, &db, vec![]).code(0);
     let fresh = lab.proxy(&lab.dir("dst2"));
@@ -88,7 +88,7 @@ fn a_link_is_followed_and_gives_its_name() {
     let copy = dst.join("newest");
     assert!(copy.symlink_metadata().unwrap().is_file());
     assert_eq!(std::fs::read(&copy).unwrap(), std::fs::read(&src).unwrap());
-    // It leads elsewhere now, and is the same source all the same.
+    // The link leads elsewhere now, and still counts as the same source.
     let other = lab.file("src/other.img", Rng::new(43).noise(30_000));
     std::fs::remove_file(&link).unwrap();
     symlink(&other, &link).unwrap();
@@ -107,7 +107,7 @@ fn dry_runs_and_exclusions_count_it_as_a_file() {
     let without = lab.sync(&src, &dst, args!["-x", r"\.img$", "--json"]).code(0).summary();
     assert_eq!(without["files"], 0, "{without}");
     assert!(!dst.join("disk.img").exists());
-    // The pattern sees the name, not where it lies.
+    // The pattern sees the name, not its folder.
     lab.sync(&src, &dst, args!["-x", "src", "-c"]).code(0);
     assert_same_tree(src.parent().unwrap(), &dst);
 }
@@ -134,7 +134,7 @@ fn a_base_that_is_neither_file_nor_folder_is_refused() {
     lab.run(args!["index", "-b", lab.path("fifo/x"), "-db", lab.path("db")]).code(1).says("fifo/x");
 }
 
-/// Neither what was there nor the index of it is lost when the only file cannot be read.
+/// If the only file cannot be read, neither its copy nor its index is lost.
 #[test]
 fn a_vanished_file_is_an_error_and_the_index_stays() {
     let lab = Lab::new();
@@ -186,7 +186,7 @@ fn a_device_becomes_a_file_with_its_content() {
     let (found, given) = (copy.metadata().unwrap(), device.0.metadata().unwrap());
     assert_eq!((found.mode() & 0o7777, found.uid(), found.gid()), (0o600, given.uid(), given.gid()));
     assert!(found.mtime() > 1_700_000_000);
-    // The same content makes no other generation, although nothing but reading can tell.
+    // The same content makes no new generation, although only reading can tell.
     let again = sync();
     assert!(again["index"]["unchanged"] == true && again["sent_blocks"] == 0, "{again}");
     assert_eq!(copy.metadata().unwrap().mtime_nsec(), found.mtime_nsec());
@@ -197,7 +197,7 @@ fn a_device_becomes_a_file_with_its_content() {
     assert!(std::fs::read(&copy).unwrap()[(3 << 20)..][..4096] == [7; 4096]);
     lab.check(&dst, &db, args!["--extra"]).code(0);
     lab.check(&device.0, &db, vec![]).code(0);
-    // Step by step, and from the index that is there.
+    // Step by step, and from the existing index.
     let other = lab.dir("other");
     lab.upload(&device.0, &db, &lab.proxy(&other).url, args!["-s", "500000"]).code(0);
     lab.check(&other, &db, vec![]).code(0);
@@ -248,7 +248,7 @@ fn a_device_that_shrinks_or_fails_is_named_and_nothing_gets_its_name() {
 #[test]
 fn a_device_without_a_medium_is_an_error() {
     let lab = Lab::new();
-    // Others take the first free one.
+    // Other processes may take the first free device.
     let free = (0..8).rev().map(|number| PathBuf::from(format!("/dev/loop{number}"))).find(|device| {
         let size = std::fs::File::open(device).and_then(|mut file| file.seek(SeekFrom::End(0)));
         size.is_ok_and(|size| size == 0)

@@ -1,4 +1,5 @@
-//! What a run left out of an index is not gone: `--delete` leaves it alone, whatever made the index, and goes on as soon as it may.
+//! Files that a run left out of an index still exist: `--delete` leaves them alone, however the
+//! index was made, and deletes again as soon as it may.
 
 use crate::support::{Lab, Output, Proxy, Tree, index};
 use rustix::fs::{CWD, FileType, Mode};
@@ -16,14 +17,14 @@ struct World {
 }
 
 impl World {
-    /// Both are the same: `e/0` to `e/2`, `goes`, `stays`, and what `fill` adds.
+    /// Both sides have `e/0` to `e/2`, `goes`, `stays`, and what `fill` adds.
     fn new(fill: impl FnOnce(&mut Tree)) -> Self {
         let lab = Lab::new();
         let (src, dst) = (lab.path("src"), lab.dir("dst"));
         let mut tree = Tree::new(&src, 170);
         tree.file("e/0", "0").file("e/1", "1").file("e/2", "2").file("goes", "g").file("stays", "s");
         fill(&mut tree);
-        // A place where a user without rights may write.
+        // A folder where a user without rights may write.
         let db = lab.path("home").join("i.sqlite");
         let proxy = lab.proxy(&dst);
         let world = Self { lab, src, dst, db, proxy };
@@ -78,7 +79,7 @@ impl World {
     }
 }
 
-/// Makes an index that lacks `e/…`, which cannot be read, and `goes`, which is gone.
+/// Makes an index without `e/…`, which cannot be read, and `goes`, which was removed.
 type Way = fn(&World);
 
 const WAYS: [(&str, Way); 6] = [
@@ -121,15 +122,15 @@ fn unreadable_files_are_not_deleted_with_any_kind_of_index() {
         way(&world);
         let all = ["e/0", "e/1", "e/2", "goes", "stays"];
         world.has(&all);
-        // Nothing at all goes, and that is said.
+        // Nothing is deleted, and a warning says so.
         world.upload(&["--delete"]).code(0).says("nothing is deleted");
         world.has(&all);
-        // As long as no option asks for less; a restored index does not know what to spare.
+        // Unless an option says otherwise; a restored index does not know what to spare.
         let knows = name != "backup";
         world.upload(&["--delete", "--ignore-errors"]).code(0);
         world.has(&["e/0", "e/1", "e/2", "stays"]);
         assert_eq!(world.dst.join("goes").exists(), !knows);
-        // The run after the source is whole again deletes.
+        // The next run that can read all of the source deletes.
         world.mode("e", 0o755);
         world.remove("e/1");
         world.index(0);
@@ -139,7 +140,7 @@ fn unreadable_files_are_not_deleted_with_any_kind_of_index() {
     }
 }
 
-/// The record of what was left out is that of the last run, also where that run found nothing else to record.
+/// The skipped list is that of the last run, also if that run recorded nothing else.
 #[test]
 fn an_unchanged_run_records_its_skipped_entries() {
     let world = World::new(|_| {});
@@ -157,7 +158,7 @@ fn an_unchanged_run_records_its_skipped_entries() {
     assert_eq!(index::meta(&world.db, "generation"), number, "nothing else changed");
     world.upload(&["--delete"]).code(0);
     world.lacks(&["goes"]);
-    // And by sync alone, in both directions.
+    // By `sync` alone, too, in both directions.
     std::fs::write(world.src.join("secret"), "x").unwrap();
     world.mode("secret", 0);
     world.remove("e/0");
@@ -173,7 +174,7 @@ fn an_unchanged_run_records_its_skipped_entries() {
     world.lacks(&["e/1"]);
 }
 
-/// What has no content to copy keeps nothing else from being deleted.
+/// An entry without content to copy keeps nothing else from being deleted.
 #[test]
 fn a_fifo_protects_its_own_path_only() {
     let world = World::new(|tree| {
@@ -192,7 +193,7 @@ fn a_fifo_protects_its_own_path_only() {
     world.upload(&["--delete"]).code(0);
     world.has(&["p", "q", "e/0", "e/1", "e/2", "stays"]);
     world.lacks(&["goes", "q/x", "q/y"]);
-    // Nor later on, in runs that find nothing else to do.
+    // Nor in later runs that find nothing else to do.
     world.remove("e/2");
     world.sync(&["--delete"]).code(3);
     world.lacks(&["e/2"]);
@@ -206,7 +207,7 @@ fn a_fifo_protects_its_own_path_only() {
     world.has(&["e/0", "e/1", "stays"]);
 }
 
-/// An index of an earlier version, or of the original program, does not say what was left out.
+/// An index of an earlier version, or of the original program, has no skipped list.
 #[test]
 fn an_index_without_skipped_records_deletes_nothing() {
     let world = World::new(|_| {});
@@ -216,13 +217,13 @@ fn an_index_without_skipped_records_deletes_nothing() {
     rusqlite::Connection::open(&world.db).unwrap().execute_batch(forget).unwrap();
     world.upload(&["--delete", "--ignore-errors"]).code(0).says("nothing is deleted");
     world.has(&["goes"]);
-    // The next run over the source says it.
+    // The next run over the source writes it.
     world.index(0);
     world.upload(&["--delete"]).code(0);
     world.lacks(&["goes"]);
 }
 
-/// Names of any bytes get to the receiver.
+/// Names of any bytes are sent to the receiver.
 #[test]
 fn odd_names_are_spared_too() {
     use std::os::unix::ffi::OsStrExt;

@@ -1,4 +1,4 @@
-//! Two receivers with one base folder: one receives, the other one stands by and takes over.
+//! Two receivers with one base folder: one receives, the other one waits and takes over.
 
 use crate::support::index::{self, blake3_hex, frame};
 use crate::support::stress::Mount;
@@ -18,7 +18,7 @@ fn ready(proxy: &Proxy) -> bool {
     proxy.request("GET", "/readyz", &[], b"").status == 200
 }
 
-/// A receiver, and one that waits for it.
+/// A receiver, and another one that waits for it.
 fn pair(lab: &Lab, base: &Path) -> (Proxy, Proxy) {
     let active = command(lab, base).serve();
     wait_until("the first one is ready", TAKES_OVER, || ready(&active));
@@ -56,7 +56,7 @@ fn a_standby_says_so_and_takes_nothing() {
         assert!(answer.json()["error"].as_str().unwrap().contains("standby"));
     }
     assert_eq!(active.request("GET", "/tar/0/status", &[], b"").status, 404, "nothing came through");
-    // It stops at once, and no sender notices.
+    // The first stops at once, and no sender notices.
     standby.term_and_wait().code(0);
     lab.upload(&src, &db, &active.url, vec![]).code(0);
     assert_same_tree(&src, &dst);
@@ -72,13 +72,13 @@ fn without_the_flag_the_refusal_names_it() {
     for word in ["dst/.tar-like/journal.sqlite", "another tar-like receiver", "--standby"] {
         assert!(refused.stderr.contains(word), "{word}: {}", refused.stderr);
     }
-    // What is no other receiver is an error with the flag, too.
+    // Something other than a receiver is an error with the flag, too.
     let occupied = lab.dir("occupied");
     std::fs::write(occupied.join(".tar-like"), "not ours").unwrap();
     lab.run(args!["proxy", "0", "-b", occupied, "--standby"]).code(1);
 }
 
-/// Each time the next one goes on with what the previous one acknowledged.
+/// Each time the next receiver goes on with the blocks that the previous one acknowledged.
 #[test]
 fn it_takes_over_after_a_stop_and_after_a_kill() {
     let lab = Lab::new();
@@ -110,7 +110,7 @@ fn it_takes_over_after_a_stop_and_after_a_kill() {
     lab.check(&dst, &db, args!["--extra"]).code(0);
 }
 
-/// Several that wait do not keep the folder from each other.
+/// Several waiting receivers do not keep the folder from each other.
 #[test]
 fn of_many_one_takes_over() {
     let lab = Lab::new();
@@ -139,7 +139,7 @@ fn with_an_index_of_its_own() {
     assert_eq!(standby.status(0)["digest"], index::digest(&db));
 }
 
-/// A receiver whose storage failed serves no requests: it makes room for the standby.
+/// A receiver whose storage failed serves no requests: it ends, and the standby takes over.
 #[test]
 fn one_whose_storage_failed_makes_room() {
     let lab = Lab::new();
@@ -163,12 +163,12 @@ fn one_whose_storage_failed_makes_room() {
     wait_until("the second one has taken over", TAKES_OVER, || ready(&standby));
     lab.upload(&src, &db, &standby.url, args!["-s", "100000"]).code(0);
     assert_same_tree(&src, &dst);
-    // The one that is left stays when it is asked to do nothing wrong.
+    // The remaining receiver goes on while nothing is wrong.
     standby.signal(Signal::TERM);
     standby.wait().code(0);
 }
 
-/// Storage that is gone without a failed sync: the one that has it makes room, and its sender hears of it.
+/// Storage is gone without a failed sync: its receiver ends, and the sender hears of it.
 #[test]
 fn missing_storage_is_noticed() {
     need_tool("mount", "apt-get install mount");

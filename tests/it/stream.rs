@@ -1,4 +1,4 @@
-//! `sync` for the first time: indexed and sent at once, every byte read once.
+//! The first `sync`: indexes and sends at once, and reads every byte once.
 
 use crate::support::stress::{chance, peak_kib, sleep_some};
 use crate::support::{Cmd, Lab, Proxy, Tree, assert_same_tree, index, need_tool, wait_until};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 const SIZE: u64 = 200_000;
 
-/// Small files, and large ones among them: more than can be read at once.
+/// Small files, and large ones among them: more than a run reads at once.
 fn mixed(root: &Path, seed: u64) -> Tree {
     let mut tree = Tree::new(root, seed);
     tree.rich(60_000);
@@ -61,7 +61,7 @@ fn the_index_is_what_index_makes() {
     assert_eq!(index::rows(&streamed), index::rows(&made));
     assert_eq!(index::nodes(&streamed), index::nodes(&made));
     assert_eq!(proxy.status(0)["digest"], index::digest(&made));
-    // Everything that knows an index knows this one: check, and the next sync, which reads and sends nothing.
+    // Every command accepts this index: check, and the next sync, which reads and sends nothing.
     lab.check(&dst, &streamed, vec![]).code(0);
     let accepted = proxy.blocks_accepted();
     let again = sync(&lab, &src, &streamed, &proxy.url, vec![]).run().code(0).summary();
@@ -88,7 +88,7 @@ fn every_byte_is_read_once() {
     let wrapper = args!["strace", "-ff", "-qq", "-y", "-e", "trace=read,pread64", "-o", trace.join("t")];
     sync(&lab, &src, &lab.path("db"), &proxy.url, vec![]).wrap(wrapper).run().code(0);
     assert_same_tree(&src, &dst);
-    // What the kernel gave of files in the source: `read(5</…/src/b/7>, …) = 50000`.
+    // The bytes that the kernel returned of files in the source: `read(5</…/src/b/7>, …) = 50000`.
     let folder = format!("<{}/", src.display());
     let traces = std::fs::read_dir(trace)
         .unwrap()
@@ -126,7 +126,8 @@ fn blocks_leave_before_the_source_was_read() {
     assert_same_tree(&src, &dst);
 }
 
-/// Kills with `kill` until it says that it is enough, then lets the sync end; gives the blocks that were accepted in all.
+/// Kills with `kill` until that returns false, then lets the sync end; returns the number of
+/// accepted blocks.
 fn killed(seed: u64, kills: usize, receiver_too: bool) {
     let mut rng = chance();
     let lab = Lab::new();
@@ -161,7 +162,8 @@ fn killed(seed: u64, kills: usize, receiver_too: bool) {
     assert_same_tree(&src, &dst);
     let blocks = total.div_ceil(SIZE);
     println!("{killed} kills, {accepted} blocks accepted of {blocks}");
-    // P6: again at most what was in flight; a receiver that is killed forgets to count what it has just accepted.
+    // P6: at most the blocks in flight are sent again; a killed receiver forgets to count the last
+    // accepted ones.
     assert!(accepted <= blocks + killed * 4 && killed > 3, "{accepted} of {blocks} after {killed} kills");
     lab.check(&dst, &lab.index(&src), vec![]).code(0);
 }
@@ -210,7 +212,7 @@ fn a_source_that_changed_since_the_kill_is_what_arrives() {
         assert!(!db.exists());
     };
     stop_half_way();
-    // In the middle of what has arrived: everything behind it has another place now.
+    // In the middle of the received files: every file behind it has another place now.
     tree.noise("folder-0/f0-new", 3_333).remove("folder-1/f1").noise("folder-2/large", 4_800_000);
     stop_half_way();
     // The same length and time, another content; and a folder where a file was.
@@ -227,7 +229,8 @@ fn a_source_that_changed_since_the_kill_is_what_arrives() {
     drop(large);
     sync(&lab, &src, &db, &proxy.url, vec![]).run().code(0);
     for gone in ["folder-1/f1", "folder-0"] {
-        // What an unfinished run has put in place stays, as with every sync: nothing is deleted.
+        // Entries that an unfinished run has put in place stay, as with every sync: nothing is
+        // deleted.
         if dst.join(gone).is_file() && !src.join(gone).exists() {
             std::fs::remove_file(dst.join(gone)).unwrap();
         }
@@ -246,12 +249,12 @@ fn a_large_file_that_changes_while_it_is_read_fails_alone() {
     tree.noise("large-log", 20_000_000);
     let proxy = lab.proxy(&dst);
     let mut sender = sync(&lab, &src, &db, &proxy.url, args!["--bwlimit", "4M", "-p", "2"]).spawn();
-    // It is laid out by then, and far from being read.
+    // By then the file is laid out, and far from being read.
     wait_until("it to be on its way", Duration::from_secs(30), || {
         let status = proxy.request("GET", "/tar/0/status", &[], b"");
         status.status == 200 && status.json()["total_bytes"].as_u64() > Some(30_000_000)
     });
-    // One that grows would be sent up to where it was.
+    // A file that grows would be sent up to its indexed size.
     let log = std::fs::File::options().write(true).open(src.join("large-log")).unwrap();
     log.set_len(19_000_000).unwrap();
     assert!(!sender.has_ended());
@@ -264,7 +267,7 @@ fn a_large_file_that_changes_while_it_is_read_fails_alone() {
     for name in ["a-large", "m-large", "z-large", "folder-2/large", "folder-2/f2"] {
         assert_eq!(std::fs::read(src.join(name)).unwrap(), std::fs::read(dst.join(name)).unwrap(), "{name}");
     }
-    // The next run takes it as it is now.
+    // The next run copies its present state.
     sync(&lab, &src, &db, &proxy.url, vec![]).run().code(0);
     assert_same_tree(&src, &dst);
 }
@@ -324,11 +327,11 @@ fn a_stream_and_an_upload_take_turns() {
     lab.upload(&src, &made, &proxy.url, args!["-s", SIZE.to_string()]).code(0);
     assert_same_tree(&src, &dst);
     assert_eq!(proxy.status(0)["complete"], true);
-    // A stream in place of that index: it says the same, so nothing is sent.
+    // A stream in place of that index: it has the same rows, so nothing is sent.
     let accepted = proxy.blocks_accepted();
     let summary = sync(&lab, &src, &db, &proxy.url, vec![]).run().code(0).summary();
     assert_eq!(proxy.blocks_accepted(), accepted, "{summary}");
-    // And another one, after a restart and with a change at the end.
+    // Another stream, after a restart and with a change at the end.
     tree.noise("zzz-new", 100);
     std::fs::remove_file(&db).unwrap();
     proxy.kill9();
@@ -338,7 +341,8 @@ fn a_stream_and_an_upload_take_turns() {
     assert_same_tree(&src, &dst);
 }
 
-/// The rows that an upload has put, and a stream has changed since, are not mistaken for what they were.
+/// Rows that an upload has put, and that a stream has changed since, are not mistaken for the
+/// previous rows.
 #[test]
 fn an_index_comes_again_after_a_stream_replaced_it() {
     let lab = Lab::new();
@@ -360,8 +364,8 @@ fn an_index_comes_again_after_a_stream_replaced_it() {
     assert_eq!(lab.upload(&src, &made, &proxy.url, size()).code(0).summary()["sent_blocks"], 0);
 }
 
-/// An index that is there goes to the receiver as a whole, which then forgets what it has: so it is there only when the receiver
-/// has it, too.
+/// An existing index goes to the receiver as a whole, which then drops its streamed blocks. So the
+/// sender's index gets its name only when the receiver has all of it.
 #[test]
 fn a_receiver_that_falls_silent_leaves_no_index_here() {
     let lab = Lab::new();
@@ -379,7 +383,7 @@ fn a_receiver_that_falls_silent_leaves_no_index_here() {
                     stream.write_all(answer.as_bytes()).unwrap();
                     return;
                 }
-                // Takes everything, and says nothing.
+                // Accepts everything, and answers nothing.
                 let _ = std::io::copy(&mut stream, &mut std::io::sink());
             });
         }
@@ -398,7 +402,7 @@ fn a_receiver_that_refuses_the_index_can_have_it_later() {
         let proxy = lab.proxy_with(&dst, args!["--max-index-size", "60K"]);
         sync(&lab, &src, &db, &proxy.url, vec![]).run().code(1).says("--max-index-size");
         assert!(!db.exists());
-        // Again, with the same end: nothing of it was kept that looks like the whole.
+        // Again, with the same end: no complete-looking index was left behind.
         sync(&lab, &src, &db, &proxy.url, vec![]).run().code(1).says("--max-index-size");
         assert!(!db.exists());
     }
@@ -463,7 +467,8 @@ fn memory_stays_bounded() {
     });
     sender.wait().code(0);
     let peak = watcher.join().unwrap();
-    // P11 with two workers: 64 MiB and twice a block and its frame; as many are being put together.
+    // P11 with two workers: 64 MiB, and twice a block and its frame; as many blocks are being
+    // filled.
     assert!(peak < (64 << 10) + 4 * 2 * 8_000, "{peak} KiB");
     assert_same_tree(&src, &dst);
 }

@@ -1,5 +1,6 @@
-//! Symbolic links and other things planted in the base folder of a receiver, before and during a transfer: nothing outside is
-//! touched, and when the planting ends the same command ends right (P3, P5, P10).
+//! Symbolic links and other entries planted in the base folder of a receiver, before and during a
+//! transfer: nothing outside is touched, and after the planting the same command ends right (P3,
+//! P5, P10).
 
 mod planted;
 mod race;
@@ -14,7 +15,8 @@ use std::path::{Path, PathBuf};
 
 const SIZE: usize = 1000;
 
-/// A source, a receiver's base, and a folder outside of it with the names of the source, that must stay as it is.
+/// A source, a receiver's base, and a folder outside of it with the same names, which must stay
+/// unchanged.
 struct Setting {
     lab: Lab,
     src: PathBuf,
@@ -33,7 +35,7 @@ impl Setting {
         let lab = Lab::new();
         let (src, dst, outside) = (lab.path("src"), lab.dir("dst"), lab.path("outside"));
         build(&mut Tree::new(&src, 220));
-        // Folders that may be changed only by who has rights to: times and modes tell of every touch.
+        // Folders that only a user with rights may change: their times and modes show every touch.
         let mut victim = Tree::new(&outside, 221);
         victim.text("top", 300).text("sub/file", 300).text("sub/deep/file", 300).text("large", 2500);
         victim.text("file", 300).text("dir/file", 300).file("a-first", "precious").file("empty", "precious");
@@ -51,10 +53,11 @@ impl Setting {
         self.lab.upload(&self.src, &self.db, &proxy.url, [args!["-s", SIZE.to_string()], more].concat())
     }
 
-    /// What stands at `name` in the base goes, and a link to `target` comes.
+    /// Removes `name` from the base, and puts a link to `target` there.
     fn plant(&self, name: &str, target: &Path) {
         std::fs::create_dir_all(self.dst.join(name).parent().unwrap()).unwrap();
-        // A large file may get its name just now: its proof comes after the answer to its last block.
+        // A large file may get its name just now: its verification comes after the answer to its
+        // last block.
         for _ in 0..100 {
             remove(&self.dst.join(name));
             if symlink(target, self.dst.join(name)).is_ok() {
@@ -64,7 +67,7 @@ impl Setting {
         panic!("{name} comes back each time it is removed");
     }
 
-    /// What is not as it was, outside.
+    /// The entries outside that have changed.
     fn touched(&self) -> Vec<String> {
         let now = fingerprint(&self.outside);
         let gone = self.before.iter().filter(|line| !now.contains(line)).map(|line| format!("- {line}"));
@@ -78,7 +81,7 @@ impl Setting {
         assert!(differences.is_empty(), "{what}: touched outside: {differences:#?}");
     }
 
-    /// Sends the index and the blocks as a sender does that is killed before it says `finish`.
+    /// Sends the index and the blocks as a sender does that is killed before `finish`.
     fn send_without_finish(&self, proxy: &Proxy) {
         let (archive, digest) = (index::archive(&self.src, &self.db), index::digest(&self.db));
         let named = ("x-tar-like-index", &*digest);
@@ -91,7 +94,7 @@ impl Setting {
         }
     }
 
-    /// No more links are planted: the same command ends right, and says so only if it is.
+    /// After the planting: the same command ends right, and claims success only if it is.
     #[track_caller]
     fn completes(&self, proxy: &Proxy, what: &str) {
         if let Err(why) = self.try_complete(proxy) {

@@ -1,4 +1,4 @@
-//! The whole job in one command, to a receiver elsewhere and to a folder.
+//! The whole job in one command, to a remote receiver and to a folder.
 
 use crate::support::{Lab, Tree, assert_same_tree, index};
 use std::os::unix::fs::MetadataExt;
@@ -18,7 +18,7 @@ fn to_a_receiver_and_again() {
     assert_same_tree(&src, &dst);
 }
 
-/// Nothing changed here; the receiver looks at what it has while the folder is gone through.
+/// Nothing changed: the receiver prechecks its files while the sender walks the folder.
 #[test]
 fn changes_at_the_receiver_are_reverted() {
     let lab = Lab::new();
@@ -80,7 +80,7 @@ fn a_changed_folder_is_brought_up_to_date() {
     tree.remove("link").symlink("link", "grows").mode("d", 0o711).file("new/empty", "");
     sync();
     assert_same_tree(&src, &dst);
-    // Not a promise, but what an unchanged file should cost: nothing, or a rename at most.
+    // Not a promise, but the cost of an unchanged file: nothing, or at most a rename.
     assert!(dst.join("stays").metadata().unwrap().ino() > 0 && stays > 0);
 }
 

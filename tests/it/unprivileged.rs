@@ -1,4 +1,5 @@
-//! Sender and receiver without root's rights: owners cannot be kept, permissions stand in the way.
+//! Sender and receiver without root's rights: owners cannot be kept, and permissions stand in the
+//! way.
 
 use crate::support::{Lab, Proxy, Tree, tree_diff};
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +13,7 @@ fn receiver(lab: &Lab) -> (PathBuf, Proxy) {
     (dst, proxy)
 }
 
-/// Fails unless the trees are equal but for what only root can set.
+/// Fails unless the trees are equal except for metadata that only root can set.
 #[track_caller]
 fn assert_same_but_for_owners(src: &Path, dst: &Path) {
     let mut differences = tree_diff(src, dst);
@@ -59,7 +60,7 @@ fn files_without_any_right_survive_a_kill_of_the_receiver() {
     assert_same_but_for_owners(&src, &dst);
 }
 
-/// Folders that their owner may not write to: what is in them is brought up to date all the same.
+/// Folders that their owner may not write to: their contents are brought up to date all the same.
 #[test]
 fn read_only_folders_are_brought_up_to_date() {
     let lab = Lab::new();
@@ -101,7 +102,7 @@ fn a_sender_without_rights_names_what_it_cannot_read() {
     assert!(!dst.join("closed").exists());
 }
 
-/// A folder that may not even be looked into holds up nothing but what is in it.
+/// A folder that may not be entered delays only its own files.
 #[test]
 fn a_closed_folder_of_the_copy_delays_only_its_files() {
     let lab = Lab::new();
@@ -109,28 +110,29 @@ fn a_closed_folder_of_the_copy_delays_only_its_files() {
     let mut tree = Tree::new(&src, 138);
     tree.noise("closed/file", 3000).noise("closed/goes", 100).noise("open", 2000).noise("goes", 100);
     let (dst, proxy) = receiver(&lab);
-    let pass = |more: Vec<std::ffi::OsString>| {
+    let run = |more: Vec<std::ffi::OsString>| {
         lab.run(args!["index", "-b", src, "-db", db]).code(0);
         lab.upload(&src, &db, &proxy.url, [args!["--json"], more].concat())
     };
-    pass(vec![]).code(0);
+    run(vec![]).code(0);
     std::fs::set_permissions(dst.join("closed"), std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
-    // The content of a new file is that of one which cannot be looked at.
+    // The new file has the content of a file that cannot be read there.
     std::fs::copy(src.join("closed/file"), src.join("copy")).unwrap();
     tree.remove("goes").remove("closed/goes").noise("new", 500);
-    let output = pass(args!["--delete"]);
+    let output = run(args!["--delete"]);
     assert!(matches!(output.code, 0 | 3), "{output:?}");
     for name in ["copy", "new", "open"] {
         assert_eq!(std::fs::read(src.join(name)).unwrap(), std::fs::read(dst.join(name)).unwrap(), "{name}");
     }
-    // The next pass finds the way free, made by whom it may be.
+    // The next run can go on, after the owner has opened the folder.
     std::fs::set_permissions(dst.join("closed"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .unwrap();
-    pass(args!["--delete"]).code(0);
+    run(args!["--delete"]).code(0);
     assert!(!dst.join("goes").exists() && !dst.join("closed/goes").exists());
 }
 
-/// Folders that their owner may not list, or not enter: they are brought up to date all the same, and stay as they are at the source.
+/// Folders that their owner may not list, or not enter: they are brought up to date all the same,
+/// and stay as at the source.
 #[test]
 fn folders_that_close_out_their_owner_are_brought_up_to_date() {
     let lab = Lab::new();
@@ -156,31 +158,31 @@ fn folders_that_close_out_their_owner_are_brought_up_to_date() {
     };
     close(&mut tree);
     let (dst, proxy) = receiver(&lab);
-    let pass = |what: &str| {
+    let run = |what: &str| {
         lab.run(args!["index", "-b", src, "-db", db]).code(0);
         let output = lab.upload(&src, &db, &proxy.url, args!["-s", "1000", "--delete"]);
         assert_eq!(output.code, 0, "{what}: {output:?}");
         assert_same_but_for_owners(&src, &dst);
     };
-    pass("first");
-    pass("again");
+    run("first");
+    run("again");
     for mode in modes {
         tree.noise(name(mode, "file"), 3500).noise(name(mode, "new"), 70).remove(name(mode, "goes"));
         tree.remove(name(mode, "link")).symlink(name(mode, "link"), "small");
         tree.mode(name(mode, "small"), 0o600).noise(name(mode, "sub/deep/new"), 7);
     }
     close(&mut tree);
-    pass("changed");
-    pass("nothing changed");
+    run("changed");
+    run("nothing changed");
     for mode in modes {
         tree.mode(name(mode, ""), 0o755).mode(name(mode, "sub"), 0o700);
     }
-    pass("opened");
+    run("opened");
     tree.remove("311").remove("000");
-    pass("removed");
+    run("removed");
 }
 
-/// A folder that the sender may not list says nothing of how its copy must be.
+/// A folder that the sender may not list does not decide the permissions of its copy.
 #[test]
 fn a_sender_that_cannot_list_a_folder_does_not_close_its_copy() {
     let lab = Lab::new();
@@ -188,20 +190,20 @@ fn a_sender_that_cannot_list_a_folder_does_not_close_its_copy() {
     let mut tree = Tree::new(&src, 140);
     tree.noise("e/file", 1000).noise("open", 100).mode("e", 0o755);
     let proxy = lab.proxy(&dst);
-    let pass = || {
+    let run = || {
         let index = lab.unprivileged(lab.cmd(args!["index", "-b", src, "-db", db])).run();
         let upload =
             lab.unprivileged(lab.upload_cmd(&src, &db, &proxy.url, args!["-dbp", lab.path("tmp/p")])).run();
         (index.code, upload.code)
     };
-    assert_eq!(pass(), (0, 0));
+    assert_eq!(run(), (0, 0));
     for mode in [0o700, 0o711, 0o744] {
         tree.mode("e", mode).noise("open", 200);
-        let (index, _) = pass();
+        let (index, _) = run();
         assert_eq!(index, 3, "{mode:o}");
         assert_eq!(dst.join("e").metadata().unwrap().permissions().mode() & 0o7777, 0o755, "{mode:o}");
     }
     tree.mode("e", 0o775);
-    assert_eq!(pass(), (0, 0));
+    assert_eq!(run(), (0, 0));
     assert_eq!(dst.join("e").metadata().unwrap().permissions().mode() & 0o7777, 0o775);
 }

@@ -1,4 +1,4 @@
-//! What the receiver reads of files that grew, and what becomes of them where its copy is not what it was.
+//! How much the receiver reads of files that grew, and what happens if its copy was changed.
 
 use super::{Log, MODES, assert_is_growth};
 use crate::support::{need_tool, set_mtime, wait_until};
@@ -28,7 +28,8 @@ impl Log {
         strace.wait().unwrap();
         let staged = format!("<{}/.tar-like/staging/", self.dst.display());
         let trace = std::fs::read_to_string(trace).unwrap();
-        // One that was interrupted by another thread's says its file in one line, and its outcome in another.
+        // strace shows a call that another thread interrupted on two lines: the file on the first,
+        // the outcome on the second.
         let mut open = std::collections::HashMap::new();
         let mut bytes = 0;
         for line in trace.lines() {
@@ -60,7 +61,7 @@ impl Log {
 #[test]
 fn no_more_is_read_than_the_sender_reads() {
     const SIZE: u64 = 30_000_000;
-    // The last group, and what came.
+    // The last group, and the new bytes.
     const END: u64 = (1 << 20) + 1_000_000;
     let mut log = Log::new(21, SIZE as usize);
     let mut size = SIZE;
@@ -74,7 +75,7 @@ fn no_more_is_read_than_the_sender_reads() {
     }
 }
 
-/// The copy was written to, with a new time: it is asked for as a whole.
+/// Another program wrote to the copy, which has a new time: the receiver asks for the whole file.
 #[test]
 fn a_copy_that_was_changed_is_not_believed() {
     for mode in MODES {
@@ -95,7 +96,7 @@ fn a_copy_that_was_changed_is_not_believed() {
     }
 }
 
-/// Not every file system keeps such a time, so it says nothing.
+/// Not every file system keeps such a time, so the receiver does not trust it.
 #[test]
 fn a_useless_time_is_not_trusted() {
     let mut log = Log::new(26, 6_000_000);
@@ -108,8 +109,8 @@ fn a_useless_time_is_not_trusted() {
     assert!(log.mirror(&["--append", "trust"]) >= 6_000_000 + growth);
 }
 
-/// The last pieces of a log come once more, as one, and a copy of it waits for all of that one: what comes then for the sake of the copy is
-/// written to the log, too, and must not be believed.
+/// The last pieces of a log are sent once more, as one piece, for a copy of the log that waits for
+/// all of them. The receiver writes these bytes to the log, too, and must not believe them unread.
 #[test]
 fn bytes_that_come_again_for_another_file_are_hashed() {
     let mut log = Log::new(27, 6_000_000);
@@ -125,7 +126,7 @@ fn bytes_that_come_again_for_another_file_are_hashed() {
     log.append("log", 10_000);
     let believed = log.content();
     std::fs::write(log.src.join("log.copy"), &believed).unwrap();
-    // Before what the sender looks at, and in what comes again.
+    // Before the part that the sender reads, and in the part that is sent again.
     log.rewrite(previous - 1_500_000, 10);
     log.sync(&["--append", "trust"]);
     assert!(log.pieces("log") < 10);
@@ -135,13 +136,13 @@ fn bytes_that_come_again_for_another_file_are_hashed() {
     log.lab.check(&log.dst, &log.db, args!["--extra"]).code(0);
 }
 
-/// Size and time say nothing: what is looked at does.
+/// Size and time are unchanged: only the content that the receiver reads shows the change.
 #[test]
 fn a_copy_changed_in_secret_is_found_where_it_is_read() {
     let found = [
         ("full", 2_000_000..2_000_001),
         ("spot", 0..5_000_000),
-        // The end is looked at in any case.
+        // The receiver reads the end in any case.
         ("spot", 5_999_999..6_000_000),
         ("trust", 5_999_999..6_000_000),
     ];
@@ -160,12 +161,13 @@ fn a_copy_changed_in_secret_is_found_where_it_is_read() {
     assert!(copy.ends_with(&log.content()[1_500_000..]));
     let found = log.lab.check(&log.dst, &log.db, vec![]).code(1);
     assert!(found.stdout.contains("different\tlog"), "{found:?}");
-    // The next one that reads it all has it mended.
+    // The next run that reads all of the file mends it.
     log.append("log", 10_000);
     assert!(log.mirror(&["--append", "full"]) > 6_000_000);
 }
 
-/// What is staged by then is there after a crash; what was known of it is not, so it is read.
+/// After a crash the staged bytes are there, and their hash state is not, so the receiver reads
+/// them.
 #[test]
 fn a_receiver_that_is_killed_in_between() {
     let mut log = Log::new(25, 8_000_000);

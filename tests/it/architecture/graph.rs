@@ -114,8 +114,8 @@ impl Graph {
         }
     }
 
-    /// The file in which the last name of an absolute path is defined: a name that a file only
-    /// hands on belongs to the file that it comes from.
+    /// The file that defines the last name of an absolute path. A name that a file re-exports
+    /// belongs to the file that defines it.
     fn file_of(&self, path: &[String], depth: usize) -> Option<(&Module, usize)> {
         let length = (0..=path.len()).rev().find(|&length| self.files.contains_key(&path[..length]))?;
         let (module, file) = self.files.get_key_value(&path[..length])?;

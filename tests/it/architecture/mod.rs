@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-/// Top to bottom; a module may use those of lower layers, and itself. Modules of one layer do not know each other.
+/// Top to bottom; a module may import lower layers, and itself. Modules of one layer do not import
+/// each other.
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["commands"],
@@ -75,7 +76,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The text of every file of the program, by path below src/; files of tests alone are left out.
+/// The text of every file of the program, by path below src/, without files that hold tests alone.
 fn sources_of_program() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();

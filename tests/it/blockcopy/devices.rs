@@ -1,4 +1,4 @@
-//! Block devices: loop devices over files. Skipped where there are none to be had.
+//! Block devices: loop devices over files. Skipped where the machine has none.
 
 use super::{Copy, NONE, OURS, Who, pair, step};
 use crate::support::device::Loop;
@@ -19,12 +19,12 @@ fn a_device_is_a_destination_and_a_source() {
     }
 }
 
-/// The device keeps its size, and gets nothing at all of what is too large for it.
+/// The device keeps its size, and no byte of a source that is too large for it is written.
 #[test]
 fn nothing_is_written_to_a_device_that_is_too_small() {
     let (new, mut old) = pair(2 << 20, 12);
     old.truncate(1 << 20);
-    // With the original's stream, only what is behind the end is known to be too much.
+    // With the original's stream, `save` knows only that the blocks behind the end are too many.
     let mut copy = Copy::new(&new, &old);
     let Some(to) = Loop::new(&copy.destination) else { return };
     copy.destination = to.0.clone();
@@ -38,7 +38,7 @@ fn nothing_is_written_to_a_device_that_is_too_small() {
     assert!(stderr.contains(" at least;") && !stderr.contains("nothing was written"), "{stderr}");
     let result = copy.result();
     assert_eq!(result.len(), 1 << 20);
-    // Up to its end it can be copied, in either stream.
+    // Up to the device's end, either stream can copy.
     for native in [vec![], args!["--native"]] {
         std::fs::write(&copy.destination, &old).unwrap();
         copy.succeed(OURS, [[native, args!["--end", "1M"]].concat(), vec![], vec![]]);

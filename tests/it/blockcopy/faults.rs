@@ -1,4 +1,4 @@
-//! Neighbours that die, streams that lie, terminals.
+//! Processes that are killed, streams that lie, terminals.
 
 use super::{Copy, NONE, OURS, PATIENCE, Who, command, pair, step, wait};
 use crate::support::{Lab, need_tool};
@@ -12,8 +12,8 @@ fn a_neighbour_that_is_killed_ends_all_three() {
     for native in [vec![], args!["--native"]] {
         for victim in 0..3 {
             let copy = Copy::new(b"source", b"");
-            // checksum waits for a pipe in which nothing comes, so that all three wait.
-            // Commands keep the ends of pipes that they were given: none of them may live on.
+            // checksum waits for a pipe in which no bytes arrive, so all three wait.
+            // A command keeps the ends of the pipes that it was given, so no command may live on.
             let mut checksum = command(Who::Ours, [args!["checksum", "-"], native.clone()].concat())
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -62,10 +62,10 @@ fn an_interrupt_ends_with_130() {
     assert_eq!(ended.code, 130, "{ended:?}");
 }
 
-/// A copy that is killed in its middle is undone by its backup.
+/// A copy was killed in the middle: its backup undoes it.
 #[test]
 fn a_killed_copy_is_undone() {
-    // More than one batch of what the backup takes at a time, so that some of it is overwritten by then.
+    // More than one batch of the backup, so that some content is overwritten by then.
     let mut rng = crate::support::Rng::new(21);
     let (new, old) = (rng.noise(70 << 20), rng.noise(68 << 20));
     for native in [vec![], args!["--native"]] {
@@ -82,7 +82,7 @@ fn a_killed_copy_is_undone() {
             let file = std::fs::OpenOptions::new().write(true).open(&data).unwrap();
             file.set_len(file.metadata().unwrap().len().min(cut)).unwrap();
             drop(file);
-            // What comes is the beginning of a stream that never goes on: it is killed while it waits.
+            // The stream begins and never goes on: the process is killed while it waits.
             let mut save = command(Who::Ours, args!["save", "--backup", backup, copy.destination]);
             let mut save = save.stdin(Stdio::piped()).spawn().unwrap();
             let mut stdin = save.stdin.take().unwrap();
@@ -161,7 +161,7 @@ fn nothing_binary_goes_to_a_terminal() {
     }
 }
 
-/// A destination that was written to since its hashes were made.
+/// Another program wrote to the destination after it was hashed.
 #[test]
 fn a_destination_that_has_changed_is_refused_and_another_one_is_read_again() {
     let (new, old) = pair(600_000, 31);
@@ -182,12 +182,12 @@ fn a_destination_that_has_changed_is_refused_and_another_one_is_read_again() {
     assert_eq!(ended.code, 1);
     assert!(ended.stderr.contains("has changed since checksum"), "{ended:?}");
     assert!(copy.result() == changed);
-    // A faithful copy of it will do, but that is not believed.
+    // A faithful copy would do, but `save` does not believe that it is one.
     let ended = step(Who::Ours, args!["save", other], Some(&data), None);
     assert_eq!(ended.code, 0, "{ended:?}");
     assert!(ended.stderr.contains("something else"), "{ended:?}");
     assert!(std::fs::read(&other).unwrap() == new);
-    // In a block that was found equal, so that nothing is written there.
+    // The change is in a block that was found equal, so nothing is written there.
     let equal = (0..old.len()).step_by(4096).find(|&at| old[at..at + 4096] == new[at..at + 4096]).unwrap();
     let mut almost = old;
     almost[equal] ^= 1;
@@ -202,7 +202,7 @@ fn a_destination_that_has_changed_is_refused_and_another_one_is_read_again() {
     assert_eq!(std::fs::read(&shorter).unwrap(), b"no copy of it");
 }
 
-/// Of a stream that another program does not know, it says so; the destination stays as it is.
+/// A program refuses a stream that it does not know; the destination stays as it is.
 #[test]
 fn our_stream_is_refused_by_the_original() {
     let (new, old) = pair(300_000, 32);

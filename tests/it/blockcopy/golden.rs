@@ -1,5 +1,5 @@
-//! Streams that were written down once: a version that reads them today has to read them tomorrow. Those of the original were made by
-//! `peer.py` from the description, not by the program.
+//! Recorded streams: every later version has to read them. `peer.py` made the original's streams
+//! from their description, not the original program.
 
 use super::{Who, command, step, wait};
 use crate::support::Lab;
@@ -30,7 +30,7 @@ fn checksum_writes_the_golden_stream() {
     assert!(std::fs::read(&out).unwrap() == std::fs::read(golden("hashes")).unwrap());
 }
 
-/// Other names of standard input, and pipes that have a name.
+/// Other names of standard input, and named pipes.
 #[test]
 fn checksum_reads_pipes_by_their_names() {
     use std::io::Write;
@@ -87,7 +87,8 @@ fn save_takes_golden_streams() {
     }
 }
 
-/// Our own: taken by every later version, and written byte for byte but for what names the file.
+/// Our own streams: every later version reads them, and writes the same bytes but for those that
+/// name the file.
 #[test]
 fn our_own_golden_streams() {
     let (lab, old, new) = lab();
@@ -101,7 +102,8 @@ fn our_own_golden_streams() {
     assert_eq!(std::fs::read(&old).unwrap(), NEW);
 }
 
-/// The backup of a copy over OLD; an undo of it has to give OLD for ever. It was made of a file that is no more.
+/// The backup of a copy over OLD: its undo has to give OLD in every later version. The backed up
+/// file does not exist any more.
 #[test]
 fn the_golden_backup() {
     let lab = Lab::new();

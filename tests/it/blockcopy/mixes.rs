@@ -2,7 +2,7 @@
 
 use super::{Copy, NONE, OURS, Who, originals, pair};
 
-/// Of every mix the same comes out, whichever is longer.
+/// Every mix makes the same copy, whichever side is longer.
 #[test]
 fn all_mixes_with_the_original_give_the_source() {
     for (longer_by, cut) in [(0, 0), (300_001, 0), (0, 300_001)] {
@@ -23,7 +23,7 @@ fn all_mixes_with_the_original_give_the_source() {
     }
 }
 
-/// Whatever the destination has, the copy ends where it was told to.
+/// Whatever the destination has, the copy ends at the given offset.
 #[test]
 fn an_end_at_or_behind_the_destinations_end() {
     let (new, old) = pair(3_000_000, 9);
@@ -89,7 +89,7 @@ fn xz_in_both_directions() {
 }
 
 #[test]
-fn ours_alone_cut_a_longer_file_and_prove_it() {
+fn ours_alone_cut_a_longer_file_and_verify_it() {
     let (new, mut old) = pair(1_400_000, 7);
     old.extend(b"the tail of a longer destination");
     let copy = Copy::new(&new, &old);
@@ -110,7 +110,7 @@ fn a_dry_run_writes_nothing_and_counts() {
     }
 }
 
-/// Terabytes that are not there take no time, and holes stay holes.
+/// Terabytes of holes take no time, and holes stay holes.
 #[test]
 fn a_sparse_file_of_ten_terabytes() {
     use std::os::unix::fs::{FileExt, MetadataExt};

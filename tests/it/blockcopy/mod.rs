@@ -1,4 +1,5 @@
-//! `blockcopy` with real processes and real pipes: all mixes with the original's streams, golden streams, devices, neighbours that die.
+//! `blockcopy` with real processes and real pipes: all mixes with the original's streams, golden
+//! streams, devices, killed processes.
 
 mod devices;
 mod faults;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long anything may take.
+/// The time limit of every step.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process of one of the three steps.
@@ -23,11 +24,12 @@ enum Who {
     Ours,
     /// Our own program of the original's stream.
     Peer,
-    /// The original itself, out of the checkout that `TARLIKE_ORIGINAL_BLOCKCOPY` names.
+    /// The original itself, in the checkout that `TARLIKE_ORIGINAL_BLOCKCOPY` names.
     Original,
 }
 
-/// Who speaks the original's stream here: [`Who::Peer`] everywhere, and the original itself where there is one.
+/// The programs that speak the original's stream here: [`Who::Peer`] everywhere, and the original
+/// itself if there is a checkout.
 fn originals() -> Vec<Who> {
     if std::env::var_os("TARLIKE_ORIGINAL_BLOCKCOPY").is_some() {
         return vec![Who::Peer, Who::Original];
@@ -122,7 +124,7 @@ impl Copy {
         self.start(who, more).map(wait)
     }
 
-    /// Runs all three, which must succeed.
+    /// Runs all three, and fails the test unless they succeed.
     fn succeed(&self, who: [Who; 3], more: [Vec<OsString>; 3]) {
         let ended = self.run(who, more);
         assert!(ended.iter().all(|ended| ended.code == 0), "{who:?}: {ended:#?}");

@@ -1,6 +1,7 @@
-//! The same at the other end: the receiver's copy of the first generation is changed before the second one comes, and while it
-//! comes. What a look can tell is asked for again, that file alone, and the pass ends with the right tree; what lies outside is not touched
-//! (P2, P5, P10).
+//! The same at the receiver: its copy of the first generation is changed before the second
+//! generation arrives, and while it arrives. The receiver asks again for a file whose `stat` shows
+//! a change, and for no other, and the run ends with the right tree. Files outside the base folder
+//! are not touched (P2, P5, P10).
 
 use super::generations::{Second, first, second};
 use super::{Change, Change::*};
@@ -8,7 +9,7 @@ use crate::support::stress::fingerprint;
 use crate::support::tree_diff;
 use std::path::Path;
 
-/// By their names in the first generation; two at a time that have nothing to do with each other.
+/// Files by their names in the first generation; two at a time that are unrelated.
 const PLACES: [&str; 8] = [
     "changed/small",
     "renamed/old",
@@ -20,19 +21,20 @@ const PLACES: [&str; 8] = [
     "unchanged/file",
 ];
 
-/// Does the change to the copy. What it may lead to now lies in the folder `outside`.
+/// Makes the change to the copy. A link that it makes leads to the folder `outside`.
 fn alter(second: &Second, change: Change, dst: &Path, place: &str) {
     let aside = second.setting.lab.dir(&format!("outside/{}", place.replace('/', "-")));
     change.apply(dst, Path::new(place), &aside);
 }
 
-/// Size, type and time are as they were.
+/// Whether size, type and time are unchanged.
 fn is_hidden(change: Change) -> bool {
     matches!(change, ReplacedInSecret | RewrittenInSecret | Unreadable)
 }
 
-/// Whether a changed file has its previous size and time, and nothing reads it: only `check` finds the change. Its permissions
-/// are set again. `late` says that the second generation had come so far that it had replaced the first file.
+/// Whether a changed file has its previous size and time, and no process reads it: then only
+/// `check` finds the change. The receiver sets its permissions again. `late`: the second generation
+/// had replaced the first file already.
 fn goes_unnoticed(change: Change, place: &str, late: bool) -> bool {
     match place {
         "origin/file" | "unchanged/file" | "touched/file" => is_hidden(change) && change != Unreadable,
@@ -41,8 +43,8 @@ fn goes_unnoticed(change: Change, place: &str, late: bool) -> bool {
     }
 }
 
-/// Fails unless the copy is as the second generation says, but for changes that no `stat` shows, and foreign entries in the place of
-/// what was to be deleted.
+/// Fails unless the copy is the second generation, except for changes that no `stat` shows, and
+/// foreign entries in the place of entries to delete.
 #[track_caller]
 fn right(second: &Second, change: Change, places: &[&str], late: bool, dst: &Path) {
     let what = format!("{change:?} {places:?}");
@@ -59,7 +61,7 @@ fn right(second: &Second, change: Change, places: &[&str], late: bool, dst: &Pat
         let of_it = |line: &String| {
             line.starts_with(&format!("extra: {gone} ")) || line.starts_with(&format!("extra: {folder} "))
         };
-        // Of a link in the place of a folder nothing is left where the folder is needed.
+        // A link in the place of a folder is replaced if the folder is needed.
         let is_deleted = is_hidden(change)
             || matches!(change, Vanishes | ParentVanishes)
             || (change == ParentBecomesLink && folder == "renamed");
@@ -69,13 +71,13 @@ fn right(second: &Second, change: Change, places: &[&str], late: bool, dst: &Pat
     assert_eq!(diff, [""; 0], "{what}");
     let checked = second.setting.lab.check(dst, &second.setting.db, vec![]);
     let mut found: Vec<&str> = checked.stdout.lines().filter_map(|line| line.split('\t').nth(1)).collect();
-    // It tells them as they lie in the archive.
+    // `check` lists them in the order of the archive.
     found.sort();
     let code = i32::from(!unnoticed.is_empty());
     assert_eq!((found, checked.code), (unnoticed, code), "{what}");
 }
 
-/// Parts that are missing are sent as one if there is no more between them, in bytes.
+/// Missing parts that lie closer than this, in bytes, are sent as one.
 const CLOSE: u64 = 128 << 10;
 
 /// The change of each file, two to a receiver.
@@ -91,7 +93,7 @@ fn everywhere(change: Change) {
         let summary = second.upload(Vanishes, &proxy.url, &[]).run().code(0).summary();
         assert_eq!(fingerprint(&outside), before, "{what}");
         right(&second, change, places, false, &dst);
-        // The file itself, by whichever name the second generation has it, and no other.
+        // The file itself, by any name that the second generation gives it, and no other.
         let size = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
         let again: u64 = places.iter().map(|place| size(&second.setting.twin.join(place))).sum();
         let renamed = size(&second.setting.twin.join("renamed/new"));
@@ -101,8 +103,8 @@ fn everywhere(change: Change) {
     }
 }
 
-/// All of them while the second generation comes: what it has in common with the first is copied already, what it does not change has
-/// been looked at, the first file of it has its name.
+/// All changes while the second generation arrives: content that it shares with the first is copied
+/// already, unchanged files are confirmed by `stat`, and the first file has its name.
 fn while_it_comes(change: Change) {
     let mut second = Second::new(first, second);
     let (dst, proxy) = second.receiver();
@@ -121,7 +123,8 @@ fn while_it_comes(change: Change) {
     right(&second, change, &PLACES, true, &dst);
 }
 
-/// A folder without an index is read, so every change is noticed; and all of its files may be deleted.
+/// The receiver reads a folder without an index, so it notices every change, and may delete all
+/// files of that folder.
 fn before_an_adoption(change: Change) {
     let second = Second::new(first, second);
     let setting = &second.setting;
@@ -136,7 +139,7 @@ fn before_an_adoption(change: Change) {
     let flags = args!["-db", db, "--adopt", "--delete"];
     setting.lab.sync(&setting.src, &proxy.url, flags).code(0);
     assert_eq!(fingerprint(&outside), before);
-    // The walk leaves out what is no file, folder or link: it does not count as part of the copy.
+    // The walk leaves out entries that are no file, folder or link: they are no part of the copy.
     let mut diff = tree_diff(&setting.twin, &dst);
     let strange =
         ["extra: removed (directory)", "extra: removed/file (special)", "extra: renamed/old (special)"];

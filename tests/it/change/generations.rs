@@ -1,6 +1,8 @@
-//! The same over generations: the receiver has the first one, the source lives on and is indexed again, and then it changes once more,
-//! between index and upload and while the upload runs. What is damaged and needs bytes is named and stays at the receiver as the first
-//! generation had it; what needs none is there, whatever became of it at the source (P2, P3, P4, P5, P6).
+//! The same over generations: the receiver has the first generation; the source changes and is
+//! indexed again; then it changes once more, between index and upload and during the upload.
+//! Damaged files whose bytes are needed are named, and stay at the receiver as in the first
+//! generation. Files that need no bytes arrive, whatever happens to them at the source (P2, P3, P4,
+//! P5, P6).
 
 use super::{Change, Change::*, Setting, copy, only_named};
 use crate::support::{Cmd, Output, Proxy, Tree, assert_same_tree, tree_diff, wait_until};
@@ -8,7 +10,8 @@ use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A source in its second generation, which is indexed, and the folder of a receiver that has the first one and is not running.
+/// A source in its second generation, which is indexed, and the folder of a receiver that has the
+/// first generation and is not running.
 pub(super) struct Second {
     pub(super) setting: Setting,
     /// The source as it was in its first generation.
@@ -30,7 +33,7 @@ impl Second {
         Self { setting, first, received }
     }
 
-    /// A receiver of its own that has the first generation.
+    /// A receiver of its own with the first generation.
     pub(super) fn receiver(&mut self) -> (PathBuf, Proxy) {
         self.setting.runs += 1;
         let dst = self.setting.lab.path(&format!("dst-{}", self.setting.runs));
@@ -54,7 +57,8 @@ impl Second {
         planned["sent_bytes"].as_u64().unwrap()
     }
 
-    /// Uploads slowly, in small blocks, and does `damage` when `sent_bytes` of the tail are at the receiver and `ready` says so.
+    /// Uploads slowly, in small blocks, and does `damage` when `sent_bytes` of the tail have
+    /// arrived and `ready` is true.
     pub(super) fn while_sending(
         &self,
         change: Change,
@@ -76,7 +80,8 @@ impl Second {
             tail = tail.or(left);
             upload.has_ended() || left.zip(tail).is_some_and(|(left, tail)| left + sent_bytes < tail)
         });
-        // Nothing moves while it is damaged: how far it has come is no matter of luck then.
+        // The upload stands still while the source is damaged, so the progress does not depend on
+        // luck.
         upload.signal(Signal::STOP);
         wait_until("what is done has its name", patience, ready);
         let left = left();
@@ -86,15 +91,15 @@ impl Second {
         upload.wait()
     }
 
-    /// Fails unless `damaged` are at the receiver as in the first generation, what the second one does not have is there still, and all
-    /// the rest is as in the second.
+    /// Fails unless `damaged` are at the receiver as in the first generation, entries that the
+    /// second generation lacks are still there, and everything else is as in the second.
     #[track_caller]
-    fn only_former(&self, damaged: &[&str], dst: &Path, what: &str) {
+    fn only_previous(&self, damaged: &[&str], dst: &Path, what: &str) {
         let is_of = |line: &str, path: &str| {
             line.strip_prefix(path).is_some_and(|rest| rest.starts_with(':'))
                 || line == format!("missing: {path}")
         };
-        // What is new is missing, and has to be the only thing that is said of it.
+        // New files are missing, and `check` must report nothing else about them.
         for path in damaged {
             let is_new = !self.first.join(path).exists();
             let expected = if is_new { &self.setting.twin } else { &self.first };
@@ -108,7 +113,7 @@ impl Second {
         assert_eq!(rest, extra(&self.first, &self.setting.twin), "{what}");
     }
 
-    /// Takes the changes back, and has the same command complete.
+    /// Restores the source, and lets the same command complete.
     fn completes(&self, change: Change, proxy: &Proxy, dst: &Path) {
         self.setting.restore();
         self.upload(change, &proxy.url, &[]).run().code(0);
@@ -116,14 +121,15 @@ impl Second {
     }
 }
 
-/// What the first generation has and the second one has not: nothing is deleted before all is in place.
+/// Entries of the first generation that the second lacks: nothing is deleted before everything is
+/// in place.
 fn extra(first: &Path, second: &Path) -> Vec<String> {
     let mut lines = tree_diff(second, first);
     lines.retain(|line| line.starts_with("extra: "));
     lines
 }
 
-/// Each in a folder of its own, so that this, too, may be lost.
+/// Each in a folder of its own, so that a test can remove that folder, too.
 pub(super) fn first(tree: &mut Tree) {
     tree.noise("changed/small", 3000)
         .noise("edited/large", 1_300_000)
@@ -135,7 +141,7 @@ pub(super) fn first(tree: &mut Tree) {
         .noise("unchanged/file", 4500);
 }
 
-/// A bit of everything that a source does in between.
+/// All the changes that a source makes between two generations.
 pub(super) fn second(tree: &mut Tree) {
     let mut content = std::fs::read(tree.path("edited/large")).unwrap();
     for at in [0, 600_000, 1_299_990] {
@@ -153,14 +159,15 @@ pub(super) fn second(tree: &mut Tree) {
     std::fs::rename(tree.path("renamed/old"), tree.path("renamed/new")).unwrap();
 }
 
-/// What needs bytes of the source.
+/// Files whose bytes the sender has to read.
 const NEEDY: [&str; 4] = ["changed/small", "edited/large", "grown/log", "new/file"];
 
-/// What the receiver has already, under this name or another one. Nothing of it is read, so no run notices what becomes of it at the
-/// source: the second generation arrives as it was indexed.
+/// Files whose content the receiver has, under this name or another one. No run reads them, so no
+/// run notices what happens to them at the source: the second generation arrives as it was indexed.
 const FREE: [&str; 5] = ["copied/file", "origin/file", "renamed/new", "touched/file", "unchanged/file"];
 
-/// The change of each file that needs bytes, each to a receiver of its own, and of all that need none.
+/// The change of each file that needs bytes, each to a receiver of its own, and of all files that
+/// need none.
 fn everywhere(change: Change) {
     let mut second = Second::new(first, second);
     for place in NEEDY {
@@ -169,12 +176,12 @@ fn everywhere(change: Change) {
         second.setting.apply(change, place);
         let upload = second.upload(change, &proxy.url, &[]).run();
         if change == Grows {
-            // What was indexed is still there, and is sent.
+            // The indexed content still exists, and is sent.
             upload.code(0);
             assert_same_tree(&second.setting.twin, &dst);
         } else {
             only_named(&upload.code(3), &[place], &what);
-            second.only_former(&[place], &dst, &what);
+            second.only_previous(&[place], &dst, &what);
         }
         second.completes(change, &proxy, &dst);
     }
@@ -188,7 +195,8 @@ fn everywhere(change: Change) {
     second.setting.restore();
 }
 
-/// Of the tail of the second generation something is there already, an edited file is under way, more comes later.
+/// A part of the second generation's tail has arrived, an edited file is under way, more comes
+/// later.
 fn while_it_runs(change: Change) {
     let mut second = Second::new(
         |tree| {
@@ -219,12 +227,13 @@ fn while_it_runs(change: Change) {
     } else {
         let damaged = ["m/now", "s/small", "y/later"];
         only_named(&output.code(3), &damaged, &format!("{change:?}"));
-        second.only_former(&damaged, &dst, &format!("{change:?}"));
+        second.only_previous(&damaged, &dst, &format!("{change:?}"));
     }
     second.completes(change, &proxy, &dst);
 }
 
-/// Two new files of the same content, which is sent once: whatever becomes of either, the other one has it, and so both arrive.
+/// Two new files of the same content, which is sent once: whatever happens to either, the other one
+/// has the content, so both arrive.
 fn one_of_two(change: Change) {
     let mut second = Second::new(
         |tree| {
@@ -243,7 +252,7 @@ fn one_of_two(change: Change) {
         let (dst, proxy) = second.receiver();
         for name in ["small", "blocks", "large"] {
             let place = format!("{folder}/{name}");
-            // Its folder may be gone with another one of them.
+            // A change of another file may have removed the folder.
             if second.setting.src.join(&place).exists() {
                 second.setting.apply(change, &place);
             }

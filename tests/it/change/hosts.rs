@@ -1,4 +1,4 @@
-//! Two hosts that do not agree on what the source is, and a file with two names of which one goes.
+//! Two hosts with different states of the source, and a file with two names of which one vanishes.
 
 use super::{Replaced, ReplacedInSecret, RewrittenInSecret, SIZE, Setting, Shrinks, Vanishes, copy, layout};
 use crate::support::{Lab, Tree, assert_same_tree, tree_diff, wait_until};
@@ -23,14 +23,14 @@ fn one_of_two_hosts_is_stale() {
             let more = ["-s", SIZE, "--json"].iter().chain(more).map(Into::into).collect();
             setting.lab.upload_cmd(from, &setting.db, &proxy.url, more)
         };
-        // Folders get their time with the last `finish`.
+        // The last `finish` sets the times of folders.
         let never_wrong = || {
             let mut wrong = tree_diff(&setting.twin, &dst);
             wrong.retain(|line| !line.starts_with("missing: ") && !line.starts_with("h: mtime"));
             assert!(wrong.is_empty(), "{wrong:?}");
         };
         if together {
-            // Both send everything at once; who wins a block is open, what stands at the end is not.
+            // Both send everything at once. Which of them wins a block is open; the result is not.
             let other = send(&stale, &["--ignore-done"]).spawn();
             let ours = send(&setting.src, &["--ignore-done"]).run();
             assert!(matches!(ours.code, 0 | 3), "{ours:?}");
@@ -38,7 +38,7 @@ fn one_of_two_hosts_is_stale() {
             assert!(matches!(other.code, 0 | 3), "{other:?}");
             never_wrong();
         } else {
-            // Halves, cut within the file that both have a part of.
+            // Halves, cut within a file of which both halves have a part.
             send(&setting.src, &["-l", "1"]).run().code(0);
             never_wrong();
             let output = send(&stale, &["-f", "2"]).run().code(3);
@@ -54,7 +54,8 @@ fn one_of_two_hosts_is_stale() {
     }
 }
 
-/// Another host puts an index of its own state while the first sends: the first stops and says so, nothing is mixed.
+/// Another host puts an index of its own state while the first host sends: the first stops and says
+/// so, and nothing is mixed.
 #[test]
 fn another_host_with_another_index() {
     let mut setting = Setting::new(|tree| {
@@ -80,7 +81,7 @@ fn another_host_with_another_index() {
     assert_same_tree(&setting.twin, &dst);
 }
 
-/// A file with two names of which the one that the index reads vanishes.
+/// A file with two names: the name that the index reads vanishes.
 #[test]
 fn the_first_name_of_a_hard_link_vanishes() {
     for size in ["4000", "1000"] {
@@ -102,12 +103,12 @@ fn the_first_name_of_a_hard_link_vanishes() {
             assert_eq!(std::fs::read(dst.join(name)).unwrap(), std::fs::read(src.join(name)).unwrap());
         }
         assert!(!dst.join("first").exists());
-        // The second name may be made only with the content; without the first it has none.
+        // The second name can be made only with the content; without the first name there is none.
         assert!(!dst.join("m/second").exists());
         tree.hardlink("first", "m/second");
         upload().code(0);
         assert_same_tree(&src, &dst);
-        // That a further name vanishes is no loss: the index knows the file by its first.
+        // A further name that vanishes is no loss: the index reads the file by its first name.
         let dst = lab.dir("dst-2");
         let proxy = lab.proxy(&dst);
         tree.remove("m/second");

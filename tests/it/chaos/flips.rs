@@ -1,4 +1,4 @@
-//! Bits that are turned on the way, in requests and answers: none goes unnoticed.
+//! Bits that flip on the way, in requests and answers: each flip is noticed.
 
 use super::{Job, SIZE, shared, wrong};
 use crate::support::index::{self, blake3_hex, frame};
@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What a frame says, if it says anything.
+/// The content of a frame, if it is valid.
 fn content(frame: &[u8]) -> Option<Vec<u8>> {
     let mut content = Vec::new();
     std::io::copy(&mut lz4_flex::frame::FrameDecoder::new(frame), &mut content).ok()?;
@@ -20,7 +20,8 @@ fn refusals(proxy: &Proxy) -> u64 {
     proxy.metric("tarlike_http_responses_total{class=\"4xx\"}") as u64
 }
 
-/// Every block comes damaged the first time: in its content or in the header of its frame. It is refused and sent again.
+/// Every block comes damaged the first time: in its content or in the header of its frame. It is
+/// refused and sent again.
 #[test]
 fn every_block_is_damaged_once() {
     let job = Job::new(60_000);
@@ -35,7 +36,7 @@ fn every_block_is_damaged_once() {
         }
         let length = if number % 3 == 0 { 11 } else { request.body.len() as u64 };
         let changed = request.with_body_flipped(below(length) as usize, below(8) as u8);
-        // Some other way to write the same content does no harm.
+        // Another encoding of the same content does no harm.
         *count.lock().unwrap() += u64::from(content(&changed.body) != content(&request.body));
         Fate::Changed(changed)
     });
@@ -49,7 +50,7 @@ fn every_block_is_damaged_once() {
     assert!(noticeable as usize > job.blocks * 9 / 10);
 }
 
-/// Nothing is ever right of one block: the rest arrives, the exit code and the names tell.
+/// One block is always damaged: the rest arrives, and the exit code and the names say so.
 #[test]
 fn one_block_is_always_damaged() {
     let job = Job::new(60_000);
@@ -107,7 +108,8 @@ fn the_index_is_damaged() {
     }
 }
 
-/// Every bit of the headers that guard a block, of a frame's header and end, and some of its content, one by one.
+/// Every bit of the headers that guard a block, of a frame's header and end, and random bits of its
+/// content, one by one.
 #[test]
 fn no_bit_of_a_block_is_unguarded() {
     let job = Job::new(20_000);
@@ -147,7 +149,7 @@ fn no_bit_of_a_block_is_unguarded() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         match put(&digest, &of_block, &flipped) {
             422 => {}
-            // Another way to write the same content.
+            // Another encoding of the same content.
             200 if self::content(&flipped).as_deref() == Some(content) => harmless += 1,
             status => panic!("bit {bit} of the frame: {status}"),
         }
@@ -201,7 +203,8 @@ fn a_bit_of_an_answer_is_flipped() {
     println!("{unharmed} of {rounds} uploads ended with exit 0");
 }
 
-/// An answer no longer says who the receiver is: it is not taken for the original program, which proves and finishes nothing.
+/// An answer lost the receiver's header: the sender does not take the receiver for the original
+/// program, which verifies and finishes nothing.
 #[test]
 fn a_receiver_is_not_taken_for_the_original() {
     let job = Job::new(4_000);
@@ -214,7 +217,8 @@ fn a_receiver_is_not_taken_for_the_original() {
     }
 }
 
-/// The list of failed files is damaged: a wrong file is named. No neighbour is harmed by the zeros of the one that failed.
+/// The list of failed files is damaged, so it names a wrong file. The zeros of the failed file harm
+/// no neighbour.
 #[test]
 fn the_list_of_failed_files_is_damaged() {
     let job = Job::new(9_000);
@@ -237,12 +241,12 @@ fn the_list_of_failed_files_is_damaged() {
         assert!(!dst.join(name).exists() && wrong(&job.src, &dst).is_empty(), "{}", output.stderr);
         std::fs::rename(&gone, job.src.join(name)).unwrap();
         job.upload(&proxy.url).code(0);
-        // The folder's time is another since the file was away.
+        // The folder's time is another one, since the file was away.
         assert_same_files(&job.src, &dst);
     }
 }
 
-/// An answer that claims another length than it has: the sender does not wait for ever.
+/// An answer claims a length that it does not have: the sender does not wait for ever.
 #[test]
 fn the_length_of_an_answer_is_damaged() {
     let job = Job::new(4_000);

@@ -1,4 +1,5 @@
-//! Two receivers with one base folder behind haproxy: killed, reloaded, and in the end whole.
+//! Two receivers with one base folder behind haproxy: killed and reloaded; the copy is complete in
+//! the end.
 
 use super::{Haproxy, certificates};
 use crate::support::{Lab, Proxy, Rng, Tree, assert_same_files, assert_same_tree, need_tool, wait_until};
@@ -22,7 +23,8 @@ fn pair(lab: &Lab, base: &Path) -> (Proxy, Proxy) {
     (first, standby(lab, base))
 }
 
-/// How many small files the large test sends: `TARLIKE_TEST_FILES`; 90,000 is the full size, which takes a minute or two.
+/// How many small files the large test sends: `TARLIKE_TEST_FILES`; the full size, 90,000, takes a
+/// minute or two.
 fn files() -> usize {
     std::env::var("TARLIKE_TEST_FILES").ok().and_then(|text| text.parse().ok()).unwrap_or(12_000)
 }
@@ -79,17 +81,19 @@ fn many_files_with_a_receiver_killed_and_haproxy_reloaded() {
     assert!(haproxy.log().iter().any(|line| line["server"] == "proxy2" && line["status"] == 200));
 }
 
-/// Blocks of one file land on different receivers, one after the other: it is published once, and whole.
+/// Blocks of one file arrive at different receivers, one after the other: the file is published
+/// once, and complete.
 #[test]
 fn ranges_of_two_senders_through_two_receivers() {
     let lab = Lab::new();
     let (src, dst) = (lab.path("src"), lab.dir("dst"));
-    // Block 4, the last of the first sender and the first of the second, is in the middle of "large".
+    // Block 4, the last of the first sender and the first of the second, is in the middle of
+    // "large".
     Tree::new(&src, 60).noise("a", 30_000).noise("large", 900_000).noise("z", 70_000).file("empty", "");
     let db = lab.index(&src);
     let ca = certificates(&lab).join("ca.pem");
     let (first, second) = pair(&lab, &dst);
-    // The one that waits comes first: haproxy has to see that it does.
+    // The waiting receiver comes first: haproxy has to notice that it waits.
     let haproxy = Haproxy::start(&lab, &[second.addr, first.addr]).ready();
     let part = |from: &str, to: &str| {
         lab.upload(&src, &db, &haproxy.url(), args!["--ca-file", ca, "-s", "100000", "-f", from, "-l", to])
@@ -104,13 +108,13 @@ fn ranges_of_two_senders_through_two_receivers() {
     assert_eq!(second.blocks_accepted(), 5, "block 4 was there already");
     assert_same_tree(&src, &dst);
     lab.check(&dst, &db, args!["--extra"]).code(0);
-    // Three of its files came in blocks; the empty one has none.
+    // Three of its files arrived in blocks; the empty one needs none.
     let both = published + second.metric("tarlike_files_published_total");
     assert!((3.0..=4.0).contains(&both), "{published} and then {both}");
     second.term_and_wait().code(0);
 }
 
-/// A reload lets the previous worker finish what it has: not one block fails.
+/// During a reload the previous worker finishes its requests: no block fails.
 #[test]
 fn a_reload_in_the_middle_costs_no_block() {
     let lab = Lab::new();

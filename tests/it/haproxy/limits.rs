@@ -1,4 +1,4 @@
-//! What is refused before a receiver sees it, and what passes as it is.
+//! Requests that haproxy refuses, and requests that it passes on unchanged.
 
 use super::Haproxy;
 use crate::support::http::{self, Response};
@@ -21,7 +21,8 @@ fn only_the_requests_of_the_protocol_pass() {
     let lab = Lab::new();
     let proxy = lab.proxy(&lab.dir("dst"));
     let haproxy = Haproxy::start(&lab, &[proxy.addr]).ready();
-    // An answer of the receiver carries its header: these pass, whatever the receiver says.
+    // An answer of the receiver carries its header: haproxy passes these requests on, whatever the
+    // receiver answers.
     for request in [
         "GET /tar/0/status?blk_size=1000&from=0",
         "GET /0/status",
@@ -77,8 +78,8 @@ fn only_the_requests_of_the_protocol_pass() {
         assert_eq!(answer.status, status, "{request}: {}", answer.text());
         assert_eq!(answer.header("x-tar-like"), None, "{request} reached the receiver");
     }
-    // With what may be a token, the receiver is asked whether it is one.
-    // With a token, too: it is the proxies that Prometheus asks.
+    // A request with any token reaches the receiver, which decides.
+    // With a token, too: Prometheus asks the proxies.
     let counts = ask(&haproxy, "GET /metrics", "Authorization: Bearer 0123456789abcdef\r\n");
     assert_eq!((counts.status, counts.header("x-tar-like")), (404, None));
     assert_ne!(ask(&haproxy, "CONNECT 127.0.0.1:22", "").status, 200);
@@ -100,7 +101,8 @@ fn heads_addresses_and_bodies_have_limits() {
     };
     assert_eq!(put("/tar/0/db", "", &index::frame_of(&db)).status, 200);
     let content = index::block(&index::archive(&src, &db), 1000, 0).to_vec();
-    // A head may be long, as it is where many files failed; beyond that it is refused, here or there.
+    // A head may be long, as after many failed files; beyond the limit haproxy or the receiver
+    // refuses it.
     let digest_header = format!("x-tar-like-digest: {}\r\n", blake3_hex(&content));
     let long = |length: usize| format!("{digest_header}x-long: {}\r\n", "x".repeat(length));
     assert_eq!(put("/tar/0/1000/0", &long(50_000), &frame(&content)).status, 200);
@@ -125,7 +127,7 @@ fn heads_addresses_and_bodies_have_limits() {
     assert_eq!(proxy.status(0)["done_bytes"], 1000, "nothing but block 0");
 }
 
-/// The answer comes before the body is sent: a client without a token cannot fill the link.
+/// The answer comes before the body is sent, so a client without a token cannot fill the link.
 #[test]
 fn no_token_is_told_at_once() {
     let lab = Lab::new();
@@ -176,7 +178,7 @@ fn many_refusals_of_one_address_are_too_many() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let from = |address: &str| {
         let stream = runtime.block_on(super::slow::connect_from(address.parse().unwrap(), haproxy.plain));
-        // A connection that haproxy refuses is there for a moment, or for none.
+        // haproxy refuses a connection after a moment, or at once.
         let Ok(stream) = stream else { return "none".to_string() };
         let mut stream = stream.into_std().unwrap();
         stream.set_nonblocking(false).unwrap();
@@ -186,14 +188,14 @@ fn many_refusals_of_one_address_are_too_many() {
         answer.split(' ').nth(1).unwrap_or("none").to_string()
     };
     let guesses: Vec<String> = (0..30).map(|_| from("127.0.0.9")).collect();
-    // Eleven are more than ten; each is counted when it has been answered.
+    // Eleven failures are more than ten; each one counts when it has been answered.
     let limited = guesses.iter().position(|status| status == "429");
     assert!(matches!(limited, Some(10..=12)), "{guesses:?}");
     let (before, after) = guesses.split_at(limited.unwrap());
     assert!(before.iter().all(|status| status == "404"), "{guesses:?}");
     assert!(after.iter().all(|status| status == "429"), "{guesses:?}");
     assert_eq!(from("127.0.0.10"), "404");
-    // Connections that do nothing, from one address: others are served.
+    // Idle connections from one address: other clients are served.
     let held = runtime.block_on(async {
         let mut held = Vec::new();
         for _ in 0..15 {
@@ -215,7 +217,7 @@ fn many_refusals_of_one_address_are_too_many() {
     drop(held);
 }
 
-/// The original sender makes a connection for each block, and small blocks come fast.
+/// The original's sender makes a connection for each block, and small blocks follow fast.
 #[test]
 fn a_connection_for_each_small_block_is_not_too_many() {
     let lab = Lab::new();

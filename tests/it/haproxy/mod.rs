@@ -1,5 +1,5 @@
-//! The shipped configuration of haproxy, with the real haproxy: before one and two real receivers, and before a backend that only
-//! says what it was asked.
+//! The shipped configuration of haproxy, with the real haproxy: before one and two real receivers,
+//! and before a backend that only echoes its request.
 
 mod failover;
 mod limits;
@@ -36,7 +36,8 @@ fn make_certificate(args: Vec<OsString>) -> Output {
     Command::new(root().join("scripts/make-certificate")).args(args).output().unwrap()
 }
 
-/// What the shipped configuration reads; nothing else of the environment reaches haproxy.
+/// The variables of the shipped configuration; no other variable of the environment reaches
+/// haproxy.
 fn environment(lab: &Lab, proxies: &[SocketAddr], more: &[(&str, &str)]) -> Vec<(String, OsString)> {
     let mut env: Vec<(String, OsString)> = vec![
         ("PATH".into(), std::env::var_os("PATH").unwrap_or_default()),
@@ -54,7 +55,7 @@ fn environment(lab: &Lab, proxies: &[SocketAddr], more: &[(&str, &str)]) -> Vec<
 }
 
 fn command(env: &[(String, OsString)]) -> Command {
-    // Debian's is where an ordinary user's PATH does not lead.
+    // Debian installs haproxy where an ordinary user's PATH does not lead.
     let places = ["/usr/sbin", "/usr/local/sbin"].map(|place| Path::new(place).join("haproxy"));
     let program = places.into_iter().find(|place| place.is_file()).unwrap_or_else(|| {
         need_tool("haproxy", "apt-get install haproxy");
@@ -81,7 +82,7 @@ impl Haproxy {
     }
 
     fn start_with(lab: &Lab, proxies: &[SocketAddr], more: &[(&str, &str)]) -> Self {
-        // A free port may be taken by the time that haproxy asks for it.
+        // Another process may take the free port before haproxy does.
         (0..5).find_map(|_| Self::try_start(lab, proxies, more)).expect("haproxy does not start: see above")
     }
 
@@ -123,7 +124,7 @@ impl Haproxy {
         self
     }
 
-    /// Where a sender sends to.
+    /// The address that senders use.
     fn url(&self) -> String {
         format!("https://localhost:{}/tar", self.tls.port())
     }
@@ -140,7 +141,7 @@ impl Haproxy {
         children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
-    /// Replaces the worker by a new one, as `systemctl reload` does, and waits until it is there.
+    /// Replaces the worker, as `systemctl reload` does, and waits until the new one serves.
     fn reload(&self) {
         let before = self.workers();
         self.signal(rustix::process::Signal::USR2);
@@ -149,7 +150,7 @@ impl Haproxy {
         });
     }
 
-    /// What it has logged: a JSON object a line, but for what haproxy says of itself.
+    /// The log: a JSON object a line, except for haproxy's messages about itself.
     fn log(&self) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(&self.log).unwrap();
         // The last line may be on its way.

@@ -12,15 +12,15 @@ use tokio::net::{TcpSocket, TcpStream};
 
 const ATTACKERS: usize = 500;
 
-/// A connection from one of the many addresses that a machine has for itself.
+/// A connection from one of the many loopback addresses.
 pub(super) async fn connect_from(source: IpAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::new(source, 0))?;
     socket.connect(to).await
 }
 
-/// Keeps [`ATTACKERS`] connections busy with next to nothing until told to stop, half of them with slow heads, half with slow bodies. A
-/// connection that is closed is opened again.
+/// Keeps [`ATTACKERS`] connections busy with next to nothing until told to stop, half of them with
+/// slow heads, half with slow bodies. A connection that is closed is opened again.
 struct Attack {
     stop: Arc<AtomicBool>,
     open: Arc<AtomicUsize>,
@@ -37,7 +37,7 @@ impl Attack {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 for number in 0..ATTACKERS {
-                    // Twenty-five addresses: no limit of one address is what helps.
+                    // Twenty-five addresses, so that no limit of one address helps.
                     let source = IpAddr::from([127, 0, 1, (number % 25) as u8 + 1]);
                     tokio::spawn(drip(number, source, to, opened.clone(), body_headers.clone()));
                 }
@@ -48,7 +48,8 @@ impl Attack {
         });
         let attack = Self { stop, open, thread: Some(thread) };
         crate::support::wait_until("the attack is under way", Duration::from_secs(30), || {
-            // Half of them stay, those with slow heads; a body without token is refused at once, and comes again.
+            // The slow heads stay. A body without token is refused at once, and its connection is
+            // opened again.
             attack.open.load(Ordering::SeqCst) >= ATTACKERS / 2
         });
         attack
@@ -66,7 +67,7 @@ async fn drip(number: usize, source: IpAddr, to: SocketAddr, open: Arc<AtomicUsi
     let body = format!(
         "PUT /tar/0/30000000/0 HTTP/1.1\r\nHost: x\r\n{body_headers}Content-Length: 20000000\r\n\r\n"
     );
-    // With headers that let bodies in, all are slow bodies.
+    // With headers that let bodies in, all connections are slow bodies.
     let begin = if number.is_multiple_of(2) && body_headers.is_empty() {
         "GET /tar/0/status HTTP/1.1\r\nHost: x\r\nx-slow: "
     } else {
@@ -91,7 +92,7 @@ async fn drip(number: usize, source: IpAddr, to: SocketAddr, open: Arc<AtomicUsi
     }
 }
 
-/// The time that an upload takes in quiet and under attack.
+/// The time of an upload without attack and under attack.
 fn under_attack(
     lab: &Lab,
     upload: impl Fn(&Path, &Path, &str),
@@ -158,7 +159,7 @@ fn five_hundred_slow_clients_before_a_receiver() {
     assert_same_files(&lab.path("src"), &dst);
 }
 
-/// These have a token, and send bodies that never come to their end.
+/// These clients have a token, and send bodies that never end.
 #[test]
 fn five_hundred_slow_bodies_with_a_token() {
     let lab = Lab::new();

@@ -1,5 +1,6 @@
-//! Requests that two servers in a row may read in two ways, so that the second one finds a request in what is a body to the first.
-//! Each carries a request that would leave a trace: an index for an archive of its own. None of them may be there in the end.
+//! Requests that two servers in a row may read in two ways, so that the second server finds a
+//! request in the first one's body. Each hides a request that would leave a trace: an index for an
+//! archive of its own. No such archive may exist in the end.
 
 use super::Haproxy;
 use crate::support::index;
@@ -8,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// What every variant may use.
+/// The values that every variant may use.
 struct Parts {
     /// A request that is served when it is found.
     hidden: Vec<u8>,
@@ -33,7 +34,7 @@ impl Parts {
         [head.as_bytes(), &self.hidden].concat()
     }
 
-    /// `ALL` stands for the length of a body of no chunk and the hidden request, which follow.
+    /// `ALL` stands for the length of an empty chunked body and the hidden request, which follow.
     fn behind_no_chunk(&self, head: &str) -> Vec<u8> {
         let body = [b"0\r\n\r\n", &self.hidden[..]].concat();
         [head.replace("ALL", &body.len().to_string()).as_bytes(), &body].concat()
@@ -54,7 +55,8 @@ type Variant = (&'static str, Make);
 fn variants() -> Vec<Variant> {
     let mut all: Vec<Variant> = Vec::new();
     let mut add = |name, make: Make| all.push((name, make));
-    // The head and what follows it: the length that counts covers the hidden request, or the message is refused.
+    // A head and a body. Either the length that counts covers the hidden request, or the message is
+    // refused.
     for (name, head) in [
         ("two lengths, the first is 0", "Content-Length: 0\r\nContent-Length: LENGTH\r\n"),
         ("two lengths, the last is 0", "Content-Length: LENGTH\r\nContent-Length: 0\r\n"),
@@ -103,7 +105,8 @@ fn variants() -> Vec<Variant> {
             add(name, Box::new(move |parts| parts.behind(&format!("{request}{head}\r\n"))));
         }
     }
-    // Length and chunks at once: who believes the chunks finds a request behind them, who believes the length has a body.
+    // Length and chunks at once: a server that believes the chunks finds a request behind them; to
+    // one that believes the length that is the body.
     for (name, head) in [
         ("a length, and chunks", "Content-Length: ALL\r\nTransfer-Encoding: chunked\r\n"),
         ("chunks, and a length", "Transfer-Encoding: chunked\r\nContent-Length: ALL\r\n"),
@@ -148,7 +151,7 @@ fn variants() -> Vec<Variant> {
             parts.in_a_chunk(&format!("{POST}Content-Length: {line}\r\nTransfer-Encoding: chunked\r\n\r\n"))
         }),
     );
-    // What is wrong in the chunks themselves; the hidden request is behind what may be taken for their end.
+    // Chunks that are wrong; the hidden request is behind bytes that may pass for their end.
     for (name, chunks) in [
         ("a bare LF in a chunk's extension", "1;x\nx\r\n0\r\n\r\n"),
         ("a bare LF behind a chunk's size", "0\n\n"),
@@ -214,7 +217,8 @@ fn variants() -> Vec<Variant> {
     all
 }
 
-/// Sends `bytes` and nothing more; gives what comes until the other side ends, or says nothing for a while.
+/// Sends `bytes` and nothing more; returns the bytes of the answer until the other side closes or
+/// stays silent.
 fn exchange(to: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(to).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -227,7 +231,7 @@ fn exchange(to: SocketAddr, bytes: &[u8]) -> String {
             Ok(count) if count > 0 => answer.extend(&buffer[..count]),
             _ => break,
         }
-        // A second answer comes at once, if there is one.
+        // A second answer would come at once.
         stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     }
     let _ = stream.shutdown(Shutdown::Both);
@@ -247,7 +251,8 @@ fn none_is_served(lab: &Lab, proxy: &Proxy, to: SocketAddr, way: &str) {
     let db = lab.path("src.sqlite");
     let (digest, frame) = (index::digest(&db), index::frame_of(&db));
     let parts = |tar_id: u64| Parts::new(&digest, &frame, tar_id);
-    // The test itself can fail: the hidden request is one that is served, also as the second one of a connection.
+    // The test can fail: the hidden request is served if it is sent openly, also as the second one
+    // of a connection.
     let plain = exchange(to, &parts(0).hidden);
     assert!(plain.starts_with("HTTP/1.1 200"), "{way}: {plain}");
     exchange(to, &[format!("{GET}\r\n").as_bytes(), &parts(999).hidden].concat());
@@ -281,7 +286,7 @@ fn none_is_served(lab: &Lab, proxy: &Proxy, to: SocketAddr, way: &str) {
         }
     }
     assert!(wrong.is_empty(), "{way}: {} of {}:\n{}", wrong.len(), variants.len(), wrong.join("\n"));
-    // And what is asked now is answered as ever.
+    // An ordinary request is still answered.
     let after = exchange(to, format!("{GET}Connection: close\r\n\r\n").as_bytes());
     assert!(after.starts_with("HTTP/1.1 200") && after.contains(&digest), "{way}: {after}");
     assert_eq!(proxy.status(0)["done_bytes"], 0);

@@ -49,7 +49,7 @@ fn certificates_for_trials() {
         assert!(said.contains("OK"), "{said}");
     }
     let (authority, server) = (read("ca.pem"), read("server.pem"));
-    // What is there is not lost by chance.
+    // Directories that exist are not lost by accident.
     assert_eq!(make(&["other.example.org"]).status.code(), Some(1));
     assert_eq!(read("server.pem"), server);
     assert!(make(&["--force", "other.example.org"]).status.success());
@@ -71,7 +71,8 @@ fn a_whole_transfer_with_tls_and_token() {
     let proxy = lab.proxy_with(&dst, args!["--token-file", token]);
     let haproxy = Haproxy::start(&lab, &[proxy.addr]).ready();
     let ca = certificates(&lab).join("ca.pem");
-    // Who does not know the authority sends nothing; and who has no token neither.
+    // A sender that does not know the authority sends nothing, and neither does one without a
+    // token.
     let stranger =
         lab.upload(&src, &db, &haproxy.url(), args!["--token-file", token, "--stall-timeout", "2"]);
     assert_eq!(stranger.code, 1, "{stranger:?}");
@@ -80,7 +81,7 @@ fn a_whole_transfer_with_tls_and_token() {
     lab.upload(&src, &db, &haproxy.url(), secured.clone()).code(0);
     assert_same_tree(&src, &dst);
     lab.check(&dst, &db, args!["--extra"]).code(0);
-    // A sync streams its index through the same door, with POST.
+    // A sync streams its index through haproxy, too, with POST.
     let again = lab.path("again");
     Tree::new(&again, 51).rich(50_000);
     let mut more = args!["--tar-id", "1"];
@@ -104,7 +105,7 @@ fn a_whole_transfer_with_tls_and_token() {
     }
 }
 
-/// A copy is adopted, brought up to date in passes, and taken back: all of it through the same door.
+/// A copy is adopted, updated by runs, and rewound, all of it through haproxy.
 #[test]
 fn passes_with_tls_and_token() {
     let lab = Lab::new();
@@ -120,22 +121,22 @@ fn passes_with_tls_and_token() {
     let haproxy = Haproxy::start(&lab, &[proxy.addr]).ready();
     let ca = certificates(&lab).join("ca.pem");
     let secured = args!["-db", lab.path("index"), "--ca-file", ca, "--token-file", token, "--json"];
-    let pass = |more| {
+    let run = |more| {
         let output = lab.sync(&src, haproxy.url(), [secured.clone(), more].concat()).code(0);
         output.summary()["sent_bytes"].as_u64().unwrap()
     };
-    assert_eq!(pass(args!["--adopt", "--delete"]), 0);
+    assert_eq!(run(args!["--adopt", "--delete"]), 0);
     assert_same_tree(&src, &dst);
     copy(&src, &before);
     let grown = [std::fs::read(tree.path("log")).unwrap(), tree.rng.noise(50_000)].concat();
     tree.file("log", grown).remove("goes").file("new", "new");
-    assert_eq!(pass(args!["--keep", "1", "--delete", "--append", "spot"]), 50_003);
+    assert_eq!(run(args!["--keep", "1", "--delete", "--append", "spot"]), 50_003);
     assert_same_tree(&src, &dst);
     lab.run([args!["rewind", haproxy.url()], secured.clone()].concat()).code(0);
     assert_same_tree(&before, &dst);
 }
 
-/// What reaches the receiver is what the connection says, whatever the request says.
+/// The receiver gets the address of the connection, whatever the request claims.
 #[test]
 fn addresses_are_not_believed() {
     use std::io::{Read, Write};
@@ -167,7 +168,7 @@ fn addresses_are_not_believed() {
     let answer = crate::support::http::raw(haproxy.plain, spoofed.as_bytes());
     let seen = answer.text().to_ascii_lowercase();
     assert_eq!(answer.status, 200, "{seen}");
-    // A number of haproxy's own may have these digits, too.
+    // A number of haproxy's own may have the same digits.
     let mut told = seen.lines().filter(|line| !line.starts_with("x-request-id: ") || line.contains("203.0"));
     assert!(!told.any(|line| line.contains("203")), "{seen}");
     assert!(seen.contains("authorization: bearer secret"), "{seen}");

@@ -1,4 +1,4 @@
-//! What may happen to a backup, and to who writes it.
+//! Faults of a backup, and of the runs that write it.
 
 use super::{World, content};
 use crate::support::Lab;
@@ -16,11 +16,11 @@ fn no_partial_files(lab: &Lab) {
 fn a_torn_tail_costs_the_last_generation_only() {
     let mut world = World::new();
     world.save().code(0);
-    world.pass();
+    world.run();
     world.save().code(0);
     let second = content(&world.db);
     let with_second = std::fs::metadata(&world.backup).unwrap().len();
-    world.pass();
+    world.run();
     world.save().code(0);
     let third = content(&world.db);
     let whole = std::fs::read(&world.backup).unwrap();
@@ -41,11 +41,11 @@ fn a_torn_tail_costs_the_last_generation_only() {
         std::fs::write(&world.backup, &bytes).unwrap();
         restored(&second, 3);
         world.restore("x.sqlite", args!["--generation", "3"]).1.code(1);
-        // The index is there: what was lost is added once more.
+        // The index still exists: the lost records are added again.
         assert_eq!(world.save().code(0).summary()["added"], serde_json::json!([3]));
         restored(&third, 0);
     }
-    // What an interrupted run has left behind the end never counted.
+    // Bytes that an interrupted run has left behind the end never count.
     std::fs::write(&world.backup, [&whole[..], &whole[with_second as usize..whole.len() - 9]].concat())
         .unwrap();
     restored(&third, 0);
@@ -65,7 +65,7 @@ fn a_torn_tail_costs_the_last_generation_only() {
 fn two_do_not_write_at_once() {
     let mut world = World::new();
     world.save().code(0);
-    world.pass();
+    world.run();
     let before = std::fs::read(&world.backup).unwrap();
     let held = std::fs::File::open(&world.backup).unwrap();
     held.lock().unwrap();
@@ -87,9 +87,9 @@ fn a_full_disk_leaves_the_backup_as_it_was() {
     let Some(disk) = Mount::tmpfs(&world.lab.path("disk"), "size=1m") else { return };
     world.backup = disk.path.join("backup");
     world.save().code(0);
-    // More than what is left of a page.
+    // More bytes than are left of a page.
     (0..200).for_each(|number| std::fs::write(world.src.join(format!("many-{number}")), [number]).unwrap());
-    world.pass();
+    world.run();
     let before = std::fs::read(&world.backup).unwrap();
     let ballast = disk.path.join("ballast");
     let fill = |leave: usize| {
@@ -111,7 +111,8 @@ fn a_full_disk_leaves_the_backup_as_it_was() {
     disk.unmount();
 }
 
-/// Kills a command at every call of these kinds, until there are no more; looks after each whether all is well.
+/// Kills a command at every call of these kinds, until there are no more; checks after each that
+/// all is well.
 fn killed_at_every(
     world: &World,
     command: &[std::ffi::OsString],
@@ -139,11 +140,11 @@ fn a_killed_command_leaves_the_previous_state_or_the_new_one() {
     let mut world = World::new();
     world.save().code(0);
     let first = content(&world.db);
-    world.pass();
+    world.run();
     world.save().code(0);
     let second = content(&world.db);
     let backup = std::fs::read(&world.backup).unwrap();
-    world.pass();
+    world.run();
     let third = content(&world.db);
     let db = std::fs::read(&world.db).unwrap();
     let newest = |expected: &[&str], what: &str| {

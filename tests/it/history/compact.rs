@@ -7,14 +7,15 @@ use crate::support::{assert_same_tree, index};
 fn the_original_program_reads_a_compacted_archive() {
     let mut world = World::new();
     for _ in 0..4 {
-        world.pass();
+        world.run();
     }
     let previous = index::meta(&world.db, "format");
     assert_eq!(previous, "2");
     let output = world.lab.run(args!["compact", "-db", world.db, "--json"]).code(0);
     let summary = output.summary();
     assert_eq!((&summary["dropped"], &summary["unchanged"]), (&5.into(), &false.into()));
-    // Exactly the tables and rows of an index that is made from the folder now, but for the generation.
+    // Exactly the tables and rows of an index that is made from the folder now, but for the
+    // generation.
     let fresh = world.lab.index(&world.src);
     assert_eq!(index::rows(&world.db), index::rows(&fresh));
     assert_eq!(index::nodes(&world.db), index::nodes(&fresh));
@@ -40,15 +41,15 @@ fn the_original_program_reads_a_compacted_archive() {
     assert!(text.contains("generation 6 is compact already"), "{text}");
     assert_eq!(generations(&world, &world.db).len(), 1);
     world.rewind().code(2).says("has none before it");
-    world.pass();
+    world.run();
     assert_eq!(index::meta(&world.db, "generation"), "7");
 }
 
 #[test]
 fn a_receiver_takes_a_compacted_index() {
     let mut world = World::new();
-    world.pass();
-    world.pass();
+    world.run();
+    world.run();
     world.lab.run(args!["compact", "-db", world.db]).code(0);
     let dst = world.lab.dir("dst");
     let proxy = world.lab.proxy(&dst);
@@ -61,20 +62,20 @@ fn a_receiver_takes_a_compacted_index() {
 fn a_backup_knows_its_index_after_a_fresh_layout() {
     let mut world = World::new();
     world.save().code(0);
-    world.pass();
+    world.run();
     world.save().code(0);
-    world.pass();
+    world.run();
     world.rewind().code(0);
-    world.pass();
-    // Not in the backup: generations 3, abandoned, and 4.
+    world.run();
+    // Not in the backup: generation 3, which is abandoned, and 4.
     world.lab.run(args!["compact", "-db", world.db]).code(0);
     assert_eq!(world.save().code(0).summary()["added"], serde_json::json!([5]));
     let (db, output) = world.restore("newest.sqlite", vec![]);
     output.code(0);
     assert_eq!(content(&db), content(&world.db));
-    world.pass();
+    world.run();
     world.lab.run(args!["compact", "-db", world.db]).code(0);
-    world.pass();
+    world.run();
     world.save().code(0);
     let (db, output) = world.restore("newest.sqlite", vec![]);
     output.code(0);
@@ -82,7 +83,7 @@ fn a_backup_knows_its_index_after_a_fresh_layout() {
     world.restore("second.sqlite", args!["--generation", "2"]).1.code(0);
     // Abandoned, then compacted: the backup goes back as well.
     world.rewind().code(0);
-    world.pass();
+    world.run();
     world.lab.run(args!["compact", "-db", world.db]).code(0);
     assert!(world.save().code(0).summary()["rewound_to"].is_u64());
     let (db, output) = world.restore("newest.sqlite", vec![]);
@@ -96,7 +97,7 @@ fn a_backup_in_fewer_records_says_the_same() {
     world.save().code(0);
     let mut kept = vec![content(&world.db)];
     for _ in 0..4 {
-        world.pass();
+        world.run();
         world.save().code(0);
         kept.push(content(&world.db));
     }
@@ -104,7 +105,7 @@ fn a_backup_in_fewer_records_says_the_same() {
     let summary = world.lab.run(args!["history", "compact", world.backup, "--json"]).code(0).summary();
     let length = std::fs::metadata(&world.backup).unwrap().len();
     assert_eq!(summary["bytes_after"], length);
-    // All but the last change is one snapshot.
+    // The snapshot holds all changes but the last.
     for (number, there) in [(3, false), (4, true), (5, true)] {
         let (db, output) = world.restore("then.sqlite", args!["--generation", number.to_string()]);
         let output = output.code(i32::from(!there));
@@ -117,9 +118,9 @@ fn a_backup_in_fewer_records_says_the_same() {
     let (db, output) = world.restore("newest.sqlite", vec![]);
     output.code(0);
     assert_eq!(generations(&world, &db), before);
-    world.pass();
+    world.run();
     assert_eq!(world.save().code(0).summary()["added"], serde_json::json!([6]));
-    // Behind a rewind there is no last change to keep.
+    // After a rewind there is no last change.
     world.rewind().code(0);
     world.save().code(0);
     world.lab.run(args!["history", "compact", world.backup]).code(0);

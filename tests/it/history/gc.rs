@@ -1,9 +1,10 @@
-//! `gc`: what is of no use goes, what a transfer goes on with stays.
+//! `gc` removes files that are of no use, and leaves files that a transfer continues with.
 
 use crate::support::{Lab, Tree, assert_same_tree, set_mtime};
 use std::path::{Path, PathBuf};
 
-/// Everything below a folder, as relative paths; of the journal's own files only the receiver decides.
+/// Everything below a folder, as relative paths, without the journal's own files, which only the
+/// receiver manages.
 fn below(folder: &Path) -> Vec<PathBuf> {
     let entries = walkdir::WalkDir::new(folder).min_depth(1).sort_by_file_name().into_iter();
     let paths = entries.map(|entry| entry.unwrap().path().strip_prefix(folder).unwrap().to_path_buf());
@@ -18,7 +19,7 @@ fn left_overs_of_a_receiver_go_and_its_transfers_go_on() {
     let db = lab.index(&src);
     let dst = lab.dir("dst");
     let proxy = lab.proxy(&dst);
-    // Half of the large file is here.
+    // Half of the large file has arrived.
     lab.upload(&src, &db, &proxy.url, args!["-s", "50000", "-l", "1"]).code(0);
     lab.run(args!["gc", "-b", dst]).code(1).says("another tar-like receiver uses this base folder");
     drop(proxy);
@@ -29,7 +30,8 @@ fn left_overs_of_a_receiver_go_and_its_transfers_go_on() {
     let clean = lab.run(args!["gc", "-b", dst, "--json"]).code(0).summary();
     assert_eq!(clean["count"], 0);
     assert_eq!(below(&dst), before);
-    // The way of a killed receiver, of a previous index, and of a file that is not part of the index any more.
+    // Files of a killed receiver, of a previous index, and of a file that is no longer in the
+    // index.
     let planted = [
         "incoming/body",
         "archives/0-00.99.sqlite",
@@ -42,7 +44,7 @@ fn left_overs_of_a_receiver_go_and_its_transfers_go_on() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, vec![1; 10_000]).unwrap();
     }
-    // No link is followed from here.
+    // `gc` follows no link from here.
     let outside = lab.file("outside", "precious");
     std::os::unix::fs::symlink(lab.path("."), state.join("incoming/link")).unwrap();
     let plan = lab.run(args!["gc", "-b", dst, "--dry-run"]).code(0);

@@ -1,4 +1,5 @@
-//! Indexes that an earlier version wrote, in folder `golden`: one of two generations, and the same compacted. They are read for ever.
+//! Indexes that an earlier version wrote, in the folder `golden`: one of two generations, and the
+//! same compacted. Every later version reads them.
 
 use crate::support::{Lab, assert_same_tree, index};
 use std::os::unix::ffi::OsStrExt;
@@ -50,7 +51,7 @@ fn folder(lab: &Lab, generation: u32) -> PathBuf {
     base
 }
 
-/// A copy that may be written to.
+/// A copy that the test may write to.
 fn golden(lab: &Lab, name: &str) -> PathBuf {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/history/golden").join(name);
     let to = lab.path(name);
@@ -97,7 +98,8 @@ fn an_index_of_two_generations() {
     assert_eq!(digests, [FIRST, SECOND]);
     lab.check(&second, &db, args!["--extra"]).code(0);
     lab.check(&first, &db, args!["--extra", "--generation", "1"]).code(0);
-    // A receiver gets it as a whole, and the next generation as a change of it, which costs what changed.
+    // A receiver gets it as a whole, and the next generation as a change, which costs only the
+    // difference.
     let dst = lab.dir("dst");
     let proxy = lab.proxy(&dst);
     lab.upload(&second, &db, &proxy.url, vec![]).code(0);
@@ -117,7 +119,7 @@ fn an_index_of_two_generations() {
     lab.check(&first, &db, args!["--extra"]).code(0);
 }
 
-/// What `compact` makes today of the previous one, and what it made then.
+/// The present `compact` makes of the previous index what it made then.
 #[test]
 fn a_compacted_index() {
     let lab = Lab::new();

@@ -10,13 +10,13 @@ use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A folder, its index, and the backup of that.
+/// A folder, its index, and the backup of the index.
 pub(super) struct World {
     pub(super) lab: Lab,
     pub(super) src: PathBuf,
     pub(super) db: PathBuf,
     pub(super) backup: PathBuf,
-    passes: i64,
+    runs: i64,
 }
 
 impl World {
@@ -27,7 +27,7 @@ impl World {
         let mut tree = Tree::new(&src, 61);
         tree.file("a", "one").file("d/b", "two").noise("d/c", 5000).file("empty", "").symlink("l", "a");
         tree.hardlink("d/h", "a").dir("e/f").times();
-        let world = Self { lab, src, db, backup, passes: 0 };
+        let world = Self { lab, src, db, backup, runs: 0 };
         world.index();
         world
     }
@@ -36,10 +36,10 @@ impl World {
         self.lab.run(args!["index", "-b", self.src, "-db", self.db]).code(0);
     }
 
-    /// The next generation: something of everything changes.
-    pub(super) fn pass(&mut self) {
-        self.passes += 1;
-        let number = self.passes;
+    /// The next generation: every kind of change.
+    pub(super) fn run(&mut self) {
+        self.runs += 1;
+        let number = self.runs;
         let path = |name: &str| self.src.join(name);
         let write = |name: &str, content: String| {
             std::fs::write(path(name), content).unwrap();
@@ -93,7 +93,7 @@ pub(super) fn generations(world: &World, db: &Path) -> Vec<(u64, String, bool, b
         .collect()
 }
 
-/// Everything in the tables of an index that makes its generation, in one text.
+/// All rows of an index that make its generation, as one text.
 pub(super) fn content(db: &Path) -> String {
     let connection = index::open(db);
     let mut text = String::new();
@@ -119,8 +119,8 @@ pub(super) fn content(db: &Path) -> String {
 #[test]
 fn generations_are_listed_for_people_and_programs() {
     let mut world = World::new();
-    world.pass();
-    world.pass();
+    world.run();
+    world.run();
     world.rewind().code(0);
     let digest = index::digest(&world.db);
     let list = generations(&world, &world.db);
@@ -143,9 +143,9 @@ fn a_backup_gives_back_every_generation() {
     let mut kept = vec![(1, content(&world.db))];
     assert_eq!(world.save().code(0).summary()["created"], true);
     for number in 2..6 {
-        world.pass();
+        world.run();
         kept.push((number, content(&world.db)));
-        // Some are saved later, with others.
+        // Some generations are saved later, together with others.
         if number != 3 {
             let summary = world.save().code(0).summary();
             let added: Vec<u64> =
@@ -160,7 +160,7 @@ fn a_backup_gives_back_every_generation() {
     assert_eq!(output.code(0).summary()["generation"], 5);
     assert_eq!(content(&newest), kept[4].1);
     world.check(&world.src, &newest);
-    // The way from any to any is known as before.
+    // The way between any two generations is known as before.
     assert_eq!(generations(&world, &newest), generations(&world, &world.db));
     for (number, expected) in &kept {
         let (db, output) = world.restore("then.sqlite", args!["--generation", number.to_string()]);
@@ -170,7 +170,7 @@ fn a_backup_gives_back_every_generation() {
     let (db, output) = world.restore("never.sqlite", args!["--generation", "9"]);
     output.code(1).says("has no generation 9").says("its newest generation is 5");
     assert!(!db.exists());
-    // What is there is not replaced unasked.
+    // An index that exists is not replaced unless that is asked for.
     world.lab.run(args!["history", "restore", world.backup, "-db", newest]).code(1).says("index already");
     world.lab.run(args!["history", "restore", world.backup, "-db", newest, "-c"]).code(0);
     let left: Vec<_> =
@@ -178,26 +178,27 @@ fn a_backup_gives_back_every_generation() {
     assert!(left.iter().all(|name| !name.to_string_lossy().contains("partial")), "{left:?}");
 }
 
-/// The fault of the plug-in that the idea is from: there, what comes after a rewind lands behind what it abandoned.
+/// A fault of the plug-in that gave the idea: there, changes after a rewind were appended to the
+/// abandoned ones.
 #[test]
 fn an_abandoned_generation_is_never_restored() {
     let mut world = World::new();
     world.save().code(0);
-    world.pass();
+    world.run();
     let second = content(&world.db);
     world.save().code(0);
-    world.pass();
+    world.run();
     let (third, digest) = (content(&world.db), index::digest(&world.db));
     world.save().code(0);
     assert_eq!(world.rewind().code(0).summary()["abandoned"], 3);
     assert_eq!(content(&world.db), second);
-    // The rewind alone counts.
+    // The rewind alone counts as a record.
     let summary = world.save().code(0).summary();
     assert_eq!((&summary["rewound_to"], &summary["newest"]), (&2.into(), &2.into()));
     let (db, output) = world.restore("back.sqlite", vec![]);
     output.code(0);
     assert_eq!(content(&db), second);
-    // A receiver that has the abandoned one can still be brought back, and it is not gone behind twice.
+    // A receiver at the abandoned generation can still be brought back, and only once.
     assert_eq!(generations(&world, &db), generations(&world, &world.db));
     assert_eq!(generations(&world, &db)[2], (3, digest, false, true));
     world.lab.run(args!["rewind", "-db", db]).code(2).says("was taken back already");
@@ -211,9 +212,9 @@ fn an_abandoned_generation_is_never_restored() {
     assert_eq!(content(&db), fourth);
     world.check(&world.src, &db);
     world.restore("third.sqlite", args!["--generation", "3"]).1.code(1).says("abandoned by a rewind");
-    // Both steps at once, and after that the backup is still that of this index.
+    // Both steps at once; afterwards the backup still belongs to this index.
     world.rewind().code(0);
-    world.pass();
+    world.run();
     let summary = world.save().code(0).summary();
     assert_eq!((&summary["rewound_to"], &summary["added"]), (&2.into(), &serde_json::json!([5])));
     let (db, output) = world.restore("newest.sqlite", vec![]);
@@ -224,9 +225,9 @@ fn an_abandoned_generation_is_never_restored() {
 #[test]
 fn a_restored_index_goes_on_where_the_lost_one_was() {
     let mut world = World::new();
-    world.pass();
+    world.run();
     world.save().code(0);
-    world.pass();
+    world.run();
     world.save().code(0);
     let connection = index::open(&world.db);
     let meta = |connection: &rusqlite::Connection, key: &str| -> i64 {
@@ -240,15 +241,16 @@ fn a_restored_index_goes_on_where_the_lost_one_was() {
     assert_eq!((meta(&connection, "log_end"), meta(&connection, "next_id")), (log_end, next_id));
     drop(connection);
     let before = content(&world.db);
-    // Nothing changed, and that is noticed.
+    // Nothing changed, and `backup` notices that.
     world.index();
     assert_eq!(content(&world.db), before);
-    world.pass();
+    world.run();
     assert_eq!(world.save().code(0).summary()["added"], serde_json::json!([4]));
     let (db, output) = world.restore("again.sqlite", vec![]);
     output.code(0);
     assert_eq!(content(&db), content(&world.db));
-    // Neither number nor bytes of what is in the backup are used again by an index that is restored at an earlier one.
+    // An index that is restored at an earlier generation reuses neither numbers nor bytes of the
+    // backup.
     let (db, output) = world.restore("earlier.sqlite", args!["--generation", "2"]);
     output.code(0);
     let connection = index::open(&db);
@@ -257,7 +259,7 @@ fn a_restored_index_goes_on_where_the_lost_one_was() {
     drop(connection);
     world.lab.run(args!["index", "-b", world.src, "-db", db]).code(0);
     assert_eq!(index::meta(&db, "generation"), "5");
-    // It is no generation of those that the backup has.
+    // The index has no generation of the backup.
     let (before, refused) =
         (std::fs::read(&world.backup).unwrap(), args!["history", "backup", world.backup, "-db", db]);
     world.lab.run(refused).code(1).says("does not follow the backup");
@@ -267,7 +269,7 @@ fn a_restored_index_goes_on_where_the_lost_one_was() {
 #[test]
 fn a_backup_belongs_to_one_index() {
     let mut world = World::new();
-    world.pass();
+    world.run();
     world.save().code(0);
     let before = std::fs::read(&world.backup).unwrap();
     world.lab.run(args!["index", "-c", "-b", world.src, "-db", world.db]).code(0);
@@ -277,7 +279,7 @@ fn a_backup_belongs_to_one_index() {
     let db = world.lab.index(&other);
     world.lab.run(args!["history", "backup", world.backup, "-db", db]).code(1).says("does not follow");
     assert!(std::fs::read(&world.backup).unwrap() == before);
-    // What is no backup is left alone.
+    // A file that is no backup is left alone.
     let foreign = world.lab.file("foreign", "my diary");
     for args in [
         args!["history", "backup", foreign, "-db", world.db],
@@ -311,8 +313,8 @@ fn a_copy_is_compared_with_a_previous_generation() {
         assert!(status.unwrap().success());
     };
     copy(&then);
-    world.pass();
-    world.pass();
+    world.run();
+    world.run();
     let at = |generation: &str| args!["--extra", "--generation", generation];
     world.lab.check(&then, &world.db, at("1")).code(0);
     let differences = world.lab.check(&then, &world.db, at("3")).code(1);
@@ -320,7 +322,7 @@ fn a_copy_is_compared_with_a_previous_generation() {
     world.lab.check(&world.src, &world.db, at("3")).code(0);
     assert!(world.lab.check(&world.src, &world.db, at("2")).code(1).stdout.contains("extra\tnew-2"));
     world.lab.check(&then, &world.db, at("4")).code(2).says("has no generation 4");
-    // Forward again, behind a rewind.
+    // Forward again, after a rewind.
     world.rewind().code(0);
     world.lab.check(&world.src, &world.db, at("3")).code(0);
     world.lab.check(&then, &world.db, at("1")).code(0);
@@ -332,7 +334,7 @@ fn going_back_is_one_step_and_the_index_is_as_it_was() {
     let mut world = World::new();
     world.rewind().code(2).says("has none before it");
     let first = content(&world.db);
-    world.pass();
+    world.run();
     let second = content(&world.db);
     let summary = world.rewind().code(0).summary();
     assert_eq!((&summary["generation"], &summary["abandoned"]), (&1.into(), &2.into()));
@@ -343,7 +345,7 @@ fn going_back_is_one_step_and_the_index_is_as_it_was() {
     world.index();
     assert_eq!(index::meta(&world.db, "generation"), "3");
     assert_ne!(content(&world.db), second);
-    world.pass();
+    world.run();
     world.rewind().code(0);
     let before = std::fs::read(&world.db).unwrap();
     world.rewind().code(2).says("was taken back already, to generation 3");

@@ -1,15 +1,16 @@
-//! Extents of a later generation that say what none may say.
+//! Extents of a later generation that are not allowed.
 
 use super::Setting;
 use std::fs::{read, rename, write};
 
-/// What stays at the sender.
+/// The tables that stay at the sender.
 const PRIVATE: &str = "DROP TABLE tarlike_generation; DROP TABLE tarlike_change;";
 
 #[test]
 fn extents() {
     let setting = Setting::new(vec![]);
-    // A file under another name, and so another file with the same content: both are in extents of what was there before.
+    // A file under another name, which makes another file with the same content: both lie in
+    // extents of previous content.
     rename(setting.src.join("a"), setting.src.join("y")).unwrap();
     write(setting.src.join("x"), read(setting.src.join("d/b")).unwrap()).unwrap();
     write(setting.src.join("new"), "appended").unwrap();
@@ -36,7 +37,8 @@ fn extents() {
         let bad = setting.changed(&format!("{PRIVATE} {sql}"));
         setting.refused(what, setting.put(&bad), 422);
     }
-    // These rows are read as something else, or not at all: bytes without an extent are missing, and that is all.
+    // These rows are read as another kind, or not at all: bytes without an extent are missing, and
+    // nothing else happens.
     let harmless = [
         ("beyond the archive", set("offset = 1000000"), 1_000_200),
         ("before the archive", set("offset = -1"), 0),

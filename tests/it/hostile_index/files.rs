@@ -1,4 +1,4 @@
-//! Files that are no whole database, or far too large.
+//! Files that are no complete database, or far too large.
 
 use super::{MEMORY_KIB, Setting};
 use crate::support::Rng;
@@ -45,7 +45,8 @@ fn headers_and_lengths() {
     setting.still_good();
 }
 
-/// Damage at any place is refused, or is where it says nothing: then the rows, and so the digest, are as they were.
+/// Damage at any place is refused, or does not matter: then the rows, and so the digest, are
+/// unchanged.
 #[test]
 fn flipped_bytes() {
     let setting = Setting::new(vec![]);
@@ -56,13 +57,13 @@ fn flipped_bytes() {
         let mut bad = good.clone();
         let count = 1 + round % 3;
         for _ in 0..count {
-            // Half of them where the pages' own structure is.
+            // Half of the places are in the structure of pages.
             let page = rng.below((bad.len() / 4096) as u64) as usize * 4096;
             let within = if round % 2 == 0 { rng.below(24) } else { rng.below(4096) } as usize;
             bad[page + within] ^= 1 << rng.below(8);
         }
         let headers = [("x-tar-like-index", &*digest)];
-        // An archive of its own for each: one that has this index already is not read again.
+        // A new archive for each: an archive that has the index already would not read it again.
         let path = format!("/tar/{}/db", round + 100);
         let answer = setting.proxy.request("PUT", &path, &headers, &frame(&bad));
         match answer.status {
@@ -76,7 +77,8 @@ fn flipped_bytes() {
     setting.still_good();
 }
 
-/// Small on the wire, and larger than the limit: 413 as soon as the limit is passed, and 422 where it begins as no database does.
+/// Small on the wire, and larger than the limit: 413 as soon as the limit is passed, and 422 if the
+/// beginning is not that of a database.
 #[test]
 fn bombs() {
     let setting = Setting::new(args!["--max-index-size", "1M"]);
@@ -105,7 +107,7 @@ fn huge_values() {
     ]);
 }
 
-/// Many rows that are right, and then one that is not.
+/// Many valid rows, and then an invalid one.
 #[test]
 fn two_hundred_thousand_rows_and_a_bad_one() {
     let setting = Setting::new(vec![]);

@@ -1,5 +1,5 @@
-//! Index files that are made to do harm: each is refused, nothing is written, no archive is activated, memory stays bounded,
-//! and the receiver goes on serving (P10, P11, FORMAT.md 13).
+//! Index files that are made to do harm: each is refused, nothing is written, no archive is
+//! activated, memory stays bounded, and the receiver goes on serving (P10, P11, FORMAT.md 13).
 
 mod extents;
 mod files;
@@ -28,7 +28,7 @@ struct Setting {
 }
 
 impl Setting {
-    /// A receiver that asks for no digest: nothing but the content of the index decides.
+    /// A receiver that asks for no digest, so only the content of the index decides.
     fn new(more: Vec<std::ffi::OsString>) -> Self {
         let lab = Lab::new();
         let (src, dst) = (lab.path("src"), lab.dir("dst"));
@@ -43,21 +43,22 @@ impl Setting {
         Self { lab, proxy, src, dst, good, outside, before, next: AtomicU64::new(1) }
     }
 
-    /// A copy of the good index, changed by `sql`, in which `OUTSIDE` stands for a folder that must not be touched.
+    /// A copy of the good index, changed by `sql`, in which `OUTSIDE` stands for a folder that must
+    /// not be touched.
     fn changed(&self, sql: &str) -> PathBuf {
         let path = self.lab.path(&format!("bad-{}.sqlite", self.next.fetch_add(1, Ordering::Relaxed)));
         std::fs::copy(&self.good, &path).unwrap();
         let connection = rusqlite::Connection::open(&path).unwrap();
         let sql = sql.replace("OUTSIDE", self.outside.to_str().unwrap());
         connection.execute_batch("PRAGMA journal_mode=DELETE;").unwrap();
-        // An attacker who edits rows removes their digest, too.
+        // An attacker who edits rows also removes their digest.
         let _ = connection.execute_batch("DELETE FROM tarlike_meta WHERE key IN ('rows', 'counter')");
         connection.execute_batch(&sql).unwrap_or_else(|e| panic!("{e} in {sql}"));
         drop(connection);
         path
     }
 
-    /// Puts the database at `path` as the index of an archive that there is not yet.
+    /// Puts the database at `path` as the index of a new archive.
     fn put(&self, path: &Path) -> (u64, Response) {
         self.put_body(&index::frame_of(path))
     }
@@ -67,7 +68,7 @@ impl Setting {
         (tar_id, self.proxy.request("PUT", &format!("/tar/{tar_id}/db"), &[], body))
     }
 
-    /// Fails unless the index was refused and nothing came of it.
+    /// Fails unless the index was refused without any effect.
     #[track_caller]
     fn refused(&self, what: &str, (tar_id, answer): (u64, Response), status: u16) {
         assert_eq!(answer.status, status, "{what}: {}", answer.text());
@@ -90,7 +91,7 @@ impl Setting {
         assert_eq!(fingerprint(&self.outside), self.before, "{what}: the outside was touched");
     }
 
-    /// Memory stayed bounded, and a good transfer works.
+    /// Memory stayed bounded, and a good transfer succeeds.
     #[track_caller]
     fn still_good(self) {
         let peak = peak_kib(self.proxy.pid());

@@ -1,4 +1,4 @@
-//! Rows that say what no index may say.
+//! Rows that no index may have.
 
 use super::Setting;
 

@@ -77,7 +77,8 @@ fn an_index_describes_itself() {
     ]);
 }
 
-/// The digest is computed from the rows: what the index says of it counts as little as what its sender says.
+/// The receiver computes the digest from the rows: neither the index's own value nor the sender's
+/// counts.
 #[test]
 fn a_digest_that_lies() {
     let setting = Setting::new(vec![]);
@@ -103,7 +104,7 @@ fn a_digest_that_lies() {
     setting.still_good();
 }
 
-/// Indexes on expressions and parts of a table are refused, or nothing of them is ever used.
+/// Indexes on expressions and parts of a table are refused, or never used.
 #[test]
 fn strange_indexes_do_not_matter() {
     let setting = Setting::new(vec![]);

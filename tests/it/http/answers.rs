@@ -1,4 +1,4 @@
-//! Requests that are right: what is answered, and what it sets off.
+//! Valid requests: their answers and their effects.
 
 use super::{SIZE, Setting, refused};
 use crate::support::index::{self, blake3_hex, frame};
@@ -29,7 +29,7 @@ fn answers_have_the_original_keys() {
     assert_eq!(json["path"], serde_json::json!([0, 1000, 1]));
 }
 
-/// As nginx asks what is behind it, unless it is told otherwise.
+/// As nginx asks its backend by default.
 #[test]
 fn a_request_in_http_1_0_is_answered_and_its_connection_closed() {
     let setting = Setting::new(vec![]);
@@ -166,7 +166,7 @@ fn finish_says_what_is_missing() {
     refused(&finish(b"nonsense"), 400);
     refused(&finish(b"[1]"), 400);
     refused(&finish(&vec![b' '; 2_000_000]), 413);
-    // A sender of another index must not be told that the transfer is complete.
+    // A sender of another index must not get the answer that the transfer is complete.
     let named =
         |digest: &str| setting.proxy.request("POST", "/tar/0/finish", &[("x-tar-like-index", digest)], b"{}");
     assert_eq!(named(&crate::support::index::digest(&setting.db)).status, 200);
@@ -183,7 +183,8 @@ fn finish_says_what_is_missing() {
     crate::support::assert_same_tree(&setting.src, &setting.dst);
 }
 
-/// A sender that could not read a file sends zeros for it and says so; a lie about the others is found.
+/// A sender that could not read a file sends zeros for it and says so; if it does not say so, the
+/// receiver notices.
 #[test]
 fn failed_files_and_wrong_bytes_are_not_published() {
     let setting = Setting::with_index(vec![]);
@@ -209,7 +210,7 @@ fn failed_files_and_wrong_bytes_are_not_published() {
         (&1.into(), &"b".into()),
         "{status}"
     );
-    // Without saying so.
+    // Without declaring it.
     let answer = put(None, &archive);
     assert_eq!(
         (answer.status, &answer.json()["rejected"]),
@@ -219,13 +220,13 @@ fn failed_files_and_wrong_bytes_are_not_published() {
     );
     assert!(!setting.dst.join("b").exists());
     assert_eq!(setting.proxy.status(0)["done_bytes"], 3300);
-    // The right bytes heal it.
+    // The right bytes repair it.
     assert_eq!(put(None, &setting.archive).status, 200);
     let finish = setting.proxy.request("POST", "/tar/0/finish", &[], b"{}").json();
     assert_eq!((&finish["complete"], &finish["failed"]), (&true.into(), &serde_json::json!([])), "{finish}");
 }
 
-/// `finish` need not look again at what was looked at for it: once, and only by the name of that look.
+/// `finish` need not repeat the precheck that it names: once, and only by that precheck's name.
 #[test]
 fn a_precheck_counts_once_and_for_its_requester() {
     let mut setting = Setting::new(vec![]);
@@ -238,31 +239,31 @@ fn a_precheck_counts_once_and_for_its_requester() {
             .as_bool()
             .unwrap()
     };
-    let look = |setting: &Setting| {
+    let precheck = |setting: &Setting| {
         let named = [("x-tar-like-index", &*setting.digest)];
         let answer = setting.proxy.request("POST", "/tar/0/look", &named, br#"{"name":7}"#);
         assert_eq!((answer.status, answer.body.len()), (204, 0), "{}", answer.text());
     };
-    // Another name than that of the look, or none: looked at again.
+    // With another name than that of the precheck, or none, `finish` compares the files again.
     for other in [r#"{"looked":8}"#, "{}"] {
-        look(&setting);
+        precheck(&setting);
         std::fs::remove_file(&name).unwrap();
         assert!(!finish(&setting, other), "{other}");
         upload(&setting);
     }
-    look(&setting);
+    precheck(&setting);
     std::fs::remove_file(&name).unwrap();
-    assert!(finish(&setting, r#"{"looked":7}"#), "it was there when it was looked at");
-    assert!(!finish(&setting, r#"{"looked":7}"#), "a look counts once");
+    assert!(finish(&setting, r#"{"looked":7}"#), "it was there at the precheck");
+    assert!(!finish(&setting, r#"{"looked":7}"#), "a precheck counts once");
     upload(&setting);
-    // A look that finds something gone changes nothing, and finish looks there again.
+    // A precheck that finds a missing file changes nothing, and `finish` compares that file again.
     std::fs::remove_file(&name).unwrap();
-    look(&setting);
+    precheck(&setting);
     assert_eq!(setting.proxy.status(0)["complete"], true);
     assert!(!name.exists() && !finish(&setting, r#"{"looked":7}"#));
     upload(&setting);
     // A restarted receiver has no precheck.
-    look(&setting);
+    precheck(&setting);
     setting.proxy.kill9();
     setting.proxy.restart();
     std::fs::remove_file(&name).unwrap();

@@ -1,4 +1,4 @@
-//! What many archives cost, and what one request may make of itself.
+//! The cost of many archives, and how much memory one request may take.
 
 use super::Setting;
 use crate::support::index::{self, blake3_hex, frame};
@@ -74,7 +74,7 @@ fn patterns_and_batches_have_limits() {
         let refused = adopt(exclude);
         assert_eq!(refused.status, 400, "{}", refused.text());
     }
-    // What people write.
+    // Patterns that people write.
     for exclude in [vec![r"\w+\.tmp$".to_string(); 20], vec!["(^|/)[.]cache/".to_string(); 100]] {
         let answer = adopt(exclude);
         assert!(matches!(answer.status, 200 | 202), "{}", answer.text());

@@ -1,4 +1,4 @@
-//! The receiver's answers to requests that are right, wrong and hostile (FORMAT.md 5.1 and 8).
+//! The receiver's answers to valid, wrong and hostile requests (FORMAT.md 5.1 and 8).
 
 mod answers;
 mod many;

@@ -1,4 +1,4 @@
-//! Requests that are wrong or hostile: none is served, none does harm.
+//! Wrong or hostile requests: none is served, none does harm.
 
 use super::{SIZE, Setting, refused};
 use crate::support::Lab;
@@ -102,7 +102,7 @@ fn nothing_without_the_token_but_the_health_checks() {
     let (dst, secret) = (lab.dir("dst"), "0123456789abcdef0123456789abcdef");
     let more = args!["--token-file", lab.file("token", secret), "--trusted-proxy", "127.0.0.1"];
     let proxy = lab.proxy_with(&dst, more);
-    // Each from elsewhere: too many from one address are answered by 429.
+    // Each from another address: too many from one address would get 429.
     let next = std::cell::Cell::new(0);
     let request = |method: &str, path: &str, header: Option<(&str, &str)>| {
         let from = format!("198.51.100.{}", next.replace(next.get() + 1));
@@ -181,7 +181,7 @@ fn oversized_requests() {
     let over = setting.put("/tar/0/1001/0", &headers, &frame(index::block(&setting.archive, 1001, 0)));
     refused(&over, 413);
     assert!(over.text().contains("1000"), "the limit is named: {}", over.text());
-    // A body that no block of this size can have.
+    // A body that is too long for any block of this size.
     refused(&setting.put("/tar/0/1000/0", &headers, &vec![0; 100_000]), 413);
     assert_eq!(setting.put_block(0).status, 200);
     let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(100_000));
@@ -233,7 +233,7 @@ fn an_index_that_is_none() {
     {
         refused(&put(&[], body), 422);
     }
-    // Little on the wire, and written nowhere.
+    // Little on the wire, and never written.
     let bomb = put(&[], &frame(&vec![0; 100_000_000]));
     refused(&bomb, 422);
     assert!(bomb.text().contains("no SQLite database"), "{}", bomb.text());

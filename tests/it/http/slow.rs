@@ -1,4 +1,5 @@
-//! Clients that are slow, idle or deaf, in numbers, while a good sender works: no request of it waits for long.
+//! Many slow, idle or deaf clients, while a good sender works: none of the sender's requests waits
+//! for long.
 
 use super::Setting;
 use crate::support::http;
@@ -11,18 +12,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// What a good request may take.
+/// The longest time that a good request may take.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Connections that send a few bytes and then next to nothing; each one that is closed is opened again. Ends when dropped.
+/// Connections that send a few bytes and then next to nothing; a closed connection is opened again.
+/// Ends when dropped.
 struct Attack {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Attack {
-    /// Each of `count` connections begins with what `begin` says, and goes on with a byte every 700 ms. Where `reads` is not said, no answer
-    /// is ever read.
+    /// Each of `count` connections sends `begin`, and then a byte every 700 ms. Unless `reads` is
+    /// set, no answer is ever read.
     fn start(
         to: SocketAddr,
         count: usize,
@@ -68,7 +70,7 @@ impl Drop for Attack {
     }
 }
 
-/// Who does not read has room for next to nothing.
+/// A client that does not read has next to no receive buffer.
 async fn connect(from: Ipv4Addr, to: SocketAddr, reads: bool) -> std::io::Result<tokio::net::TcpStream> {
     let socket = tokio::net::TcpSocket::new_v4()?;
     socket.bind((from, 0).into())?;
@@ -98,7 +100,8 @@ async fn drip(from: Ipv4Addr, to: SocketAddr, begin: Vec<u8>, reads: bool, opene
     }
 }
 
-/// Sends the index and every block of an archive, twenty times; each request must be answered soon, but for the slowest one in a hundred.
+/// Sends the index and every block of an archive, twenty times. Each request must be answered soon,
+/// except for the slowest one in a hundred.
 fn is_served(what: &str, proxy: &Proxy, tar_id: u64, setting: &Setting) {
     let mut took = Vec::new();
     let mut ask = |method: &str, path: String, headers: &[(&str, &str)], body: &[u8]| {
@@ -124,7 +127,7 @@ fn is_served(what: &str, proxy: &Proxy, tar_id: u64, setting: &Setting) {
     assert!(took[took.len() - 2] < SOON, "{what}: {:?}", &took[took.len() - 5..]);
 }
 
-/// A receiver with a large archive 5, of whose blocks bodies can be long.
+/// A receiver with a large archive 5, whose blocks have long bodies.
 fn with_large() -> (Setting, Lab, String) {
     let setting = Setting::new(vec![]);
     let lab = Lab::new();
@@ -152,13 +155,13 @@ fn bodies_that_drip() {
     let attack = Attack::start(proxy.addr, 64, true, move |_| begin.clone());
     is_served("blocks that drip from the start", proxy, 1, &setting);
     drop(attack);
-    // These have a permit each, as long as there are any.
+    // These hold one permit each, as long as there are any.
     let begin = [block, vec![7; 40_000]].concat();
     let attack = Attack::start(proxy.addr, 32, true, move |_| begin.clone());
     is_served("blocks that drip after a good start", proxy, 2, &setting);
     drop(attack);
     let index = head("PUT /tar/6/db", 5_000_000, &digest);
-    // More than there are connections, of as many archives, all of which have begun well.
+    // More connections than there may be, of as many archives; all of them have begun well.
     let attack = Attack::from(Ipv4Addr::new(127, 0, 0, 9), proxy.addr, 800, true, move |number| {
         let path = format!("PUT /tar/{}/db", 6 + number % 400);
         let head = String::from_utf8_lossy(&index).replace("PUT /tar/6/db", &path);
@@ -192,7 +195,7 @@ fn connections_that_do_nothing_or_drip_a_head() {
 fn clients_that_do_not_read() {
     let setting = Setting::new(vec![]);
     let proxy = &setting.proxy;
-    // More than there are slots for, but not so many that answering them is what takes the time.
+    // More connections than slots, but few enough that answering them does not take the time.
     let asks = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n".repeat(400);
     let attack = Attack::start(proxy.addr, 800, false, move |_| asks.clone());
     std::thread::sleep(Duration::from_secs(3));
@@ -262,7 +265,7 @@ fn a_slow_change_delays_no_other_archive() {
         slow.request("PUT", &format!("/tar/{tar_id}/db"), &headers, &index::frame_of(&other_db))
     };
     wait_until("the change is worked on", Duration::from_secs(60), || {
-        // No index: nothing happens where none is worked on.
+        // No index, so no index is worked on.
         let refused = slow.request("PUT", "/tar/0/db", &[("x-tar-like-index", &*digest)], b"x");
         refused.status == 503 && refused.text().contains("archive 0")
     });
@@ -274,7 +277,7 @@ fn a_slow_change_delays_no_other_archive() {
     change.wait().code(0);
 }
 
-/// A file system that does not answer does not stop the answers to health checks.
+/// A file system that does not answer does not delay the answers to health checks.
 #[test]
 fn a_slow_disk_does_not_make_the_receiver_look_dead() {
     let lab = Lab::new();

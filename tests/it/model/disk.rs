@@ -1,4 +1,4 @@
-//! The same on a real file system: doing the steps there, and comparing.
+//! The same on a real file system: makes the steps there, and compares.
 
 use super::steps::Step;
 use super::tree::{Model, Node, noise};
@@ -8,7 +8,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Does one step below `root`. Modes and times are left to [`settle`].
+/// Makes one step below `root`. [`set_metadata`] sets modes and times.
 pub(super) fn apply(root: &Path, step: &Step) {
     let at = |path: &str| root.join(path);
     match step {
@@ -52,7 +52,7 @@ pub(super) fn apply(root: &Path, step: &Step) {
             fs::remove_dir_all(at(path)).unwrap();
             fs::write(at(path), noise(*seed, 1200)).unwrap();
         }
-        // These are settled.
+        // `set_metadata` sets these.
         Step::Mode { .. } | Step::Touch { .. } | Step::Date { .. } => {}
         Step::Remove { path } => {
             let path = at(path);
@@ -78,8 +78,9 @@ fn mtime_of(meta: &fs::Metadata) -> i64 {
     meta.mtime() * 1_000_000_000 + meta.mtime_nsec()
 }
 
-/// Gives everything below `root` the modes and times of the model; what has them is not touched.
-pub(super) fn settle(root: &Path, model: &Model) {
+/// Gives everything below `root` the modes and times of the model; entries that have them are not
+/// touched.
+pub(super) fn set_metadata(root: &Path, model: &Model) {
     for (name, node) in &model.names {
         let (path, (mode, mtime_ns)) = (root.join(name), metadata(model, node));
         let meta = path.symlink_metadata().unwrap_or_else(|e| panic!("{name:?} of the source: {e}"));
@@ -100,8 +101,9 @@ fn metadata(model: &Model, node: &Node) -> (Option<u32>, i64) {
     }
 }
 
-/// What below `root` is not as the model says, one line each: contents, modes, times, targets, which names are one file, and
-/// names that are missing. `exact`: names that should not be there, too. The receiver's own folder does not count.
+/// The differences below `root` from the model, one line each: contents, modes, times, targets,
+/// names of one file, and missing names. `exact`: surplus names, too. The receiver's own folder
+/// does not count.
 pub(super) fn differences(model: &Model, root: &Path, exact: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let mut inodes: BTreeMap<(u64, u64), Vec<String>> = BTreeMap::new();

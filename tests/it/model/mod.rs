@@ -1,6 +1,7 @@
-//! Folders that live, against a model of them in memory: steps by chance, a pass of `sync`, and the copy is the model's; no more
-//! was sent than the steps can cost. In between a process is killed, the copy is changed, the source changes while it is read.
-//! `TARLIKE_TEST_SEED` repeats a run, `TARLIKE_TEST_STEPS` makes it longer.
+//! Folders that change, against a model of them in memory: random steps, a run of `sync`, and the
+//! copy equals the model. No more is sent than the steps can cost. In between a process is killed,
+//! the copy is changed, the source changes while it is read. `TARLIKE_TEST_SEED` repeats a test,
+//! `TARLIKE_TEST_STEPS` makes it longer.
 
 mod disk;
 mod real;
@@ -19,16 +20,17 @@ fn steps(usual: usize) -> usize {
     given.map_or(usual, |text| text.parse().expect("TARLIKE_TEST_STEPS is a number"))
 }
 
-/// So many steps in batches, a pass after each; every `trouble`th batch something goes wrong.
+/// So many steps in batches, a run after each; a fault in every `trouble`th batch.
 fn run(large: bool, steps: usize, trouble: Option<u64>) {
     let mut rng = chance();
     let block_bytes =
         if large { [100_000, 262_144, 1_000_000][rng.below(3) as usize] } else { 1 << (12 + rng.below(4)) };
     let mut world = World::new(rng.next(), large, block_bytes);
-    // Files that were changed at the receiver, and those of an unfinished first run, are not deleted.
+    // Files that were changed at the receiver, and files of an unfinished first run, are not
+    // deleted.
     world.chooser.mirrors &= trouble.is_none();
     world.fill(30, if large { 3 } else { 0 });
-    world.pass(Fault::Nothing);
+    world.run(Fault::Nothing);
     let mut left = steps;
     while left > 0 {
         let batch = (1 + rng.below(6) as usize).min(left);
@@ -38,11 +40,11 @@ fn run(large: bool, steps: usize, trouble: Option<u64>) {
             Some(every) if rng.below(every) == 0 => world.fault(),
             _ => Fault::Nothing,
         };
-        world.pass(fault);
+        world.run(fault);
         world.between_passes();
     }
     // Nothing has changed since.
-    world.pass(Fault::Nothing);
+    world.run(Fault::Nothing);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Real folders instead of chance: consecutive releases of packages, and the system's headers under another name.
+//! Real folders instead of random ones: consecutive releases of packages, and the system's headers
+//! under another name.
 
 use super::switches::{DELETE, DELTA};
 use crate::support::{Lab, is_root, skip, tree_diff};
@@ -8,11 +9,11 @@ use std::process::Command;
 
 /// How many packages are taken.
 const PACKAGES: usize = 6;
-/// Larger ones take too long.
+/// Larger packages take too long.
 const MAX_BYTES: u64 = 20 << 20;
 
-/// A source that becomes another one, and its receiver.
-struct Passes {
+/// A source that changes into another one, and its receiver.
+struct Runs {
     lab: Lab,
     src: PathBuf,
     dst: PathBuf,
@@ -20,7 +21,7 @@ struct Passes {
     proxy: crate::support::Proxy,
 }
 
-impl Passes {
+impl Runs {
     fn new(block_bytes: u64) -> Self {
         let lab = Lab::in_memory(1 << 30);
         let (src, dst) = (lab.path("src"), lab.dir("dst"));
@@ -28,15 +29,15 @@ impl Passes {
         Self { lab, src, dst, block_bytes, proxy }
     }
 
-    /// The source is a copy of `folder` from now on.
+    /// Makes the source a copy of `folder`.
     fn becomes(&self, folder: &Path) {
         let _ = std::fs::remove_dir_all(&self.src);
         assert!(Command::new("cp").arg("-a").arg(folder).arg(&self.src).status().unwrap().success());
     }
 
-    /// A pass; the copy is the source. Gives the bytes of content that were sent.
+    /// A run; afterwards the copy equals the source. Returns how many bytes of content it sent.
     #[track_caller]
-    fn pass(&self) -> u64 {
+    fn run(&self) -> u64 {
         let db = self.lab.path("index.sqlite");
         let mut more = args!["-db", db, "-s", self.block_bytes.to_string(), "--json"];
         if DELETE {
@@ -47,7 +48,7 @@ impl Passes {
         // Nothing is deleted without the option.
         wrong.retain(|line| DELETE || !line.starts_with("extra: "));
         assert!(wrong.is_empty(), "{wrong:#?}");
-        // Before any compression.
+        // Before compression.
         summary["sent_bytes"].as_u64().unwrap()
     }
 }
@@ -60,7 +61,8 @@ fn contents(folder: &Path) -> BTreeMap<[u8; 32], u64> {
     content.map(|bytes| (*blake3::hash(&bytes).as_bytes(), bytes.len() as u64)).collect()
 }
 
-/// Folders of the packages that this program was built from, of which there are two releases, by the order of their names.
+/// Folders of the packages that this program was built from and that have two releases, in the
+/// order of their names.
 fn releases() -> Vec<(PathBuf, PathBuf)> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
     let Some(cargo) = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home) else {
@@ -92,27 +94,27 @@ fn two_releases_of_packages() {
         return skip("no package of the build is here in two releases");
     }
     for (old, new) in releases {
-        let passes = Passes::new(2048);
-        passes.becomes(&old);
-        passes.pass();
-        passes.becomes(&new);
-        let sent = passes.pass();
+        let runs = Runs::new(2048);
+        runs.becomes(&old);
+        runs.run();
+        runs.becomes(&new);
+        let sent = runs.run();
         let (before, after) = (contents(&old), contents(&new));
         let whole: u64 = after.values().sum();
         let fresh: u64 =
             after.iter().filter(|(hash, _)| !before.contains_key(*hash)).map(|(_, size)| size).sum();
         println!("{} to {}: {sent} sent of {whole} bytes, {fresh} new", old.display(), new.display());
         if DELTA {
-            assert!(sent <= fresh + 2 * passes.block_bytes, "{sent} sent, {fresh} are new");
+            assert!(sent <= fresh + 2 * runs.block_bytes, "{sent} sent, {fresh} are new");
         }
-        // Nothing was left to do, and going back is a change like any other.
-        assert_eq!(passes.pass(), 0);
-        passes.becomes(&old);
-        passes.pass();
+        // Nothing was left to send, and the way back is a change like any other.
+        assert_eq!(runs.run(), 0);
+        runs.becomes(&old);
+        runs.run();
     }
 }
 
-/// A large part of a tree moves, and what it holds stays.
+/// A large part of a tree moves, and its contents stay.
 #[test]
 fn headers_under_another_name() {
     let headers = Path::new("/usr/include");
@@ -122,16 +124,16 @@ fn headers_under_another_name() {
     if !is_root() {
         return skip("only root can keep the owners of /usr/include");
     }
-    let passes = Passes::new(1 << 20);
-    passes.becomes(headers);
-    assert!(passes.pass() > 1 << 20);
-    let folders = std::fs::read_dir(&passes.src).unwrap().map(|entry| entry.unwrap().path());
+    let runs = Runs::new(1 << 20);
+    runs.becomes(headers);
+    assert!(runs.run() > 1 << 20);
+    let folders = std::fs::read_dir(&runs.src).unwrap().map(|entry| entry.unwrap().path());
     let mut folders: Vec<PathBuf> = folders.filter(|path| path.is_dir() && !path.is_symlink()).collect();
     folders.sort();
     for folder in &folders[..folders.len() / 2] {
         std::fs::rename(folder, folder.with_extension("moved")).unwrap();
     }
-    let sent = passes.pass();
+    let sent = runs.run();
     println!("{} of {} folders have another name: {sent} bytes sent", folders.len() / 2, folders.len());
     if DELTA {
         assert_eq!(sent, 0);

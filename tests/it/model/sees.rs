@@ -1,4 +1,4 @@
-//! The model itself: it is the folder that was made by its steps, and a copy that differs in anything is seen.
+//! The model itself: its steps make the folder, and every difference of a copy is seen.
 
 use super::disk::differences;
 use super::steps::Step;
@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Without any pass: the steps do to the disk what they do to the model.
+/// Without a run: the steps do the same to the disk and to the model.
 #[test]
 fn the_model_is_the_folder() {
     let mut world = World::new(chance().next(), true, 1000);
@@ -40,7 +40,7 @@ fn every_defect_of_a_copy_is_seen() {
         model.apply(&step);
         super::disk::apply(&src, &step);
     }
-    super::disk::settle(&src, &model);
+    super::disk::set_metadata(&src, &model);
     assert_eq!(differences(&model, &src, true), Vec::<String>::new());
     let keep_time = |path: &Path, change: &dyn Fn(&Path)| {
         let time = fs::symlink_metadata(path).unwrap().modified().unwrap();
@@ -96,7 +96,7 @@ fn every_defect_of_a_copy_is_seen() {
     }
 }
 
-/// A bound that is always large would prove nothing.
+/// A bound that is always large would show nothing.
 #[test]
 fn the_cost_of_a_step_is_what_it_changes() {
     const MIB: u64 = 1 << 20;
@@ -122,7 +122,7 @@ fn the_cost_of_a_step_is_what_it_changes() {
     assert_eq!(cost(&[Step::Swap { a: "large".into(), b: "small".into() }]), 0);
     assert_eq!(cost(&[insert("small")]), 5010);
     assert!(cost(&[insert("large")]) < 2 * MIB && cost(&[insert("large"), insert("large")]) < 3 * MIB);
-    // The previous row of another name is not looked at.
+    // The previous row of another name does not count.
     assert_eq!(cost(&[rename("large", "moved"), insert("moved")]), 20 * MIB + 10);
     assert_eq!(cost(&[Step::Swap { a: "large".into(), b: "other".into() }, insert("large")]), 3 * MIB + 10);
     assert_eq!(cost(&[create("twice", 4321), Step::Copy { from: "twice".into(), to: "again".into() }]), 4321);

@@ -1,4 +1,4 @@
-//! What may happen to a folder, and choosing it by chance.
+//! What may happen to a folder, and the random choice of it.
 
 use super::tree::{MIN_CHUNK_MAP_BYTES, Model, Node};
 use crate::support::{Rng, is_root};
@@ -25,7 +25,7 @@ pub(super) enum Step {
         path: String,
         of: String,
     },
-    /// Some bytes become others, in place; `quiet`: the time is set back afterwards.
+    /// Changes some bytes in place; `quiet`: sets the time back afterwards.
     Change {
         path: String,
         at: usize,
@@ -33,7 +33,7 @@ pub(super) enum Step {
         seed: u64,
         quiet: bool,
     },
-    /// `replace`: a new file is renamed over the old one, as editors do it.
+    /// `replace`: renames a new file over the previous one, as editors do.
     Insert {
         path: String,
         at: usize,
@@ -84,7 +84,7 @@ pub(super) enum Step {
     Touch {
         path: String,
     },
-    /// A time that is not of these days.
+    /// A time far from the present.
     Date {
         path: String,
         mtime_ns: i64,
@@ -94,10 +94,11 @@ pub(super) enum Step {
     },
 }
 
-/// Few, so that names come again as something else.
+/// Few names, so that a name returns as another entry.
 const NAMES: [&str; 14] =
     ["a", "b", "c", "d", "a.b", "a-b", "ab", "A", "deep", "x\ny", " ", "-rf", "ünï 🦀", ".hidden"];
-/// Before 1970 and after 2038-01-19, the epoch, whole seconds, and the ends of what 64 bits of nanoseconds can say.
+/// Before 1970 and after 2038-01-19, the epoch, whole seconds, and the limits of 64 bits of
+/// nanoseconds.
 const ODD_TIMES: [i64; 8] = [
     -1,
     0,
@@ -112,19 +113,20 @@ const MAX_NAMES: usize = 90;
 const MAX_LARGE: usize = 5;
 const LARGEST: usize = 20 << 20;
 
-/// Chooses steps that can be done.
+/// Chooses steps that are possible.
 pub(super) struct Chooser {
     pub(super) rng: Rng,
     /// Whether there may be files of 1 to 20 MiB.
     pub(super) large: bool,
-    /// What vanishes here vanishes there.
+    /// Entries that vanish from the source vanish from the copy.
     pub(super) mirrors: bool,
-    /// Paths that are or were folders, at the receiver too: without deletes nothing else can take their place.
+    /// Paths that are or were folders, at the receiver too: without deletions no other entry can
+    /// take their place.
     pub(super) folders: BTreeSet<String>,
 }
 
 impl Chooser {
-    /// A step that can be done, as the model is.
+    /// A step that is possible in the present state of the model.
     pub(super) fn step(&mut self, model: &Model) -> Step {
         loop {
             let Some(step) = self.candidate(model) else { continue };
@@ -157,7 +159,7 @@ impl Chooser {
         (!names.is_empty()).then(|| names[self.below(names.len())].clone())
     }
 
-    /// A file; a large one more often than there are of them.
+    /// A file; a large one with a higher chance than its share.
     fn file(&mut self, model: &Model) -> Option<String> {
         let of_at_least = |size: usize| {
             move |name: &str, _: &Node| model.file(name).is_some_and(|f| f.content.bytes.len() >= size)
@@ -166,14 +168,14 @@ impl Chooser {
         self.any(model, of_at_least(wanted))
     }
 
-    /// A file with something in it, and its size.
+    /// A file that is not empty, and its size.
     fn filled(&mut self, model: &Model) -> Option<(String, usize)> {
         let path = self.file(model)?;
         let size = model.file(&path)?.content.bytes.len();
         (size > 0).then_some((path, size))
     }
 
-    /// A path that is not there, in a folder that is.
+    /// A free path in a folder that exists.
     fn free_name(&mut self, model: &Model) -> Option<String> {
         let deep = self.below(3) > 0;
         let folder = if deep {
@@ -292,7 +294,7 @@ impl Chooser {
         let from = self.any(model, |_, _| true)?;
         let over = !model.is_folder(&from) && self.below(3) == 0;
         let to = if over { self.file(model)? } else { self.free_name(model)? };
-        // The kernel does nothing where both are one file.
+        // The kernel does nothing if both names are one file.
         if model.names.get(&from) == model.names.get(&to) || to.starts_with(&format!("{from}/")) {
             return None;
         }

@@ -1,8 +1,9 @@
-//! What the program can do so far. A part that is off is not tested, and [`the_switches_are_right`] fails where it could be.
+//! The features of the program. A feature that is off is not tested, and [`the_switches_are_right`]
+//! fails if it exists.
 
 use crate::support::Lab;
 
-/// `sync` sends what changed inside files, and nothing of a content that the receiver has already.
+/// `sync` sends the changes inside files, and nothing of a content that the receiver has.
 pub(super) const DELTA: bool = true;
 /// `sync --delete`.
 pub(super) const DELETE: bool = true;
@@ -19,7 +20,7 @@ fn the_switches_are_right() {
     let help = |of: &str| lab.run(args![of, "--help"]);
     let sync = help("sync").code(0).stdout;
     for (name, on, can) in [
-        // Both came together.
+        // Both appeared together.
         ("DELTA", DELTA, sync.contains("--checksum")),
         ("DELETE", DELETE, sync.contains("--delete")),
         ("REWIND", REWIND, help("rewind").code == 0 && sync.contains("--keep")),

@@ -7,17 +7,18 @@ use std::sync::Arc;
 
 /// Files from this size on have a chunk map, so that a change of them costs what was changed.
 pub(super) const MIN_CHUNK_MAP_BYTES: usize = 1 << 20;
-/// What an edit may cost beside its own bytes: the chunks that it begins and ends in, and those until cuts fall as before.
+/// The most that an edit may cost beside its own bytes: the chunks in which it begins and ends, and
+/// those until the cuts are as before.
 const EDIT_SLACK_BYTES: u64 = 5 * 256 * 1024;
 
-/// The bytes of a file, and where they come from.
+/// The bytes of a file, and their origin.
 #[derive(Clone)]
 pub(super) struct Content {
     pub(super) bytes: Arc<Vec<u8>>,
     pub(super) hash: blake3::Hash,
     /// Contents of one lineage were edited one out of the other.
     lineage: u64,
-    /// What all edits since the lineage began may cost.
+    /// The most that all edits since the lineage began may cost.
     cost_bytes: u64,
 }
 
@@ -43,7 +44,8 @@ pub(super) enum Node {
     },
 }
 
-/// Every name below the root, relative to it, and the inodes that they name. A clone shares the contents.
+/// Every name below the root, relative to it, and the inodes that they name. A clone shares the
+/// contents.
 #[derive(Clone, Default)]
 pub(super) struct Model {
     pub(super) names: BTreeMap<String, Node>,
@@ -73,7 +75,7 @@ impl Model {
         path.is_empty() || matches!(self.names.get(path), Some(Node::Folder { .. }))
     }
 
-    /// `path` and all below it.
+    /// `path` and everything below it.
     pub(super) fn subtree(&self, path: &str) -> Vec<String> {
         let below = format!("{path}/");
         let names = self.names.keys().filter(|name| *name == path || name.starts_with(&below));
@@ -95,7 +97,7 @@ impl Model {
         groups.into_values().filter(|group| group.len() > 1).collect()
     }
 
-    /// Times of a clock of the model's own, never the same twice.
+    /// Times of a clock of the model's own, each of them unique.
     fn tick(&mut self) -> i64 {
         self.clock_ns += 1_000_000_007;
         1_500_000_000_000_000_000 + self.clock_ns
@@ -111,7 +113,7 @@ impl Model {
         Content { hash: blake3::hash(&bytes), bytes: Arc::new(bytes), lineage, cost_bytes: 0 }
     }
 
-    /// The folder of `path` has another list of names.
+    /// The names in the folder of `path` have changed.
     fn changed_in(&mut self, path: &str) {
         let now = self.tick();
         if let Some(Node::Folder { mtime_ns, .. }) = self.names.get_mut(parent(path)) {
@@ -145,7 +147,8 @@ impl Model {
         self.changed_in(to);
     }
 
-    /// Changes content; as a new inode if `replace`, as editors do it, otherwise for all names of it.
+    /// Changes content; as a new inode if `replace`, as editors do it, otherwise for all names of
+    /// it.
     fn edit(
         &mut self,
         path: &str,
@@ -261,10 +264,11 @@ impl Model {
         self.files.retain(|inode, _| used.contains(inode));
     }
 
-    /// The most bytes of content that have to go to a receiver that has `previous`, and how many names are not as they were.
+    /// The most bytes of content that a receiver with `previous` has to get, and how many names
+    /// have changed.
     pub(super) fn cost_after(&self, previous: &Model) -> (u64, u64) {
         let known: BTreeSet<[u8; 32]> = previous.files.values().map(|f| *f.content.hash.as_bytes()).collect();
-        // By hash: the same content under several names goes once.
+        // By hash: content under several names is sent once.
         let mut fresh: BTreeMap<[u8; 32], u64> = BTreeMap::new();
         for name in self.names.keys() {
             let Some(file) = self.file(name) else { continue };
@@ -298,7 +302,7 @@ impl Node {
 }
 
 impl Content {
-    /// What it may cost where `previous` was under the same name.
+    /// The most that it may cost if `previous` was under the same name.
     fn cost_after(&self, previous: Option<&File>) -> u64 {
         let length = self.bytes.len() as u64;
         let related = previous.map(|file| &file.content).filter(|previous| {

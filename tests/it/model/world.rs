@@ -1,6 +1,6 @@
-//! A source that lives, a receiver, and passes between them.
+//! A source that changes, a receiver, and runs between them.
 
-use super::disk::{apply, differences, settle};
+use super::disk::{apply, differences, set_metadata};
 use super::steps::{Chooser, Step};
 use super::switches::{BACKUP, COMPACT, DELETE, DELTA, REWIND};
 use super::tree::{Model, Node};
@@ -15,24 +15,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// What goes wrong during a pass.
+/// The fault during a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Fault {
     Nothing,
     KillSender,
     KillReceiver,
-    /// The sender is killed at the so-manieth of these calls of one of its threads.
+    /// Kills the sender at the Nth of these calls of one of its threads.
     KillSenderAt(&'static str, u32),
     KillReceiverAt(&'static str, u32),
-    /// Files of the copy are changed at the receiver.
+    /// Changes files of the copy at the receiver.
     Tamper,
     /// The source changes while it is read.
     Race,
-    /// Files of the copy can be neither changed nor replaced nor deleted.
+    /// Makes files of the copy immutable.
     Immutable,
 }
 
-/// Calls that separate what is done from what is not yet.
+/// Calls that separate durable work from work that is not.
 const CALLS: [&str; 6] = [
     "fsync,fdatasync,syncfs",
     "rename,renameat,renameat2",
@@ -49,24 +49,24 @@ pub(super) struct World {
     pub(super) db: PathBuf,
     pub(super) proxy: Proxy,
     relay: Relay,
-    /// Bytes of all bodies that went to the receiver.
+    /// Bytes of all bodies that were sent to the receiver.
     carried: Arc<AtomicU64>,
     block_bytes: u64,
     pub(super) chooser: Chooser,
-    /// The source as it is.
+    /// The present source.
     pub(super) model: Model,
-    /// As it was at each pass that ended; the last is what the receiver has.
-    pub(super) passes: Vec<Model>,
-    /// Whether the last pass made one generation of the previous one, so that `rewind` leads there.
+    /// The source at each run that ended; the receiver has the last one.
+    pub(super) runs: Vec<Model>,
+    /// Whether the last run made one generation of the previous one, so that `rewind` leads there.
     can_rewind: bool,
-    /// Whether the next pass has to bring the whole index.
+    /// Whether the next run has to send the whole index.
     index_is_new: bool,
-    /// A second destination of the same index, and what it has.
+    /// A second destination of the same index, and its state.
     second: PathBuf,
     second_has: Option<Model>,
-    /// How long a pass takes without trouble.
+    /// How long a run without a fault takes.
     usual: Duration,
-    /// Everything so far, printed if the test fails.
+    /// The steps so far, printed if the test fails.
     story: Vec<String>,
     name: String,
 }
@@ -95,7 +95,7 @@ impl World {
             block_bytes,
             chooser,
             model: Model::default(),
-            passes: Vec::new(),
+            runs: Vec::new(),
             can_rewind: false,
             index_is_new: false,
             second,
@@ -114,7 +114,7 @@ impl World {
         self.chooser.rng.below(end)
     }
 
-    /// Lets so many things happen to the source.
+    /// Makes so many steps at the source.
     pub(super) fn live(&mut self, steps: usize) {
         for _ in 0..steps {
             let step = self.chooser.step(&self.model);
@@ -122,7 +122,7 @@ impl World {
         }
     }
 
-    /// What a tree begins with.
+    /// The first contents of a tree.
     pub(super) fn fill(&mut self, steps: usize, large_files: usize) {
         while self.model.names.len() < steps {
             self.live(1);
@@ -140,7 +140,7 @@ impl World {
         self.tell(format!("{step:?}"));
         self.model.apply(&step);
         apply(&self.src, &step);
-        settle(&self.src, &self.model);
+        set_metadata(&self.src, &self.model);
     }
 
     pub(super) fn fault(&mut self) -> Fault {
@@ -174,18 +174,19 @@ impl World {
         self.lab.cmd(args)
     }
 
-    /// One pass, with something going wrong, and then without; the copy is right, and no more was sent than had to be.
-    pub(super) fn pass(&mut self, fault: Fault) {
-        // A pass that is cut may have made them there, too.
+    /// One run with a fault, and then one without; the copy is right, and no more was sent than
+    /// necessary.
+    pub(super) fn run(&mut self, fault: Fault) {
+        // An interrupted run may have made them there, too.
         self.note_folders();
-        self.tell(format!("--- pass {} with {fault:?}", self.passes.len() + 1));
+        self.tell(format!("--- run {} with {fault:?}", self.runs.len() + 1));
         match fault {
             Fault::Nothing => {}
             Fault::KillSender => {
                 let mut sender = self.command().spawn();
                 sleep_some(&mut self.chooser.rng, self.usual);
                 sender.kill9();
-                // The source goes on meanwhile, or it does not.
+                // The source changes meanwhile, or it does not.
                 let steps = self.below(3) as usize;
                 self.live(steps);
             }
@@ -217,14 +218,14 @@ impl World {
                 assert!(matches!(output.code, 0 | 3), "{output:?}");
             }
         }
-        self.quiet_pass(fault);
+        self.quiet_run(fault);
     }
 
-    fn quiet_pass(&mut self, fault: Fault) {
-        self.quiet_pass_by(self.command(), fault);
+    fn quiet_run(&mut self, fault: Fault) {
+        self.quiet_run_by(self.command(), fault);
     }
 
-    fn quiet_pass_by(&mut self, command: Cmd, fault: Fault) {
+    fn quiet_run_by(&mut self, command: Cmd, fault: Fault) {
         let before = self.carried.load(Ordering::SeqCst);
         let start = Instant::now();
         let output = command.run().code(0);
@@ -234,29 +235,29 @@ impl World {
         self.assert_same();
         let carried = self.carried.load(Ordering::SeqCst) - before;
         if fault == Fault::Nothing {
-            let sent = self.assert_cheap(&output, self.passes.last());
-            let names = if !DELTA || self.index_is_new || self.passes.is_empty() {
+            let sent = self.assert_cheap(&output, self.runs.last());
+            let names = if !DELTA || self.index_is_new || self.runs.is_empty() {
                 self.model.names.len() as u64
             } else {
-                self.model.cost_after(self.passes.last().unwrap()).1
+                self.model.cost_after(self.runs.last().unwrap()).1
             };
             let (index_bytes, most) = (carried - sent, 64 * 1024 + names * 1024);
             assert!(index_bytes <= most, "{index_bytes} bytes of index for {names} names, at most {most}");
             self.tell(format!("    sent {sent}, with the index {carried}"));
         }
-        let changed = self.passes.last().is_some_and(|previous| self.model.cost_after(previous).1 > 0);
+        let changed = self.runs.last().is_some_and(|previous| self.model.cost_after(previous).1 > 0);
         self.can_rewind = fault == Fault::Nothing && changed && !self.index_is_new;
         self.index_is_new = false;
-        // The receiver has now what the model has.
+        // The receiver now equals the model.
         self.note_folders();
-        self.passes.push(self.model.clone());
+        self.runs.push(self.model.clone());
         if BACKUP {
             let file = self.lab.path("backup");
             self.lab.run(args!["history", "backup", file, "-db", self.db]).code(0);
         }
     }
 
-    /// What may be done between two passes.
+    /// Steps between two runs.
     pub(super) fn between_passes(&mut self) {
         match self.below(14) {
             0..3 if REWIND && self.can_rewind => self.rewind(),
@@ -276,13 +277,13 @@ impl World {
         }
     }
 
-    /// Index and copy go back to the pass before, and no further. The source stays.
+    /// Index and copy go back to the previous run, and no further. The source stays.
     fn rewind(&mut self) {
         self.tell("--- rewind".into());
         let rewind = |world: &Self| world.lab.run(args!["rewind", world.relay.url, "-db", world.db]);
         rewind(self).code(0);
-        self.passes.pop();
-        let previous = self.passes.last().unwrap();
+        self.runs.pop();
+        let previous = self.runs.last().unwrap();
         let mirrors = self.chooser.mirrors;
         assert_eq!(differences(previous, &self.dst, mirrors), Vec::<String>::new(), "after a rewind");
         let again = rewind(self);
@@ -291,7 +292,7 @@ impl World {
         self.can_rewind = false;
     }
 
-    /// Folders of now may be at the receiver from here on.
+    /// The present folders may be at the receiver from here on.
     fn note_folders(&mut self) {
         let folders = self.model.names.iter().filter(|(_, node)| matches!(node, Node::Folder { .. }));
         self.chooser.folders.extend(folders.map(|(name, _)| name.clone()));
@@ -302,29 +303,29 @@ impl World {
         self.tell("--- compact".into());
         self.lab.run(args!["compact", "-db", self.db]).code(0);
         self.renew_index();
-        self.quiet_pass(Fault::Nothing);
+        self.quiet_run(Fault::Nothing);
     }
 
-    /// A pass with an index that has nothing in common with the previous one: whatever it was, the copy is right and nothing that is
-    /// there is sent.
+    /// A run with an index that is unrelated to the previous one: the copy is right, and content
+    /// that the receiver has is not sent.
     fn begin_a_new_index(&mut self, how: &str, options: &[&str]) {
         self.tell(format!("--- {how}"));
         std::fs::remove_file(self.lab.path("backup")).unwrap();
         self.renew_index();
         let command = self.command().args(options.iter().map(Into::into).collect());
-        self.quiet_pass_by(command, Fault::Nothing);
+        self.quiet_run_by(command, Fault::Nothing);
         self.can_rewind = false;
     }
 
-    /// The next index has nothing in common with that of the receivers: it comes whole. A receiver that missed changes as well finds again
-    /// what has kept its path, and no more is promised.
+    /// The next index is unrelated to those of the receivers: it goes as a whole. A receiver that
+    /// also missed changes finds files that kept their paths, and no more is promised.
     fn renew_index(&mut self) {
         self.index_is_new = true;
         self.second_has = self.second_has.take().map(|_| Model::default());
     }
 
-    /// The same index serves a second destination, which missed some generations; that costs what they are, and the first
-    /// destination nothing.
+    /// The same index serves a second destination, which missed some generations. It gets what
+    /// these cost, and the first destination gets nothing.
     fn sync_to_the_second(&mut self) {
         self.tell("--- to the second destination".into());
         let output = self.command_to(self.second.as_os_str()).run().code(0);
@@ -336,13 +337,13 @@ impl World {
         self.can_rewind = false;
     }
 
-    /// The database is lost, and comes back out of its backup.
+    /// The database is lost, and restored from its backup.
     fn restore(&mut self) {
         self.tell("--- restore".into());
         std::fs::remove_file(&self.db).unwrap();
         let file = self.lab.path("backup");
         self.lab.run(args!["history", "restore", file, "-db", self.db]).code(0);
-        self.quiet_pass(Fault::Nothing);
+        self.quiet_run(Fault::Nothing);
         self.can_rewind = false;
     }
 
@@ -350,23 +351,25 @@ impl World {
     pub(super) fn assert_same(&self) {
         let there = differences(&self.model, &self.dst, self.chooser.mirrors);
         if !there.is_empty() {
-            // A mistake of the test's own would show here as well.
+            // A mistake of the test itself would show here as well.
             let here = differences(&self.model, &self.src, true);
             panic!("the copy is wrong: {there:#?}\nof the source the model says: {here:#?}");
         }
     }
 
-    /// No more was sent to a destination that has `previous` than that costs. Returns how much was.
+    /// Fails if more was sent to a destination with `previous` than the difference costs. Returns
+    /// how much was sent.
     fn assert_cheap(&self, output: &Output, previous: Option<&Model>) -> u64 {
-        // A fresh index lays every file out, the same content twice, too.
+        // A new index lays out every file, the same content twice, too.
         let content = match previous {
             Some(previous) if DELTA => self.model.cost_after(previous).0,
             _ => self.model.bytes(),
         };
-        // What is new is one range of the archive, so that only its first and its last block can hold something else.
+        // The new content is one range of the archive, so only its first and last block can hold
+        // something else.
         let bound = content + 2 * self.block_bytes;
         let sent = output.summary()["wire_bytes"].as_u64().unwrap();
-        // Chunks are as long as the content has it.
+        // The content decides how long chunks are.
         assert!(sent <= bound + bound / 2 + 4096, "sent {sent} bytes, at most {bound} had to be");
         sent
     }
@@ -388,9 +391,10 @@ impl World {
         sender.wait().code(0);
     }
 
-    /// Some files of the copy are immutable during a pass: they stay as they were, and every other change arrives.
+    /// Some files of the copy are immutable during a run: they stay, and every other change
+    /// arrives.
     fn immutable(&mut self) {
-        let Some(last) = self.passes.last().cloned() else { return };
+        let Some(last) = self.runs.last().cloned() else { return };
         let names: Vec<&String> = last.names.keys().filter(|name| last.file(name).is_some()).collect();
         let mut fixed: Vec<(String, PathBuf)> = Vec::new();
         for _ in 0..1 + self.below(2) {
@@ -406,8 +410,9 @@ impl World {
         ));
         let output = self.command().run();
         self.tell(format!("    it ended with {}", output.code));
-        // A name of an immutable inode, in this run or the previous one, keeps its place: that concerns the folders
-        // above it, and what is to lie beneath it where it is to become a folder. A new name of it cannot be made.
+        // A name of an immutable inode, in this run or the previous one, keeps its place. So do the
+        // folders above it, and entries beneath it if it is to become a folder. No new name of it
+        // can be made.
         let blocked: BTreeSet<&String> = fixed
             .iter()
             .flat_map(|(name, _)| {
@@ -431,7 +436,8 @@ impl World {
             set_immutable(path, false);
         }
         assert!(matches!((output.code, any), (0, false) | (3, _)), "{output:?}");
-        // While a file is not in place nothing is deleted, and neither is what only follows from that.
+        // While a file is not in place nothing is deleted, nor are the consequences of a deletion
+        // expected.
         wrong.retain(|line| !line.ends_with("is too much"));
         assert_eq!(
             wrong,
@@ -440,9 +446,10 @@ impl World {
         );
     }
 
-    /// Files of the copy are written to, and some are removed; the next run sends each of them again.
+    /// Another program writes to files of the copy and removes some; the next run sends each of
+    /// them again.
     fn tamper(&mut self) {
-        let Some(last) = self.passes.last().cloned() else { return };
+        let Some(last) = self.runs.last().cloned() else { return };
         let names: Vec<&String> = last.names.keys().filter(|name| last.file(name).is_some()).collect();
         for _ in 0..1 + self.below(3) {
             if names.is_empty() {
@@ -469,7 +476,7 @@ impl World {
     }
 }
 
-/// Whether the file system has that flag, and the file has it now.
+/// Whether the file system has the flag, and the file has it now.
 fn set_immutable(path: &Path, immutable: bool) -> bool {
     need_tool("chattr", "apt-get install e2fsprogs");
     let flag = if immutable { "+i" } else { "-i" };

@@ -1,4 +1,5 @@
-//! What stores do wrong, one thing at a time: the file arrives as it was indexed or is named as failed, and its neighbours arrive.
+//! Faults of stores, one at a time: a file arrives as it was indexed or is named as failed, and its
+//! neighbours arrive.
 
 use super::Job;
 use crate::support::index::{md5_hex, open};
@@ -16,7 +17,7 @@ fn bucket() -> (Job, Vec<u8>) {
     (job, content)
 }
 
-/// Faults that pass: the upload needs them not to be there for ever.
+/// Transient faults: the upload succeeds when they end.
 fn passing() -> Vec<Fault> {
     vec![
         Fault::Status(500),
@@ -70,7 +71,7 @@ fn a_body_that_ends_early_is_taken_up_where_it_ended() {
         Some((start.parse::<u64>().ok()?, end.parse::<u64>().ok()?))
     };
     let ranges: Vec<_> = asked.iter().filter(|r| r.key == b"b").map(|r| range(r).unwrap()).collect();
-    // The first part of a block is small: nothing is known of the link yet.
+    // The first part of a block is small, since nothing is known of the link yet.
     let end = ranges[0].1;
     assert_eq!(ranges[..4], [(0, end), (70_000, end), (140_000, end), (210_000, end)], "{ranges:?}");
     assert!(end > 210_000 && ranges[4..].iter().all(|(start, _)| *start > end), "{ranges:?}");
@@ -119,7 +120,7 @@ fn if_match_that_is_ignored_is_noticed_by_the_etag() {
     job.stub.fault(On::get("b"), usize::MAX, Fault::IgnoreIfMatch);
     job.upload(&proxy, vec![]).code(3).says("failed: b: it changed");
     assert_eq!((job.arrived("b"), job.arrived("c behind")), (None, Some(b"behind".to_vec())));
-    // Put back, the same command completes.
+    // After the content is restored, the same command completes.
     job.stub.put("b", Object::new(content.clone()));
     job.upload(&proxy, vec![]).code(0);
     assert_eq!(job.arrived("b").unwrap(), content);
@@ -138,7 +139,7 @@ fn content_under_the_same_etag_is_not_believed() {
     assert_eq!((job.arrived("b"), job.arrived("c behind")), (None, Some(b"behind".to_vec())));
 }
 
-/// As one of a relay on the way would be: whatever the answer says of itself is right.
+/// As a damaging relay would do it: all that the answer says of itself is right.
 #[test]
 fn a_byte_that_is_damaged_on_the_way_is_noticed_by_the_etag() {
     for size in [9_000_000, 300_000] {
@@ -158,7 +159,7 @@ fn a_byte_that_is_damaged_on_the_way_is_noticed_by_the_etag() {
         flip(5);
         job.upload(&proxy, vec![]).code(0);
         assert!(std::fs::read(dest.join("b")).unwrap() == content, "upload, {size}");
-        // Two reads that are both damaged, and not in the same way: neither is trusted.
+        // Two reads that are damaged in different ways: neither is trusted.
         let gets = size.div_ceil(4 << 20);
         for at in [5, 6] {
             flip(at);
@@ -225,7 +226,7 @@ fn an_index_survives_transient_errors_and_names_lasting_ones() {
 #[test]
 fn sync_reads_again_what_failed_on_the_way() {
     let (job, content) = bucket();
-    // Larger than what is kept in memory: it is streamed.
+    // Larger than the buffer in memory: it is streamed.
     let large = Rng::new(5).noise(10_000_000);
     job.stub.put("large", Object::new(large.clone()).in_parts(5 << 20));
     job.stub.fault(On::get("b"), 2, Fault::CutAfter(1000));
@@ -233,7 +234,7 @@ fn sync_reads_again_what_failed_on_the_way() {
     job.stub.fault(On::get("c behind"), 1, Fault::Status(500));
     job.sync(vec![]).code(0);
     assert_eq!((job.arrived("b").unwrap(), job.arrived("large").unwrap() == large), (content, true));
-    // An object that cannot be read is named, and the next run brings it.
+    // An object that cannot be read is named, and the next run copies it.
     let job = Job::new();
     job.stub.put("large", Object::new(large.clone()).in_parts(5 << 20));
     job.stub.put("small", Object::new("small"));

@@ -1,4 +1,5 @@
-//! A Hitachi Content Platform, as the stub plays it: the namespace before the host, no newer checksums, keys of its own.
+//! A Hitachi Content Platform, as the stub imitates it: the namespace before the host, no newer
+//! checksums, keys of its own.
 
 use super::Job;
 use crate::support::Lab;

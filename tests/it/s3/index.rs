@@ -1,4 +1,4 @@
-//! What an index of a bucket says, and by what it says it.
+//! The index of a bucket, and where its values come from.
 
 use super::Job;
 use crate::support::Rng;
@@ -18,7 +18,7 @@ fn md5_comes_from_the_etag_only_where_it_is_one() {
     job.stub.put("plain", Object::new(small.clone()));
     job.stub.put("parts", Object::new(small.clone()).in_parts(2));
     job.stub.put("parts large", Object::new(content.clone()).in_parts(5 << 20));
-    // These look like md5s.
+    // ETags with the form of an md5.
     let wrong = md5_hex(b"ciphertext");
     job.stub.put(
         "kms",
@@ -46,7 +46,7 @@ fn md5_comes_from_the_etag_only_where_it_is_one() {
     ] {
         assert_eq!(hash(&job, path), Some(md5_hex(content)), "{path}");
     }
-    // Read only where that was needed, each once, and nothing of an empty one.
+    // Only objects that need it are read, each once, and no empty one.
     let asked = job.stub.take();
     let gets = |key: &str| asked.iter().filter(|r| r.method == "GET" && r.key == key.as_bytes()).count();
     assert_eq!(
@@ -76,7 +76,7 @@ fn a_list_without_etags_has_each_object_asked_for_its_head() {
     }
     let heads = job.stub.take().iter().filter(|request| request.method == "HEAD").count();
     assert!(heads >= 3, "{heads}");
-    // What a GET is asked to match comes from there, in a sync as well.
+    // The ETag that a GET has to match comes from HEAD, in a sync as well.
     job.sync(vec![]).code(0);
     assert_eq!(job.arrived("plain").unwrap(), b"plain");
     assert_eq!(job.arrived("parts").unwrap(), b"content");
@@ -85,7 +85,7 @@ fn a_list_without_etags_has_each_object_asked_for_its_head() {
     let without =
         gets.filter(|request| request.header("if-match").is_none_or(|etag| etag.len() < 10)).count();
     assert_eq!(without, 0);
-    // And nothing is believed to be the same for want of an ETag.
+    // No object counts as unchanged without an ETag.
     job.stub.put("plain", Object::new("other"));
     job.sync(vec![]).code(0);
     assert_eq!(job.arrived("plain").unwrap(), b"other");
@@ -107,7 +107,7 @@ fn left_out_md5s_are_unverified_and_never_ok() {
     assert_eq!(local.stdout, "unverified\tparts\n");
     let remote = job.check(vec![]).code(1).says("UNVERIFIED");
     assert_eq!(remote.stdout, "unverified\tparts\n");
-    // What can be seen is still seen.
+    // Differences that a list shows are still found.
     job.stub.put("parts", Object::new("CONTENT").in_parts(4));
     assert!(job.check(vec![]).code(1).stdout.starts_with("different\tparts\tits ETag is "));
     std::fs::write(job.dest().join("parts"), "longer content").unwrap();
@@ -118,7 +118,7 @@ fn left_out_md5s_are_unverified_and_never_ok() {
             .stdout
             .starts_with("different\tparts\tits size")
     );
-    // Read again, it has an md5.
+    // After it was read, it has an md5.
     job.index(vec![]).code(0);
     assert_eq!(hash(&job, "parts"), Some(md5_hex(b"CONTENT")));
 }
@@ -235,7 +235,7 @@ fn sync_reads_each_object_once_and_later_only_what_changed() {
     assert_eq!(job.arrived("d0/f5").unwrap(), b"changed");
     assert_eq!(rows(&job.db()).len(), 202);
     assert!(keys.contains(&"d0/f5".to_string()) && keys.contains(&"d9/new".to_string()), "{keys:?}");
-    // Another source's index is not replaced by accident.
+    // The index of another source is not replaced by accident.
     job.cmd(args!["sync", "s3://bkt/d1", job.dest(), "-db", job.db()])
         .run()
         .code(1)

@@ -57,7 +57,7 @@ fn odd_keys_arrive_as_they_are() {
 #[test]
 fn keys_of_white_space_arrive() {
     let job = Job::new();
-    // And what stands for a key where the SDK is told one.
+    // Also the placeholder that the SDK gets in place of a key.
     let keys =
         [" ", "\u{a0}", "\t\n", "\u{3000}\u{2003}", "d/ ", "tar-like-key", "tar-like-key./tar-like-key"];
     keys.iter().for_each(|key| job.stub.put(key, Object::new(*key)));
@@ -109,7 +109,7 @@ fn keys_that_are_no_paths_are_named_and_their_neighbours_arrive() {
     job.upload(&proxy, vec![]).code(0);
     assert_eq!(job.arrived("x/below").unwrap(), b"good");
     assert!(job.dest().join("y").is_dir());
-    // The same in one command.
+    // The same with `sync`.
     let synced = job.lab.path("synced");
     job.cmd(args!["sync", "s3://bkt", synced, "-db", job.lab.path("sync.sqlite")])
         .run()
@@ -142,7 +142,7 @@ fn exclusion_sees_the_key_below_the_prefix() {
     job.index(args!["--s3-prefix", "p", "-x", "(^|/)cache$", "-x", r"\.tmp$"]).code(0);
     assert_eq!(paths(&job.db()), ["keep/cached", "keep/n.tmp.x"]);
     assert_eq!(nodes(&job.db()).len(), 1);
-    // A prefix that nothing lies below is an empty, valid transfer.
+    // A prefix without keys is an empty, valid transfer.
     job.index(args!["--s3-prefix", "nothing"]).code(0).says("nothing lies below s3://bkt/nothing/");
     let proxy = job.proxy();
     job.upload(&proxy, args!["--s3-prefix", "nothing"]).code(0);
@@ -156,7 +156,7 @@ fn pages_that_go_wrong_do_not_go_on_for_ever() {
     for number in 0..2500 {
         job.stub.put(format!("k/{number:05}"), Object::new(""));
     }
-    // So that only lists are asked for: no heads of 2,500 objects in each case.
+    // So that the run asks for lists only: no heads of 2,500 objects in each case.
     for (name, fault) in [("always the first page", Fault::SamePage), ("always empty", Fault::EmptyPage)] {
         let output = {
             job.stub.set(|settings| settings.page = 1000);

@@ -1,4 +1,4 @@
-//! The whole job against two servers that know nothing of each other.
+//! The whole job against two independent servers.
 
 use crate::support::index::{self, rows};
 use crate::support::s3::{Maker, MotoServer, PythonServer, RcloneServer};
@@ -52,7 +52,7 @@ fn migrate(env: &[(String, String)], from: &Path, lab: &Lab, keeps_nanoseconds: 
     sync().run().code(0);
     assert_same_files(from, &synced);
     lab.check(&synced, &db, args!["--extra"]).code(0);
-    // A copy that is there already is taken over.
+    // A copy that exists already is adopted.
     let adopted = lab.path("adopted");
     let copied = std::process::Command::new("cp").arg("-aT").args([&dest, &adopted]).status().unwrap();
     assert!(copied.success());
@@ -62,7 +62,7 @@ fn migrate(env: &[(String, String)], from: &Path, lab: &Lab, keeps_nanoseconds: 
         s3(args!["sync", "s3://bkt/up", adopted, "-db", lab.path("adopt.sqlite"), "--json", "--adopt"]);
     assert_eq!(adopt.run().code(0).summary()["sent_bytes"], 50_000);
     assert_same_files(from, &adopted);
-    // Nothing changed: nothing is read, and nothing is sent.
+    // Nothing changed: no object is read, and nothing is sent.
     let again = sync().run().code(0);
     let summary: serde_json::Value = serde_json::from_str(again.stdout.lines().last().unwrap()).unwrap();
     assert_eq!(
@@ -78,8 +78,9 @@ fn a_bucket_of_rclone_arrives() {
     let server = RcloneServer::start();
     let from = tree(&lab);
     server.client().copy(&from, "bkt/up", parts());
-    // Behind its back, and not too many: this server takes seconds for each file that is uploaded into a folder with many, and reads all
-    // folders for each file that is asked for, which took minutes for 300 now and then.
+    // Directly on its disk, and only a few: this server takes seconds for each file that is
+    // uploaded into a folder with many files, and reads all folders for each requested file, which
+    // took minutes for 300 files.
     many(&from, 90);
     many(&server.bucket_dir("bkt").join("up"), 90);
     migrate(&server.env("bkt"), &from, &lab, false);
@@ -123,7 +124,7 @@ fn buckets_of_smaller_servers_arrive() {
     }
 }
 
-/// Of a store that keeps the times of files nowhere.
+/// A store that keeps no times of files.
 fn without_times(env: &[(String, String)], from: &Path, lab: &Lab) {
     let synced = lab.path("synced");
     let sync =

@@ -1,4 +1,4 @@
-//! Migrations out of S3: real servers for what must work, the stub for what goes wrong.
+//! Migrations out of S3: real servers for right behaviour, the stub for faults.
 
 mod faults;
 mod hcp;
@@ -14,7 +14,7 @@ use crate::support::{Cmd, Lab, Output, Proxy};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// A bucket in the stub, a receiver, and a short patience.
+/// A bucket in the stub, a receiver, and short timeouts.
 struct Job {
     lab: Lab,
     stub: Stub,
@@ -63,7 +63,7 @@ impl Job {
         self.cmd(args!["sync", "s3://bkt", self.dest(), "-db", self.db()]).args(more).run()
     }
 
-    /// What arrived under this name.
+    /// The content that arrived under this name.
     fn arrived(&self, name: &str) -> Option<Vec<u8>> {
         std::fs::read(self.dest().join(name)).ok()
     }

@@ -1,4 +1,4 @@
-//! Flags and variables, and what must never be seen of them.
+//! Flags and variables, and secrets that must never be shown.
 
 use super::Job;
 use crate::support::index::paths;
@@ -28,7 +28,7 @@ fn secrets_are_in_no_output_however_much_is_said() {
             assert!(!said.contains(secret), "{secret} is in\n{said}");
         }
     }
-    // They were there to be seen.
+    // The secrets were in use.
     let asked = job.stub.take();
     assert!(asked.iter().any(|request| request.header("x-amz-security-token") == Some(TOKEN)));
 }
@@ -71,7 +71,7 @@ fn credentials_come_from_variables_profiles_or_nowhere() {
     plain(vec![]).envs(job.stub.env()).run().code(0);
     let signed = signer().unwrap();
     assert!(signed.contains(&format!("Credential={KEY}/")) && signed.contains("/us-east-1/s3/"), "{signed}");
-    // A profile that is asked for by a flag wins over keys of the environment.
+    // A profile named by a flag wins over keys of the environment.
     plain(args!["--s3-profile", "other"]).envs(job.stub.env()).run().code(0);
     let signed = signer().unwrap();
     assert!(signed.contains("Credential=OTHER/"), "{signed}");
@@ -88,7 +88,7 @@ fn missing_and_wrong_settings_are_named() {
         .code(2)
         .says("https://s3.example.org");
     job.lab.run(args!["index", "--s3-no-md5", "-db", job.db()]).code(2).says("--use-s3");
-    // An index of a folder says nothing of objects.
+    // An index of a folder has no objects.
     let folder = job.lab.dir("folder");
     std::fs::write(folder.join("file"), "content").unwrap();
     job.lab.run(args!["index", "-b", folder, "-db", job.db()]).code(0);

@@ -1,4 +1,4 @@
-//! What makes a store that is far away fast enough: many requests at once, but not more than allowed, and shared work.
+//! A remote store is fast by many requests at once, up to the limit, and by shared work.
 
 use super::Job;
 use crate::support::Rng;
@@ -18,7 +18,7 @@ fn small_objects_are_read_side_by_side_within_bounds() {
     job.upload(&proxy, args!["--s3-requests", "16"]).code(0);
     // One after the other, 800 requests would take 24 s.
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
-    // The stub may still be about to end what was read already.
+    // The stub may still be ending an answer that was read completely.
     let most = job.stub.most_at_once();
     assert!((8..=24).contains(&most), "{most} at once");
     assert!(job.stub.connections() <= 64, "{} connections", job.stub.connections());

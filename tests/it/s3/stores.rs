@@ -1,4 +1,4 @@
-//! Stores that list, answer and refuse otherwise than AWS, as those of many makes do.
+//! Stores that list, answer and refuse otherwise than AWS, as many makes do.
 
 use super::Job;
 use crate::support::Rng;
@@ -7,7 +7,8 @@ use crate::support::s3::{Fault, Lists, NextMarker, Object, On, made_up};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-/// Keys that are others when they are decoded once more: behind some that follow them, in a list that goes on there.
+/// Keys that change when they are decoded once more. A list that continues behind such a key would
+/// skip others.
 const MISREAD: [&[&str]; 3] = [
     &["a0", "a1", "b!", "b%7A", "bb", "bc", "zz"],
     &["a%7A", "ab", "ac", "zz"],
@@ -25,7 +26,7 @@ fn no_key_is_skipped_wherever_a_store_says_that_it_goes_on() {
                 job.stub.set(|settings| {
                     (settings.lists, settings.next_marker, settings.page) = (lists, next_marker, 2);
                 });
-                // Only a store of ListObjects makes its answer to that with a token of its own.
+                // Only a store with ListObjects continues its list with a token of its own.
                 let more = if next_marker == Token { args!["--s3-list-v1"] } else { vec![] };
                 job.index(more).code(0);
                 let mut found = paths(&job.db());
@@ -70,7 +71,7 @@ fn a_list_that_says_where_it_goes_on_has_more() {
     }
 }
 
-/// An answer that ends the list, if one believes it.
+/// An answer that would end the list if it were believed.
 const SAYS_NOTHING: &str = "<?xml version=\"1.0\"?><ListBucketResult></ListBucketResult>";
 
 #[test]
@@ -92,7 +93,7 @@ fn a_page_that_does_not_say_whether_more_follows_is_asked_for_again() {
         assert_eq!(paths(&job.db()).len(), MISREAD[0].len(), "{v1}, {says_truncated}");
         fault(usize::MAX);
         job.index(more()).code(1).says("does not say whether more follows");
-        // A first page is all that there is.
+        // A first page may be the whole list.
         job.stub.clear_faults();
         job.stub.fault(On::List, usize::MAX, Fault::Answer(200, SAYS_NOTHING.into()));
         job.index(more()).code(0).says("nothing lies below");
@@ -134,7 +135,7 @@ fn a_list_may_write_its_elements_as_others_do() {
             for text in [first, page("bb", &format!("<@IsTruncated>{no}</@IsTruncated>"))] {
                 job.stub.fault(On::List, 1, Fault::Answer(200, text.replace('@', prefix)));
             }
-            // Asked for again, it would be as it is usual.
+            // Requested again, the list would be as usual.
             job.stub.fault(On::List, usize::MAX, Fault::Status(403));
             job.index(vec![]).code(0);
             assert_eq!(paths(&job.db()), ["a", "bb"], "{yes} {prefix}");
@@ -148,7 +149,7 @@ fn an_object_that_is_empty_only_by_its_head_is_left_out_where_nothing_proves_its
     job.stub.put("a", Object::new("content").in_parts(3));
     job.stub.set(|settings| (settings.heads_empty, settings.lists_etags) = (true, false));
     let output = job.index(vec![]);
-    // Either it is read all the same, or an error names it.
+    // Either the object is read all the same, or an error names it.
     assert!(output.code == 3 && output.stderr.contains("it is empty now"), "{}", output.stderr);
 }
 
@@ -192,7 +193,7 @@ fn keys_that_are_one_when_they_are_decoded_are_named() {
     job.stub.set(|settings| (settings.encodes, settings.says_encoded) = (false, true));
     let plain = || job.sync(args!["--s3-list-plain", "--delete"]).code(0);
     plain();
-    // What is not seen is not gone.
+    // A key that was not seen does not count as removed.
     let output = job.sync(args!["--delete"]).code(3).says("failed: a b: ").says("--s3-list-plain");
     assert_eq!(output.stderr.matches("failed: a b: ").count(), 1, "{}", output.stderr);
     for key in ["a b", "a+b", "a%20b", "c"] {
@@ -217,7 +218,7 @@ fn a_key_that_is_listed_as_two_objects_is_named() {
     }
 }
 
-/// As a store orders that is written in Java, or in JavaScript.
+/// The order of keys in a store that is written in Java or JavaScript.
 fn utf16(key: &[u8]) -> Vec<u8> {
     String::from_utf8_lossy(key).encode_utf16().flat_map(u16::to_be_bytes).collect()
 }
@@ -323,7 +324,7 @@ fn objects_of_a_store_without_ranges_are_streamed_once() {
         job.stub.put(format!("large {number}"), Object::new(content.clone()).in_parts(5 << 20));
     }
     job.stub.set(|settings| settings.ranges = false);
-    // The first object is how it shows: its parts are asked for side by side.
+    // The first object shows that the store ignores ranges: its parts are requested side by side.
     let most_gets = 12 + contents.len();
     let gets = || job.stub.take().iter().filter(|r| r.method == "GET" && !r.key.is_empty()).count();
     let expect = |name: &str, dest: &std::path::Path| {
@@ -342,7 +343,7 @@ fn objects_of_a_store_without_ranges_are_streamed_once() {
     gets();
     let dest = job.lab.dir("uploaded");
     let proxy = job.lab.proxy(&dest);
-    // A stream that is cut begins again.
+    // An interrupted stream begins again.
     job.stub.fault(On::get("large 1"), 2, Fault::CutAfter(10_000_000));
     job.upload(&proxy, args!["-s", "5000000"]).code(0);
     expect("upload", &dest);
@@ -371,7 +372,7 @@ fn an_endpoint_may_have_a_path() {
     }
 }
 
-/// What a store says from the moment on that a session's token has expired.
+/// The answer of a store after a session's token has expired.
 fn expired() -> Fault {
     let text = "<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>";
     Fault::Answer(400, text.into())
@@ -417,7 +418,7 @@ fn expired_credentials_end_the_run_at_once_and_it_goes_on_when_they_are_renewed(
     stopped("check", job.check(vec![]));
 }
 
-/// Of a run of which nothing came nothing is left.
+/// A run without any content leaves nothing behind.
 #[test]
 fn a_list_that_fails_leaves_no_destination_folder() {
     let job = Job::new();
@@ -427,7 +428,7 @@ fn a_list_that_fails_leaves_no_destination_folder() {
     let sync = || job.cmd(args!["sync", "s3://bkt", dest, "-db", db]).run();
     sync().code(1).says("cannot list");
     assert!(!dest.exists());
-    // What was there before stays as it is.
+    // The previous content stays.
     std::fs::create_dir(&dest).unwrap();
     sync().code(1);
     assert!(dest.exists());
@@ -465,7 +466,7 @@ fn a_store_that_refuses_every_object_ends_the_run_and_one_that_refuses_some_does
 }
 
 #[test]
-fn who_was_never_let_in_is_not_told_to_come_back() {
+fn a_sender_that_was_never_let_in_is_not_told_to_come_back() {
     let job = Job::new();
     job.stub.put("k", Object::new("content"));
     let text = "<Error><Code>InvalidAccessKeyId</Code><Message>Unknown.</Message></Error>";
@@ -583,7 +584,7 @@ fn a_key_is_copied_as_a_file_and_a_prefix_as_a_folder() {
         assert_eq!(output.stderr.contains("nothing lies below"), expected.is_empty(), "{}", output.stderr);
         sync();
     }
-    // By steps, also by the flag that was the prefix in the original program.
+    // Step by step, also with the flag that was the prefix in the original program.
     for prefix in [args!["--s3-prefix", "dir/one.bin"], args!["-b", "dir/one.bin"]] {
         job.index(prefix.clone()).code(0);
         assert_eq!(paths(&job.db()), ["one.bin"]);
@@ -611,7 +612,7 @@ fn checksum_reads_what_an_etag_only_looks_like() {
     let proxy = job.proxy();
     job.index(vec![]).code(0);
     job.upload(&proxy, vec![]).code(3);
-    // Over an index that is there, and from nothing.
+    // Over an existing index, and from nothing.
     for more in [args!["--checksum"], args!["--checksum", "-c"]] {
         job.cmd(args!["index", "--use-s3", "-db", job.db()]).args(more).run().code(0);
         job.upload(&proxy, vec![]).code(0);

@@ -4,11 +4,11 @@ use super::{is_root, need_tool, skip};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A loop device; taken away when dropped.
+/// A loop device; detached when dropped.
 pub(crate) struct Loop(pub(crate) PathBuf);
 
 impl Loop {
-    /// One over the file `image`; `None`, and said, where that is not permitted.
+    /// A device over the file `image`; `None`, with a printed reason, where that is not permitted.
     pub(crate) fn new(image: &Path) -> Option<Self> {
         if !is_root() {
             skip("only root may set up loop devices");
@@ -31,12 +31,12 @@ impl Drop for Loop {
 }
 
 impl Loop {
-    /// Has the device take the size that its image has now.
+    /// Makes the device take the present size of its image.
     pub(crate) fn resize(&self) {
         assert!(Command::new("losetup").arg("-c").arg(&self.0).status().unwrap().success());
     }
 
-    /// Has the next read come from the image.
+    /// Makes the next read come from the image.
     pub(crate) fn forget(&self) {
         assert!(Command::new("blockdev").arg("--flushbufs").arg(&self.0).status().unwrap().success());
     }

@@ -1,4 +1,4 @@
-//! A file system on which names that differ in case only are one.
+//! A file system that takes names that differ in case only for one.
 
 use super::{Lab, is_root, need_tool, skip, wait_until};
 use std::path::{Path, PathBuf};
@@ -12,12 +12,13 @@ pub(crate) struct Folding {
 }
 
 impl Folding {
-    /// Mounts it at the folder `name` of the lab; `None`, and said, where that is not permitted.
+    /// Mounts it at the folder `name` of the lab; `None`, with a printed reason, where that is not
+    /// permitted.
     pub(crate) fn mount(lab: &Lab, name: &str) -> Option<Self> {
         Self::mount_with(lab, name, None)
     }
 
-    /// The same with names that are one in the folder `only` and below it.
+    /// The same, but it folds names only in the folder `only` and below it.
     pub(crate) fn mount_with(lab: &Lab, name: &str, only: Option<&str>) -> Option<Self> {
         if !is_root() || !Path::new("/dev/fuse").exists() {
             skip("only root may mount, and only where there is /dev/fuse");
@@ -38,7 +39,7 @@ impl Folding {
             .args([&behind, &path])
             .args(only)
             .env("PYTHONPATH", modules)
-            // Looking for it takes seconds.
+            // The search takes seconds.
             .env("FUSE_LIBRARY_PATH", "libfuse3.so.3")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,4 +1,4 @@
-//! HTTP by hand, so that requests may be as wrong as a test wants.
+//! Raw HTTP, so that requests may be as wrong as a test needs.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -28,8 +28,8 @@ impl Response {
     }
 }
 
-/// Sends one request on a connection of its own. `Content-Length` is added for a body or a method that has one, unless the
-/// headers say something of length themselves.
+/// Sends one request on a connection of its own. `Content-Length` is added for a body or a method
+/// that has one, unless the headers say something of length themselves.
 #[track_caller]
 pub(crate) fn request(
     addr: SocketAddr,
@@ -63,12 +63,12 @@ pub(crate) fn raw(addr: SocketAddr, bytes: &[u8]) -> Response {
     })
 }
 
-/// The same; `None` where there is no answer.
+/// The same; `None` if there is no answer.
 pub(crate) fn try_raw(addr: SocketAddr, bytes: &[u8]) -> Option<Response> {
     let mut stream = TcpStream::connect(addr).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
-    // A server may answer and close before it has read everything: what it said still counts.
+    // A server may answer and close before it has read everything: its answer still counts.
     let _ = stream.write_all(bytes);
     read_response(&mut stream)
 }

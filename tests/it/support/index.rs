@@ -48,7 +48,7 @@ pub(crate) fn rows_of(files: &[(&[u8], &[u8])]) -> Vec<Row> {
     files.iter().enumerate().map(row).collect()
 }
 
-/// Writes an index as the original does, with these rows, right or wrong.
+/// Writes an index as the original does, with these rows, valid or not.
 pub(crate) fn write_original(path: &Path, rows: &[Row]) {
     let mut connection = Connection::open(path).unwrap();
     connection.execute_batch(ORIGINAL_SCHEMA).unwrap();
@@ -142,7 +142,7 @@ pub(crate) fn unframe(frame: &[u8]) -> Vec<u8> {
     content
 }
 
-/// The frame of a whole file: what an index travels as.
+/// The frame of a whole file, as an index is sent.
 pub(crate) fn frame_of(path: &Path) -> Vec<u8> {
     frame(&std::fs::read(path).unwrap())
 }

@@ -1,9 +1,11 @@
-//! What the integration tests share. A test makes a [`Lab`] (its own temporary folder with its own HOME and TMPDIR), builds
-//! folders with [`Tree`], runs the program with `lab.run(args![...])` (captured, with a time limit, no environment but PATH),
-//! starts receivers with `lab.proxy(&base)` (killed when dropped), and compares with [`assert_same_tree`], which knows nothing
-//! of the program. [`http`] speaks raw HTTP, [`index`] makes and reads index databases by plain SQL and makes LZ4 frames as the
-//! original program does, [`s3`] serves buckets. A tool that is missing fails the test with the command that installs it
-//! ([`need_tool`]); what a machine cannot give at all is said by [`skip`].
+//! The shared code of the integration tests. A test makes a [`Lab`] (its own temporary folder with
+//! its own HOME and TMPDIR), builds folders with [`Tree`], runs the program with
+//! `lab.run(args![...])` (captured, with a time limit, no environment but PATH), starts receivers
+//! with `lab.proxy(&base)` (killed when dropped), and compares with [`assert_same_tree`], which
+//! shares no code with the program. [`http`] speaks raw HTTP, [`index`] makes and reads index
+//! databases by plain SQL and makes LZ4 frames as the original program does, [`s3`] serves buckets.
+//! A tool that is missing fails the test with the command that installs it ([`need_tool`]);
+//! [`skip`] reports what the machine cannot do at all.
 
 #[macro_use]
 pub(crate) mod run;
@@ -29,7 +31,7 @@ pub(crate) use tree::{Rng, Tree, set_mtime};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-/// Fails the test, with the command that helps, where `tool` is not in PATH.
+/// Fails the test, with the command that installs `tool`, if it is not in PATH.
 pub(crate) fn need_tool(tool: &str, install: &str) {
     let path = std::env::var_os("PATH").unwrap_or_default();
     assert!(
@@ -38,7 +40,7 @@ pub(crate) fn need_tool(tool: &str, install: &str) {
     );
 }
 
-/// What may be left out where `CI` is set, by the start of the reason, and why it may.
+/// Reasons for skipping that are accepted where `CI` is set, by their beginnings.
 const MAY_SKIP_IN_CI: [(&str, &str); 4] = [
     (
         "this file system has no immutable files",
@@ -58,8 +60,9 @@ const MAY_SKIP_IN_CI: [(&str, &str); 4] = [
     ),
 ];
 
-/// Says past the capture of test output that the running test cannot test this here, and why. Where `CI` is set that is a failure,
-/// unless [`MAY_SKIP_IN_CI`] has the reason: a machine that can do less would pass everything.
+/// Prints past the capture of test output that the running test cannot run here, and why. Where
+/// `CI` is set that is a failure, unless [`MAY_SKIP_IN_CI`] has the reason: otherwise every test
+/// would succeed on a machine that can do less.
 #[track_caller]
 pub(crate) fn skip(reason: &str) {
     let thread = std::thread::current();
@@ -68,7 +71,7 @@ pub(crate) fn skip(reason: &str) {
     assert!(may || std::env::var_os("CI").is_none(), "CI has to test this: {reason}");
 }
 
-/// Waits until `done`, at most `patience`; fails the test then.
+/// Waits until `done`, for `patience` at most; then fails the test.
 pub(crate) fn wait_until(what: &str, patience: Duration, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {

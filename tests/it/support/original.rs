@@ -17,7 +17,8 @@ pub(crate) struct Request {
     pub(crate) status: u16,
 }
 
-/// Gives the status for a request that is to fail: by its method, its path, and how many came before it.
+/// Returns the status for a request that is to fail: by its method, its path, and the number of
+/// requests before it.
 pub(crate) type Refuse = dyn Fn(&str, &str, usize) -> Option<u16> + Send + Sync;
 
 /// The receiver; its threads end with the test program.
@@ -27,7 +28,8 @@ pub(crate) struct OriginalReceiver {
 }
 
 impl OriginalReceiver {
-    /// Starts one that answers `unknown` to every request but PUT, and fails where `refuse` says so.
+    /// Starts a receiver that answers `unknown` to every request but PUT, and fails where `refuse`
+    /// gives a status.
     pub(crate) fn start(unknown: u16, refuse: Box<Refuse>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let addr = listener.local_addr().unwrap();
@@ -66,7 +68,8 @@ pub(crate) fn blocks(puts: &[Request]) -> BTreeMap<u64, Vec<u8>> {
     puts.iter().filter_map(block).collect()
 }
 
-/// One request, one answer, then the connection is closed: HTTP/1.0, as Python's `http.server` speaks it.
+/// One request, one answer, then the connection is closed: HTTP/1.0, as Python's `http.server`
+/// speaks it.
 fn serve(stream: TcpStream, log: &Mutex<Vec<Request>>, unknown: u16, refuse: &Refuse) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut line = String::new();

@@ -70,7 +70,7 @@ impl Proxy {
         self.running.wait()
     }
 
-    /// What it has said so far.
+    /// Its stderr so far.
     pub(crate) fn stderr(&self) -> String {
         self.running.stderr_so_far()
     }
@@ -86,7 +86,7 @@ impl Proxy {
         http::request(self.addr, method, path, headers, body)
     }
 
-    /// What it says of an archive.
+    /// Its status of an archive.
     pub(crate) fn status(&self, tar_id: u64) -> serde_json::Value {
         let answer = self.request("GET", &format!("/tar/{tar_id}/status"), &[], b"");
         assert_eq!(answer.status, 200, "status: {}", answer.text());

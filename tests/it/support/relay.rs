@@ -1,4 +1,4 @@
-//! A TCP relay between a sender and a receiver that cuts, delays, duplicates, drops and flips.
+//! A TCP relay between a sender and a receiver that cuts, delays, duplicates, drops and flips bits.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -31,7 +31,8 @@ impl Message {
         self.head.starts_with(b"PUT ") && !self.line().ends_with("/db")
     }
 
-    /// With a bit of the head turned. Line ends and the length stay: turned, they only make the other side wait.
+    /// With a flipped bit in the head. Line ends and the length stay: with these flipped, the other
+    /// side would only wait.
     pub(crate) fn with_head_flipped(&self, at: usize, bit: u8) -> Self {
         let mut changed = self.clone();
         let mut start = 0;
@@ -46,7 +47,7 @@ impl Message {
         changed
     }
 
-    /// With a bit of the body turned, if it has one.
+    /// With a flipped bit in the body, if it has one.
     pub(crate) fn with_body_flipped(&self, at: usize, bit: u8) -> Self {
         let mut changed = self.clone();
         if !self.body.is_empty() {
@@ -56,33 +57,33 @@ impl Message {
     }
 }
 
-/// What becomes of one request.
+/// The fate of one request.
 #[derive(Debug, Clone)]
 pub(crate) enum Fate {
-    /// Nothing.
+    /// It arrives, and so does its answer.
     Pass,
     /// Comes late.
     Delay(Duration),
     /// Only so many of its bytes arrive, then the connection is cut on both sides.
     Cut(usize),
-    /// Arrives; of the answer only so many bytes come back, then the connection is cut.
+    /// It arrives; only so many bytes of the answer come back, then the connection is cut.
     CutAnswer(usize),
     /// Arrives so many times; the last answer counts.
     Repeat(usize),
     /// Arrives changed.
     Changed(Message),
-    /// Its answer arrives with this bit of this byte of its body (modulo the length) turned.
+    /// Its answer arrives with this bit of this byte of its body (modulo the length) flipped.
     FlipAnswer(usize, u8),
-    /// The same of its head.
+    /// The same for the answer's head.
     FlipAnswerHead(usize, u8),
-    /// Does not arrive: something between answers with these bytes.
+    /// It does not arrive: a gateway answers with these bytes.
     Answer(String),
     /// Its answer arrives with these bytes replaced by those.
     ReplaceInAnswer(&'static str, &'static str),
 }
 
 impl Fate {
-    /// An answer of something between.
+    /// An answer of a gateway.
     pub(crate) fn answer(status: &str, headers: &str, body: &str) -> Self {
         let length = body.len();
         Self::Answer(format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}"))
@@ -101,7 +102,7 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Relays to `receiver`; `decide` is given the number of the request, from 0, and the request.
+    /// Relays to `receiver`; `decide` gets the number of the request, from 0, and the request.
     pub(crate) fn start(
         receiver: SocketAddr,
         decide: impl Fn(u64, &Message) -> Fate + Send + Sync + 'static,
@@ -186,7 +187,7 @@ impl Inner {
     }
 }
 
-/// Gives the answer, if there is to be one.
+/// Returns the answer, if there is one.
 fn relay(receiver: &mut TcpStream, request: &Message, fate: &Fate) -> Option<Message> {
     let bytes = if let Fate::Changed(changed) = fate { changed.bytes() } else { request.bytes() };
     let (length, times) = match fate {
@@ -199,7 +200,8 @@ fn relay(receiver: &mut TcpStream, request: &Message, fate: &Fate) -> Option<Mes
     }
     let mut answer = None;
     for _ in 0..times {
-        // A receiver that refuses early may close before it has everything: its answer still counts.
+        // A receiver that refuses early may close before it has everything: its answer still
+        // counts.
         let _ = receiver.write_all(&bytes[..length]);
         if matches!(fate, Fate::Cut(_)) {
             return None;

@@ -29,7 +29,8 @@ impl Lab {
         Self::within(&std::env::temp_dir())
     }
 
-    /// The same in memory, where the machine has so much of it to spare: some disks need milliseconds to remove a file.
+    /// The same in memory, if the machine has enough to spare: some disks need milliseconds to
+    /// remove a file.
     pub(crate) fn in_memory(needed_bytes: u64) -> Self {
         let memory = Path::new("/dev/shm");
         let free = rustix::fs::statvfs(memory).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
@@ -74,8 +75,8 @@ impl Lab {
         Cmd { program: args!(env!("CARGO_BIN_EXE_tar-like")), args, env, cwd: home, patience: PATIENCE }
     }
 
-    /// The same command as a user without rights, who may enter the lab and write to its folders HOME and TMPDIR. Root runs
-    /// it as nobody.
+    /// The same command as a user without rights, who may enter the lab and write to its folders
+    /// HOME and TMPDIR. Root runs it as the user nobody.
     pub(crate) fn unprivileged(&self, cmd: Cmd) -> Cmd {
         if !super::is_root() {
             return cmd;
@@ -87,7 +88,8 @@ impl Lab {
         // The built program may lie where no other user may go.
         let copy = self.path("tar-like");
         if !copy.exists() {
-            // By another process: a test that forks now would hold our copy open for writing, and then it cannot be run.
+            // Copied by another process: a test that forks now would hold our copy open for
+            // writing, and it could not be run.
             let status =
                 std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_tar-like")).arg(&copy).status();
             assert!(status.unwrap().success());
@@ -119,7 +121,8 @@ impl Lab {
         db
     }
 
-    /// The upload of `base` as indexed in `db` to `url`, with more arguments. Its progress database is new unless they name one.
+    /// The upload of `base` as indexed in `db` to `url`, with more arguments. Its progress database
+    /// is new unless they name one.
     pub(crate) fn upload(&self, base: &Path, db: &Path, url: &str, more: Vec<OsString>) -> Output {
         self.upload_cmd(base, db, url, more).run()
     }
@@ -224,10 +227,10 @@ impl Cmd {
     }
 }
 
-/// What came through a pipe, and whether it has ended.
+/// The bytes that came through a pipe, and whether it has ended.
 type Seen = (Vec<u8>, bool);
 
-/// What came through a pipe so far. A thread reads, so that the child never blocks.
+/// The bytes that came through a pipe so far. A thread reads, so the child never blocks.
 pub(super) struct Pipe {
     bytes: Arc<(Mutex<Seen>, Condvar)>,
     thread: Option<JoinHandle<()>>,
@@ -257,7 +260,8 @@ impl Pipe {
         String::from_utf8_lossy(&self.bytes.0.lock().unwrap().0).into_owned()
     }
 
-    /// Waits until `find` gives something of the text so far; `None` at the pipe's end or after `patience`.
+    /// Waits until `find` finds something in the text so far; `None` at the pipe's end or after
+    /// `patience`.
     pub(super) fn wait_for<T>(
         &self,
         patience: Duration,
@@ -305,7 +309,7 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// What it has said on stderr so far.
+    /// Its stderr so far.
     pub(crate) fn stderr_so_far(&self) -> String {
         self.stderr.text()
     }
@@ -338,7 +342,7 @@ impl Running {
         let signal = std::os::unix::process::ExitStatusExt::signal(&status);
         let empty = || Pipe::collect(std::io::empty());
         Output {
-            // As a shell says it.
+            // The code that a shell reports.
             code: status.code().or(signal.map(|number| 128 + number)).unwrap(),
             stdout: String::from_utf8_lossy(&std::mem::replace(&mut self.stdout, empty()).into_bytes())
                 .into_owned(),
@@ -365,7 +369,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Fails the test, with all that was said, unless the exit code is `code`.
+    /// Fails the test, with all output, unless the exit code is `code`.
     #[track_caller]
     pub(crate) fn code(self, code: i32) -> Self {
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Comparing two trees, with nothing of the program.
+//! Comparing two trees, without code of the program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
@@ -8,19 +8,21 @@ use std::path::{Path, PathBuf};
 /// How many differences are printed.
 const SHOWN: usize = 25;
 
-/// Everything that has to be equal of one entry.
+/// Everything that has to be equal of an entry.
 #[derive(Default)]
 struct Entry(BTreeMap<&'static str, String>);
 
-/// Fails the test unless both trees are equal: names, types, contents, modes, owners (as root), times in nanoseconds of all
-/// below the roots, link targets, and which names are one file. The receiver's own folder at the top does not count.
+/// Fails the test unless both trees are equal: names, types, contents, modes, owners (as root),
+/// times in nanoseconds of everything below the roots, link targets, and which names are one file.
+/// The receiver's own folder at the top does not count.
 #[track_caller]
 pub(crate) fn assert_same_tree(expected: &Path, actual: &Path) {
     let differences = tree_diff(expected, actual);
     assert!(differences.is_empty(), "{}", report(expected, actual, &differences));
 }
 
-/// Fails the test unless both trees have the same regular files with the same contents. For receivers without metadata.
+/// Fails the test unless both trees have the same regular files with the same contents. For
+/// receivers without metadata.
 #[track_caller]
 pub(crate) fn assert_same_files(expected: &Path, actual: &Path) {
     let differences = diff(&scan(expected, false), &scan(actual, false));
@@ -65,7 +67,8 @@ fn diff(expected: &BTreeMap<Vec<u8>, Entry>, actual: &BTreeMap<Vec<u8>, Entry>) 
     differences
 }
 
-/// Every entry below `root`, by its path relative to it. Without `all`, regular files and their contents only.
+/// Every entry below `root`, by its path relative to it. Without `all`, regular files and their
+/// contents only.
 fn scan(root: &Path, all: bool) -> BTreeMap<Vec<u8>, Entry> {
     let mut entries = BTreeMap::new();
     let mut names_of: BTreeMap<(u64, u64), Vec<Vec<u8>>> = BTreeMap::new();

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Sets the flag when dropped: the threads of a scope look at it, and the scope waits for them.
+/// Sets the flag when dropped: the threads of a scope check it, and the scope waits for them.
 pub(crate) struct StopAtEnd<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {

@@ -1,4 +1,5 @@
-//! Trouble on order: chance that can be repeated, system calls that fail or kill, file systems that are small, memory that is watched.
+//! Faults on demand: repeatable random numbers, system calls that fail or kill, small file systems,
+//! watched memory.
 
 use super::run::{Cmd, Lab};
 use super::{Proxy, Rng, is_root, need_tool, skip};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// Chance, from a printed seed. `TARLIKE_TEST_SEED` repeats a run.
+/// Random numbers from a printed seed. `TARLIKE_TEST_SEED` repeats a test.
 pub(crate) fn chance() -> Rng {
     let now =
         || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
@@ -17,7 +18,7 @@ pub(crate) fn chance() -> Rng {
     Rng::new(seed)
 }
 
-/// Sleeps for a time of at most `longest` by chance.
+/// Sleeps for a random time of at most `longest`.
 pub(crate) fn sleep_some(rng: &mut Rng, longest: Duration) {
     std::thread::sleep(Duration::from_micros(rng.below(longest.as_micros() as u64)));
 }
@@ -35,13 +36,14 @@ impl Lab {
 }
 
 impl Cmd {
-    /// Runs under strace, which does to the system calls of every thread what `rules` say (`syncfs:error=EIO:when=2`; a thread
-    /// counts its own calls), on the paths `only` or on all. The program stays the child itself: signals reach it.
+    /// Runs under strace, which applies `rules` to the system calls of every thread
+    /// (`syncfs:error=EIO:when=2`; a thread counts its own calls), on the paths `only` or on all.
+    /// The program itself stays the child, so signals reach it.
     pub(crate) fn inject(self, rules: &[&str], only: &[PathBuf]) -> Self {
         self.inject_until(rules, only).map_program(|strace| strace.insert(1, "--seccomp-bpf".into()))
     }
 
-    /// The same, slower, and [`Proxy::release`] ends it.
+    /// The same, slower, until [`Proxy::release`] ends it.
     pub(crate) fn inject_until(self, rules: &[&str], only: &[PathBuf]) -> Self {
         need_tool("strace", "apt-get install strace");
         let mut strace = args!["strace", "-D", "-f", "-qqq", "-I2", "-o", "/dev/null"];
@@ -58,7 +60,7 @@ impl Cmd {
 }
 
 impl Proxy {
-    /// Ends [`Cmd::inject_until`]: system calls are as usual again.
+    /// Ends [`Cmd::inject_until`]: system calls work again.
     pub(crate) fn release(&self) {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).unwrap();
@@ -85,7 +87,8 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    /// Mounts a file system in memory at `path` with these options; `None`, and said, where that is not permitted.
+    /// Mounts a file system in memory at `path` with these options; `None`, with a printed reason,
+    /// where that is not permitted.
     pub(crate) fn tmpfs(path: &Path, options: &str) -> Option<Self> {
         Self::mount_by(args!["-t", "tmpfs", "-o", options, "tmpfs", path], path)
     }
@@ -127,7 +130,7 @@ impl Drop for Mount {
     fn drop(&mut self) {
         let mounted = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         if !mounted.contains(&format!(" {} ", self.path.display())) {
-            // A test took it away.
+            // A test has unmounted it.
             return;
         }
         for _ in 0..50 {
@@ -135,7 +138,7 @@ impl Drop for Mount {
             if output.status.success() {
                 return;
             }
-            // A process that was killed may need a moment to let go.
+            // A killed process may need a moment to release it.
             std::thread::sleep(Duration::from_millis(100));
         }
         let _ = Command::new("umount").arg("-l").arg(&self.path).status();

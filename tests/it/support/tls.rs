@@ -1,4 +1,4 @@
-//! Certificates, made by openssl, and a client that says what a server shows.
+//! Certificates, made by openssl, and a client that shows a server's certificate.
 
 use super::http::{self, Response};
 use super::{Lab, need_tool};
@@ -27,7 +27,7 @@ pub(crate) struct Authority {
 
 /// The names that a receiver of a test has.
 pub(crate) const NAMES: &str = "subjectAltName=IP:127.0.0.1,IP:0.0.0.0,DNS:localhost,DNS:receiver.test";
-/// Of a certificate that has no names.
+/// The extensions of a certificate without names.
 pub(crate) const SENDER: &str = "basicConstraints=CA:false";
 const OF_CA: &str = "basicConstraints=critical,CA:true";
 
@@ -43,7 +43,7 @@ fn text(path: &Path) -> &str {
 }
 
 impl Authority {
-    /// One that trusts itself.
+    /// A self-signed authority.
     pub(crate) fn new(lab: &Lab, name: &str) -> Self {
         let dir = lab.dir(&format!("{name}-ca"));
         let own = Identity { cert: dir.join("ca.pem"), key: dir.join("ca.key") };
@@ -54,17 +54,17 @@ impl Authority {
         Self { dir, own }
     }
 
-    /// One that this one trusts.
+    /// An authority that this one has signed.
     pub(crate) fn intermediate(&self, name: &str) -> Self {
         Self { dir: self.dir.clone(), own: self.issue_for(name, OF_CA, 30) }
     }
 
-    /// What it signs with.
+    /// The files with which it signs.
     pub(crate) fn own(&self) -> &Identity {
         &self.own
     }
 
-    /// Its certificate, for those who trust it.
+    /// Its certificate, for clients that trust it.
     pub(crate) fn pem(&self) -> &Path {
         &self.own.cert
     }
@@ -122,13 +122,13 @@ pub(crate) fn connect(
     Ok(StreamOwned::new(connection, stream))
 }
 
-/// What the server shows as its certificate.
+/// The certificate that the server presents.
 pub(crate) fn shown(addr: SocketAddr, ca: &Authority, own: Option<&Identity>) -> Vec<u8> {
     let stream = connect(addr, ca, own).unwrap();
     stream.conn.peer_certificates().unwrap()[0].to_vec()
 }
 
-/// The first certificate in a file, as it is shown.
+/// The first certificate in a file, in the same form.
 pub(crate) fn der(identity: &Identity) -> Vec<u8> {
     CertificateDer::from_pem_file(&identity.cert).unwrap().to_vec()
 }
@@ -145,7 +145,7 @@ pub(crate) fn get(
     let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
     stream.write_all(head.as_bytes())?;
     stream.flush()?;
-    // What went wrong is told by the first read only.
+    // Only the first read reports a failed handshake.
     let mut first = [0];
     stream.read_exact(&mut first)?;
     http::read_response(&mut first.chain(stream)).ok_or_else(|| ErrorKind::UnexpectedEof.into())

@@ -1,4 +1,4 @@
-//! Building folders, the same for the same seed.
+//! Building folders; the same seed makes the same folder.
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use std::ffi::OsStr;
@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Random enough for contents, and the same for the same seed.
+/// Random enough for contents; the same seed gives the same bytes.
 pub(crate) struct Rng(u64);
 
 impl Rng {
@@ -26,14 +26,14 @@ impl Rng {
         self.next() % end
     }
 
-    /// Bytes that do not compress.
+    /// Incompressible bytes.
     pub(crate) fn noise(&mut self, length: usize) -> Vec<u8> {
         let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
         bytes.truncate(length);
         bytes
     }
 
-    /// Bytes that do.
+    /// Compressible bytes.
     pub(crate) fn text(&mut self, length: usize) -> Vec<u8> {
         let words = ["block ", "index ", "archive ", "of ", "the\n", "receiver ", "generation ", "0x"];
         let mut bytes = Vec::with_capacity(length + 16);
@@ -69,13 +69,13 @@ impl Tree {
         self
     }
 
-    /// A file that does not compress.
+    /// An incompressible file.
     pub(crate) fn noise(&mut self, name: impl AsRef<OsStr>, length: usize) -> &mut Self {
         let content = self.rng.noise(length);
         self.file(name, content)
     }
 
-    /// A file that does.
+    /// A compressible file.
     pub(crate) fn text(&mut self, name: impl AsRef<OsStr>, length: usize) -> &mut Self {
         let content = self.rng.text(length);
         self.file(name, content)
@@ -120,7 +120,8 @@ impl Tree {
         self
     }
 
-    /// Gives every entry a time of its own, some of them before 1970, directories after what they contain.
+    /// Gives every entry a time of its own, some of them before 1970, directories after what they
+    /// contain.
     pub(crate) fn times(&mut self) -> &mut Self {
         for entry in walkdir::WalkDir::new(&self.root).min_depth(1).contents_first(true).sort_by_file_name() {
             let ns = self.rng.below(1_700_000_000_000_000_000) as i64;
@@ -130,7 +131,8 @@ impl Tree {
         self
     }
 
-    /// One of everything that a folder may hold and a transfer keeps: about 60 entries, `scale` bytes in the largest file.
+    /// One of everything that a folder may hold and a transfer keeps: about 60 entries, `scale`
+    /// bytes in the largest file.
     pub(crate) fn rich(&mut self, scale: usize) -> &mut Self {
         self.text("text/compressible.txt", scale)
             .noise("noise/random.bin", scale / 2)

@@ -1,4 +1,4 @@
-//! Links, FIFOs, devices and folders that stand where entries of the index belong.
+//! Links, FIFOs, devices and folders in the places of entries of the index.
 
 use super::{Setting, remove};
 use crate::support::{Proxy, Tree, skip, tree_diff};
@@ -6,8 +6,8 @@ use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
 use std::path::Path;
 
-/// Where an entry of the index belongs, and where the link leads that stands there: with `out`, into the folder outside, else
-/// as it is written.
+/// The place of an entry of the index, and the target of the link that stands there: with `out`, in
+/// the folder outside, otherwise as written.
 const PLANTS: [(&str, &str); 26] = [
     ("top", "out/top"),
     ("top", "out/new-file"),
@@ -45,7 +45,7 @@ fn plant(setting: &Setting, (name, target): (&str, &str)) {
     }
 }
 
-/// What stands in the way is replaced, as rsync does: one transfer is enough.
+/// Links in the way are replaced, as rsync does: one transfer is enough.
 #[test]
 fn links_that_are_there_before() {
     let setting = Setting::new();
@@ -55,7 +55,7 @@ fn links_that_are_there_before() {
         plant(&setting, planted);
         setting.completes(&setting.proxy(), &format!("{planted:?}"));
     }
-    // All that can stand beside each other.
+    // All that can exist side by side.
     remove(&setting.dst);
     for name in ["top", "z-large", "empty", "a-first", "dir/file"] {
         setting.plant(name, &setting.outside.join("file"));
@@ -66,7 +66,7 @@ fn links_that_are_there_before() {
     setting.completes(&setting.proxy(), "all at once");
 }
 
-/// Planted over what was received, by a first sender that got half-way. The command that runs afterwards ends right.
+/// Planted over received entries, after a first sender got half-way. The next command ends right.
 #[test]
 fn links_that_come_half_way() {
     let mut wrong = Vec::new();
@@ -82,8 +82,9 @@ fn links_that_come_half_way() {
     assert!(wrong.is_empty(), "{} of {}: {}", wrong.len(), PLANTS.len(), wrong.join("\n"));
 }
 
-/// Planted when all blocks are there and `finish` comes: it makes folders, links and empty files, and sets metadata. It may say
-/// complete only if it is; the command that runs afterwards ends right in any case.
+/// Planted when all blocks have arrived, before `finish` makes folders, links and empty files, and
+/// sets metadata. It may say complete only if everything is; the next command ends right in any
+/// case.
 #[test]
 fn links_that_come_before_finish() {
     let mut wrong = Vec::new();
@@ -106,7 +107,7 @@ fn links_that_come_before_finish() {
     assert!(wrong.is_empty(), "{} of {}: {}", wrong.len(), PLANTS.len(), wrong.join("\n"));
 }
 
-/// All places at once where `finish` makes something.
+/// All places at once where `finish` makes entries.
 #[test]
 fn links_wherever_finish_makes_something() {
     let setting = Setting::new();
@@ -120,7 +121,7 @@ fn links_wherever_finish_makes_something() {
     setting.completes(&proxy, "links where finish makes something");
 }
 
-/// Planted over a transfer that was finished: the next run of the same command mends it.
+/// Planted over a finished transfer: the next run of the same command repairs it.
 #[test]
 fn links_that_come_after_all() {
     for restart in [false, true] {
@@ -138,7 +139,7 @@ fn links_that_come_after_all() {
     }
 }
 
-/// A base folder that is itself a link was chosen by who started the receiver.
+/// A base folder that is itself a link is the operator's choice.
 #[test]
 fn a_base_that_is_a_link() {
     let setting = Setting::new();
@@ -158,7 +159,8 @@ fn make(path: &Path, kind: FileType) -> bool {
     }
 }
 
-/// FIFOs, sockets and devices at names of files, folders and links: the receiver neither opens nor writes to them.
+/// FIFOs, sockets and devices at names of files, folders and links: the receiver neither opens nor
+/// writes to them.
 #[test]
 fn special_files_in_the_way() {
     for kind in [FileType::Fifo, FileType::Socket, FileType::CharacterDevice] {
@@ -172,7 +174,7 @@ fn special_files_in_the_way() {
             }
             let mut proxy = setting.proxy();
             setting.completes(&proxy, &format!("{kind:?}"));
-            // And over what was received.
+            // Also over received entries.
             for name in names {
                 remove(&setting.dst.join(name));
                 make(&setting.dst.join(name), kind);
@@ -186,7 +188,8 @@ fn special_files_in_the_way() {
     }
 }
 
-/// A folder with contents in the way of a file: that file fails by name, its contents stay, the others are fine.
+/// A folder with contents in the way of a file: that file fails by name, its contents stay, the
+/// others are fine.
 #[test]
 fn a_folder_with_contents_in_the_way() {
     for (names, how) in

@@ -1,4 +1,5 @@
-//! A thread that keeps exchanging folders and files of the base with links to outside, while blocks arrive and `finish` runs.
+//! A thread that keeps exchanging folders and files of the base with links to outside, while blocks
+//! arrive and `finish` runs.
 
 use super::Setting;
 use crate::support::stop::StopAtEnd;
@@ -47,7 +48,8 @@ impl Attacker<'_> {
             let place = self.base.join(name);
             if self.exchange(&place, &link) {
                 sleep_some(&mut rng, Duration::from_micros(400));
-                // Back. A folder that was made there meanwhile goes; where nothing is for a moment, a rename does.
+                // Back again. A folder that was made there meanwhile is removed; where nothing
+                // exists for a moment, a rename is enough.
                 while !self.exchange(&place, &link)
                     && rustix::fs::renameat_with(CWD, &link, CWD, &place, RenameFlags::NOREPLACE).is_err()
                     && !stop.load(Ordering::SeqCst)
@@ -69,7 +71,7 @@ impl Attacker<'_> {
     }
 }
 
-/// Removes what may be written to while it is removed.
+/// Removes a folder although another process may write to it.
 fn clear(path: &Path) {
     while let Ok(meta) = path.symlink_metadata() {
         let _ = if meta.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
@@ -86,7 +88,7 @@ fn can_exchange(setting: &Setting) -> bool {
     can.is_ok()
 }
 
-/// Runs `work` under attack, and gives how many exchanges there were.
+/// Runs `work` under attack, and returns the number of exchanges.
 fn under_attack(setting: &Setting, names: &[&str], work: impl FnOnce()) -> u64 {
     let (aside, exchanges, stop) = (setting.lab.dir("aside"), AtomicU64::new(0), AtomicBool::new(false));
     let rng = chance();
@@ -144,7 +146,8 @@ fn folders_are_exchanged_while_finish_runs() {
     let start = Instant::now();
     let exchanges = under_attack(&setting, &["d", "d/e", "d/e/f", "g", "d/sub3", "d/e/sub7"], || {
         while start.elapsed() < Duration::from_secs(6) {
-            // The receiver has everything; each time it makes links and folders and sets metadata all over.
+            // The receiver has everything; each time it makes links and folders and sets metadata
+            // all over.
             for _ in 0..5 {
                 let answer = proxy.request("POST", "/tar/0/finish", &[], b"{\"partial\":true}");
                 assert!(matches!(answer.status, 200 | 202), "{}", answer.text());
@@ -159,7 +162,8 @@ fn folders_are_exchanged_while_finish_runs() {
     setting.completes(&proxy, "the receiver is restarted");
 }
 
-/// Final names of files, instead of folders: the link is replaced or the file is, but what it leads to is not.
+/// Exchanges final names of files, instead of folders: the link or the file is replaced, but not
+/// the link's target.
 #[test]
 fn files_are_exchanged_while_blocks_arrive() {
     let setting = Setting::new();
@@ -194,7 +198,8 @@ fn files_are_exchanged_while_blocks_arrive() {
     setting.completes(&proxy, "the attack is over");
 }
 
-/// The receiver is started again and again while it is attacked: it verifies files again beneath the base only.
+/// The receiver is started again and again under attack: it verifies files again, beneath the base
+/// only.
 #[test]
 fn folders_are_exchanged_while_it_starts() {
     let setting = Setting::with(wide);
@@ -216,7 +221,7 @@ fn folders_are_exchanged_while_it_starts() {
     setting.completes(&proxy, "the attack is over");
 }
 
-/// What an exchange is, so that the tests above are one: the link is there, then the folder again.
+/// An exchange really happens in the tests above: the link appears, then the folder again.
 #[test]
 fn the_attacker_attacks() {
     let setting = Setting::new();

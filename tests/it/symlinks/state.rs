@@ -1,4 +1,4 @@
-//! Links at the receiver's own folder, and in it.
+//! Links in the place of the receiver's state folder, and in it.
 
 use super::{SIZE, Setting, remove};
 use crate::support::stress::fingerprint;
@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-/// A folder as `.tar-like` is, outside: a receiver that follows a link to it does harm there.
+/// A folder like `.tar-like`, outside: a receiver that follows a link to it would do harm there.
 fn victim(setting: &mut Setting) {
     let mut tree = Tree::new(&setting.outside, 223);
     for name in ["archives", "staging/0.1", "staging/7.9", "incoming", "incoming/x"] {
@@ -50,7 +50,7 @@ fn a_state_folder_that_is_none_is_refused() {
     setting.completes(&setting.proxy(), "as it should be");
 }
 
-/// Where others may write, they may plant what a receiver would follow.
+/// Where other users may write, they may plant entries that a receiver would follow.
 #[test]
 fn a_state_folder_of_others_is_refused() {
     let setting = Setting::new();
@@ -70,7 +70,8 @@ fn a_state_folder_of_others_is_refused() {
     setting.completes(&setting.proxy(), "ours alone");
 }
 
-/// Another user made `.tar-like` first, with links in it: the receiver refuses to start, or does without them.
+/// Another user made `.tar-like` first, with links in it: the receiver refuses to start, or works
+/// without them.
 #[test]
 fn links_in_the_state_folder() {
     let digest = crate::support::index::digest(&Setting::new().db);
@@ -147,7 +148,8 @@ fn links_in_staging() {
     setting.completes(&proxy, "links in staging are gone");
 }
 
-/// Who may write to the base may also move `.tar-like` away and put a link to a folder outside in its place, while it runs.
+/// A user who may write to the base may also move `.tar-like` away and put a link to a folder
+/// outside in its place, while the receiver runs.
 #[test]
 fn the_state_folder_is_exchanged_while_it_runs() {
     for way_back in [false, true] {
@@ -159,7 +161,8 @@ fn the_state_folder_is_exchanged_while_it_runs() {
         std::fs::rename(&state, &kept).unwrap();
         symlink(&setting.outside, &state).unwrap();
         let short = ["--stall-timeout", "3"];
-        // Blocks and finish of the same index; then another index, whose body, copy and staging are new.
+        // Blocks and finish of the same index; then another index, whose body, copy and staging are
+        // new.
         let first = setting.upload(&proxy, short.map(Into::into).to_vec());
         assert!(matches!(first.code, 0 | 1 | 3 | 4), "{first:?}");
         setting.nothing_touched("blocks and finish");
@@ -176,12 +179,13 @@ fn the_state_folder_is_exchanged_while_it_runs() {
             remove(&state);
             std::fs::rename(&kept, &state).unwrap();
             if again.code == 0 {
-                // The held descriptors led to the folder that was moved away: the other archive is in place.
+                // The held descriptors led to the folder that was moved away: the other archive is
+                // in place.
                 for name in ["other", "other-empty"] {
                     remove(&setting.dst.join(name));
                 }
             }
-            // What the other index brought is no part of this one.
+            // The entries of the other index are no part of this one.
             for name in ["other", "other-empty"] {
                 remove(&setting.dst.join(name));
             }

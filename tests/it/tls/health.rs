@@ -11,7 +11,7 @@ fn a_ready_receiver_is_told_from_other_servers() {
     let lab = Lab::new();
     let proxy = lab.proxy(&lab.dir("dst"));
     let origin = format!("http://{}", proxy.addr);
-    // Nothing of the environment is asked for this host's own addresses.
+    // The environment's proxies are not used for addresses of this host.
     let health = |url: &str| {
         lab.cmd(args!["health", url])
             .env("HTTP_PROXY", "http://127.0.0.1:1")

@@ -1,4 +1,5 @@
-//! TLS without anything between: certificates of both sides, their replacement, and what a sender hears when they do not fit.
+//! TLS without a proxy between: certificates of both sides, their renewal, and the message to a
+//! sender if they do not fit.
 
 mod health;
 mod sender;
@@ -61,7 +62,7 @@ impl Site {
     }
 }
 
-/// Runs what cannot succeed: it must say why, and not try for half a minute.
+/// Runs a command that cannot succeed: it must say why, and not try for half a minute.
 #[track_caller]
 fn fails_at_once(cmd: Cmd, why: &str) -> Output {
     let start = Instant::now();

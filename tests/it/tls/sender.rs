@@ -1,4 +1,4 @@
-//! What a sender takes from its environment, and what it warns of.
+//! What a sender takes from its environment, and its warnings.
 
 use super::Site;
 use crate::support::Proxy;
@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread::spawn;
 
-/// An HTTP proxy that leads wherever it is asked for to one receiver; knows what it was asked.
+/// An HTTP proxy that leads every request to one receiver, and records the requests.
 struct Between {
     url: String,
     asked: Arc<Mutex<Vec<String>>>,
@@ -87,7 +87,7 @@ fn https_through_a_proxy_of_the_environment() {
     upload("HTTPS_PROXY", stall.clone()).env("NO_PROXY", "other.test,receiver.test").run().code(1);
     upload("HTTP_PROXY", stall).run().code(1);
     assert_eq!(between.asked(), [""; 0]);
-    // What this host calls itself is not asked for elsewhere.
+    // Names of this host itself are not looked up elsewhere.
     site.trusting(&proxy.url, vec![]).env("HTTPS_PROXY", "http://127.0.0.1:1").run().code(0);
 }
 
@@ -126,7 +126,7 @@ fn a_token_that_can_be_read_on_the_way_is_warned_of() {
     }
 }
 
-/// Whatever is logged, and whichever way it goes.
+/// In every log, and for every kind of transfer.
 #[test]
 fn no_secret_is_in_any_log() {
     let site = Site::new();

@@ -1,4 +1,4 @@
-//! What the receiver shows, asks for, and refuses.
+//! The certificates that the receiver presents and asks for, and what it refuses.
 
 use super::{Site, fails_at_once};
 use crate::support::tls::{self, Authority};
@@ -59,7 +59,7 @@ fn a_sender_needs_a_certificate_where_one_is_asked_for() {
     let (good, wrong) =
         (senders.issue_for("good", tls::SENDER, 30), others.issue_for("wrong", tls::SENDER, 30));
     std::thread::sleep(Duration::from_millis(1500));
-    // That is enough to be reached from everywhere.
+    // That is enough for an address that everyone can reach.
     let proxy = site.serve(args!["--client-ca", senders.pem(), "--bind", "0.0.0.0"]);
     let refusal = "does not accept this sender's certificate";
     fails_at_once(site.trusting(&proxy.url, vec![]), refusal);
@@ -74,7 +74,7 @@ fn a_sender_needs_a_certificate_where_one_is_asked_for() {
     site.trusting(&proxy.url, args!["--client-cert", both]).run().code(0);
     site.assert_arrived();
     site.trusting(&proxy.url, args!["--client-cert", good.cert, "--client-key", good.key]).run().code(0);
-    // Health is no exception. Whatever was sent before the refusal came, it is not lost.
+    // Health checks are no exception. The refusal is not lost, whatever was sent before.
     let long = format!("x-long: {}\r\n", "x".repeat(100_000));
     for _ in 0..20 {
         let refused = tls::get(proxy.addr, &site.ca, None, "/readyz", &long).unwrap_err();
@@ -119,7 +119,7 @@ fn files_are_replaced_while_an_upload_runs() {
     };
     wait_until("blocks arrive", Duration::from_secs(20), || metric("tarlike_blocks_accepted_total") > 1);
     assert_eq!(shown(), tls::der(&first));
-    // A certificate and the key of another one: all stays as it is, and that is said.
+    // A certificate with the key of another one: the previous ones stay, and the log says so.
     std::fs::copy(&second.cert, &first.cert).unwrap();
     proxy.signal(Signal::HUP);
     wait_until("it says so", Duration::from_secs(20), || proxy.stderr().contains("certificate in use stays"));
@@ -133,14 +133,14 @@ fn files_are_replaced_while_an_upload_runs() {
     assert_eq!(metric("tarlike_reloads_total{what=\"tls\",result=\"failed\"}"), 1);
     upload.wait().code(0);
     site.assert_arrived();
-    // Another authority for senders counts from then on.
+    // From then on the other authority counts for senders.
     std::fs::copy(site.ca.pem(), &client_ca).unwrap();
     proxy.signal(Signal::HUP);
     let refused = || tls::get(proxy.addr, &site.ca, Some(&good), "/readyz", "").is_err();
     wait_until("old senders are refused", Duration::from_secs(20), refused);
 }
 
-/// Also without anything to read again: SIGHUP ends no receiver.
+/// Also if nothing can be read again: SIGHUP ends no receiver.
 #[test]
 fn a_hangup_ends_nothing() {
     let site = Site::new();
@@ -181,7 +181,7 @@ fn plain_http_and_tls_that_miss_each_other() {
     let proxy = site.serve(vec![]);
     let plain_url = proxy.url.replace("https://", "http://");
     fails_at_once(site.upload(&plain_url, vec![]), "use https://");
-    // Also where a body comes along that is not read.
+    // Also if there is a body, which is not read.
     let body = vec![b'x'; 200_000];
     let put = http::request(proxy.addr, "PUT", "/tar/0/1000/0", &[], &body);
     assert_eq!(put.status, 400, "{}", put.text());
@@ -212,7 +212,7 @@ fn slow_handshakes_delay_no_other_connection() {
     let open = tls::get(proxy.addr, &site.ca, None, "/metrics", "").unwrap().text();
     let open = open.lines().find_map(|line| line.strip_prefix("tarlike_connections ")).unwrap().to_string();
     assert!(open.parse::<u64>().unwrap() > 100, "they count as connections: {open}");
-    // They are given up, and none of them before its time.
+    // They are closed, and none of them before its time.
     for mut stream in slow {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0);

@@ -1,4 +1,4 @@
-//! The tokens file: how it is made, and how its changes come into force.
+//! The tokens file: how it is made, and when its changes take effect.
 
 use super::{Guarded, WRONG, make};
 use crate::support::{Lab, Proxy, is_root, wait_until};
@@ -19,7 +19,7 @@ fn a_running_receiver_follows_its_file() {
     std::fs::write(&guarded.tokens, without.join("\n")).unwrap();
     wait_until("the old token is good no more", SOON, || guarded.is_refused(&old));
     assert_eq!(guarded.status(&new), 404);
-    // Wrong in whatever way: what was good stays good, and that is said.
+    // Any fault of the file: the previous tokens stay valid, and the log says so.
     let metric = |name: &str| {
         let text = guarded.request("GET", "/metrics", &new).text();
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<u64>().ok()).unwrap()
@@ -42,7 +42,7 @@ fn a_running_receiver_follows_its_file() {
     wait_until("the new token is refused", SOON, || guarded.is_refused(&new));
 }
 
-/// A sender's own token, in the environment of the same user, would be good for everything.
+/// A sender's token in the environment of the same user would be valid for everything.
 #[test]
 fn a_token_of_the_environment_is_none_beside_the_file() {
     let lab = Lab::new();
@@ -90,7 +90,7 @@ fn receivers_that_do_not_start() {
     assert!(!output.stderr.contains(WRONG), "perhaps a secret: {}", output.stderr);
     proxy(&lab.file("binary", [0xff, 0xfe])).code(2);
     assert!(!lab.path("dst").exists());
-    // A file without tokens lets no client in, and not every client.
+    // A file without tokens refuses every client; it does not admit every client.
     let nobody = lab.file("nobody", "# nobody yet\n");
     let proxy = lab.proxy_with(&lab.dir("dst"), args!["--tokens", nobody, "--bind", "0.0.0.0"]);
     assert_eq!(proxy.request("GET", "/metrics", &[], b"").status, 401);

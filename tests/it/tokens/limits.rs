@@ -1,4 +1,4 @@
-//! Refusals: when they come, and how many are answered as what they are.
+//! Refusals: when they are sent, and how many of them.
 
 use super::{Guarded, WRONG};
 use std::io::{Read, Write};
@@ -20,7 +20,7 @@ fn a_refusal_waits_for_no_body() {
             );
             let start = Instant::now();
             stream.write_all(head.as_bytes()).unwrap();
-            // To the end: the connection is closed.
+            // Until the end: the connection is closed.
             let mut answer = String::new();
             stream.read_to_string(&mut answer).unwrap();
             assert!(answer.starts_with(&format!("HTTP/1.1 {wanted} ")), "{answer}");
@@ -30,7 +30,7 @@ fn a_refusal_waits_for_no_body() {
     }
 }
 
-/// A sender in the middle of its bodies hears it, too.
+/// A sender in the middle of a body hears of it, too.
 #[test]
 fn a_token_that_is_taken_back_ends_the_upload() {
     let guarded = Guarded::new(vec![]);

@@ -1,4 +1,5 @@
-//! Tokens: what each one is for, how they come and go while the receiver runs, and how often an address may be wrong.
+//! Tokens: their scopes, their changes while the receiver runs, and the limit on failures of an
+//! address.
 
 mod file;
 mod limits;
@@ -19,7 +20,7 @@ impl Guarded {
     fn new(more: Vec<OsString>) -> Self {
         let lab = Lab::new();
         let tokens = lab.path("tokens");
-        // So that there is one.
+        // So that the file exists.
         make(&lab, &tokens, "first", vec![]);
         let proxy = lab.proxy_with(&lab.dir("dst"), args!["--tokens", tokens]);
         drop(proxy);
@@ -44,7 +45,7 @@ impl Guarded {
         matches!(self.status(token), 401 | 429)
     }
 
-    /// Has the receiver read the file now.
+    /// Makes the receiver read the file now.
     fn hangup(&self) {
         let read = || self.proxy.stderr().matches("tokens read again").count();
         let before = read();
@@ -71,7 +72,7 @@ fn a_token_is_good_for_what_it_is_for() {
     let metrics = make("metrics", "metrics", "*");
     let all = make("all", "upload,status,metrics", "*");
     guarded.hangup();
-    // 404: the archive is not there yet, which only those hear who may know.
+    // 404: the archive does not exist yet, which only clients with the right scope learn.
     let table: [(&str, &str, [u16; 4]); 9] = [
         ("GET", "/tar/0/status", [404, 404, 403, 404]),
         ("GET", "/tar/1/status", [403, 403, 403, 404]),
@@ -102,7 +103,7 @@ fn a_token_is_good_for_what_it_is_for() {
     }
 }
 
-/// A sender says so at once, and that its token is the reason.
+/// A sender reports at once that its token is refused.
 #[test]
 fn senders_hear_why() {
     let guarded = Guarded::new(vec![]);

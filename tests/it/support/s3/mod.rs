@@ -1,14 +1,17 @@
-//! Sources in S3: [`RcloneServer`], [`MotoServer`] and [`PythonServer`] are programs of others, which agree with each other where S3 is clear;
-//! [`Stub`] is ours, and does as wrong as a test wants, or as an HCP does. [`RcloneClient`] puts objects there and reads them
-//! back, and knows nothing of the program under test.
+//! Sources in S3: [`RcloneServer`], [`MotoServer`] and [`PythonServer`] are programs of other
+//! projects, which agree with each other where S3 is clear. [`Stub`] is ours, and is as wrong as a
+//! test needs, or behaves like an HCP. [`RcloneClient`] puts objects there and reads them back, and
+//! shares no code with the program under test.
 //!
-//! What the two servers do otherwise than AWS, so that a test of the program must not expect it there:
+//! Where the two servers differ from AWS, so that a test of the program must not expect AWS's
+//! behaviour:
 //!
-//! - rclone answers a range with 200 (and the right Content-Range and length), ignores If-Match, gives every object the md5 of its
-//!   contents as ETag, also one that was uploaded in parts, writes ETags in lists without quotes, has no folder markers (`d/` becomes
-//!   a file-less folder, listed as `d`), and no versions.
-//! - moto checks no signatures, and its NextMarker is a token, which must be sent back as it is. It writes a space in keys as `%20`
-//!   where the stub, as AWS, writes `+`.
+//! - rclone answers a range with 200 (and the right Content-Range and length), ignores If-Match,
+//!   gives every object the md5 of its contents as ETag, also one that was uploaded in parts, writes
+//!   ETags in lists without quotes, has no folder markers (`d/` becomes a file-less folder, listed
+//!   as `d`), and no versions.
+//! - moto checks no signatures, and its NextMarker is a token, which must be sent back as it is. It
+//!   writes a space in keys as `%20` where the stub, as AWS, writes `+`.
 
 pub(crate) mod moto;
 pub(crate) mod python;
@@ -28,14 +31,14 @@ use std::time::Duration;
 
 /// The access key that all servers know.
 pub(crate) const KEY: &str = "TESTACCESSKEY";
-/// The secret that goes with it.
+/// The secret key that belongs to it.
 pub(crate) const SECRET: &str = "test/secret+key";
 const REGION: &str = "us-east-1";
 
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the program under test is told, by its environment, of a bucket behind `endpoint`.
+/// The environment that names a bucket behind `endpoint` to the program under test.
 fn settings(endpoint: &str, bucket: &str) -> Vec<(String, String)> {
     [
         ("TARLIKE_S3_BUCKET", bucket),
@@ -48,7 +51,8 @@ fn settings(endpoint: &str, bucket: &str) -> Vec<(String, String)> {
     .to_vec()
 }
 
-/// Where scripts/setup has put `name`. Not from PATH: the `rclone` of a distribution may be too old to serve S3.
+/// Where scripts/setup has put `name`. Not from PATH: the `rclone` of a distribution may be too old
+/// to serve S3.
 fn tool(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/s3/bin").join(name);
     assert!(path.is_file(), "{} is missing; install it with: scripts/setup test", path.display());
@@ -68,7 +72,7 @@ pub(crate) fn percent_encode(bytes: &[u8]) -> String {
     encoded
 }
 
-/// The reverse; what is no `%XX` stays.
+/// The reverse; anything that is not `%XX` stays.
 fn percent_decode(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
@@ -84,8 +88,9 @@ fn percent_decode(text: &str) -> Vec<u8> {
     decoded
 }
 
-/// `cmd` where `names` are 127.0.0.1. A name of one's own, `bucket.localhost` included, resolves on some machines only; here
-/// the command gets an /etc/hosts of its own. `None` where one may not mount.
+/// `cmd` where `names` are 127.0.0.1. Such a name, `bucket.localhost` included, resolves on some
+/// machines only; here the command gets an /etc/hosts of its own. `None` where the test may not
+/// mount.
 pub(crate) fn with_hosts(lab: &Lab, cmd: Cmd, names: &[&str]) -> Option<Cmd> {
     super::need_tool("unshare", "apt-get install util-linux");
     super::need_tool("mount", "apt-get install mount");

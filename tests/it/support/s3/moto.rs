@@ -1,11 +1,13 @@
-//! moto's S3 server: a second implementation, in Python, with ETags of uploads in parts, If-Match and versions.
+//! moto's S3 server: a second implementation, in Python, with ETags of uploads in parts, If-Match
+//! and versions.
 
 use super::{KEY, PATIENCE, REGION, RcloneClient, percent_encode, settings, tool};
 use crate::support::http::{self, Response};
 use crate::support::run::{Lab, Running};
 use std::net::SocketAddr;
 
-/// A running `moto_server`, with its objects in memory; killed when dropped. It checks no signatures.
+/// A running `moto_server`, with its objects in memory; killed when dropped. It checks no
+/// signatures.
 pub(crate) struct MotoServer {
     pub(crate) addr: SocketAddr,
     _running: Running,

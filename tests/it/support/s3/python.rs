@@ -1,5 +1,6 @@
-//! Three more S3 servers of others, in Python, which agree with each other and with moto in little but what S3 demands. Each stores
-//! what is put there by a client, and says its ETags and times in its own way. nanio checks signatures, the others do not.
+//! Three more S3 servers of others, in Python, which agree with each other and with moto in little
+//! but what S3 demands. Each stores what is put there by a client, and says its ETags and times in
+//! its own way. nanio checks signatures, the others do not.
 
 use super::{KEY, PATIENCE, RcloneClient, SECRET, settings, tool};
 use crate::support::run::{Lab, Running};

@@ -22,7 +22,8 @@ impl RcloneServer {
         Self::serve(Lab::new(), None, vec![])
     }
 
-    /// The same over HTTPS. Its certificate is for 127.0.0.1, by an authority of its own: [`RcloneServer::ca_file`].
+    /// The same over HTTPS. Its certificate is for 127.0.0.1, by an authority of its own:
+    /// [`RcloneServer::ca_file`].
     pub(crate) fn start_tls() -> Self {
         let lab = Lab::new();
         let (ca, cert, key) = certificate(&lab);
@@ -80,7 +81,8 @@ impl RcloneServer {
     }
 }
 
-/// Makes an authority, and a certificate for 127.0.0.1 that it has signed: the paths of both and of the private key.
+/// Makes an authority, and a certificate for 127.0.0.1 that it has signed: the paths of both and of
+/// the private key.
 fn certificate(lab: &Lab) -> (PathBuf, PathBuf, PathBuf) {
     need_tool("openssl", "apt-get install openssl");
     let [ca, ca_key, cert, key] = ["ca.pem", "ca.key", "cert.pem", "cert.key"].map(|name| lab.path(name));
@@ -90,7 +92,8 @@ fn certificate(lab: &Lab) -> (PathBuf, PathBuf, PathBuf) {
         assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
     };
     openssl(args!["-keyout", ca_key, "-out", ca, "-subj", "/CN=authority of the tests"]);
-    // Two extensions, for what verifies by the rules: the name as an address, and that this is not an authority too.
+    // Two extensions, for what verifies by the rules: the name as an address, and that this is not
+    // an authority too.
     let extensions =
         args!["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"];
     let mut signed = args!["-CA", ca, "-CAkey", ca_key, "-keyout", key, "-out", cert, "-subj", "/CN=server"];
@@ -99,7 +102,8 @@ fn certificate(lab: &Lab) -> (PathBuf, PathBuf, PathBuf) {
     (ca, cert, key)
 }
 
-/// Options of [`RcloneClient::copy`] that upload everything in parts of 5 MiB: ETags are then no md5s, but end in `-PARTS`.
+/// Options of [`RcloneClient::copy`] that upload everything in parts of 5 MiB: ETags are then no
+/// md5s, but end in `-PARTS`.
 pub(crate) fn multipart() -> Vec<OsString> {
     args!["--s3-upload-cutoff", "0", "--s3-chunk-size", "5M"]
 }
@@ -126,7 +130,8 @@ impl RcloneClient {
         Self { lab: Lab::new(), env }
     }
 
-    /// With more variables: `RCLONE_CONFIG_X_` and an option of the remote in capitals, `http_proxy`, ...
+    /// With more variables: `RCLONE_CONFIG_X_` and an option of the remote in capitals,
+    /// `http_proxy`, ...
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
         self
@@ -145,7 +150,8 @@ impl RcloneClient {
         cmd.program(&tool("rclone")).envs(self.env.clone())
     }
 
-    /// Uploads the files below `from` to `to`, which is BUCKET or BUCKET/PREFIX; the bucket is made if it is missing.
+    /// Uploads the files below `from` to `to`, which is BUCKET or BUCKET/PREFIX; the bucket is made
+    /// if it is missing.
     #[track_caller]
     pub(crate) fn copy(&self, from: &Path, to: &str, more: Vec<OsString>) -> Output {
         self.cmd(args!["copy", from, format!("x:{to}")]).args(more).run().code(0)

@@ -18,7 +18,8 @@ use std::time::Duration;
 
 pub(crate) use wire::Request;
 
-/// The host name of the stub where the bucket is to stand before it. It resolves nowhere: see [`Stub::named`].
+/// The host name of the stub where the bucket is to stand before it. It resolves nowhere: see
+/// [`Stub::named`].
 const HOST: &str = "s3.test";
 
 /// An object, or one version of it.
@@ -45,7 +46,8 @@ impl Object {
         Self { body, made_up: None, etag, version: None, modified_ms, headers: vec![] }
     }
 
-    /// Of any size, without taking memory: every eight bytes are the number of their place. It can be read in ranges only.
+    /// Of any size, without taking memory: every eight bytes are the number of their place. It can
+    /// be read in ranges only.
     pub(crate) fn made_up(size: usize) -> Self {
         Self { made_up: Some(size), ..Self::new("") }.etag("0123456789abcdef0123456789abcdef-900")
     }
@@ -126,13 +128,13 @@ pub(crate) enum Lists {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) bucket: String,
-    /// As an HCP: the bucket must stand before the host name (403), and whatever has to do with the newer checksums is
-    /// refused (400).
+    /// As an HCP: the bucket must stand before the host name (403), and whatever has to do with the
+    /// newer checksums is refused (400).
     pub(crate) hcp: bool,
     pub(crate) lists: Lists,
     /// How many keys a page has at most.
     pub(crate) page: usize,
-    /// Whether `encoding-type=url` is heeded.
+    /// Whether `encoding-type=url` is obeyed.
     pub(crate) encodes: bool,
     /// Lists say that keys are encoded, whether they are or not.
     pub(crate) says_encoded: bool,
@@ -146,22 +148,23 @@ pub(crate) struct Settings {
     pub(crate) heads_empty: bool,
     /// Whether a list says that there is more, beside where it goes on.
     pub(crate) says_truncated: bool,
-    /// Whether ranges are heeded.
+    /// Whether ranges are obeyed.
     pub(crate) ranges: bool,
-    /// What stands in the place of every time.
+    /// The text in the place of every time.
     pub(crate) date: Option<String>,
     /// More headers of objects.
     pub(crate) headers: Vec<(String, String)>,
-    /// Keys in lists are in the order of what this makes of them.
+    /// Keys in lists are in the order of the result of this function.
     pub(crate) order: fn(&[u8]) -> Vec<u8>,
     pub(crate) next_marker: NextMarker,
     /// Every key of a list comes twice.
     pub(crate) twice: bool,
     /// Pages without keys that come before the first, each with a token of its own.
     pub(crate) empty_pages: usize,
-    /// By how many seconds its clock is ahead; requests of another time, by more than 15 minutes, are refused.
+    /// By how many seconds its clock is ahead; requests whose time differs by more than 15 minutes
+    /// are refused.
     pub(crate) clock_ahead_s: Option<i64>,
-    /// How long every answer takes at least.
+    /// The shortest time of every answer.
     pub(crate) delay: Duration,
 }
 
@@ -199,12 +202,13 @@ impl On {
     }
 }
 
-/// What is wrong with an answer.
+/// The fault of an answer.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
-    /// Nothing: lets requests pass before the next fault has its turn.
+    /// No fault: lets requests through before the next fault has its turn.
     Pass,
-    /// This status with the error document that goes with it: 503 is SlowDown, 412 PreconditionFailed.
+    /// This status with the error document that goes with it: 503 is SlowDown, 412
+    /// PreconditionFailed.
     Status(u16),
     /// This status and this document.
     Answer(u16, String),
@@ -218,7 +222,7 @@ pub(crate) enum Fault {
     StallAfter(usize, Duration),
     /// It comes late.
     Delay(Duration),
-    /// If-Match is not heeded.
+    /// If-Match is ignored.
     IgnoreIfMatch,
     /// A range is answered with 200 and all of the object.
     WholeObject,
@@ -228,13 +232,13 @@ pub(crate) enum Fault {
     Shorter(usize),
     /// So many bytes more, all zero.
     Longer(usize),
-    /// A range is answered with as many bytes from the beginning, as if they were those.
+    /// A range is answered with as many bytes from the beginning, as if they were the range.
     FromBeginning,
-    /// The bit of one byte of the answer is another one.
+    /// One bit of the answer is flipped.
     Flip(usize),
     /// The contents asked for, with another ETag.
     OtherEtag(String),
-    /// As it should be, but from now on the key holds this.
+    /// The answer is right, but from now on the key holds this object.
     ThenReplace(Object),
     /// A list without keys that says that there are more.
     EmptyPage,
@@ -275,7 +279,8 @@ pub(crate) struct Stub {
 }
 
 impl Stub {
-    /// As AWS: both lists, but without delimiters; any addressing. A name of fewer than three characters is none: clients would put it into the path.
+    /// As AWS: both lists, but without delimiters; any addressing. A name of fewer than three
+    /// characters is none: clients would put it into the path.
     pub(crate) fn start(bucket: &str) -> Self {
         let settings = Settings {
             bucket: bucket.to_string(),
@@ -349,13 +354,13 @@ impl Stub {
         self.state().objects.remove(key.as_ref());
     }
 
-    /// The next `times` requests that `on` is for meet `fault`. Of several faults for one request the one that was said first
-    /// has its turn; `usize::MAX` times is for ever.
+    /// The next `times` requests that match `on` meet `fault`. If several faults match a request,
+    /// the one that was added first has its turn; `usize::MAX` times is for ever.
     pub(crate) fn fault(&self, on: On, times: usize, fault: Fault) {
         self.state().rules.push(Rule { on, left: times, fault });
     }
 
-    /// From now on nothing is wrong any more.
+    /// From now on there are no faults.
     pub(crate) fn clear_faults(&self) {
         self.state().rules.clear();
     }
@@ -375,12 +380,14 @@ impl Stub {
         self.counters.most.load(Ordering::SeqCst)
     }
 
-    /// `http://127.0.0.1:PORT`, for clients that put the bucket into the path: before an address nothing can stand.
+    /// `http://127.0.0.1:PORT`, for clients that put the bucket into the path: before an address
+    /// nothing can stand.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    /// The same with a host name, for clients that put the bucket before it. Where this name leads here: [`Stub::named`],
+    /// The same with a host name, for clients that put the bucket before it. Where this name leads
+    /// here: [`Stub::named`],
     /// [`Stub::as_proxy`].
     pub(crate) fn named_endpoint(&self) -> String {
         format!("http://{HOST}:{}", self.addr.port())
@@ -391,16 +398,17 @@ impl Stub {
         settings(&self.endpoint(), &self.state().settings.bucket)
     }
 
-    /// `cmd` with the same environment, but for [`Stub::named_endpoint`], and with an /etc/hosts in which that name and the
-    /// bucket's below it lead here. `None`, and a word why, on a machine where one may not mount.
+    /// `cmd` with the same environment, but for [`Stub::named_endpoint`], and with an /etc/hosts in
+    /// which that name and the bucket's below it lead here. `None`, and a word why, on a machine
+    /// where one may not mount.
     pub(crate) fn named(&self, lab: &Lab, cmd: Cmd) -> Option<Cmd> {
         let bucket = self.state().settings.bucket.clone();
         let cmd = with_hosts(lab, cmd, &[HOST, &format!("{bucket}.{HOST}")])?;
         Some(cmd.envs(settings(&self.named_endpoint(), &bucket)))
     }
 
-    /// The environment for [`Stub::named_endpoint`] that works everywhere, with a client that heeds `http_proxy`: the stub is its
-    /// own proxy, and no name is looked up.
+    /// The environment for [`Stub::named_endpoint`] that works everywhere, with a client that heeds
+    /// `http_proxy`: the stub is its own proxy, and no name is looked up.
     pub(crate) fn as_proxy(&self) -> Vec<(String, String)> {
         let mut env = settings(&self.named_endpoint(), &self.state().settings.bucket);
         env.push(("http_proxy".into(), self.endpoint()));

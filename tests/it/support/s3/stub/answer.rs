@@ -5,7 +5,7 @@ use super::{Fault, Object, State};
 use std::fmt::Write;
 
 impl State {
-    /// Answers, and notes in `request` what was answered and why.
+    /// Answers, and records in `request` what was answered and why.
     pub(super) fn answer(&mut self, request: &mut Request) -> Answer {
         let fault = self.fault_for(request);
         request.fault = format!("{fault:?}");
@@ -31,7 +31,7 @@ impl State {
         answer
     }
 
-    /// The answer to what the bucket, or an HCP, does not do.
+    /// The answer to a request that the bucket, or an HCP, does not support.
     fn refusal(&self, request: &Request) -> Option<Answer> {
         if let Some(ahead_s) = self.settings.clock_ahead_s {
             let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
@@ -186,7 +186,7 @@ fn parse_range(range: &str, size: usize) -> Asked {
     if start < end { Asked::Piece(start, end) } else { Asked::Beyond }
 }
 
-/// An error as S3 says it.
+/// An error as S3 writes it.
 pub(super) fn error(status: u16, request: &Request) -> Answer {
     let code = match status {
         400 => "InvalidRequest",

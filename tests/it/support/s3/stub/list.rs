@@ -22,7 +22,8 @@ fn key_of(token: &[u8]) -> Option<Vec<u8>> {
     (0..hex.len()).step_by(2).map(byte).collect()
 }
 
-/// Text of an element. XML 1.0 has no way to write most control characters; S3 writes them like this all the same.
+/// Text of an element. XML 1.0 has no way to write most control characters; S3 writes them like
+/// this all the same.
 fn escape(bytes: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(bytes.len());
     for &byte in bytes {

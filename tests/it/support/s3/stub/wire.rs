@@ -1,4 +1,4 @@
-//! HTTP/1.1 of the stub: reading requests, writing answers as right or wrong as they are.
+//! HTTP/1.1 of the stub: reads requests, and writes answers with or without faults.
 
 use super::{Counters, State};
 use crate::support::s3::percent_decode;
@@ -54,7 +54,7 @@ impl Request {
     }
 }
 
-/// An answer and how it is to go out. The body is a piece of an object, then zeros.
+/// An answer and the way in which it is sent. The body is a piece of an object, then zeros.
 #[derive(Default)]
 pub(super) struct Answer {
     /// 0 closes the connection instead.
