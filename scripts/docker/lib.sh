@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the container scripts share; they source it. Sets nothing but functions, and the settings of
-# load_settings.
+# The shared code of the container scripts, which source it. It sets functions only, and the settings
+# of load_settings.
 # shellcheck disable=SC2034 # the scripts use what is set here
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -16,7 +16,7 @@ misuse() {
     exit 2
 }
 
-# Runs the caller's usage if help is the first thing that is asked for.
+# Runs the caller's usage if the first argument asks for help.
 help_if_asked() { # ARGUMENT...
     case ${1:-} in
     -h | --help)
@@ -26,8 +26,8 @@ help_if_asked() { # ARGUMENT...
     esac
 }
 
-# The file of settings, which tar-like itself reads, too. What the environment has already stays as
-# it is.
+# The settings file, which tar-like itself reads, too. Variables of the environment stay as they
+# are.
 source_rc() {
     local rc=${TARLIKE_RC-${HOME:+$HOME/.tar_like_rc}} name
     [[ -n $rc ]] || return 0
@@ -35,7 +35,7 @@ source_rc() {
         [[ -z ${TARLIKE_RC:-} ]] || die "TARLIKE_RC: there is no $rc"
         return 0
     fi
-    # As the program does: a file that others may write is not run. A file that is named may belong
+    # As in the program, a file that everyone may write to is not run. A file that is named may belong
     # to another user.
     local mode owner
     read -r mode owner < <(stat -L -c '%a %u' -- "$rc") || die "the settings in $rc cannot be read"
@@ -48,15 +48,15 @@ source_rc() {
     done < <(compgen -e)
     set -a
     [[ -r $rc ]] || die "the settings in $rc cannot be read"
-    # What its last command says is no word on its settings.
+    # The exit code of its last command says nothing about the settings.
     # shellcheck source=/dev/null
     . "$rc" || true
     set +a
     for name in "${!before[@]}"; do
         [[ ${!name-} == "${before[$name]}" ]] || export "$name=${before[$name]}"
     done
-    # A key of the environment does not go with a token of the file: tar-like takes all of a group
-    # from one place, too.
+    # A key of the environment is not combined with a token of the file: tar-like, too, takes all
+    # variables of a group from one place.
     local group
     for group in "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_PROFILE" "TARLIKE_TOKEN TARLIKE_TOKEN_FILE"; do
         local here=false
@@ -106,7 +106,7 @@ not_as_root() {
     fi
 }
 
-# The address of this machine that its containers see, and no other host.
+# The address of this machine that its containers can reach, and no other host can.
 gateway() {
     local address subnet
     local format='{{with index .IPAM.Config 0}}{{.Gateway}}-{{.Subnet}}{{end}}'
@@ -137,7 +137,7 @@ asks_for() { # FLAG ARGUMENT...
     return 1
 }
 
-# Arguments of the engine for a container that may do nothing but its work, into the array "run".
+# Arguments of the engine for a container with no right beyond its work, into the array "run".
 prepare_run() {
     mkdir -p -- "$DDIR" || die "DDIR: cannot make $DDIR"
     [[ -d $SDIR ]] || die "SDIR: no folder $SDIR"
