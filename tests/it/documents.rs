@@ -164,6 +164,26 @@ fn the_messages_that_operations_quotes_are_messages_of_the_program() {
     assert!(!says(&code, "this is said by no receiver"), "the check cannot fail");
 }
 
+/// The keys of `--json` are a promise: each key in the code of the commands is on the page of formats.
+#[test]
+fn the_keys_of_json_lines_are_documented() {
+    let key = Regex::new(r#""([a-z_0-9]+)":"#).unwrap();
+    let page = std::fs::read_to_string(root().join("docs/dev/FORMAT.md")).unwrap();
+    let section = page.split("\n### 12.5 ").nth(1).unwrap().split("\n## ").next().unwrap();
+    let (mut seen, mut missing) = (0, BTreeSet::new());
+    for path in crate::citations::files("src/commands", ".rs") {
+        let code = std::fs::read_to_string(path).unwrap();
+        for found in key.captures_iter(code.split("#[cfg(test)]").next().unwrap()) {
+            seen += 1;
+            if !section.contains(&format!("`{}`", &found[1])) {
+                missing.insert(found[1].to_owned());
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} keys were found");
+    assert!(missing.is_empty(), "not in FORMAT.md 12.5: {missing:?}");
+}
+
 #[test]
 fn the_commands_in_documents_are_commands_of_the_program() {
     let lab = Lab::new();
