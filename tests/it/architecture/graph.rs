@@ -22,6 +22,8 @@ struct File {
     /// Imported names, with the paths they stand for.
     imports: BTreeMap<String, Module>,
     functions: Vec<Function>,
+    /// How many modules within the file are open where its syntax tree is visited.
+    depth: usize,
 }
 
 /// The files of src/ and their imports.
@@ -149,6 +151,16 @@ fn is_test(attributes: &[syn::Attribute]) -> bool {
 }
 
 impl File {
+    /// Notes a path that the code names, as it reads outside of the modules within the file.
+    fn name(&mut self, mut path: Module) {
+        let ups = path.iter().take_while(|part| *part == "super").count().min(self.depth);
+        path.drain(..ups);
+        if ups > 0 && path.first().is_none_or(|part| part != "super") {
+            path.insert(0, "self".into());
+        }
+        self.paths.push(path);
+    }
+
     fn import(&mut self, tree: &syn::UseTree, prefix: &Module) {
         let with = |ident: &syn::Ident| [prefix.clone(), vec![ident.to_string()]].concat();
         match tree {
@@ -162,7 +174,7 @@ impl File {
             syn::UseTree::Rename(rename) => {
                 self.imports.insert(rename.rename.to_string(), with(&rename.ident));
             }
-            syn::UseTree::Glob(_) => self.paths.push(prefix.clone()),
+            syn::UseTree::Glob(_) => self.name(prefix.clone()),
             syn::UseTree::Group(group) => group.items.iter().for_each(|tree| self.import(tree, prefix)),
         }
     }
@@ -177,7 +189,9 @@ impl File {
 impl<'ast> Visit<'ast> for File {
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
         if !is_test(&item.attrs) {
+            self.depth += 1;
             visit::visit_item_mod(self, item);
+            self.depth -= 1;
         }
     }
 
@@ -203,7 +217,7 @@ impl<'ast> Visit<'ast> for File {
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         if path.segments.len() > 1 && path.leading_colon.is_none() {
-            self.paths.push(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+            self.name(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
         }
         visit::visit_path(self, path);
     }

@@ -186,32 +186,22 @@ const CIRCLES: &[&str] = &[
     "db",
     "engine/blockcopy",
     "engine/history",
-    "engine/index",
-    "engine/plan",
     "engine/stream",
     "engine/upload",
     "server",
     "sink",
-    "source/s3",
 ];
 
 /// Functions that are still too long. The list only gets shorter.
 const LONG_FUNCTIONS: &[&str] = &[
-    "archive::change::push",
-    "archive::change::record",
     "db::generation::afresh::lay_out_afresh",
     "db::import::import",
     "db::index_read::on",
     "engine::blockcopy::checksum::run",
-    "engine::index::scan::run",
-    "engine::plan::between::between",
     "engine::upload::block::prepare",
     "server::run_when_open",
     "server::handlers::index::put_index",
     "server::metrics::render",
-    "source::s3::connect::connect",
-    "source::s3::list::list",
-    "source::walk::run",
 ];
 
 static PROGRAM: LazyLock<BTreeMap<String, String>> = LazyLock::new(sources_of_program);
@@ -276,7 +266,7 @@ fn the_graph_sees_circles_and_long_functions() {
         ("lib.rs", "mod a; mod b; mod c;"),
         // A name that a file hands on leads to the file that defines it.
         ("a/mod.rs", "mod inner; pub use inner::Inner; use crate::c::C;"),
-        ("a/inner.rs", "pub struct Inner;"),
+        ("a/inner.rs", "pub struct Inner; mod within { use super::*; }"),
         ("b.rs", "use crate::a::Inner; fn f() { crate::c::g(); }"),
         ("c.rs", &format!("#[cfg(test)] mod tests {{ use crate::a::Inner; }} {long}")),
     ];
