@@ -7,7 +7,7 @@
 //! | `R` a file goes | id u64 |
 //! | `A` a file comes | id u64, path, size u64, offset u64, fragmented u8, meta, md5, BLAKE3 |
 //! | `X` extents of the fragmented file before | count u32, then length u32 and offset u64 of each |
-//! | `P` the fragmented file before begins with the whole content of one of the previous generation, as its sender believes without having read it | id u64 of that one, count u8, then 32 bytes of each [`Beginning`]'s subtree, count u16, then, ascending and none over another, offset u64, length u32 and 16 bytes of BLAKE3 of each of its samples |
+//! | `P` the fragmented file before begins with the whole content of one of the previous generation, as its sender believes without having read it | id u64 of that one, count u8, then 32 bytes of each [`KnownPrefix`]'s subtree, count u16, then, ascending and none over another, offset u64, length u32 and 16 bytes of BLAKE3 of each of its samples |
 //! | `M` metadata of a file | id u64, meta |
 //! | `r` a directory or link goes | path |
 //! | `N` a directory or link comes, or is another one | letter u8 (`d`, `l`, `h`), path, target, meta |
@@ -17,7 +17,7 @@
 //! each path of a node at most once, so their order means nothing but that a folder comes before what is in it, extents directly
 //! behind their file, and `P` directly behind those.
 
-use super::chunk_map::{Beginning, MAX_SAMPLE_BYTES, Sample};
+use super::chunk_map::{KnownPrefix, MAX_SAMPLE_BYTES, Sample};
 use super::digest::IndexDigest;
 use super::entry::{FileEntry, Meta, Node};
 use super::extent::{Extent, MAX_EXTENT_BYTES};
@@ -43,7 +43,7 @@ pub enum ChangeRecord {
     /// The next extents of the fragmented file before.
     Extents(Vec<Extent>),
     /// The fragmented file before begins with the whole content of the file of the previous generation with this id.
-    Begins(u64, Beginning),
+    Begins(u64, KnownPrefix),
     /// Metadata of the file with this id.
     SetMeta(u64, Option<Meta>),
     /// The directory or link of this path is no part of the index any more.
@@ -101,7 +101,7 @@ impl Record for ChangeRecord {
                     }
                 }
             }
-            Self::Begins(previous, beginning) => {
+            Self::Prefix(previous, beginning) => {
                 to.byte(b'P');
                 to.u64(*previous);
                 push_beginning(to, beginning);
@@ -133,7 +133,7 @@ impl Record for ChangeRecord {
             b'R' => Self::RemoveFile(from.u64()?),
             b'A' => Self::AddFile(file(from)?),
             b'X' => Self::Extents(extents(from)?),
-            b'P' => Self::Begins(from.u64()?, beginning(from)?),
+            b'P' => Self::Prefix(from.u64()?, beginning(from)?),
             b'M' => {
                 let id = from.u64()?;
                 Self::SetMeta(id, from.meta(format_args!("file {id}"))?)
@@ -200,7 +200,7 @@ fn extents(from: &mut Reader<'_>) -> Result<Vec<Extent>, Fault> {
     (0..count).map(extent).collect()
 }
 
-fn push_beginning(to: &mut Writer<'_>, Beginning { subtrees, samples }: &Beginning) {
+fn push_beginning(to: &mut Writer<'_>, KnownPrefix { subtrees, samples }: &KnownPrefix) {
     // At most MAX_SUBTREES and MAX_SAMPLES.
     to.byte(subtrees.len() as u8);
     to.bytes(subtrees.as_flattened());
@@ -212,15 +212,15 @@ fn push_beginning(to: &mut Writer<'_>, Beginning { subtrees, samples }: &Beginni
     }
 }
 
-fn beginning(from: &mut Reader<'_>) -> Result<Beginning, Fault> {
+fn beginning(from: &mut Reader<'_>) -> Result<KnownPrefix, Fault> {
     let invalid = |why: String| Err(Fault::Invalid(why));
     let count = from.byte()?;
-    if usize::from(count) > Beginning::MAX_SUBTREES {
+    if usize::from(count) > KnownPrefix::MAX_SUBTREES {
         return invalid(format!("a beginning of {count} subtrees"));
     }
     let subtrees = (0..count).map(|_| from.bytes()).collect::<Result<_, _>>()?;
     let count = from.u16()?;
-    if usize::from(count) > Beginning::MAX_SAMPLES {
+    if usize::from(count) > KnownPrefix::MAX_SAMPLES {
         return invalid(format!("a beginning of {count} samples"));
     }
     let sample = |_| Ok(Sample { offset: from.u64()?, length: from.u32()?, hash: from.bytes()? });
@@ -231,7 +231,7 @@ fn beginning(from: &mut Reader<'_>) -> Result<Beginning, Fault> {
     let end = |sample: &Sample| sample.offset.checked_add(sample.length.into());
     let is_behind = |pair: &[Sample]| end(&pair[0]).is_some_and(|end| end <= pair[1].offset);
     match samples.windows(2).all(is_behind) {
-        true => Ok(Beginning { subtrees, samples }),
+        true => Ok(KnownPrefix { subtrees, samples }),
         // No byte is looked at twice.
         false => invalid("samples that overlap".into()),
     }
@@ -303,8 +303,8 @@ mod tests {
     fn begins() -> ChangeRecord {
         let sample = |offset| Sample { offset, length: 70_000, hash: [offset as u8; 16] };
         let beginning =
-            Beginning { subtrees: vec![[3; 32], [4; 32]], samples: vec![sample(0), sample(1 << 33)] };
-        ChangeRecord::Begins(77, beginning)
+            KnownPrefix { subtrees: vec![[3; 32], [4; 32]], samples: vec![sample(0), sample(1 << 33)] };
+        ChangeRecord::Prefix(77, beginning)
     }
 
     #[test]
@@ -335,14 +335,17 @@ mod tests {
         };
         assert!(refused(ChangeRecord::Extents(vec![Extent { length: 0, offset: 0 }])));
         assert!(refused(ChangeRecord::Extents(vec![Extent { length: MAX_EXTENT_BYTES + 1, offset: 0 }])));
-        let ChangeRecord::Begins(id, good) = begins() else { panic!() };
+        let ChangeRecord::Prefix(id, good) = begins() else { panic!() };
         let samples = vec![Sample { length: MAX_SAMPLE_BYTES + 1, ..good.samples[0] }];
-        assert!(refused(ChangeRecord::Begins(id, Beginning { samples, ..good.clone() })));
-        assert!(refused(ChangeRecord::Begins(id, Beginning { subtrees: vec![[0; 32]; 65], ..good.clone() })));
+        assert!(refused(ChangeRecord::Prefix(id, KnownPrefix { samples, ..good.clone() })));
+        assert!(refused(ChangeRecord::Prefix(
+            id,
+            KnownPrefix { subtrees: vec![[0; 32]; 65], ..good.clone() }
+        )));
         let samples = vec![good.samples[0], good.samples[0]];
-        assert!(refused(ChangeRecord::Begins(id, Beginning { samples, ..good.clone() })));
+        assert!(refused(ChangeRecord::Prefix(id, KnownPrefix { samples, ..good.clone() })));
         let samples = (0..257).map(|at| Sample { offset: at * 100_000, ..good.samples[0] }).collect();
-        assert!(refused(ChangeRecord::Begins(id, Beginning { samples, ..good })));
+        assert!(refused(ChangeRecord::Prefix(id, KnownPrefix { samples, ..good })));
         assert!(refused(ChangeRecord::SetMeta(
             1,
             Some(Meta { mode: 0o10_000, mtime_ns: 0, uid: 0, gid: 0 })

@@ -82,9 +82,9 @@ impl FileEntry {
         self.size == other.size && known && md5 != Some(false) && blake3 != Some(false)
     }
 
-    /// Whether the index has something by which its content can be proven. There is one empty content only.
+    /// Whether the index has something by which its content can be verified. There is one empty content only.
     #[must_use]
-    pub fn is_provable(&self) -> bool {
+    pub fn is_verifiable(&self) -> bool {
         self.md5.is_some() || self.blake3.is_some() || self.size == 0
     }
 }

@@ -20,8 +20,9 @@ use super::{
     HASH_OPTIONAL, INDEX_FORMAT, INDEX_FORMAT_FRAGMENTED, LOCKED_HINT, check_file, db_error, from_sql_int,
     is_damage, is_locked, keep_plans, sql_int, text_or_blob,
 };
-use crate::archive::digest::{Digest, IndexDigest, IndexDigester, Md5};
+use crate::archive::digest::{Digest, IndexDigest, Md5};
 use crate::archive::entry::{FileEntry, Node};
+use crate::archive::index_digest::IndexDigester;
 use crate::archive::log::LogDigest;
 use crate::archive::path::EntryPath;
 use crate::error::{Error, ErrorKind, Result};

@@ -2,8 +2,9 @@
 
 use super::index_read::{FileRead, read_files, read_nodes};
 use super::sql_int;
-use crate::archive::digest::{IndexDigest, IndexDigester};
+use crate::archive::digest::IndexDigest;
 use crate::archive::entry::{FileEntry, Node};
+use crate::archive::index_digest::IndexDigester;
 use crate::archive::log::Digests;
 use crate::error::Result;
 use rusqlite::Connection;

@@ -44,10 +44,4 @@ mod slot;
 
 pub use lineage::{Lineage, NotNext, Place, Rebase};
 pub use record::{HEAD_LEN, Kind, NotARecord, RecordHead};
-pub use slot::{NotASlot, SLOT_LEN, Slot, newest_slot};
-
-/// Where the slots are in the file.
-pub const SLOTS: [u64; 2] = [0, 4096];
-
-/// Where the first record is in the file.
-pub const RECORDS: u64 = 8192;
+pub use slot::{NotASlot, RECORDS, SLOT_LEN, SLOTS, Slot, newest_slot};

@@ -1,7 +1,12 @@
 //! The two slots at the start of a backup: how much of the file counts.
 
-use super::RECORDS;
 use crate::archive::record::{Fault, sealed, unsealed};
+
+/// Where the slots are in the file.
+pub const SLOTS: [u64; 2] = [0, 4096];
+
+/// Where the first record is in the file.
+pub const RECORDS: u64 = 8192;
 
 /// Bytes of a slot.
 pub const SLOT_LEN: usize = 80;
@@ -70,7 +75,7 @@ impl Slot {
     }
 }
 
-/// The slot that counts, and where it is in [`super::SLOTS`].
+/// The slot that counts, and where it is in [`SLOTS`].
 ///
 /// # Errors
 /// Neither is one: says of the two reasons that which tells more.

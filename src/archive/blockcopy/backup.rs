@@ -1,8 +1,8 @@
 //! The file that keeps what a copy overwrites, so that an interrupted one can be undone. Blocks are in it, and on stable storage, before
 //! the destination loses them.
 
-use super::parts::{BadRecord, CHECK, Parts, RUN, push_run, seal, unseal};
-use super::{MAX_BLOCK, Tag};
+use super::parts::{CHECK, Parts, RUN, push_run, seal, unseal};
+use super::{BadRecord, MAX_BLOCK, Tag};
 use crate::archive::digest::{Blake3, Digest};
 
 /// What the file begins with.

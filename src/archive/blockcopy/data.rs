@@ -1,8 +1,8 @@
 //! The stream from `retrieve` to `save`.
 
 use super::head::{HEAD, HEAD_LEN, Head};
-use super::parts::{BadRecord, CHECK, Parts, RUN, push_run, seal, unseal};
-use super::{DONE, MAX_BLOCK, Tag};
+use super::parts::{CHECK, Parts, RUN, push_run, seal, unseal};
+use super::{BadRecord, DONE, MAX_BLOCK, Tag};
 use crate::archive::digest::{Blake3, Digest};
 
 const DATA: Tag = *b"data";

@@ -1,8 +1,8 @@
 //! The stream from `checksum` to `retrieve`.
 
 use super::head::{HEAD, HEAD_LEN, Head};
-use super::parts::{BadRecord, CHECK, Parts, RUN, check_of, push_run, seal, unseal};
-use super::{BLOCK, DONE, MAX_BLOCK, MAX_SPAN, Tag};
+use super::parts::{CHECK, Parts, RUN, check_of, push_run, seal, unseal};
+use super::{BLOCK, BadRecord, DONE, MAX_BLOCK, MAX_SPAN, Tag};
 use crate::archive::sha3::Sha3;
 
 const HASH: Tag = *b"Hash";

@@ -1,8 +1,8 @@
 //! The first record of both streams between processes of ours: what `checksum` was told and found, handed on by `retrieve` with what it
 //! knows. A stream that begins with another record is that of the original.
 
-use super::parts::{BadRecord, CHECK, Parts, seal, unseal};
-use super::{MAX_BLOCK, Tag};
+use super::parts::{CHECK, Parts, seal, unseal};
+use super::{BadRecord, MAX_BLOCK, Tag};
 
 /// The record's tag.
 pub const HEAD: Tag = *b"tlbc";

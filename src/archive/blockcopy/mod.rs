@@ -13,8 +13,6 @@ pub mod xz;
 #[cfg(test)]
 mod tests;
 
-pub use parts::BadRecord;
-
 /// A record's first four bytes.
 pub type Tag = [u8; 4];
 
@@ -35,3 +33,20 @@ pub const MAX_SPAN: u32 = MAX_BLOCK;
 
 /// Positions and sizes end here: those of files are signed.
 pub const MAX_POSITION: u64 = i64::MAX as u64;
+
+/// Why a record is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadRecord {
+    /// A tag that nobody knows.
+    #[error("a record of an unknown kind")]
+    Unknown,
+    /// A length, or what it leads to, is beyond the limit.
+    #[error("a length or position beyond the limit")]
+    TooLarge,
+    /// The check sum behind the head is not that of the head.
+    #[error("a damaged record")]
+    Damaged,
+    /// A version or setting that this program does not know.
+    #[error("a version or setting that this tar-like does not know")]
+    Newer,
+}

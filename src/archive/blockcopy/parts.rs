@@ -1,23 +1,7 @@
 //! Taking records apart, and putting them together.
 
+use super::{BadRecord, MAX_POSITION, Tag};
 use crate::archive::digest::blake3;
-
-/// Why a record is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadRecord {
-    /// A tag that nobody knows.
-    #[error("a record of an unknown kind")]
-    Unknown,
-    /// A length, or what it leads to, is beyond the limit.
-    #[error("a length or position beyond the limit")]
-    TooLarge,
-    /// The check sum behind the head is not that of the head.
-    #[error("a damaged record")]
-    Damaged,
-    /// A version or setting that this program does not know.
-    #[error("a version or setting that this tar-like does not know")]
-    Newer,
-}
 
 /// Bytes of a check sum behind a head of ours.
 pub(super) const CHECK: usize = 8;
@@ -37,7 +21,7 @@ pub(super) fn seal(to: &mut Vec<u8>, start: usize) {
 }
 
 /// The head without its check sum, if that is right.
-pub(super) fn unseal<'b>(tag: super::Tag, head: &'b [u8]) -> Result<Parts<'b>, BadRecord> {
+pub(super) fn unseal<'b>(tag: Tag, head: &'b [u8]) -> Result<Parts<'b>, BadRecord> {
     let (content, check) = head.split_at_checked(head.len().wrapping_sub(CHECK)).ok_or(BadRecord::Damaged)?;
     match check_of(&[&tag[..], content].concat()) == check {
         true => Ok(Parts(content)),
@@ -69,25 +53,25 @@ impl Parts<'_> {
 
     /// A position or size.
     pub(super) fn position(&mut self) -> Result<u64, BadRecord> {
-        self.u64().and_then(|n| if n <= super::MAX_POSITION { Ok(n) } else { Err(BadRecord::TooLarge) })
+        self.u64().and_then(|n| if n <= MAX_POSITION { Ok(n) } else { Err(BadRecord::TooLarge) })
     }
 
     /// The length of something at `position`.
     pub(super) fn length(&mut self, position: u64, most: u32) -> Result<u32, BadRecord> {
         let length = self.u32()?;
-        let fits = length <= most && position + u64::from(length) <= super::MAX_POSITION;
+        let fits = length <= most && position + u64::from(length) <= MAX_POSITION;
         if fits { Ok(length) } else { Err(BadRecord::TooLarge) }
     }
 
     /// The length of a run at `position`.
     pub(super) fn run(&mut self, position: u64) -> Result<u64, BadRecord> {
         let length = self.position()?;
-        if position + length <= super::MAX_POSITION { Ok(length) } else { Err(BadRecord::TooLarge) }
+        if position + length <= MAX_POSITION { Ok(length) } else { Err(BadRecord::TooLarge) }
     }
 }
 
 /// A record of a tag, a position and the length of a run, with its check sum.
-pub(super) fn push_run(to: &mut Vec<u8>, tag: super::Tag, position: u64, length: u64) {
+pub(super) fn push_run(to: &mut Vec<u8>, tag: Tag, position: u64, length: u64) {
     let start = to.len();
     to.extend(tag);
     to.extend(position.to_be_bytes());

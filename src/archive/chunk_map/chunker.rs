@@ -1,18 +1,19 @@
 //! Content-defined chunks of a content that comes in pieces.
 //!
-//! The crate's own functions want all of a chunk in one slice; a piece of a file ends anywhere. So the loop is here, on its tables, and a test
-//! compares the two. There is one difference: the crate does not look at the last byte of an odd content. Here a cut never
-//! depends on where the content ends, so that a content that grew keeps the chunks it had, but for the last.
+//! The functions of the crate `fastcdc` want all of a chunk in one slice, but a piece of a file ends
+//! anywhere. So the loop is here, on the crate's tables, and a test compares the two. They differ in
+//! one thing: the crate ignores the last byte of an odd content. Here a cut never depends on where
+//! the content ends, so a content that grew has all chunks it had, but for the last.
 
-use super::{Chunk, is_average};
+use super::map::{Chunk, MEANS, is_mean};
 use fastcdc::v2020::{Normalization, get_gear_with_seed, select_masks};
 
 /// Takes the pieces.
 pub(super) struct Chunker {
-    average: usize,
+    mean: usize,
     masks: Masks,
     gear: Box<[[u64; 2]; 256]>,
-    /// Rolling hash of the bytes of this chunk so far, those before the shortest length left out.
+    /// Rolling hash of the bytes of this chunk so far, without those before the shortest length.
     rolling: u64,
     /// Bytes of this chunk so far.
     length: usize,
@@ -20,35 +21,36 @@ pub(super) struct Chunker {
     chunks: Vec<Chunk>,
 }
 
-/// A chunk ends before the byte after which the bits of the rolling hash that the mask selects are all 0.
+/// A chunk ends before the byte after which the masked bits of the rolling hash are all 0.
 #[derive(Clone, Copy)]
 struct Masks {
-    /// Up to the average length.
+    /// For positions up to the mean.
     short: u64,
-    /// Beyond: one that is less strict.
+    /// For positions beyond it: less strict.
     long: u64,
 }
 
 /// How the chunk goes on.
 enum Scan {
-    /// It takes so many of the bytes, and ends.
+    /// The chunk takes so many of the bytes, and ends.
     Cut(usize),
-    /// It takes so many, and this is to be asked again for the rest, if there is one.
+    /// The chunk takes so many of the bytes, and goes on with the rest, if there is one.
     Took(usize),
 }
 
 impl Chunker {
-    /// `average` is one of [`super::MEANS`], or else the smallest is meant; `chunks` are those before.
-    pub(super) fn new(average: u32, chunks: Vec<Chunk>) -> Self {
-        let average = if is_average(average) { average } else { *super::MEANS.start() } as usize;
-        let (short, long) = select_masks(average, Normalization::Level1);
+    /// With `mean` out of [`MEANS`]; any other value stands for the smallest. `chunks` are those
+    /// before.
+    pub(super) fn new(mean: u32, chunks: Vec<Chunk>) -> Self {
+        let mean = if is_mean(mean) { mean } else { *MEANS.start() } as usize;
+        let (short, long) = select_masks(mean, Normalization::Level1);
         let (gear, gear_twice) = get_gear_with_seed(0);
         let mut both = Box::new([[0; 2]; 256]);
         for (entry, (once, twice)) in both.iter_mut().zip(gear.iter().zip(gear_twice.iter())) {
             *entry = [*once, *twice];
         }
         Self {
-            average,
+            mean,
             masks: Masks { short, long },
             gear: both,
             rolling: 0,
@@ -58,24 +60,24 @@ impl Chunker {
         }
     }
 
-    /// The average, in bytes.
-    pub(super) fn average(&self) -> u32 {
-        self.average as u32
+    /// The mean chunk size, in bytes.
+    pub(super) fn mean(&self) -> u32 {
+        self.mean as u32
     }
 
     /// The shortest chunk, but for the last of a content, in bytes.
     fn shortest(&self) -> usize {
-        self.average / 4
+        self.mean / 4
     }
 
     /// The longest chunk, in bytes.
     fn longest(&self) -> usize {
-        self.average * 4
+        self.mean * 4
     }
 
     /// Takes the next bytes.
     pub(super) fn update(&mut self, mut bytes: &[u8]) {
-        // Where in `bytes` those of this chunk end that were looked at.
+        // Where in `bytes` the part ends that was scanned for this chunk.
         let mut end = 0;
         loop {
             match self.scan(&bytes[end..]) {
@@ -123,11 +125,11 @@ impl Chunker {
         (self.length, self.rolling) = (0, 0);
     }
 
-    /// Looks at `bytes` up to the next length from which on something else holds.
+    /// Scans `bytes` up to the next length at which another mask applies.
     fn scan(&mut self, bytes: &[u8]) -> Scan {
         let (until, mask) = match self.length {
             length if length < self.shortest() => (self.shortest(), None),
-            length if length < self.average => (self.average, Some(self.masks.short)),
+            length if length < self.mean => (self.mean, Some(self.masks.short)),
             length if length < self.longest() => (self.longest(), Some(self.masks.long)),
             _ if bytes.is_empty() => return Scan::Took(0),
             _ => return Scan::Cut(0),
@@ -138,12 +140,13 @@ impl Chunker {
     }
 }
 
-/// Rolls over `bytes`; gives the place of the first one after which the masked bits are all 0.
+/// Rolls over `bytes`. Gives the place of the first byte after which the masked bits are all 0.
 #[inline]
 fn roll(rolling: &mut u64, gear: &[[u64; 2]; 256], bytes: &[u8], mask: u64) -> Option<usize> {
     let mut hash = *rolling;
     let (pairs, rest) = bytes.as_chunks::<2>();
-    // Two bytes with one shift: the first one's values are kept shifted by one, and so is its mask.
+    // Two bytes take one shift: the values of the first one are stored shifted by one, and its mask
+    // is shifted likewise.
     let twice = mask << 1;
     for (pair, &[first, second]) in pairs.iter().enumerate() {
         hash = (hash << 2).wrapping_add(gear[usize::from(first)][1]);

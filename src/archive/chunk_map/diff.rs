@@ -1,6 +1,6 @@
-//! What of a new content an old one has already.
+//! Which ranges of a new content an old one has.
 
-use super::{Chunk, ChunkMap};
+use super::map::{Chunk, ChunkMap};
 use std::collections::HashMap;
 
 /// A run of bytes of the new content.
@@ -10,22 +10,23 @@ pub enum Run {
     Same {
         /// Where they start in the old content.
         old_offset: u64,
-        /// How many they are, from 1 on.
+        /// How many bytes, at least 1.
         length: u64,
     },
-    /// It does not.
+    /// The old content does not have them.
     New {
-        /// How many they are, from 1 on.
+        /// How many bytes, at least 1.
         length: u64,
     },
 }
 
-/// The chunks of a content, with where they start.
+/// The chunks of the old content, with their offsets.
 struct Old<'a> {
     chunks: &'a [Chunk],
-    /// Of each chunk, and the end of the last.
+    /// Offset of each chunk, and the end of the last.
     offsets: Vec<u64>,
-    /// The first chunk of each kind; made when it is needed: never, for a content that only grew.
+    /// The first of equal chunks. Made when it is needed first, which is never for a content that only
+    /// grew.
     first: Option<HashMap<Chunk, usize>>,
 }
 
@@ -54,14 +55,17 @@ impl<'a> Old<'a> {
     }
 }
 
-/// What of the content of `new` that of `old` has: runs that make up the new one, in order. Neighbours are one run where they can be.
-/// Of several equal chunks the one is taken that goes on with the run before, else the one at the same place, else the first. As
-/// sure as 128 bits of BLAKE3; whoever uses it proves the whole afterwards. Time and memory are in proportion to the chunks.
+/// Which ranges of the content of `new` that of `old` has: runs that make up the new content, in
+/// order. Neighbours are one run where they can be. Of several equal old chunks, the one that
+/// continues the run before is taken, else the one at the same offset, else the first. Chunks count
+/// as equal by 128 bits of BLAKE3, so the caller verifies the whole content. Time and memory are in
+/// proportion to the number of chunks.
 #[must_use]
 pub fn diff(old: &ChunkMap, new: &ChunkMap) -> Vec<Run> {
     let mut old = Old::new(&old.chunks);
     let mut runs: Vec<Run> = Vec::new();
-    // The old chunk behind the last one that was found; the first one that does not lie before this place.
+    // The old chunk behind the last one that matched; the first old chunk that does not lie before
+    // this offset.
     let (mut next, mut beside) = (0, 0);
     let mut at = 0;
     for chunk in &new.chunks {

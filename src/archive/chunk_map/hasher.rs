@@ -1,27 +1,27 @@
 //! md5, BLAKE3 and chunk map of a content in one pass.
 
 use super::chunker::Chunker;
-use super::tree::Tree;
-use super::{ChunkMap, GROUP_BYTES};
+use super::map::ChunkMap;
+use super::tree::{GROUP_BYTES, Tree};
 use crate::archive::digest::{Blake3, Digest, Md5};
 use crate::archive::md5;
 
-/// What a content came to.
+/// The digests of a content, and its chunk map.
 #[derive(Debug, Clone)]
 pub struct Hashed {
     /// Its md5.
     pub md5: Md5,
     /// Its BLAKE3.
     pub blake3: Blake3,
-    /// BLAKE3 of its first bytes, if it was asked for and there are so many.
+    /// BLAKE3 of its prefix, if one was asked for and the content is that long.
     pub prefix: Option<Blake3>,
-    /// md5 of the same bytes.
+    /// md5 of the same prefix.
     pub prefix_md5: Option<Md5>,
-    /// Its chunk map. Worth keeping from [`super::MIN_CHUNK_MAP_BYTES`] on.
+    /// Its chunk map; see [`ChunkMap::stored`].
     pub chunk_map: ChunkMap,
 }
 
-/// Takes the bytes of a content in order. What takes longest are its two parts, which may be fed by two threads.
+/// Takes the bytes of a content in order. Two threads may feed its two parts.
 pub struct ChunkMapHasher {
     md5: Md5Part,
     content: ContentPart,
@@ -32,11 +32,11 @@ pub struct Md5Part {
     stream: md5::Stream,
     /// Bytes in it so far.
     length: u64,
-    /// The state where the last group begins, as far as it is known.
+    /// The state where the last group so far begins, if it is known.
     state: Option<[u8; 16]>,
-    /// Bytes that it has had before, and is not to take again.
+    /// Bytes at the start of the input that are in the state already.
     skips: u64,
-    /// Whose md5 is wanted on the way: that of so many bytes at the start.
+    /// Length of the prefix whose md5 is wanted.
     prefix: Option<u64>,
     prefix_digest: Option<Md5>,
 }
@@ -44,19 +44,20 @@ pub struct Md5Part {
 /// BLAKE3 and chunks of a content.
 pub struct ContentPart {
     tree: Tree,
-    /// Bytes that the tree has had before, and is not to take again; likewise the chunks.
+    /// Bytes at the start of the input that are in the tree already.
     tree_skips: u64,
     chunker: Chunker,
+    /// The same for the chunks.
     chunker_skips: u64,
 }
 
 impl ChunkMapHasher {
-    /// Chunks get the average length `average`, in bytes, out of [`super::average_for`]; with `prefix` the BLAKE3 of so many bytes at the
-    /// start is wanted, too, and their md5.
+    /// With the mean chunk size `mean`, in bytes, out of [`super::mean_chunk_for`]. With `prefix`,
+    /// digests of so many bytes at the start are computed, too.
     #[must_use]
-    pub fn new(average: u32, prefix: Option<u64>) -> Self {
+    pub fn new(mean: u32, prefix: Option<u64>) -> Self {
         let md5 = Md5Part::new(md5::Stream::default(), 0, 0, prefix);
-        Self { md5, content: ContentPart::new(average, prefix) }
+        Self { md5, content: ContentPart::new(mean, prefix) }
     }
 
     pub(super) fn of_parts(md5: Md5Part, content: ContentPart) -> Self {
@@ -69,33 +70,34 @@ impl ChunkMapHasher {
         self.content.update(bytes);
     }
 
-    /// The parts, which have to be given the same bytes.
+    /// Both parts. The caller feeds the same bytes to each.
     pub fn parts(&mut self) -> (&mut Md5Part, &mut ContentPart) {
         (&mut self.md5, &mut self.content)
     }
 
-    /// What all bytes came to.
+    /// The digests and the chunk map of all bytes.
     #[must_use]
     pub fn finish(self) -> Hashed {
         let (blake3, prefix, chunk_map) = self.content.finish();
         let (md5, prefix_md5, md5_state) = self.md5.finish();
-        // Only what was resumed and then given nothing has none, and Resume does not ask.
+        // A BLAKE3 is missing only if nothing was fed after a resume, which `Resume` rules out.
         let blake3 = blake3.unwrap_or(Digest::ZERO);
         Hashed { md5, blake3, prefix, prefix_md5, chunk_map: ChunkMap { md5_state, ..chunk_map } }
     }
 }
 
-/// Takes the next bytes of two contents: as to md5, this takes little longer than one.
+/// Takes the next bytes of two contents. Two md5 together take little longer than one.
 pub fn update_pair(a: (&mut ChunkMapHasher, &[u8]), b: (&mut ChunkMapHasher, &[u8])) {
     Md5Part::update_pair((&mut a.0.md5, a.1), (&mut b.0.md5, b.1));
     a.0.content.update(a.1);
     b.0.content.update(b.1);
 }
 
-/// BLAKE3 and chunk map of a content that is in memory; the chunk map cannot be resumed.
+/// BLAKE3 and chunk map of a content in memory. The chunk map has no state of md5, so it cannot be
+/// resumed.
 #[must_use]
-pub fn chunk_map_of(content: &[u8], average: u32) -> (Blake3, ChunkMap) {
-    let mut part = ContentPart::new(average, None);
+pub fn chunk_map_of(content: &[u8], mean: u32) -> (Blake3, ChunkMap) {
+    let mut part = ContentPart::new(mean, None);
     part.update(content);
     let (blake3, _, chunk_map) = part.finish();
     (blake3.unwrap_or(Digest::ZERO), chunk_map)
@@ -106,8 +108,9 @@ impl Md5Part {
         Self { stream, length, state: None, skips, prefix, prefix_digest: None }
     }
 
-    /// Of a content whose first `length` bytes, whole groups, came to `state`; skips so many bytes first. The md5 of the first `prefix` bytes
-    /// is wanted, too, which are more.
+    /// Goes on behind the first `length` bytes of a content, whole groups, with their `state`. The
+    /// first `skips` bytes of the input are in it already. The md5 of the first `prefix` bytes, which
+    /// are more, is wanted too.
     pub(super) fn resume(length: u64, state: [u8; 16], skips: u64, prefix: u64) -> Self {
         Self::new(md5::Stream::resume(length, state), length, skips, Some(prefix))
     }
@@ -123,7 +126,7 @@ impl Md5Part {
         }
     }
 
-    /// Takes the next bytes of two contents, in little more time than one of them needs.
+    /// Takes the next bytes of two contents, in little more time than one takes.
     pub fn update_pair(a: (&mut Self, &[u8]), b: (&mut Self, &[u8])) {
         let ((a, a_bytes), (b, b_bytes)) = (a, b);
         let mut a_bytes = unskipped(&mut a.skips, a_bytes);
@@ -141,8 +144,8 @@ impl Md5Part {
         b.update(b_bytes);
     }
 
-    /// Before some of `count` bytes are taken: how many can be before the next group begins, or the prefix ends. If a group begins here, keeps
-    /// the state: there is at least one byte in it.
+    /// How many of `count` bytes can be taken before the next group begins or the prefix ends. Saves
+    /// the state if a group begins here, and has at least one byte.
     fn enter(&mut self, count: usize) -> usize {
         self.end_prefix();
         let in_group = self.length % GROUP_BYTES;
@@ -154,7 +157,7 @@ impl Md5Part {
         count.min(usize::try_from(room).unwrap_or(usize::MAX))
     }
 
-    /// Keeps the md5 of the prefix, if that ends here.
+    /// Saves the md5 of the prefix, if that ends here.
     fn end_prefix(&mut self) {
         if self.prefix == Some(self.length) && self.prefix_digest.is_none() {
             self.prefix_digest = Some(Digest::from(self.stream.clone().finish()));
@@ -168,19 +171,19 @@ impl Md5Part {
 }
 
 impl ContentPart {
-    fn new(average: u32, prefix: Option<u64>) -> Self {
-        let (tree, chunker) = (Tree::new(prefix), Chunker::new(average, Vec::new()));
+    fn new(mean: u32, prefix: Option<u64>) -> Self {
+        let (tree, chunker) = (Tree::new(prefix), Chunker::new(mean, Vec::new()));
         Self { tree, tree_skips: 0, chunker, chunker_skips: 0 }
     }
 
-    /// Goes on with both, which skip so many bytes first.
+    /// Goes on with a tree and a chunker, each with the number of input bytes that it has already.
     pub(super) fn resume(tree: (Tree, u64), chunker: (Chunker, u64)) -> Self {
         Self { tree: tree.0, tree_skips: tree.1, chunker: chunker.0, chunker_skips: chunker.1 }
     }
 
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
-        // One after the other in parts that a core's cache holds.
+        // In parts that fit into a core's cache.
         for bytes in bytes.chunks(CACHED_BYTES) {
             self.tree.update(unskipped(&mut self.tree_skips, bytes));
             self.chunker.update(unskipped(&mut self.chunker_skips, bytes));
@@ -190,7 +193,7 @@ impl ContentPart {
     fn finish(self) -> (Option<Blake3>, Option<Blake3>, ChunkMap) {
         let (blake3, prefix) = (self.tree.digest(), self.tree.prefix());
         let chunk_map = ChunkMap {
-            average: self.chunker.average(),
+            mean: self.chunker.mean(),
             size: self.tree.length(),
             md5_state: None,
             subtrees: self.tree.into_subtrees(),

@@ -1,9 +1,10 @@
-//! A content that grew: its digests and its chunk map without the bytes that it had, and where to look whether they are still there.
+//! Digests and chunk map of a content that grew, without reading what it had, and samples by which to
+//! see whether that is still there.
 
 use super::chunker::Chunker;
 use super::hasher::{ChunkMapHasher, ContentPart, Md5Part};
-use super::tree::Tree;
-use super::{ChunkMap, GROUP_BYTES, groups_before};
+use super::map::{ChunkMap, MEANS};
+use super::tree::{GROUP_BYTES, Tree, groups_before};
 use crate::archive::digest::blake3;
 
 /// Goes on where a chunk map ends.
@@ -13,8 +14,8 @@ pub struct Resume {
 }
 
 impl Resume {
-    /// Of the content whose previous chunk map is `previous`, if md5 can be resumed from there. What comes before [`Resume::start`] is
-    /// believed.
+    /// Goes on behind the content of `previous`, if that has a state of md5. Bytes before
+    /// [`Resume::start`] are taken for unchanged.
     #[must_use]
     pub fn new(previous: &ChunkMap) -> Option<Self> {
         let groups = groups_before(previous.size);
@@ -25,27 +26,29 @@ impl Resume {
         let start = group_start.min(chunk_start);
         let md5 = Md5Part::resume(group_start, previous.md5_state?, group_start - start, previous.size);
         let tree = Tree::resume(groups, previous.subtrees.clone(), Some(previous.size));
-        let chunker = Chunker::new(previous.average, chunks);
+        let chunker = Chunker::new(previous.mean, chunks);
         let content = ContentPart::resume((tree, group_start - start), (chunker, chunk_start - start));
         Some(Self { hasher: ChunkMapHasher::of_parts(md5, content), start })
     }
 
-    /// Where in the content the first byte is that has to be fed: shortly before the previous end, at most 17 MiB.
+    /// The offset of the first byte to feed: at most 17 MiB before the previous end.
     #[must_use]
     pub fn start(&self) -> u64 {
         self.start
     }
 
-    /// Takes the bytes from [`Resume::start`] on, and gives digests and chunk map of the whole content. [`prefix`](super::Hashed::prefix) and
-    /// [`prefix_md5`](super::Hashed::prefix_md5) are of as many bytes as the previous content had: if they are others than that one's, it is not there any more, or the chunk map is
-    /// not of it. They are `None` if the content has become shorter, and no digest counts then.
+    /// Takes the bytes from [`Resume::start`] on, and gives digests and chunk map of the whole content.
+    /// [`prefix`](super::Hashed::prefix) and [`prefix_md5`](super::Hashed::prefix_md5) are of as many
+    /// bytes as the previous content had. If they differ from its digests, the content does not begin
+    /// with it, or the chunk map is of another one. They are `None` if the content has become
+    /// shorter; no digest is valid then.
     #[must_use]
     pub fn into_hasher(self) -> ChunkMapHasher {
         self.hasher
     }
 }
 
-/// A part of a content that is known.
+/// A part of a content, with its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
     /// Where it starts.
@@ -55,20 +58,20 @@ pub struct Sample {
     pub(in super::super) hash: [u8; 16],
 }
 
-/// The longest chunk of any average, in bytes.
-pub(in super::super) const MAX_SAMPLE_BYTES: u32 = 4 * *super::MEANS.end();
+/// The longest chunk that there is, in bytes.
+pub(in super::super) const MAX_SAMPLE_BYTES: u32 = 4 * *MEANS.end();
 
 impl Sample {
     /// Whether `bytes` are this part.
     #[must_use]
-    pub fn proves(&self, bytes: &[u8]) -> bool {
+    pub fn matches(&self, bytes: &[u8]) -> bool {
         bytes.len() == self.length as usize && blake3(bytes).as_bytes().starts_with(&self.hash)
     }
 }
 
 impl ChunkMap {
-    /// At most `count` parts of the content, ascending: the first and the last chunk, and others spread over all of it. `seed` says
-    /// which: with one that nobody can know, no place is safe from being looked at.
+    /// At most `count` parts of the content, ascending: the first and the last chunk, and others
+    /// spread between them. `seed` chooses which; a random one leaves no place that is never read.
     #[must_use]
     pub fn samples(&self, count: usize, seed: u64) -> Vec<Sample> {
         let total = self.chunks.len();

@@ -65,7 +65,7 @@ fn lengths() -> impl Strategy<Value = usize> {
 fn chunks_are_those_of_the_crate() {
     let text: Vec<u8> =
         noise(3 * MIB, 5).iter().map(|byte| b"etaoin shrdlu\n"[usize::from(*byte) % 14]).collect();
-    for (content, average) in [
+    for (content, mean) in [
         (noise(6 * MIB, 1), 1 << 16),
         (noise(6 * MIB, 2), 1 << 18),
         (noise(6 * MIB, 3), 1 << 20),
@@ -73,11 +73,11 @@ fn chunks_are_those_of_the_crate() {
         (vec![0; 3 * MIB], 1 << 16),
         ([noise(300_000, 4), vec![7; MIB], noise(400_000, 4)].concat(), 1 << 16),
     ] {
-        let size = average as usize;
+        let size = mean as usize;
         let of_crate: Vec<u32> = fastcdc::v2020::FastCDC::new(&content, size / 4, size, size * 4)
             .map(|chunk| chunk.length as u32)
             .collect();
-        let (digest, ours) = chunk_map_of(&content, average);
+        let (digest, ours) = chunk_map_of(&content, mean);
         let ours: Vec<u32> = ours.chunks().iter().map(|chunk| chunk.length).collect();
         assert_eq!(ours, of_crate);
         assert!(ours.len() > 2);
@@ -98,17 +98,17 @@ fn golden() {
 }
 
 #[test]
-fn averages_grow_with_the_size_and_are_kept() {
+fn means_grow_with_the_size_and_are_reused() {
     let gib = |count: u64| count << 30;
-    for (size, average) in
+    for (size, mean) in
         [(0, 16), (gib(4), 16), (gib(4) + 1, 17), (gib(8), 17), (gib(256), 22), (u64::MAX, 22)]
     {
-        assert_eq!(average_for(size, None), 1 << average, "{size}");
+        assert_eq!(mean_chunk_for(size, None), 1 << mean, "{size}");
     }
-    assert_eq!(average_for(gib(30), Some(1 << 16)), 1 << 16);
-    assert_eq!(average_for(gib(300), Some(1 << 16)), 1 << 22, "too many chunks");
-    assert_eq!(average_for(1 << 20, Some(1 << 22)), 1 << 16, "too few");
-    assert_eq!(average_for(1 << 20, Some(100_000)), 1 << 16, "no average");
+    assert_eq!(mean_chunk_for(gib(30), Some(1 << 16)), 1 << 16);
+    assert_eq!(mean_chunk_for(gib(300), Some(1 << 16)), 1 << 22, "too many chunks");
+    assert_eq!(mean_chunk_for(1 << 20, Some(1 << 22)), 1 << 16, "too few");
+    assert_eq!(mean_chunk_for(1 << 20, Some(100_000)), 1 << 16, "no mean");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn refuses_bytes_that_are_no_chunk_map() {
     };
     assert_eq!(with(0, 2), Err(ChunkMapError::Version(2)));
     let damaged = |result| matches!(result, Err(ChunkMapError::Damaged(_)));
-    assert!(damaged(with(1, 15)) && damaged(with(1, 23)) && damaged(with(1, 200)), "averages");
+    assert!(damaged(with(1, 15)) && damaged(with(1, 23)) && damaged(with(1, 200)), "means");
     assert!(damaged(with(2, 2)), "neither a state nor none");
     assert!(damaged(with(10, 0x80)), "larger than any file");
     assert!((3..11).all(|at| damaged(with(at, bytes[at] ^ 1))), "another size");
@@ -196,7 +196,7 @@ fn a_diff_finds_what_stayed_and_what_moved() {
 fn of_equal_chunks_the_next_one_is_taken_then_the_one_at_the_same_place() {
     let chunk = |number: u8| Chunk { length: MEAN, hash: [number; 16] };
     let of = |numbers: &[u8]| ChunkMap {
-        average: MEAN,
+        mean: MEAN,
         size: numbers.len() as u64 * u64::from(MEAN),
         md5_state: None,
         subtrees: Vec::new(),
@@ -226,10 +226,10 @@ fn samples_show_what_changed() {
         for sample in &samples {
             let start = sample.offset as usize;
             let mut part = content[start..start + sample.length as usize].to_vec();
-            assert!(sample.proves(&part));
-            assert!(!sample.proves(&part[1..]));
+            assert!(sample.matches(&part));
+            assert!(!sample.matches(&part[1..]));
             part[0] ^= 1;
-            assert!(!sample.proves(&part));
+            assert!(!sample.matches(&part));
         }
         if count > 1 {
             let last = samples.last().unwrap();
@@ -324,12 +324,12 @@ proptest! {
 
     #[test]
     fn any_bytes_are_an_error_or_a_chunk_map(
-        average in 14..25_u8,
+        mean in 14..25_u8,
         has_state in 0..3_u8,
         size in prop_oneof![any::<u64>(), 0..3_u64 << 20],
         rest in prop::collection::vec(any::<u8>(), 0..200),
     ) {
-        let bytes = [&[1, average, has_state][..], &size.to_le_bytes(), &rest].concat();
+        let bytes = [&[1, mean, has_state][..], &size.to_le_bytes(), &rest].concat();
         if let Ok(chunk_map) = ChunkMap::decode(&bytes) {
             prop_assert_eq!(chunk_map.encode(), bytes);
         }
@@ -355,36 +355,35 @@ proptest! {
 }
 
 #[test]
-fn a_beginning_leads_to_the_whole_and_only_if_it_is_the_known_one() {
+fn a_prefix_leads_to_the_whole_and_only_if_it_is_the_known_one() {
     for size in [1, MIB - 1, MIB, MIB + 1, 3 * MIB, 7 * MIB + 5] {
         let content = noise(size + 2 * MIB + 77, size as u64);
-        let (known, beginning) =
-            (blake3(&content[..size]), Beginning::of(&chunk_map(&content[..size]), 9, 1));
-        let finish = |beginning: &Beginning, known, end: usize| {
-            let mut continued = Continued::new(beginning, size as u64, known)?;
-            assert!(continued.start() < size as u64 && size as u64 - continued.start() <= MIB as u64);
-            continued.update(&content[continued.start() as usize..end]);
-            continued.finish()
+        let (known, prefix) = (blake3(&content[..size]), KnownPrefix::of(&chunk_map(&content[..size]), 9, 1));
+        let finish = |prefix: &KnownPrefix, known, end: usize| {
+            let mut resumed = ResumedBlake3::new(prefix, size as u64, known)?;
+            assert!(resumed.start() < size as u64 && size as u64 - resumed.start() <= MIB as u64);
+            resumed.update(&content[resumed.start() as usize..end]);
+            resumed.finish()
         };
         for end in [size, size + 1, content.len()] {
-            assert_eq!(finish(&beginning, known, end), Some(blake3(&content[..end])), "{size} {end}");
+            assert_eq!(finish(&prefix, known, end), Some(blake3(&content[..end])), "{size} {end}");
         }
-        assert_eq!(finish(&beginning, known, size - 1), None, "{size}: not all of the known one");
-        assert_eq!(finish(&beginning, blake3(b"other"), content.len()), None, "{size}");
+        assert_eq!(finish(&prefix, known, size - 1), None, "{size}: not all of the known one");
+        assert_eq!(finish(&prefix, blake3(b"other"), content.len()), None, "{size}");
         let proves = |sample: &Sample| {
             let start = sample.offset as usize;
-            sample.proves(&content[start..start + sample.length as usize])
+            sample.matches(&content[start..start + sample.length as usize])
         };
-        assert!(!beginning.samples().is_empty() && beginning.samples().iter().all(proves));
-        let mut longer = beginning.clone();
+        assert!(!prefix.samples().is_empty() && prefix.samples().iter().all(proves));
+        let mut longer = prefix.clone();
         longer.subtrees.push([0; 32]);
         assert_eq!(finish(&longer, known, content.len()), None, "{size}");
-        let mut other = beginning.clone();
+        let mut other = prefix.clone();
         if let Some(first) = other.subtrees.first_mut() {
             first[0] ^= 1;
             assert_eq!(finish(&other, known, content.len()), None, "{size}: of another content");
         }
     }
-    assert!(Beginning::of(&chunk_map(b"x"), 0, 1).samples().is_empty());
-    assert!(Continued::new(&Beginning::of(&chunk_map(b"x"), 0, 1), 0, blake3(b"")).is_none());
+    assert!(KnownPrefix::of(&chunk_map(b"x"), 0, 1).samples().is_empty());
+    assert!(ResumedBlake3::new(&KnownPrefix::of(&chunk_map(b"x"), 0, 1), 0, blake3(b"")).is_none());
 }

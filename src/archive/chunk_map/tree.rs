@@ -1,10 +1,17 @@
-//! BLAKE3 of a content by groups, so that it can be resumed where a group begins (section 2.1 of the BLAKE3 paper: the tree over a
-//! content has complete subtrees wherever a group lies).
+//! BLAKE3 of a content by groups, so that it can be resumed where a group begins (section 2.1 of the
+//! BLAKE3 paper: the tree over a content has a complete subtree for each group).
 
-use super::GROUP_BYTES;
 use crate::archive::digest::{Blake3, Digest};
 use blake3::Hasher;
 use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+
+/// A group, in bytes: md5 and BLAKE3 can be resumed where one begins.
+pub const GROUP_BYTES: u64 = 1 << 20;
+
+/// How many groups lie before the last one of a content of `size` bytes.
+pub(super) fn groups_before(size: u64) -> u64 {
+    size.saturating_sub(1) / GROUP_BYTES
+}
 
 /// BLAKE3 of a subtree that is not the whole content.
 pub(super) type ChainingValue = [u8; 32];
@@ -12,25 +19,26 @@ pub(super) type ChainingValue = [u8; 32];
 /// Takes the pieces.
 #[derive(Clone)]
 pub(super) struct Tree {
-    /// The groups before the current one, as the largest complete subtrees from left to right.
+    /// The groups before the current one: the largest complete subtrees, left to right.
     subtrees: Vec<ChainingValue>,
     groups: u64,
     current: Hasher,
-    /// Bytes in the current group. A full one is done only when another byte comes: it may be the whole content.
+    /// Bytes in the current group. A full group is ended when another byte comes: without one it may
+    /// be the whole content.
     current_bytes: u64,
-    /// Whose BLAKE3 is wanted on the way: that of so many bytes at the start.
+    /// Length of the prefix whose BLAKE3 is wanted.
     prefix: Option<u64>,
     prefix_digest: Option<Blake3>,
 }
 
 impl Tree {
-    /// Of a whole content; with `prefix` also of so many bytes at its start.
+    /// For a whole content; with `prefix`, BLAKE3 of so many bytes at its start is computed, too.
     pub(super) fn new(prefix: Option<u64>) -> Self {
         Self::resume(0, Vec::new(), prefix)
     }
 
-    /// Of a content whose first `groups` groups are `subtrees`, one for each bit of that number that is set. At least one byte
-    /// has to follow.
+    /// Goes on behind the first `groups` groups of a content, which are `subtrees`: one for each bit
+    /// set in that number. At least one byte has to follow.
     pub(super) fn resume(groups: u64, subtrees: Vec<ChainingValue>, prefix: Option<u64>) -> Self {
         let mut tree =
             Self { subtrees, groups, current: Hasher::new(), current_bytes: 0, prefix, prefix_digest: None };
@@ -74,7 +82,7 @@ impl Tree {
         }
     }
 
-    /// Another byte follows, so the group is not the whole, nor is any subtree that it completes.
+    /// Another byte follows, so neither the group nor any subtree that it completes is the root.
     fn end_group(&mut self) {
         let mut value = self.current.finalize_non_root();
         let mut below = self.groups;
@@ -86,13 +94,13 @@ impl Tree {
         }
         self.subtrees.push(value);
         self.groups += 1;
-        // A new one: a reset keeps the offset, and none may be set then.
+        // A reset would leave the offset in place, and a hasher with an offset takes no new one.
         self.current = Hasher::new();
         self.current.set_input_offset(self.groups * GROUP_BYTES);
         self.current_bytes = 0;
     }
 
-    /// BLAKE3 of all bytes so far; `None` if the byte that has to follow the subtrees did not come.
+    /// BLAKE3 of all bytes so far; `None` if no byte followed the subtrees.
     pub(super) fn digest(&self) -> Option<Blake3> {
         let Some((first, rest)) = self.subtrees.split_first() else {
             return Some(Digest::from(*self.current.finalize().as_bytes()));
@@ -106,7 +114,7 @@ impl Tree {
         Some(Digest::from(*merge_subtrees_root(first, &right, Mode::Hash).as_bytes()))
     }
 
-    /// BLAKE3 of the prefix that was asked for, if so many bytes came.
+    /// BLAKE3 of the prefix that was asked for, if the content is that long.
     pub(super) fn prefix(&self) -> Option<Blake3> {
         self.prefix_digest
     }

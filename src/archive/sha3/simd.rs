@@ -2,7 +2,6 @@
 //! such a function may be called only where the processor has its instructions, which shows at run time.
 #![allow(unsafe_code)]
 
-use super::Sha3;
 use std::arch::x86_64::*;
 
 /// Bytes that one permutation takes in.
@@ -72,7 +71,7 @@ impl Engine {
     }
 
     /// Adds the digests of contents of one length; there are some, and at most as many as there are lanes.
-    pub(super) fn digest(self, contents: &[&[u8]], digests: &mut Vec<Sha3>) {
+    pub(super) fn digest(self, contents: &[&[u8]], digests: &mut Vec<[u8; 64]>) {
         // Lanes to spare do again what the last one does.
         let lane = |at: usize| contents[at.min(contents.len() - 1)];
         // SAFETY: only `all` makes `self`, where the processor has the instructions.
@@ -114,7 +113,7 @@ macro_rules! keccak {
     ($features:literal, $vector:ty, $lanes:literal, $zero:ident, $xor:ident, $same:ident) => {
         /// Digests of contents of one length.
         #[target_feature(enable = $features)]
-        pub(super) fn digest(contents: [&[u8]; $lanes]) -> [Sha3; $lanes] {
+        pub(super) fn digest(contents: [&[u8]; $lanes]) -> [[u8; 64]; $lanes] {
             let length = contents[0].len();
             let full = length / RATE;
             let mut state = [$zero(); 25];

@@ -4,7 +4,7 @@ use super::super::sql_int;
 use super::editor::Editor;
 use super::gone::{Placed, REMEMBERED_IDS};
 use crate::archive::change::{self, ChangeEnd, ChangeRecord};
-use crate::archive::chunk_map::Beginning;
+use crate::archive::chunk_map::KnownPrefix;
 use crate::archive::extent::Extent;
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ pub struct Applied {
     pub changed: Vec<u64>,
     /// Files that came and are believed to begin with a previous one, by id: that one's, and how to go on from there, at most
     /// 1024 of them.
-    pub beginnings: BTreeMap<u64, (u64, Beginning)>,
+    pub beginnings: BTreeMap<u64, (u64, KnownPrefix)>,
 }
 
 /// The others are as any file that changed.
@@ -98,7 +98,7 @@ struct Applying {
     lists: [Vec<u64>; 3],
     /// The fragmented file whose last extent was the last record.
     whole: Option<u64>,
-    beginnings: BTreeMap<u64, (u64, Beginning)>,
+    beginnings: BTreeMap<u64, (u64, KnownPrefix)>,
 }
 
 impl Applying {
@@ -125,7 +125,7 @@ impl Applying {
                     file.fragmented.then_some(Open { id: file.id, at: 0, size: file.size, extents: 0 });
             }
             ChangeRecord::Extents(extents) => self.extents(&extents)?,
-            ChangeRecord::Begins(previous, beginning) => {
+            ChangeRecord::Prefix(previous, beginning) => {
                 let Some(id) = whole.filter(|_| sql_int(previous) < REMEMBERED_IDS) else {
                     return Err(self.editor.refused("it has a beginning of no fragmented file"));
                 };

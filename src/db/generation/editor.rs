@@ -11,9 +11,9 @@ use super::super::{
 use super::super::{belonging, top};
 use super::gone::{Placed, forget_unplaced, next_id, remember_nodes};
 use crate::archive::change::ChangeEnd;
-use crate::archive::digest::IndexDigester;
 use crate::archive::entry::{FileEntry, Meta, Node, Origin};
 use crate::archive::extent::Extent;
+use crate::archive::index_digest::IndexDigester;
 use crate::archive::path::EntryPath;
 use crate::archive::skipped::SkippedList;
 use crate::db::keep_plans;

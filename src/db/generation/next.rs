@@ -8,7 +8,7 @@ use super::copy::copy;
 use super::editor::Editor;
 use super::history::{Generation, History, TABLES};
 use crate::archive::change::{self, BATCH_BYTES, ChangeEnd, ChangeRecord};
-use crate::archive::chunk_map::Beginning;
+use crate::archive::chunk_map::KnownPrefix;
 use crate::archive::digest::{Blake3, Md5};
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::extent::{Extents, Piece};
@@ -240,8 +240,8 @@ impl NextGeneration {
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn begins_with(&mut self, previous: u64, beginning: Beginning) -> Result<()> {
-        self.note(false, &ChangeRecord::Begins(previous, beginning))
+    pub fn begins_with(&mut self, previous: u64, beginning: KnownPrefix) -> Result<()> {
+        self.note(false, &ChangeRecord::Prefix(previous, beginning))
     }
 
     fn grown(&self, by: u64) -> Result<u64> {

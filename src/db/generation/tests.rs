@@ -243,7 +243,7 @@ fn what_does_not_fit_is_refused_and_the_former_generation_stands() {
 #[test]
 fn a_hostile_change_is_refused() {
     use crate::archive::change::{ChangeEnd, ChangeRecord, push};
-    use crate::archive::chunk_map::{Beginning, chunk_map_of};
+    use crate::archive::chunk_map::{KnownPrefix, chunk_map_of};
     use crate::archive::extent::Extent;
     let folder = tempfile::tempdir().unwrap();
     let ours = folder.path().join("ours");
@@ -290,7 +290,7 @@ fn a_hostile_change_is_refused() {
     }
     // A beginning belongs directly behind the last extent of a fragmented file, and names one that can be.
     let begins =
-        |previous| ChangeRecord::Begins(previous, Beginning::of(&chunk_map_of(b"x", 1 << 16).1, 0, 0));
+        |previous| ChangeRecord::Prefix(previous, KnownPrefix::of(&chunk_map_of(b"x", 1 << 16).1, 0, 0));
     for (number, (records, refused)) in [
         (vec![begins(0)], true),
         (vec![add(&FileEntry { id: 7, offset: 6, ..file("x", b"1") }), begins(0)], true),

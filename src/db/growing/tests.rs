@@ -2,8 +2,9 @@
 //! rows for each of them.
 
 use super::*;
-use crate::archive::digest::{IndexDigester, blake3, md5};
+use crate::archive::digest::{blake3, md5};
 use crate::archive::entry::{Meta, NodeKind};
+use crate::archive::index_digest::IndexDigester;
 use crate::archive::log::next_digest;
 use crate::archive::path::EntryPath;
 use crate::db::index_read::{IndexReader, Row};

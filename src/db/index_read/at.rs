@@ -1,8 +1,8 @@
 //! What an index has, or remembers, under some paths.
 
 use super::{FileRead, IndexReader, Side, WALK_ORDER, node_of, read_extents, read_nodes};
-use crate::archive::digest::IndexDigester;
 use crate::archive::entry::{FileEntry, Node};
+use crate::archive::index_digest::IndexDigester;
 use crate::archive::path::EntryPath;
 use crate::db::generation::ONLY_PLACED;
 use crate::db::text_or_blob;

@@ -78,7 +78,7 @@ impl<'a> BucketComparer<'a> {
             });
         }
         let (heads, rest): (Vec<_>, Vec<_>) =
-            read.into_iter().partition(|(_, file, _)| file.size == 0 || !file.is_provable());
+            read.into_iter().partition(|(_, file, _)| file.size == 0 || !file.is_verifiable());
         self.heads(heads, &mut outcomes);
         let (small, large): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|(_, file, _)| file.size <= BATCH_BYTES);
@@ -98,7 +98,7 @@ impl<'a> BucketComparer<'a> {
         let found = self.listing.lock().find(&file.path);
         let object = found.map_err(|e| Finding::Different(file.path.to_string(), e.to_string()))?;
         let object = object.ok_or_else(|| Finding::Missing(file.path.to_string()))?;
-        let known = file.object.as_ref().map(|known| &known.etag).filter(|_| !file.is_provable());
+        let known = file.object.as_ref().map(|known| &known.etag).filter(|_| !file.is_verifiable());
         let difference = if object.size != file.size {
             Some(format!("its size is {}, not {}", object.size, file.size))
         } else {

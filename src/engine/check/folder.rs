@@ -119,7 +119,7 @@ impl<'a> FolderComparer<'a> {
         if u64::try_from(stat.st_size) != Ok(file.size) {
             return Ok(FileContent::Differs(format!("its size is {}, not {}", stat.st_size, file.size)));
         }
-        if !file.is_provable() {
+        if !file.is_verifiable() {
             let difference = self.meta(&stat, file.meta.as_ref(), true);
             return Ok(difference.map_or(FileContent::Unverifiable, FileContent::Differs));
         }

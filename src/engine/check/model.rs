@@ -102,7 +102,7 @@ impl Entry {
     pub(super) fn finding(&self, difference: Difference) -> Option<Finding> {
         match (difference, self) {
             (Some(why), _) => Some(Finding::Different(self.path(), why)),
-            (None, Self::File(file)) if !file.is_provable() => Some(Finding::Unverified(self.path())),
+            (None, Self::File(file)) if !file.is_verifiable() => Some(Finding::Unverified(self.path())),
             (None, _) => None,
         }
     }

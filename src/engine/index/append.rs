@@ -3,7 +3,7 @@
 
 use super::entry::PreviousContent;
 use super::file_stat::size_of;
-use crate::archive::chunk_map::{Beginning, ChunkMap, Resume, average_for};
+use crate::archive::chunk_map::{ChunkMap, KnownPrefix, Resume, mean_chunk_for};
 use crate::archive::digest::blake3;
 use crate::archive::entry::{FileEntry, Origin};
 use crate::archive::log::Digests;
@@ -36,9 +36,9 @@ impl Append {
 
     /// The check for a receiver that has the previous content, of which `chunk_map` is the chunk map.
     /// It lets the receiver trust no more than the sender does.
-    pub(super) fn beginning(self, chunk_map: &[u8]) -> Option<Beginning> {
+    pub(super) fn beginning(self, chunk_map: &[u8]) -> Option<KnownPrefix> {
         let chunk_map = ChunkMap::decode(chunk_map).ok()?;
-        Some(Beginning::of(&chunk_map, self.samples(), rand::rng().random()))
+        Some(KnownPrefix::of(&chunk_map, self.samples(), rand::rng().random()))
     }
 }
 
@@ -96,7 +96,7 @@ impl Resumer {
         let chunk_map =
             ChunkMap::decode(&chunk_map.ok()??).ok().filter(|chunk_map| chunk_map.size() == previous.size)?;
         // Chunks that are too short for a file of the new size are replaced, which needs all of it.
-        if average_for(size_of(stat), Some(chunk_map.average())) != chunk_map.average() {
+        if mean_chunk_for(size_of(stat), Some(chunk_map.mean())) != chunk_map.mean() {
             return None;
         }
         let resume = Resume::new(&chunk_map)?;
@@ -115,6 +115,6 @@ fn has_samples(chunk_map: &ChunkMap, file: &File, monitor: &dyn Monitor) -> bool
         bytes.resize(sample.length as usize, 0);
         !monitor.is_cancelled()
             && file.read_exact_at(&mut bytes, sample.offset).is_ok()
-            && sample.proves(&bytes)
+            && sample.matches(&bytes)
     })
 }

@@ -9,7 +9,7 @@ use super::entry::{
 use super::file_stat::{entry_of, is_grown, is_unmodified, size_of};
 use super::hash::{LARGE_BYTES, blake3_and_chunk_map, share};
 use super::large::{LargeReader, SIDE_BY_SIDE};
-use crate::archive::chunk_map::average_for;
+use crate::archive::chunk_map::mean_chunk_for;
 use crate::archive::digest::md5_of_each;
 use crate::archive::entry::FileEntry;
 use crate::archive::path::EntryPath;
@@ -206,7 +206,7 @@ impl FileHasher<'_> {
             _ => None,
         };
         let entry = entry_of(&candidate.source.path, &stat, None);
-        let mean_chunk = average_for(size, candidate.mean_chunk);
+        let mean_chunk = mean_chunk_for(size, candidate.mean_chunk);
         let large = LargeFile::of_file(entry, mean_chunk, file, stat, self.may_grow);
         match previous {
             Some(previous) => large.with_previous(*previous, resume),

@@ -1,6 +1,6 @@
 //! What the hashers of files and of objects share.
 
-use crate::archive::chunk_map::{MIN_CHUNK_MAP_BYTES, average_for, chunk_map_of};
+use crate::archive::chunk_map::{MIN_CHUNK_MAP_BYTES, chunk_map_of, mean_chunk_for};
 use crate::archive::digest::{Blake3, blake3};
 use crate::engine::buffers::Buffer;
 use bytes::Bytes;
@@ -15,8 +15,8 @@ pub(super) fn blake3_and_chunk_map(content: &[u8], mean_chunk: Option<u32>) -> (
     if size < MIN_CHUNK_MAP_BYTES {
         return (blake3(content), None);
     }
-    let (blake3, chunk_map) = chunk_map_of(content, average_for(size, mean_chunk));
-    (blake3, chunk_map.to_keep())
+    let (blake3, chunk_map) = chunk_map_of(content, mean_chunk_for(size, mean_chunk));
+    (blake3, chunk_map.stored())
 }
 
 /// The contents of a batch, to be passed on. They may wait for long, so that they are copied out of

@@ -193,7 +193,7 @@ impl LargeReader {
             }
         }
         let Hashed { md5, blake3, prefix, prefix_md5, chunk_map } = hashed;
-        let chunk_map = if consistent { chunk_map.to_keep() } else { None };
+        let chunk_map = if consistent { chunk_map.stored() } else { None };
         // For a resumed chunk map, this verifies the states of both digests, too.
         let prefix = prefix_md5.zip(prefix);
         let has_grown =

@@ -66,7 +66,7 @@ impl NextRows {
         let previous = next.file_at(&file.path)?.filter(|previous| previous.id < first_new_id);
         if let Some(previous) = &previous
             && (previous.size, previous.md5, previous.blake3) == (file.size, file.md5, file.blake3)
-            && file.is_provable()
+            && file.is_verifiable()
         {
             let mut now = FileEntry { id: previous.id, ..file };
             if let (true, Some(now), Some(previous)) = (keeps_time, &mut now.meta, &previous.meta) {

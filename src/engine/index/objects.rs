@@ -7,7 +7,7 @@ use super::entry::{
 };
 use super::etag::verified;
 use super::hash::{LARGE_BYTES, blake3_and_chunk_map, share};
-use crate::archive::chunk_map::average_for;
+use crate::archive::chunk_map::mean_chunk_for;
 use crate::archive::digest::{Blake3, Md5, blake3, md5, md5_of_each};
 use crate::archive::entry::{FileEntry, Node, NodeKind, ObjectId};
 use crate::archive::path::EntryPath;
@@ -191,7 +191,7 @@ impl ObjectHasher<'_> {
             if self.monitor.is_cancelled() { Err("interrupted".to_string()) } else { Ok(()) }
         })?;
         let file = entry_of(object, head, Some((hashed.md5, Some(hashed.blake3))));
-        Ok(HashedFile { chunk_map: hashed.chunk_map.to_keep(), ..HashedFile::new(file) })
+        Ok(HashedFile { chunk_map: hashed.chunk_map.stored(), ..HashedFile::new(file) })
     }
 
     fn large_object(&self, object: &ListedObject, head: &Head, mean_chunk: Option<u32>) -> LargeObject {
@@ -199,7 +199,7 @@ impl ObjectHasher<'_> {
             bucket: self.bucket.clone(),
             state: self.bucket.head_state(object.path.as_bytes(), head),
             etag: head.md5(),
-            mean_chunk: average_for(head.size, mean_chunk),
+            mean_chunk: mean_chunk_for(head.size, mean_chunk),
         }
     }
 
@@ -282,7 +282,7 @@ pub(in crate::engine) fn is_same_object(file: &FileEntry, object: &ListedObject)
         previous.etag == object.etag && previous.modified_ns == Some(object.modified_ns)
     });
     // Without an ETag, an equal time tells too little.
-    is_same_state && !object.etag.is_empty() && file.size == object.size && file.is_provable()
+    is_same_state && !object.etag.is_empty() && file.size == object.size && file.is_verifiable()
 }
 
 fn listed(object: &ListedObject) -> Listed {

@@ -92,7 +92,7 @@ impl PreviousFiles {
             return Ok(None);
         }
         let head = self.rows.reader().chunk_map_head(file.id, 2)?;
-        Ok(head.and_then(|head| ChunkMap::average_of(&head)))
+        Ok(head.and_then(|head| ChunkMap::mean_of(&head)))
     }
 
     /// The walk is at its end: the remaining files have vanished.

@@ -67,7 +67,7 @@ fn end_in_file(piece: &Piece) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::chunk_map::{average_for, chunk_map_of};
+    use crate::archive::chunk_map::{chunk_map_of, mean_chunk_for};
 
     fn noise(length: usize, mut state: u64) -> Vec<u8> {
         let step = |_| {
@@ -84,9 +84,9 @@ mod tests {
         new.splice(3_000_000..3_000_000, noise(1000, 2));
         new.splice(0..0, [7]);
         new.extend(noise(5000, 3));
-        let average = average_for(old.len() as u64, None);
-        let (_, before) = chunk_map_of(&old, average);
-        let (_, now) = chunk_map_of(&new, average);
+        let mean = mean_chunk_for(old.len() as u64, None);
+        let (_, before) = chunk_map_of(&old, mean);
+        let (_, now) = chunk_map_of(&new, mean);
         // The previous content lies in two pieces, the second one first.
         let half = 2_500_000;
         let piece = |file_offset: u64, range| Piece { file_offset, range };

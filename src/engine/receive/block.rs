@@ -10,13 +10,14 @@ use super::open;
 use super::reason::reason;
 use crate::archive::block_digest::BlockDigest;
 use crate::archive::codec::{self, FrameError};
-use crate::archive::digest::{IndexDigest, proves};
+use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
 use crate::archive::extent::Piece;
 use crate::archive::intake::Taken;
 use crate::archive::layout::BlockLayout;
 use crate::archive::protocol::BlockAnswer;
 use crate::archive::ranges::RangeSet;
+use crate::archive::verify::is_content_of;
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
 use crate::unix_time::now_s;
@@ -274,7 +275,7 @@ impl BlockIntake<'_> {
 
     /// Verifies and stages a file that the block has whole.
     fn whole_file(&mut self, file: &FileEntry, bytes: &[u8], is_published: bool) -> Result<()> {
-        if !proves(file, bytes) {
+        if !is_content_of(file, bytes) {
             if !is_published {
                 self.archive.progress.fail(file.id, &file.path, NOT_AS_INDEXED);
                 self.rejected.push(file.id);

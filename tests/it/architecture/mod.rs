@@ -181,16 +181,8 @@ fn unsafe_code_stays_in_its_two_files() {
 const MAX_FUNCTION_LINES: usize = 60;
 
 /// Folders whose files still use each other. The list only gets shorter.
-const CIRCLES: &[&str] = &[
-    "archive",
-    "db",
-    "engine/blockcopy",
-    "engine/history",
-    "engine/stream",
-    "engine/upload",
-    "server",
-    "sink",
-];
+const CIRCLES: &[&str] =
+    &["db", "engine/blockcopy", "engine/history", "engine/stream", "engine/upload", "server", "sink"];
 
 /// Functions that are still too long. The list only gets shorter.
 const LONG_FUNCTIONS: &[&str] = &[

@@ -1,6 +1,6 @@
 //! What is known of the content of files that are staged and not published: one state for each file.
 
-use crate::archive::chunk_map::Continued;
+use crate::archive::chunk_map::ResumedBlake3;
 use crate::archive::digest::{Blake3, Blake3Hasher};
 use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
@@ -48,13 +48,13 @@ impl PartialHash {
 
 /// How a resumed file is verified: its prefix was verified under another id, and BLAKE3 continues behind it.
 pub(crate) struct PrefixCheck {
-    continued: Continued,
+    continued: ResumedBlake3,
     prefix_bytes: u64,
 }
 
 impl PrefixCheck {
     /// For a staged file whose first `prefix_bytes` bytes are what `continued` is of.
-    pub(crate) fn new(continued: Continued, prefix_bytes: u64) -> Self {
+    pub(crate) fn new(continued: ResumedBlake3, prefix_bytes: u64) -> Self {
         Self { continued, prefix_bytes }
     }
 

@@ -1,7 +1,7 @@
 //! Whether content is what the index says.
 
-use crate::archive::digest::ProofHasher;
 use crate::archive::entry::FileEntry;
+use crate::archive::verify::Verifier;
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::Read;
@@ -22,13 +22,13 @@ pub(crate) fn is_as_indexed(content: &File, file: &FileEntry) -> Result<bool> {
         if !meta.is_file() || meta.len() != file.size {
             return Ok(false);
         }
-        let mut hasher = ProofHasher::of(file);
+        let mut verifier = Verifier::of(file);
         let mut buffer = vec![0; READ_BYTES.min(file.size as usize + 1)];
         let mut reader = content;
         loop {
             match reader.read(&mut buffer)? {
-                0 => return Ok(hasher.proven()),
-                n => hasher.update(&buffer[..n]),
+                0 => return Ok(verifier.is_verified()),
+                n => verifier.update(&buffer[..n]),
             }
         }
     };

@@ -57,7 +57,7 @@ pub(crate) fn condition(sink: &DiskSink, file: &FileEntry, cache: &mut FolderCac
 /// # Errors
 /// The system's error.
 pub(crate) fn mend(sink: &DiskSink, file: &FileEntry, cache: &mut FolderCache) -> Result<bool> {
-    if !file.is_provable() {
+    if !file.is_verifiable() {
         return Ok(false);
     }
     let Some(opened) = sink.open_to_mend(file, cache)? else { return Ok(false) };
@@ -117,7 +117,7 @@ pub(crate) fn record_names(context: &Context, archive: &Archive) -> Result<()> {
     archive.with_index(|index| {
         each_unpublished(index, &archive.progress.published(), |file| {
             let is_named = file.meta.is_some()
-                && file.is_provable()
+                && file.is_verifiable()
                 && is_unmodified(sink, &file, &mut cache).unwrap_or(false)
                 && has_content_of(sink, &file);
             if is_named {

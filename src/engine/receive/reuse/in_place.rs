@@ -57,7 +57,7 @@ fn add_older(
             Ok(ControlFlow::Break(()))
         })?;
         let is_same =
-            |file: &FileEntry| file.is_provable() && file.meta.is_some() && old.has_content_of(file);
+            |file: &FileEntry| file.is_verifiable() && file.meta.is_some() && old.has_content_of(file);
         // What cannot be read is sent.
         if let Some(file) = found.filter(|file| is_same(file) && has_content_of(sink, file)) {
             reusable.updates.push(MetadataUpdate::of(id, &old))?;

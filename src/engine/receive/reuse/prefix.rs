@@ -6,7 +6,7 @@ use super::super::archive::hashes::PrefixCheck;
 use super::super::context::Context;
 use super::super::files::published::open_unmodified;
 use super::{ReuseSource, Staged};
-use crate::archive::chunk_map::{Beginning, Continued, Sample};
+use crate::archive::chunk_map::{KnownPrefix, ResumedBlake3, Sample};
 use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
 use crate::db::index_read::IndexReader;
@@ -25,7 +25,7 @@ pub(crate) struct GrownFiles<'a> {
     /// What is published of the previous generation.
     pub(crate) published: &'a RangeSet,
     /// By id: that of the file that is the prefix, and how to continue its digest.
-    pub(crate) list: &'a BTreeMap<u64, (u64, Beginning)>,
+    pub(crate) list: &'a BTreeMap<u64, (u64, KnownPrefix)>,
 }
 
 impl ReuseSource for GrownFiles<'_> {
@@ -41,7 +41,7 @@ impl ReuseSource for GrownFiles<'_> {
         let has_time = |old: &FileEntry| old.meta.is_some_and(|meta| is_common_time(meta.mtime_ns));
         let is_prefix = |old: &FileEntry| is_published && old.size < file.size && has_time(old);
         let Some(old) = self.previous.file(*previous)?.filter(is_prefix) else { return Ok(Staged::Nothing) };
-        let continued = old.blake3.and_then(|known| Continued::new(beginning, old.size, known));
+        let continued = old.blake3.and_then(|known| ResumedBlake3::new(beginning, old.size, known));
         let opened = open_unmodified(&self.context.sink, &old);
         let (Some(continued), Some(content)) = (continued, opened) else { return Ok(Staged::Nothing) };
         match copy_prefix(&old, &content, file.id, beginning, staging) {
@@ -60,7 +60,7 @@ fn copy_prefix(
     old: &FileEntry,
     content: &File,
     id: u64,
-    beginning: &Beginning,
+    beginning: &KnownPrefix,
     staging: &Staging,
 ) -> Result<bool> {
     staging.copy_from(id, content, 0, old.size, 0)?;
@@ -70,7 +70,7 @@ fn copy_prefix(
     let mut bytes = Vec::new();
     let mut is_as_sampled = |sample: &Sample| {
         bytes.resize(sample.length as usize, 0);
-        staged.read_exact_at(&mut bytes, sample.offset).is_ok() && sample.proves(&bytes)
+        staged.read_exact_at(&mut bytes, sample.offset).is_ok() && sample.matches(&bytes)
     };
     Ok(is_unmodified && beginning.samples().iter().all(&mut is_as_sampled))
 }

@@ -47,7 +47,7 @@ impl<'a> RetainedFiles<'a> {
     /// The newest folder that has `file`.
     fn folder_of(&mut self, file: &FileEntry) -> Result<Option<&Kept>> {
         // A file that nothing could verify is not taken.
-        if file.size == 0 || !file.is_provable() {
+        if file.size == 0 || !file.is_verifiable() {
             return Ok(None);
         }
         let with_id = self.generations.iter().filter(|(_, ids)| ids.contains(&file.id));

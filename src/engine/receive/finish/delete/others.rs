@@ -75,7 +75,7 @@ pub(super) fn unclaimed(
 /// Whether what has the name has the content that this archive put there.
 pub(super) fn has_our_content(context: &Context, row: &Row) -> bool {
     let Row::File(file) = row else { return true };
-    let is_ours = file.is_provable() && has_content_of(&context.sink, file);
+    let is_ours = file.is_verifiable() && has_content_of(&context.sink, file);
     if !is_ours {
         tracing::info!("\"{}\" is not deleted: another archive has put it there", file.path);
     }
