@@ -43,7 +43,7 @@ pub enum ChangeRecord {
     /// The next extents of the fragmented file before.
     Extents(Vec<Extent>),
     /// The fragmented file before begins with the whole content of the file of the previous generation with this id.
-    Begins(u64, KnownPrefix),
+    Prefix(u64, KnownPrefix),
     /// Metadata of the file with this id.
     SetMeta(u64, Option<Meta>),
     /// The directory or link of this path is no part of the index any more.

@@ -278,7 +278,7 @@ async fn run_save(args: SaveArgs, output: &Arc<Output>) -> Result<Outcome> {
     if report.cut_bytes > 0 {
         text += &format!(", {} cut off", human_bytes(report.cut_bytes));
     }
-    if report.proven.is_some() {
+    if report.verified.is_some() {
         text += ", all of it read again and verified";
     }
     Ok(Outcome {
@@ -289,7 +289,7 @@ async fn run_save(args: SaveArgs, output: &Arc<Output>) -> Result<Outcome> {
             "written_bytes": report.written_bytes, "equal_bytes": report.is_native.then_some(report.equal_bytes),
             "zero_bytes": report.zero_bytes, "cut_bytes": report.cut_bytes, "wire_bytes": report.wire_bytes,
             "backup_bytes": report.backup_bytes, "native": report.is_native, "dry_run": args.dry_run,
-            "root": report.proven.map(|root| root.to_string()),
+            "root": report.verified.map(|root| root.to_string()),
         }),
     })
 }

@@ -2,19 +2,21 @@
 
 pub use super::staging::Staging;
 
-use super::storage::{is_fuse, is_suspicious, watched_mount};
+use super::folding::{folds, says_whether_it_folds};
+use super::mount::{is_fuse, is_suspicious, watched_mount};
 use crate::archive::entry::Meta;
 use crate::archive::path::{EntryPath, STATE_DIR, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::{Folder, apply_meta, is_kind};
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// A base folder with the receiver's own folder in it.
@@ -101,8 +103,8 @@ impl DiskSink {
             );
         }
         let (opened_up, forgets_meta) = (AtomicBool::new(false), AtomicBool::new(false));
-        let folds = AtomicBool::new(super::names::folds(&folder, &state));
-        let folders_say = super::names::says_whether_it_folds(&folder).is_some();
+        let folds = AtomicBool::new(folds(&folder, &state));
+        let folders_say = says_whether_it_folds(&folder).is_some();
         let sink = Self {
             base: folder,
             state,
@@ -246,7 +248,7 @@ impl DiskSink {
     fn make_usable(&self, folder: &Folder) -> std::result::Result<(), Errno> {
         if self.folders_say
             && !self.folds.load(Ordering::Relaxed)
-            && super::names::says_whether_it_folds(folder) == Some(true)
+            && says_whether_it_folds(folder) == Some(true)
         {
             self.folds.store(true, Ordering::Relaxed);
         }

@@ -2,11 +2,11 @@
 //! Whether they were to go was not certain yet, so they go back to where they were. Nothing of anybody is lost by that: the next deletion
 //! takes them again.
 
+use super::aside::{REMOVED, each_below, make_folders, place, prune};
 use super::disk::DiskSink;
-use super::remove::{REMOVED, make_folders, place, prune};
 use crate::archive::path::printable;
-use crate::folder::{Folder, is_kind};
-use rustix::fs::{FileType, Stat};
+use crate::folder::Folder;
+use rustix::fs::Stat;
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -98,39 +98,4 @@ impl LeftOver {
 /// Whether a folder of this name was made by a deletion, and the paths in it are those of entries.
 fn is_session(name: &[u8]) -> bool {
     name.len() == 16 && name.iter().all(u8::is_ascii_hexdigit)
-}
-
-/// Gives what is in the folder `from` below `top`, by its path below `top`: what is no folder with its `Stat`, and each folder, `from`
-/// included, after all that is in it. Folders are opened from `top`: held open, they could be more than a process may have, and by a path
-/// from the root they could not be opened at all, as the path of an entry may be as long as the system takes.
-pub(super) fn each_below(top: &Folder, from: &[u8], mut each: impl FnMut(&[u8], Option<&Stat>)) {
-    let mut waiting = vec![(from.to_vec(), false)];
-    while let Some((path, is_seen)) = waiting.pop() {
-        if is_seen {
-            each(&path, None);
-            continue;
-        }
-        let mut folders = Vec::new();
-        let mut look = || -> Result<(), Errno> {
-            let folder = top.open_folder(&path)?;
-            for name in folder.names()? {
-                let Some(stat) = folder.stat(&name)? else { continue };
-                let path = if path.is_empty() { name } else { [&path, &b"/"[..], &name].concat() };
-                match is_kind(&stat, FileType::Directory) {
-                    true => folders.push((path, false)),
-                    false => each(&path, Some(&stat)),
-                }
-            }
-            Ok(())
-        };
-        match look() {
-            Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}
-            Err(e) => tracing::warn!(
-                "what a deletion has left in .tar-like/{REMOVED}/{} cannot be looked at: {e}",
-                printable(&path)
-            ),
-        }
-        waiting.push((path, true));
-        waiting.append(&mut folders);
-    }
 }

@@ -1,22 +1,26 @@
 //! Where bytes go: a folder on disk, path-safe, staged and durable.
 
+mod aside;
 mod copy;
 pub mod device;
 pub mod disk;
 mod expected;
+mod folding;
 mod kept;
 mod left;
 mod metadata;
+mod mount;
 mod names;
 mod remove;
 mod reserve;
 mod staging;
-pub mod storage;
+mod storage;
 mod times;
 
 pub use expected::Expected;
 pub use kept::Kept;
 pub use left::LeftOver;
+pub use mount::is_suspicious;
 pub use names::NameKey;
 pub use remove::{Backup, Outcome, Removal};
 pub use times::Scratch;

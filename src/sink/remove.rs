@@ -6,13 +6,13 @@
 //! An entry is moved to `.tar-like/removed/SESSION/PATH`. `SESSION` is a random name that one deletion has for itself, and `PATH` is the
 //! entry's own path: it says where an entry belongs that a kill has left there. The next start puts it back ([`super::left`]).
 
+use super::aside::{REMOVED, make_folders, place, prune};
 use super::disk::DiskSink;
 use super::expected::Expected;
-use super::left::each_below;
-use crate::archive::path::{EntryPath, MAX_NAME_BYTES, printable};
+use crate::archive::path::{EntryPath, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::Folder;
-use rustix::fs::{AtFlags, Mode, RenameFlags};
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -34,12 +34,6 @@ pub struct Backup {
     /// For messages.
     name: String,
 }
-
-/// Names tried for one entry, before the folder counts as full of backups.
-const MAX_BACKUPS: u32 = 10_000;
-
-/// The folder in the state folder through which entries leave.
-pub(super) const REMOVED: &str = "removed";
 
 /// One deletion: what it removes goes to a backup folder if it has one. Dropping it removes its empty folders; what a failure has left
 /// there stays for the next start.
@@ -265,19 +259,6 @@ impl Session {
     }
 }
 
-/// Removes the folder of the session `name` in `removed`, and all folders below it, as far as they are empty. What cannot be removed stays.
-pub(super) fn prune(removed: &Folder, name: &[u8]) {
-    each_below(removed, name, |path, stat| {
-        let cut = path.iter().rposition(|&b| b == b'/');
-        let (parent, name) = cut.map_or((&[][..], path), |cut| (&path[..cut], &path[cut + 1..]));
-        if stat.is_none()
-            && let Ok(parent) = removed.open_folder(parent)
-        {
-            let _ = rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR);
-        }
-    });
-}
-
 /// Whether `name` is as `expected`; `None` if nothing has that name.
 fn is(folder: &Folder, name: &[u8], expected: &Expected<'_>) -> std::result::Result<Option<bool>, Errno> {
     let Some(stat) = folder.stat(name)? else { return Ok(None) };
@@ -291,72 +272,6 @@ fn is(folder: &Folder, name: &[u8], expected: &Expected<'_>) -> std::result::Res
         Err(Errno::NOENT) => Ok(None),
         Err(e) => Err(e),
     }
-}
-
-/// Moves `from` to `name` in `to`, or to the first numbered name beside it that is free.
-pub(super) fn place(from: &Folder, aside: &[u8], to: &Folder, name: &[u8]) -> std::result::Result<(), Errno> {
-    for number in 0..MAX_BACKUPS {
-        match rename_new(from, aside, to, &numbered(name, number)) {
-            Err(Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR) => {}
-            Err(Errno::ACCESS) if to.make_writable()? => {}
-            other => return other,
-        }
-    }
-    Err(Errno::EXIST)
-}
-
-/// Renames to a name that nothing has.
-fn rename_new(from: &Folder, aside: &[u8], to: &Folder, name: &[u8]) -> std::result::Result<(), Errno> {
-    match rustix::fs::renameat_with(from, aside, to, name, RenameFlags::NOREPLACE) {
-        // A file system that cannot promise that: a hard link can.
-        Err(Errno::INVAL | Errno::NOSYS) => {}
-        other => return other,
-    }
-    match rustix::fs::linkat(from, aside, to, name, AtFlags::empty()) {
-        Ok(()) => rustix::fs::unlinkat(from, aside, AtFlags::empty()),
-        // One that has no hard links either: looking first is all there is.
-        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) if to.stat(name)?.is_none() => {
-            rustix::fs::renameat(from, aside, to, name)
-        }
-        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => Err(Errno::EXIST),
-        Err(e) => Err(e),
-    }
-}
-
-/// `name` for 0, then `name.~1~` and so on, as `cp` and `mv` number their backups.
-fn numbered(name: &[u8], number: u32) -> Vec<u8> {
-    if number == 0 {
-        return name.to_vec();
-    }
-    let suffix = format!(".~{number}~");
-    let mut numbered = name[..name.len().min(MAX_NAME_BYTES - suffix.len())].to_vec();
-    numbered.extend(suffix.bytes());
-    numbered
-}
-
-/// The folder `path` below `at`, made where missing. What is no folder, a symbolic link included, is never replaced: where `beside`, the
-/// next numbered name is taken instead.
-pub(super) fn make_folders(at: &Folder, path: &[u8], beside: bool) -> std::result::Result<Folder, Errno> {
-    let mut folder = at.open_folder(b"")?;
-    for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
-        folder = make_folder(&folder, name, beside)?;
-    }
-    Ok(folder)
-}
-
-fn make_folder(at: &Folder, name: &[u8], beside: bool) -> std::result::Result<Folder, Errno> {
-    for number in 0..MAX_BACKUPS {
-        let name = numbered(name, number);
-        match rustix::fs::mkdirat(at, &*name, Mode::from_raw_mode(0o777)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(e),
-        }
-        match at.open_folder(&name) {
-            Err(Errno::NOTDIR | Errno::LOOP) if beside => {}
-            other => return other,
-        }
-    }
-    Err(Errno::EXIST)
 }
 
 #[cfg(test)]

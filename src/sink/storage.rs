@@ -1,62 +1,13 @@
 //! Whether the storage below the receiver is still there: mounted, writable, with the receiver's own folder in it.
 
 use super::disk::DiskSink;
-use crate::folder::Folder;
+use super::mount::{is_mounted, is_suspicious};
 use rustix::fs::{AtFlags, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
-use std::os::fd::{AsFd, AsRawFd};
-use std::sync::PoisonError;
 use std::time::Instant;
 
 /// What has to be in the receiver's own folder.
 const NEEDED: [&str; 4] = ["archives", "staging", "incoming", "journal.sqlite"];
-
-/// The mount through which `folder` was opened; `None` where the system does not say.
-pub(super) fn mount_of(folder: &Folder) -> Option<u64> {
-    let path = format!("/proc/self/fdinfo/{}", folder.as_fd().as_raw_fd());
-    let text = std::fs::read_to_string(path).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
-}
-
-/// Whether a mount is among those that there are; `None` where the system does not say.
-fn is_mounted(mount: u64) -> Option<bool> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let mut mounts = text.lines().filter_map(|line| line.split(' ').next()?.parse::<u64>().ok());
-    Some(mounts.any(|known| known == mount))
-}
-
-/// The mount of `folder`, if its end would be noticed.
-pub(super) fn watched_mount(folder: &Folder) -> Option<u64> {
-    mount_of(folder).filter(|&mount| is_mounted(mount) == Some(true))
-}
-
-/// Whether `folder` lies on a FUSE file system: the kernel tells none but a few of its own kinds (virtiofs) of a sync of all of it.
-pub(super) fn is_fuse(folder: &Folder) -> bool {
-    const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
-    rustix::fs::fstatfs(folder).is_ok_and(|stat| u64::try_from(stat.f_type) == Ok(FUSE_SUPER_MAGIC))
-}
-
-/// Whether an error may say that storage is gone, and not only that one file is in a bad way.
-#[must_use]
-pub fn is_suspicious(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::IO
-            | Errno::ROFS
-            | Errno::STALE
-            | Errno::NODEV
-            | Errno::NXIO
-            | Errno::NOENT
-            | Errno::NOTDIR
-            | Errno::SHUTDOWN
-            | Errno::UCLEAN
-            | Errno::NOTCONN
-            | Errno::CONNABORTED
-            | Errno::HOSTDOWN
-            | Errno::TIMEDOUT
-            | Errno::REMOTEIO
-    )
-}
 
 impl DiskSink {
     /// Why nothing can be stored any more, if that is so. Looks only, unless `write` says that it may also try: a file system that has
@@ -98,7 +49,7 @@ impl DiskSink {
     /// fail at once, everybody asks.
     pub(super) fn try_to_write(&self) -> Result<(), Errno> {
         let asked = Instant::now();
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = self.written.lock();
         if written.is_some_and(|began| began >= asked) {
             return Ok(());
         }

@@ -85,7 +85,7 @@ fn run(
         destination,
         source_size: 0,
     };
-    // Names of pipes, too: /dev/stdin, or what a shell makes of <(...).
+    // A path may name a pipe, too: /dev/stdin, or what a shell makes of <(...).
     let input = match options.input {
         ChecksumInput::Path(path) => match open_pipe(&path)? {
             Some(pipe) => ChecksumInput::Pipe(pipe),
@@ -117,16 +117,7 @@ fn run(
             (end, is_whole)
         }
     };
-    match options.end {
-        // The original's stream has no word for an end that lies behind the destination's.
-        Some(wanted) if !writer.native => writer.want(end..wanted, stop)?,
-        // Only behind what was read to its end: whoever asked for a part does not want the rest.
-        _ if is_whole => hashes::push_rest(&mut writer.record, end),
-        _ => {}
-    }
-    writer.record.extend(DONE);
-    writer.flush()?;
-    Ok(writer.report)
+    writer.finish(end, options.end, is_whole, stop)
 }
 
 /// A pipe cannot be positioned: what comes before the start is read and dropped.
@@ -227,6 +218,26 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// Ends the stream. The destination was hashed up to `end`; `is_whole` says that it ends there.
+    fn finish(
+        mut self,
+        end: u64,
+        wanted: Option<u64>,
+        is_whole: bool,
+        stop: &Stop<'_>,
+    ) -> Result<ChecksumReport> {
+        match wanted {
+            // The original's stream cannot say that the copy ends behind the destination's end.
+            Some(wanted) if !self.native => self.want(end..wanted, stop)?,
+            // Where only a part was asked for, the rest of the source is not wanted.
+            _ if is_whole => hashes::push_rest(&mut self.record, end),
+            _ => {}
+        }
+        self.record.extend(DONE);
+        self.flush()?;
+        Ok(self.report)
     }
 
     fn flush(&mut self) -> Result<()> {

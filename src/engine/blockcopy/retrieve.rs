@@ -2,10 +2,13 @@
 
 mod ask;
 mod compare;
+mod job;
 mod send;
 
-use super::coder::Coder;
 pub use super::coder::Compress;
+pub use job::RetrieveReport;
+
+use super::coder::Coder;
 use super::wire::{Input, Neighbour, Output, Stop, watching};
 use crate::archive::blockcopy::hasher::{Algorithm, Hasher};
 use crate::archive::blockcopy::hashes::HashRecord;
@@ -16,6 +19,7 @@ use crate::engine::pipeline::ordered;
 use crate::error::{Error, Result};
 use crate::source::device::Device;
 use crate::telemetry::Monitor;
+use job::Job;
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -29,23 +33,6 @@ pub struct RetrieveOptions {
     pub compress: Compress,
     /// Reading and hashing threads.
     pub threads: usize,
-}
-
-/// What was compared and sent.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct RetrieveReport {
-    /// The source's size.
-    pub source_bytes: u64,
-    /// Bytes that are equal.
-    pub equal_bytes: u64,
-    /// Bytes of blocks that were sent, zeros included.
-    pub sent_bytes: u64,
-    /// Bytes of them that were sent as runs of zeros.
-    pub zero_bytes: u64,
-    /// Bytes that went to `save`.
-    pub wire_bytes: u64,
-    /// Whether the stream was ours.
-    pub is_native: bool,
 }
 
 /// Reads hashes from `hashes` and writes to `out` what the destination lacks.
@@ -64,19 +51,6 @@ pub fn retrieve(
     let input = Input::new(hashes, Neighbour::Checksum, &stop);
     let output = Output::new(out, Neighbour::Save);
     watching(&reader, Neighbour::Save, &stop, || run(options, &device, input, output, &stop, monitor))
-}
-
-/// What all parts of a run know.
-struct Job<'j> {
-    device: &'j Device,
-    hasher: Hasher,
-    coder: Coder,
-    xz: bool,
-    /// Ours, or the original's.
-    head: Option<Head>,
-    stop: &'j Stop<'j>,
-    monitor: &'j dyn Monitor,
-    buffers: std::sync::Arc<Buffers>,
 }
 
 fn run(

@@ -1,54 +1,18 @@
 //! `blockcopy save`: writes what differs into the destination, in place.
 
+mod options;
 mod parse;
 mod write;
 
+pub use options::{SaveOptions, SaveReport};
+
 use super::wire::{Input, Neighbour, Stop};
-use crate::archive::digest::Blake3;
 use crate::engine::buffers::Buffers;
 use crate::engine::pipeline::ordered;
 use crate::error::Result;
 use crate::sink::device::Target;
 use crate::telemetry::{Monitor, Notice};
 use std::fs::File;
-use std::path::PathBuf;
-
-/// Where to write, and how.
-pub struct SaveOptions {
-    /// The destination of the copy, which is there.
-    pub destination: PathBuf,
-    /// A new file for what is overwritten.
-    pub backup: Option<PathBuf>,
-    /// Zeros become holes.
-    pub sparse: bool,
-    /// Count, and write nothing.
-    pub dry_run: bool,
-    /// Read all of the destination at the end, and prove that it is what the source was.
-    pub verify: bool,
-    /// Threads for decompressing and comparing.
-    pub threads: usize,
-}
-
-/// What was written.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SaveReport {
-    /// Bytes that were equal already; known only if all three processes are ours.
-    pub equal_bytes: u64,
-    /// Bytes of blocks that were written, zeros included.
-    pub written_bytes: u64,
-    /// Bytes of them that came as runs of zeros.
-    pub zero_bytes: u64,
-    /// Bytes by which the file became shorter.
-    pub cut_bytes: u64,
-    /// Bytes that came from `retrieve`.
-    pub wire_bytes: u64,
-    /// Bytes of the backup file.
-    pub backup_bytes: u64,
-    /// Whether the stream was ours.
-    pub is_native: bool,
-    /// The proof of the whole, if the destination was read again.
-    pub proven: Option<Blake3>,
-}
 
 /// Reads a stream of `retrieve` from `data` and brings the destination to what the source was.
 ///

@@ -1,21 +1,21 @@
-//! Both ends of a pipe, and who is behind them. Nobody waits for a neighbour that has died, nor after the user wants to stop.
+//! Both ends of a pipe, and the processes behind them. All waiting ends when a neighbour has died, or
+//! the user wants to stop.
 
-use super::malformed;
 use crate::archive::blockcopy::{BadRecord, DONE, Tag};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::fcntl_setpipe_size;
 use std::fmt;
 use std::fs::File;
 use std::io::{IoSlice, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-/// How often somebody who waits looks whether to go on.
-const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// How often a thread that waits for a pipe looks whether to go on.
+const POLL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// What a pipe may hold, if the system lets us: fewer changes between the processes.
+/// What a pipe holds, if the system allows it: larger ones make fewer switches between processes.
 const PIPE_BYTES: usize = 1 << 20;
 
 /// The process at the other end of a pipe.
@@ -46,6 +46,17 @@ impl fmt::Display for Neighbour {
 }
 
 impl Neighbour {
+    /// The error for a record that this process should not have sent.
+    pub(super) fn sent(self, bad: BadRecord) -> Error {
+        let error = Error::new(ErrorKind::Malformed, format!("{self} sent {bad}"));
+        match bad {
+            BadRecord::Newer => error.with_hint("use the same version of tar-like on both hosts"),
+            _ => error.with_hint(
+                "the stream is damaged, or it is not that of blockcopy; nothing else may write to that pipe",
+            ),
+        }
+    }
+
     fn ended(self) -> Error {
         Error::new(ErrorKind::Unreachable, format!("{self} has ended before all was done"))
             .with_hint("its own message tells why; when that is mended, run all three again")
@@ -56,21 +67,21 @@ impl Neighbour {
 pub(super) struct Stop<'m> {
     monitor: &'m dyn Monitor,
     stopped: AtomicBool,
-    gone: Mutex<Option<Neighbour>>,
+    lost: Mutex<Option<Neighbour>>,
 }
 
 impl<'m> Stop<'m> {
     pub(super) fn new(monitor: &'m dyn Monitor) -> Self {
-        Self { monitor, stopped: AtomicBool::new(false), gone: Mutex::new(None) }
+        Self { monitor, stopped: AtomicBool::new(false), lost: Mutex::new(None) }
     }
 
-    /// Stops the others because of an error of this thread.
+    /// Stops the other threads because of an error of this one.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    fn lost(&self, neighbour: Neighbour) {
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(neighbour);
+    fn lose(&self, neighbour: Neighbour) {
+        self.lost.lock().get_or_insert(neighbour);
         self.stop();
     }
 
@@ -84,13 +95,13 @@ impl<'m> Stop<'m> {
         if !self.stopped.load(Ordering::Relaxed) {
             return Ok(());
         }
-        match *self.gone.lock().unwrap_or_else(PoisonError::into_inner) {
+        match *self.lost.lock() {
             Some(neighbour) => Err(neighbour.ended()),
             None => Err(Error::new(ErrorKind::Internal, "stopped by another thread")),
         }
     }
 
-    /// Gives `result` on; an error stops the others.
+    /// Hands `result` on. An error stops the other threads.
     pub(super) fn pass<T>(&self, result: Result<T>) -> Result<T> {
         if result.is_err() {
             self.stop();
@@ -99,7 +110,7 @@ impl<'m> Stop<'m> {
     }
 }
 
-/// What comes in.
+/// The reading end of a pipe.
 pub(super) struct Input<'s> {
     file: File,
     from: Neighbour,
@@ -115,16 +126,16 @@ impl<'s> Input<'s> {
         Self { file, from, stop, buffer: Vec::with_capacity(1 << 18), at: 0, bytes: 0 }
     }
 
-    /// Bytes that came so far.
+    /// Bytes that were read so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Reads what is there, at least one byte; 0 at the end.
+    /// Reads what there is, at least one byte; 0 at the end.
     fn some(&mut self, to: &mut [u8]) -> Result<usize> {
         loop {
             self.stop.check()?;
-            let ready = poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&LOOK));
+            let ready = poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&POLL_INTERVAL));
             match ready {
                 Ok(0) | Err(rustix::io::Errno::INTR) => continue,
                 _ => {}
@@ -144,7 +155,7 @@ impl<'s> Input<'s> {
         }
     }
 
-    /// Fills `to` as far as there is something; says how far.
+    /// Fills `to` as far as the stream goes, and says how far.
     pub(super) fn fill(&mut self, to: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         while done < to.len() {
@@ -154,7 +165,7 @@ impl<'s> Input<'s> {
                 to[done..done + now].copy_from_slice(&buffered[..now]);
                 (done, self.at) = (done + now, self.at + now);
             } else if to.len() - done >= self.buffer.capacity() / 2 {
-                // Long content goes to its place at once.
+                // Long content needs no buffer between.
                 match self.some(&mut to[done..])? {
                     0 => break,
                     count => done += count,
@@ -196,10 +207,10 @@ impl<'s> Input<'s> {
 
     /// The error for a record of this stream.
     pub(super) fn bad(&self, bad: BadRecord) -> Error {
-        malformed(self.from, bad)
+        self.from.sent(bad)
     }
 
-    /// Whether nothing more comes; waits until that is known.
+    /// Whether the stream has ended; waits until that is known.
     pub(super) fn at_end(&mut self) -> Result<bool> {
         if self.at < self.buffer.len() {
             return Ok(false);
@@ -212,7 +223,7 @@ impl<'s> Input<'s> {
     }
 }
 
-/// What goes out.
+/// The writing end of a pipe.
 pub(super) struct Output {
     file: File,
     to: Neighbour,
@@ -225,12 +236,12 @@ impl Output {
         Self { file, to, bytes: 0 }
     }
 
-    /// Bytes that went so far.
+    /// Bytes that were written so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Writes all of it.
+    /// Writes all pieces.
     ///
     /// # Errors
     /// The neighbour has ended, or the disk behind a file is full.
@@ -246,9 +257,9 @@ impl Output {
                     IoSlice::advance_slices(&mut left, count);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                // Somebody else who has this pipe, a shell's neighbour perhaps, wants not to wait there. We do.
+                // Another process that shares this pipe, a shell for instance, made it non-blocking.
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                    let _ = poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], Some(&LOOK));
+                    let _ = poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], Some(&POLL_INTERVAL));
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Err(self.to.ended()),
                 Err(e) => return Err(Error::io(format!("cannot write to {}", self.to), e)),
@@ -258,23 +269,24 @@ impl Output {
     }
 }
 
-/// Runs `work` while somebody looks whether the reader of `out` is still there: who has nothing to write would not learn it otherwise.
+/// Runs `work`, while another thread watches whether the reader of `out` is still there: a process that
+/// has nothing to write would not learn it otherwise.
 pub(super) fn watching<T>(
     out: &File,
     reader: Neighbour,
     stop: &Stop<'_>,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    // Its end is told by a pipe that closes: nobody waits for the watch.
+    // A pipe that closes ends the watch at once.
     let (wake, waker) = std::io::pipe().map_err(|e| Error::io("cannot make a pipe", e))?;
     std::thread::scope(|scope| {
         let watch = move || {
             loop {
-                // Asked for nothing: errors are always told.
+                // No event is asked for: errors are always reported.
                 let mut wanted = [PollFd::new(out, PollFlags::empty()), PollFd::new(&wake, PollFlags::IN)];
                 let polled = poll(&mut wanted, None);
                 if wanted[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
-                    return stop.lost(reader);
+                    return stop.lose(reader);
                 }
                 if !wanted[1].revents().is_empty() || !matches!(polled, Ok(_) | Err(rustix::io::Errno::INTR))
                 {
@@ -286,7 +298,7 @@ pub(super) fn watching<T>(
         let result = work();
         drop(waker);
         match result {
-            // The reason of all others.
+            // This thread was stopped by another one, which knows the reason.
             Err(e) if e.kind() == ErrorKind::Internal => Err(stop.check().err().unwrap_or(e)),
             result => result,
         }

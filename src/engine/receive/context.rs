@@ -11,7 +11,7 @@ use crate::archive::digest::IndexDigest;
 use crate::db::is_corrupt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::DiskSink;
-use crate::sink::storage::is_suspicious;
+use crate::sink::is_suspicious;
 use crate::telemetry::Counter;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};

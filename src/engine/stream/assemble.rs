@@ -2,9 +2,10 @@
 
 use crate::archive::layout::BlockLayout;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -68,7 +69,7 @@ impl Assembler {
             let piece = bytes.split_to(usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len()));
             let length = piece.len() as u64;
             let complete = {
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 let building = state.open.entry(number).or_default();
                 building.filled_bytes += length;
                 building.pieces.insert(offset, piece);
@@ -89,7 +90,7 @@ impl Assembler {
     /// Says where the archive ends: the last block is shorter than the others.
     pub(super) fn end(&self, total_bytes: u64) -> Result<(), Closed> {
         let complete = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.total_bytes = Some(total_bytes);
             if total_bytes == 0 {
                 None
@@ -98,10 +99,6 @@ impl Assembler {
             }
         };
         self.hand_over(complete)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take_if_complete(&self, state: &mut State, number: u64) -> Option<Block> {

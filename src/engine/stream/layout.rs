@@ -5,7 +5,6 @@ use super::super::index::{
     BatchContent, CONTENT_BATCH_BYTES, ContentUse, HashedFile, HashedLarge, IndexOptions, IndexReport,
     LargeFile, LargeReader, SIDE_BY_SIDE, Scan, ScannedEntry,
 };
-use super::LogPart;
 use super::assemble::{Assembler, Block, Closed};
 use crate::archive::entry::FileEntry;
 use crate::archive::log::{self, FileRow, LogEnd, LogRecord};
@@ -14,11 +13,21 @@ use crate::db::index_write::IndexWriter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
 use crate::unix_time::now_s;
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender as AsyncSender;
 use tokio::sync::oneshot;
+
+/// A part of the log.
+pub(super) struct LogPart {
+    pub(super) records: Vec<u8>,
+    /// Where the archive ends with it.
+    pub(super) end: u64,
+    /// Rows of the whole index, if it is the last part.
+    pub(super) rows: Option<u64>,
+}
 
 /// What to lay out, and where it goes.
 pub(super) struct Plan {
@@ -117,10 +126,10 @@ fn read_large(
     let mut under_way: Vec<Reading> = Vec::new();
     loop {
         let more = match under_way.len() {
-            0 => jobs.lock().unwrap_or_else(PoisonError::into_inner).recv().ok(),
+            0 => jobs.lock().recv().ok(),
             SIDE_BY_SIDE.. => None,
             // Another thread that has nothing to do may wait there.
-            _ => jobs.try_lock().ok().and_then(|jobs| jobs.try_recv().ok()),
+            _ => jobs.try_lock().and_then(|jobs| jobs.try_recv().ok()),
         };
         under_way.extend(more.map(Reading::from));
         if under_way.is_empty() {

@@ -7,39 +7,35 @@
 //!                                     └─▶ assemble blocks ────┴──▶ PUT
 //! ```
 //!
-//! What goes wrong with a block or a file here is not mended here: the upload that follows asks the receiver what it misses.
+//! A block or file that fails here stays missing at the receiver. The upload that follows asks what is
+//! missing, and sends it.
 
 mod assemble;
 mod layout;
 mod send;
 
 use super::index::{IndexOptions, IndexReport, record_top_of};
+use super::tasks::blocking;
 use super::upload::UploadOptions;
-use crate::archive::digest::IndexDigest;
 use crate::archive::log::LogDigest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::ReceiverClient;
 use crate::telemetry::{Monitor, Notice};
 use assemble::Block;
+use layout::LogPart;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
-
-/// A part of the log, and where the archive ends with it.
-struct LogPart {
-    records: Vec<u8>,
-    end: u64,
-    /// Rows of the whole index, if nothing follows.
-    rows: Option<u64>,
-}
 
 /// Parts of the log that may wait to be sent, at most [`layout::PART_BYTES`] each.
 const LOG_PARTS: usize = 16;
 
-/// Indexes the folder and sends it to `client` at once. Afterwards the index is at its place, the receiver has it, too, and most
-/// of what it lays out. `stream` is a number that nobody ever used.
+/// Indexes the folder and sends it to `client` at the same time. Afterwards the index is in place here
+/// and at the receiver, and the receiver has most of the contents. `stream` is a number that was
+/// never used.
 ///
 /// # Errors
-/// The folder cannot be read, the index cannot be written, or the receiver refuses or is away for too long.
+/// The folder cannot be read, the index cannot be written, or the receiver refuses or is unreachable
+/// for too long.
 pub async fn stream(
     index: IndexOptions,
     upload: &UploadOptions,
@@ -53,7 +49,7 @@ pub async fn stream(
     monitor.notice(Notice::Phase("sending"));
     client.patience().start();
     let (log_in, log_out) = mpsc::channel::<LogPart>(LOG_PARTS);
-    // Of the blocks that are under way at once, one is still being put together.
+    // Of the blocks that exist at once, one is still being assembled.
     let slots = upload.workers.saturating_sub(1).max(1);
     let (blocks_in, blocks_out) = mpsc::channel::<Block>(slots);
     let (log_taken_in, log_taken) = oneshot::channel();
@@ -67,17 +63,14 @@ pub async fn stream(
         runtime: tokio::runtime::Handle::current(),
     };
     let theirs = monitor.clone();
-    let laid_out = tokio::task::spawn_blocking(move || layout::run(plan, &*theirs));
-    let sender = send::Sender::new(upload, stream, client, monitor);
-    let sent = sender.run(log_out, log_taken_in, blocks_out).await;
-    // When sending ends early, laying out finds its channels closed, and ends as well.
-    let laid_out =
-        laid_out.await.map_err(|e| Error::new(ErrorKind::Internal, "indexing crashed").with_source(e))?;
+    let sender = send::StreamSender::new(upload, stream, client, monitor);
+    // When sending ends early, the thread that lays out finds its channels closed, and ends as well.
+    let (laid_out, sent) = tokio::join!(
+        blocking(move || layout::run(plan, &*theirs)),
+        sender.run(log_out, log_taken_in, blocks_out)
+    );
     sent?;
     let report = laid_out?;
     record_top_of(&index)?;
     Ok(report)
 }
-
-/// The index digest that a block names before the index has one.
-type Prefix = IndexDigest;

@@ -2,11 +2,13 @@
 
 use super::super::buffers::Buffers;
 use super::super::compression_policy::{Coding, CompressionPolicy};
+use super::super::tasks::blocking;
 use super::super::upload::UploadOptions;
 use super::assemble::Block;
-use super::{LogPart, Prefix};
+use super::layout::LogPart;
 use crate::archive::block_digest::BlockHasher;
 use crate::archive::codec::{self, Compression};
+use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
 use crate::archive::layout::intersect;
 use crate::archive::log::{LogDigest, first_digest, next_digest};
@@ -15,16 +17,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{BlockBody, LogBatch, ReceiverClient};
 use crate::telemetry::{Monitor, Notice};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
 /// A batch takes more parts as long as it has fewer bytes.
 const BATCH_BYTES: usize = 4 << 20;
 
 /// Everything that the sending tasks share.
-pub(super) struct Sender {
+pub(super) struct StreamSender {
     client: Arc<dyn ReceiverClient>,
     monitor: Arc<dyn Monitor>,
     stream: LogDigest,
@@ -41,11 +44,11 @@ pub(super) struct Sender {
 /// The log as far as the receiver has it: its name, and where the archive ends in it.
 #[derive(Clone, Copy)]
 struct Acknowledged {
-    prefix: Prefix,
+    prefix: IndexDigest,
     end: u64,
 }
 
-impl Sender {
+impl StreamSender {
     pub(super) fn new(
         options: &UploadOptions,
         stream: LogDigest,
@@ -118,13 +121,12 @@ impl Sender {
             }
             let after = next_digest(&before, &batch);
             let length = batch.len() as u64;
-            let body = spawn_blocking(move || {
+            let body = blocking(move || {
                 let mut body = Vec::new();
                 codec::encode(&batch, Compression::Auto, &mut body);
-                Frame::from(Bytes::from(body))
+                Ok(Frame::from(Bytes::from(body)))
             })
-            .await
-            .map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").with_source(e))?;
+            .await?;
             let batch = LogBatch { body, length, stream: self.stream, before, rows };
             let answer = match self.client.append_log(&batch).await {
                 // It may have been damaged on the way.
@@ -133,10 +135,7 @@ impl Sender {
                 }
                 other => other?,
             };
-            {
-                let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-                answer.held.iter().for_each(|(start, end)| held.insert(*start..*end));
-            }
+            answer.held.iter().for_each(|(start, end)| self.held.lock().insert(*start..*end));
             before = after;
             // Nobody waits when the last block has left.
             let _ = tell.send(Acknowledged { prefix: after, end });
@@ -157,8 +156,7 @@ impl Sender {
         let Ok(Acknowledged { prefix, .. }) = covered.map(|known| *known) else { return Ok(()) };
         let counters = self.monitor.counters();
         let (number, good_bytes) = (block.number, block.good_bytes);
-        let is_held = !self.ignore_done
-            && self.held.lock().unwrap_or_else(PoisonError::into_inner).contains(block.range.clone());
+        let is_held = !self.ignore_done && self.held.lock().contains(block.range.clone());
         if is_held {
             counters.done_bytes.add(good_bytes);
             counters.resumed_bytes.add(good_bytes);
@@ -175,9 +173,7 @@ impl Sender {
             let part = at..at + claim.bytes();
             let (this, whole) = (self.clone(), block.clone());
             let core = self.cores.acquire().await;
-            let (body, coding) = spawn_blocking(move || this.encode(&whole, part))
-                .await
-                .map_err(|e| Error::new(ErrorKind::Internal, "a task crashed").with_source(e))?;
+            let (body, coding) = blocking(move || Ok(this.encode(&whole, part))).await?;
             drop(core);
             match self.client.put_block(&body, &prefix, &claim).await {
                 Ok(_) if at == block.range.start => coding.count(counters),

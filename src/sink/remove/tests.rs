@@ -1,5 +1,5 @@
 use super::*;
-use crate::archive::path::MAX_PATH_BYTES;
+use crate::archive::path::{MAX_NAME_BYTES, MAX_PATH_BYTES};
 use crate::folder::mtime_ns;
 use rustix::fs::OFlags;
 use std::os::unix::fs::symlink;

@@ -3,8 +3,8 @@
 
 use super::super::scan::{pieces, span_of};
 use super::super::wire::Input;
-use super::Job;
 use super::compare::{Ask, Compared, Want};
+use super::job::Job;
 use crate::archive::blockcopy::BadRecord;
 use crate::archive::blockcopy::hashes::{HashRecord, span_hashes, span_tail};
 use crate::archive::blockcopy::head::Head;

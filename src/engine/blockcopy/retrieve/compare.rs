@@ -1,6 +1,6 @@
 //! Comparing a piece of the source with what is known of the destination; on any thread.
 
-use super::Job;
+use super::job::Job;
 use crate::archive::blockcopy::hasher::is_zero;
 use crate::engine::buffers::Buffer;
 use crate::error::Result;

@@ -2,7 +2,7 @@
 
 use super::super::wire::Output;
 use super::compare::{Blocks, Compared, Verdict};
-use super::{Job, RetrieveReport};
+use super::job::{Job, RetrieveReport};
 use crate::archive::blockcopy::DONE;
 use crate::archive::blockcopy::data::{self, Block, Coding};
 use crate::archive::blockcopy::root::Root;

@@ -1,6 +1,5 @@
 //! Taking the stream apart, and proving that each block is what was announced; on any thread.
 
-use super::super::malformed;
 use super::super::wire::{Input, Neighbour};
 use crate::archive::blockcopy::data::{Block, Coding, DataRecord};
 use crate::archive::blockcopy::head::{Head, Stream};
@@ -110,7 +109,7 @@ pub(super) fn decode(raw: Raw, buffers: &Arc<Buffers>) -> Result<Part> {
             xz::decode(&body, MAX_BLOCK as usize, &mut content)
                 .map_err(|e| damaged(position).with_source(e))?;
             if position.checked_add(content.len() as u64).is_none_or(|end| i64::try_from(end).is_err()) {
-                return Err(malformed(Neighbour::RetrieveBefore, BadRecord::TooLarge));
+                return Err(Neighbour::RetrieveBefore.sent(BadRecord::TooLarge));
             }
             Ok(Part::Content { position, content, is_native: false })
         }

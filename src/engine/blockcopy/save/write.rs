@@ -1,11 +1,10 @@
 //! Bringing the destination to what the source was, and proving it.
 
 use super::super::backup::Keeper;
-use super::super::malformed;
 use super::super::scan::{Scanned, scan};
 use super::super::wire::{Neighbour, Stop};
+use super::options::{SaveOptions, SaveReport};
 use super::parse::Part;
-use super::{SaveOptions, SaveReport};
 use crate::archive::blockcopy::hasher::{Algorithm, Hasher, is_zero};
 use crate::archive::blockcopy::head::Head;
 use crate::archive::blockcopy::root::Root;
@@ -55,7 +54,7 @@ pub(super) struct Writer<'w> {
     next: u64,
     root: Option<Blake3>,
     is_done: bool,
-    verify: bool,
+    verifies: bool,
     stop: &'w Stop<'w>,
     monitor: &'w dyn Monitor,
     report: SaveReport,
@@ -86,7 +85,7 @@ impl<'w> Writer<'w> {
             next: 0,
             root: None,
             is_done: false,
-            verify: options.verify,
+            verifies: options.verify,
             stop,
             monitor,
             report: SaveReport::default(),
@@ -95,14 +94,14 @@ impl<'w> Writer<'w> {
 
     pub(super) fn take(&mut self, part: Part) -> Result<()> {
         let begun = std::mem::replace(&mut self.has_begun, true);
-        let out_of_place = || malformed(Neighbour::RetrieveBefore, BadRecord::Damaged);
+        let out_of_place = || Neighbour::RetrieveBefore.sent(BadRecord::Damaged);
         let is_ours = |part: &Part| !matches!(part, Part::Content { is_native: false, .. } | Part::Done);
         match (&self.head, &part) {
             (None, Part::Head(head)) if !begun => return self.begin(*head),
             (_, Part::Head(_)) => return Err(out_of_place()),
             (None, part) if is_ours(part) => return Err(out_of_place()),
             (Some(_), Part::Content { is_native: false, .. }) => return Err(out_of_place()),
-            (None, _) if self.verify && !begun => {
+            (None, _) if self.verifies && !begun => {
                 return Err(Error::new(
                     ErrorKind::Usage,
                     "--verify needs a checksum --native at the other end; nothing was written",
@@ -163,8 +162,8 @@ impl<'w> Writer<'w> {
                 ),
             )
             .with_hint("run all three again, by the same names, when nobody else writes there")),
-            _ if !is_same && !self.verify && !self.options.dry_run => {
-                self.verify = true;
+            _ if !is_same && !self.verifies && !self.options.dry_run => {
+                self.verifies = true;
                 self.monitor.notice(Notice::Warning(format!(
                     "checksum has read something else than {}, as far as can be told: all of it will be read and compared at \
                      the end",
@@ -182,7 +181,7 @@ impl<'w> Writer<'w> {
         let counters = self.monitor.counters();
         if let Some(head) = &self.head {
             if position != self.next || end > head.copy_end() || self.root.is_some() {
-                return Err(malformed(Neighbour::RetrieveBefore, BadRecord::Damaged));
+                return Err(Neighbour::RetrieveBefore.sent(BadRecord::Damaged));
             }
             self.next = end;
             counters.done_bytes.add(length);
@@ -295,15 +294,15 @@ impl<'w> Writer<'w> {
     }
 
     pub(super) fn finish(mut self, wire_bytes: u64) -> Result<SaveReport> {
-        let proven = self.complete().map_err(|e| self.stopped(e))?;
+        let verified = self.complete().map_err(|e| self.stopped(e))?;
         let backup_bytes = self.keeper.map_or(0, |keeper| keeper.bytes());
-        Ok(SaveReport { wire_bytes, backup_bytes, proven, ..self.report })
+        Ok(SaveReport { wire_bytes, backup_bytes, verified, ..self.report })
     }
 
     fn complete(&mut self) -> Result<Option<Blake3>> {
         self.flush()?;
         if !self.is_done || (self.head.is_some() && self.root.is_none()) {
-            return Err(malformed(Neighbour::RetrieveBefore, BadRecord::Damaged));
+            return Err(Neighbour::RetrieveBefore.sent(BadRecord::Damaged));
         }
         if let Some(head) = self.head.filter(|head| head.end.is_none()) {
             self.cut(head.copy_end())?;
@@ -319,14 +318,14 @@ impl<'w> Writer<'w> {
             ));
         }
         self.target.sync()?;
-        let proven = match (self.head, self.root) {
-            (Some(head), Some(root)) if self.verify => Some(self.prove(&head, root)?),
+        let verified = match (self.head, self.root) {
+            (Some(head), Some(root)) if self.verifies => Some(self.verify(&head, root)?),
             _ => None,
         };
         if let Some(keeper) = &mut self.keeper {
             keeper.end()?;
         }
-        Ok(proven)
+        Ok(verified)
     }
 
     /// A file that is longer than the source becomes as long.
@@ -355,7 +354,7 @@ impl<'w> Writer<'w> {
     }
 
     /// Reads all of it, from the medium if that can be had, and compares the hash of all hashes with the source's.
-    fn prove(&self, head: &Head, wanted: Blake3) -> Result<Blake3> {
+    fn verify(&self, head: &Head, wanted: Blake3) -> Result<Blake3> {
         self.monitor.notice(Notice::Phase("verifying"));
         let device = Device::of(self.target.reader()?, self.target.name().to_string())?;
         device.drop_cache();

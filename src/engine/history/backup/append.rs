@@ -1,7 +1,7 @@
 //! Writing to a backup: a new one, and one more record.
 
+use super::file::{BackupFile, Damage, folder_of, sync_folder};
 use super::open::lock;
-use super::{BackupFile, Damage, folder_of, sync_folder};
 use crate::archive::backup::{HEAD_LEN, Kind, Lineage, NotNext, RECORDS, RecordHead, SLOTS, Slot};
 use crate::archive::digest::{Blake3Hasher, Digest, IndexDigest};
 use crate::archive::path::PARTIAL_INFIX;

@@ -1,7 +1,7 @@
 //! Laying a backup out afresh: all but the last change becomes one snapshot.
 
 use super::append::{NewBackup, Record};
-use super::{BackupFile, Damage};
+use super::file::{BackupFile, Damage};
 use crate::archive::backup::{Kind, Place, Rebase};
 use crate::error::{Error, ErrorKind, Result};
 use std::io::Write;

@@ -1,6 +1,6 @@
 //! Opening a backup: whose it is to write, and how much of it is whole.
 
-use super::{BackupFile, Damage};
+use super::file::{BackupFile, Damage};
 use crate::archive::backup::{
     HEAD_LEN, Kind, Lineage, NotASlot, RECORDS, RecordHead, SLOT_LEN, SLOTS, Slot, newest_slot,
 };

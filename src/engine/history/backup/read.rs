@@ -1,6 +1,6 @@
 //! Reading a backup: which version can be had, and the payloads that make it.
 
-use super::BackupFile;
+use super::file::BackupFile;
 use crate::archive::backup::Place;
 use crate::archive::digest::Blake3Hasher;
 use crate::error::Result;

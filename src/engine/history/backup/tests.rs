@@ -1,9 +1,10 @@
 use super::*;
 use crate::archive::backup::{Kind, Place, RECORDS, SLOTS};
 use crate::archive::digest::{IndexDigest, blake3};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use proptest::prelude::*;
 use std::io::{Read, Write};
+use std::path::Path;
 
 fn record(version: u64) -> Record {
     Record { version, digest: digest(version), created_s: 1_700_000_000 + version }
