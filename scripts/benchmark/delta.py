@@ -82,7 +82,7 @@ def touched(_bench: Bench, tree: Path):
 
 @contextlib.contextmanager
 def moved(bench: Bench, tree: Path):
-    """Files have other names, or are gone; until the end."""
+    """Files have other names, or are removed; until the end."""
     files = regular_files(tree)
     chosen = random.sample(files, min(RENAMED + REMOVED, len(files) // 2))
     renamed = [(name, f"{name}.renamed") for name in chosen[:RENAMED]]
@@ -98,7 +98,7 @@ def moved(bench: Bench, tree: Path):
             os.rename(now, was)
 
 
-# --- Passes ---
+# --- Runs ---
 
 
 def sent_by(log: Path, pattern: str) -> int | None:
@@ -348,7 +348,7 @@ def rsync_log(bench: Bench, data, first: bool):
 
 
 def sync_log(modes: dict[str, str]):
-    """Passes one after the other, by row and mode."""
+    """Runs one after the other, by row and mode."""
 
     def run(bench: Bench, data, first: bool):
         with receiving_file_system(bench, data.counts["bytes"]), log_of(data) as (source, grow):

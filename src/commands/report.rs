@@ -52,7 +52,7 @@ pub(super) fn index_text(report: &IndexReport) -> String {
         None => String::new(),
         Some(_) if report.unchanged => format!("; nothing changed since generation {}", report.generation),
         Some(changes) => format!(
-            "; generation {}: {} new or changed, {} of other metadata, {} gone, {} to send",
+            "; generation {}: {} new or changed, {} with new metadata, {} removed, {} to send",
             report.generation,
             human_count(changes.added),
             human_count(changes.touched),

@@ -1,4 +1,6 @@
-"""The stream of the original blockcopy as its description says, written for our tests and measurements; shares nothing with the program.
+"""The stream of the original blockcopy, written from its description for tests and measurements.
+
+It shares no code with the program.
 
 peer.py checksum FILE [--start N] [--end N] | peer.py retrieve FILE [--lzma] | peer.py save FILE
 
