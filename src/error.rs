@@ -1,11 +1,14 @@
 //! The one error type: a kind that drives retry, HTTP status and exit code, a message for a person, and a hint.
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What sort of thing went wrong. The table in [`ErrorKind::http_status`], [`ErrorKind::exit_code`] and
-/// [`ErrorKind::is_transient`] is the only place where the three consequences are decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What sort of thing went wrong. The table in [`ErrorKind::http_status`], [`ErrorKind::exit_code`],
+/// [`ErrorKind::is_transient`] and [`ErrorKind::as_answered`] is the only place where the
+/// consequences are decided. Its name in an answer is that of the variant in snake case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The command line or a setting is wrong.
@@ -101,6 +104,18 @@ impl ErrorKind {
             | Self::TooManyDeletions
             | Self::Interrupted
             | Self::Internal => 500,
+        }
+    }
+
+    /// The kind of the error at a sender whose request a receiver answers with this kind.
+    #[must_use]
+    pub fn as_answered(self) -> Self {
+        match self {
+            Self::Usage => Self::Malformed,
+            Self::Limited | Self::Exhausted => Self::Busy,
+            // Whether the receiver did what was asked is unknown, so the request is sent again.
+            _ if self.http_status() == 500 => Self::Unreachable,
+            _ => self,
         }
     }
 
@@ -214,8 +229,7 @@ impl Error {
     /// What the system said, if it was the system that failed.
     #[must_use]
     pub fn os_error(&self) -> Option<Errno> {
-        let error = self.source.as_ref()?.downcast_ref::<std::io::Error>()?;
-        error.raw_os_error().map(Errno::from_raw_os_error)
+        self.cause::<std::io::Error>()?.raw_os_error().map(Errno::from_raw_os_error)
     }
 
     /// Says that the error is about a file system of this host.
@@ -271,25 +285,26 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        let mut cause: Option<&(dyn std::error::Error + 'static)> =
-            self.source.as_deref().map(|e| e as &(dyn std::error::Error + 'static));
-        let mut last = self.message.clone();
-        while let Some(error) = cause {
-            let text = error.to_string();
+        let mut text = self.message.clone();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            let cause = error.to_string();
             // Wrappers often repeat their cause; saying it once is enough.
-            if !last.contains(&text) {
-                write!(f, ": {text}")?;
+            if !text.contains(&cause) {
+                text = format!("{text}: {cause}");
             }
-            last = text;
-            cause = error.source();
+            source = error.source();
         }
-        Ok(())
+        f.write_str(&text)
     }
 }
 
-// `source` stays private to Display, which prints the whole chain: a caller that printed the chain again would repeat it.
-impl std::error::Error for Error {}
+/// Display prints the whole chain of sources.
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|error| error as _)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -317,5 +332,9 @@ mod tests {
         assert_eq!(error.to_string(), "cannot read a");
         let error = Error::new(ErrorKind::Io, "cannot read a").with_source("no such file");
         assert_eq!(error.to_string(), "cannot read a: no such file");
+        let outer = Error::new(ErrorKind::Source, "cannot index b").with_source(error);
+        assert_eq!(outer.to_string(), "cannot index b: cannot read a: no such file");
+        let sources = std::iter::successors(Some(&outer as &dyn std::error::Error), |error| error.source());
+        assert_eq!(sources.count(), 3);
     }
 }

@@ -2,7 +2,8 @@
 
 use super::entry::Meta;
 use super::ranges::RangeSet;
-use serde::{Deserialize, Serialize};
+use crate::error::{Error, ErrorKind};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// On every answer of our receiver; tells a sender that it does not talk to the original program. Its value is [`VERSION`].
 pub const HEADER_SERVER: &str = "x-tar-like";
@@ -312,12 +313,21 @@ pub struct ErrorAnswer {
     /// What to do next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// Set where an index arrived as it was sent, and is refused for what it says: sending it again changes nothing.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub bad_index: bool,
-    /// Set where the receiver's storage failed and only a restart helps; tells this 503 from an overload.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub degraded: bool,
+    /// What sort of thing happened; `None` where no name came, or one that this version does not
+    /// know. The status is what counts then.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_kind")]
+    pub kind: Option<ErrorKind>,
+}
+
+fn known_kind<'de, D: Deserializer<'de>>(value: D) -> Result<Option<ErrorKind>, D::Error> {
+    Ok(ErrorKind::deserialize(serde_json::Value::deserialize(value)?).ok())
+}
+
+impl From<&Error> for ErrorAnswer {
+    fn from(error: &Error) -> Self {
+        let hint = error.hint().map(str::to_owned);
+        Self { error: error.to_string(), hint, kind: Some(error.kind()) }
+    }
 }
 
 /// Writes ids, ascending, as the value of [`HEADER_FAILED`].

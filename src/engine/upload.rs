@@ -93,6 +93,10 @@ impl Default for UploadOptions {
 /// How often what is missing after all was sent is sent again, before the files that it belongs to count as failed.
 const ROUNDS: usize = 3;
 
+/// What to do with an index that no receiver takes.
+const EDITED_INDEX: &str =
+    "the index was edited or damaged after it was made; make a new one with: tar-like index -c";
+
 /// Sends what the receiver misses. Ends early when the monitor says that the run is cancelled.
 ///
 /// # Errors
@@ -334,7 +338,12 @@ impl Upload<'_> {
             Err(e) if matches!(e.kind(), ErrorKind::BadBlock | ErrorKind::BadIndex) => {
                 self.monitor
                     .notice(Notice::Warning(format!("the index was refused and is sent again ({e})")));
-                self.client.put_index(&body).await?
+                self.client.put_index(&body).await.map_err(|e| match e.kind() {
+                    ErrorKind::BadBlock | ErrorKind::BadIndex if e.hint().is_none() => {
+                        e.with_hint(EDITED_INDEX)
+                    }
+                    _ => e,
+                })?
             }
             other => other?,
         };
@@ -346,7 +355,7 @@ impl Upload<'_> {
                 ErrorKind::BadIndex,
                 format!("the receiver read index {digest}, this is {}", self.summary.digest),
             )
-            .with_hint("the index was edited after it was made; make a new one with: tar-like index -c")),
+            .with_hint(EDITED_INDEX)),
         }
     }
 

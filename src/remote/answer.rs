@@ -81,9 +81,25 @@ pub(super) async fn refusal(response: Response, who: Who, base: &Url) -> Failed 
         Who::Ours => body(response, MAX_ERROR_BYTES).await.ok().flatten().and_then(|body| parse(&body).ok()),
         _ => None,
     };
-    let degraded = answer.as_ref().is_some_and(|answer| answer.degraded);
-    let bad_index = answer.as_ref().is_some_and(|answer| answer.bad_index);
-    let kind = match status {
+    // A name that does not fit its status is none of a receiver.
+    let named = answer.as_ref().and_then(|answer| answer.kind).filter(|kind| kind.http_status() == status);
+    let kind = named.map_or_else(|| kind_of(status, who), ErrorKind::as_answered);
+    let text = match (&answer, who) {
+        (Some(answer), _) => format!("{said}: {}", answer.error),
+        (None, Who::Ours) => format!("{said}: no explanation"),
+        (None, _) => said,
+    };
+    let error = Error::new(kind, text);
+    let error = match answer.and_then(|answer| answer.hint).or(own_hint) {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    };
+    Failed { retry_after, answered: who == Who::Ours && status != 408, ..error.into() }
+}
+
+/// What a status means where no kind is named.
+fn kind_of(status: u16, who: Who) -> ErrorKind {
+    match status {
         // The receiver is away for a moment, and whatever stands before it knows of nothing here.
         300..=399 | 402 | 404 | 405 | 421 | 501 if who == Who::Between => ErrorKind::Unreachable,
         // Only the receiver knows what these would say of an archive; of something between they pass, as it does.
@@ -99,9 +115,7 @@ pub(super) async fn refusal(response: Response, who: Who, base: &Url) -> Failed 
         411 => ErrorKind::LengthRequired,
         412 => ErrorKind::NoIndexNamed,
         413 => ErrorKind::TooLarge,
-        422 if bad_index => ErrorKind::BadIndex,
         422 => ErrorKind::BadBlock,
-        503 if degraded => ErrorKind::Degraded,
         429 | 503 => ErrorKind::Busy,
         507 => ErrorKind::NoSpace,
         // It came too slowly while others waited, or was cut.
@@ -109,18 +123,7 @@ pub(super) async fn refusal(response: Response, who: Who, base: &Url) -> Failed 
         // Whatever else a server says of itself leaves the outcome open.
         408 | 425 | 500.. => ErrorKind::Unreachable,
         _ => ErrorKind::Malformed,
-    };
-    let text = match (&answer, who) {
-        (Some(answer), _) => format!("{said}: {}", answer.error),
-        (None, Who::Ours) => format!("{said}: no explanation"),
-        (None, _) => said,
-    };
-    let error = Error::new(kind, text);
-    let error = match answer.and_then(|answer| answer.hint).or(own_hint) {
-        Some(hint) => error.with_hint(hint),
-        None => error,
-    };
-    Failed { retry_after, answered: who == Who::Ours && status != 408, ..error.into() }
+    }
 }
 
 /// What to do about an answer of something that is no receiver of ours.

@@ -4,6 +4,7 @@ use super::deadline::WriteDeadline;
 use super::slots::{Slot, TakenSlot};
 use super::{HEAD_PATIENCE, Server, Tls};
 use crate::archive::protocol::{ErrorAnswer, HEADER_SERVER, VERSION};
+use crate::error::{Error, ErrorKind};
 use axum::Router;
 use hyper::server::conn::http1::Builder;
 use hyper::service::Service;
@@ -123,13 +124,9 @@ async fn handshake(
 
 /// What somebody hears who speaks plain HTTP to a port with TLS.
 fn plain_answer() -> Vec<u8> {
-    let answer = ErrorAnswer {
-        error: "this port speaks HTTPS, and the request came as plain HTTP".to_string(),
-        hint: Some("use https:// in the address".to_string()),
-        bad_index: false,
-        degraded: false,
-    };
-    let body = serde_json::to_string(&answer).unwrap_or_default();
+    let what = "this port speaks HTTPS, and the request came as plain HTTP";
+    let error = Error::new(ErrorKind::Malformed, what).with_hint("use https:// in the address");
+    let body = serde_json::to_string(&ErrorAnswer::from(&error)).unwrap_or_default();
     format!(
         "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{HEADER_SERVER}: {VERSION}\r\nConnection: close\r\n\r\n{body}",
         body.len()

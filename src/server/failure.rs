@@ -26,14 +26,8 @@ pub(super) fn failure(error: &Error) -> Response {
 /// The answer that says so, without a word in the log.
 pub(super) fn refusal(error: &Error) -> Response {
     let kind = error.kind();
-    let answer = ErrorAnswer {
-        error: error.to_string(),
-        hint: error.hint().map(str::to_owned),
-        bad_index: kind == ErrorKind::BadIndex,
-        degraded: kind == ErrorKind::Degraded,
-    };
     let status = StatusCode::from_u16(kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(answer)).into_response();
+    let mut response = (status, Json(ErrorAnswer::from(error))).into_response();
     let retry_after = match kind {
         ErrorKind::Busy | ErrorKind::Exhausted => Some("1"),
         ErrorKind::NoSpace => Some("5"),
@@ -53,4 +47,70 @@ pub(super) fn refusal(error: &Error) -> Response {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::protocol::{HEADER_SERVER, VERSION};
+    use crate::remote::{Client, ClientOptions, Patience, TlsOptions};
+    use crate::telemetry::Silent;
+    use http_body_util::BodyExt;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Every kind there is: serde lists their names where it is given another one.
+    fn all_kinds() -> Vec<ErrorKind> {
+        let names = serde_json::from_str::<ErrorKind>("\"\"").unwrap_err().to_string();
+        let kinds = names.split('`').skip(3).step_by(2);
+        kinds.map(|name| serde_json::from_value(name.into()).unwrap()).collect()
+    }
+
+    /// The error at a sender whose request is answered by `answer`.
+    async fn at_sender(answer: Response) -> Error {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let options = ClientOptions {
+            url: format!("http://{}/tar", listener.local_addr().unwrap()),
+            tar_id: 0,
+            token: None,
+            tls: TlsOptions::default(),
+            connections: 1,
+            block_deadline: Duration::from_secs(60),
+            bandwidth: None,
+        };
+        let client = Client::new(options, Patience::new(Duration::ZERO), Arc::<Silent>::default()).unwrap();
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+            let (status, body) = (answer.status(), answer.into_body().collect().await.unwrap().to_bytes());
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status}\r\n{HEADER_SERVER}: {VERSION}\r\nContent-Length: {length}");
+            stream.write_all(&[head.as_bytes(), b"\r\n\r\n", &body].concat()).await.unwrap();
+        };
+        tokio::join!(client.status(1, 0), serve).0.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn every_kind_reaches_the_sender() {
+        let kinds = all_kinds();
+        assert!(kinds.contains(&ErrorKind::Usage) && kinds.contains(&ErrorKind::Internal), "{kinds:?}");
+        for kind in kinds {
+            let error = Error::new(kind, "the reason").with_hint("the hint");
+            let json = serde_json::to_value(ErrorAnswer::from(&error)).unwrap();
+            assert_eq!(serde_json::from_value::<ErrorAnswer>(json).unwrap().kind, Some(kind));
+            let heard = at_sender(refusal(&error)).await;
+            assert_eq!(heard.kind(), kind.as_answered(), "{kind:?}");
+            assert!(heard.to_string().ends_with("the reason"), "{heard}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_known_kind_goes_by_its_status() {
+        for kind in [r#""kind":"of a later version""#, r#""kind":"no_space""#, r#""hint":"none""#] {
+            let body = format!(r#"{{"error":"x",{kind}}}"#);
+            let heard = at_sender((StatusCode::UNPROCESSABLE_ENTITY, body).into_response()).await;
+            assert_eq!(heard.kind(), ErrorKind::BadBlock, "{kind}");
+        }
+    }
 }

@@ -262,3 +262,14 @@ fn a_changed_index_is_no_other_sender() {
     }
     assert_same_tree(&one.src, &one.dst);
 }
+
+/// An index that was edited so that no receiver takes it is put once more, and then its user hears what to do.
+#[test]
+fn an_index_that_is_refused_twice_is_not_put_again() {
+    let site = Site::new(3000);
+    let relay = site.relay(|_, _| Fate::Pass);
+    let edit = "UPDATE tar SET path='b' WHERE path='a'";
+    rusqlite::Connection::open(&site.db).unwrap().execute_batch(edit).unwrap();
+    at_once(|| site.upload(&relay.url, vec![])).code(1).says("make a new one with: tar-like index -c");
+    assert_eq!(relay.log().iter().filter(|line| line.contains("/tar/0/db ")).count(), 2, "{:?}", relay.log());
+}

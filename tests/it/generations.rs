@@ -2,6 +2,7 @@
 //! faults.
 
 use crate::support::original::OriginalReceiver;
+use crate::support::relay::{Fate, Relay};
 use crate::support::{Lab, Proxy, Tree, assert_same_tree, index};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -279,6 +280,34 @@ fn an_index_made_again_sends_no_content_again() {
     runs.lab.upload(&runs.src, &runs.db, &proxy.url, vec![]).code(0);
     assert_same_tree(&runs.src, &other);
     runs.lab.check(&other, &runs.db, args!["--extra"]).code(0);
+}
+
+/// A receiver refuses a change that was damaged in the sender's index, and gets the whole index once.
+/// So does an earlier one, which does not name the kind of its error.
+#[test]
+fn a_refused_change_is_followed_by_the_whole_index() {
+    for (seed, is_earlier) in [(19, false), (20, true)] {
+        let mut runs = Runs::begin(seed, |tree| {
+            tree.noise("big", 1_500_000).noise("goes", 3000);
+        });
+        runs.tree.remove("goes").noise("comes", 4000);
+        runs.lab.run(args!["index", "-b", runs.src, "-db", runs.db]).code(0);
+        let damage = "UPDATE tarlike_change SET batch=x'3f' WHERE undo=0";
+        assert_eq!(rusqlite::Connection::open(&runs.db).unwrap().execute(damage, []).unwrap(), 1);
+        let relay = Relay::start(runs.proxy.addr, move |_, request| {
+            let is_change = String::from_utf8_lossy(&request.head).contains("x-tar-like-from");
+            match is_change && is_earlier {
+                true => Fate::ReplaceInAnswer("\"kind\":\"bad_index\"", "\"none\":\"bad_index\""),
+                false => Fate::Pass,
+            }
+        });
+        let upload = runs.lab.upload(&runs.src, &runs.db, &relay.url, args!["--delete", "--json"]);
+        assert_eq!(sent(&upload.code(0).summary()), 4000);
+        assert_same_tree(&runs.src, &runs.dst);
+        let mut indexes = relay.log();
+        indexes.retain(|line| line.contains("/tar/0/db "));
+        assert_eq!(indexes.len(), 2, "a change and a whole index: {indexes:?}");
+    }
 }
 
 /// The name under which a large file was indexed is removed, and another of its names has the

@@ -44,12 +44,7 @@ impl Upload<'_> {
             match self.client.put_index(&body).await {
                 Ok(answer) if answer.digest == Some(body.digest.to_string()) => {}
                 Ok(_) => return self.put_index().await.map(drop),
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        ErrorKind::BadIndex | ErrorKind::WrongIndex | ErrorKind::NotFound
-                    ) =>
-                {
+                Err(e) if is_refusal(e.kind()) => {
                     self.monitor.notice(Notice::Warning(format!(
                         "the receiver does not take the change of the index ({e}); it gets all of it"
                     )));
@@ -67,6 +62,13 @@ impl Upload<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a receiver does not take a change that is refused so, and may take the whole index. An
+/// earlier version does not tell a bad index from a bad block.
+fn is_refusal(kind: ErrorKind) -> bool {
+    use ErrorKind::{BadBlock, BadIndex, NotFound, WrongIndex};
+    matches!(kind, BadBlock | BadIndex | NotFound | WrongIndex)
 }
 
 /// The whole index; `adopt` names what the receiver is to compare it with.
