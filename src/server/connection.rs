@@ -2,7 +2,8 @@
 
 use super::deadline::WriteDeadline;
 use super::slots::{Slot, TakenSlot};
-use super::{HEAD_PATIENCE, Server, Tls};
+use super::state::Server;
+use super::tls::Tls;
 use crate::archive::protocol::{ErrorAnswer, HEADER_SERVER, VERSION};
 use crate::error::{Error, ErrorKind};
 use axum::Router;
@@ -21,6 +22,8 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+/// A client must have sent its request's head by then, and, before that, be done with the TLS handshake.
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long an answer that ends a connection may take to get across, in which what still comes is thrown away: bytes that nobody has
 /// read when a socket is closed make the kernel reset the connection, and then the answer is lost.
 const LINGER: Duration = Duration::from_secs(1);
@@ -67,7 +70,7 @@ impl Connection {
         let Some(tls) = self.tls.clone() else { return self.speak(stream).await };
         let config = tls.config();
         let stream = tokio::select! {
-            stream = tokio::time::timeout(HEAD_PATIENCE, handshake(stream, TlsAcceptor::from(config))) => stream,
+            stream = tokio::time::timeout(HEAD_TIMEOUT, handshake(stream, TlsAcceptor::from(config))) => stream,
             _ = self.stopping.changed() => return,
         };
         let why = match stream {

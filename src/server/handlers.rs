@@ -3,14 +3,16 @@
 mod index;
 
 use super::auth::Need;
-use super::body::{Incoming, Saved};
+use super::body::Incoming;
+use super::call::Call;
 use super::connection::Peer;
 use super::failure::{failure, refusal};
 use super::headers::{coding_header, digest_header, failed_header, range_header, required_digest};
-use super::permits::{Permit, Permits, Requester, busy};
+use super::permits::Requester;
 use super::route::{Route, route};
-use super::slots::{Doing, Slot};
-use super::{Server, body, metrics};
+use super::slots::Doing;
+use super::state::Server;
+use super::{body, metrics};
 use crate::archive::block_digest::BlockDigest;
 use crate::archive::codec::frame_bound;
 use crate::archive::digest::IndexDigest;
@@ -28,27 +30,24 @@ use crate::engine::tasks::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use axum::http::{HeaderValue, StatusCode, header, request::Parts};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How long a block waits for its turn before the sender is asked to come back.
-const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A short body is there within this time, and longer ones come at this rate, in bytes a second.
-const SHORT_PATIENCE: Duration = Duration::from_secs(15);
-const SHORT_BYTES_PER_S: u64 = 4 << 10;
+const SHORT_TIMEOUT: Duration = Duration::from_secs(15);
+const MIN_SHORT_BYTES_PER_S: u64 = 4 << 10;
 /// How long one `finish` request waits for the work; then the sender asks again.
-const FINISH_PATIENCE: Duration = Duration::from_secs(10);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest body of `look` and `adopt`, in bytes.
-const SHORT_BYTES: u64 = 64 << 10;
+const MAX_SHORT_BYTES: u64 = 64 << 10;
 /// The largest body of `finish`, in bytes: it may name what is not to be deleted.
-const FINISH_BYTES: u64 = SHORT_BYTES + MAX_SPARED_BYTES as u64;
+const MAX_FINISH_BYTES: u64 = MAX_SHORT_BYTES + MAX_SPARED_BYTES as u64;
 
 pub(super) fn router(server: Arc<Server>) -> Router {
     // One entry: the address of an archive may have any prefix, which no route pattern can say.
@@ -71,57 +70,16 @@ async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response
         Err(e) => failure(&server.receiver.suspect(e)),
     };
     let status = response.status();
-    server.requests.count(status.as_u16());
+    server.responses.count(status.as_u16());
     tracing::debug!("{method} {path} {status}");
     let headers = response.headers_mut();
     headers.insert(HEADER_SERVER, HeaderValue::from_static(VERSION));
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(zstd::CODING));
     // Where chunks end is what two servers in a row may disagree on: nothing behind them is read.
-    if chunked || server.stopping.load(Ordering::SeqCst) {
+    if chunked || server.is_stopping() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// One request, whose caller may do what it asks for.
-struct Call<'a> {
-    server: &'a Arc<Server>,
-    /// `None` only where there is no connection.
-    slot: Option<Arc<Slot>>,
-    requester: Requester,
-    headers: &'a HeaderMap,
-}
-
-impl Call<'_> {
-    fn set(&self, doing: Doing) {
-        if let Some(slot) = &self.slot {
-            slot.set(doing);
-        }
-    }
-
-    /// Reads a body that is not wanted, so that its sender hears why.
-    async fn drain(&self, body: Incoming, limit_bytes: u64) {
-        self.set(Doing::Receiving);
-        body.drain(limit_bytes).await;
-    }
-
-    /// Saves a body before it has its turn: it costs disk and nothing else until all of it is there.
-    async fn save(&self, body: Incoming, permit: Permit) -> Result<Saved> {
-        let receiver = self.server.receiver.clone();
-        let (saved, file) = blocking(move || Saved::new(&receiver)).await?;
-        self.set(Doing::Receiving);
-        body.save(&permit, file).await?;
-        self.set(Doing::Serving);
-        Ok(saved)
-    }
-
-    /// Waits for the first bytes of a body, and then for one of `permits`.
-    async fn permit(&self, permits: &Arc<Permits>, body: &mut Incoming, what: &str) -> Result<Permit> {
-        self.set(Doing::Receiving);
-        body.first().await?;
-        self.set(Doing::Serving);
-        permits.acquire(self.requester.clone(), TURN_TIMEOUT).await.ok_or_else(|| busy(what))
-    }
 }
 
 async fn serve(server: &Arc<Server>, caller: Option<&Peer>, parts: Parts, body: Body) -> Result<Response> {
@@ -179,7 +137,7 @@ async fn serve(server: &Arc<Server>, caller: Option<&Peer>, parts: Parts, body: 
 fn ready(server: &Server) -> Response {
     let state = if server.receiver.is_degraded() {
         "degraded\n"
-    } else if server.stopping.load(Ordering::SeqCst) {
+    } else if server.is_stopping() {
         "stopping\n"
     } else {
         return "ready\n".into_response();
@@ -215,13 +173,13 @@ async fn short_json<T: DeserializeOwned>(call: &Call<'_>, body: Body, limit: u64
     }
     let (mut pieces, mut body) = (Incoming::new(body, length), Vec::new());
     // A list of many: only some at once are in memory.
-    let permit = match length > SHORT_BYTES {
+    let permit = match length > MAX_SHORT_BYTES {
         true => Some(call.permit(&call.server.lists, &mut pieces, "lists").await?),
         false => None,
     };
     call.set(Doing::Receiving);
-    let patience = SHORT_PATIENCE + Duration::from_secs(length / SHORT_BYTES_PER_S);
-    tokio::time::timeout(patience, pieces.read(permit.as_ref(), &mut body))
+    let timeout = SHORT_TIMEOUT + Duration::from_secs(length / MIN_SHORT_BYTES_PER_S);
+    tokio::time::timeout(timeout, pieces.read(permit.as_ref(), &mut body))
         .await
         .map_err(|_| body::too_slow())??;
     call.set(Doing::Serving);
@@ -235,12 +193,12 @@ async fn short_json<T: DeserializeOwned>(call: &Call<'_>, body: Body, limit: u64
 
 async fn finish(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     let server = call.server;
-    let request: FinishRequest = short_json(call, body, FINISH_BYTES).await?.unwrap_or_default();
-    check_running(server)?;
+    let request: FinishRequest = short_json(call, body, MAX_FINISH_BYTES).await?.unwrap_or_default();
+    server.check_running()?;
     let index = digest_header::<IndexDigest>(call.headers, HEADER_INDEX)?;
     let receiver = server.receiver.clone();
     let job = blocking(move || receiver.finish(tar_id, index, request)).await?;
-    Ok(match job.wait(FINISH_PATIENCE).await? {
+    Ok(match job.wait(FINISH_TIMEOUT).await? {
         Some(answer) => Json(answer).into_response(),
         None => (StatusCode::ACCEPTED, Json(FinishAnswer::default())).into_response(),
     })
@@ -248,13 +206,13 @@ async fn finish(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
 
 async fn look(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     let server = call.server;
-    let request: Option<LookRequest> = short_json(call, body, SHORT_BYTES).await?;
+    let request: Option<LookRequest> = short_json(call, body, MAX_SHORT_BYTES).await?;
     let LookRequest { name } =
         request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the look has no name"))?;
-    check_running(server)?;
+    server.check_running()?;
     let index = required_digest(call.headers, HEADER_INDEX)?;
     let (receiver, server) = (server.receiver.clone(), server.clone());
-    let wanted = move || !server.stopping.load(Ordering::SeqCst);
+    let wanted = move || !server.is_stopping();
     match blocking(move || receiver.look(tar_id, &index, name, &wanted)).await {
         // Its sender has changed the index since, or sends to several receivers: that is no fault of anybody.
         Err(e) if e.kind() == ErrorKind::WrongIndex => {
@@ -267,12 +225,12 @@ async fn look(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
 
 async fn adopt(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     let server = call.server;
-    let request: Option<AdoptRequest> = short_json(call, body, SHORT_BYTES).await?;
+    let request: Option<AdoptRequest> = short_json(call, body, MAX_SHORT_BYTES).await?;
     let request = request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the adoption has no name"))?;
-    check_running(server)?;
+    server.check_running()?;
     let receiver = server.receiver.clone();
     let job = blocking(move || receiver.adopt(tar_id, request)).await?;
-    let (ready, answer) = job.wait(FINISH_PATIENCE).await?;
+    let (ready, answer) = job.wait(FINISH_TIMEOUT).await?;
     let status = if ready { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(answer)).into_response())
 }
@@ -286,7 +244,7 @@ async fn put_block(call: &Call<'_>, put: Result<BlockPut>, mut body: Incoming) -
     let (mut put, permit) = match admitted.await {
         Ok(admitted) => admitted,
         Err(e) => {
-            call.drain(body, server.largest_body()).await;
+            call.drain(body, server.max_body_bytes()).await;
             return Err(e);
         }
     };
@@ -311,7 +269,7 @@ async fn put_block(call: &Call<'_>, put: Result<BlockPut>, mut body: Incoming) -
 
 /// Refuses what can be refused before the body is read.
 async fn admit_block(server: &Arc<Server>, put: BlockPut, length: u64) -> Result<BlockPut> {
-    check_running(server)?;
+    server.check_running()?;
     let limit_bytes = server.options.max_block_bytes;
     if put.block_size > limit_bytes || length > frame_bound(put.block_size) {
         return Err(Error::new(
@@ -327,12 +285,4 @@ async fn admit_block(server: &Arc<Server>, put: BlockPut, length: u64) -> Result
     }
     let receiver = server.receiver.clone();
     blocking(move || receiver.check_block(&put).map(|()| put)).await
-}
-
-fn check_running(server: &Server) -> Result<()> {
-    if server.stopping.load(Ordering::SeqCst) {
-        return Err(Error::new(ErrorKind::Busy, "the receiver is stopping")
-            .with_hint("it takes up where it was when it is back"));
-    }
-    Ok(())
 }

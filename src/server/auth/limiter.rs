@@ -56,7 +56,7 @@ impl Limiter {
 }
 
 /// Whom an address belongs to: with IPv6 one gets at least a /64.
-pub(in super::super) fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

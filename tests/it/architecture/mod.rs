@@ -181,7 +181,7 @@ fn unsafe_code_stays_in_its_two_files() {
 const MAX_FUNCTION_LINES: usize = 60;
 
 /// Folders whose files still use each other. The list only gets shorter.
-const CIRCLES: &[&str] = &["db", "engine/upload", "server"];
+const CIRCLES: &[&str] = &["db", "engine/upload"];
 
 /// Functions that are still too long. The list only gets shorter.
 const LONG_FUNCTIONS: &[&str] = &[
@@ -189,9 +189,6 @@ const LONG_FUNCTIONS: &[&str] = &[
     "db::import::import",
     "db::index_read::on",
     "engine::upload::block::prepare",
-    "server::run_when_open",
-    "server::handlers::index::put_index",
-    "server::metrics::render",
 ];
 
 static PROGRAM: LazyLock<BTreeMap<String, String>> = LazyLock::new(sources_of_program);

@@ -1,0 +1,120 @@
+//! The listening socket: a task for each connection, and the end of all of them.
+
+use super::connection::{Connection, HEAD_TIMEOUT};
+use super::slots::Slots;
+use super::state::{Server, ServerOptions};
+use super::{handlers, standby};
+use crate::engine::receive::Receiver;
+use crate::engine::tasks::blocking;
+use crate::error::Result;
+use axum::Router;
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::TokioTimer;
+use hyper_util::server::graceful::GracefulShutdown;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// How long a stop waits for what is in flight.
+const STOP_TIMEOUT: Duration = Duration::from_secs(25);
+/// The longest head of a request, in bytes; beyond it the answer is 431. Every connection may hold as much.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// How long no connection is accepted after one could not be: the process is out of descriptors, mostly.
+const ACCEPT_DELAY: Duration = Duration::from_millis(100);
+
+pub(super) struct Listener {
+    listener: TcpListener,
+    options: ServerOptions,
+    http: Builder,
+    graceful: GracefulShutdown,
+    slots: Arc<Slots>,
+    stopping: watch::Sender<bool>,
+    /// `None` until the receiver is open.
+    server: Option<Arc<Server>>,
+    router: Router,
+}
+
+impl Listener {
+    /// A listener whose receiver is still to be opened: every request is told to come back.
+    pub(super) fn new(listener: TcpListener, options: ServerOptions) -> Self {
+        let mut http = Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
+        let slots = Slots::new(options.max_connections);
+        let (graceful, stopping) = (GracefulShutdown::new(), watch::Sender::new(false));
+        Self { listener, options, http, graceful, slots, stopping, server: None, router: standby::router() }
+    }
+
+    /// Serves `receiver` on new connections.
+    pub(super) fn open(&mut self, receiver: Arc<Receiver>) {
+        let server = Server::new(receiver, self.options.clone());
+        self.router = handlers::router(server.clone());
+        self.server = Some(server);
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.server.is_some()
+    }
+
+    pub(super) fn is_degraded(&self) -> bool {
+        self.server.as_ref().is_some_and(|server| server.receiver.is_degraded())
+    }
+
+    /// The next connection. One more than allowed waits in the kernel's queue until another one has ended.
+    pub(super) async fn accept(&self) -> Option<(TcpStream, SocketAddr)> {
+        self.slots.wait().await;
+        match self.listener.accept().await {
+            Ok(accepted) => Some(accepted),
+            Err(e) => {
+                tracing::warn!("cannot accept a connection: {e}");
+                tokio::time::sleep(ACCEPT_DELAY).await;
+                None
+            }
+        }
+    }
+
+    /// Serves a connection in a task of its own.
+    pub(super) fn spawn(&self, stream: TcpStream, peer: SocketAddr) {
+        let slot = self.slots.take(peer.ip(), self.options.access.is_trusted_proxy(peer.ip()));
+        // Answers are small and wait for nothing: the kernel must not hold them back.
+        let _ = stream.set_nodelay(true);
+        let server = self.server.clone();
+        let connection = Connection {
+            server: server.clone(),
+            tls: self.options.tls.clone(),
+            http: self.http.clone(),
+            router: self.router.clone(),
+            watcher: self.graceful.watcher(),
+            stopping: self.stopping.subscribe(),
+            peer,
+            slot,
+        };
+        tokio::spawn(async move {
+            let count = server.as_ref().map(|server| &server.connections);
+            count.inspect(|count| count.add(1));
+            connection.serve(stream).await;
+            count.inspect(|count| count.sub(1));
+        });
+    }
+
+    /// Finishes what is in flight, at most [`STOP_TIMEOUT`], and makes it durable. Gives the receiver, if it was opened.
+    pub(super) async fn stop(self) -> Result<Option<Arc<Receiver>>> {
+        drop(self.listener);
+        if let Some(server) = &self.server {
+            server.stop();
+        }
+        self.stopping.send_replace(true);
+        tracing::info!("stopping: finishing what is in flight");
+        if tokio::time::timeout(STOP_TIMEOUT, self.graceful.shutdown()).await.is_err() {
+            tracing::warn!(
+                "some requests were still running after {} s and were cut",
+                STOP_TIMEOUT.as_secs()
+            );
+        }
+        let Some(server) = self.server else { return Ok(None) };
+        let receiver = server.receiver.clone();
+        blocking(move || receiver.settle()).await?;
+        Ok(Some(server.receiver.clone()))
+    }
+}
