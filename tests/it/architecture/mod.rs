@@ -1,6 +1,7 @@
 //! The layers of docs/dev/ARCHITECTURE.md: imports go downward only, and a foreign crate is named
 //! in its home only. Reads src/.
 
+mod dependencies;
 mod graph;
 
 use graph::Graph;
