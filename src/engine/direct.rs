@@ -13,7 +13,8 @@ use crate::archive::protocol::{
 use crate::engine::destination::{Destination, StartReceiver, StartedReceiver};
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{
-    Answer, BlockBody, Claim, Goodput, IndexBody, LogBatch, Patience, ReceiverClient, Window,
+    Answer, BlockBody, ChangeKind, Claim, Goodput, IndexBody, IndexForm, LogBatch, Patience, ReceiverClient,
+    Window,
 };
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -109,7 +110,7 @@ impl DirectClient {
         let mut packed = index.file.try_clone().unwrap();
         std::io::Seek::rewind(&mut packed).unwrap();
         std::io::copy(&mut packed, &mut std::fs::File::create(&body).unwrap()).unwrap();
-        let kind = if index.from.is_some() { Kind::Change } else { Kind::Index };
+        let kind = if matches!(index.form, IndexForm::Change { .. }) { Kind::Change } else { Kind::Index };
         unpack(&body, &unpacked, kind, 1 << 30, 1 << 30)?;
         Ok((folder, unpacked))
     }
@@ -146,22 +147,29 @@ impl ReceiverClient for DirectClient {
 
     fn put_index<'a>(&'a self, index: &'a IndexBody) -> Answer<'a, IndexAnswer> {
         self.request("put_index", move |receiver| {
-            if index.keep == Some(0) {
-                receiver.let_go(TAR_ID, index.from.as_ref())?;
-            }
             let (_folder, unpacked) = self.unpacked(index)?;
-            let Some(from) = &index.from else {
-                return receiver.put_index(TAR_ID, &unpacked, Some(&index.digest), index.adopt);
-            };
-            let options = ChangeOptions { keep: index.keep == Some(1), rewind: index.rewind };
-            receiver.put_change(TAR_ID, &unpacked, from, &index.digest, options)
+            match &index.form {
+                IndexForm::Whole { adopt, prune } => {
+                    prune.then(|| receiver.let_go(TAR_ID, None)).transpose()?;
+                    receiver.put_index(TAR_ID, &unpacked, Some(&index.digest), *adopt)
+                }
+                IndexForm::Change { from, kind } => {
+                    if *kind == ChangeKind::Prune {
+                        receiver.let_go(TAR_ID, Some(from))?;
+                    }
+                    let (keep, rewind) = (*kind == ChangeKind::Retain, *kind == ChangeKind::Rewind);
+                    let options = ChangeOptions { keep, rewind };
+                    receiver.put_change(TAR_ID, &unpacked, from, &index.digest, options)
+                }
+            }
         })
     }
 
     fn compare<'a>(&'a self, index: &'a IndexBody) -> Answer<'a, Similarity> {
         self.request("compare", move |receiver| {
             let (_folder, unpacked) = self.unpacked(index)?;
-            receiver.compare(TAR_ID, &unpacked, &index.digest, index.adopt.unwrap())
+            let IndexForm::Whole { adopt: Some(name), .. } = index.form else { panic!("no adoption") };
+            receiver.compare(TAR_ID, &unpacked, &index.digest, name)
         })
     }
 

@@ -13,7 +13,7 @@ use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest};
 use crate::archive::skipped::SkippedList;
 use crate::db::generation::{Applied, Rewound};
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::{IndexBody, ReceiverClient};
+use crate::remote::{ChangeKind, ReceiverClient};
 use crate::telemetry::{Monitor, Notice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,8 +91,8 @@ async fn rewind_receiver(
     if status.digest == abandoned.digest.to_string() {
         monitor.notice(Notice::Phase("sending the change of the index"));
         let (database, scratch, step) = (database.to_path_buf(), scratch.to_path_buf(), rewound.step);
-        let body = blocking(move || change_body(&database, &scratch, &step)).await?;
-        client.put_index(&IndexBody { rewind: true, ..body }).await?;
+        let body = blocking(move || change_body(&database, &scratch, &step, ChangeKind::Rewind)).await?;
+        client.put_index(&body).await?;
     } else if status.digest != parent.digest.to_string() {
         let what = format!(
             "the receiver has index {}, which is neither generation {} nor generation {}",

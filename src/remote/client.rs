@@ -13,9 +13,8 @@ use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
 use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, HEADER_ADOPT, HEADER_COMPARE,
-    HEADER_DIGEST, HEADER_FAILED, HEADER_FROM, HEADER_INDEX, HEADER_KEEP, HEADER_LENGTH, HEADER_RANGE,
-    HEADER_REWIND, HEADER_SERVER, HEADER_STREAM, IndexAnswer, LogAnswer, LookRequest, Similarity, Status,
-    VERSION, format_ids,
+    HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE, HEADER_SERVER, HEADER_STREAM,
+    IndexAnswer, LogAnswer, LookRequest, Similarity, Status, VERSION, format_ids,
 };
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
@@ -222,16 +221,10 @@ impl Client {
                 .header(header::CONTENT_LENGTH, index.length)
                 .header(HEADER_INDEX, index.digest.to_string())
                 .body(body::of_file(&index.file, index.length, self.bandwidth.clone(), &pulse)?);
-            let request = match &index.from {
-                Some(from) => request.header(HEADER_FROM, from.to_string()),
-                None => request,
-            };
-            let numbers =
-                [(adopt, index.adopt), (HEADER_KEEP, index.keep), (HEADER_REWIND, index.rewind.then_some(1))];
-            let request = numbers.into_iter().fold(request, |request, (name, number)| match number {
-                Some(number) => request.header(name, number),
-                None => request,
-            });
+            let request = index
+                .headers(adopt)
+                .into_iter()
+                .fold(request, |request, (name, value)| request.header(name, value));
             let exchange = async { self.read(self.send(request).await?).await };
             pulse
                 .watch(
@@ -240,7 +233,7 @@ impl Client {
                 )
                 .await
                 .map_err(|failed: Failed| {
-                    let is_final = index.has_other_way && failed.error.kind() == ErrorKind::NoSpace;
+                    let is_final = index.has_other_way() && failed.error.kind() == ErrorKind::NoSpace;
                     Failed { is_final: failed.is_final || is_final, ..failed }
                 })
         })

@@ -19,6 +19,6 @@ pub use goodput::Goodput;
 pub use health::health;
 pub use limit::Bandwidth;
 pub use port::{Answer, ReceiverClient};
-pub use request::{BlockBody, IndexBody, LogBatch};
+pub use request::{BlockBody, ChangeKind, IndexBody, IndexForm, LogBatch};
 pub use retry::Patience;
 pub use window::{Claim, Window};

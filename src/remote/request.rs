@@ -4,6 +4,7 @@ use crate::archive::block_digest::BlockDigest;
 use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
 use crate::archive::log::LogDigest;
+use crate::archive::protocol::{HEADER_FROM, HEADER_KEEP, HEADER_REWIND};
 
 /// A block, ready to be sent.
 pub struct BlockBody {
@@ -45,16 +46,73 @@ pub struct IndexBody {
     pub length: u64,
     /// The digest of the index.
     pub digest: IndexDigest,
-    /// It is not the index, but a change of this one into it.
-    pub from: Option<IndexDigest>,
-    /// The [adoption](super::Client::adopt) whose result counts as what the receiver had.
-    pub adopt: Option<u64>,
-    /// 1: what it replaces is retained; only where it is a change. 0: what was retained is let go of before anything is stored.
-    pub keep: Option<u64>,
-    /// The change takes the newest generation back.
-    pub rewind: bool,
-    /// A receiver without space for it is not waited for: there is another way to bring it this index.
-    pub has_other_way: bool,
+    /// What the body is.
+    pub form: IndexForm,
     /// How long the receiver may have to work on it beside what its length says, in seconds.
     pub work_s: u64,
+}
+
+/// What brings a receiver to an index.
+#[derive(Debug, Clone, Copy)]
+pub enum IndexForm {
+    /// The index itself.
+    Whole {
+        /// The [adoption](super::Client::adopt) whose result counts as what the receiver had.
+        adopt: Option<u64>,
+        /// All that is retained is pruned before anything is stored.
+        prune: bool,
+    },
+    /// A change of another index.
+    Change {
+        /// The index that the receiver has.
+        from: IndexDigest,
+        /// What the change does with what it replaces.
+        kind: ChangeKind,
+    },
+}
+
+/// What a change of an index does with the content that it replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It is not retained. With `has_other_way` a receiver without space is not waited for: there
+    /// is another way to bring it this index.
+    Replace {
+        /// Whether there is.
+        has_other_way: bool,
+    },
+    /// It is retained, for rewind.
+    Retain,
+    /// It is not retained, and all that is retained is pruned before anything is stored.
+    Prune,
+    /// The change reverts the newest generation.
+    Rewind,
+}
+
+impl IndexBody {
+    /// The headers that say what the body is; `adopt` is the one that names an adoption.
+    pub(super) fn headers(&self, adopt: &'static str) -> Vec<(&'static str, String)> {
+        match self.form {
+            IndexForm::Whole { adopt: name, prune } => {
+                let name = name.map(|name| (adopt, name.to_string()));
+                name.into_iter().chain(prune.then(|| (HEADER_KEEP, "0".to_string()))).collect()
+            }
+            IndexForm::Change { from, kind } => {
+                let option = match kind {
+                    ChangeKind::Replace { .. } => None,
+                    ChangeKind::Retain => Some((HEADER_KEEP, "1")),
+                    ChangeKind::Prune => Some((HEADER_KEEP, "0")),
+                    ChangeKind::Rewind => Some((HEADER_REWIND, "1")),
+                };
+                let option = option.map(|(name, value)| (name, value.to_string()));
+                [(HEADER_FROM, from.to_string())].into_iter().chain(option).collect()
+            }
+        }
+    }
+
+    /// Whether a receiver without space is not waited for.
+    #[must_use]
+    pub fn has_other_way(&self) -> bool {
+        let kind = ChangeKind::Replace { has_other_way: true };
+        matches!(self.form, IndexForm::Change { kind: found, .. } if found == kind)
+    }
 }

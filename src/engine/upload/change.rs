@@ -7,7 +7,7 @@ use crate::archive::protocol::Similarity;
 use crate::db::generation::{History, Step, without_private};
 use crate::db::index_read::{IndexReader, Summary};
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::{IndexBody, ReceiverClient};
+use crate::remote::{ChangeKind, IndexBody, IndexForm, ReceiverClient};
 use crate::telemetry::{Monitor, Notice};
 use std::path::Path;
 
@@ -31,16 +31,15 @@ impl Upload<'_> {
     pub(super) async fn put_changes(&self, steps: &[Step]) -> Result<()> {
         self.monitor.notice(Notice::Phase("sending the change of the index"));
         for (number, step) in steps.iter().enumerate() {
-            // What a generation on the way takes of the disk may be of use to nobody any more: the newest one alone asks for less. But only
-            // by changes is retained what they replace.
-            let has_other_way = self.options.keep.is_none() && number + 1 < steps.len();
+            let kind = match self.options.keep {
+                // The newest generation alone may need less of the disk than one on the way to it.
+                None => ChangeKind::Replace { has_other_way: number + 1 < steps.len() },
+                Some(0) => ChangeKind::Prune,
+                Some(_) => ChangeKind::Retain,
+            };
             let (database, scratch, step) =
                 (self.options.database.clone(), self.options.scratch.clone(), *step);
-            let keep = self.options.keep.map(|count| count.min(1));
-            let body = blocking(move || {
-                Ok(IndexBody { keep, has_other_way, ..change_body(&database, &scratch, &step)? })
-            })
-            .await?;
+            let body = blocking(move || change_body(&database, &scratch, &step, kind)).await?;
             match self.client.put_index(&body).await {
                 Ok(answer) if answer.digest == Some(body.digest.to_string()) => {}
                 Ok(_) => return self.put_index().await.map(drop),
@@ -50,7 +49,7 @@ impl Upload<'_> {
                     )));
                     return self.put_index().await.map(drop);
                 }
-                Err(e) if e.kind() == ErrorKind::NoSpace && has_other_way => {
+                Err(e) if e.kind() == ErrorKind::NoSpace && body.has_other_way() => {
                     self.monitor.notice(Notice::Info(format!(
                         "the receiver has no space for generation {}, which is on the way ({e}); it gets the newest index as a whole",
                         step.to
@@ -85,12 +84,8 @@ pub(super) fn index_body(
         file,
         length,
         digest: summary.digest,
-        from: None,
-        adopt,
         // A whole index ends what is retained: only that it has to go first needs to be said.
-        keep: options.keep.filter(|&count| count == 0),
-        rewind: false,
-        has_other_way: false,
+        form: IndexForm::Whole { adopt, prune: options.keep == Some(0) },
         work_s,
     })
 }
@@ -120,7 +115,12 @@ const COPIED_PER_S: u64 = 20 << 20;
 const ROWS_PER_S: u64 = 10_000;
 
 /// The change that a step of the history of the index at `database` is.
-pub(in super::super) fn change_body(database: &Path, scratch: &Path, step: &Step) -> Result<IndexBody> {
+pub(in super::super) fn change_body(
+    database: &Path,
+    scratch: &Path,
+    step: &Step,
+    kind: ChangeKind,
+) -> Result<IndexBody> {
     let history = History::open(database)?;
     let generation = |number| {
         history.generation(number).ok_or_else(|| {
@@ -134,6 +134,6 @@ pub(in super::super) fn change_body(database: &Path, scratch: &Path, step: &Step
     let from = if step.undo { generation(step.generation)? } else { generation(to.parent.unwrap_or(0))? };
     let (file, length) = index_body::pack_change(scratch, |each| history.batches(step, each))?;
     let work_s = to.files / ROWS_PER_S + to.bytes / COPIED_PER_S;
-    let (from, adopt, keep, rewind) = (Some(from.digest), None, None, false);
-    Ok(IndexBody { file, length, digest: to.digest, from, adopt, keep, rewind, has_other_way: false, work_s })
+    let form = IndexForm::Change { from: from.digest, kind };
+    Ok(IndexBody { file, length, digest: to.digest, form, work_s })
 }
