@@ -3,99 +3,36 @@
 mod block;
 mod change;
 mod deletion;
+mod job;
 mod legacy;
+mod options;
 mod report;
+mod whole;
 
 pub(super) use change::change_body;
-pub use change::compare;
 pub use deletion::{DeleteLimit, DeletePolicy};
+pub use options::UploadOptions;
 pub use report::{FailedEntry, UploadReport};
+pub use whole::compare;
 
 use super::tasks::{blocking, until_cancelled};
-use crate::archive::codec::Compression;
-use crate::archive::layout::{BlockLayout, DEFAULT_BLOCK_SIZE};
-use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest, Status};
+use crate::archive::layout::BlockLayout;
+use crate::archive::protocol::{FinishAnswer, FinishRequest, Status};
 use crate::archive::ranges::RangeSet;
 use crate::db::generation::Step;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::error::{Error, ErrorKind, Result};
-use crate::queue::range::RangeQueue;
 use crate::remote::ReceiverClient;
 use crate::source::Source;
 use crate::telemetry::{Monitor, Notice};
-use block::Sender;
+use block::BlockSender;
+use job::Upload;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::task::JoinSet;
-
-/// What to send, and how.
-#[derive(Debug, Clone)]
-pub struct UploadOptions {
-    /// The index.
-    pub database: PathBuf,
-    /// The progress database.
-    pub progress: PathBuf,
-    /// Which archive.
-    pub tar_id: u64,
-    /// In bytes.
-    pub block_size: u64,
-    /// Only the blocks from this one on …
-    pub first: u64,
-    /// … to this one, inclusive; `None` means to the end.
-    pub last: Option<u64>,
-    /// Blocks that are read, compressed and sent at once.
-    pub workers: usize,
-    /// Send what the receiver has already, too.
-    pub ignore_done: bool,
-    /// Only say what would be sent.
-    pub dry_run: bool,
-    /// The [look](ReceiverClient::look) at what the receiver has that was asked for just now.
-    pub looked: Option<u64>,
-    /// Have the receiver delete what previous generations put in place.
-    pub delete: Option<DeletePolicy>,
-    /// The [adoption](ReceiverClient::adopt) that the receiver goes by when it gets the index as a whole.
-    pub adopt: Option<u64>,
-    /// Have the receiver keep what so many generations replace; `None` leaves what it keeps as it is.
-    pub keep: Option<u64>,
-    /// How blocks become frames.
-    pub compression: Compression,
-    /// Cores that this program may use.
-    pub cores: usize,
-    /// A folder for temporary files.
-    pub scratch: PathBuf,
-}
-
-impl Default for UploadOptions {
-    fn default() -> Self {
-        Self {
-            database: PathBuf::new(),
-            progress: PathBuf::new(),
-            tar_id: 0,
-            block_size: DEFAULT_BLOCK_SIZE,
-            first: 0,
-            last: None,
-            workers: 5,
-            ignore_done: false,
-            dry_run: false,
-            looked: None,
-            delete: None,
-            adopt: None,
-            keep: None,
-            compression: Compression::Auto,
-            cores: 1,
-            scratch: PathBuf::from("/tmp"),
-        }
-    }
-}
 
 /// How often what is missing after all was sent is sent again, before the files that it belongs to count as failed.
 const ROUNDS: usize = 3;
-
-/// What to do with an index that no receiver takes.
-const EDITED_INDEX: &str =
-    "the index was edited or damaged after it was made; make a new one with: tar-like index -c";
 
 /// Sends what the receiver misses. Ends early when the monitor says that the run is cancelled.
 ///
@@ -150,24 +87,6 @@ pub async fn upload(
     until_cancelled(&*upload.monitor, upload.run()).await
 }
 
-struct Upload<'a> {
-    source: Arc<dyn Source>,
-    client: Arc<dyn ReceiverClient>,
-    options: &'a UploadOptions,
-    /// What the receiver is to delete, if it can spare what it must.
-    delete: Option<DeleteRequest>,
-    monitor: Arc<dyn Monitor>,
-    summary: Summary,
-    block_layout: BlockLayout,
-    window: Range<u64>,
-    /// The receiver had an index of this archive, or took ours.
-    met: AtomicBool,
-    /// The receiver takes parts of blocks.
-    parts: AtomicBool,
-    /// The receiver leaves alone what a deletion has to spare.
-    spares: AtomicBool,
-}
-
 /// What a receiver said when it was asked for the first time.
 enum Receiver {
     /// It has this index, and misses these bytes.
@@ -216,13 +135,13 @@ impl Upload<'_> {
             self.finish(FinishRequest { keep: Some(0), ..FinishRequest::default() }).await?;
         }
         let progress = self.open_progress(true).await;
-        let sender = Arc::new(Sender::new(self, progress));
+        let sender = Arc::new(BlockSender::new(self, progress));
         let mut todo = self.blocks_of(if self.options.ignore_done { None } else { Some(&missing) });
         self.note_present(&missing);
         self.limit(&sender, &missing);
         for round in 1.. {
             self.monitor.notice(Notice::Phase("sending"));
-            self.send(&sender, &todo).await?;
+            sender.send_all(&todo, self.options.workers).await?;
             // It waits for the proof of large files: only then is it known what is missing.
             // Only where nothing had to be sent: else everything is looked at when all is there.
             let looked = self.options.looked.filter(|_| round == 1 && todo.is_empty());
@@ -235,7 +154,7 @@ impl Upload<'_> {
             }
             let missing = self.missing().await?;
             self.limit(&sender, &missing);
-            todo = self.remaining(&sender, &missing).collect();
+            todo = self.remaining(sender.failed_ranges(), &missing);
             if todo.is_empty() || round >= ROUNDS {
                 return self.end_incomplete(&sender, &missing, &answer).await;
             }
@@ -251,7 +170,7 @@ impl Upload<'_> {
     /// What is still missing was sent as often as makes sense, or is not this run's to send.
     async fn end_incomplete(
         &self,
-        sender: &Arc<Sender>,
+        sender: &Arc<BlockSender>,
         missing: &RangeSet,
         answer: &FinishAnswer,
     ) -> Result<UploadReport> {
@@ -266,27 +185,6 @@ impl Upload<'_> {
         sender.give_up(&self.inside(missing)).await?;
         let answer = self.finish(FinishRequest { partial: true, ..FinishRequest::default() }).await?;
         self.conclude(sender, answer).await
-    }
-
-    /// Sends the blocks `todo` with as many workers as wanted. The first error stops all of them.
-    async fn send(&self, sender: &Arc<Sender>, todo: &[Range<u64>]) -> Result<()> {
-        let queue = Arc::new(RangeQueue::new(todo.iter().cloned()));
-        let workers = usize::try_from(queue.len()).unwrap_or(usize::MAX).min(self.options.workers.max(1));
-        let mut tasks: JoinSet<Result<()>> = JoinSet::new();
-        for _ in 0..workers {
-            let (sender, queue) = (sender.clone(), queue.clone());
-            tasks.spawn(async move {
-                while let Some(number) = queue.claim() {
-                    sender.send(number).await?;
-                }
-                Ok(())
-            });
-        }
-        while let Some(outcome) = tasks.join_next().await {
-            // Leaving drops the set, which stops the other workers.
-            outcome.map_err(|e| Error::new(ErrorKind::Internal, "a worker crashed").with_source(e))??;
-        }
-        Ok(())
     }
 
     async fn ask(&self) -> Result<Receiver> {
@@ -328,37 +226,6 @@ impl Upload<'_> {
         Ok(Receiver::Empty)
     }
 
-    /// Puts the index. False says that the receiver's answer is that of the original program.
-    async fn put_index(&self) -> Result<bool> {
-        self.monitor.notice(Notice::Phase("sending the index"));
-        let (options, summary) = (self.options.clone(), self.summary.clone());
-        let body = blocking(move || change::index_body(&options, &summary, options.adopt)).await?;
-        let answer = match self.client.put_index(&body).await {
-            // It may have been damaged on the way.
-            Err(e) if matches!(e.kind(), ErrorKind::BadBlock | ErrorKind::BadIndex) => {
-                self.monitor
-                    .notice(Notice::Warning(format!("the index was refused and is sent again ({e})")));
-                self.client.put_index(&body).await.map_err(|e| match e.kind() {
-                    ErrorKind::BadBlock | ErrorKind::BadIndex if e.hint().is_none() => {
-                        e.with_hint(EDITED_INDEX)
-                    }
-                    _ => e,
-                })?
-            }
-            other => other?,
-        };
-        self.met.store(true, Ordering::Relaxed);
-        match answer.digest {
-            None => Ok(false),
-            Some(digest) if digest == self.summary.digest.to_string() => Ok(true),
-            Some(digest) => Err(Error::new(
-                ErrorKind::BadIndex,
-                format!("the receiver read index {digest}, this is {}", self.summary.digest),
-            )
-            .with_hint(EDITED_INDEX)),
-        }
-    }
-
     async fn missing(&self) -> Result<RangeSet> {
         let status = self.client.status(self.options.block_size, 0).await?;
         let status = status.ok_or_else(|| {
@@ -396,65 +263,13 @@ impl Upload<'_> {
     }
 
     /// A receiver that takes parts of blocks gets no more than it misses.
-    fn limit(&self, sender: &Sender, missing: &RangeSet) {
+    fn limit(&self, sender: &BlockSender, missing: &RangeSet) {
         if self.parts.load(Ordering::Relaxed) && !self.options.ignore_done {
             sender.want(missing);
         }
     }
 
-    /// The blocks of this run that hold anything of `missing`, or all of them.
-    fn blocks_of(&self, missing: Option<&RangeSet>) -> Vec<Range<u64>> {
-        let mut blocks = RangeSet::default();
-        match missing {
-            None => blocks.insert(self.block_layout.blocks_of(self.window.clone())),
-            Some(missing) => {
-                for range in missing.iter() {
-                    blocks.insert(
-                        self.block_layout.blocks_of(crate::archive::layout::intersect(&range, &self.window)),
-                    );
-                }
-            }
-        }
-        blocks.iter().collect()
-    }
-
-    /// The blocks of this run that hold anything of `missing` which is not of a file that failed already.
-    fn remaining(&self, sender: &Sender, missing: &RangeSet) -> impl Iterator<Item = Range<u64>> + use<> {
-        let mut wanted = missing.clone();
-        sender.failed_ranges().into_iter().for_each(|range| wanted.remove(range));
-        self.blocks_of(Some(&wanted)).into_iter()
-    }
-
-    /// What of `missing` is this run's to send.
-    fn inside(&self, missing: &RangeSet) -> RangeSet {
-        let mut inside = missing.clone();
-        inside.remove(0..self.window.start);
-        inside.remove(self.window.end..u64::MAX);
-        inside
-    }
-
-    /// How much of `missing` is not this run's to send.
-    fn outside(&self, missing: &RangeSet) -> u64 {
-        let mut outside = missing.clone();
-        outside.remove(self.window.clone());
-        outside.covered()
-    }
-
-    /// Progress starts from what is there already.
-    fn note_present(&self, missing: &RangeSet) {
-        let present = (self.window.end - self.window.start).saturating_sub(self.inside(missing).covered());
-        if !self.options.ignore_done {
-            self.monitor.counters().done_bytes.set(present);
-            self.monitor.counters().resumed_bytes.set(present);
-        }
-    }
-
-    async fn finish(&self, request: FinishRequest) -> Result<FinishAnswer> {
-        self.monitor.notice(Notice::Phase("verifying"));
-        self.client.finish(&self.summary.digest, request).await
-    }
-
-    async fn conclude(&self, sender: &Sender, answer: FinishAnswer) -> Result<UploadReport> {
+    async fn conclude(&self, sender: &BlockSender, answer: FinishAnswer) -> Result<UploadReport> {
         if answer.complete {
             // Also what could not be read here any more had arrived before.
             sender.forgive();

@@ -5,7 +5,7 @@ mod failures;
 use super::super::buffers::{Buffer, Buffers};
 use super::super::compression_policy::{Coding, CompressionPolicy};
 use super::super::tasks::blocking;
-use super::Upload;
+use super::job::Upload;
 use crate::archive::block_digest::BlockHasher;
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
@@ -15,6 +15,7 @@ use crate::archive::ranges::RangeSet;
 use crate::db::index_read::IndexReader;
 use crate::db::progress::Progress;
 use crate::error::{Error, ErrorKind, Result};
+use crate::queue::range::RangeQueue;
 use crate::remote::{BlockBody, Claim, ReceiverClient};
 use crate::source::{Piece, Source};
 use crate::telemetry::{Monitor, Notice};
@@ -23,12 +24,13 @@ use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::task::JoinSet;
 
 /// Why the receiver refuses a file whose bytes arrived as they were sent.
 const CHANGED: &str = "its content is not what the index says: it changed after it was indexed";
 
 /// Everything that the workers share.
-pub(super) struct Sender {
+pub(super) struct BlockSender {
     source: Arc<dyn Source>,
     client: Arc<dyn ReceiverClient>,
     monitor: Arc<dyn Monitor>,
@@ -60,16 +62,16 @@ struct State {
 }
 
 /// How many failed files are named in the report.
-pub(super) const NAMED: usize = 1_000;
+pub(super) const MAX_NAMED: usize = 1_000;
 
 /// How many failed files of one block are named to the receiver.
-const NAMED_TO_RECEIVER: usize = 500;
+const MAX_FAILED_IDS: usize = 500;
 
 /// Parts of a block are sent as one if there is no more between them, in bytes: a request costs about as much.
-const CLOSE_BYTES: u64 = 128 << 10;
+const MAX_GAP_BYTES: u64 = 128 << 10;
 
 /// Pieces that are read in one go.
-const PIECES: usize = 1024;
+const MAX_PIECES: usize = 1024;
 
 /// Where `piece` of the archive lies in the bytes of `range`, which contains it.
 fn within(piece: &Range<u64>, range: &Range<u64>) -> Range<usize> {
@@ -106,7 +108,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Sender {
+impl BlockSender {
     pub(super) fn new(upload: &Upload<'_>, progress: Option<Progress>) -> Self {
         let buffers = Buffers::new(upload.options.workers.max(1) * 2);
         Self {
@@ -129,6 +131,27 @@ impl Sender {
             readers: Mutex::default(),
             state: Mutex::default(),
         }
+    }
+
+    /// Sends the blocks `todo`, at most `workers` at a time. The first error stops all of them.
+    pub(super) async fn send_all(self: &Arc<Self>, todo: &[Range<u64>], workers: usize) -> Result<()> {
+        let queue = Arc::new(RangeQueue::new(todo.iter().cloned()));
+        let workers = usize::try_from(queue.len()).unwrap_or(usize::MAX).min(workers.max(1));
+        let mut tasks: JoinSet<Result<()>> = JoinSet::new();
+        for _ in 0..workers {
+            let (sender, queue) = (self.clone(), queue.clone());
+            tasks.spawn(async move {
+                while let Some(number) = queue.claim() {
+                    sender.send(number).await?;
+                }
+                Ok(())
+            });
+        }
+        while let Some(outcome) = tasks.join_next().await {
+            // Leaving drops the set, which stops the other workers.
+            outcome.map_err(|e| Error::new(ErrorKind::Internal, "a worker crashed").with_source(e))??;
+        }
+        Ok(())
     }
 
     /// Reads and sends what is wanted of block `number`. What is wrong with a file is noted; only what stops everything is an error.
@@ -195,59 +218,12 @@ impl Sender {
         Ok(())
     }
 
+    /// Reads `range`, which lies in block `number`, and codes it.
     fn prepare(&self, number: u64, whole_range: &Range<u64>, range: Range<u64>) -> Result<Prepared> {
         let part = (range != *whole_range).then(|| range.clone());
-        let length = usize::try_from(range.end - range.start)
-            .map_err(|_| Error::new(ErrorKind::Usage, "the block size is too large for this machine"))?;
-        let mut content = self.buffers.take();
-        let more = length.saturating_sub(content.len());
-        content.reserve_exact(more);
-        content.resize(length, 0);
-        let mut failed = Vec::new();
-        let mut reading =
-            Reading { range: range.clone(), content, have: RangeSet::default(), lost: Vec::new() };
-        let suspects = lock(&self.state).suspects.clone();
-        let turns: &[bool] = if suspects.covered() == 0 { &[false] } else { &[false, true] };
-        self.with_index(|index| {
-            for &turn in turns {
-                let mut wanted: Vec<Wanted> = Vec::new();
-                index.pieces_in(&range, |file, piece| {
-                    let is_next = suspects.contains(file.id..file.id + 1) == turn;
-                    let Some(piece) = piece.within(&range).filter(|_| is_next) else {
-                        return Ok(ControlFlow::Continue(()));
-                    };
-                    let last = wanted.last().map_or(0, |last: &Wanted| last.piece.range.end);
-                    if wanted.len() >= PIECES || piece.range.start < last {
-                        self.read_pieces(&mut wanted, &mut reading)?;
-                    }
-                    // Several files may share bytes: what one of them has given is not read again.
-                    for gap in reading.have.missing(piece.range.clone()) {
-                        let file_offset = piece.file_offset_of(gap.start);
-                        let piece = extent::Piece { file_offset, range: gap };
-                        wanted.push(Wanted { file: file.clone(), piece });
-                    }
-                    Ok(ControlFlow::Continue(()))
-                })?;
-                self.read_pieces(&mut wanted, &mut reading)?;
-            }
-            Ok(())
-        })?;
-        let Reading { content, have, lost, .. } = reading;
+        let Reading { content, have, lost, .. } = self.read(range)?;
         let good_bytes = have.covered();
-        for (Wanted { file, piece }, reason) in lost {
-            // Another file may have the same bytes, and still have them.
-            if have.contains(piece.range.clone()) {
-                continue;
-            }
-            // Of a file that lies whole in this block the receiver notices by itself that it is not right; a header has no room for
-            // all of many.
-            if piece.range != file.range() || failed.len() < NAMED_TO_RECEIVER {
-                failed.push(file.id);
-            }
-            self.fail(&file, reason);
-        }
-        failed.sort_unstable();
-        failed.dedup();
+        let failed = self.fail_lost(&have, lost);
         let mut hasher = BlockHasher::default();
         hasher.update(&content);
         let digest = hasher.finish();
@@ -258,6 +234,73 @@ impl Sender {
         Ok(Prepared { block, coding, good_bytes, whole })
     }
 
+    /// Reads `range` from the files that have it; suspects come last.
+    fn read(&self, range: Range<u64>) -> Result<Reading> {
+        let length = usize::try_from(range.end - range.start)
+            .map_err(|_| Error::new(ErrorKind::Usage, "the block size is too large for this machine"))?;
+        let mut content = self.buffers.take();
+        let more = length.saturating_sub(content.len());
+        content.reserve_exact(more);
+        content.resize(length, 0);
+        let mut reading = Reading { range, content, have: RangeSet::default(), lost: Vec::new() };
+        let suspects = lock(&self.state).suspects.clone();
+        self.with_index(|index| {
+            self.read_files(index, &mut reading, |id| !suspects.contains(id..id + 1))?;
+            if suspects.covered() > 0 {
+                self.read_files(index, &mut reading, |id| suspects.contains(id..id + 1))?;
+            }
+            Ok(())
+        })?;
+        Ok(reading)
+    }
+
+    /// Reads what is still missing of the block from the files whose ids `is_next` accepts.
+    fn read_files(
+        &self,
+        index: &IndexReader,
+        reading: &mut Reading,
+        is_next: impl Fn(u64) -> bool,
+    ) -> Result<()> {
+        let range = reading.range.clone();
+        let mut wanted: Vec<Wanted> = Vec::new();
+        index.pieces_in(&range, |file, piece| {
+            let Some(piece) = piece.within(&range).filter(|_| is_next(file.id)) else {
+                return Ok(ControlFlow::Continue(()));
+            };
+            let last = wanted.last().map_or(0, |last: &Wanted| last.piece.range.end);
+            if wanted.len() >= MAX_PIECES || piece.range.start < last {
+                self.read_pieces(&mut wanted, reading)?;
+            }
+            // Several files may share bytes: what one of them has given is not read again.
+            for gap in reading.have.missing(piece.range.clone()) {
+                let file_offset = piece.file_offset_of(gap.start);
+                let piece = extent::Piece { file_offset, range: gap };
+                wanted.push(Wanted { file: file.clone(), piece });
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        self.read_pieces(&mut wanted, reading)
+    }
+
+    /// Files fail whose bytes no other file has given; gives the ids of which the receiver has to hear, ascending.
+    fn fail_lost(&self, have: &RangeSet, lost: Vec<(Wanted, String)>) -> Vec<u64> {
+        let mut failed = Vec::new();
+        for (Wanted { file, piece }, reason) in lost {
+            if have.contains(piece.range.clone()) {
+                continue;
+            }
+            // Of a file that lies whole in this block the receiver notices by itself that it is not right; a header has no room for
+            // all of many.
+            if piece.range != file.range() || failed.len() < MAX_FAILED_IDS {
+                failed.push(file.id);
+            }
+            self.fail(&file, reason);
+        }
+        failed.sort_unstable();
+        failed.dedup();
+        failed
+    }
+
     /// What of a block the receiver misses, if it takes parts of blocks; else, or if it misses nothing, all of it.
     fn wanted_of(&self, block: &Range<u64>) -> Vec<Range<u64>> {
         let state = lock(&self.state);
@@ -266,7 +309,7 @@ impl Sender {
         let mut parts: Vec<Range<u64>> = Vec::new();
         for gap in have.missing(block.clone()) {
             match parts.last_mut() {
-                Some(last) if gap.start - last.end <= CLOSE_BYTES => last.end = gap.end,
+                Some(last) if gap.start - last.end <= MAX_GAP_BYTES => last.end = gap.end,
                 _ => parts.push(gap),
             }
         }

@@ -1,14 +1,14 @@
 //! Bringing a receiver from a previous generation of the index to ours.
 
 use super::super::index_body;
-use super::super::tasks::{blocking, until_cancelled};
-use super::{Upload, UploadOptions};
-use crate::archive::protocol::Similarity;
-use crate::db::generation::{History, Step, without_private};
-use crate::db::index_read::{IndexReader, Summary};
+use super::super::tasks::blocking;
+use super::job::Upload;
+use super::whole::{COPIED_BYTES_PER_S, ROWS_PER_S};
+use crate::db::generation::{History, Step};
+use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::{ChangeKind, IndexBody, IndexForm, ReceiverClient};
-use crate::telemetry::{Monitor, Notice};
+use crate::remote::{ChangeKind, IndexBody, IndexForm};
+use crate::telemetry::Notice;
 use std::path::Path;
 
 impl Upload<'_> {
@@ -70,50 +70,6 @@ fn is_refusal(kind: ErrorKind) -> bool {
     matches!(kind, BadBlock | BadIndex | NotFound | WrongIndex)
 }
 
-/// The whole index; `adopt` names what the receiver is to compare it with.
-pub(super) fn index_body(
-    options: &UploadOptions,
-    summary: &Summary,
-    adopt: Option<u64>,
-) -> Result<IndexBody> {
-    let (database, scratch) = (&options.database, &options.scratch);
-    let stripped = without_private(database, scratch, adopt.is_some())?;
-    let (file, length) = index_body::pack(stripped.as_deref().unwrap_or(database), scratch)?;
-    let work_s = adopt.map_or(0, |_| summary.files / ROWS_PER_S + summary.total_bytes / COPIED_PER_S);
-    Ok(IndexBody {
-        file,
-        length,
-        digest: summary.digest,
-        // A whole index ends what is retained: only that it has to go first needs to be said.
-        form: IndexForm::Whole { adopt, prune: options.keep == Some(0) },
-        work_s,
-    })
-}
-
-/// How much of the index the receiver has, as the adoption says that `options` name.
-///
-/// # Errors
-/// The index cannot be read, the receiver refuses, or the run is cancelled.
-pub async fn compare(
-    client: &dyn ReceiverClient,
-    options: &UploadOptions,
-    monitor: &dyn Monitor,
-) -> Result<Similarity> {
-    let theirs = options.clone();
-    let body = blocking(move || {
-        let summary = IndexReader::open(&theirs.database)?.summary()?;
-        index_body(&theirs, &summary, theirs.adopt)
-    })
-    .await?;
-    client.patience().start();
-    until_cancelled(monitor, client.compare(&body)).await
-}
-
-/// Copying that a receiver does in a second, in bytes, on a slow machine.
-const COPIED_PER_S: u64 = 20 << 20;
-/// Rows of an index that it goes through in a second.
-const ROWS_PER_S: u64 = 10_000;
-
 /// The change that a step of the history of the index at `database` is.
 pub(in super::super) fn change_body(
     database: &Path,
@@ -133,7 +89,7 @@ pub(in super::super) fn change_body(
     let to = generation(step.to)?;
     let from = if step.undo { generation(step.generation)? } else { generation(to.parent.unwrap_or(0))? };
     let (file, length) = index_body::pack_change(scratch, |each| history.batches(step, each))?;
-    let work_s = to.files / ROWS_PER_S + to.bytes / COPIED_PER_S;
+    let work_s = to.files / ROWS_PER_S + to.bytes / COPIED_BYTES_PER_S;
     let form = IndexForm::Change { from: from.digest, kind };
     Ok(IndexBody { file, length, digest: to.digest, form, work_s })
 }

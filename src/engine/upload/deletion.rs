@@ -1,6 +1,5 @@
 //! What the receiver may delete.
 
-use super::Upload;
 use crate::archive::protocol::DeleteRequest;
 use crate::archive::skipped::SkippedList;
 use crate::db::generation::History;
@@ -8,7 +7,6 @@ use crate::db::index_read::{IndexReader, Summary};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 /// How the receiver deletes what previous generations of the index have put in place and the newest
 /// one does not have.
@@ -115,20 +113,6 @@ impl DeletePolicy {
                 skipped.total()
             )
         })
-    }
-}
-
-impl Upload<'_> {
-    /// What the receiver is asked to delete. A receiver of an earlier version, which cannot spare
-    /// entries, is asked for nothing if there are any to spare.
-    pub(super) fn delete_request(&self) -> Option<DeleteRequest> {
-        let request = self.delete.clone()?;
-        if request.spare.is_empty() || self.spares.load(Ordering::Relaxed) {
-            return Some(request);
-        }
-        let text = "nothing is deleted in this run: the receiver is of an earlier version, which cannot spare what was left out of the index";
-        self.monitor.notice(Notice::Warning(text.to_string()));
-        None
     }
 }
 

@@ -1,43 +1,21 @@
 //! Sending to a receiver that knows only the original's protocol (FORMAT.md 5.1), which can neither
-//! be asked nor told; and the record of what it accepted.
+//! be asked nor told.
 
 use super::super::tasks::blocking;
-use super::Upload;
-use super::block::{NAMED, Sender};
+use super::block::{BlockSender, MAX_NAMED};
+use super::job::Upload;
+use super::report::UploadReport;
 use crate::archive::entry::NodeKind;
 use crate::archive::path::EntryPath;
 use crate::archive::ranges::RangeSet;
 use crate::db::index_read::IndexReader;
 use crate::db::progress::Progress;
-use crate::engine::upload::UploadReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Notice;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 impl Upload<'_> {
-    /// The progress database; `clear` empties it. It is a cache: where it cannot be used, the run goes on without it.
-    pub(super) async fn open_progress(&self, clear: bool) -> Option<Progress> {
-        let (path, digest, url) =
-            (self.options.progress.clone(), self.summary.digest, self.client.address().to_owned());
-        let (tar_id, block_size) = (self.options.tar_id, self.options.block_size);
-        let opened = blocking(move || {
-            let progress = Progress::open(&path, tar_id, block_size, &digest, &url)?;
-            if clear {
-                progress.clear()?;
-            }
-            Ok(progress)
-        });
-        match opened.await {
-            Ok(progress) => Some(progress),
-            Err(e) => {
-                let hint = e.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                self.monitor.notice(Notice::Warning(format!("{e}; going on without it{hint}")));
-                None
-            }
-        }
-    }
-
     /// Our own record of what it accepted is all there is.
     pub(super) async fn run_legacy(&self) -> Result<UploadReport> {
         let database = self.options.database.clone();
@@ -67,10 +45,10 @@ impl Upload<'_> {
         }
         let missing: RangeSet = done.missing(0..self.summary.total_bytes).collect();
         self.note_present(&missing);
-        let sender = Arc::new(Sender::new(self, progress));
+        let sender = Arc::new(BlockSender::new(self, progress));
         let todo = self.blocks_of(Some(&missing));
         self.monitor.notice(Notice::Phase("sending"));
-        self.send(&sender, &todo).await?;
+        sender.send_all(&todo, self.options.workers).await?;
         let undeleted = self.delete.is_some();
         if undeleted {
             self.monitor.notice(Notice::Warning(
@@ -98,7 +76,7 @@ impl Upload<'_> {
             let (mut named, mut total) = (Vec::new(), 0);
             let mut add = |path: &EntryPath, reason| {
                 total += 1;
-                if named.len() < NAMED {
+                if named.len() < MAX_NAMED {
                     named.push((path.to_string(), reason));
                 }
             };

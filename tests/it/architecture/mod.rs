@@ -182,15 +182,11 @@ fn unsafe_code_stays_in_its_two_files() {
 const MAX_FUNCTION_LINES: usize = 60;
 
 /// Folders whose files still use each other. The list only gets shorter.
-const CIRCLES: &[&str] = &["db", "engine/upload"];
+const CIRCLES: &[&str] = &["db"];
 
 /// Functions that are still too long. The list only gets shorter.
-const LONG_FUNCTIONS: &[&str] = &[
-    "db::generation::afresh::lay_out_afresh",
-    "db::import::import",
-    "db::index_read::on",
-    "engine::upload::block::prepare",
-];
+const LONG_FUNCTIONS: &[&str] =
+    &["db::generation::afresh::lay_out_afresh", "db::import::import", "db::index_read::on"];
 
 static PROGRAM: LazyLock<BTreeMap<String, String>> = LazyLock::new(sources_of_program);
 

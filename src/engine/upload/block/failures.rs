@@ -1,7 +1,7 @@
 //! What failed, and what a report says of it.
 
 use super::super::report::{FailedEntry, UploadReport};
-use super::{CHANGED, NAMED, Sender, lock};
+use super::{BlockSender, CHANGED, MAX_NAMED, lock};
 use crate::archive::entry::FileEntry;
 use crate::archive::protocol::FinishAnswer;
 use crate::archive::ranges::RangeSet;
@@ -12,7 +12,7 @@ use crate::telemetry::Notice;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-impl Sender {
+impl BlockSender {
     pub(super) fn fail(&self, file: &FileEntry, reason: String) {
         // What it shares with others may still come from them, but is not asked for again on its account.
         let pieces = if file.fragmented { self.pieces_of(file) } else { Vec::new() };
@@ -30,7 +30,7 @@ impl Sender {
                 return;
             }
             state.failed_total += 1;
-            if state.named.len() < NAMED {
+            if state.named.len() < MAX_NAMED {
                 state.named.insert(path.clone(), reason.clone());
             }
         }
@@ -116,7 +116,7 @@ impl Sender {
                     continue;
                 }
                 state.failed_total += 1;
-                if state.named.len() < NAMED {
+                if state.named.len() < MAX_NAMED {
                     state.named.insert(failed.path.clone(), failed.reason.clone());
                 }
             }

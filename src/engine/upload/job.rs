@@ -1,0 +1,121 @@
+//! What the parts of an upload share: what is to be sent, and what its receiver can do.
+
+use super::super::tasks::blocking;
+use super::options::UploadOptions;
+use crate::archive::layout::{BlockLayout, intersect};
+use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest};
+use crate::archive::ranges::RangeSet;
+use crate::db::index_read::Summary;
+use crate::db::progress::Progress;
+use crate::error::Result;
+use crate::remote::ReceiverClient;
+use crate::source::Source;
+use crate::telemetry::{Monitor, Notice};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// One run of an upload.
+pub(super) struct Upload<'a> {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) client: Arc<dyn ReceiverClient>,
+    pub(super) options: &'a UploadOptions,
+    /// What the receiver is to delete, if it can spare what it must.
+    pub(super) delete: Option<DeleteRequest>,
+    pub(super) monitor: Arc<dyn Monitor>,
+    pub(super) summary: Summary,
+    pub(super) block_layout: BlockLayout,
+    pub(super) window: Range<u64>,
+    /// The receiver had an index of this archive, or took ours.
+    pub(super) met: AtomicBool,
+    /// The receiver takes parts of blocks.
+    pub(super) parts: AtomicBool,
+    /// The receiver leaves alone what a deletion has to spare.
+    pub(super) spares: AtomicBool,
+}
+
+impl Upload<'_> {
+    /// The blocks of this run that hold anything of `missing`, or all of them.
+    pub(super) fn blocks_of(&self, missing: Option<&RangeSet>) -> Vec<Range<u64>> {
+        let mut blocks = RangeSet::default();
+        match missing {
+            None => blocks.insert(self.block_layout.blocks_of(self.window.clone())),
+            Some(missing) => {
+                for range in missing.iter() {
+                    blocks.insert(self.block_layout.blocks_of(intersect(&range, &self.window)));
+                }
+            }
+        }
+        blocks.iter().collect()
+    }
+
+    /// The blocks of this run that hold anything of `missing` outside of `failed`, which files that failed have.
+    pub(super) fn remaining(&self, failed: Vec<Range<u64>>, missing: &RangeSet) -> Vec<Range<u64>> {
+        let mut wanted = missing.clone();
+        failed.into_iter().for_each(|range| wanted.remove(range));
+        self.blocks_of(Some(&wanted))
+    }
+
+    /// What of `missing` is this run's to send.
+    pub(super) fn inside(&self, missing: &RangeSet) -> RangeSet {
+        let mut inside = missing.clone();
+        inside.remove(0..self.window.start);
+        inside.remove(self.window.end..u64::MAX);
+        inside
+    }
+
+    /// How much of `missing` is not this run's to send.
+    pub(super) fn outside(&self, missing: &RangeSet) -> u64 {
+        let mut outside = missing.clone();
+        outside.remove(self.window.clone());
+        outside.covered()
+    }
+
+    /// Progress starts from what is there already.
+    pub(super) fn note_present(&self, missing: &RangeSet) {
+        let present = (self.window.end - self.window.start).saturating_sub(self.inside(missing).covered());
+        if !self.options.ignore_done {
+            self.monitor.counters().done_bytes.set(present);
+            self.monitor.counters().resumed_bytes.set(present);
+        }
+    }
+
+    pub(super) async fn finish(&self, request: FinishRequest) -> Result<FinishAnswer> {
+        self.monitor.notice(Notice::Phase("verifying"));
+        self.client.finish(&self.summary.digest, request).await
+    }
+
+    /// The progress database; `clear` empties it. It is a cache: where it cannot be used, the run goes on without it.
+    pub(super) async fn open_progress(&self, clear: bool) -> Option<Progress> {
+        let (path, digest, url) =
+            (self.options.progress.clone(), self.summary.digest, self.client.address().to_owned());
+        let (tar_id, block_size) = (self.options.tar_id, self.options.block_size);
+        let opened = blocking(move || {
+            let progress = Progress::open(&path, tar_id, block_size, &digest, &url)?;
+            if clear {
+                progress.clear()?;
+            }
+            Ok(progress)
+        });
+        match opened.await {
+            Ok(progress) => Some(progress),
+            Err(e) => {
+                let hint = e.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                self.monitor.notice(Notice::Warning(format!("{e}; going on without it{hint}")));
+                None
+            }
+        }
+    }
+
+    /// What the receiver is asked to delete. A receiver of an earlier version, which cannot spare
+    /// entries, is asked for nothing if there are any to spare.
+    pub(super) fn delete_request(&self) -> Option<DeleteRequest> {
+        let request = self.delete.clone()?;
+        if request.spare.is_empty() || self.spares.load(Ordering::Relaxed) {
+            return Some(request);
+        }
+        let text = "nothing is deleted in this run: the receiver is of an earlier version, which cannot spare what was left out of the index";
+        self.monitor.notice(Notice::Warning(text.to_string()));
+        None
+    }
+}

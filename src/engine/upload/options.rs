@@ -1,0 +1,66 @@
+//! What to send, and how.
+
+use super::deletion::DeletePolicy;
+use crate::archive::codec::Compression;
+use crate::archive::layout::DEFAULT_BLOCK_SIZE;
+use std::path::PathBuf;
+
+/// What to send, and how.
+#[derive(Debug, Clone)]
+pub struct UploadOptions {
+    /// The index.
+    pub database: PathBuf,
+    /// The progress database.
+    pub progress: PathBuf,
+    /// Which archive.
+    pub tar_id: u64,
+    /// In bytes.
+    pub block_size: u64,
+    /// Only the blocks from this one on …
+    pub first: u64,
+    /// … to this one, inclusive; `None` means to the end.
+    pub last: Option<u64>,
+    /// Blocks that are read, compressed and sent at once.
+    pub workers: usize,
+    /// Send what the receiver has already, too.
+    pub ignore_done: bool,
+    /// Only say what would be sent.
+    pub dry_run: bool,
+    /// The [look](ReceiverClient::look) at what the receiver has that was asked for just now.
+    pub looked: Option<u64>,
+    /// Have the receiver delete what previous generations put in place.
+    pub delete: Option<DeletePolicy>,
+    /// The [adoption](ReceiverClient::adopt) that the receiver goes by when it gets the index as a whole.
+    pub adopt: Option<u64>,
+    /// Have the receiver keep what so many generations replace; `None` leaves what it keeps as it is.
+    pub keep: Option<u64>,
+    /// How blocks become frames.
+    pub compression: Compression,
+    /// Cores that this program may use.
+    pub cores: usize,
+    /// A folder for temporary files.
+    pub scratch: PathBuf,
+}
+
+impl Default for UploadOptions {
+    fn default() -> Self {
+        Self {
+            database: PathBuf::new(),
+            progress: PathBuf::new(),
+            tar_id: 0,
+            block_size: DEFAULT_BLOCK_SIZE,
+            first: 0,
+            last: None,
+            workers: 5,
+            ignore_done: false,
+            dry_run: false,
+            looked: None,
+            delete: None,
+            adopt: None,
+            keep: None,
+            compression: Compression::Auto,
+            cores: 1,
+            scratch: PathBuf::from("/tmp"),
+        }
+    }
+}
