@@ -243,7 +243,11 @@ fn while_it_runs(change: Change) {
     for place in ["a/done", "m/now", "y/later"] {
         setting.apply(change, place);
     }
-    assert!(!upload.has_ended() && done_bytes() < 150_000, "too late to be a test: {}", done_bytes());
+    assert!(
+        !upload.has_ended() && done_bytes() < 150_000,
+        "the change came too late to test anything: {}",
+        done_bytes()
+    );
     let output = upload.wait();
     if change == Grows {
         output.code(0);
@@ -415,5 +419,8 @@ fn received_content_stays_when_its_source_changes() {
     changed[5_000_000..6_000_000].fill(b'x');
     std::fs::write(src.join("large"), &changed).unwrap();
     lab.upload(&src, &db, &proxy.url, args!["-s", "4000000"]).code(0);
-    assert!(std::fs::read(dst.join("large")).unwrap() == content, "it is not what was proven");
+    assert!(
+        std::fs::read(dst.join("large")).unwrap() == content,
+        "the file differs from its verified content"
+    );
 }

@@ -282,7 +282,7 @@ fn loglevel_is_honoured_in_all_spellings() {
     ] {
         run(level);
     }
-    assert!(run("DEBUG") > run("WARNING"), "more is said at DEBUG");
+    assert!(run("DEBUG") > run("WARNING"), "DEBUG prints more");
     // An unknown setting must not stop a transfer.
     run("LOUD");
     run("");

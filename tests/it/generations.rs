@@ -363,7 +363,7 @@ fn an_unpublished_file_is_published_later() {
     runs.proxy.kill9();
     runs.proxy.restart();
     let summary = runs.run(vec![]).code(0).summary();
-    assert_eq!(sent(&summary), 0, "it is there already: {summary}");
+    assert_eq!(sent(&summary), 0, "the receiver has the content already: {summary}");
     assert_same_tree(&runs.src, &runs.dst);
 }
 
@@ -454,7 +454,7 @@ fn a_change_that_is_none_is_refused() {
     for body in [&b""[..], b"\x01", b"\xff\xff\xff\xff", b"\x02\0\0\0R", &removal] {
         assert_eq!(put(&digest, &other, body), 422, "{body:?}");
     }
-    assert_eq!(put(&other, &digest, b""), 200, "it is there already");
+    assert_eq!(put(&other, &digest, b""), 200, "the receiver has the content already");
     assert_eq!(put(&other, &"2".repeat(64), b""), 409);
     assert_eq!(put("rubbish", &other, b""), 400);
     assert_eq!(runs.proxy.status(0)["digest"], digest);

@@ -239,7 +239,11 @@ fn requests_that_are_none() {
         "not the beginning"
     );
     assert_eq!(proxy.request("GET", "/tar/0/log", &[], b"").status, 405);
-    assert_eq!(proxy.request("GET", "/tar/0/status", &[], b"").status, 404, "something was made of it");
+    assert_eq!(
+        proxy.request("GET", "/tar/0/status", &[], b"").status,
+        404,
+        "the refused batch had an effect"
+    );
     assert_eq!(post(&[name, head, length], &body), 200);
     // Blocks that name something other than a prefix, and blocks behind the laid out range.
     let mut other = Stream::new(&proxy, "one");

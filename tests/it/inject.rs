@@ -168,7 +168,7 @@ fn a_failed_sync_degrades_until_a_restart() {
         assert_eq!(other.status, 503, "{}", other.text());
         assert_eq!((proxy.status(0)["done_bytes"].as_u64(), published(&dst)), (Some(0), 0));
         let output = lab.upload(&src, &db, &proxy.url, args!["-s", "1000", "--stall-timeout", "2"]).code(4);
-        assert!(output.stderr.contains("restart"), "the way out is told: {}", output.stderr);
+        assert!(output.stderr.contains("restart"), "the message says what to do: {}", output.stderr);
         proxy.kill9();
         let proxy = lab.proxy(&dst);
         lab.upload(&src, &db, &proxy.url, args!["-s", "1000"]).code(0);

@@ -251,7 +251,11 @@ fn a_receiver_of_the_original_gets_everything_once() {
         assert_eq!(puts[0].path, "/tar/0/db", "the index comes before any block");
         assert_eq!(puts.iter().filter(|put| put.path.ends_with("/db")).count(), 1);
         let sent = lab.file("sent.sqlite", index::unframe(&puts[0].body));
-        assert_eq!(index::rows(&sent), index::rows(&db), "the original reads table tar of what it gets");
+        assert_eq!(
+            index::rows(&sent),
+            index::rows(&db),
+            "the original reads table tar of the received index"
+        );
         let (count, got) = (archive.len().div_ceil(1000) as u64, blocks(&puts));
         assert_eq!(puts.len() as u64, count + 1, "each block once");
         assert!(puts.iter().skip(1).all(|put| put.path.starts_with("/tar/0/1000/")));

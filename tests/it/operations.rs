@@ -203,7 +203,7 @@ fn every_documented_metric_exists_and_the_page_names_all() {
     }
     let page = names(&read("OPERATIONS.md"), r"\btarlike_[a-z_]+\b");
     let missing: Vec<&String> = shown.difference(&page).collect();
-    assert!(missing.is_empty(), "docs/OPERATIONS.md does not tell of {missing:?}");
+    assert!(missing.is_empty(), "docs/OPERATIONS.md does not explain {missing:?}");
     // Labels in alerts and dashboard have values that occur.
     let labels = Regex::new(r#"\b(class|status|state)=~?\\?"([^"\\]+)"#).unwrap();
     for name in ["monitoring/alerts.yaml", "monitoring/grafana.json"] {

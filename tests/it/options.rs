@@ -50,7 +50,7 @@ fn zstandard_makes_less_of_text_than_lz4() {
     };
     let [zstd, stored, wire] = figures(&upload(&["--compress", "zstd"]));
     let [none, _, lz4_wire] = figures(&upload(&["--compress", "lz4"]));
-    assert_eq!((zstd, stored, none), (4, 4, 0), "what does not shrink is stored");
+    assert_eq!((zstd, stored, none), (4, 4, 0), "incompressible content is stored");
     assert!(wire < lz4_wire, "{wire} {lz4_wire}");
     // Behind a slow link the sender does so anyway.
     assert_eq!(figures(&upload(&["--compress", "auto", "--bwlimit", "10M"]))[..2], [4, 4]);

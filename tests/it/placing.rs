@@ -420,7 +420,7 @@ fn no_present_content_is_sent() {
     sent(&src, &dst, args!["-db", db]);
     assert_eq!(sent(&src, &dst, args!["-db", db, "-c"]), 0, "a new index of the same");
     tree.noise("a", 10);
-    assert!(sent(&src, &dst, args!["-db", db, "-c"]) < 1000, "all that lies behind has moved in the archive");
+    assert!(sent(&src, &dst, args!["-db", db, "-c"]) < 1000, "every file behind it has moved in the archive");
     assert_eq!(sent(&src, &dst, args!["-db", lab.path("db2")]), 0, "the index was lost");
     assert_same_tree(&src, &dst);
     // Single files in turn into one folder.

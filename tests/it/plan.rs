@@ -177,7 +177,7 @@ fn nothing_is_read_and_nothing_is_written() {
     let plan = world.plan(args!["--json"]).code(0).summary();
     assert_eq!(tally(&plan, "new"), [1, HUGE, 0], "{plan}");
     assert_eq!(number(&plan, "total_bytes"), 3 * HUGE);
-    assert!(before == (look(), beside()), "the index, or what is beside it");
+    assert!(before == (look(), beside()), "the index, or a file beside it, changed");
     assert_eq!(std::fs::read_dir(world.lab.path("tmp")).unwrap().count(), 0, "something was left behind");
 }
 
@@ -240,7 +240,7 @@ fn without_an_index_everything_is_new() {
     assert_eq!((tally(&plan, "new"), &plan["generation"]), ([2, 95, 1], &Value::Null), "{plan}");
     assert_eq!(["send_bytes", "blocks", "rate", "estimated_s"].map(|f| number(&plan, f)), [95, 10, 2, 48]);
     let text = cmd(&src).run().code(0);
-    assert_eq!(text.stderr, "", "data is for standard output");
+    assert_eq!(text.stderr, "", "the plan goes to standard output");
     assert!(text.stdout.starts_with("there is no index yet: everything is new\n"), "{}", text.stdout);
     let last = text.stdout.lines().last().unwrap();
     assert_eq!(last, "at most 95 B to send in 10 blocks of 10 B; 00:00:48 at 2 B a second");
@@ -292,7 +292,7 @@ fn generations_beside_each_other() {
         (tally(&plan, "changed")[..2].to_vec(), tally(&plan, "removed")),
         (vec![1, 2_000_000], [0; 3])
     );
-    assert_eq!(plan["new"]["send_bytes"], 500, "the copy costs nothing, nor does the same again");
+    assert_eq!(plan["new"]["send_bytes"], 500, "a copy costs nothing, nor does a second one");
     let edit = number(&plan, "send_bytes") - 500;
     assert!((6..400_000).contains(&edit) && number(&plan, "blocks") >= edit / 1000, "{plan}");
 

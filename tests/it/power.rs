@@ -384,7 +384,7 @@ fn without_any_sync_acknowledged_blocks_are_lost() {
     let lies = ["syncfs:retval=0", "fsync:retval=0", "fdatasync:retval=0"];
     let Some(wrong) = finds_what_is_lost(&Job::small_files(), &lies) else { return };
     let lost = wrong.iter().filter(|line| line.ends_with("is lost")).count();
-    assert!(lost >= 20, "power loss without any sync lost only {lost} blocks: the disk is not switched off");
+    assert!(lost >= 20, "power loss without any sync lost only {lost} blocks: the disk kept its power");
 }
 
 /// The journal is safe and the content is not: files that got their names too early are torn.

@@ -190,7 +190,7 @@ fn several_archives_on_one_receiver_at_once() {
 }
 
 #[test]
-fn the_receiver_lets_go_and_takes_up_again() {
+fn a_killed_receiver_resumes_in_another_block_size() {
     let lab = Lab::new();
     let (src, dst) = (lab.path("src"), lab.dir("dst"));
     Tree::new(&src, 8).rich(50_000);
@@ -202,7 +202,7 @@ fn the_receiver_lets_go_and_takes_up_again() {
     assert_eq!(done, 21_000);
     proxy.kill9();
     proxy.restart();
-    assert_eq!(proxy.status(0)["done_bytes"], done, "a restart forgets");
+    assert_eq!(proxy.status(0)["done_bytes"], done, "the restart lost received bytes");
     // Another block size, no progress database: received content is not sent again, except where
     // blocks overlap missing ranges.
     lab.upload(&src, &db, &proxy.url, args!["-s", "999"]).code(0);

@@ -55,7 +55,7 @@ fn a_standby_says_so_and_takes_nothing() {
         );
         assert!(answer.json()["error"].as_str().unwrap().contains("standby"));
     }
-    assert_eq!(active.request("GET", "/tar/0/status", &[], b"").status, 404, "nothing came through");
+    assert_eq!(active.request("GET", "/tar/0/status", &[], b"").status, 404, "no block was accepted");
     // The first stops at once, and no sender notices.
     standby.term_and_wait().code(0);
     lab.upload(&src, &db, &active.url, vec![]).code(0);

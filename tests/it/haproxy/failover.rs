@@ -65,7 +65,7 @@ fn many_files_with_a_receiver_killed_and_haproxy_reloaded() {
     });
     first.kill9();
     wait_until("the second one has taken over", PATIENCE, || is_ready(&second));
-    assert!(second.status(0)["done_bytes"].as_u64().unwrap() > before, "what was acknowledged is there");
+    assert!(second.status(0)["done_bytes"].as_u64().unwrap() > before, "every acknowledged block is there");
     wait_until("blocks reach the second one", PATIENCE, || second.blocks_accepted() > 0);
     haproxy.reload();
     upload.wait().code(0);

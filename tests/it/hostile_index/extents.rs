@@ -56,6 +56,6 @@ fn extents() {
         assert_eq!(std::fs::read_dir(&setting.outside).unwrap().count(), 1, "{what}");
     }
     let (_, answer) = setting.put(&setting.changed(PRIVATE));
-    assert_eq!(answer.status, 200, "the one that all of them were made of: {}", answer.text());
+    assert_eq!(answer.status, 200, "the index that all variants were made of: {}", answer.text());
     setting.still_good();
 }

@@ -89,7 +89,7 @@ fn the_same_index_changes_nothing_and_another_one_replaces_it() {
     assert_eq!(setting.put_block(0).status, 200);
     assert_eq!(setting.put_block(1).status, 200);
     assert_eq!(setting.put_index().json()["complete"], false);
-    assert_eq!(setting.proxy.status(0)["done_bytes"], 2000, "the same index again forgets nothing");
+    assert_eq!(setting.proxy.status(0)["done_bytes"], 2000, "the same index again keeps the received bytes");
     let generation = setting.proxy.status(0)["generation"].as_u64().unwrap();
     Tree::new(&setting.src, 81).noise("d", 100);
     let other = setting.lab.index(&setting.src);
@@ -141,7 +141,7 @@ fn status_pages() {
     );
     assert_eq!(get("?from=1000").json()["missing"], serde_json::json!([[1500, 2000]]));
     assert_eq!(get("?from=99999").json()["missing"], serde_json::json!([]));
-    assert_eq!(get("?blk_size=1000").json()["blocks_done"], 1, "only the short last one is whole");
+    assert_eq!(get("?blk_size=1000").json()["blocks_done"], 1, "only the short last block is complete");
     assert_eq!(
         (get("").json()["blk_size"].as_u64(), get("").json()["blocks_total"].as_u64()),
         (Some(30_000_000), Some(1))
@@ -162,7 +162,7 @@ fn finish_says_what_is_missing() {
         let json = answer.json();
         assert_eq!((&json["complete"], &json["missing_bytes"]), (&false.into(), &2500.into()), "{json}");
     }
-    assert!(!setting.dst.join("empty").exists(), "nothing is made of what is not whole");
+    assert!(!setting.dst.join("empty").exists(), "an incomplete archive gets no empty files");
     refused(&finish(b"nonsense"), 400);
     refused(&finish(b"[1]"), 400);
     refused(&finish(&vec![b' '; 2_000_000]), 413);

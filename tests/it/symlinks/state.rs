@@ -122,7 +122,7 @@ fn links_in_the_state_folder() {
             wrong.push(format!("{name} -> {target}"));
         }
     }
-    assert!(wrong.is_empty(), "touched outside through {wrong:#?}");
+    assert!(wrong.is_empty(), "touched entries outside through {wrong:#?}");
 }
 
 /// Links in the staging folder of a transfer that is under way.
