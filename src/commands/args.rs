@@ -12,14 +12,34 @@ const OLD: [(&[u8], &str); 2] = [(b"-db", "--database"), (b"-dbp", "--database-p
 
 /// Replaces `-db` and `-dbp` by `--database` and `--database-progress`.
 pub(super) fn old_spellings(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut only_values = false;
+    let (mut only_values, mut is_sync) = (false, false);
     arguments
         .into_iter()
         .map(|argument| {
             only_values |= argument == "--";
-            if only_values { argument } else { replace(argument) }
+            is_sync |= argument == "sync";
+            match (only_values, is_sync) {
+                (true, _) => argument,
+                (false, true) => without_help(replace(argument)),
+                (false, false) => replace(argument),
+            }
         })
         .collect()
+}
+
+/// The flags of `sync` that take no value, by their letters, `-h` among them.
+const SWITCHES: &[u8] = b"aAcDgHhlnoPqrStvXz";
+
+/// Takes `h` out of a group such as `-avh`: it stands for sizes that people can read, as rsync's
+/// does, and not for help.
+fn without_help(argument: OsString) -> OsString {
+    match argument.as_bytes() {
+        [b'-', letters @ ..] if letters.len() > 1 && letters.iter().all(|l| SWITCHES.contains(l)) => {
+            let rest = letters.iter().filter(|&&letter| letter != b'h').copied();
+            OsString::from_vec([b'-'].into_iter().chain(rest).collect())
+        }
+        _ => argument,
+    }
 }
 
 fn replace(argument: OsString) -> OsString {
@@ -43,19 +63,36 @@ pub(super) fn without_empty_variables(command: Command) -> Command {
     command.mut_subcommands(without_empty_variables)
 }
 
-/// A number of bytes: digits, and K, M, G or T for powers of 1024.
+/// A number of bytes, as rsync and rclone take it: a number with or without a fraction, then a
+/// unit. `K`, `M`, `G`, `T` and `KiB`, `MiB`, … are powers of 1024; `KB`, `MB`, … are powers of
+/// 1000; `B` or nothing is bytes.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
-    let (digits, unit) = match text.as_bytes().last().map(u8::to_ascii_uppercase) {
-        Some(b'K') => (&text[..text.len() - 1], 1 << 10),
-        Some(b'M') => (&text[..text.len() - 1], 1 << 20),
-        Some(b'G') => (&text[..text.len() - 1], 1 << 30),
-        Some(b'T') => (&text[..text.len() - 1], 1u64 << 40),
-        _ => (text, 1),
+    let wrong = || "this is not a number of bytes such as 30000000, 512K, 1.5M, 10MB or 1GiB".to_string();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let mut unit = unit.to_ascii_uppercase();
+    let base: u128 = match (unit.len(), unit.as_str()) {
+        (2, _) if unit.ends_with('B') => 1000,
+        (1, "B") | (0 | 1, _) => 1024,
+        (3, _) if unit.ends_with("IB") => 1024,
+        _ => return Err(wrong()),
     };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "this is not a number of bytes such as 30000000, 512K, 16M or 1G".to_string())?;
-    number.checked_mul(unit).filter(|&n| i64::try_from(n).is_ok()).ok_or_else(|| "too large".to_string())
+    unit.truncate(1);
+    let power = match unit.as_str() {
+        "" | "B" => 0,
+        letter => 1 + "KMGTP".find(letter).ok_or_else(wrong)? as u32,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let has_digits = !whole.is_empty() && (fraction.is_empty() != number.contains('.'));
+    // Nine digits behind the point tell apart the bytes of a gigabyte.
+    if !has_digits || fraction.len() > 9 || fraction.contains('.') || (power == 0 && !fraction.is_empty()) {
+        return Err(wrong());
+    }
+    let large = || "too large".to_string();
+    let scale = 10u128.pow(fraction.len() as u32);
+    let digits: u128 = format!("{whole}{fraction}").parse().map_err(|_| large())?;
+    let bytes = digits.checked_mul(base.pow(power)).ok_or_else(large)? / scale;
+    i64::try_from(bytes).map(i64::unsigned_abs).map_err(|_| large())
 }
 
 /// Like [`bytes`], but not 0.
@@ -110,7 +147,16 @@ mod tests {
     fn sizes() {
         assert_eq!(bytes("30000000"), Ok(30_000_000));
         assert_eq!((bytes("1k"), bytes("2M"), bytes("1T")), (Ok(1024), Ok(2 << 20), Ok(1 << 40)));
-        for bad in ["", "K", "-1", "1.5M", "9223372036854775808", "99999999999T", "1MB"] {
+        assert_eq!(
+            (bytes("1.5M"), bytes("10MB"), bytes("10MiB")),
+            (Ok(3 << 19), Ok(10_000_000), Ok(10 << 20))
+        );
+        assert_eq!((bytes("7B"), bytes("0.001kb"), bytes("1p")), (Ok(7), Ok(1), Ok(1 << 50)));
+        let wrong = [
+            "", "K", ".", "1.", ".5M", "1.5", "1..5M", "-1", "+1", "1 M", "1MBB", "1iB", "1X", "1KX", "1Kib2",
+        ];
+        let large = ["9223372036854775808", "99999999999T", "340282366920938463463374607431768211456"];
+        for bad in wrong.into_iter().chain(large) {
             assert!(bytes(bad).is_err(), "{bad}");
         }
         assert!(some_bytes("0").is_err());

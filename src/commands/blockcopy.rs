@@ -106,7 +106,7 @@ struct ChecksumArgs {
     /// Show progress: on a terminal, where retrieve and save do so by default, or else as lines
     #[arg(long)]
     progress: bool,
-    /// Copy from this offset on; K, M, G, T are powers of 1024
+    /// Copy from this offset on; K, M, G are powers of 1024, KB, MB, GB of 1000
     #[arg(long, value_name = "OFFSET", default_value = "0", value_parser = args::bytes)]
     start: u64,
     /// Copy up to this offset [default: to the source's end]

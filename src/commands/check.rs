@@ -51,7 +51,7 @@ pub(super) struct CheckArgs {
     /// Compare only files up to this block, inclusive [default: the last one]
     #[arg(short, long, value_name = "BLOCK")]
     last_block: Option<u64>,
-    /// The size of these blocks in bytes; K, M, G are powers of 1024
+    /// The size of these blocks in bytes; K, M, G are powers of 1024, KB, MB, GB of 1000
     #[arg(short = 's', long, value_name = "BYTES", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = args::some_bytes)]
     block_size: u64,
     /// Report also entries of the folder that are not in the index

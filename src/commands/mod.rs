@@ -9,9 +9,9 @@
 //! sync upload rewind index plan check history …      one file for each command
 //! destination                                        the destination of sync and rewind
 //! local_receiver transfer index_file credential_reloader report
-//! connect s3 append                                  groups of flags, and what they stand for
+//! connect s3 append rsync_flags                      groups of flags, and what they stand for
 //! tls args bind environment signals settings         values of flags; variables; SIGINT and SIGTERM
-//! output rc_file limits systemd                      the terminal, the settings file, the system
+//! output rc_file limits systemd usage                the terminal, the settings file, the system; wrong usage
 //! ```
 
 mod append;
@@ -40,6 +40,7 @@ mod proxy;
 mod rc_file;
 mod report;
 mod rewind;
+mod rsync_flags;
 mod s3;
 mod settings;
 mod signals;
@@ -49,6 +50,7 @@ mod tls;
 mod token;
 mod transfer;
 mod upload;
+mod usage;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
@@ -136,7 +138,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let is_stream = arguments.iter().any(|argument| argument == "blockcopy");
     let json = !is_stream && arguments.iter().any(|argument| argument == "--json");
     let parsed = args::without_empty_variables(Cli::command())
-        .try_get_matches_from(arguments)
+        .try_get_matches_from(&arguments)
         .and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
@@ -145,14 +147,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let _ = e.print();
             return ExitCode::SUCCESS;
         }
-        Err(e) => {
+        // No command at all: the help says more than an error.
+        Err(e) if e.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = e.print();
-            let kind = ErrorKind::Usage;
-            if json {
-                output::usage_summary(&e.kind().to_string(), kind.exit_code());
-            }
-            return ExitCode::from(kind.exit_code());
+            return ExitCode::from(ErrorKind::Usage.exit_code());
         }
+        Err(e) => return ExitCode::from(output::usage_error(&usage::error(&e, &arguments), json)),
     };
     let debug = matches!(&cli.command, Command::Blockcopy(args) if args.wants_debug());
     let output = Output::new(&cli.global, debug);

@@ -430,11 +430,18 @@ impl Write for BarWriter {
     }
 }
 
-/// Writes the JSON summary of a wrong command line, for which there is no [`Output`].
-pub(super) fn usage_summary(error: &str, exit: u8) {
-    let line = json!({"event": "summary", "exit": exit, "error": error});
-    // Clap has told the user already, so a closed standard output is ignored.
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
+/// Says what is wrong with the command line, before there is an [`Output`]. Gives the exit code.
+pub(super) fn usage_error(error: &Error, json: bool) -> u8 {
+    let exit = error.kind().exit_code();
+    let hint = error.hint().map_or(String::new(), |hint| format!("  hint: {hint}\n"));
+    // A closed stream is ignored: there is nobody left to tell.
+    let _ = write!(std::io::stderr().lock(), "tar-like: {error}\n{hint}");
+    if json {
+        let line =
+            json!({"event": "summary", "exit": exit, "error": error.to_string(), "hint": error.hint()});
+        let _ = writeln!(std::io::stdout().lock(), "{line}");
+    }
+    exit
 }
 
 /// Bytes in binary units, as 1.23 MiB.

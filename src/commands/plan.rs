@@ -75,10 +75,11 @@ pub(super) struct PlanArgs {
     /// The later generation [default: the newest]
     #[arg(long, value_name = "NUMBER", requires = "from")]
     to: Option<u64>,
-    /// The size of a block in bytes; K, M, G are powers of 1024
+    /// The size of a block in bytes; K, M, G are powers of 1024, KB, MB, GB of 1000
     #[arg(short = 's', long, value_name = "BYTES", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = args::some_bytes)]
     block_size: u64,
-    /// Say how long sending takes at this many bytes a second; K, M, G are powers of 1024
+    /// Say how long sending takes at this many bytes a second; K, M, G are powers of 1024, KB, MB,
+    /// GB of 1000
     #[arg(long, value_name = "RATE", value_parser = args::some_bytes)]
     rate: Option<u64>,
     /// Name each entry that is not unchanged

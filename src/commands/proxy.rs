@@ -79,7 +79,7 @@ pub(super) struct ProxyArgs {
     /// when storage fails
     #[arg(long)]
     standby: bool,
-    /// The largest block to accept, in bytes; K, M, G are powers of 1024
+    /// The largest block to accept, in bytes; K, M, G are powers of 1024, KB, MB, GB of 1000
     #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = args::some_bytes)]
     max_block_size: u64,
     /// The largest index to accept, in bytes

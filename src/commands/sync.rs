@@ -2,16 +2,18 @@
 
 use super::append::AppendArgs;
 use super::args;
-use super::destination::destination;
+use super::destination::{destination, refuse_remote_source};
 use super::environment::{default_database, threads};
 use super::output::{Outcome, Output};
 use super::report;
+use super::rsync_flags::RsyncFlags;
 use super::s3::{Place, S3Args};
 use super::signals::cancelled_by_signal;
 use super::transfer::TransferArgs;
 use crate::engine::index::IndexOptions;
 use crate::engine::sync::{SyncOptions, SyncReport, sync};
 use crate::error::Result;
+use crate::telemetry::{Monitor, Notice};
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +22,8 @@ const EXAMPLES: &str = "\
 The contents of SOURCE become the contents of DESTINATION, as with `rsync -a SOURCE/ DESTINATION/`.
 Nothing is deleted there without --delete. A file becomes a file of the same name in DESTINATION. A
 block device becomes a file with the content of the device. The index stays, so the same command
-again reads only changed files, and sends only their changes.
+again reads only changed files, and sends only their changes. rsync's -a, -z, -P and the like are
+accepted: they say what happens anyway.
 
 Examples:
   tar-like sync /data http://backup:8000/tar
@@ -51,8 +54,8 @@ pub(super) struct SyncArgs {
     /// Leave out relative paths that match this regular expression; may be given several times
     #[arg(short = 'x', long, value_name = "REGEX", value_parser = args::regex, allow_hyphen_values = true)]
     exclude: Vec<regex::bytes::Regex>,
-    /// Replace an existing index and read every file again
-    #[arg(short, long)]
+    /// Drop the index and its generations, and read every file again
+    #[arg(long)]
     clean: bool,
     /// Read every file, even if its size and times say that it has not changed
     #[arg(long)]
@@ -67,14 +70,22 @@ pub(super) struct SyncArgs {
     transfer: TransferArgs,
     #[command(flatten)]
     s3: S3Args,
+    #[command(flatten)]
+    rsync: RsyncFlags,
 }
 
 pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome> {
+    for warning in args.rsync.warnings() {
+        output.notice(Notice::Warning(warning.to_owned()));
+    }
     let upload = args.transfer.options()?;
     let destination = destination(&args.destination, args.transfer.connection(output))?;
     let bucket = match args.source.to_str().and_then(Place::of_url) {
         Some(place) => Some(args.s3.connect(place, output).await?),
-        None => None,
+        None => {
+            refuse_remote_source(&args.source)?;
+            None
+        }
     };
     let database = args.database.map_or_else(default_database, Ok)?;
     let index = IndexOptions {

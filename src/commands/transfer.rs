@@ -21,7 +21,7 @@ pub(super) struct TransferArgs {
     /// How many blocks are read, compressed and sent at the same time
     #[arg(short = 'p', long, value_name = "NUMBER", default_value_t = 5, alias = "workers", env = "TARLIKE_WORKERS", value_parser = clap::value_parser!(u16).range(1..))]
     no_processes: u16,
-    /// The size of a block in bytes; K, M, G are powers of 1024
+    /// The size of a block in bytes; K, M, G are powers of 1024, KB, MB, GB of 1000
     #[arg(short = 's', long, value_name = "BYTES", default_value_t = DEFAULT_BLOCK_SIZE, value_parser = args::some_bytes)]
     block_size: u64,
     /// Send also blocks that the receiver has already
@@ -29,11 +29,11 @@ pub(super) struct TransferArgs {
     ignore_done: bool,
     #[command(flatten)]
     connect: ConnectArgs,
-    /// Send at most this many bytes a second; K, M, G are powers of 1024
+    /// Send at most this many bytes a second; K, M, G are powers of 1024, KB, MB, GB of 1000
     #[arg(long, value_name = "RATE", env = "TARLIKE_BWLIMIT", value_parser = args::some_bytes)]
     bwlimit: Option<u64>,
     /// Change nothing; say what would be sent
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     dry_run: bool,
     /// How blocks are compressed: auto goes by the speed of the link and the cores; lz4; zstd, if
     /// the receiver takes it; none

@@ -65,4 +65,5 @@ mod symlinks;
 mod sync;
 mod tls;
 mod tokens;
+mod typed;
 mod unprivileged;

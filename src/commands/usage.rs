@@ -1,0 +1,178 @@
+//! What a command line that cannot be understood is answered: what is wrong, and what to type here
+//! by people who know the flags of rsync, rclone, restic or a cloud's own program.
+
+use crate::error::{Error, ErrorKind};
+use clap::error::ContextKind;
+use std::ffi::OsString;
+
+/// The answer to what clap does not understand in `arguments`.
+///
+/// The first lines of clap's own answer say what is wrong. Its nearest neighbour and its usage line
+/// are left out: the one names a flag that does something else, the other a choice of flags.
+pub(super) fn error(error: &clap::Error, arguments: &[OsString]) -> Error {
+    let rendered = error.render().to_string();
+    let problem: Vec<&str> = rendered
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:"))
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("tip:"))
+        .collect();
+    let problem = problem.join(" ");
+    let message = problem.strip_prefix("error: ").unwrap_or(&problem).to_owned();
+    // "Usage: tar-like sync [OPTIONS] …"
+    let usage = rendered.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("tar-like");
+    let command: Vec<&str> = usage.split(' ').take_while(|word| !word.starts_with(['[', '<', '-'])).collect();
+    let help = || format!("{} --help lists what it takes", command.join(" "));
+    let hint = hint(error, arguments).map_or_else(help, str::to_owned);
+    Error::new(ErrorKind::Usage, message).with_hint(hint)
+}
+
+/// What those who typed `arguments` may have meant.
+fn hint(error: &clap::Error, arguments: &[OsString]) -> Option<&'static str> {
+    let wrong = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    let flag = wrong.split(['=', ' ']).next().unwrap_or_default();
+    match error.kind() {
+        clap::error::ErrorKind::UnknownArgument => of_flag(flag),
+        clap::error::ErrorKind::InvalidSubcommand => {
+            let command = error.get(ContextKind::InvalidSubcommand).map(ToString::to_string)?;
+            of_command(&command)
+        }
+        clap::error::ErrorKind::MissingRequiredArgument if has_short(arguments, 'x') => Some(
+            "-x takes the next argument as a regular expression; what is left out by rsync's -x is \
+             not left out here",
+        ),
+        _ if flag == "--no-processes" => Some(
+            "-p is the number of workers, for example -p 8; permissions are always kept, so rsync's \
+             -p is not needed",
+        ),
+        _ => None,
+    }
+}
+
+/// Whether a group of short flags has `letter`.
+fn has_short(arguments: &[OsString], letter: char) -> bool {
+    let is_group = |text: &str| text.starts_with('-') && !text.starts_with("--");
+    arguments
+        .iter()
+        .filter_map(|argument| argument.to_str())
+        .any(|text| is_group(text) && text.contains(letter))
+}
+
+/// What a flag of another program is called here.
+fn of_flag(flag: &str) -> Option<&'static str> {
+    FLAGS.iter().find(|(flags, _)| flags.contains(&flag)).map(|(_, hint)| *hint)
+}
+
+/// What a command of another program is called here.
+fn of_command(command: &str) -> Option<&'static str> {
+    COMMANDS.iter().find(|(commands, _)| commands.contains(&command)).map(|(_, hint)| *hint)
+}
+
+type Hints = &'static [(&'static [&'static str], &'static str)];
+
+/// Flags of other programs.
+const FLAGS: Hints = &[
+    (&["-c"], "rsync's -c is --checksum here; --clean drops the index and reads everything"),
+    (&["-u", "--update"], "a newer file in the destination is replaced as well; there is no --update"),
+    (
+        &["-e", "--rsh", "--rsync-path"],
+        "ssh is not spoken yet: start `tar-like proxy -b FOLDER` over there and give its address, \
+         http://HOST:8000/tar",
+    ),
+    (
+        &["-I", "--ignore-times", "--size-only", "-W", "--whole-file", "--no-whole-file"],
+        "a file is read again if its size or one of its times has changed; --checksum reads every file",
+    ),
+    (
+        &["--delete-before", "--delete-during", "--del", "--delete-delay", "--delete-after"],
+        "--delete deletes when everything else is in place and verified",
+    ),
+    (
+        &["--delete-excluded", "--force"],
+        "--delete deletes what an earlier run put there and this one does not have",
+    ),
+    (&["-b", "--backup"], "--delete --backup-dir FOLDER moves entries away instead of deleting them"),
+    (
+        &["--include", "--include-from", "--exclude-from", "--filter", "-f", "--files-from", "-F", "-C"],
+        "-x REGEX leaves out the relative paths that match a regular expression; it may be given \
+         several times",
+    ),
+    (&["--one-file-system"], "file systems that are mounted below the source are copied as well"),
+    (
+        &["--append-verify", "--append-only", "--inplace"],
+        "--append spot goes on at the end of files that have grown; the copy is never written in place",
+    ),
+    (
+        &["--link-dest", "--compare-dest", "--copy-dest"],
+        "--keep NUMBER keeps what the last runs replaced, and `tar-like rewind` takes a copy back",
+    ),
+    (
+        &["--transfers", "--checkers", "--concurrency", "--numworkers", "--multi-thread-streams", "-j"],
+        "-p NUMBER is how many blocks are read, compressed and sent at the same time",
+    ),
+    (&["--bw-limit", "--limit-upload", "--limit", "--throttle"], "--bwlimit RATE limits what is sent"),
+    (
+        &["--stats", "-i", "--itemize-changes", "--info", "--out-format", "--log-format"],
+        "the last line is a summary; --json gives it for machines, and `tar-like plan` names what \
+         would be sent",
+    ),
+    (&["--interactive", "--dryrun", "--whatif"], "--dry-run says what would be sent and changes nothing"),
+    (
+        &["-L", "--copy-links", "--copy-unsafe-links", "--safe-links", "-k", "--copy-dirlinks"],
+        "symbolic links are copied as links",
+    ),
+    (
+        &[
+            "--chmod",
+            "--chown",
+            "--usermap",
+            "--groupmap",
+            "--no-perms",
+            "--no-owner",
+            "--no-group",
+            "--no-times",
+        ],
+        "modes, owners and times are copied as they are",
+    ),
+    (&["--max-size", "--min-size"], "files of every size are copied"),
+    (&["--existing", "--ignore-existing"], "every file of the source is copied"),
+    (&["--remove-source-files", "--delete-source"], "nothing is ever deleted at the source"),
+    (&["--password-file"], "--token-file FILE has the token of the receiver"),
+    (
+        &["--timeout", "--contimeout"],
+        "--stall-timeout SECONDS and --block-timeout SECONDS say how long to wait",
+    ),
+    (&["--endpoint-url", "--s3-endpoint-url", "--endpoint"], "--s3-endpoint URL is the address of the store"),
+    (&["--repo", "--repository"], "give the source and the destination: tar-like sync SOURCE DESTINATION"),
+];
+
+/// Commands of other programs.
+const COMMANDS: Hints = &[
+    (&["copy", "cp", "mirror", "push", "backup", "mv", "move"], "tar-like sync SOURCE DESTINATION copies"),
+    (&["serve", "server", "serve-http", "receive", "daemon"], "tar-like proxy -b FOLDER receives"),
+    (
+        &["verify", "md5sum", "cryptcheck", "diff"],
+        "tar-like check -b FOLDER compares a folder with the index",
+    ),
+    (&["restore"], "sync in the other direction copies back; tar-like history restore gets an index back"),
+    (&["snapshots", "log", "versions"], "tar-like history lists the generations of an index"),
+    (&["prune", "forget", "cleanup", "clean"], "tar-like gc removes what interrupted runs left"),
+    (&["completion"], "tar-like completions SHELL writes them"),
+    (&["configure", "env"], "tar-like config shows the settings in effect"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn each_flag_and_command_stands_once() {
+        for table in [FLAGS, COMMANDS] {
+            let mut seen = BTreeSet::new();
+            for word in table.iter().flat_map(|(words, _)| *words) {
+                assert!(seen.insert(word), "{word}");
+            }
+        }
+    }
+}

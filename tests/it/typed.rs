@@ -1,0 +1,168 @@
+//! What people type who know rsync, rclone, restic, s5cmd or a cloud's own program: it does what
+//! they mean, or says what to type instead, and never does harm.
+
+use crate::support::{Lab, Tree, assert_same_tree};
+
+/// What becomes of a command line.
+enum Becomes {
+    /// DST is like SRC; standard error says this.
+    Copy(&'static str),
+    /// Exit 0, standard output or error says this, and there is no DST.
+    Says(&'static str),
+    /// Exit 2, no DST nor anything else is made, and this is said.
+    Refused(&'static str),
+}
+use Becomes::{Copy, Refused, Says};
+
+/// SRC is a folder, DST one that is not there.
+const TYPED: &[(&str, Becomes)] = &[
+    // rsync
+    ("sync SRC DST", Copy("")),
+    ("sync SRC/ DST", Copy("")),
+    ("sync SRC/ DST/", Copy("")),
+    ("sync -a SRC DST", Copy("")),
+    ("sync -av SRC DST", Copy("")),
+    ("sync -avz SRC DST", Copy("")),
+    ("sync -avh SRC DST", Copy("")),
+    ("sync -avzh SRC DST", Copy("")),
+    ("sync -avP SRC DST", Copy("")),
+    ("sync -aP --delete SRC DST", Copy("")),
+    ("sync -rltvz SRC DST", Copy("")),
+    ("sync -rltgoD SRC DST", Copy("-D: FIFOs, sockets and devices are not copied")),
+    ("sync -aH SRC DST", Copy("")),
+    ("sync -aHAX SRC DST", Copy("-A: ACLs are not copied")),
+    ("sync -aX SRC DST", Copy("-X: extended attributes are not copied")),
+    ("sync -aS SRC DST", Copy("-S: holes of sparse files arrive as zeros")),
+    ("sync -aaaa SRC DST", Copy("")),
+    ("sync --archive --progress --partial --human-readable SRC DST", Copy("")),
+    ("sync -a --checksum SRC DST", Copy("")),
+    ("sync -a --bwlimit 10MB SRC DST", Copy("")),
+    ("sync -a --bwlimit=1.5M SRC DST", Copy("")),
+    ("sync -a -q SRC DST", Copy("")),
+    ("sync --delete --max-delete 5 SRC DST", Copy("")),
+    ("sync -n SRC DST", Says("would send")),
+    ("sync -avn SRC DST", Says("would send")),
+    ("sync -anvh SRC DST", Says("would send")),
+    ("sync --dry-run SRC DST", Says("would send")),
+    ("sync SRC host:/srv/copy", Refused("./host:/srv/copy")),
+    ("sync SRC host:", Refused("http://host:8000/tar")),
+    ("sync SRC root@host:/x", Refused("http://host:8000/tar")),
+    ("sync SRC host:9000/tar", Refused("http://host:9000/tar")),
+    ("sync SRC host::module/x", Refused("another host")),
+    ("sync SRC rsync://host/module", Refused("neither an http(s) address nor a folder")),
+    ("sync -avz -e ssh SRC host:/x", Refused("ssh is not spoken yet")),
+    ("sync host:/srv DST", Refused("./host:/srv")),
+    ("sync user@host:/srv/ DST", Refused("another host")),
+    ("sync -ac SRC DST", Refused("--checksum")),
+    ("sync -c SRC DST", Refused("--checksum")),
+    ("sync -au SRC DST", Refused("newer")),
+    ("sync -ax SRC DST", Refused("regular expression")),
+    ("sync -rlpt SRC DST", Refused("-p is the number of workers")),
+    ("sync -p SRC DST", Refused("-p is the number of workers")),
+    ("sync -a --delete-after SRC DST", Refused("--delete deletes when")),
+    ("sync -a --delete-excluded SRC DST", Refused("--delete deletes what")),
+    ("sync -a --backup SRC DST", Refused("--backup-dir")),
+    ("sync -a --include *.c SRC DST", Refused("-x REGEX")),
+    ("sync -a --exclude-from list SRC DST", Refused("-x REGEX")),
+    ("sync -a --files-from list SRC DST", Refused("-x REGEX")),
+    ("sync -a --one-file-system SRC DST", Refused("mounted below")),
+    ("sync -a --inplace SRC DST", Refused("--append spot")),
+    ("sync -a --append-verify SRC DST", Refused("--append spot")),
+    ("sync -a --link-dest=../old SRC DST", Refused("--keep NUMBER")),
+    ("sync -ai SRC DST", Refused("tar-like plan")),
+    ("sync -a --stats SRC DST", Refused("--json")),
+    ("sync -aL SRC DST", Refused("links are copied as links")),
+    ("sync -a --chmod=D755 SRC DST", Refused("copied as they are")),
+    ("sync -a --remove-source-files SRC DST", Refused("nothing is ever deleted at the source")),
+    ("sync -a --size-only SRC DST", Refused("--checksum reads every file")),
+    ("sync -W SRC DST", Refused("--checksum reads every file")),
+    ("sync --timeout=30 SRC DST", Refused("--stall-timeout")),
+    ("-avz SRC DST", Refused("tar-like")),
+    ("SRC DST", Refused("tar-like --help")),
+    // rclone
+    ("sync SRC DST --transfers 16", Refused("-p NUMBER")),
+    ("sync SRC DST --checkers=16", Refused("-p NUMBER")),
+    ("sync SRC DST -P", Copy("")),
+    ("sync SRC remote:bucket/x", Refused("another host")),
+    ("sync SRC DST --bwlimit 10MiB", Copy("")),
+    ("sync SRC DST --interactive", Refused("--dry-run")),
+    ("sync SRC DST --max-size 10M", Refused("files of every size")),
+    ("copy SRC DST", Refused("tar-like sync SOURCE DESTINATION")),
+    ("serve http DST", Refused("tar-like proxy")),
+    ("move SRC DST", Refused("tar-like sync SOURCE DESTINATION")),
+    // restic, borg
+    ("backup SRC --repo DST", Refused("tar-like sync SOURCE DESTINATION")),
+    ("snapshots", Refused("tar-like history")),
+    ("forget --prune", Refused("tar-like gc")),
+    ("restore latest --target DST", Refused("history restore")),
+    ("sync SRC DST --limit-upload 1000", Refused("--bwlimit RATE")),
+    // s5cmd, aws, gsutil, mc
+    ("cp SRC s3://bucket/prefix/", Refused("tar-like sync SOURCE DESTINATION")),
+    ("sync SRC s3://bucket/prefix", Refused("neither an http(s) address nor a folder")),
+    ("sync http://host:8000/tar DST", Refused("run sync on its host")),
+    ("sync SRC DST --dryrun", Refused("--dry-run")),
+    ("sync SRC DST --numworkers 64", Refused("-p NUMBER")),
+    ("sync s3://bucket DST --endpoint-url http://127.0.0.1:1", Refused("--s3-endpoint URL")),
+    ("mirror SRC DST", Refused("tar-like sync SOURCE DESTINATION")),
+    // Anybody
+    ("--version", Says("tar-like ")),
+    ("-V", Says("tar-like ")),
+    ("--help", Says("sync")),
+    ("-h", Says("sync")),
+    ("help sync", Says("DESTINATION")),
+    ("sync --help", Says("DESTINATION")),
+    ("sync -h", Says("DESTINATION")),
+    ("sync SRC", Refused("DESTINATION")),
+    ("sync", Refused("SOURCE")),
+    ("sync SRC DST more", Refused("more")),
+    ("sync SRC DST --colour", Refused("tar-like sync --help")),
+    ("sync SRC DST --block-size 1..5M", Refused("1.5M")),
+    ("synch SRC DST", Refused("tar-like --help")),
+];
+
+#[test]
+fn what_people_type() {
+    let mut wrong = Vec::new();
+    for (line, becomes) in TYPED {
+        if let Err(problem) = std::panic::catch_unwind(|| try_line(line, becomes)) {
+            let text = problem.downcast_ref::<String>().cloned().unwrap_or_default();
+            wrong.push(format!("{line}: {text}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), TYPED.len(), wrong.join("\n"));
+    assert!(TYPED.len() >= 60);
+}
+
+fn try_line(line: &str, becomes: &Becomes) {
+    let lab = Lab::new();
+    let home = lab.path("home");
+    Tree::new(&home.join("SRC"), 7).noise("a", 3000).text("b/c", 2000).file("empty", "");
+    let output = lab.run(line.split(' ').map(Into::into).collect());
+    let said = format!("{}{}", output.stdout, output.stderr);
+    let made = |name: &str| home.join(name).exists();
+    match becomes {
+        Copy(text) => {
+            assert!(output.code == 0 && output.stderr.contains(text), "{output:?}");
+            assert_same_tree(&home.join("SRC"), &home.join("DST"));
+        }
+        Says(text) => {
+            assert!(output.code == 0 && said.contains(text) && !made("DST"), "{output:?}");
+        }
+        Refused(text) => {
+            assert!(output.code == 2 && output.stderr.contains(text), "{output:?}");
+            assert!(!output.stderr.contains("tip:") && !output.stderr.contains("Usage:"), "{output:?}");
+            let entries: Vec<_> = std::fs::read_dir(&home).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(entries, ["SRC"], "{output:?}");
+        }
+    }
+}
+
+/// The answer to wrong usage is one line for machines, too.
+#[test]
+fn wrong_usage_in_json() {
+    let lab = Lab::new();
+    let output = lab.run(args!["sync", "a", "b", "--transfers", "3", "--json"]).code(2);
+    let summary = output.summary();
+    assert!(summary["error"].as_str().unwrap().contains("--transfers"), "{summary}");
+    assert!(summary["hint"].as_str().unwrap().contains("-p NUMBER"), "{summary}");
+}
