@@ -48,8 +48,8 @@ pub(super) fn refuse_remote_source(given: &Path) -> Result<()> {
     }
 }
 
-/// Refuses what rsync, scp and rclone take for a place on another host: a colon before the first
-/// slash. As a path it would name a folder that nobody wanted.
+/// Refuses a path with a colon before the first slash, which is a place on another host to rsync,
+/// scp and rclone. As a path it would make a folder that the user did not want.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`], with what to type for a path of that name, and for a receiver.

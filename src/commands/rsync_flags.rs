@@ -1,8 +1,8 @@
-//! The flags of rsync that say what `sync` does anyway.
+//! Flags of rsync that ask for what `sync` does without them.
 
 use clap::{ArgAction, Args};
 
-/// They are accepted since people type them, and hidden since they change nothing.
+/// They are accepted, since users of rsync type them, and hidden, since they change nothing.
 #[derive(Args)]
 pub(super) struct RsyncFlags {
     #[arg(short, long, hide = true, action = ArgAction::Count)]
@@ -38,7 +38,7 @@ pub(super) struct RsyncFlags {
 }
 
 impl RsyncFlags {
-    /// What was asked for and is not copied: one sentence each.
+    /// One sentence for each kind of entry or metadata that a flag asks for and `sync` does not copy.
     pub(super) fn warnings(&self) -> impl Iterator<Item = &'static str> {
         [
             (self.devices, "-D: FIFOs, sockets and devices are not copied; they are listed as skipped"),

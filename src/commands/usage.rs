@@ -1,14 +1,14 @@
-//! What a command line that cannot be understood is answered: what is wrong, and what to type here
-//! by people who know the flags of rsync, rclone, restic or a cloud's own program.
+//! The error for a command line that clap refuses: what is wrong, and what to type instead of the
+//! flags of rsync, rclone, restic or a cloud's own program.
 
 use crate::error::{Error, ErrorKind};
 use clap::error::ContextKind;
 use std::ffi::OsString;
 
-/// The answer to what clap does not understand in `arguments`.
+/// The error for `arguments` that clap refuses.
 ///
-/// The first lines of clap's own answer say what is wrong. Its nearest neighbour and its usage line
-/// are left out: the one names a flag that does something else, the other a choice of flags.
+/// It has the first lines of clap's own error. Clap's similar flag and usage line are left out: the
+/// former is a flag that does something else, the latter a choice of flags.
 pub(super) fn error(error: &clap::Error, arguments: &[OsString]) -> Error {
     let rendered = error.render().to_string();
     let problem: Vec<&str> = rendered
@@ -27,7 +27,7 @@ pub(super) fn error(error: &clap::Error, arguments: &[OsString]) -> Error {
     Error::new(ErrorKind::Usage, message).with_hint(hint)
 }
 
-/// What those who typed `arguments` may have meant.
+/// What the user may have meant by `arguments`.
 fn hint(error: &clap::Error, arguments: &[OsString]) -> Option<&'static str> {
     let wrong = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
     let flag = wrong.split(['=', ' ']).next().unwrap_or_default();
@@ -38,8 +38,8 @@ fn hint(error: &clap::Error, arguments: &[OsString]) -> Option<&'static str> {
             of_command(&command)
         }
         clap::error::ErrorKind::MissingRequiredArgument if has_short(arguments, 'x') => Some(
-            "-x takes the next argument as a regular expression; what is left out by rsync's -x is \
-             not left out here",
+            "-x takes the next argument as a regular expression; file systems that are mounted below \
+             the source are copied as well",
         ),
         _ if flag == "--no-processes" => Some(
             "-p is the number of workers, for example -p 8; permissions are always kept, so rsync's \
@@ -58,12 +58,12 @@ fn has_short(arguments: &[OsString], letter: char) -> bool {
         .any(|text| is_group(text) && text.contains(letter))
 }
 
-/// What a flag of another program is called here.
+/// The hint for a flag of another program.
 fn of_flag(flag: &str) -> Option<&'static str> {
     FLAGS.iter().find(|(flags, _)| flags.contains(&flag)).map(|(_, hint)| *hint)
 }
 
-/// What a command of another program is called here.
+/// The hint for a command of another program.
 fn of_command(command: &str) -> Option<&'static str> {
     COMMANDS.iter().find(|(commands, _)| commands.contains(&command)).map(|(_, hint)| *hint)
 }
@@ -76,7 +76,7 @@ const FLAGS: Hints = &[
     (&["-u", "--update"], "a newer file in the destination is replaced as well; there is no --update"),
     (
         &["-e", "--rsh", "--rsync-path"],
-        "ssh is not spoken yet: start `tar-like proxy -b FOLDER` over there and give its address, \
+        "ssh is not spoken yet: start `tar-like proxy -b FOLDER` on that host and give its address, \
          http://HOST:8000/tar",
     ),
     (
@@ -100,11 +100,11 @@ const FLAGS: Hints = &[
     (&["--one-file-system"], "file systems that are mounted below the source are copied as well"),
     (
         &["--append-verify", "--append-only", "--inplace"],
-        "--append spot goes on at the end of files that have grown; the copy is never written in place",
+        "--append spot reads only the end of files that have grown; the copy is never written in place",
     ),
     (
         &["--link-dest", "--compare-dest", "--copy-dest"],
-        "--keep NUMBER keeps what the last runs replaced, and `tar-like rewind` takes a copy back",
+        "--keep NUMBER retains what the last runs replaced, and `tar-like rewind` takes a copy back",
     ),
     (
         &["--transfers", "--checkers", "--concurrency", "--numworkers", "--multi-thread-streams", "-j"],

@@ -22,7 +22,7 @@ pub fn refuse_other_source(options: &IndexOptions) -> Result<()> {
     }
     let source = base.map_or_else(|| "another program".to_string(), |base| base.display().to_string());
     Err(Error::new(ErrorKind::Source, format!("{} is the index of {source}", database.display()))
-        .with_hint("give -db FILE to keep one index for each source, or -c to replace this one"))
+        .with_hint("give -db FILE to keep one index for each source, or --clean to replace this one"))
 }
 
 /// Refuses to compare with an index of the original program; with `has_source`, also with the index

@@ -1,20 +1,20 @@
-//! What people type who know rsync, rclone, restic, s5cmd or a cloud's own program: it does what
-//! they mean, or says what to type instead, and never does harm.
+//! Command lines of rsync, rclone, restic, s5cmd or a cloud's own program: the program does what they
+//! mean, or says what to type instead, and never does harm.
 
 use crate::support::{Lab, Tree, assert_same_tree};
 
-/// What becomes of a command line.
+/// The effect of a command line.
 enum Becomes {
-    /// DST is like SRC; standard error says this.
+    /// DST equals SRC; standard error has this text.
     Copy(&'static str),
-    /// Exit 0, standard output or error says this, and there is no DST.
+    /// Exit code 0, standard output or error has this text, and there is no DST.
     Says(&'static str),
-    /// Exit 2, no DST nor anything else is made, and this is said.
+    /// Exit code 2, nothing is made, and standard error has this text.
     Refused(&'static str),
 }
 use Becomes::{Copy, Refused, Says};
 
-/// SRC is a folder, DST one that is not there.
+/// SRC is a folder, DST does not exist.
 const TYPED: &[(&str, Becomes)] = &[
     // rsync
     ("sync SRC DST", Copy("")),
@@ -104,7 +104,7 @@ const TYPED: &[(&str, Becomes)] = &[
     ("sync SRC DST --numworkers 64", Refused("-p NUMBER")),
     ("sync s3://bucket DST --endpoint-url http://127.0.0.1:1", Refused("--s3-endpoint URL")),
     ("mirror SRC DST", Refused("tar-like sync SOURCE DESTINATION")),
-    // Anybody
+    // Any user
     ("--version", Says("tar-like ")),
     ("-V", Says("tar-like ")),
     ("--help", Says("sync")),
@@ -157,7 +157,7 @@ fn try_line(line: &str, becomes: &Becomes) {
     }
 }
 
-/// The answer to wrong usage is one line for machines, too.
+/// With `--json`, the error for wrong usage is one JSON line.
 #[test]
 fn wrong_usage_in_json() {
     let lab = Lab::new();
