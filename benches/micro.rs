@@ -14,7 +14,8 @@ use tar_like::archive::md5::{Instructions, Stream, digest_many_with, update_pair
 use tar_like::archive::path::EntryPath;
 use tar_like::db::index_read::IndexReader;
 use tar_like::db::index_write::IndexWriter;
-use tar_like::sink::disk::{DiskSink, FolderCache, Staging};
+use tar_like::sink::disk::{DiskSink, FolderCache};
+use tar_like::sink::{Sink, Storage};
 
 fn main() {
     divan::main();
@@ -203,7 +204,7 @@ mod receive {
                 }
                 sink.sync().unwrap();
                 for file in &files {
-                    sink.publish(&staging, &Staging::name(file.id), &file.path, &mut cache).unwrap();
+                    sink.publish(&staging, file.id, &file.path, &mut cache).unwrap();
                 }
                 base
             });

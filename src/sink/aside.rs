@@ -52,8 +52,8 @@ fn numbered(name: &[u8], number: u32) -> Vec<u8> {
     numbered
 }
 
-/// The folder `path` below `at`, made where missing. What is no folder, a symbolic link included, is never replaced: where `beside`, the
-/// next numbered name is taken instead.
+/// The folder `path` below `at`, made where missing. What is no folder, a symbolic link included,
+/// is never replaced: where `beside`, the next numbered name is taken instead.
 pub(super) fn make_folders(at: &Folder, path: &[u8], beside: bool) -> std::result::Result<Folder, Errno> {
     let mut folder = at.open_folder(b"")?;
     for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
@@ -77,7 +77,8 @@ fn make_folder(at: &Folder, name: &[u8], beside: bool) -> std::result::Result<Fo
     Err(Errno::EXIST)
 }
 
-/// Removes the folder of the session `name` in `removed`, and all folders below it, as far as they are empty. What cannot be removed stays.
+/// Removes the folder of the session `name` in `removed`, and all folders below it, as far as they
+/// are empty. What cannot be removed stays.
 pub(super) fn prune(removed: &Folder, name: &[u8]) {
     each_below(removed, name, |path, stat| {
         let cut = path.iter().rposition(|&b| b == b'/');
@@ -90,9 +91,10 @@ pub(super) fn prune(removed: &Folder, name: &[u8]) {
     });
 }
 
-/// Gives what is in the folder `from` below `top`, by its path below `top`: what is no folder with its `Stat`, and each folder, `from`
-/// included, after all that is in it. Folders are opened from `top`: held open, they could be more than a process may have, and by a path
-/// from the root they could not be opened at all, as the path of an entry may be as long as the system takes.
+/// Gives what is in the folder `from` below `top`, by its path below `top`: what is no folder with
+/// its `Stat`, and each folder, `from` included, after all that is in it. Folders are opened from
+/// `top`: held open, they could be more than a process may have, and by a path from the root they
+/// could not be opened at all, as the path of an entry may be as long as the system takes.
 pub(super) fn each_below(top: &Folder, from: &[u8], mut each: impl FnMut(&[u8], Option<&Stat>)) {
     let mut waiting = vec![(from.to_vec(), false)];
     while let Some((path, is_seen)) = waiting.pop() {

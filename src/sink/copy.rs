@@ -1,7 +1,8 @@
 //! Filling a staged file with what is on this disk already.
 //!
-//! `copy_file_range` shares blocks where the file system can (XFS, btrfs, bcachefs, NFS 4.2) and both offsets are aligned, and copies within
-//! the kernel elsewhere; so there is no need to ask for a clone apart. Where it cannot, bytes are read and written.
+//! `copy_file_range` shares blocks where the file system can (XFS, btrfs, bcachefs, NFS 4.2) and
+//! both offsets are aligned, and copies within the kernel elsewhere; so there is no need to ask for
+//! a clone apart. Where it cannot, bytes are read and written.
 
 use super::disk::Staging;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,11 +36,12 @@ impl Staging {
         outcome.is_ok()
     }
 
-    /// Copies `length` bytes of `source` from `source_offset` on into the staged file `id`, to `target_offset`. Holes stay holes.
+    /// Copies `length` bytes of `source` from `source_offset` on into the staged file `id`, to
+    /// `target_offset`. Holes stay holes.
     ///
     /// # Errors
-    /// [`ErrorKind::Source`]: the source cannot be read, or ends before. Others: the disk is full, or the system's error. Some bytes may
-    /// have been copied then.
+    /// [`ErrorKind::Source`]: the source cannot be read, or ends before. Others: the disk is full,
+    /// or the system's error. Some bytes may have been copied then.
     pub fn copy_from(
         &self,
         id: u64,
@@ -71,13 +73,15 @@ impl Copy<'_> {
     fn run(&self, source_offset: u64, length: u64, target_offset: u64) -> Result<()> {
         let end = source_offset + length;
         let to_target = |at: u64| target_offset + (at - source_offset);
-        // What is known of holes may change while it is used, and is only a saving: so it is asked for piece by piece.
+        // What is known of holes may change while it is used, and is only a saving: so it is asked
+        // for piece by piece.
         let metadata = self.source.metadata().map_err(|e| self.unreadable(e))?;
         if metadata.len() < end {
             return Err(self.short(metadata.len(), end));
         }
-        // A file that takes as much room as it is long has none: to look for them takes as long as the rest of the file is, on tmpfs at least,
-        // and a file that changed comes in thousands of pieces.
+        // A file that takes as much room as it is long has none: to look for them takes as long as
+        // the rest of the file is, on tmpfs at least, and a file that changed comes in thousands of
+        // pieces.
         if metadata.blocks().saturating_mul(512) >= metadata.len() {
             return self.copy(source_offset, length, target_offset);
         }
@@ -102,7 +106,8 @@ impl Copy<'_> {
 
     fn copy(&self, mut from: u64, mut left: u64, mut to: u64) -> Result<()> {
         while left > 0 {
-            // Up to the next boundary first, if both offsets meet it at once: what follows can be shared.
+            // Up to the next boundary first, if both offsets meet it at once: what follows can be
+            // shared.
             let odd = from % ALIGNMENT;
             let head = if odd > 0 && to % ALIGNMENT == odd { ALIGNMENT - odd } else { MAX_BYTES };
             let wanted = left.min(head);
@@ -119,7 +124,8 @@ impl Copy<'_> {
                 Ok(copied) => copied as u64,
                 Err(Errno::INTR) => continue,
                 Err(e @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => return Err(self.unwritable(e.into())),
-                // Not between these two files, not on this system, or not just now: what is wrong shows when they are read and written.
+                // Not between these two files, not on this system, or not just now: what is wrong
+                // shows when they are read and written.
                 Err(_) => return self.read_and_write(from, left, to),
             };
             let copied = copied.min(left);
@@ -145,7 +151,8 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Makes `length` bytes of the target zeros. Others may write to other parts of it meanwhile, so it is never cut.
+    /// Makes `length` bytes of the target zeros. Others may write to other parts of it meanwhile,
+    /// so it is never cut.
     fn zero(&self, position: u64, length: u64) -> Result<()> {
         if length == 0 {
             return Ok(());
@@ -200,6 +207,7 @@ mod tests {
     use crate::archive::digest::Blake3;
     use crate::archive::entry::FileEntry;
     use crate::archive::path::EntryPath;
+    use crate::sink::Sink;
     use std::io::Write;
     use std::os::unix::fs::MetadataExt;
     use std::path::Path;

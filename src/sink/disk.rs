@@ -1,9 +1,13 @@
-//! The receiver's folder: staging below `.tar-like/`, final names by rename, everything from held descriptors.
+//! The receiver's folder: staging below `.tar-like/`, final names by rename, everything from held
+//! descriptors.
 
+pub use super::cache::FolderCache;
 pub use super::staging::Staging;
 
 use super::folding::{folds, says_whether_it_folds};
+use super::left::{LeftOver, left_overs, put_back};
 use super::mount::{is_fuse, is_suspicious, watched_mount};
+use super::port::Sink;
 use crate::archive::entry::Meta;
 use crate::archive::path::{EntryPath, STATE_DIR, printable};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,9 +29,11 @@ pub struct DiskSink {
     pub(super) state: Folder,
     state_path: PathBuf,
     pub(super) owner: bool,
-    /// A folder whose mode forbids its owner to go in was given all rights, and has to get its mode back.
+    /// A folder whose mode forbids its owner to go in was given all rights, and has to get its mode
+    /// back.
     pub(super) opened_up: AtomicBool,
-    /// What a file's owner and mode are set to does not stay: the file system has none, or an owner of its own.
+    /// What a file's owner and mode are set to does not stay: the file system has none, or an owner
+    /// of its own.
     pub(super) forgets_meta: AtomicBool,
     /// Names that are spelled in different ways may be one.
     pub(super) folds: AtomicBool,
@@ -41,27 +47,11 @@ pub struct DiskSink {
     syncs_each_file: bool,
 }
 
-/// Folders that were used last, held open: files of one block mostly share a few. Not to be kept for long: a
-/// folder may be moved away.
-#[derive(Default)]
-pub struct FolderCache {
-    entries: Vec<(Box<[u8]>, Arc<Folder>)>,
-}
-
-const CACHED_FOLDERS: usize = 32;
-
-impl FolderCache {
-    fn keep(&mut self, path: &[u8], folder: &Arc<Folder>) {
-        if self.entries.len() >= CACHED_FOLDERS {
-            self.entries.remove(0);
-        }
-        self.entries.push((path.into(), folder.clone()));
-    }
-}
-
-/// The error that nothing can be stored below `base`, if `error` says so: that is the same as storage that fails later.
+/// The error that nothing can be stored below `base`, if `error` says so: that is the same as
+/// storage that fails later.
 fn unwritable(base: &Path, error: Errno) -> Option<Error> {
-    // A name that is not there says nothing: another receiver that starts at the same time tries to write, too.
+    // A name that is not there says nothing: another receiver that starts at the same time tries to
+    // write, too.
     (is_suspicious(error) && !matches!(error, Errno::NOENT | Errno::NOTDIR)).then(|| {
         let what = format!("the base folder {} cannot be written to", base.display());
         let error = Error::new(ErrorKind::Degraded, what).with_source(std::io::Error::from(error));
@@ -73,7 +63,8 @@ impl DiskSink {
     /// Opens `base`, which must exist, and makes `.tar-like` in it.
     ///
     /// # Errors
-    /// The base is no folder or cannot be written to, or `.tar-like` is something else than a folder.
+    /// The base is no folder or cannot be written to, or `.tar-like` is something else than a
+    /// folder.
     pub fn open(base: &Path) -> Result<Self> {
         let folder = Folder::open(base)
             .map_err(|e| Error::io(format!("cannot open the base folder {}", base.display()), e))?;
@@ -125,8 +116,8 @@ impl DiskSink {
         Ok(sink)
     }
 
-    /// The path of the receiver's own folder: by its descriptor where the system has /proc, so that it leads to the folder
-    /// that was opened at the start, whatever has its name now.
+    /// The path of the receiver's own folder: by its descriptor where the system has /proc, so that
+    /// it leads to the folder that was opened at the start, whatever has its name now.
     #[must_use]
     pub fn state_path(&self) -> PathBuf {
         let held = PathBuf::from(format!("/proc/self/fd/{}", self.state.as_fd().as_raw_fd()));
@@ -141,14 +132,16 @@ impl DiskSink {
         if held.exists() { held } else { named }
     }
 
-    /// The path that the receiver's own folder had when it was opened, for people, and for what is opened once and for all.
+    /// The path that the receiver's own folder had when it was opened, for people, and for what is
+    /// opened once and for all.
     #[must_use]
     pub fn state_name(&self) -> &Path {
         &self.state_path
     }
 
-    /// Fails unless the file `name` of the receiver's own folder is one that this process has open. SQLite opens by path: whoever may rename that
-    /// folder could have put another one there since it was opened and checked.
+    /// Fails unless the file `name` of the receiver's own folder is one that this process has open.
+    /// SQLite opens by path: whoever may rename that folder could have put another one there since
+    /// it was opened and checked.
     ///
     /// # Errors
     /// Another file was opened.
@@ -173,67 +166,10 @@ impl DiskSink {
             .with_hint("let nobody else rename what is in the base folder, then start the receiver again"))
     }
 
-    /// Waits until everything that was written so far, by anybody on this file system, is on stable storage.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NoSpace`], or storage failed. What was written since the last success must count as lost.
-    pub fn sync(&self) -> Result<()> {
-        rustix::fs::syncfs(&self.state).map_err(|e| Error::io("cannot sync the base folder's file system", e))
-    }
-
-    /// Whether [`DiskSink::sync`] is not enough, because the kernel does not pass it on.
+    /// Whether [`super::Storage::sync`] is not enough, because the kernel does not pass it on.
     #[must_use]
     pub fn syncs_each_file(&self) -> bool {
         self.syncs_each_file
-    }
-
-    /// The bytes that are free for the receiver's user.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn free_bytes(&self) -> Result<u64> {
-        let stat = rustix::fs::fstatvfs(&self.base).map_err(|e| Error::io("cannot ask for free space", e))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-
-    /// The staging folder `name`, made if missing.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn staging(&self, name: &str) -> Result<Staging> {
-        let open = || self.state.open_folder(b"staging")?.make_folder(name, 0o700);
-        let folder = open().map_err(|e| Error::io(format!("cannot make the staging folder {name}"), e))?;
-        Ok(Staging::new(folder, self.owner, self.syncs_each_file))
-    }
-
-    /// Removes the staging folder `name`, if it is there.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn remove_staging(&self, name: &str) -> Result<()> {
-        let path = self.state_path().join("staging").join(name);
-        match std::fs::remove_dir_all(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(format!("cannot clean {}", path.display()), e))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Removes all staging folders but those named.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn remove_other_staging(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
-        let path = self.state_path().join("staging");
-        let io = |e| Error::io(format!("cannot clean {}", path.display()), e);
-        for entry in std::fs::read_dir(&path).map_err(io)? {
-            let entry = entry.map_err(io)?;
-            if !entry.file_name().to_str().is_some_and(&keep) {
-                std::fs::remove_dir_all(entry.path()).map_err(io)?;
-            }
-        }
-        Ok(())
     }
 
     /// Opens the folder `path`, also where modes forbid that to their owner.
@@ -243,8 +179,8 @@ impl DiskSink {
         Ok(folder)
     }
 
-    /// A folder can be open, and its mode forbids to look for what is in it. Root is forbidden nothing. And one folder may take names for one
-    /// where the base folder tells them apart.
+    /// A folder can be open, and its mode forbids to look for what is in it. Root is forbidden
+    /// nothing. And one folder may take names for one where the base folder tells them apart.
     fn make_usable(&self, folder: &Folder) -> std::result::Result<(), Errno> {
         if self.folders_say
             && !self.folds.load(Ordering::Relaxed)
@@ -259,7 +195,8 @@ impl DiskSink {
         Ok(())
     }
 
-    /// Whether folders were opened up since this was asked last: then all of them have to get their modes again.
+    /// Whether folders were opened up since this was asked last: then all of them have to get their
+    /// modes again.
     pub fn take_opened_up(&self) -> bool {
         self.opened_up.swap(false, Ordering::SeqCst)
     }
@@ -270,14 +207,14 @@ impl DiskSink {
         cache: &mut FolderCache,
     ) -> std::result::Result<Arc<Folder>, Errno> {
         let (parent, _) = path.split();
-        if let Some((_, folder)) = cache.entries.iter().rev().find(|(cached, _)| **cached == *parent) {
-            return Ok(folder.clone());
+        if let Some(folder) = cache.find(parent) {
+            return Ok(folder);
         }
         let folder = Arc::new(self.base.make_folders(parent, &self.opened_up, &mut |replaced| {
             tracing::warn!("replaced \"{}\", which was no folder, by a folder", printable(replaced));
         })?);
         self.make_usable(&folder)?;
-        cache.keep(parent, &folder);
+        cache.insert(parent, &folder);
         Ok(folder)
     }
 
@@ -288,18 +225,19 @@ impl DiskSink {
         cache: &mut FolderCache,
     ) -> std::result::Result<Option<Arc<Folder>>, Errno> {
         let (parent, _) = path.split();
-        if let Some((_, folder)) = cache.entries.iter().rev().find(|(cached, _)| **cached == *parent) {
-            return Ok(Some(folder.clone()));
+        if let Some(folder) = cache.find(parent) {
+            return Ok(Some(folder));
         }
         let folder = match self.enter(parent) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
             other => Arc::new(other?),
         };
-        cache.keep(parent, &folder);
+        cache.insert(parent, &folder);
         Ok(Some(folder))
     }
 
-    /// What has the final name `path`; `None` if nothing does, or its folder is not there or leads through a link.
+    /// What has the final name `path`; `None` if nothing does, or its folder is not there or leads
+    /// through a link.
     ///
     /// # Errors
     /// The system's error.
@@ -323,11 +261,8 @@ impl DiskSink {
         }
     }
 
-    /// Gives a staged file its final name, replacing in one step what had it. An empty folder in the way is removed.
-    ///
-    /// # Errors
-    /// The system's error, as a sentence about this file.
-    pub fn publish(
+    /// Gives what is staged under the name `staged` its final name; see [`Sink::publish`].
+    fn place(
         &self,
         staging: &Staging,
         staged: &str,
@@ -342,14 +277,13 @@ impl DiskSink {
                     Err(Errno::ISDIR | Errno::NOTDIR | Errno::EXIST) => {
                         rustix::fs::unlinkat(&*folder, name, AtFlags::REMOVEDIR)?;
                     }
-                    // A folder of ours without write permission for its owner; `finish` sets its mode again.
+                    // A folder of ours without write permission for its owner; `finish` sets its
+                    // mode again.
                     Err(Errno::ACCESS) if folder.make_writable()? => {
                         self.opened_up.store(true, Ordering::SeqCst);
                     }
                     // The cached folder was removed behind our back.
-                    Err(Errno::NOENT) if staging.folder.stat(staged.as_bytes())?.is_some() => {
-                        cache.entries.clear()
-                    }
+                    Err(Errno::NOENT) if staging.folder.stat(staged.as_bytes())?.is_some() => cache.clear(),
                     other => return other,
                 }
             }
@@ -383,7 +317,8 @@ impl DiskSink {
             .map_err(|e| Error::io(format!("cannot make the folder \"{path}\""), e))
     }
 
-    /// Gives the base folder itself owner, permissions and time of `meta`, if they are others; false if it belongs to somebody else, and we may not.
+    /// Gives the base folder itself owner, permissions and time of `meta`, if they are others;
+    /// false if it belongs to somebody else, and we may not.
     ///
     /// # Errors
     /// The system's error.
@@ -443,11 +378,12 @@ impl DiskSink {
         // Nobody else comes to the staging folder: it is complete before it has its name.
         self.apply_link_meta(&staging.folder, b"link", target, meta)
             .map_err(|e| Error::io(format!("cannot set owner or time of the symbolic link \"{path}\""), e))?;
-        self.publish(staging, "link", path, cache)?;
+        self.place(staging, "link", path, cache)?;
         Ok(true)
     }
 
-    /// Makes `path` a further name of the file `target`, unless it is already; tells whether it was made.
+    /// Makes `path` a further name of the file `target`, unless it is already; tells whether it was
+    /// made.
     ///
     /// # Errors
     /// The system's error.
@@ -473,11 +409,54 @@ impl DiskSink {
         let folder = self.folder_of(target, cache).map_err(what)?;
         rustix::fs::linkat(&*folder, target.split().1, &staging.folder, "link", AtFlags::empty())
             .map_err(what)?;
-        self.publish(staging, "link", path, cache).map(|()| true)
+        self.place(staging, "link", path, cache).map(|()| true)
     }
 }
 
-/// Refuses a state folder in which somebody else could have put links or databases for us to follow.
+impl Sink for DiskSink {
+    fn staging(&self, name: &str) -> Result<Staging> {
+        let open = || self.state.open_folder(b"staging")?.make_folder(name, 0o700);
+        let folder = open().map_err(|e| Error::io(format!("cannot make the staging folder {name}"), e))?;
+        Ok(Staging::new(folder, self.owner, self.syncs_each_file))
+    }
+
+    fn remove_staging(&self, name: &str) -> Result<()> {
+        let path = self.state_path().join("staging").join(name);
+        match std::fs::remove_dir_all(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("cannot clean {}", path.display()), e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn remove_other_staging(&self, keep: &dyn Fn(&str) -> bool) -> Result<()> {
+        let path = self.state_path().join("staging");
+        let io = |e| Error::io(format!("cannot clean {}", path.display()), e);
+        for entry in std::fs::read_dir(&path).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            if !entry.file_name().to_str().is_some_and(keep) {
+                std::fs::remove_dir_all(entry.path()).map_err(io)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&self, staging: &Staging, id: u64, path: &EntryPath, cache: &mut FolderCache) -> Result<()> {
+        self.place(staging, &Staging::name(id), path, cache)
+    }
+
+    fn left_overs(&self) -> Vec<LeftOver> {
+        left_overs(&self.state)
+    }
+
+    fn put_back(&self, left: &[LeftOver]) {
+        put_back(&self.base, &self.state, left);
+    }
+}
+
+/// Refuses a state folder in which somebody else could have put links or databases for us to
+/// follow.
 fn check_private(state: &Folder, path: &Path) -> Result<()> {
     let stat =
         rustix::fs::fstat(state).map_err(|e| Error::io(format!("cannot look at {}", path.display()), e))?;

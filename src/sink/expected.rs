@@ -4,18 +4,20 @@ use crate::archive::entry::FileEntry;
 use crate::folder::{is_kept_time, is_kind, is_same_time, mtime_ns};
 use rustix::fs::{FileType, Stat};
 
-/// What has a final name as far as the receiver knows. A file is known by its size and time: its content was proven before it got the
-/// name, and whoever changes it later changes its time.
+/// What has a final name as far as the receiver knows. A file is known by its size and time: its
+/// content was proven before it got the name, and whoever changes it later changes its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected<'a> {
     /// A regular file.
     File {
         /// Its length, in bytes.
         size: u64,
-        /// When its content changed last, in nanoseconds since 1970; `None` where nothing is known of it.
+        /// When its content changed last, in nanoseconds since 1970; `None` where nothing is known
+        /// of it.
         mtime_ns: Option<i64>,
     },
-    /// A regular file with this very time, odd as it may be: as `DiskSink::kept_time` says that it is kept.
+    /// A regular file with this very time, odd as it may be: as `DiskSink::kept_time` says that it
+    /// is kept.
     Kept {
         /// Its length, in bytes.
         size: u64,

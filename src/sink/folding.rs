@@ -1,5 +1,5 @@
-//! Whether a file system folds names: takes upper and lower case, or two ways to write an accent, for
-//! one name.
+//! Whether a file system folds names: takes upper and lower case, or two ways to write an accent,
+//! for one name.
 
 use crate::archive::path::STATE_DIR;
 use crate::folder::Folder;
@@ -23,8 +23,8 @@ pub(super) fn folds(base: &Folder, state: &Folder) -> bool {
     folds
 }
 
-/// Whether names are folded in `folder`, where the folder can say so: ext4, f2fs and tmpfs have a flag
-/// for each folder, which new folders inherit.
+/// Whether names are folded in `folder`, where the folder can say so: ext4, f2fs and tmpfs have a
+/// flag for each folder, which new folders inherit.
 pub(super) fn says_whether_it_folds(folder: &Folder) -> Option<bool> {
     const FS_CASEFOLD_FL: u32 = 0x4000_0000;
     rustix::fs::ioctl_getflags(folder).ok().map(|flags| flags.bits() & FS_CASEFOLD_FL != 0)

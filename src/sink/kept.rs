@@ -1,4 +1,5 @@
-//! What a generation replaces or takes away, under one more name: `.tar-like/kept/<archive>.<generation>/<file id>`.
+//! What a generation replaces or takes away, under one more name:
+//! `.tar-like/kept/<archive>.<generation>/<file id>`.
 
 use super::Expected;
 use super::disk::{DiskSink, FolderCache, Staging};
@@ -63,8 +64,9 @@ impl DiskSink {
         }
     }
 
-    /// Gives a published file its name in `kept`, too, or puts a copy there if it takes no further name: it is immutable, has as many as it
-    /// can have, or its file system has no hard links. False if something else, or nothing, has its final name.
+    /// Gives a published file its name in `kept`, too, or puts a copy there if it takes no further
+    /// name: it is immutable, has as many as it can have, or its file system has no hard links.
+    /// False if something else, or nothing, has its final name.
     ///
     /// # Errors
     /// The system's error, about this file alone.
@@ -166,6 +168,7 @@ mod tests {
     use crate::archive::entry::Meta;
     use crate::archive::path::EntryPath;
     use crate::folder::mtime_ns;
+    use crate::sink::Sink;
 
     fn entry(sink: &DiskSink, id: u64, name: &str) -> FileEntry {
         let path = EntryPath::new(name.as_bytes()).unwrap();

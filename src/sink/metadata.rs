@@ -1,5 +1,6 @@
-//! Owner, permissions and time of what has its final name. Everything is looked at and changed through one descriptor: whoever may write to
-//! a folder can put another file, or a link, under a name at any instant, and must not get that file's owner changed.
+//! Owner, permissions and time of what has its final name. Everything is looked at and changed
+//! through one descriptor: whoever may write to a folder can put another file, or a link, under a
+//! name at any instant, and must not get that file's owner changed.
 
 use super::Expected;
 use super::disk::{DiskSink, FolderCache};
@@ -13,8 +14,9 @@ use std::fs::File;
 use std::sync::atomic::Ordering;
 
 impl DiskSink {
-    /// Gives the regular file with the final name of `file`, if it has its size, its owner, permissions and time; false if there is no such.
-    /// With `previous` it must have that time and owner, or its own already: whoever wrote to it since has changed the time, and whoever put
+    /// Gives the regular file with the final name of `file`, if it has its size, its owner,
+    /// permissions and time; false if there is no such. With `previous` it must have that time and
+    /// owner, or its own already: whoever wrote to it since has changed the time, and whoever put
     /// another file there may not own that one.
     ///
     /// # Errors
@@ -60,7 +62,8 @@ impl DiskSink {
             .map_err(|e| Error::io(format!("cannot set mode, owner or time of \"{}\"", file.path), e))
     }
 
-    /// Whether `stat`, of the file that stands where `file` was published, has another owner or other permissions, and we could set them.
+    /// Whether `stat`, of the file that stands where `file` was published, has another owner or
+    /// other permissions, and we could set them.
     #[must_use]
     pub fn lacks_meta(&self, stat: &Stat, file: &FileEntry) -> bool {
         let Some(meta) = &file.meta else { return false };
@@ -68,7 +71,8 @@ impl DiskSink {
         may_set && !self.forgets_meta.load(Ordering::Relaxed) && !self.is_owned_as(stat, meta)
     }
 
-    /// Opens the file with the final name of `file` to verify it and give it its metadata, also where its own mode forbids that.
+    /// Opens the file with the final name of `file` to verify it and give it its metadata, also
+    /// where its own mode forbids that.
     ///
     /// # Errors
     /// The system's error.
@@ -88,7 +92,8 @@ impl DiskSink {
         }
     }
 
-    /// As [`DiskSink::apply_opened_meta`], for a file that had them before. Where they do not stay, no file is asked for them any more.
+    /// As [`DiskSink::apply_opened_meta`], for a file that had them before. Where they do not stay,
+    /// no file is asked for them any more.
     ///
     /// # Errors
     /// The system's error.
@@ -120,8 +125,9 @@ impl DiskSink {
         Ok(stat.is_some_and(|stat| meta.is_none_or(|meta| self.has_meta(&stat, meta))))
     }
 
-    /// Whether a folder is as [`apply_meta`] makes it. A file system with coarser times is asked to set them in each run: the time of a folder
-    /// is nowhere taken for a proof, so it need not be told from one that somebody else has set.
+    /// Whether a folder is as [`apply_meta`] makes it. A file system with coarser times is asked to
+    /// set them in each run: the time of a folder is nowhere taken for a proof, so it need not be
+    /// told from one that somebody else has set.
     pub(super) fn has_meta(&self, stat: &Stat, meta: &Meta) -> bool {
         mtime_ns(stat) == meta.mtime_ns && self.is_owned_as(stat, meta)
     }
@@ -149,7 +155,8 @@ impl DiskSink {
             .map_err(|e| Error::io(format!("cannot set mode, owner or time of the folder \"{path}\""), e))
     }
 
-    /// Sets owner and time of the symbolic link `name` in `folder`, where they are others; false if there is no such link to `target`.
+    /// Sets owner and time of the symbolic link `name` in `folder`, where they are others; false if
+    /// there is no such link to `target`.
     pub(super) fn apply_link_meta(
         &self,
         folder: &Folder,
@@ -196,7 +203,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, symlink};
 
-    /// One who may write to the folder flips a link with a file of root while the link gets its owner.
+    /// One who may write to the folder flips a link with a file of root while the link gets its
+    /// owner.
     #[test]
     fn a_file_that_takes_the_place_of_a_link_keeps_its_owner() {
         if !rustix::process::geteuid().is_root() {

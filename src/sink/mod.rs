@@ -1,6 +1,7 @@
 //! Where bytes go: a folder on disk, path-safe, staged and durable.
 
 mod aside;
+mod cache;
 mod copy;
 pub mod device;
 pub mod disk;
@@ -11,10 +12,13 @@ mod left;
 mod metadata;
 mod mount;
 mod names;
+mod port;
 mod remove;
 mod reserve;
 mod staging;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod times;
 
 pub use expected::Expected;
@@ -22,5 +26,6 @@ pub use kept::Kept;
 pub use left::LeftOver;
 pub use mount::is_suspicious;
 pub use names::NameKey;
+pub use port::{Sink, Storage};
 pub use remove::{Backup, Outcome, Removal};
 pub use times::Scratch;

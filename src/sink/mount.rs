@@ -1,4 +1,5 @@
-//! The file system below a folder: which mount it is, of which kind, and which errors mean its loss.
+//! The file system below a folder: which mount it is, of which kind, and which errors mean its
+//! loss.
 
 use crate::folder::Folder;
 use rustix::io::Errno;
@@ -23,8 +24,8 @@ pub(super) fn watched_mount(folder: &Folder) -> Option<u64> {
     mount_of(folder).filter(|&mount| is_mounted(mount) == Some(true))
 }
 
-/// Whether `folder` lies on a FUSE file system. The kernel passes a sync of the whole file system on to
-/// a few of its own kinds only (virtiofs).
+/// Whether `folder` lies on a FUSE file system. The kernel passes a sync of the whole file system
+/// on to a few of its own kinds only (virtiofs).
 pub(super) fn is_fuse(folder: &Folder) -> bool {
     const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
     rustix::fs::fstatfs(folder).is_ok_and(|stat| u64::try_from(stat.f_type) == Ok(FUSE_SUPER_MAGIC))

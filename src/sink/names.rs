@@ -1,5 +1,6 @@
-//! Names that are one: some file systems do not tell upper from lower case, or one way to write an accent from another (ext4 with
-//! casefold, CIFS, many by FUSE). There, two paths of an index lead to one entry.
+//! Names that are one: some file systems do not tell upper from lower case, or one way to write an
+//! accent from another (ext4 with casefold, CIFS, many by FUSE). There, two paths of an index lead
+//! to one entry.
 
 use super::disk::{DiskSink, FolderCache};
 use super::folding::says_whether_it_folds;
@@ -44,19 +45,22 @@ fn spelling(name: &[u8]) -> u64 {
 }
 
 impl DiskSink {
-    /// Whether the file system takes names for one that are spelled in different ways, in any folder that was opened so far.
+    /// Whether the file system takes names for one that are spelled in different ways, in any
+    /// folder that was opened so far.
     #[must_use]
     pub fn folds_names(&self) -> bool {
         self.folds.load(Ordering::Relaxed)
     }
 
-    /// Whether names in the folder `path` are such, where they are not everywhere: ext4 and others say that of a folder.
+    /// Whether names in the folder `path` are such, where they are not everywhere: ext4 and others
+    /// say that of a folder.
     #[must_use]
     pub fn folds_names_in(&self, path: &[u8]) -> bool {
         self.enter(path).is_ok_and(|folder| says_whether_it_folds(&folder) == Some(true))
     }
 
-    /// What has the final name `path`, and the folder that it is in; `None` if there is nothing, or it cannot be looked at.
+    /// What has the final name `path`, and the folder that it is in; `None` if there is nothing, or
+    /// it cannot be looked at.
     pub fn stat_in(&self, path: &EntryPath, cache: &mut FolderCache) -> Option<(Stat, Arc<Folder>)> {
         let folder = self.existing_folder_of(path, cache).ok()??;
         let stat = folder.stat(path.split().1).ok()??;
@@ -82,7 +86,8 @@ impl DiskSink {
         names.map_err(|e| Error::io(format!("cannot list the folder \"{path}\""), e))
     }
 
-    /// How many names in the folder of `path` lead to the inode `ino`, by its list: this tells two hard links from two spellings.
+    /// How many names in the folder of `path` lead to the inode `ino`, by its list: this tells two
+    /// hard links from two spellings.
     ///
     /// # Errors
     /// The system's error.

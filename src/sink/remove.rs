@@ -1,10 +1,13 @@
-//! Taking away what an earlier generation put in place, and only that: nothing that somebody else has put there since.
+//! Taking away what an earlier generation put in place, and only that: nothing that somebody else
+//! has put there since.
 //!
-//! Between a look at a name and its removal another file may get it. So what is to go is first moved to where nobody else comes, looked
-//! at there, and put back if it is something else. Folders are not held open from one entry to the next: one may be moved away.
+//! Between a look at a name and its removal another file may get it. So what is to go is first
+//! moved to where nobody else comes, looked at there, and put back if it is something else. Folders
+//! are not held open from one entry to the next: one may be moved away.
 //!
-//! An entry is moved to `.tar-like/removed/SESSION/PATH`. `SESSION` is a random name that one deletion has for itself, and `PATH` is the
-//! entry's own path: it says where an entry belongs that a kill has left there. The next start puts it back ([`super::left`]).
+//! An entry is moved to `.tar-like/removed/SESSION/PATH`. `SESSION` is a random name that one
+//! deletion has for itself, and `PATH` is the entry's own path: it says where an entry belongs that
+//! a kill has left there. The next start puts it back ([`super::left`]).
 
 use super::aside::{REMOVED, make_folders, place, prune};
 use super::disk::DiskSink;
@@ -35,8 +38,8 @@ pub struct Backup {
     name: String,
 }
 
-/// One deletion: what it removes goes to a backup folder if it has one. Dropping it removes its empty folders; what a failure has left
-/// there stays for the next start.
+/// One deletion: what it removes goes to a backup folder if it has one. Dropping it removes its
+/// empty folders; what a failure has left there stays for the next start.
 pub struct Removal<'a> {
     sink: &'a DiskSink,
     backup: Option<&'a Backup>,
@@ -52,8 +55,8 @@ struct Session {
 }
 
 impl DiskSink {
-    /// Opens the folder that is to take what is removed; made if missing. A relative path is one below the base; an absolute one is
-    /// refused unless `anywhere`, since whoever sends names it.
+    /// Opens the folder that is to take what is removed; made if missing. A relative path is one
+    /// below the base; an absolute one is refused unless `anywhere`, since whoever sends names it.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`]: the path is none that can be used. Or the system's error.
@@ -188,7 +191,8 @@ impl Removal<'_> {
         Ok(Outcome::Removed)
     }
 
-    /// Moves `name` from `folder`, which is `parent`, to the folder of the same path in the session.
+    /// Moves `name` from `folder`, which is `parent`, to the folder of the same path in the
+    /// session.
     fn move_aside(&mut self, folder: &Folder, parent: &[u8], name: &[u8]) -> std::result::Result<(), Errno> {
         for attempt in 0..3 {
             let aside = match self.aside(parent) {
@@ -199,7 +203,8 @@ impl Removal<'_> {
                 }
                 other => other?,
             };
-            // Nobody else comes there: what has the name is an earlier entry that could not be put back.
+            // Nobody else comes there: what has the name is an earlier entry that could not be put
+            // back.
             let is_taken = aside.stat(name)?.is_some();
             let moved = match is_taken {
                 true => Err(Errno::EXIST),
@@ -224,7 +229,8 @@ impl Removal<'_> {
         let session = self.session.insert(session);
         if session.last.as_ref().is_none_or(|(path, _)| **path != *parent) {
             let folder = match make_folders(&session.folder, parent, false) {
-                // On a full disk: it loses its path if the receiver is killed at this moment, but not its name.
+                // On a full disk: it loses its path if the receiver is killed at this moment, but
+                // not its name.
                 Err(Errno::NOSPC | Errno::DQUOT) => session.folder.open_folder(b"")?,
                 other => other?,
             };
@@ -251,7 +257,8 @@ impl Drop for Removal<'_> {
 impl Session {
     fn begin(sink: &DiskSink) -> std::result::Result<Self, Errno> {
         let removed = sink.state.make_folder(REMOVED, 0o700)?;
-        // A name that was never used: as process 1 of a container, every receiver has the same number.
+        // A name that was never used: as process 1 of a container, every receiver has the same
+        // number.
         let name = format!("{:016x}", rand::random::<u64>());
         rustix::fs::mkdirat(&removed, &*name, Mode::from_raw_mode(0o700))?;
         let folder = removed.open_folder(name.as_bytes())?;

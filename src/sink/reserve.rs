@@ -1,8 +1,11 @@
-//! What the receiver holds back of a file system, so that it can still take in what makes room once somebody else has filled the rest:
-//! a folder with one file that has space on the disk, and some that have only a name. Where space cannot be had ahead (ZFS, NFS), nothing
-//! is held.
+//! The storage below a folder, and the reserve: what the receiver holds back of the file system, so
+//! that it can take in what makes room when other programs have filled the rest. The reserve is a
+//! folder with one file that has space on the disk, and some that have only a name. Where space
+//! cannot be allocated ahead (ZFS, NFS), nothing is held.
 
 use super::disk::DiskSink;
+use super::port::Storage;
+use crate::error::{Error, Result};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::path::Path;
@@ -13,17 +16,23 @@ const SPACE: &str = "space";
 /// Names that are held besides: an index that is put needs a few files and folders.
 const NAMES: u32 = 16;
 
-impl DiskSink {
-    /// The bytes that are held.
-    #[must_use]
-    pub fn held_bytes(&self) -> u64 {
+impl Storage for DiskSink {
+    fn sync(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.state).map_err(|e| Error::io("cannot sync the base folder's file system", e))
+    }
+
+    fn free_bytes(&self) -> Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.base).map_err(|e| Error::io("cannot ask for free space", e))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn held_bytes(&self) -> u64 {
         let stat = rustix::fs::statat(&self.state, Path::new(FOLDER).join(SPACE), AtFlags::SYMLINK_NOFOLLOW);
         // It never has holes; what is there may be shared with nothing.
         stat.map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512))
     }
 
-    /// Holds `bytes`, if more than `left_bytes` are free besides. What cannot be held is not: this is a precaution.
-    pub fn hold(&self, bytes: u64, left_bytes: u64) {
+    fn hold(&self, bytes: u64, left_bytes: u64) {
         let more = bytes.saturating_sub(self.held_bytes());
         if more == 0 || !self.has_room_for(more.saturating_add(left_bytes)) {
             return;
@@ -34,6 +43,16 @@ impl DiskSink {
         }
     }
 
+    fn release(&self) -> bool {
+        let Ok(folder) = self.state.open_folder(FOLDER.as_bytes()) else { return false };
+        for number in 0..NAMES {
+            let _ = rustix::fs::unlinkat(&folder, number.to_string(), AtFlags::empty());
+        }
+        rustix::fs::unlinkat(&folder, SPACE, AtFlags::empty()).is_ok()
+    }
+}
+
+impl DiskSink {
     fn has_room_for(&self, bytes: u64) -> bool {
         rustix::fs::fstatvfs(&self.state).is_ok_and(|stat| {
             // Some file systems make inodes as they need them, and say that there are none.
@@ -42,21 +61,12 @@ impl DiskSink {
         })
     }
 
-    fn try_to_hold(&self, bytes: u64) -> Result<(), Errno> {
+    fn try_to_hold(&self, bytes: u64) -> std::result::Result<(), Errno> {
         let folder = self.state.make_folder(FOLDER, 0o700)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let create = |name: &str| rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(0o600));
         rustix::fs::fallocate(create(SPACE)?, FallocateFlags::empty(), 0, bytes)?;
         (0..NAMES).try_for_each(|number| create(&number.to_string()).map(drop))
-    }
-
-    /// Gives back what is held; false if nothing was.
-    pub fn release(&self) -> bool {
-        let Ok(folder) = self.state.open_folder(FOLDER.as_bytes()) else { return false };
-        for number in 0..NAMES {
-            let _ = rustix::fs::unlinkat(&folder, number.to_string(), AtFlags::empty());
-        }
-        rustix::fs::unlinkat(&folder, SPACE, AtFlags::empty()).is_ok()
     }
 }
 

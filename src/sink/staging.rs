@@ -1,4 +1,5 @@
-//! Partial files below `.tar-like/staging`, by file id: written whole, piece by piece, or from what is here already.
+//! Partial files below `.tar-like/staging`, by file id: written whole, piece by piece, or from what
+//! is here already.
 
 use crate::archive::entry::{FileEntry, Meta};
 use crate::error::{Error, Result};
@@ -29,7 +30,8 @@ struct Fresh {
 }
 
 impl Fresh {
-    /// Makes a file, looks at it, and removes it: besides the umask, folders and mounts may have their own idea of groups and modes.
+    /// Makes a file, looks at it, and removes it: besides the umask, folders and mounts may have
+    /// their own idea of groups and modes.
     fn learn(folder: &Folder) -> std::result::Result<Self, Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let _ = rustix::fs::unlinkat(folder, "fresh", AtFlags::empty());
@@ -80,7 +82,8 @@ impl Staging {
                 (None, None) => 0o666,
             });
             let fd = match rustix::fs::openat(&self.folder, &*name, flags, mode) {
-                // Left over from an attempt that was cut; never written through, it may be linked elsewhere.
+                // Left over from an attempt that was cut; never written through, it may be linked
+                // elsewhere.
                 Err(Errno::EXIST) => {
                     rustix::fs::unlinkat(&self.folder, &*name, AtFlags::empty())?;
                     rustix::fs::openat(&self.folder, &*name, flags, mode)?
@@ -115,8 +118,9 @@ impl Staging {
         write().map_err(|e| Error::io(format!("cannot write \"{}\" at {file_offset}", file.path), e))
     }
 
-    /// Opens the staged file `id` to write pieces of it; made if it is missing. One that has another name, too, is nobody's to write
-    /// to: it was put here whole, and what comes in pieces begins anew.
+    /// Opens the staged file `id` to write pieces of it; made if it is missing. One that has
+    /// another name, too, is nobody's to write to: it was put here whole, and what comes in pieces
+    /// begins anew.
     pub(super) fn open_for_writing(&self, id: u64) -> std::result::Result<OwnedFd, Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (name, mode) = (Self::name(id), Mode::from_raw_mode(0o600));
@@ -149,7 +153,8 @@ impl Staging {
         }
     }
 
-    /// Sets owner, permissions and time of a staged file that is complete. Without metadata it gets the usual permissions.
+    /// Sets owner, permissions and time of a staged file that is complete. Without metadata it gets
+    /// the usual permissions.
     ///
     /// # Errors
     /// The system's error.

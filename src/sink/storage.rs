@@ -1,4 +1,5 @@
-//! Whether the storage below the receiver is still there: mounted, writable, with the receiver's own folder in it.
+//! Whether the storage below the receiver is still there: mounted, writable, with the receiver's
+//! own folder in it.
 
 use super::disk::DiskSink;
 use super::mount::{is_mounted, is_suspicious};
@@ -10,8 +11,8 @@ use std::time::Instant;
 const NEEDED: [&str; 4] = ["archives", "staging", "incoming", "journal.sqlite"];
 
 impl DiskSink {
-    /// Why nothing can be stored any more, if that is so. Looks only, unless `write` says that it may also try: a file system that has
-    /// failed may look as ever.
+    /// Why nothing can be stored any more, if that is so. Looks only, unless `write` says that it
+    /// may also try: a file system that has failed may look as ever.
     #[must_use]
     pub fn loss(&self, write: bool) -> Option<String> {
         let failed =
@@ -45,8 +46,8 @@ impl DiskSink {
         write.then(|| self.try_to_write().err().and_then(failed)).flatten()
     }
 
-    /// One thread at a time tries, whose success serves all that have asked before it began: they have one name for that, and where many files
-    /// fail at once, everybody asks.
+    /// One thread at a time tries, whose success serves all that have asked before it began: they
+    /// have one name for that, and where many files fail at once, everybody asks.
     pub(super) fn try_to_write(&self) -> Result<(), Errno> {
         let asked = Instant::now();
         let mut written = self.written.lock();

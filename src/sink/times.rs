@@ -10,8 +10,9 @@ use crate::folder::{is_common_time, mtime_ns, timestamps};
 pub struct Scratch(Option<tempfile::NamedTempFile>);
 
 impl DiskSink {
-    /// The time that a file has once it was given `wanted_ns`, in nanoseconds since 1970. Not every file system keeps times before 1970 or
-    /// after 2038; then one of its own stands for it, which only a trial can tell.
+    /// The time that a file has once it was given `wanted_ns`, in nanoseconds since 1970. Not every
+    /// file system keeps times before 1970 or after 2038; then one of its own stands for it, which
+    /// only a trial can tell.
     ///
     /// # Errors
     /// The system's error.

@@ -6,6 +6,7 @@
 use crate::archive::ranges::RangeSet;
 use crate::db::journal::{Change, Journal, Record};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sink::Storage;
 use crate::sink::disk::DiskSink;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +22,7 @@ pub(crate) struct Mark(u64);
 /// Makes blocks durable. After the first failed sync or journal write (a full disk apart) nothing is acknowledged any more:
 /// the kernel may have dropped the dirty pages, so trying again would succeed without the data being there.
 pub(crate) struct Committer {
-    sink: Arc<DiskSink>,
+    storage: Arc<dyn Storage>,
     degraded: AtomicBool,
     /// Syncs that found no space.
     losses: AtomicU64,
@@ -55,9 +56,9 @@ const JOURNAL_BYTES: u64 = 1 << 20;
 const JOURNAL: &str = "journal.sqlite";
 
 impl Committer {
-    pub(crate) fn new(sink: Arc<DiskSink>, journal: Journal) -> Self {
+    pub(crate) fn new(storage: Arc<dyn Storage>, journal: Journal) -> Self {
         Self {
-            sink,
+            storage,
             degraded: AtomicBool::new(false),
             losses: AtomicU64::new(0),
             requested: AtomicU64::new(0),
@@ -102,10 +103,6 @@ impl Committer {
     /// # Errors
     /// [`ErrorKind::NoSpace`]: a sync since then found no space, and what was written before counts as lost.
     pub(crate) fn sync(&self, mark: Mark) -> Result<()> {
-        self.sync_by(mark, || self.sink.sync())
-    }
-
-    fn sync_by(&self, mark: Mark, sync: impl FnOnce() -> Result<()>) -> Result<()> {
         let mine = self.requested.fetch_add(1, Ordering::SeqCst) + 1;
         let mut synced = self.synced.lock();
         self.check()?;
@@ -120,7 +117,7 @@ impl Committer {
         }
         let covered = self.requested.load(Ordering::SeqCst);
         let renamed = std::mem::take(&mut *self.renamed.lock());
-        match sync() {
+        match self.storage.sync() {
             Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::NoSpace => {
                 self.losses.fetch_add(1, Ordering::SeqCst);
@@ -185,8 +182,8 @@ impl Committer {
 
     /// Sees to it that the journal can be written: what it says is what may be freed.
     fn make_room(&self) {
-        if self.sink.free_bytes().is_ok_and(|free| free < JOURNAL_BYTES) {
-            self.sink.release();
+        if self.storage.free_bytes().is_ok_and(|free| free < JOURNAL_BYTES) {
+            self.storage.release();
         }
     }
 
@@ -291,9 +288,32 @@ mod tests {
     use crate::archive::digest::Digest;
     use crate::db::journal::{ArchiveState, Change};
 
-    fn committer(base: &std::path::Path) -> Committer {
-        let sink = Arc::new(DiskSink::open(base).unwrap());
-        let mut journal = Journal::open(&sink.state_name().join("journal.sqlite")).unwrap();
+    /// Storage whose next sync ends as the test says.
+    #[derive(Default)]
+    struct FakeStorage(Mutex<Option<ErrorKind>>);
+
+    impl Storage for FakeStorage {
+        fn sync(&self) -> Result<()> {
+            self.0.lock().take().map_or(Ok(()), |kind| Err(Error::new(kind, "as the test says")))
+        }
+
+        fn free_bytes(&self) -> Result<u64> {
+            Ok(u64::MAX)
+        }
+
+        fn held_bytes(&self) -> u64 {
+            0
+        }
+
+        fn hold(&self, _: u64, _: u64) {}
+
+        fn release(&self) -> bool {
+            false
+        }
+    }
+
+    fn committer(folder: &std::path::Path, storage: Arc<FakeStorage>) -> Committer {
+        let mut journal = Journal::open(&folder.join("journal.sqlite")).unwrap();
         let (done, published) = Default::default();
         let state = ArchiveState {
             tar_id: 0,
@@ -305,24 +325,21 @@ mod tests {
             published,
         };
         journal.activate(&state).unwrap();
-        Committer::new(sink, journal)
-    }
-
-    fn full() -> Result<()> {
-        Err(Error::new(ErrorKind::NoSpace, "no space"))
+        Committer::new(storage, journal)
     }
 
     /// P1: the sync after the one that failed succeeds, and says nothing of what was written before.
     #[test]
     fn what_a_failed_sync_may_have_lost_is_never_acknowledged() {
-        let base = tempfile::tempdir().unwrap();
-        let committer = committer(&base.path().canonicalize().unwrap());
+        let (folder, storage) = (tempfile::tempdir().unwrap(), Arc::<FakeStorage>::default());
+        let committer = committer(folder.path(), storage.clone());
         let (mine, other) = (committer.mark(), committer.mark());
         committer.renamed([Record { tar_id: 0, generation: 1, change: Change::Published(3..4) }]);
         let kind = |outcome: Result<()>| outcome.map_err(|e| e.kind());
-        assert_eq!(kind(committer.sync_by(mine, full)), Err(ErrorKind::NoSpace));
+        *storage.0.lock() = Some(ErrorKind::NoSpace);
+        assert_eq!(kind(committer.sync(mine)), Err(ErrorKind::NoSpace));
         for mark in [mine, other] {
-            assert_eq!(kind(committer.sync_by(mark, || Ok(()))), Err(ErrorKind::NoSpace), "{mark:?}");
+            assert_eq!(kind(committer.sync(mark)), Err(ErrorKind::NoSpace), "{mark:?}");
             assert_eq!(kind(committer.flush(mark)), Err(ErrorKind::NoSpace), "{mark:?}");
         }
         assert!(!committer.is_degraded());
@@ -331,8 +348,8 @@ mod tests {
         let published = committer.rewrite(|journal| Ok(journal.archives()?.remove(0).published)).unwrap();
         assert_eq!(published, std::iter::once(3..4).collect());
         let mark = committer.mark();
-        let broken = || Err(Error::new(ErrorKind::Io, "broken"));
-        assert_eq!(kind(committer.sync_by(mark, broken)), Err(ErrorKind::Degraded));
-        assert_eq!(kind(committer.sync_by(committer.mark(), || Ok(()))), Err(ErrorKind::Degraded));
+        *storage.0.lock() = Some(ErrorKind::Io);
+        assert_eq!(kind(committer.sync(mark)), Err(ErrorKind::Degraded));
+        assert_eq!(kind(committer.sync(committer.mark())), Err(ErrorKind::Degraded));
     }
 }

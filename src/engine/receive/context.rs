@@ -11,7 +11,7 @@ use crate::archive::digest::IndexDigest;
 use crate::db::is_corrupt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::DiskSink;
-use crate::sink::is_suspicious;
+use crate::sink::{Storage, is_suspicious};
 use crate::telemetry::Counter;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -80,7 +80,7 @@ pub(crate) struct Context {
 }
 
 /// Free space that is left alone, in bytes, so that the journal can still be written when the disk is nearly full. As far as the file
-/// system allows, it is held ([`DiskSink::hold`]), since others fill disks, too.
+/// system allows, it is held ([`Storage::hold`]), since others fill disks, too.
 pub(crate) const RESERVE_BYTES: u64 = 4 << 20;
 
 /// Places.

@@ -8,6 +8,7 @@ use crate::archive::path::STATE_DIR;
 use crate::db::index_read::IndexReader;
 use crate::db::journal::ArchiveState;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sink::Sink;
 use crate::sink::disk::DiskSink;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;

@@ -48,6 +48,7 @@ use crate::archive::protocol::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::DiskSink;
+use crate::sink::{Sink, Storage};
 use archives::Archives;
 use commit::{Committer, open_journal};
 use context::Context;
@@ -131,7 +132,7 @@ impl Receiver {
         let is_of_index = |name: &str| indexes.iter().any(|index| name.starts_with(&**index));
         empty_state_folder(&context.sink, "archives", is_of_index)?;
         let staging: Vec<String> = states.iter().map(|s| staging_name(s.tar_id, s.generation)).collect();
-        context.sink.remove_other_staging(|name| staging.iter().any(|kept| kept == name))?;
+        context.sink.remove_other_staging(&|name| staging.iter().any(|kept| kept == name))?;
         open::open_all(&context, states)?;
         watch::hold_reserve(&context);
         Ok(Arc::new(Self { context, finishing, adoptions, buffers, counters }))

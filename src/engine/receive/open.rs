@@ -18,6 +18,7 @@ use crate::db::index_read::{IndexReader, Summary};
 use crate::db::is_damage;
 use crate::db::journal::ArchiveState;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sink::Sink;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

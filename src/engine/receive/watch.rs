@@ -7,6 +7,7 @@ use super::index::adopt::Adoptions;
 use super::index::replace::give_up;
 use crate::db::{file, is_damage};
 use crate::error::{Error, Result};
+use crate::sink::Storage;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;

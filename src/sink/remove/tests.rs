@@ -1,6 +1,7 @@
 use super::*;
 use crate::archive::path::{MAX_NAME_BYTES, MAX_PATH_BYTES};
 use crate::folder::mtime_ns;
+use crate::sink::Sink;
 use rustix::fs::OFlags;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -178,7 +179,8 @@ fn backup_folders_that_cannot_be() {
     }
 }
 
-/// Somebody saves a file again and again, as editors do, while it is being removed: not one of his versions is lost.
+/// Somebody saves a file again and again, as editors do, while it is being removed: not one of his
+/// versions is lost.
 #[test]
 fn what_comes_in_between_is_put_back() {
     let setting = setting();
@@ -206,7 +208,8 @@ fn what_comes_in_between_is_put_back() {
         stop.store(true, Ordering::Relaxed);
         attacker.join().unwrap();
     });
-    // The last thing that happened to the name was his; what had to step aside for him has a number.
+    // The last thing that happened to the name was his; what had to step aside for him has a
+    // number.
     assert_eq!(std::fs::read(&path).unwrap(), b"his own, longer");
     for name in setting.names("").iter().filter(|name| name.starts_with("file.~")) {
         assert_eq!(std::fs::read(setting.path(name)).unwrap(), b"his own, longer", "{name}");
@@ -269,7 +272,8 @@ fn what_is_aside_already_is_not_overwritten() {
     assert!(!setting.path("a/file").exists());
 }
 
-/// The path of an entry may be as long as the system takes: below the folder of what is removed it is longer.
+/// The path of an entry may be as long as the system takes: below the folder of what is removed it
+/// is longer.
 #[test]
 fn the_longest_path_is_put_back_and_leaves_nothing() {
     let setting = setting();

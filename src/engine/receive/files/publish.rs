@@ -7,7 +7,8 @@ use super::super::reason::reason;
 use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
 use crate::error::Result;
-use crate::sink::disk::{FolderCache, Staging};
+use crate::sink::Sink;
+use crate::sink::disk::FolderCache;
 
 /// Files that get their names before a deletion of another archive may go on.
 const MAX_NAMED_AT_ONCE: usize = 64;
@@ -28,8 +29,7 @@ pub(crate) fn publish_staged(
     for files in files.chunks(MAX_NAMED_AT_ONCE) {
         let (placing, mut named) = (context.archives.names.place(), RangeSet::default());
         let outcome = files.iter().try_for_each(|file| {
-            let name = Staging::name(file.id);
-            match context.sink.publish(&archive.staging, &name, &file.path, &mut cache) {
+            match context.sink.publish(&archive.staging, file.id, &file.path, &mut cache) {
                 Ok(()) => named.insert(file.id..file.id + 1),
                 Err(e) => {
                     let e = context.judged(e);
@@ -60,7 +60,7 @@ pub(crate) fn publish_one(
     cache: &mut FolderCache,
 ) -> Result<()> {
     let placing = context.archives.names.place();
-    context.sink.publish(&archive.staging, &Staging::name(file.id), &file.path, cache)?;
+    context.sink.publish(&archive.staging, file.id, &file.path, cache)?;
     record_published(context, archive, &std::iter::once(file.id..file.id + 1).collect(), &placing);
     Ok(())
 }

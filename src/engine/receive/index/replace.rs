@@ -39,6 +39,7 @@ use crate::archive::log::LogDigest;
 use crate::db::growing::GrowingIndex;
 use crate::db::journal::ArchiveState;
 use crate::error::{Error, Result};
+use crate::sink::Sink;
 use crate::sink::disk::Staging;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
