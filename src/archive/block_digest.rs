@@ -1,12 +1,14 @@
-//! The digest of a block's content: it tells that the content came as it was sent. Whether a file is right is not its task; that is
-//! proven by BLAKE3 of each file. So a fast checksum will do: XXH3 costs a fifth of BLAKE3, which older senders use here.
+//! The digest of a block's content: it tells that the content came as it was sent. Whether a file
+//! is right is not its task; that is verified by BLAKE3 of each file. So a fast checksum will do:
+//! XXH3 costs a fifth of BLAKE3, which older senders use here.
 
 use super::digest::{Blake3, Digest, NotADigest, blake3};
 use std::fmt;
 use std::str::FromStr;
 use twox_hash::XxHash3_128;
 
-/// As lowercase hex, 32 digits of XXH3 (128 bits, no seed, most significant byte first) or 64 of BLAKE3.
+/// As lowercase hex, 32 digits of XXH3 (128 bits, no seed, most significant byte first) or 64 of
+/// BLAKE3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockDigest {
     /// What we send.

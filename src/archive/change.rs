@@ -1,21 +1,26 @@
 //! A change: what makes one generation of an index of another (FORMAT.md 7). It is a sequence of
-//! records, kept and sent in batches of whole records. Numbers are little-endian. A record is one
+//! records, stored and sent in batches of whole records. Numbers are little-endian. A record is one
 //! byte that says its kind, and then
 //!
 //! | kind | content |
 //! |---|---|
-//! | `R` a file goes | id u64 |
-//! | `A` a file comes | id u64, path, size u64, offset u64, fragmented u8, meta, md5, BLAKE3 |
+//! | `R` a file is removed | id u64 |
+//! | `A` a file is added | id u64, path, size u64, offset u64, fragmented u8, meta, md5, BLAKE3 |
 //! | `X` extents of the fragmented file before | count u32, then length u32 and offset u64 of each |
-//! | `P` the fragmented file before begins with the whole content of one of the previous generation, as its sender believes without having read it | id u64 of that one, count u8, then 32 bytes of each [`KnownPrefix`]'s subtree, count u16, then, ascending and none over another, offset u64, length u32 and 16 bytes of BLAKE3 of each of its samples |
+//! | `P` the prefix of the fragmented file before is a whole file of the previous generation | id u64 of that file, then a prefix as below |
 //! | `M` metadata of a file | id u64, meta |
-//! | `r` a directory or link goes | path |
-//! | `N` a directory or link comes, or is another one | letter u8 (`d`, `l`, `h`), path, target, meta |
+//! | `r` a directory or link is removed | path |
+//! | `N` a directory or link is added or replaced | letter u8 (`d`, `l`, `h`), path, target, meta |
 //! | `E` the end | format u8, index digest 32 bytes, files u64, nodes u64, archive length u64 |
 //!
-//! with path, target and meta as in a log ([`super::log`]), md5 as `0` or `1` and 16 bytes, BLAKE3 as `0` or `1` and 32 bytes. Records of one change touch each file and
-//! each path of a node at most once, so their order means nothing but that a folder comes before what is in it, extents directly
-//! behind their file, and `P` directly behind those.
+//! Path, target and meta are those of a log ([`super::log`]). md5 is `0`, or `1` and 16 bytes.
+//! BLAKE3 is `0`, or `1` and 32 bytes. A prefix ([`KnownPrefix`]) is count u8 and 32 bytes of each
+//! subtree, then count u16 and the samples, ascending and apart: offset u64, length u32, 16 bytes
+//! of BLAKE3. The sender has not read a prefix; the receiver compares the samples.
+//!
+//! A change has at most one record for each file, and one for each path of a node. A folder comes
+//! before its contents, extents come directly behind their file, and `P` directly behind the
+//! extents. No other order matters.
 
 use super::chunk_map::{KnownPrefix, MAX_SAMPLE_BYTES, Sample};
 use super::digest::IndexDigest;
@@ -36,25 +41,26 @@ const RECORD_EXTENTS: usize = 4096;
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChangeRecord {
-    /// The file with this id is no part of the index any more.
+    /// The file with this id is removed.
     RemoveFile(u64),
-    /// A file; origin and object stay where it was indexed.
+    /// A file is added. Its origin and object are not part of the record.
     AddFile(FileEntry),
     /// The next extents of the fragmented file before.
     Extents(Vec<Extent>),
-    /// The fragmented file before begins with the whole content of the file of the previous generation with this id.
+    /// The prefix of the fragmented file before is the whole file with this id of the previous
+    /// generation.
     Prefix(u64, KnownPrefix),
     /// Metadata of the file with this id.
     SetMeta(u64, Option<Meta>),
-    /// The directory or link of this path is no part of the index any more.
+    /// The directory or link of this path is removed.
     RemoveNode(EntryPath),
-    /// A directory or link, in place of that of the same path if there is one.
+    /// A directory or link is added, or replaces the one of the same path.
     PutNode(Node),
     /// Nothing follows.
     End(ChangeEnd),
 }
 
-/// What a change comes to.
+/// The index that a change leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChangeEnd {
     /// The format of the index: 1 if its files are dense and contiguous, else 2.
@@ -74,7 +80,8 @@ pub fn push(batch: &mut Vec<u8>, record: &ChangeRecord) {
     record::push(batch, record);
 }
 
-/// The records of a batch, one after another. Every record is checked for all that can be said of it alone. An error is the last item.
+/// The records of a batch, one after another. Every record is checked for all that can be said of
+/// it alone. An error is the last item.
 pub fn records(batch: &[u8]) -> impl Iterator<Item = Result<ChangeRecord, BatchError>> {
     record::records(batch)
 }
@@ -101,10 +108,10 @@ impl Record for ChangeRecord {
                     }
                 }
             }
-            Self::Prefix(previous, beginning) => {
+            Self::Prefix(previous, prefix) => {
                 to.byte(b'P');
                 to.u64(*previous);
-                push_beginning(to, beginning);
+                push_prefix(to, prefix);
             }
             Self::SetMeta(id, meta) => {
                 to.byte(b'M');
@@ -133,7 +140,7 @@ impl Record for ChangeRecord {
             b'R' => Self::RemoveFile(from.u64()?),
             b'A' => Self::AddFile(file(from)?),
             b'X' => Self::Extents(extents(from)?),
-            b'P' => Self::Prefix(from.u64()?, beginning(from)?),
+            b'P' => Self::Prefix(from.u64()?, prefix(from)?),
             b'M' => {
                 let id = from.u64()?;
                 Self::SetMeta(id, from.meta(format_args!("file {id}"))?)
@@ -200,7 +207,7 @@ fn extents(from: &mut Reader<'_>) -> Result<Vec<Extent>, Fault> {
     (0..count).map(extent).collect()
 }
 
-fn push_beginning(to: &mut Writer<'_>, KnownPrefix { subtrees, samples }: &KnownPrefix) {
+fn push_prefix(to: &mut Writer<'_>, KnownPrefix { subtrees, samples }: &KnownPrefix) {
     // At most MAX_SUBTREES and MAX_SAMPLES.
     to.byte(subtrees.len() as u8);
     to.bytes(subtrees.as_flattened());
@@ -212,16 +219,16 @@ fn push_beginning(to: &mut Writer<'_>, KnownPrefix { subtrees, samples }: &Known
     }
 }
 
-fn beginning(from: &mut Reader<'_>) -> Result<KnownPrefix, Fault> {
+fn prefix(from: &mut Reader<'_>) -> Result<KnownPrefix, Fault> {
     let invalid = |why: String| Err(Fault::Invalid(why));
     let count = from.byte()?;
     if usize::from(count) > KnownPrefix::MAX_SUBTREES {
-        return invalid(format!("a beginning of {count} subtrees"));
+        return invalid(format!("a prefix of {count} subtrees"));
     }
     let subtrees = (0..count).map(|_| from.bytes()).collect::<Result<_, _>>()?;
     let count = from.u16()?;
     if usize::from(count) > KnownPrefix::MAX_SAMPLES {
-        return invalid(format!("a beginning of {count} samples"));
+        return invalid(format!("a prefix of {count} samples"));
     }
     let sample = |_| Ok(Sample { offset: from.u64()?, length: from.u32()?, hash: from.bytes()? });
     let samples = (0..count).map(sample).collect::<Result<Vec<_>, _>>()?;
@@ -232,7 +239,7 @@ fn beginning(from: &mut Reader<'_>) -> Result<KnownPrefix, Fault> {
     let is_behind = |pair: &[Sample]| end(&pair[0]).is_some_and(|end| end <= pair[1].offset);
     match samples.windows(2).all(is_behind) {
         true => Ok(KnownPrefix { subtrees, samples }),
-        // No byte is looked at twice.
+        // Each byte is compared once at most.
         false => invalid("samples that overlap".into()),
     }
 }
@@ -300,18 +307,18 @@ mod tests {
         );
     }
 
-    fn begins() -> ChangeRecord {
+    fn prefix_record() -> ChangeRecord {
         let sample = |offset| Sample { offset, length: 70_000, hash: [offset as u8; 16] };
-        let beginning =
+        let prefix =
             KnownPrefix { subtrees: vec![[3; 32], [4; 32]], samples: vec![sample(0), sample(1 << 33)] };
-        ChangeRecord::Prefix(77, beginning)
+        ChangeRecord::Prefix(77, prefix)
     }
 
     #[test]
-    fn round_trip_and_golden_of_a_beginning() {
+    fn round_trip_and_golden_of_a_prefix() {
         let mut batch = Vec::new();
-        push(&mut batch, &begins());
-        assert_eq!(records(&batch).unwrap(), [begins()]);
+        push(&mut batch, &prefix_record());
+        assert_eq!(records(&batch).unwrap(), [prefix_record()]);
         // The format is a promise to other versions: a change of this value is a new format.
         assert_eq!(
             blake3(&batch).to_string(),
@@ -321,7 +328,7 @@ mod tests {
 
     #[test]
     fn every_cut_is_noticed_and_what_no_index_can_say_is_refused() {
-        for record in sample().into_iter().chain([begins()]) {
+        for record in sample().into_iter().chain([prefix_record()]) {
             let mut batch = Vec::new();
             push(&mut batch, &record);
             for cut in 1..batch.len() {
@@ -335,7 +342,7 @@ mod tests {
         };
         assert!(refused(ChangeRecord::Extents(vec![Extent { length: 0, offset: 0 }])));
         assert!(refused(ChangeRecord::Extents(vec![Extent { length: MAX_EXTENT_BYTES + 1, offset: 0 }])));
-        let ChangeRecord::Prefix(id, good) = begins() else { panic!() };
+        let ChangeRecord::Prefix(id, good) = prefix_record() else { panic!() };
         let samples = vec![Sample { length: MAX_SAMPLE_BYTES + 1, ..good.samples[0] }];
         assert!(refused(ChangeRecord::Prefix(id, KnownPrefix { samples, ..good.clone() })));
         assert!(refused(ChangeRecord::Prefix(

@@ -1,5 +1,5 @@
-//! Blocks as LZ4 frames. The frame format is public (LZ4 Frame Format Description 1.6); compressing is `lz4_flex`'s work,
-//! proving that a frame is whole, single and of the right length is ours.
+//! Blocks as LZ4 frames. The frame format is public (LZ4 Frame Format Description 1.6); compressing
+//! is `lz4_flex`'s work, checking that a frame is whole, single and of the right length is ours.
 
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 use std::io::{Read, Write};
@@ -7,12 +7,14 @@ use std::io::{Read, Write};
 /// How a block becomes a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
-    /// LZ4 where a sample of the block shrinks, else stored; a sender chooses between LZ4, Zstandard and neither for each block.
+    /// LZ4 where a sample of the block shrinks, else stored; a sender chooses between LZ4,
+    /// Zstandard and neither for each block.
     #[default]
     Auto,
     /// LZ4 always.
     Lz4,
-    /// Zstandard where the receiver takes it ([`super::zstd`]) and the block shrinks; [`encode`] knows nothing of it.
+    /// Zstandard where the receiver takes it ([`super::zstd`]) and the block shrinks. [`encode`]
+    /// does not make it.
     Zstd,
     /// Stored always: a valid frame of uncompressed blocks.
     None,
@@ -21,7 +23,8 @@ pub enum Compression {
 /// Why a body is no frame of the wanted content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// Not the start of an LZ4 (or Zstandard) frame, or a variant that no sender of ours or the original's produces.
+    /// Not the start of an LZ4 (or Zstandard) frame, or a variant that no sender of ours or the
+    /// original's produces.
     #[error("not a frame of that kind")]
     NotAFrame,
     /// The body ends before the frame does.
@@ -50,11 +53,13 @@ const SAMPLES: usize = 4;
 /// The longest frame that a content of `length` bytes may sensibly have, in bytes.
 #[must_use]
 pub fn frame_bound(length: u64) -> u64 {
-    // A block header and a checksum for every 64 KiB, LZ4's worst growth of 1/255, and header and trailer.
+    // A block header and a checksum for every 64 KiB, LZ4's worst growth of 1/255, and header and
+    // trailer.
     length + length / 255 + (length / 65_536 + 1) * 8 + 64
 }
 
-/// Makes `frame` one LZ4 frame of `content`, whatever was in it before. Tells whether it was compressed.
+/// Makes `frame` one LZ4 frame of `content`, whatever was in it before. Tells whether it was
+/// compressed.
 pub fn encode(content: &[u8], compression: Compression, frame: &mut Vec<u8>) -> bool {
     let compress = match compression {
         Compression::Lz4 => true,
@@ -62,7 +67,7 @@ pub fn encode(content: &[u8], compression: Compression, frame: &mut Vec<u8>) -> 
         Compression::Auto | Compression::Zstd => shrinks(content),
     };
     frame.clear();
-    // Once and for all: growing by doubling would take twice the memory, and copy.
+    // Reserved at once: growing by doubling would take twice the memory, and copy.
     frame.reserve_exact(frame_bound(content.len() as u64) as usize);
     if compress && compress_into(content, frame).is_ok() {
         return true;
@@ -72,7 +77,8 @@ pub fn encode(content: &[u8], compression: Compression, frame: &mut Vec<u8>) -> 
     false
 }
 
-/// The frame header that all of our compressing writers use: independent blocks of 64 KiB, which decode fastest.
+/// The frame header that all of our compressing writers use: independent blocks of 64 KiB, which
+/// decode fastest.
 #[must_use]
 pub fn frame_info() -> FrameInfo {
     FrameInfo::new().block_mode(BlockMode::Independent).block_size(BlockSize::Max64KB)
@@ -110,8 +116,9 @@ fn compressed_len(sample: &[u8]) -> usize {
     lz4_flex::block::compress(sample).len()
 }
 
-/// Makes `content` the content of a body that is exactly one whole LZ4 frame of exactly `length` bytes of content, whatever
-/// was in it before. At most `length + 1` bytes are ever produced, whatever the frame says.
+/// Makes `content` the content of a body that is exactly one whole LZ4 frame of exactly `length`
+/// bytes of content, whatever was in it before. At most `length + 1` bytes are ever produced,
+/// whatever the frame says.
 ///
 /// # Errors
 /// Says what is wrong with the body; `content` is of no use then.
@@ -143,9 +150,10 @@ fn frame_end(body: &[u8]) -> Result<usize, FrameError> {
     usize::try_from(end).ok().filter(|&end| end <= body.len()).ok_or(FrameError::Cut)
 }
 
-/// Walks a frame's structure without decompressing; gives the position behind its end, which may lie behind the end of what
-/// there is. `fetch` fills its buffer with the bytes at a position, if they are there. `lz4_flex` alone takes a frame that is
-/// cut between two of its blocks for a whole one, and does not look at what follows.
+/// Walks a frame's structure without decompressing; gives the position behind its end, which may
+/// lie behind the end of the body. `fetch` fills its buffer with the bytes at a position, if they
+/// are there. `lz4_flex` alone takes a frame that is cut between two of its blocks for a whole one,
+/// and does not look at what follows.
 ///
 /// # Errors
 /// It is no frame, or one that is cut.
@@ -162,7 +170,7 @@ pub fn walk_frame(mut fetch: impl FnMut(u64, &mut [u8]) -> Option<()>) -> Result
     let [flags, sizes] = header;
     let (version, block_checksum, content_size, content_checksum) =
         (flags >> 6, flags & 0x10 != 0, flags & 0x08 != 0, flags & 0x04 != 0);
-    // Reserved bits must be 0, and nobody sends dictionary ids.
+    // Reserved bits must be 0, and no sender has dictionary ids.
     let largest = match sizes {
         0x40 => 64 << 10,
         0x50 => 256 << 10,

@@ -17,7 +17,8 @@ pub struct Meta {
     pub gid: u32,
 }
 
-/// Where the indexer saw a file; it tells later whether the file was touched, and never leaves the digest of an index.
+/// Where the indexer saw a file; later runs see by it whether the file was modified. It is not part
+/// of the index digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
     /// Device number.
@@ -37,15 +38,17 @@ pub struct FileEntry {
     pub path: EntryPath,
     /// Length in bytes.
     pub size: u64,
-    /// Where its content starts in the archive; for a fragmented file, where the archive ended when its row was made.
+    /// Where its content starts in the archive; for a fragmented file, where the archive ended when
+    /// its row was made.
     pub offset: u64,
-    /// Its content is not one range of the archive at [`FileEntry::offset`], but lies in extents that the index lists apart
-    /// ([`super::extent`]).
+    /// Its content is not one range of the archive at [`FileEntry::offset`], but lies in extents
+    /// that the index lists apart ([`super::extent`]).
     pub fragmented: bool,
-    /// md5 of the content. Absent only where the user left it out, so that nothing can prove the content.
+    /// md5 of the content. Absent only where the user left it out, so that the content cannot be
+    /// verified.
     pub md5: Option<Md5>,
-    /// BLAKE3 of the content; absent in an index that the original program wrote, and where an object's ETag stands for its
-    /// content.
+    /// BLAKE3 of the content; absent in an index that the original program wrote, and where the
+    /// content is known by an object's ETag.
     pub blake3: Option<Blake3>,
     /// Absent in an index that the original program wrote.
     pub meta: Option<Meta>,
@@ -62,7 +65,8 @@ pub struct ObjectId {
     pub etag: String,
     /// The version, where the bucket keeps versions.
     pub version: Option<String>,
-    /// When a list said that it was written, in nanoseconds since 1970; absent where the next index has to look again.
+    /// When a list said that it was written, in nanoseconds since 1970; absent where the next index
+    /// has to ask the store again.
     pub modified_ns: Option<i64>,
 }
 
@@ -73,7 +77,8 @@ impl FileEntry {
         if self.fragmented { self.offset..self.offset } else { self.offset..self.offset + self.size }
     }
 
-    /// Whether both have the same content, by the digests that both have. Of an object in a bucket that may be its md5 alone.
+    /// Whether both have the same content, by the digests that both have. Of an object in a bucket
+    /// that may be its md5 alone.
     #[must_use]
     pub fn has_content_of(&self, other: &Self) -> bool {
         let md5 = self.md5.zip(other.md5).map(|(one, other)| one == other);
@@ -82,7 +87,8 @@ impl FileEntry {
         self.size == other.size && known && md5 != Some(false) && blake3 != Some(false)
     }
 
-    /// Whether the index has something by which its content can be verified. There is one empty content only.
+    /// Whether the index has something by which its content can be verified. There is one empty
+    /// content only.
     #[must_use]
     pub fn is_verifiable(&self) -> bool {
         self.md5.is_some() || self.blake3.is_some() || self.size == 0
@@ -101,7 +107,7 @@ pub enum NodeKind {
 }
 
 impl NodeKind {
-    /// The letter that stands for it in the index.
+    /// Its letter in the index.
     #[must_use]
     pub fn letter(self) -> &'static str {
         match self {
@@ -111,7 +117,7 @@ impl NodeKind {
         }
     }
 
-    /// The kind that `letter` stands for.
+    /// The kind with this letter.
     #[must_use]
     pub fn from_letter(letter: &str) -> Option<Self> {
         match letter {

@@ -3,8 +3,8 @@
 use super::entry::FileEntry;
 use std::ops::Range;
 
-/// The longest extent, in bytes. So a look-up by a range of the archive need not go back further than this; whatever is longer is
-/// several extents.
+/// The longest extent, in bytes. So a look-up by a range of the archive need not go back further
+/// than this; whatever is longer is several extents.
 pub const MAX_EXTENT_BYTES: u64 = 64 << 20;
 
 /// One piece of a fragmented file.
@@ -48,7 +48,8 @@ impl Piece {
     }
 }
 
-/// The extents of a file as they are put together, piece by piece: neighbours become one, long ones several.
+/// The extents of a file as they are put together, piece by piece: neighbours become one, long ones
+/// several.
 #[derive(Debug, Default, Clone)]
 pub struct Extents {
     list: Vec<Extent>,

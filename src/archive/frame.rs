@@ -1,4 +1,5 @@
-//! A frame that is ready to be sent, in pieces, so that stored content need not be copied together first.
+//! A frame that is ready to be sent, in pieces, so that stored content need not be copied together
+//! first.
 
 use super::codec::{STORED_FLAG, STORED_HEADER, STORED_PIECE};
 use bytes::Bytes;

@@ -4,13 +4,14 @@ use super::digest::IndexDigest;
 use super::entry::{FileEntry, Meta, Node};
 use super::extent::Extent;
 
-/// Computes the digest of an index: BLAKE3 over a tag, the digest of all file rows in id order, the digest of all nodes in
-/// order, and both counts. A row enters as fixed-width little-endian numbers and length-prefixed bytes, so that no two
-/// different indexes give the same input. What is only of use on the host that indexed ([`FileEntry::origin`]) stays out:
-/// indexing the same tree twice gives the same digest.
+/// Computes the digest of an index: BLAKE3 over a tag, the digest of all file rows in id order, the
+/// digest of all nodes in order, and both counts. A row enters as fixed-width little-endian numbers
+/// and length-prefixed bytes, so that no two different indexes give the same input. What is only of
+/// use on the host that indexed ([`FileEntry::origin`]) stays out: indexing the same tree twice
+/// gives the same digest.
 ///
-/// Format 2, which later generations have, adds each file's id before its row, and behind it whether the file is fragmented, and its
-/// extents.
+/// Format 2, which later generations have, adds each file's id before its row, and behind it
+/// whether the file is fragmented, and its extents.
 pub struct IndexDigester {
     tag: &'static [u8],
     files: blake3::Hasher,

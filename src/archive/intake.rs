@@ -1,15 +1,16 @@
-//! Taking in a frame as it comes: stored content goes straight to its place, without being collected first.
+//! Receiving a frame piece by piece: stored content goes straight to its buffer, without being
+//! collected first.
 
 use super::codec::{FrameError, STORED_FLAG, STORED_HEADER, STORED_PIECE};
 
-/// What has been taken in.
+/// What a body came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
     /// The content: the frame was a stored one, and is whole.
     Content,
-    /// The body as it came: what it is, [`super::codec::decode`] has to find out.
+    /// The body as it came, for [`super::codec::decode`].
     Body,
-    /// The body as it came, which says that it is a Zstandard frame: [`super::zstd::decode`] has to find out.
+    /// The body as it came, which its headers call a Zstandard frame, for [`super::zstd::decode`].
     Zstd,
 }
 
@@ -17,7 +18,7 @@ pub enum Taken {
 #[derive(Debug)]
 pub struct Intake {
     state: State,
-    /// The begin of a header whose end has not come.
+    /// The start of a header whose end has not come.
     carry: Vec<u8>,
     /// Lengths of the stored pieces so far.
     pieces: Vec<u32>,
@@ -31,7 +32,7 @@ enum State {
     Piece(usize),
     End,
     Trailing,
-    /// Not such a frame: everything is collected.
+    /// Another kind of frame: all bytes are collected.
     Body,
 }
 
@@ -42,8 +43,8 @@ impl Default for Intake {
 }
 
 impl Intake {
-    /// Takes the next bytes of the body; `out` must be the same each time, empty at first, and grows by no more than these bytes and
-    /// those that were held back.
+    /// Takes the next bytes of the body; `out` is the same buffer each time and empty at first. It
+    /// grows by no more than these bytes and a header that was held back.
     pub fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
         while !bytes.is_empty() {
             match self.state {
@@ -96,9 +97,9 @@ impl Intake {
             self.pieces.push(length);
             self.state = State::Piece(length as usize);
         } else {
-            // Compressed after all, or damaged: the body as it came, again.
+            // The frame is compressed or damaged, so `out` becomes the body as it came.
             let content = out.clone();
-            // Its room stays: it was made for the whole body.
+            // Its capacity stays: it was reserved for the whole body.
             out.clear();
             out.extend(STORED_HEADER);
             let mut rest = &content[..];

@@ -5,7 +5,8 @@ use std::ops::Range;
 /// The block size of the original program, in bytes.
 pub const DEFAULT_BLOCK_SIZE: u64 = 30_000_000;
 
-/// An archive of `total_bytes` cut into blocks of `block_size` bytes, numbered from 0; the last one may be shorter.
+/// An archive of `total_bytes` cut into blocks of `block_size` bytes, numbered from 0; the last one
+/// may be shorter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockLayout {
     total_bytes: u64,
@@ -42,7 +43,8 @@ impl BlockLayout {
         range.start / self.block_size..end.div_ceil(self.block_size)
     }
 
-    /// The bytes of the blocks `first..=last`, both as on the command line; `None` for `last` means to the end.
+    /// The bytes of the blocks `first..=last`, both as on the command line; `None` for `last` means
+    /// to the end.
     #[must_use]
     pub fn window(self, first: u64, last: Option<u64>) -> Range<u64> {
         let start = first.saturating_mul(self.block_size).min(self.total_bytes);
@@ -53,7 +55,7 @@ impl BlockLayout {
     }
 }
 
-/// What `a` and `b` have in common; empty (`start >= end` never occurs in the result) where they are apart.
+/// The intersection of `a` and `b`; empty where they are apart, and never with `start > end`.
 #[must_use]
 pub fn intersect(a: &Range<u64>, b: &Range<u64>) -> Range<u64> {
     let start = a.start.max(b.start);

@@ -1,26 +1,27 @@
 //! An index on its way: a log of records that grows while the source is still being read.
 //!
-//! A *batch* is any number of whole records. The digest of a log is a chain over its batches, so that it names every prefix of
-//! the log; a block that is sent meanwhile names the prefix that lays it out. Numbers are little-endian. A record is one byte
-//! that says its kind, and then
+//! A *batch* is any number of whole records. The digest of a log is a chain over its batches, so
+//! that it names every prefix of the log; a block that is sent meanwhile names the prefix that lays
+//! it out. Numbers are little-endian. A record is one byte that says its kind, and then
 //!
 //! | kind | content |
 //! |---|---|
 //! | `F` a file | path, size u64, meta, digests |
 //! | `N` a directory or link | letter u8 (`d`, `l`, `h`), path, target, meta |
-//! | `H` digests of a file that came without | id u64, md5 16 bytes, BLAKE3 32 bytes |
+//! | `H` digests of a file whose record has none | id u64, md5 16 bytes, BLAKE3 32 bytes |
 //! | `E` the end | index digest 32 bytes, files u64, nodes u64, archive length u64 |
 //!
-//! with path and target as a u16 length and so many bytes, meta as `0` or `1`, mode u32, mtime i64 (ns since 1970), uid u32, gid
-//! u32, and digests as `0` or `1`, md5 16 bytes, BLAKE3 32 bytes. Ids and offsets are not sent: files are numbered in their order,
-//! and each starts where the one before ends. Files and nodes come in the one order of [`EntryPath::sort_key`].
+//! with path and target as a u16 length and so many bytes, meta as `0` or `1`, mode u32, mtime i64
+//! (ns since 1970), uid u32, gid u32, and digests as `0` or `1`, md5 16 bytes, BLAKE3 32 bytes. Ids
+//! and offsets are not sent: files are numbered in their order, and each starts where the previous
+//! one ends. Files and nodes come in the one order of [`EntryPath::sort_key`].
 
 use super::digest::{Blake3, Digest, IndexDigest, Md5};
 use super::entry::{Meta, Node};
 use super::path::EntryPath;
 use super::record::{self, BatchError, Fault, Reader, Record, Writer};
 
-/// Names a prefix of a log, or the stream that it belongs to.
+/// The digest of a prefix of a log, or the number of a stream.
 pub type LogDigest = Digest<32>;
 
 /// The longest batch that is accepted, in bytes.
@@ -35,7 +36,7 @@ pub enum LogRecord {
     File(FileRow),
     /// The next directory or link.
     Node(Node),
-    /// The digests of file `id`, which came without.
+    /// The digests of file `id`, whose record had none.
     Digests(u64, Digests),
     /// Nothing follows.
     End(LogEnd),
@@ -44,7 +45,7 @@ pub enum LogRecord {
 /// Both digests of a content.
 pub type Digests = (Md5, Blake3);
 
-/// A file as a log says it.
+/// A file in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileRow {
     /// Relative to the base folder.
@@ -57,7 +58,7 @@ pub struct FileRow {
     pub digests: Option<Digests>,
 }
 
-/// What the whole log comes to.
+/// The index that the whole log makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogEnd {
     /// The digest of the index that the log makes.
@@ -94,8 +95,8 @@ pub fn push(batch: &mut Vec<u8>, record: &LogRecord) {
     record::push(batch, record);
 }
 
-/// The records of a batch, one after another: all of them at once take many times the memory of the batch. Every record is checked
-/// for all that can be said of it alone. An error is the last item.
+/// The records of a batch, one after another: all of them at once take many times the memory of the
+/// batch. Every record is checked for all that can be said of it alone. An error is the last item.
 pub fn records(batch: &[u8]) -> impl Iterator<Item = Result<LogRecord, BatchError>> + Clone {
     record::records(batch)
 }

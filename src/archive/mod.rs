@@ -1,4 +1,5 @@
-//! Pure parts: entry paths, layout, digests, codec, protocol types. No I/O, async, clock, randomness or environment.
+//! Pure parts: entry paths, layout, digests, codec, protocol types. No I/O, async, clock,
+//! randomness or environment.
 
 pub mod backup;
 pub mod block_digest;

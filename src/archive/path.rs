@@ -8,11 +8,11 @@ use std::path::Path;
 /// The receiver's own folder below its base. No entry may live there.
 pub const STATE_DIR: &str = ".tar-like";
 
-/// What the name of an index is followed by in the name of its lock: a file that is there only while the lock is held, or was when its
-/// holder was killed.
+/// The end of the name of an index's lock file. The file exists while the lock is held, and after
+/// its holder was killed.
 pub const LOCK_SUFFIX: &str = "-lock";
 
-/// Between an index's name and a random end: the name of an index that is being written.
+/// Stands between an index's name and a random end in the name of an index that is being written.
 pub const PARTIAL_INFIX: &str = ".partial-";
 
 /// The longest path of an entry, in bytes: Linux' `PATH_MAX` less its final NUL.
@@ -21,8 +21,9 @@ pub const MAX_PATH_BYTES: usize = 4095;
 /// The longest component of a path, in bytes: Linux' `NAME_MAX`.
 pub const MAX_NAME_BYTES: usize = 255;
 
-/// A path that is safe to join to a base folder: relative, without empty, `.` or `..` components, without NUL,
-/// within the limits of the file system, and outside [`STATE_DIR`]. Any other byte may occur.
+/// A path that is safe to join to a base folder: relative, without empty, `.` or `..` components,
+/// without NUL, within the limits of the file system, and outside [`STATE_DIR`]. Any other byte may
+/// occur.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryPath(Box<[u8]>);
 
@@ -106,14 +107,16 @@ impl EntryPath {
         }
     }
 
-    /// The bytes with every `/` replaced by NUL: in this form a folder sorts directly before all that it contains.
+    /// The bytes with every `/` replaced by NUL: in this form a folder sorts directly before all
+    /// that it contains.
     #[must_use]
     pub fn sort_key(&self) -> Vec<u8> {
         self.0.iter().map(|&b| if b == b'/' { 0 } else { b }).collect()
     }
 }
 
-/// Escapes control characters and bytes that are not UTF-8, so that a name can neither break a line nor drive a terminal.
+/// Escapes control characters and bytes that are not UTF-8, so that a name can neither break a line
+/// nor drive a terminal.
 impl fmt::Display for EntryPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&printable(&self.0))
@@ -126,16 +129,17 @@ impl fmt::Debug for EntryPath {
     }
 }
 
-/// Whether a terminal or an editor would not show `c` as a character in its place: control characters, what ends a line, and what changes
-/// the direction of the text around it, so that a name looks like another one.
+/// Whether a terminal or an editor would not show `c` as a character in its place: control
+/// characters, what ends a line, and what changes the direction of the text around it, so that a
+/// name looks like another one.
 fn is_unsafe(c: char) -> bool {
     let directs =
         matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || directs || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// `bytes` as text for a person, on one line: valid UTF-8 stays, but for backslashes and what no terminal shows as it is. That, and any
-/// other byte, becomes `\xNN`. [`unprintable`] takes it back.
+/// `bytes` as text for a person, on one line: valid UTF-8 stays, but for backslashes and what no
+/// terminal shows as it is. That, and any other byte, becomes `\xNN`. [`unprintable`] reverses it.
 #[must_use]
 pub fn printable(bytes: &[u8]) -> String {
     use std::fmt::Write;
@@ -158,7 +162,8 @@ pub fn printable(bytes: &[u8]) -> String {
     text
 }
 
-/// The bytes that [`printable`] made `text` of, by this version or another one; `None` if it is malformed.
+/// The bytes that [`printable`] made `text` of, by this version or another one; `None` if it is
+/// malformed.
 #[must_use]
 pub fn unprintable(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());

@@ -1,9 +1,11 @@
-//! A set of non-negative integers, kept as disjoint half-open ranges: which bytes have arrived, which files are published.
+//! A set of non-negative integers, stored as disjoint half-open ranges: which bytes have arrived,
+//! which files are published.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Disjoint, non-adjacent, non-empty half-open ranges. Memory grows with the number of gaps, not with what is covered.
+/// Disjoint, non-adjacent, non-empty half-open ranges. Memory grows with the number of gaps, not
+/// with the integers covered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RangeSet {
     ranges: BTreeMap<u64, u64>,
@@ -17,7 +19,7 @@ impl RangeSet {
         self.covered
     }
 
-    /// Adds `range`; what is there already stays.
+    /// Adds `range`.
     pub fn insert(&mut self, range: Range<u64>) {
         if range.start >= range.end {
             return;
@@ -39,7 +41,7 @@ impl RangeSet {
         self.covered += end - start;
     }
 
-    /// Takes `range` out.
+    /// Removes `range`.
     pub fn remove(&mut self, range: Range<u64>) {
         if range.start >= range.end {
             return;
@@ -73,7 +75,7 @@ impl RangeSet {
         self.ranges.iter().map(|(&s, &e)| s..e)
     }
 
-    /// What of `window` is not in the set, ascending.
+    /// The ranges of `window` that are not in the set, ascending.
     pub fn missing(&self, window: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
         let first = self.ranges.range(..=window.start).next_back().map_or(window.start, |(&s, _)| s);
         let mut at = window.start;

@@ -1,8 +1,9 @@
 //! The codec of records: what logs, changes and backups are made of.
 //!
-//! A *batch* is any number of whole records; each begins with one byte that names its kind. Numbers are little-endian. A text is a
-//! u16 length and so many bytes. An optional value is `0`, or `1` and the value. Metadata is mode u32, mtime i64 (ns since 1970),
-//! uid u32, gid u32. A digest is its bytes. A *sealed* record has a fixed length and ends with the BLAKE3 of all bytes before.
+//! A *batch* is any number of whole records; each begins with one byte that names its kind. Numbers
+//! are little-endian. A text is a u16 length and so many bytes. An optional value is `0`, or `1`
+//! and the value. Metadata is mode u32, mtime i64 (ns since 1970), uid u32, gid u32. A digest is
+//! its bytes. A *sealed* record has a fixed length and ends with the BLAKE3 of all bytes before.
 
 use super::digest::{Digest, blake3};
 use super::entry::{Meta, Node, NodeKind};
@@ -46,8 +47,8 @@ pub(super) fn push(batch: &mut Vec<u8>, record: &impl Record) {
     record.write(&mut Writer(batch));
 }
 
-/// The records of a batch, one after another: all of them at once take many times the memory of the batch. Every record is checked
-/// for all that can be said of it alone. An error is the last item.
+/// The records of a batch, one after another: all of them at once take many times the memory of the
+/// batch. Every record is checked for all that can be said of it alone. An error is the last item.
 pub(super) fn records<R: Record>(batch: &[u8]) -> impl Iterator<Item = Result<R, BatchError>> + Clone {
     let (mut rest, mut number) = (Reader(batch), 0);
     std::iter::from_fn(move || {

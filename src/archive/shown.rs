@@ -1,13 +1,13 @@
-//! What somebody else says, made fit to be shown.
+//! Text from another host or process, made fit to be shown.
 
 use super::path::printable;
 use serde_json::Value;
 
-/// More of a text than this tells nobody anything, in characters.
+/// The longest text that is shown, in characters.
 const MAX_CHARS: usize = 20_000;
 
-/// `text` on one line, as far as a person reads it: what would drive a terminal, or look like a line of its own, becomes `\xNN`. What
-/// was made [`printable`] already stays as it is.
+/// `text` on one line, as far as a person reads it: what would drive a terminal, or look like a
+/// line of its own, becomes `\xNN`. What was made [`printable`] already stays as it is.
 #[must_use]
 pub fn shown(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
@@ -36,7 +36,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_text_of_somebody_else_stays_one_line_and_drives_no_terminal() {
+    fn a_foreign_text_stays_one_line_and_drives_no_terminal() {
         assert_eq!(
             shown("a\x1b[2J\r\nwarning: forged\u{9b}31m\t\x07"),
             "a\\x1b[2J\\x0d\\x0awarning: forged\\xc2\\x9b31m\\x09\\x07"

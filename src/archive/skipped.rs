@@ -1,4 +1,5 @@
-//! What a run left out of an index. An index records it, so that a later run knows what must not be deleted at a receiver.
+//! What a run left out of an index. An index records it, so that a later run knows what a receiver
+//! must not delete.
 
 use super::path::{EntryPath, printable, unprintable};
 use std::collections::HashSet;
@@ -6,9 +7,11 @@ use std::collections::HashSet;
 /// Why an entry is not in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SkipKind {
-    /// The entry could not be read, or changed all the time: the source still has it, and whatever lies below it.
+    /// The entry could not be read, or changed all the time: the source still has it, and whatever
+    /// lies below it.
     Unreadable,
-    /// The entry has no content to copy (a FIFO, a socket, a device), or no path that an index can hold.
+    /// The entry has no content to copy (a FIFO, a socket, a device), or no path that an index can
+    /// hold.
     Unsupported,
 }
 
@@ -38,7 +41,8 @@ impl SkippedList {
         if EntryPath::new(path).is_ok() {
             self.name(kind, path);
         } else if kind == SkipKind::Unreadable {
-            // An illegal path cannot be at a receiver, but what the system did not name can be anything.
+            // An illegal path cannot be at a receiver, but what the system did not name can be
+            // anything.
             self.cut();
         }
     }
@@ -71,8 +75,9 @@ impl SkippedList {
         self.unreadable
     }
 
-    /// The paths that a receiver must not delete, each as [`printable`] text. A path with a `/` at its end stands for itself and whatever
-    /// lies below it. `None`: the list does not name them all.
+    /// The paths that a receiver must not delete, each as [`printable`] text. A path with a `/` at
+    /// its end includes all paths below it. `None`: the list does not name them
+    /// all.
     #[must_use]
     pub fn spared(&self) -> Option<Vec<String>> {
         let text = |(kind, path): &(SkipKind, Box<[u8]>)| {
@@ -82,8 +87,8 @@ impl SkippedList {
         (!self.cut).then(|| self.entries.iter().map(text).collect())
     }
 
-    /// The list as an index keeps it: `S1`, whether it is cut (a byte), both counts (u64), then for each path a letter (`u` or `k`), its
-    /// length (u32), and its bytes. Numbers are little-endian.
+    /// The list as an index keeps it: `S1`, whether it is cut (a byte), both counts (u64), then for
+    /// each path a letter (`u` or `k`), its length (u32), and its bytes. Numbers are little-endian.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = b"S1".to_vec();

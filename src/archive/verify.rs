@@ -4,8 +4,8 @@ use super::digest::{Blake3, Md5};
 use super::entry::FileEntry;
 use md5::Digest as _;
 
-/// Compares a content with what the index says of it: by BLAKE3 where the index has one, else by md5.
-/// Where the user left both out, the length alone is compared.
+/// Compares a content with what the index says of it: by BLAKE3 where the index has one, else by
+/// md5. Where the user left both out, the length alone is compared.
 pub enum Verifier {
     /// Against [`FileEntry::blake3`].
     Blake3(Box<blake3::Hasher>, Blake3),

@@ -1,22 +1,26 @@
-//! Blocks as Zstandard frames (RFC 8878), for links that are slower than the cores: a third less on the wire than LZ4. A receiver
-//! that takes them says so (`Accept-Encoding`, RFC 9110 12.5.3), and their bodies say so, too (`Content-Encoding`).
-//! Compressing is the zstd library's work, proving that a body is one whole frame of the right length is ours.
+//! Blocks as Zstandard frames (RFC 8878), for links that are slower than the cores: a third less on
+//! the wire than LZ4. A receiver that takes them says so (`Accept-Encoding`, RFC 9110 12.5.3), and
+//! their bodies say so, too (`Content-Encoding`). Compressing is the zstd library's work, checking
+//! that a body is one whole frame of the right length is ours.
 
 use super::codec::{FrameError, frame_bound};
 
 /// The name of this coding in HTTP headers.
 pub const CODING: &str = "zstd";
 
-/// Makes `frame` one Zstandard frame of `content`, whatever was in it before. False says that this did not work.
+/// Makes `frame` one Zstandard frame of `content`, whatever was in it before. False says that this
+/// did not work.
 pub fn encode(content: &[u8], level: i32, frame: &mut Vec<u8>) -> bool {
     frame.clear();
     frame.reserve_exact(frame_bound(content.len() as u64) as usize);
-    // Writes the length of the content into the frame's header, and takes the room that is there, no more.
+    // Writes the length of the content into the frame's header, and takes the room that is there,
+    // no more.
     zstd_safe::compress(frame, content, level).is_ok()
 }
 
-/// Makes `content` the content of a body that is exactly one whole Zstandard frame of exactly `length` bytes of content, whatever
-/// was in it before. Never more than `length` bytes are produced, whatever the frame says.
+/// Makes `content` the content of a body that is exactly one whole Zstandard frame of exactly
+/// `length` bytes of content, whatever was in it before. Never more than `length` bytes are
+/// produced, whatever the frame says.
 ///
 /// # Errors
 /// Says what is wrong with the body; `content` is of no use then.
@@ -68,7 +72,7 @@ mod tests {
         // RFC 8878: magic, single segment with a length of one byte, one last raw block of 5 bytes.
         let frame = [&[0x28, 0xB5, 0x2F, 0xFD, 0x20, 5, 0x29, 0, 0][..], b"hello"].concat();
         assert_eq!(decode(&frame, 5).unwrap(), b"hello");
-        // The same without its length in the header: nobody of ours sends that.
+        // The same without its length in the header: no sender of ours sends that.
         let nameless = [&[0x28, 0xB5, 0x2F, 0xFD, 0x00, 0x58, 0x29, 0, 0][..], b"hello"].concat();
         assert_eq!(decode(&nameless, 5), Err(FrameError::WrongLength));
     }
@@ -99,7 +103,8 @@ mod tests {
         assert!(decode(&[&skippable, &frame[..]].concat(), content.len()).is_err());
     }
 
-    /// A frame of a few bytes that says that it is a few gigabytes: memory is taken for what the block may have, no more.
+    /// A frame of a few bytes that says that it is a few gigabytes: memory is taken for what the
+    /// block may have, no more.
     #[test]
     fn a_bomb_does_not_go_off() {
         let bomb = encode(&vec![0; 50_000_000]);

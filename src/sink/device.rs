@@ -1,4 +1,4 @@
-//! One huge file or block device as a destination of blocks. Written in place: what makes that safe is the caller's backup.
+//! One huge file or block device that is written in place. The caller's backup makes that safe.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::is_kind;
@@ -20,8 +20,8 @@ pub struct Target {
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 impl Target {
-    /// Opens the file or block device at `path`, which has to be there; for reading only if nothing will be written. With
-    /// `sparse`, zeros become holes.
+    /// Opens the file or block device at `path`, which has to exist; with `read_only` for reading
+    /// alone. With `sparse`, zeros become holes.
     ///
     /// # Errors
     /// It is missing, may not be written, or is something else.
@@ -47,10 +47,10 @@ impl Target {
         Ok(Self { file, name, is_device, size, sparse })
     }
 
-    /// Whether the system uses this device, because it is mounted for instance.
+    /// Whether the system uses this device, for instance by a mount.
     #[must_use]
     pub fn is_in_use(&self, path: &Path) -> bool {
-        // Of block devices, O_EXCL asks for just that.
+        // On a block device, O_EXCL means just that.
         let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
         self.is_device && open(path, flags, Mode::empty()).err() == Some(Errno::BUSY)
     }
@@ -81,7 +81,8 @@ impl Target {
         &self.name
     }
 
-    /// Says whether something up to `end` fits; if not, `what` says what needs more, and what was done so far.
+    /// Fails if `end` lies behind the end of a device. `what` says what needs the space, and what
+    /// was done so far.
     ///
     /// # Errors
     /// It is a device that ends before.
@@ -117,7 +118,7 @@ impl Target {
         if length == 0 {
             return Ok(());
         }
-        // Behind the end there is nothing to punch: the file only gets longer.
+        // Behind the end there is nothing to punch. The file only gets longer.
         let behind = self.sparse && position >= self.size;
         let flags = match self.sparse {
             true => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
@@ -129,7 +130,7 @@ impl Target {
                 Err(e @ (Errno::NOSPC | Errno::DQUOT | Errno::IO)) => {
                     return Err(self.failed("write zeros to", position, e.into()));
                 }
-                // Not every file system, and not every device, can.
+                // Not every file system and device supports it.
                 Err(_) => {
                     let mut at = position;
                     while at < end {
@@ -140,7 +141,8 @@ impl Target {
                 }
             }
         }
-        // By a byte, not by `set_len`: others may have written another part behind it meanwhile, which that would cut off.
+        // A byte at the end, since `set_len` would cut off what another process has written behind
+        // it.
         if end > self.size { self.write(end - 1, &ZEROS[..1]) } else { Ok(()) }
     }
 
@@ -157,10 +159,10 @@ impl Target {
         Ok(())
     }
 
-    /// Waits until all of it is on stable storage.
+    /// Waits until everything written is on stable storage.
     ///
     /// # Errors
-    /// The medium failed. What was written may be lost then, also if a second attempt succeeds.
+    /// The medium failed. What was written may be lost then, even if a second attempt succeeds.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(|e| {
             Error::io(format!("cannot bring {} onto stable storage", self.name), e)
@@ -168,10 +170,10 @@ impl Target {
         })
     }
 
-    /// Whether it is as long as it has to be; others may have cut it.
+    /// Whether no other process has truncated it.
     ///
     /// # Errors
-    /// It cannot be asked.
+    /// The system's error.
     pub fn is_whole(&self) -> Result<bool> {
         let stat = fstat(&self.file).map_err(|e| Error::io(format!("cannot look at {}", self.name), e))?;
         Ok(self.is_device || u64::try_from(stat.st_size).is_ok_and(|size| size >= self.size))

@@ -121,7 +121,8 @@ impl Lineage {
         self.live_line().any(|place| place.head.version == version)
     }
 
-    /// The records that make this version: a snapshot, then changes. `None` if the file does not have it, or it was abandoned.
+    /// The records that make this version: a snapshot, then changes. `None` if the file does not
+    /// have it, or it was abandoned.
     #[must_use]
     pub fn chain(&self, version: u64) -> Option<Vec<Place>> {
         let mut chain: Vec<Place> = Vec::new();
@@ -181,7 +182,8 @@ impl Lineage {
         self.records.pop()
     }
 
-    /// How the file can be told in fewer records: all but the last change becomes a snapshot. `None` for an empty file.
+    /// How the file can be told in fewer records: all but the last change becomes a snapshot.
+    /// `None` for an empty file.
     #[must_use]
     pub fn rebase(&self) -> Option<Rebase> {
         let live = self.live()?;

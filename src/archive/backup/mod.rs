@@ -1,12 +1,14 @@
-//! The backup of an index: one file that only grows. A snapshot of the index, then a change for each generation.
+//! The backup of an index: one file that only grows. A snapshot of the index, then a change for
+//! each generation.
 //!
 //! ```text
 //! 0      slot A                 4096   slot B                 8192   record, record, ...
 //! ```
 //!
-//! Both slots say the same kind of thing: where the whole records end, and which version is the newest. They are written in turn, the older
-//! one, in place, after the records that it counts are on stable storage; so a write that is torn costs one slot, and the other says
-//! what was true before. Numbers are little-endian.
+//! Both slots say the same kind of thing: where the whole records end, and which version is the
+//! newest. They are written in turn, the older one, in place, after the records that it counts are
+//! on stable storage; so a write that is torn costs one slot, and the other says what was true
+//! before. Numbers are little-endian.
 //!
 //! | slot | bytes |
 //! |---|---|
@@ -32,11 +34,12 @@
 //! | check of the record before; zeros in the first | 32 |
 //! | check: BLAKE3 of all before | 32 |
 //!
-//! A record names the one before it by its check. So nothing that an interrupted run left behind the end passes for a record, and a record that
-//! is whole counts even where no slot says so any more. What a payload holds is not this module's concern.
+//! A record names the one before it by its check. So nothing that an interrupted run left behind
+//! the end passes for a record, and a record that is whole counts even where no slot says so any
+//! more. What a payload holds is not this module's concern.
 //!
-//! Which records make a version is [`Lineage`]'s to say: a *rewind* takes the file back to an ancestor, and what came
-//! after that ancestor is abandoned and never part of a version again.
+//! Which records make a version is [`Lineage`]'s to say: a *rewind* takes the file back to an
+//! ancestor, and what came after that ancestor is abandoned and never part of a version again.
 
 mod lineage;
 mod record;

@@ -51,7 +51,7 @@ impl Slot {
         })
     }
 
-    /// Takes bytes apart.
+    /// Parses a slot.
     ///
     /// # Errors
     /// Says why they are no slot.
@@ -59,11 +59,12 @@ impl Slot {
         if !bytes.starts_with(&MAGIC) {
             return Err(NotASlot::Foreign);
         }
-        // The check of another format is at the same place.
+        // Every format has its check at this place.
         let mut from = unsealed(bytes).ok_or(NotASlot::Damaged)?;
         let mut read = || -> Result<(u64, Self), Fault> {
             let _magic: [u8; MAGIC.len()] = from.bytes()?;
-            // The zeros behind the number belong to it here, so that whatever a later format has there is refused.
+            // The number and the zeros behind it are read as one, so that other bytes there are
+            // refused.
             let format = from.u64()?;
             Ok((format, Self { sequence: from.u64()?, end: from.u64()?, newest: from.u64()? }))
         };
@@ -78,10 +79,10 @@ impl Slot {
 /// The slot that counts, and where it is in [`SLOTS`].
 ///
 /// # Errors
-/// Neither is one: says of the two reasons that which tells more.
+/// Neither is one. Gives the more telling of both reasons.
 pub fn newest_slot(slots: [Result<Slot, NotASlot>; 2]) -> Result<(usize, Slot), NotASlot> {
     match slots {
-        // Whoever does not know a format must not touch its file.
+        // A file of an unknown format must not be changed.
         [Err(e @ NotASlot::Newer(_)), _] | [_, Err(e @ NotASlot::Newer(_))] => Err(e),
         [Ok(a), Ok(b)] if b.sequence > a.sequence => Ok((1, b)),
         [Ok(a), _] => Ok((0, a)),

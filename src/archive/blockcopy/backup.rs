@@ -1,5 +1,5 @@
-//! The file that keeps what a copy overwrites, so that an interrupted one can be undone. Blocks are in it, and on stable storage, before
-//! the destination loses them.
+//! The backup file of a copy, by which an interrupted one can be undone. Blocks are in it, on
+//! stable storage, before they are overwritten.
 
 use super::parts::{CHECK, Parts, RUN, push_run, seal, unseal};
 use super::{BadRecord, MAX_BLOCK, Tag};
@@ -15,7 +15,8 @@ const ZEROS: Tag = *b"zero";
 const BATCH: Tag = *b"batc";
 const END: Tag = *b"end ";
 
-/// The most that a batch holds, in bytes of the file: so much may be torn at the end of one that was interrupted.
+/// The longest batch, in bytes of the file. At most one batch is torn at the end of an interrupted
+/// copy.
 pub const MAX_BATCH: u64 = 64 << 20;
 
 /// What is known of the destination before the copy.
@@ -82,7 +83,8 @@ pub enum BackupRecord {
         /// How many.
         length: u64,
     },
-    /// A batch begins; the file was on stable storage up to here before the destination was changed.
+    /// A batch begins; the file was on stable storage up to here before the destination was
+    /// changed.
     Batch {
         /// Where in the file this record is.
         offset: u64,

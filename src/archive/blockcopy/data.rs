@@ -58,7 +58,7 @@ pub enum DataRecord {
     },
     /// Ours: a block, which follows.
     Block(Block),
-    /// Ours: the proof of the whole.
+    /// Ours: the digest of the whole.
     Root {
         /// Where the copy ends.
         end: u64,
@@ -188,7 +188,7 @@ pub fn push_block(to: &mut Vec<u8>, block: &Block) {
     seal(to, start);
 }
 
-/// Adds our proof of the whole.
+/// Adds our digest of the whole.
 pub fn push_root(to: &mut Vec<u8>, end: u64, root: &Blake3) {
     let start = to.len();
     to.extend(ROOT);

@@ -12,7 +12,7 @@ pub enum Algorithm {
     Blake3,
 }
 
-/// Hashes blocks of one size. That of a whole block of zeros is computed once.
+/// Hashes blocks of one size. The hash of a whole block of zeros is computed once.
 pub struct Hasher {
     algorithm: Algorithm,
     block: usize,
@@ -80,7 +80,8 @@ impl Hasher {
     }
 }
 
-/// Whether there are only zeros. Content that is no zeros shows that in its first bytes, nearly always.
+/// Whether all bytes are zeros. Other content nearly always differs in its first bytes, which are
+/// compared first.
 #[must_use]
 pub fn is_zero(bytes: &[u8]) -> bool {
     let (first, rest) = bytes.split_at(bytes.len().min(64));

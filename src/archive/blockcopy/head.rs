@@ -1,5 +1,6 @@
-//! The first record of both streams between processes of ours: what `checksum` was told and found, handed on by `retrieve` with what it
-//! knows. A stream that begins with another record is that of the original.
+//! The first record of both streams between processes of ours: the options and findings of
+//! `checksum`, to which `retrieve` adds its own. A stream that begins with another record is that
+//! of the original.
 
 use super::parts::{CHECK, Parts, seal, unseal};
 use super::{BadRecord, MAX_BLOCK, Tag};
@@ -24,7 +25,7 @@ pub enum Stream {
     Data,
 }
 
-/// Which file `checksum` read, so that `save` can tell another one, or one that was changed since.
+/// Which file `checksum` read, so that `save` notices another file, or one that was changed since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     /// Whether it is a block device; a regular file otherwise.
@@ -90,7 +91,7 @@ impl Head {
     /// # Errors
     /// It is damaged, or of a later version.
     pub fn parse(bytes: &[u8]) -> Result<Self, BadRecord> {
-        // Known before the check sum, so that a later version may have another one.
+        // Checked before the check sum, so that a later version may have another one.
         if bytes.first() != Some(&VERSION) {
             return Err(BadRecord::Newer);
         }

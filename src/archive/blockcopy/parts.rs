@@ -1,4 +1,4 @@
-//! Taking records apart, and putting them together.
+//! Parsing and writing records.
 
 use super::{BadRecord, MAX_POSITION, Tag};
 use crate::archive::digest::blake3;
@@ -29,7 +29,8 @@ pub(super) fn unseal<'b>(tag: Tag, head: &'b [u8]) -> Result<Parts<'b>, BadRecor
     }
 }
 
-/// The fields of a head, one after the other. Heads have fixed lengths, so that none is missing; one that is reads as damage.
+/// The fields of a head, one after the other. Heads have fixed lengths, so a missing field means
+/// damage.
 pub(super) struct Parts<'b>(pub(super) &'b [u8]);
 
 impl Parts<'_> {

@@ -1,4 +1,4 @@
-//! The proof of a whole copy: BLAKE3 over the hashes of all blocks of the source, in order.
+//! The digest of a whole copy: BLAKE3 over the hashes of all blocks of the source, in order.
 
 use super::head::Head;
 use crate::archive::digest::{Blake3, Blake3Hasher};
@@ -39,7 +39,7 @@ impl Root {
         }
     }
 
-    /// The proof.
+    /// The digest.
     #[must_use]
     pub fn finish(&self) -> Blake3 {
         self.hasher.finish()

@@ -1,4 +1,5 @@
-//! Blocks as xz streams, as the original sends them. The decoder's memory and what comes out of it are bounded.
+//! Blocks as xz streams, as the original sends them. The decoder's memory and what comes out of it
+//! are bounded.
 
 use liblzma::stream::{Action, Check, Status, Stream};
 
@@ -39,7 +40,7 @@ pub fn encode(content: &[u8], to: &mut Vec<u8>) -> bool {
     false
 }
 
-/// Makes `content` what one whole xz stream holds, if that is at most `most` bytes.
+/// Makes `content` the content of one whole xz stream, if that has at most `most` bytes.
 ///
 /// # Errors
 /// Says what is wrong with it; `content` is of no use then.
@@ -47,11 +48,11 @@ pub fn decode(body: &[u8], most: usize, content: &mut Vec<u8>) -> Result<(), XzE
     content.clear();
     let mut stream = Stream::new_stream_decoder(MEMORY, 0).map_err(|_| XzError::Corrupt)?;
     loop {
-        // Whatever room there is: a buffer that was used before may have more than that.
+        // Whatever the capacity: a pooled buffer may have more than `most`.
         if content.len() > most {
             return Err(XzError::TooLarge);
         }
-        // Room as it is needed: a few bytes may say that they are many.
+        // Capacity grows as it is needed: a short stream may claim a long content.
         if content.len() == content.capacity() {
             content.reserve_exact(content.capacity().max(1 << 17).min(most + 1 - content.len()));
         }

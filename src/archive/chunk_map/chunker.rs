@@ -1,9 +1,9 @@
 //! Content-defined chunks of a content that comes in pieces.
 //!
-//! The functions of the crate `fastcdc` want all of a chunk in one slice, but a piece of a file ends
-//! anywhere. So the loop is here, on the crate's tables, and a test compares the two. They differ in
-//! one thing: the crate ignores the last byte of an odd content. Here a cut never depends on where
-//! the content ends, so a content that grew has all chunks it had, but for the last.
+//! The functions of the crate `fastcdc` want all of a chunk in one slice, but a piece of a file
+//! ends anywhere. So the loop is here, on the crate's tables, and a test compares the two. They
+//! differ in one thing: the crate ignores the last byte of an odd content. Here a cut never depends
+//! on where the content ends, so a content that grew has all chunks it had, but for the last.
 
 use super::map::{Chunk, MEANS, is_mean};
 use fastcdc::v2020::{Normalization, get_gear_with_seed, select_masks};

@@ -25,8 +25,8 @@ struct Old<'a> {
     chunks: &'a [Chunk],
     /// Offset of each chunk, and the end of the last.
     offsets: Vec<u64>,
-    /// The first of equal chunks. Made when it is needed first, which is never for a content that only
-    /// grew.
+    /// The first of equal chunks. Made when it is needed first, which is never for a content that
+    /// only grew.
     first: Option<HashMap<Chunk, usize>>,
 }
 

@@ -48,8 +48,8 @@ impl ChunkMap {
         bytes
     }
 
-    /// [`ChunkMap::mean`] of the chunk map that begins with `bytes`, two at least. `None` if they begin
-    /// no chunk map.
+    /// [`ChunkMap::mean`] of the chunk map that begins with `bytes`, two at least. `None` if they
+    /// begin no chunk map.
     #[must_use]
     pub fn mean_of(bytes: &[u8]) -> Option<u32> {
         let &[VERSION, mean, ..] = bytes else { return None };

@@ -109,8 +109,8 @@ impl Md5Part {
     }
 
     /// Goes on behind the first `length` bytes of a content, whole groups, with their `state`. The
-    /// first `skips` bytes of the input are in it already. The md5 of the first `prefix` bytes, which
-    /// are more, is wanted too.
+    /// first `skips` bytes of the input are in it already. The md5 of the first `prefix` bytes,
+    /// which are more, is wanted too.
     pub(super) fn resume(length: u64, state: [u8; 16], skips: u64, prefix: u64) -> Self {
         Self::new(md5::Stream::resume(length, state), length, skips, Some(prefix))
     }
@@ -144,8 +144,8 @@ impl Md5Part {
         b.update(b_bytes);
     }
 
-    /// How many of `count` bytes can be taken before the next group begins or the prefix ends. Saves
-    /// the state if a group begins here, and has at least one byte.
+    /// How many of `count` bytes can be taken before the next group begins or the prefix ends.
+    /// Saves the state if a group begins here, and has at least one byte.
     fn enter(&mut self, count: usize) -> usize {
         self.end_prefix();
         let in_group = self.length % GROUP_BYTES;

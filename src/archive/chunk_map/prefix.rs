@@ -1,6 +1,6 @@
 //! The prefix of a file that grew, as the receiver checks it. The receiver has the previous content
-//! with its BLAKE3. It reads the samples, and computes BLAKE3 of the grown content from the subtrees
-//! and the new bytes.
+//! with its BLAKE3. It reads the samples, and computes BLAKE3 of the grown content from the
+//! subtrees and the new bytes.
 
 use super::map::ChunkMap;
 use super::resume::Sample;
@@ -47,8 +47,8 @@ pub struct ResumedBlake3 {
 }
 
 impl ResumedBlake3 {
-    /// Goes on behind the content of `size` bytes whose BLAKE3 is `known`; `None` if `prefix` cannot
-    /// be of so many bytes.
+    /// Goes on behind the content of `size` bytes whose BLAKE3 is `known`; `None` if `prefix`
+    /// cannot be of so many bytes.
     #[must_use]
     pub fn new(prefix: &KnownPrefix, size: u64, known: Blake3) -> Option<Self> {
         let groups = groups_before(size);

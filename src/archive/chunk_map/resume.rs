@@ -1,5 +1,5 @@
-//! Digests and chunk map of a content that grew, without reading what it had, and samples by which to
-//! see whether that is still there.
+//! Digests and chunk map of a content that grew, without reading what it had, and samples by which
+//! to see whether that is still there.
 
 use super::chunker::Chunker;
 use super::hasher::{ChunkMapHasher, ContentPart, Md5Part};
@@ -37,11 +37,11 @@ impl Resume {
         self.start
     }
 
-    /// Takes the bytes from [`Resume::start`] on, and gives digests and chunk map of the whole content.
-    /// [`prefix`](super::Hashed::prefix) and [`prefix_md5`](super::Hashed::prefix_md5) are of as many
-    /// bytes as the previous content had. If they differ from its digests, the content does not begin
-    /// with it, or the chunk map is of another one. They are `None` if the content has become
-    /// shorter; no digest is valid then.
+    /// Takes the bytes from [`Resume::start`] on, and gives digests and chunk map of the whole
+    /// content. [`prefix`](super::Hashed::prefix) and [`prefix_md5`](super::Hashed::prefix_md5) are
+    /// of as many bytes as the previous content had. If they differ from its digests, the content
+    /// does not begin with it, or the chunk map is of another one. They are `None` if the content
+    /// has become shorter; no digest is valid then.
     #[must_use]
     pub fn into_hasher(self) -> ChunkMapHasher {
         self.hasher

@@ -88,7 +88,8 @@ fn chunks_are_those_of_the_crate() {
 #[test]
 fn golden() {
     let bytes = chunk_map(&noise(3 * MIB + 12_345, 7)).encode();
-    // The format and the chunks are a promise to other versions: a change of this value is a new format.
+    // The format and the chunks are a promise to other versions: a change of this value is a new
+    // format.
     assert_eq!(bytes.len(), 11 + 16 + 2 * 32 + 37 * 20);
     assert_eq!(
         blake3(&bytes).to_string(),

@@ -1,5 +1,5 @@
-//! BLAKE3 of a content by groups, so that it can be resumed where a group begins (section 2.1 of the
-//! BLAKE3 paper: the tree over a content has a complete subtree for each group).
+//! BLAKE3 of a content by groups, so that it can be resumed where a group begins (section 2.1 of
+//! the BLAKE3 paper: the tree over a content has a complete subtree for each group).
 
 use crate::archive::digest::{Blake3, Digest};
 use blake3::Hasher;
@@ -23,8 +23,8 @@ pub(super) struct Tree {
     subtrees: Vec<ChainingValue>,
     groups: u64,
     current: Hasher,
-    /// Bytes in the current group. A full group is ended when another byte comes: without one it may
-    /// be the whole content.
+    /// Bytes in the current group. A full group is ended when another byte comes: without one it
+    /// may be the whole content.
     current_bytes: u64,
     /// Length of the prefix whose BLAKE3 is wanted.
     prefix: Option<u64>,
@@ -37,8 +37,8 @@ impl Tree {
         Self::resume(0, Vec::new(), prefix)
     }
 
-    /// Goes on behind the first `groups` groups of a content, which are `subtrees`: one for each bit
-    /// set in that number. At least one byte has to follow.
+    /// Goes on behind the first `groups` groups of a content, which are `subtrees`: one for each
+    /// bit set in that number. At least one byte has to follow.
     pub(super) fn resume(groups: u64, subtrees: Vec<ChainingValue>, prefix: Option<u64>) -> Self {
         let mut tree =
             Self { subtrees, groups, current: Hasher::new(), current_bytes: 0, prefix, prefix_digest: None };

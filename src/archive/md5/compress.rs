@@ -1,7 +1,9 @@
-//! The compression function of md5 (RFC 1321), its padding, and its steps as macros, so that vectors take the same ones.
+//! The compression function of md5 (RFC 1321), its padding, and its steps as macros, so that
+//! vectors take the same ones.
 //!
-//! A step makes one word of the state out of the word that the step before has just made. How long a block takes is the sum of
-//! what lies between the two; anything else fits beside it. So everything that does not need the newest word is added before.
+//! A step makes one word of the state out of the word that the step before has just made. How long
+//! a block takes is the sum of what lies between the two; anything else fits beside it. So
+//! everything that does not need the newest word is added before.
 
 /// A message is taken in pieces of this size.
 pub(super) type Block = [u8; 64];
@@ -22,15 +24,16 @@ const SINES: [u32; 64] = [
     0x6fa8_7e4f, 0xfe2c_e6e0, 0xa301_4314, 0x4e08_11a1, 0xf753_7e82, 0xbd3a_f235, 0x2ad7_d2bb, 0xeb86_d391,
 ];
 
-/// The constants, without the compiler knowing what they are. Where it does, it moves their addition to the end of the sum, after
-/// the newest word, which makes each step a cycle longer: a fifth of the time.
+/// The constants, without the compiler knowing what they are. Where it does, it moves their
+/// addition to the end of the sum, after the newest word, which makes each step a cycle longer: a
+/// fifth of the time.
 #[inline(always)]
 pub(super) fn sines() -> &'static [u32; 64] {
     std::hint::black_box(&SINES)
 }
 
-/// One step, for each of several states. `$ops` is a module of the operations on a word, `$mix` the one of this round, which
-/// adds its result to a sum.
+/// One step, for each of several states. `$ops` is a module of the operations on a word, `$mix` the
+/// one of this round, which adds its result to a sum.
 macro_rules! step {
     ($ops:ident $mix:ident [$a:ident $b:ident $c:ident $d:ident] $word:expr, $sine:expr, $shift:literal) => {
         for j in 0..$a.len() {
@@ -55,8 +58,8 @@ macro_rules! round {
     };
 }
 
-/// Takes one block into each of several states: `$state` is an array of four words, each an array with one element for each
-/// state; `$words` are the sixteen words of the blocks, likewise.
+/// Takes one block into each of several states: `$state` is an array of four words, each an array
+/// with one element for each state; `$words` are the sixteen words of the blocks, likewise.
 macro_rules! take_block {
     ($ops:ident, $state:ident, $words:ident, $sines:ident) => {
         let [mut a, mut b, mut c, mut d] = $state;
@@ -93,7 +96,8 @@ mod word {
     pub(super) fn f(sum: u32, b: u32, c: u32, d: u32) -> u32 {
         add(sum, d ^ (b & (c ^ d)))
     }
-    /// The two halves have no bit in common, so they can be added one after the other: that with `b`, the newest, last.
+    /// The two halves have no bit in common, so they can be added one after the other: that with
+    /// `b`, the newest, last.
     #[inline(always)]
     pub(super) fn g(sum: u32, b: u32, c: u32, d: u32) -> u32 {
         add(add(sum, c & !d), b & d)
@@ -108,7 +112,8 @@ mod word {
     }
 }
 
-/// Takes blocks into `N` states side by side, as many as the shortest of `messages` has; says how many.
+/// Takes blocks into `N` states side by side, as many as the shortest of `messages` has; says how
+/// many.
 #[inline(always)]
 fn take<const N: usize>(states: [&mut [u32; 4]; N], messages: [&[Block]; N]) -> usize {
     let sines = sines();
@@ -132,13 +137,14 @@ pub(super) fn take_one(state: &mut [u32; 4], message: &[Block]) {
     take([state], [message]);
 }
 
-/// Takes blocks of two messages, as many as the shorter has; says how many. Little slower than one: the steps of one message
-/// fit into the waits of the other.
+/// Takes blocks of two messages, as many as the shorter has; says how many. Little slower than one:
+/// the steps of one message fit into the waits of the other.
 pub(super) fn take_two(states: [&mut [u32; 4]; 2], messages: [&[Block]; 2]) -> usize {
     take(states, messages)
 }
 
-/// The end of a message: what is left after its whole blocks, the mark, zeros, and its length in bits.
+/// The end of a message: what is left after its whole blocks, the mark, zeros, and its length in
+/// bits.
 #[derive(Clone, Copy)]
 pub(super) struct Tail {
     blocks: [Block; 2],
@@ -163,7 +169,7 @@ impl Tail {
     }
 }
 
-/// The digest that a final state stands for.
+/// The digest of a final state.
 pub(super) fn digest_of(state: [u32; 4]) -> [u8; 16] {
     let mut digest = [0; 16];
     for (bytes, word) in digest.as_chunks_mut::<4>().0.iter_mut().zip(state) {

@@ -7,9 +7,9 @@ pub(super) type State<const N: usize> = [[u32; N]; 4];
 
 /// A way to take blocks of `N` messages side by side.
 pub(super) trait Engine<const N: usize> {
-    /// Takes blocks into the first `busy` lanes of `state`, as many as the shortest of `messages` has, and says how many. Lanes
-    /// after these may get any value, but have a message too, of no fewer blocks. Only called with
-    /// more than two `busy` ones.
+    /// Takes blocks into the first `busy` lanes of `state`, as many as the shortest of `messages`
+    /// has, and says how many. Lanes after these may get any value, but have a message too, of no
+    /// fewer blocks. Only called with more than two `busy` ones.
     fn take(&self, state: &mut State<N>, messages: &[&[Block]; N], busy: usize) -> usize;
 }
 
@@ -82,7 +82,8 @@ pub(super) fn digest<const N: usize>(engine: &impl Engine<N>, contents: &[&[u8]]
                 put(&mut state, at, START);
                 at += 1;
             } else {
-                // The last lane moves here, so that the busy ones stay together; it has yet to advance.
+                // The last lane moves here, so that the busy ones stay together; it has yet to
+                // advance.
                 lanes.swap_remove(at);
                 let last = state.map(|word| word[lanes.len()]);
                 put(&mut state, at, last);
@@ -94,8 +95,8 @@ pub(super) fn digest<const N: usize>(engine: &impl Engine<N>, contents: &[&[u8]]
 
 /// Takes blocks into all `lanes`, as many as the lane has that has fewest next; says how many.
 ///
-/// One or two messages do not go through vectors: measured, a block of one message takes 80 ns, of two 86 ns, of up to 8 with AVX2
-/// 98 ns, of up to 16 with AVX-512 117 ns.
+/// One or two messages do not go through vectors: measured, a block of one message takes 80 ns, of
+/// two 86 ns, of up to 8 with AVX2 98 ns, of up to 16 with AVX-512 117 ns.
 fn take<const N: usize>(engine: &impl Engine<N>, state: &mut State<N>, lanes: &[Lane<'_>]) -> usize {
     match lanes {
         [] => 0,

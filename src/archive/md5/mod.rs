@@ -1,8 +1,10 @@
-//! md5 at the speed of the processor. Each step of md5 has to wait for the one before, so a single message leaves most of a
-//! processor idle. [`digest_many`] puts one message into each lane of its vector registers; [`Stream`] is for one message
-//! that comes in pieces, and [`update_pair`] takes two of those at little more than the cost of one.
+//! md5 at the speed of the processor. Each step of md5 has to wait for the one before, so a single
+//! message leaves most of a processor idle. [`digest_many`] puts one message into each lane of its
+//! vector registers; [`Stream`] is for one message that comes in pieces, and [`update_pair`] takes
+//! two of those at little more than the cost of one.
 //!
-//! `compress` is the function itself, `simd` the same for many lanes, `lanes` says which message is in which lane.
+//! `compress` is the function itself, `simd` the same for many lanes, `lanes` says which message is
+//! in which lane.
 
 mod compress;
 mod lanes;
@@ -37,8 +39,8 @@ pub fn digest_many(contents: &[&[u8]]) -> Vec<[u8; 16]> {
     by_speed.filter_map(|instructions| digest_many_with(instructions, contents)).next().unwrap_or_default()
 }
 
-/// md5 of each of `contents`, in their order; `None` if the processor does not have these instructions, which cannot be of
-/// [`Instructions::Base`].
+/// md5 of each of `contents`, in their order; `None` if the processor does not have these
+/// instructions, which cannot be of [`Instructions::Base`].
 #[must_use]
 pub fn digest_many_with(instructions: Instructions, contents: &[&[u8]]) -> Option<Vec<[u8; 16]>> {
     match instructions {

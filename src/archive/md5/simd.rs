@@ -1,12 +1,13 @@
-//! Blocks of many messages side by side by the vector instructions of x86-64. The only place with unsafe code: such a function may
-//! be called only where the processor has its instructions, which shows at run time; and vectors are read through pointers.
+//! Blocks of many messages side by side by the vector instructions of x86-64. The only place with
+//! unsafe code: such a function may be called only where the processor has its instructions, which
+//! shows at run time; and vectors are read through pointers.
 #![allow(unsafe_code)]
 
 use super::compress::{Block, round, sines, step, take_block};
 use super::lanes::{Engine, State};
 use std::arch::x86_64::*;
 
-/// Proof that the processor has AVX-512, and AVX2.
+/// Exists only where the processor has AVX-512 and AVX2.
 pub(super) struct Avx512(());
 
 impl Avx512 {
@@ -30,7 +31,7 @@ impl Engine<32> for Avx512 {
     }
 }
 
-/// Proof that the processor has AVX2.
+/// Exists only where the processor has AVX2.
 pub(super) struct Avx2(());
 
 impl Avx2 {
@@ -53,11 +54,13 @@ impl Engine<16> for Avx2 {
     }
 }
 
-/// What is the same for vectors of any width: `$lanes` words in a `$vector`. Needs `words` and the operations beside it.
+/// What is the same for vectors of any width: `$lanes` words in a `$vector`. Needs `words` and the
+/// operations beside it.
 macro_rules! take_blocks {
     ($features:literal, $vector:ty, $lanes:literal, $zero:ident, $load:ident, $store:ident) => {
-        /// Takes blocks into the first `G` vectors of lanes, as many as the shortest of `messages` has; says how many. Two vectors
-        /// take less time than one and one: the steps of one fit into the waits of the other.
+        /// Takes blocks into the first `G` vectors of lanes, as many as the shortest of `messages`
+        /// has; says how many. Two vectors take less time than one and one: the steps of one fit
+        /// into the waits of the other.
         #[target_feature(enable = $features)]
         pub(super) fn take<const G: usize, const N: usize>(
             state: &mut State<N>,
@@ -110,7 +113,8 @@ mod avx512 {
             // SAFETY: a block has the size of a vector; the instruction needs no alignment.
             *row = unsafe { _mm512_loadu_si512(block_of(lane).as_ptr().cast()) };
         }
-        // First among four lanes: words 0, 4, 8, 12 of all four come into one vector, 1, 5, 9, 13 into the next ...
+        // First among four lanes: words 0, 4, 8, 12 of all four come into one vector, 1, 5, 9, 13
+        // into the next ...
         for four in rows.as_chunks_mut::<4>().0 {
             let [a, b, c, d] = *four;
             let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
@@ -193,7 +197,8 @@ mod avx2 {
             let mut rows = [_mm256_setzero_si256(); 4];
             for (lane, row) in rows.iter_mut().enumerate() {
                 let [low, high] = [block_of(lane), block_of(lane + 4)].map(|block| {
-                    // SAFETY: a quarter of a block has the size of half a vector; the instruction needs no alignment.
+                    // SAFETY: a quarter of a block has the size of half a vector; the instruction
+                    // needs no alignment.
                     unsafe { _mm_loadu_si128(block.as_chunks::<16>().0[quarter].as_ptr().cast()) }
                 });
                 *row = _mm256_set_m128i(high, low);

@@ -26,7 +26,8 @@ impl Stream {
         self.begin(rest);
     }
 
-    /// What goes on from `length` bytes, a multiple of 64, that came to `state`; see [`Stream::state`].
+    /// What goes on from `length` bytes, a multiple of 64, that came to `state`; see
+    /// [`Stream::state`].
     #[must_use]
     pub fn resume(length: u64, state: [u8; 16]) -> Self {
         let mut words = [0; 4];
@@ -36,7 +37,8 @@ impl Stream {
         Self { state: words, length: length / 64 * 64, begun: [0; 64] }
     }
 
-    /// What all bytes so far came to, as four little-endian words; `None` between blocks of 64 bytes.
+    /// What all bytes so far came to, as four little-endian words; `None` between blocks of 64
+    /// bytes.
     #[must_use]
     pub fn state(&self) -> Option<[u8; 16]> {
         (self.held() == 0).then(|| digest_of(self.state))
@@ -55,7 +57,8 @@ impl Stream {
         (self.length % 64) as usize
     }
 
-    /// Takes from `bytes` what the begun block lacks; what it gives back is to begin a new block, or is nothing.
+    /// Takes from `bytes` what the begun block lacks; what it gives back is to begin a new block,
+    /// or is nothing.
     fn complete<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let held = self.held();
         if held == 0 {
@@ -82,7 +85,8 @@ impl Stream {
     }
 }
 
-/// Takes the next bytes of two messages, in little more time than the longer of the two would need alone.
+/// Takes the next bytes of two messages, in little more time than the longer of the two would need
+/// alone.
 pub fn update_pair(a: (&mut Stream, &[u8]), b: (&mut Stream, &[u8])) {
     let ((a, a_bytes), (b, b_bytes)) = (a, b);
     let (a_bytes, b_bytes) = (a.complete(a_bytes), b.complete(b_bytes));

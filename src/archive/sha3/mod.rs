@@ -1,8 +1,10 @@
-//! SHA3-512 of many contents. Each step of it waits for the one before, so one content uses a fraction of a core; contents of the
-//! same length are hashed side by side in the lanes of vector registers: five times as fast with AVX-512, two and a half with AVX2.
+//! SHA3-512 of many contents. Each step of it waits for the one before, so one content uses a
+//! fraction of a core; contents of the same length are hashed side by side in the lanes of vector
+//! registers: five times as fast with AVX-512, two and a half with AVX2.
 //!
-//! This is our own code because blocks of the original blockcopy are hashed twice, and little else happens then. The `sha3` crate does
-//! what has no neighbours of its length, and is the reference in the tests.
+//! This is our own code because blocks of the original blockcopy are hashed twice, and little else
+//! happens then. The `sha3` crate does what has no neighbours of its length, and is the reference
+//! in the tests.
 
 #[cfg(target_arch = "x86_64")]
 mod simd;
@@ -28,7 +30,8 @@ pub fn sha3_of_each(contents: &[&[u8]]) -> Vec<Sha3> {
     contents.iter().map(|content| sha3(content)).collect()
 }
 
-/// Cuts `contents` into groups of neighbours of one length, at most `lanes` in each, and lets `together` digest those.
+/// Cuts `contents` into groups of neighbours of one length, at most `lanes` in each, and lets
+/// `together` digest those.
 #[cfg(target_arch = "x86_64")]
 fn by_length(contents: &[&[u8]], lanes: usize, together: impl Fn(&[&[u8]], &mut Vec<Sha3>)) -> Vec<Sha3> {
     let mut digests = Vec::with_capacity(contents.len());

@@ -1,5 +1,6 @@
-//! SHA3-512 (FIPS 202) of contents of one length, side by side by the vector instructions of x86-64. The unsafe code is two calls:
-//! such a function may be called only where the processor has its instructions, which shows at run time.
+//! SHA3-512 (FIPS 202) of contents of one length, side by side by the vector instructions of
+//! x86-64. The unsafe code is two calls: such a function may be called only where the processor has
+//! its instructions, which shows at run time.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -35,7 +36,7 @@ const ROUNDS: [u64; 24] = [
     0x8000_0000_8000_8008,
 ];
 
-/// The instructions that the processor has; proof of it, too.
+/// The instructions to use. A value exists only where the processor has them.
 #[derive(Clone, Copy)]
 pub(super) struct Engine(Kind);
 
@@ -70,7 +71,8 @@ impl Engine {
         }
     }
 
-    /// Adds the digests of contents of one length; there are some, and at most as many as there are lanes.
+    /// Adds the digests of contents of one length; there are some, and at most as many as there are
+    /// lanes.
     pub(super) fn digest(self, contents: &[&[u8]], digests: &mut Vec<[u8; 64]>) {
         // Lanes to spare do again what the last one does.
         let lane = |at: usize| contents[at.min(contents.len() - 1)];
@@ -99,7 +101,8 @@ fn word(bytes: &[u8], at: usize) -> i64 {
     }
 }
 
-/// The last bytes of a content, with the padding of SHA-3: bits 01 for its kind, then 1, zeros and 1.
+/// The last bytes of a content, with the padding of SHA-3: bits 01 for its kind, then 1, zeros and
+/// 1.
 fn padded(tail: &[u8]) -> [u8; RATE] {
     let mut block = [0; RATE];
     block[..tail.len()].copy_from_slice(tail);
@@ -131,7 +134,8 @@ macro_rules! keccak {
             digests
         }
 
-        /// Takes in the bytes of each content from `at` on. The state is row after row: word x of row y is 5 * y + x.
+        /// Takes in the bytes of each content from `at` on. The state is row after row: word x of
+        /// row y is 5 * y + x.
         #[inline]
         #[target_feature(enable = $features)]
         fn absorb(state: &mut [$vector; 25], contents: &[&[u8]; $lanes], at: usize) {
@@ -144,7 +148,8 @@ macro_rules! keccak {
                 let parity = |x: usize| xor3(xor3(a[x], a[x + 5], a[x + 10]), a[x + 15], a[x + 20]);
                 let c = [parity(0), parity(1), parity(2), parity(3), parity(4)];
                 let turned = c.map(|column| rotate::<1, 63>(column));
-                // Rho and pi: every word is turned by its own number of bits, and goes to another place.
+                // Rho and pi: every word is turned by its own number of bits, and goes to another
+                // place.
                 macro_rules! moved {
                     ($from:literal, $left:literal) => {
                         rotate::<$left, { (64 - $left) % 64 }>(xor3(

@@ -1,4 +1,4 @@
-//! The file that keeps what `save` overwrites, and `blockcopy undo`, which puts it back.
+//! The backup of what `save` overwrites, and `blockcopy undo`, which puts it back.
 
 mod undo;
 
@@ -16,11 +16,11 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// The most in one record, in bytes.
+/// The longest record, in bytes.
 const PIECE: u64 = 1 << 20;
 
-/// Keeps what is about to be overwritten.
-pub(super) struct Keeper {
+/// Writes the backup of what is about to be overwritten.
+pub(super) struct BackupWriter {
     file: File,
     name: String,
     bytes: u64,
@@ -28,14 +28,14 @@ pub(super) struct Keeper {
     content: Vec<u8>,
 }
 
-impl Keeper {
+impl BackupWriter {
     /// Makes the file, which must not be there, for a destination that is `old` now.
     pub(super) fn create(path: &Path, old: &Device) -> Result<Self> {
         let name = path.display().to_string();
         let file = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
-            // It holds what others may not be allowed to read where it comes from.
+            // Its content may be unreadable to other users where it comes from.
             .mode(0o600)
             .open(path)
             .map_err(|e| match e.kind() {
@@ -45,16 +45,16 @@ impl Keeper {
                 }
                 _ => Error::io(format!("cannot make {name}"), e),
             })?;
-        let mut keeper = Self { file, name, bytes: 0, buffer: Vec::new(), content: Vec::new() };
+        let mut backup = Self { file, name, bytes: 0, buffer: Vec::new(), content: Vec::new() };
         let Identity { is_device, size, device, inode, .. } = old.identity();
-        keeper.buffer.extend(Start { size, is_device, device, inode }.to_bytes());
-        keeper.sync()?;
-        // Its name has to be there after a crash, too.
+        backup.buffer.extend(Start { size, is_device, device, inode }.to_bytes());
+        backup.sync()?;
+        // Its name must survive a crash, too.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))
             .and_then(|folder| folder.sync_all())
-            .map_err(|e| Error::io(format!("cannot bring {} onto stable storage", keeper.name), e))?;
-        Ok(keeper)
+            .map_err(|e| Error::io(format!("cannot bring {} onto stable storage", backup.name), e))?;
+        Ok(backup)
     }
 
     pub(super) fn name(&self) -> &str {
@@ -67,11 +67,11 @@ impl Keeper {
     }
 
     /// Brings what `old` has in these ranges onto stable storage.
-    pub(super) fn keep(&mut self, old: &Device, ranges: impl Iterator<Item = Range<u64>>) -> Result<()> {
+    pub(super) fn back_up(&mut self, old: &Device, ranges: impl Iterator<Item = Range<u64>>) -> Result<()> {
         push_batch(&mut self.buffer, self.bytes);
         for range in ranges {
             let mut at = range.start;
-            // What is behind the old end is cut off again by an undo.
+            // An undo cuts off what lies behind the old end.
             let end = range.end.min(old.size());
             while at < end {
                 match old.extent(at..end) {
@@ -101,7 +101,7 @@ impl Keeper {
         self.sync()
     }
 
-    /// Notes that the copy has come to its end.
+    /// Records that the copy is complete.
     pub(super) fn end(&mut self) -> Result<()> {
         push_end(&mut self.buffer, self.bytes);
         self.sync()

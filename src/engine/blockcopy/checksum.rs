@@ -120,7 +120,7 @@ fn run(
     writer.finish(end, options.end, is_whole, stop)
 }
 
-/// A pipe cannot be positioned: what comes before the start is read and dropped.
+/// Reads a pipe up to the start of the part, and drops that: a pipe has no positions.
 fn skip(input: &mut Input<'_>, mut left: u64) -> Result<()> {
     let mut dropped = vec![0; 1 << 20];
     while left > 0 {
@@ -141,12 +141,12 @@ struct Writer {
     report: ChecksumReport,
 }
 
-/// A block that is wanted whatever it is has so many bytes, at most.
+/// The longest block of which any content is wanted, in bytes.
 const WANTED_BYTES: u64 = 1 << 20;
 /// Bytes of a hash of the original's.
 const SHA3_BYTES: usize = 64;
-/// Records are written when there are this many bytes of them.
-const ENOUGH: usize = 1 << 18;
+/// Records are written when they have so many bytes.
+const FLUSH_BYTES: usize = 1 << 18;
 
 impl Writer {
     fn begin(&mut self, head: &Head) -> Result<()> {
@@ -183,14 +183,14 @@ impl Writer {
         };
         self.report.hashed_bytes += bytes;
         monitor.counters().done_bytes.set(self.report.hashed_bytes);
-        // The other side has something to do while we read on.
+        // `retrieve` works while this process reads on.
         self.flush()
     }
 
     /// The original's records of a hole, which may be many.
     fn alike(&mut self, position: u64, length: u64, zero: &[u8], monitor: &dyn Monitor) -> Result<()> {
         let block = u64::from(BLOCK);
-        let batch = (ENOUGH / 80) as u64;
+        let batch = (FLUSH_BYTES / 80) as u64;
         let mut done = 0;
         while done < length {
             let count = batch.min((length - done) / block);
@@ -205,14 +205,15 @@ impl Writer {
         Ok(())
     }
 
-    /// The original's records of blocks that are wanted whatever they are: no content has such a hash.
+    /// The original's records of blocks that are wanted in any case: their hash is that of no
+    /// content.
     fn want(&mut self, range: Range<u64>, stop: &Stop<'_>) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
             let length = (range.end - at).min(WANTED_BYTES) as u32;
             hashes::push_block(&mut self.record, at, length, &[0; SHA3_BYTES]);
             at += u64::from(length);
-            if self.record.len() >= ENOUGH {
+            if self.record.len() >= FLUSH_BYTES {
                 stop.check()?;
                 self.flush()?;
             }

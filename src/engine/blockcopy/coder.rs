@@ -1,4 +1,4 @@
-//! Whether a block is worth compressing: only where the pipe is what everybody waits for.
+//! Whether a block is worth compressing: only where all threads wait for the pipe.
 
 use crate::archive::blockcopy::xz;
 use crate::archive::zstd;
@@ -21,15 +21,16 @@ pub enum Compress {
 const FAST_PIPE: u64 = 200_000_000;
 /// On a pipe slower than this, there is time for a better level.
 const SLOW_PIPE: u64 = 30_000_000;
-/// A block that does not lose this part of its bytes goes as it is: a sixteenth.
-const WORTH: usize = 16;
+/// A block that gets smaller by less than this part of its bytes, a sixteenth, goes as it is.
+const MIN_SAVING: usize = 16;
 /// Of blocks that do not get smaller, one of so many is tried.
 const RETRY: u64 = 16;
 
 /// Decides for all threads of one process.
 pub(super) struct Coder {
     compress: Compress,
-    /// Bytes a second that the pipe took lately, while somebody waited for it; 0 if it never kept anybody waiting.
+    /// Bytes a second that the pipe took lately while a thread waited for it; 0 before the first
+    /// wait.
     pipe_rate: AtomicU64,
     /// Blocks to send before the next attempt to compress one.
     pause: AtomicU64,
@@ -40,9 +41,9 @@ impl Coder {
         Self { compress, pipe_rate: AtomicU64::new(0), pause: AtomicU64::new(0) }
     }
 
-    /// Notes that writing so many bytes took so long.
-    pub(super) fn wrote(&self, bytes: u64, took: Duration) {
-        // What fits into the pipe says nothing of it.
+    /// Records that writing so many bytes took so long.
+    pub(super) fn record_write(&self, bytes: u64, took: Duration) {
+        // What fits into the pipe's buffer says nothing of its rate.
         if bytes < 65_536 {
             return;
         }
@@ -75,7 +76,9 @@ impl Coder {
             return None;
         }
         let mut frame = Vec::new();
-        if zstd::encode(content, level, &mut frame) && frame.len() < content.len() - content.len() / WORTH {
+        if zstd::encode(content, level, &mut frame)
+            && frame.len() < content.len() - content.len() / MIN_SAVING
+        {
             frame.shrink_to_fit();
             return Some(frame);
         }
@@ -99,12 +102,12 @@ mod tests {
         let text = b"again and again ".repeat(10_000);
         let coder = Coder::new(Compress::Auto);
         assert_eq!(coder.zstd(&text), None);
-        coder.wrote(100, Duration::from_secs(100));
+        coder.record_write(100, Duration::from_secs(100));
         assert_eq!(coder.zstd(&text), None);
-        coder.wrote(1 << 20, Duration::from_millis(1));
+        coder.record_write(1 << 20, Duration::from_millis(1));
         assert_eq!(coder.zstd(&text), None);
         for _ in 0..100 {
-            coder.wrote(1 << 20, Duration::from_millis(10));
+            coder.record_write(1 << 20, Duration::from_millis(10));
         }
         assert!(coder.zstd(&text).unwrap().len() < 1000);
         let mut noise = vec![0; 100_000];

@@ -1,4 +1,5 @@
-//! `blockcopy retrieve`: compares the source with the hashes of the destination, and sends what differs.
+//! `blockcopy retrieve`: compares the source with the hashes of the destination, and sends what
+//! differs.
 
 mod ask;
 mod compare;
@@ -35,10 +36,11 @@ pub struct RetrieveOptions {
     pub threads: usize,
 }
 
-/// Reads hashes from `hashes` and writes to `out` what the destination lacks.
+/// Reads hashes from `hashes` and writes to `out` what is missing at the destination.
 ///
 /// # Errors
-/// The source cannot be read, a neighbour has ended or sent what is no such stream, or the user wants to stop.
+/// The source cannot be read, a neighbour has ended or sent what is no such stream, or the user
+/// wants to stop.
 pub fn retrieve(
     options: &RetrieveOptions,
     hashes: File,

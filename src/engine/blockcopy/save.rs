@@ -17,7 +17,8 @@ use std::fs::File;
 /// Reads a stream of `retrieve` from `data` and brings the destination to what the source was.
 ///
 /// # Errors
-/// The destination cannot be written, or the copy does not fit; the stream ends before its end or is damaged; the user wants to stop.
+/// The destination cannot be written, or the copy does not fit; the stream ends before its end or
+/// is damaged; the user wants to stop.
 pub fn save(options: &SaveOptions, data: File, monitor: &dyn Monitor) -> Result<SaveReport> {
     let stop = Stop::new(monitor);
     let target = Target::open(&options.destination, options.dry_run, options.sparse)?;

@@ -1,4 +1,5 @@
-//! Reading and hashing a file, a device or a pipe on all cores; the hashes come out in order. Holes are not read.
+//! Reading and hashing a file, a device or a pipe on all cores. The hashes come out in order. Holes
+//! are not read.
 
 use super::wire::{Input, Stop};
 use super::{SPAN, WINDOW};
@@ -9,7 +10,7 @@ use crate::error::Result;
 use crate::source::device::{Device, SparseExtent};
 use std::ops::Range;
 
-/// Something that was read.
+/// A part that was read.
 pub(super) enum Scanned {
     /// Hashes of the blocks of a span.
     Span { position: u64, length: u32, hashes: Vec<u8> },
@@ -29,7 +30,8 @@ pub(super) fn span_of(block: usize) -> u32 {
     (SPAN / block).max(1) * block
 }
 
-/// Cuts `range` of a device into spans to read and runs of whole blocks that are a hole. Blocks are counted from `start` on.
+/// Cuts `range` of a device into spans to read and runs of whole blocks that are a hole. Blocks are
+/// counted from `start` on.
 pub(super) fn pieces(
     device: &Device,
     block: usize,
@@ -52,7 +54,7 @@ pub(super) fn pieces(
                     at = last;
                     continue;
                 }
-                // What is less than a block is read.
+                // Less than a block of a hole is read.
                 if first < last { first } else { up(hole.end.max(at + 1)).min(range.end) }
             }
             SparseExtent::Data(data) => up(data.end).min(range.end),

@@ -1,5 +1,6 @@
-//! Any source, any destination, any cut and any damage of any stream: equal at the end, or an error and a destination that `undo` brings
-//! back. The streams are files here, one process after the other; real pipes are in tests/it/blockcopy.
+//! Any source, any destination, any cut and any damage of any stream: equal at the end, or an error
+//! and a destination that `undo` brings back. The streams are files here, one process after the
+//! other; real pipes are in tests/it/blockcopy.
 
 use super::backup::undo;
 use super::checksum::{ChecksumInput, ChecksumOptions, checksum};
@@ -255,7 +256,8 @@ proptest! {
         }
     }
 
-    /// A backup that was torn in its last batch had not been followed by writes there: what is whole of it is put back.
+    /// A backup that was torn in its last batch had not been followed by writes there: what is
+    /// whole of it is put back.
     #[test]
     fn a_torn_backup_is_taken_as_far_as_it_goes_and_a_damaged_one_refused(
         (source, old) in pair(), at in any::<prop::sample::Index>(), cut in any::<bool>(),
@@ -267,7 +269,8 @@ proptest! {
         lab.save().unwrap();
         let whole = lab.read("backup");
         let at = START_LEN + at.index(whole.len() - START_LEN);
-        // The end's mark makes damage before it certain; a file that is cut before its batch was followed by nothing.
+        // The end's mark makes damage before it certain; a file that is cut before its batch was
+        // followed by nothing.
         lab.change("backup", |bytes| if cut { bytes.truncate(at) } else { bytes[at] ^= 1 });
         let mark = whole.len() - 20;
         if cut {
@@ -297,7 +300,8 @@ proptest! {
         }
         let before = start.min(old.len());
         prop_assert!(new.get(..before) == old.get(..before));
-        // A part ends where it was said; the original's stream has no word for an end that lies behind the destination's.
+        // A part ends where it was said; the original's stream has no word for an end that lies
+        // behind the destination's.
         if way.native.is_some() || start + (length as usize) < old.len() {
             prop_assert!(new.get(end.max(start)..) == old.get(end.max(start)..) || new.len() <= end.max(start));
         }
@@ -388,7 +392,8 @@ fn batches_of_tiny_records_are_bounded() {
     assert!(lab.read("old") == [7; 10_000]);
 }
 
-/// In the original's stream, blocks of zeros are not told from others, and small records are written together.
+/// In the original's stream, blocks of zeros are not told from others, and small records are
+/// written together.
 #[test]
 fn zeros_between_blocks_of_the_original_become_holes() {
     use std::os::unix::fs::MetadataExt;

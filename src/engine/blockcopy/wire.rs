@@ -1,5 +1,5 @@
-//! Both ends of a pipe, and the processes behind them. All waiting ends when a neighbour has died, or
-//! the user wants to stop.
+//! Both ends of a pipe, and the processes behind them. All waiting ends when a neighbour has died,
+//! or the user wants to stop.
 
 use crate::archive::blockcopy::{BadRecord, DONE, Tag};
 use crate::error::{Error, ErrorKind, Result};
@@ -257,7 +257,8 @@ impl Output {
                     IoSlice::advance_slices(&mut left, count);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                // Another process that shares this pipe, a shell for instance, made it non-blocking.
+                // Another process that shares this pipe, a shell for instance, made it
+                // non-blocking.
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
                     let _ = poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], Some(&POLL_INTERVAL));
                 }
@@ -269,8 +270,8 @@ impl Output {
     }
 }
 
-/// Runs `work`, while another thread watches whether the reader of `out` is still there: a process that
-/// has nothing to write would not learn it otherwise.
+/// Runs `work`, while another thread watches whether the reader of `out` is still there: a process
+/// that has nothing to write would not learn it otherwise.
 pub(super) fn watching<T>(
     out: &File,
     reader: Neighbour,

@@ -7,11 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// Whoever makes a file writes to it all the time.
-const STILL: Duration = Duration::from_secs(24 * 60 * 60);
+/// A file that is still being made was written to more recently than this.
+const MAX_IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Finds unfinished files beside `database` to which nobody has written for a day, and removes them unless `keep`. Gives each with the
-/// bytes that it takes on the disk.
+/// Finds unfinished files beside `database` that were not written to for a day, and removes them
+/// unless `keep`. Gives each with the bytes that it takes on the disk.
 ///
 /// # Errors
 /// The folder cannot be read, or a file cannot be removed.
@@ -28,7 +28,7 @@ pub fn collect_partial(database: &Path, keep: bool) -> Result<Vec<(PathBuf, u64)
         }
         let meta = entry.metadata().map_err(io)?;
         let age = meta.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
-        if meta.is_file() && age.is_some_and(|age| age > STILL) {
+        if meta.is_file() && age.is_some_and(|age| age > MAX_IDLE) {
             found.push((entry.path(), meta.blocks() * 512));
         }
     }

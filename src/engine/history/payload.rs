@@ -1,5 +1,6 @@
-//! What the records of a backup hold. A snapshot is the index as it lies on the disk. A change, and a rewind, is a sequence of items, each a
-//! byte that says its kind, and then, with numbers little-endian:
+//! What the records of a backup hold. A snapshot is the index as it lies on the disk. A change, and
+//! a rewind, is a sequence of items, each a byte that says its kind, and then, with numbers
+//! little-endian:
 //!
 //! | kind | content |
 //! |---|---|

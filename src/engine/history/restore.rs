@@ -1,4 +1,5 @@
-//! `history restore`: an index out of its backup. `history compact`: the backup in fewer records.
+//! `history restore` makes an index of its backup. `history compact` makes a backup of fewer
+//! records.
 
 use super::backup::BackupFile;
 use super::payload::{Item, Items};
@@ -25,17 +26,19 @@ pub struct RestoreReport {
     pub digest: IndexDigest,
     /// Regular files of it.
     pub files: u64,
-    /// Newer generations that cannot be had, because the backup is damaged.
+    /// Newer generations that are lost, because the backup is damaged.
     pub lost: Vec<u64>,
     /// What was wrong with the backup.
     pub damage: Option<super::backup::Damage>,
 }
 
-/// Rebuilds the index out of the backup at `source`: at the newest generation that can be had, or at that one. It gets the name `database`
-/// when it is complete; if one is there, only with `replace`.
+/// Rebuilds the index from the backup at `source`, at `generation` or the newest one that is whole.
+/// It gets the name `database` when it is complete. An index of that name is replaced only with
+/// `replace`.
 ///
 /// # Errors
-/// There is an index, the backup does not have the generation or is damaged where that needs it, or the disk fails.
+/// There is an index, the backup does not have the generation or is damaged where that needs it, or
+/// the disk fails.
 pub fn restore(
     source: &Path,
     database: &Path,
@@ -80,10 +83,11 @@ pub fn restore(
     })
 }
 
-/// Folds all but the last change of the backup at `path` into a snapshot. Gives its lengths in bytes before and after.
+/// Merges all but the last change of the backup at `path` into a snapshot. Gives its lengths in
+/// bytes before and after.
 ///
 /// # Errors
-/// It is damaged, another run uses it, or the disk fails; it stands as it is then.
+/// It is damaged, another run uses it, or the disk fails; it is unchanged then.
 pub fn compact_backup(path: &Path, monitor: &dyn Monitor) -> Result<[u64; 2]> {
     let backup = BackupFile::open_to_append(path)?;
     let name = backup.path().to_path_buf();
@@ -106,7 +110,7 @@ struct Rebuilding<'a> {
 }
 
 impl Rebuilding<'_> {
-    /// Makes the index of the last of these records, beside `target`.
+    /// Makes the index of the last of these records in a file beside `target`.
     fn rebuild(&self, chain: &[Place], target: &Path) -> Result<tempfile::TempPath> {
         let [snapshot, changes @ ..] = chain else {
             return Err(Error::new(ErrorKind::Internal, "a version of no record"));
@@ -129,7 +133,7 @@ impl Rebuilding<'_> {
             apply(&index, self.name, place.head.version, place.head.created_s, None, batches)?;
             self.expect(&index, place)?;
         }
-        // What came later or was abandoned must not be used again, whether it is wanted now or not.
+        // Numbers and ids of later and abandoned generations must not be used again.
         let lineage = self.backup.lineage();
         if let Some(last) = lineage.records().last()
             && last.head.kind != Kind::Snapshot
@@ -139,7 +143,7 @@ impl Rebuilding<'_> {
             if last.head.kind == Kind::Rewind && is_live {
                 self.remember_all(last, &index, &mut counters)?;
             } else {
-                self.items(last).try_for_each(|item| note(&item?, &mut counters))?;
+                self.items(last).try_for_each(|item| raise(&item?, &mut counters))?;
             }
         }
         let highest = lineage.records().iter().map(|place| place.head.version).max().unwrap_or(0);
@@ -152,7 +156,7 @@ impl Rebuilding<'_> {
         Items::new(self.backup.payload(place))
     }
 
-    /// Takes the snapshot out.
+    /// Unpacks the snapshot.
     fn unpack(&self, place: &Place, target: &Path) -> Result<tempfile::TempPath> {
         let mut prefix = target.file_name().unwrap_or_default().to_os_string();
         prefix.push(PARTIAL_INFIX);
@@ -184,13 +188,13 @@ impl Rebuilding<'_> {
                     });
                     remember(index, self.name, &line, batches)?;
                 }
-                other => note(&other, counters)?,
+                other => raise(&other, counters)?,
             }
         }
         Ok(())
     }
 
-    /// The index is what the record says.
+    /// Checks that the index has the generation and digest of the record.
     fn expect(&self, index: &Path, place: &Place) -> Result<()> {
         let history = History::open(index)?;
         let active = history.active()?;
@@ -208,7 +212,7 @@ impl Rebuilding<'_> {
     }
 }
 
-fn note(item: &Item, counters: &mut Counters) -> Result<()> {
+fn raise(item: &Item, counters: &mut Counters) -> Result<()> {
     if let Item::Counters(found) = item {
         counters.log_end = counters.log_end.max(found.log_end);
         counters.next_id = counters.next_id.max(found.next_id);

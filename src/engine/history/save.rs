@@ -15,7 +15,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What was done.
+/// What a run of `history backup` has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaveReport {
     /// The file was made.
@@ -32,11 +32,12 @@ pub struct SaveReport {
     pub damage: Option<Damage>,
 }
 
-/// Brings the backup at `target` up to the generation that the index at `database` has now: makes it with a snapshot if nothing is there, else
-/// appends what changed since. With `init`, nothing must be there.
+/// Brings the backup at `target` up to the generation of the index at `database`: makes it with a
+/// snapshot if there is none, else appends the changes since. With `init`, there must be none.
 ///
 /// # Errors
-/// The index cannot be read, the backup is one of another index ([`ErrorKind::WrongIndex`]), another run uses it, or the disk fails.
+/// The index cannot be read, the backup is one of another index ([`ErrorKind::WrongIndex`]),
+/// another run uses it, or the disk fails.
 pub fn save(database: &Path, target: &Path, init: bool, monitor: &dyn Monitor) -> Result<SaveReport> {
     let source = Source::open(database, monitor)?;
     let active = source.history.active()?;
@@ -77,7 +78,7 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// An index is never written in place, so what is open stays as it is.
+    /// Opens the index. It is never written in place, so the open file does not change.
     fn open(database: &'a Path, monitor: &'a dyn Monitor) -> Result<Self> {
         let io = |e| Error::io(format!("cannot open the index {}", database.display()), e);
         settle(database)?;
@@ -134,15 +135,15 @@ impl<'a> Source<'a> {
                 .any(|previous| (previous.number, &previous.digest) == (number, digest) && previous.abandoned)
     }
 
-    /// Adds to the backup what it lacks.
+    /// Adds to the backup what is missing there.
     fn append(&self, backup: &mut BackupFile, report: &mut SaveReport) -> Result<()> {
         let active = self.history.active()?;
         let is_ancestor = |place: &&Place| self.is_ancestor(place.head.version, &place.head.digest);
         let is_not = |place: &&Place| !is_ancestor(place);
         let behind: Vec<Place> = backup.lineage().live_line().take_while(is_not).copied().collect();
         let base = backup.lineage().live_line().nth(behind.len()).copied();
-        let strange = behind.iter().find(|place| !self.is_abandoned(place.head.version, &place.head.digest));
-        let Some(base) = base.filter(|_| strange.is_none()) else {
+        let unknown = behind.iter().find(|place| !self.is_abandoned(place.head.version, &place.head.digest));
+        let Some(base) = base.filter(|_| unknown.is_none()) else {
             let newest = backup.lineage().live().map_or(0, |live| live.head.version);
             let what = format!(
                 "{} does not follow the backup {}, whose newest generation {newest} it does not know",
@@ -171,7 +172,7 @@ impl<'a> Source<'a> {
                     (parent, digest) = (generation.number, generation.digest);
                 }
             }
-            // Laid out afresh since.
+            // The index was compacted since.
             None => {
                 backup.append_snapshot(&record_of(active), (parent, &digest), |to| self.snapshot(to))?;
                 report.added.push(active.number);
@@ -188,7 +189,8 @@ impl<'a> Source<'a> {
         items.finish()
     }
 
-    /// The payload of a rewind: what a receiver may have that the index went back behind.
+    /// The payload of a rewind: the generations that were abandoned, which a receiver may still
+    /// have.
     fn abandoned_since(&self, number: u64, to: &mut dyn Write) -> Result<()> {
         let mut items = ItemWriter::new(to);
         for line in self.history.generations().iter().filter(|line| line.abandoned && line.number > number) {

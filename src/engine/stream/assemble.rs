@@ -61,7 +61,8 @@ impl Assembler {
         Self { block_size, state: Mutex::default(), ready, slots: Arc::new(Semaphore::new(slots)), runtime }
     }
 
-    /// Adds bytes of the archive, each exactly once; `bad` names the file that they were meant to be of.
+    /// Adds bytes of the archive, each exactly once; `bad` names the file that they were meant to
+    /// be of.
     pub(super) fn add(&self, mut offset: u64, mut bytes: Bytes, bad: Option<u64>) -> Result<(), Closed> {
         while !bytes.is_empty() {
             let number = offset / self.block_size;

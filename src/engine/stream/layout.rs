@@ -1,4 +1,5 @@
-//! Laying out the archive in the order of the walk: rows for the index here, the same for the log, contents for the blocks.
+//! Laying out the archive in the order of the walk: rows for the index here, the same for the log,
+//! contents for the blocks.
 
 use super::super::buffers::Buffers;
 use super::super::index::{
@@ -75,7 +76,8 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
     let (done_in, done_out) = channel::<Done>();
     let jobs_out = Arc::new(Mutex::new(jobs_out));
     std::thread::scope(|scope| {
-        // In here, so that it goes before the threads are waited for: they end when nobody has work for them.
+        // In here, so that it goes before the threads are waited for: they end when nobody has work
+        // for them.
         let mut layout = Layout {
             writer,
             records: Vec::new(),
@@ -227,7 +229,8 @@ impl Layout<'_> {
         if self.records.len() >= PART_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// Neighbours of one batch go on as one piece: a block may have room for a hundred thousand files.
+    /// Neighbours of one batch go on as one piece: a block may have room for a hundred thousand
+    /// files.
     fn hold(&mut self, offset: u64, content: BatchContent) -> Result<()> {
         if let Some((start, held)) = &mut self.held
             && *start + held.range.len() as u64 == offset
@@ -317,7 +320,8 @@ impl Layout<'_> {
         drop(self.log);
         self.writer.skipped(1, skipped)?;
         let sealed = self.writer.seal(&options.source_bytes(), 1, started_s)?;
-        // An index that is there goes to the receiver as a whole: it must not be, before the receiver has it as well.
+        // An index that is there goes to the receiver as a whole: it must not be, before the
+        // receiver has it as well.
         log_taken.blocking_recv().map_err(|_| closed())?;
         let written = sealed.put_in_place()?;
         Ok(IndexReport {

@@ -7,8 +7,8 @@
 //!                                     └─▶ assemble blocks ────┴──▶ PUT
 //! ```
 //!
-//! A block or file that fails here stays missing at the receiver. The upload that follows asks what is
-//! missing, and sends it.
+//! A block or file that fails here stays missing at the receiver. The upload that follows asks what
+//! is missing, and sends it.
 
 mod assemble;
 mod layout;
@@ -29,13 +29,13 @@ use tokio::sync::{mpsc, oneshot};
 /// Parts of the log that may wait to be sent, at most [`layout::PART_BYTES`] each.
 const LOG_PARTS: usize = 16;
 
-/// Indexes the folder and sends it to `client` at the same time. Afterwards the index is in place here
-/// and at the receiver, and the receiver has most of the contents. `stream` is a number that was
-/// never used.
+/// Indexes the folder and sends it to `client` at the same time. Afterwards the index is in place
+/// here and at the receiver, and the receiver has most of the contents. `stream` is a number that
+/// was never used.
 ///
 /// # Errors
-/// The folder cannot be read, the index cannot be written, or the receiver refuses or is unreachable
-/// for too long.
+/// The folder cannot be read, the index cannot be written, or the receiver refuses or is
+/// unreachable for too long.
 pub async fn stream(
     index: IndexOptions,
     upload: &UploadOptions,
@@ -64,7 +64,8 @@ pub async fn stream(
     };
     let theirs = monitor.clone();
     let sender = send::StreamSender::new(upload, stream, client, monitor);
-    // When sending ends early, the thread that lays out finds its channels closed, and ends as well.
+    // When sending ends early, the thread that lays out finds its channels closed, and ends as
+    // well.
     let (laid_out, sent) = tokio::join!(
         blocking(move || layout::run(plan, &*theirs)),
         sender.run(log_out, log_taken_in, blocks_out)

@@ -33,11 +33,12 @@ struct Backup {
     size: u64,
 }
 
-/// Puts back into the destination at `path` what the file `backup` kept. It may be done again, and again. With `moved`, the destination
-/// may be another file than the one that was overwritten.
+/// Puts what the file `backup` has back into the destination at `path`. It can be repeated. With
+/// `moved`, the destination may be another file than the one that was overwritten.
 ///
 /// # Errors
-/// The backup is damaged or not that of this destination: nothing is written then. The destination cannot be written.
+/// The backup is damaged or not that of this destination: nothing is written then. The destination
+/// cannot be written.
 pub fn undo(backup: &Path, path: &Path, moved: bool, monitor: &dyn Monitor) -> Result<UndoReport> {
     let name = backup.display().to_string();
     let failed = |e| Error::io(format!("cannot open {name}"), e);
@@ -45,7 +46,7 @@ pub fn undo(backup: &Path, path: &Path, moved: bool, monitor: &dyn Monitor) -> R
     let size = file.metadata().map_err(failed)?.len();
     let backup = Backup { file, name, size };
     let start = backup.start()?;
-    // All of it is looked at before anything is written.
+    // The whole backup is checked before anything is written.
     monitor.notice(Notice::Phase("reading the backup"));
     let (olds, torn_bytes) = backup.read(monitor)?;
     let mut target = Target::open(path, false, true)?;
@@ -65,14 +66,14 @@ pub fn undo(backup: &Path, path: &Path, moved: bool, monitor: &dyn Monitor) -> R
     }
     if torn_bytes > 0 {
         monitor.notice(Notice::Warning(format!(
-            "the last {torn_bytes} bytes of {} are not complete: what they were to keep had not been overwritten yet",
+            "the last {torn_bytes} bytes of {} are not complete: the destination had not been overwritten there yet",
             backup.name
         )));
     }
     monitor.notice(Notice::Phase("undoing"));
     let mut content = Vec::new();
     let mut restored_bytes = 0;
-    // What was kept first is what was there before all.
+    // The first backup of a place has what was there before the copy.
     for old in olds.iter().rev() {
         if monitor.is_cancelled() {
             return Err(
@@ -118,7 +119,7 @@ impl Backup {
         Start::parse(&bytes).map_err(|_| refused("is no backup of blockcopy, or its beginning is damaged"))
     }
 
-    /// All that it keeps, and how many bytes at its end are not complete.
+    /// All that it has, and how many bytes at its end are not complete.
     fn read(&self, monitor: &dyn Monitor) -> Result<(Vec<Old>, u64)> {
         let mut olds = Vec::new();
         let (mut at, mut is_ended) = (START_LEN as u64, false);
@@ -140,8 +141,8 @@ impl Backup {
             at = next;
         }
         let torn = self.size - at;
-        // Only the last batch may be torn: what came before it was on stable storage when the destination was changed.
-        // Its mark may be what is missing, so that its length counts from here.
+        // Only the last batch may be torn: those before it were on stable storage when the
+        // destination was changed. Its mark may be missing, too, so its length counts from here.
         if torn > 0 && (is_ended || self.has_mark_behind(at)?) {
             return Err(Error::new(ErrorKind::Malformed, format!("{} is damaged at {at}", self.name))
                 .with_hint("nothing was written; take it from another copy of that file"));
@@ -174,7 +175,7 @@ impl Backup {
         Ok((blake3(content) == hash).then_some((record, next)))
     }
 
-    /// Whether a batch begins, or the copy ends, somewhere behind `at`: the damage at `at` is none of an interrupted write then.
+    /// Whether a mark follows behind `at`: then no interrupted write made the damage at `at`.
     fn has_mark_behind(&self, at: u64) -> Result<bool> {
         if self.size - at > MAX_BATCH {
             return Ok(true);

@@ -1,5 +1,5 @@
-//! What the hashes of the destination ask of the source. What lies in a hole of the source, and is zeros at the destination too, is
-//! answered here: terabytes of it take no time.
+//! Questions about the source, made of the hashes of the destination. Where both have zeros, and
+//! the source has a hole, the answer is made here: terabytes of it take no time.
 
 use super::super::scan::{pieces, span_of};
 use super::super::wire::Input;
@@ -15,7 +15,7 @@ use std::ops::Range;
 
 type Asks = Feed<Ask, Result<Compared>>;
 
-/// Whether there is a hole, with the last answer kept: hashes come one after the other.
+/// Where the source has holes, with the last answer cached: hashes come in order.
 struct Holes<'j> {
     job: &'j Job<'j>,
     known: SparseExtent,
@@ -98,7 +98,8 @@ pub(super) fn original(job: &Job<'_>, first: HashRecord, input: &mut Input<'_>, 
     }
 }
 
-/// Hands on what was collected, of which there is one or the other. False says that nobody wants it any more.
+/// Hands on the group or the run that was collected; there is at most one of them. False says that
+/// the readers have ended.
 fn flush(group: &mut Option<Ask>, equal: &mut Range<u64>, feed: &Asks) -> bool {
     let run = std::mem::take(equal);
     let run = (!run.is_empty()).then(|| Ask::Answered(Compared::Equal(run)));
@@ -110,7 +111,8 @@ pub(super) fn native(job: &Job<'_>, head: &Head, input: &mut Input<'_>, feed: &A
     let (block, end) = (u64::from(head.block), head.copy_end());
     let mut holes = Holes::new(job);
     let mut bytes = Vec::new();
-    // Up to where the destination was heard of; a block that it has only a part of counts as a whole one.
+    // Up to where the destination was heard of; a block that it has only a part of counts as a
+    // whole one.
     let (mut next, mut is_last) = (head.start, false);
     loop {
         let tag = input.record(&mut bytes, HashRecord::length)?;

@@ -26,7 +26,8 @@ const MAX_HASHES: usize = 64 << 10;
 
 /// What the destination has there.
 pub(super) enum Want {
-    /// Blocks with these hashes, `length` bytes in all; the last one may be shorter than the source's.
+    /// Blocks with these hashes, `length` bytes in all; the last one may be shorter than the
+    /// source's.
     Hashes { hashes: Vec<u8>, length: u64 },
     /// Zeros, `length` bytes; whatever it is, where it is behind them.
     Zeros { length: u64 },
@@ -47,9 +48,9 @@ pub(super) struct Blocks {
     pub(super) position: u64,
     pub(super) content: Buffer,
     pub(super) block: usize,
-    /// The source's hashes; empty where nobody needs them.
+    /// The source's hashes; empty where they are not needed.
     pub(super) hashes: Vec<u8>,
-    /// For each block.
+    /// One for each block.
     pub(super) verdicts: Vec<Verdict>,
 }
 

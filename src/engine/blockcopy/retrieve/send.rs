@@ -1,4 +1,4 @@
-//! Writing what was found to `save`, in order.
+//! Writing the outcomes to `save`, in order.
 
 use super::super::wire::Output;
 use super::compare::{Blocks, Compared, Verdict};
@@ -11,8 +11,8 @@ use crate::error::Result;
 use std::ops::Range;
 use std::time::Instant;
 
-/// A run of equal bytes is told when it is so long, in bytes, so that progress can be seen over there.
-const TELL: u64 = 256 << 20;
+/// A run of equal bytes is sent when it is so long, in bytes, so that `save` shows progress.
+const MAX_RUN_BYTES: u64 = 256 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RunKind {
@@ -93,7 +93,7 @@ impl<'j> Sender<'j> {
         } else {
             self.run.end = range.end;
         }
-        if self.run.end - self.run.start >= TELL {
+        if self.run.end - self.run.start >= MAX_RUN_BYTES {
             self.end_run();
             self.write(&[])?;
         }
@@ -171,14 +171,14 @@ impl<'j> Sender<'j> {
         }
         let (before, began) = (self.output.bytes(), Instant::now());
         self.output.write(&pieces)?;
-        self.job.coder.wrote(self.output.bytes() - before, began.elapsed());
+        self.job.coder.record_write(self.output.bytes() - before, began.elapsed());
         self.heads = heads;
         self.heads.drain(..at);
         Ok(())
     }
 
     pub(super) fn finish(mut self) -> Result<RetrieveReport> {
-        // Nothing is called done, nor proven, that was taken from a source of which a part is gone.
+        // A source that lost a part meanwhile was not copied, whatever was read.
         self.job.device.check_size()?;
         self.end_run();
         if let (Some(root), Some(head)) = (&self.root, &self.job.head) {

@@ -1,4 +1,4 @@
-//! Taking the stream apart, and proving that each block is what was announced; on any thread.
+//! Parsing the stream, and verifying each block; on any thread.
 
 use super::super::wire::{Input, Neighbour};
 use crate::archive::blockcopy::data::{Block, Coding, DataRecord};
@@ -35,15 +35,15 @@ pub(super) enum Part {
     Done,
 }
 
-/// The same before it was looked at.
+/// The same before it was decoded.
 pub(super) enum Raw {
     Ready(Part),
     Xz { position: u64, body: Buffer },
     Block { block: Block, body: Buffer },
 }
 
-/// Small records of the original that follow each other are written together, up to so many bytes.
-const TOGETHER: usize = 1 << 20;
+/// Adjacent small records of the original are joined, up to so many bytes.
+const MAX_JOINED_BYTES: usize = 1 << 20;
 
 /// Takes the stream apart.
 pub(super) fn parse(
@@ -52,7 +52,7 @@ pub(super) fn parse(
     feed: &Feed<Raw, Result<Part>>,
 ) -> Result<()> {
     let mut head = Vec::new();
-    // Content of the original that may go on.
+    // Content of the original to which the next record may be joined.
     let mut open: Option<(u64, Buffer)> = None;
     loop {
         let tag = input.record(&mut head, DataRecord::length)?;
@@ -60,7 +60,7 @@ pub(super) fn parse(
         if let DataRecord::Data { position, length } = record
             && let Some((start, content)) = &mut open
             && *start + content.len() as u64 == position
-            && content.len() + length as usize <= TOGETHER
+            && content.len() + length as usize <= MAX_JOINED_BYTES
         {
             let at = content.len();
             content.resize(at + length as usize, 0);
@@ -100,7 +100,7 @@ pub(super) fn parse(
     }
 }
 
-/// Decompresses, and compares with what was announced.
+/// Decompresses a block and compares its hash.
 pub(super) fn decode(raw: Raw, buffers: &Arc<Buffers>) -> Result<Part> {
     match raw {
         Raw::Ready(part) => Ok(part),

@@ -1,6 +1,6 @@
-//! Bringing the destination to what the source was, and proving it.
+//! Bringing the destination to what the source was, and verifying it.
 
-use super::super::backup::Keeper;
+use super::super::backup::BackupWriter;
 use super::super::scan::{Scanned, scan};
 use super::super::wire::{Neighbour, Stop};
 use super::options::{SaveOptions, SaveReport};
@@ -18,13 +18,15 @@ use crate::telemetry::{Monitor, Notice};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// With a backup, so many bytes wait for one sync of that file; few in unit tests, whose copies are to stop between batches.
+/// With a backup, how many bytes share one sync of that file. Unit tests have small batches, to
+/// stop between them.
 const BATCH: u64 = if cfg!(test) { 32 << 10 } else { 32 << 20 };
 
-/// What `--sparse` looks at on its own in a longer piece, in bytes.
+/// The unit in which `--sparse` finds zeros, in bytes.
 const CHUNK: usize = BLOCK as usize;
 
-/// What a change weighs besides its content: its place in memory, and its heads in the backup.
+/// What a change counts besides its content, in bytes: its place in memory, and its heads in the
+/// backup.
 const WEIGHT: u64 = 64;
 
 enum Change {
@@ -45,12 +47,12 @@ pub(super) struct Writer<'w> {
     target: Target,
     /// The destination for reading, as it was.
     old: Device,
-    keeper: Option<Keeper>,
+    backup: Option<BackupWriter>,
     batch: Vec<Change>,
     batch_bytes: u64,
     head: Option<Head>,
     has_begun: bool,
-    /// How far our own stream has come.
+    /// Where our own stream goes on.
     next: u64,
     root: Option<Blake3>,
     is_done: bool,
@@ -68,8 +70,8 @@ impl<'w> Writer<'w> {
         monitor: &'w dyn Monitor,
     ) -> Result<Self> {
         let old = Device::of(target.reader()?, target.name().to_string())?;
-        let keeper = match &options.backup {
-            Some(path) if !options.dry_run => Some(Keeper::create(path, &old)?),
+        let backup = match &options.backup {
+            Some(path) if !options.dry_run => Some(BackupWriter::create(path, &old)?),
             _ => None,
         };
         monitor.counters().total_bytes.set(target.size());
@@ -77,7 +79,7 @@ impl<'w> Writer<'w> {
             options,
             target,
             old,
-            keeper,
+            backup,
             batch: Vec::new(),
             batch_bytes: 0,
             head: None,
@@ -128,7 +130,7 @@ impl<'w> Writer<'w> {
                 self.zeros(position, length)?;
             }
             Part::Root { end, root } => {
-                // What was left out on the way would be missing here.
+                // A part that was left out on the way shows here.
                 let wanted = self.head.as_ref().map(Head::copy_end);
                 if self.root.is_some() || wanted != Some(end) || self.next != end {
                     return Err(out_of_place());
@@ -151,7 +153,7 @@ impl<'w> Writer<'w> {
         let is_same = head.destination.is_some_and(|then| {
             (then.is_device, then.device, then.inode) == (now.is_device, now.device, now.inode)
         });
-        // Parts may be copied by several at once: then others write there, too.
+        // Several processes may copy parts at once, and all of them write there.
         let is_whole = head.start == 0 && head.end.is_none();
         match head.destination {
             Some(then) if is_whole && (then.size != now.size || (is_same && then != now)) => Err(Error::new(
@@ -161,7 +163,7 @@ impl<'w> Writer<'w> {
                     self.target.name()
                 ),
             )
-            .with_hint("run all three again, by the same names, when nobody else writes there")),
+            .with_hint("run all three again, by the same names, when no other process writes there")),
             _ if !is_same && !self.verifies && !self.options.dry_run => {
                 self.verifies = true;
                 self.monitor.notice(Notice::Warning(format!(
@@ -175,7 +177,8 @@ impl<'w> Writer<'w> {
         }
     }
 
-    /// Our own stream goes on without gaps to the copy's end; the original's goes where it likes.
+    /// Counts what came. Our own stream has no gaps up to the copy's end; the original's is in any
+    /// order.
     fn advance(&mut self, position: u64, length: u64) -> Result<()> {
         let end = position + length;
         let counters = self.monitor.counters();
@@ -186,7 +189,7 @@ impl<'w> Writer<'w> {
             self.next = end;
             counters.done_bytes.add(length);
         } else {
-            // Where the source ends, this stream does not say.
+            // This stream does not say where the source ends.
             let (written, dry_run) = (self.report.written_bytes, self.options.dry_run);
             self.target.fits(end, || match (written, dry_run) {
                 (0, _) => format!("the copy needs {end} at least; nothing was written there"),
@@ -198,7 +201,8 @@ impl<'w> Writer<'w> {
         Ok(())
     }
 
-    /// Content, of which `--sparse` makes holes where it can: small records of the original come together.
+    /// Takes content. With `--sparse`, its zeros become holes: small records of the original come
+    /// joined.
     fn content(&mut self, position: u64, content: Buffer) -> Result<()> {
         let content = Arc::new(content);
         let zero = |at: usize| is_zero(&content[at..content.len().min(at + CHUNK)]);
@@ -222,14 +226,14 @@ impl<'w> Writer<'w> {
 
     /// A run of zeros, which may be longer than a batch.
     fn zeros(&mut self, position: u64, length: u64) -> Result<()> {
-        if self.keeper.is_none() {
+        if self.backup.is_none() {
             return self.change(length, Change::Zero { position, length });
         }
         let (mut at, end) = (position, position + length);
         while at < end {
             self.stop.check()?;
             let old_end = self.old.size().min(end);
-            // Of a hole, and of what is behind the old end, there is nothing to keep but its length.
+            // The backup of a hole, and of what lies behind the old end, is a length alone.
             let (piece_end, weight) = match (at < old_end).then(|| self.old.extent(at..old_end)) {
                 Some(SparseExtent::Data(data)) => {
                     let piece_end = data.end.min(at + BATCH);
@@ -248,25 +252,25 @@ impl<'w> Writer<'w> {
         if self.options.dry_run {
             return Ok(());
         }
-        // Many small ones have more in heads than in content.
+        // Many small changes have more in heads than in content.
         let weight = weight + WEIGHT;
-        // Before it is added: what the backup gets at a time is bounded.
+        // Before the change is added, since a batch of the backup is bounded.
         if self.batch_bytes + weight > BATCH {
             self.flush()?;
         }
         self.batch.push(change);
         self.batch_bytes += weight;
-        if self.keeper.is_none() { self.flush() } else { Ok(()) }
+        if self.backup.is_none() { self.flush() } else { Ok(()) }
     }
 
-    /// Keeps what will be overwritten, and overwrites it.
+    /// Backs up what will be overwritten, and overwrites it.
     fn flush(&mut self) -> Result<()> {
-        if let Some(keeper) = &mut self.keeper {
+        if let Some(backup) = &mut self.backup {
             let ranges = self.batch.iter().map(|change| match change {
                 Change::Write { position, range, .. } => *position..*position + range.len() as u64,
                 Change::Zero { position, length } => *position..*position + *length,
             });
-            keeper.keep(&self.old, ranges)?;
+            backup.back_up(&self.old, ranges)?;
         }
         self.batch_bytes = 0;
         for change in std::mem::take(&mut self.batch) {
@@ -280,12 +284,12 @@ impl<'w> Writer<'w> {
         Ok(())
     }
 
-    /// An error, with what it leaves behind.
+    /// An error, with a hint to undo what was written.
     pub(super) fn stopped(&self, error: Error) -> Error {
-        match (&self.keeper, self.report.written_bytes) {
-            (Some(keeper), 1..) => {
+        match (&self.backup, self.report.written_bytes) {
+            (Some(backup), 1..) => {
                 let name = self.target.name();
-                let undo = format!("tar-like blockcopy undo --backup {} {name}", keeper.name());
+                let undo = format!("tar-like blockcopy undo --backup {} {name}", backup.name());
                 let also = error.hint().map(|hint| format!("{hint}; or, to have {name} as it was: {undo}"));
                 error.with_hint(also.unwrap_or(undo))
             }
@@ -295,7 +299,7 @@ impl<'w> Writer<'w> {
 
     pub(super) fn finish(mut self, wire_bytes: u64) -> Result<SaveReport> {
         let verified = self.complete().map_err(|e| self.stopped(e))?;
-        let backup_bytes = self.keeper.map_or(0, |keeper| keeper.bytes());
+        let backup_bytes = self.backup.map_or(0, |backup| backup.bytes());
         Ok(SaveReport { wire_bytes, backup_bytes, verified, ..self.report })
     }
 
@@ -314,7 +318,7 @@ impl<'w> Writer<'w> {
         if !self.target.is_whole()? {
             return Err(Error::new(
                 ErrorKind::Different,
-                format!("{} was made shorter by somebody else meanwhile", self.target.name()),
+                format!("{} was made shorter by another process meanwhile", self.target.name()),
             ));
         }
         self.target.sync()?;
@@ -322,8 +326,8 @@ impl<'w> Writer<'w> {
             (Some(head), Some(root)) if self.verifies => Some(self.verify(&head, root)?),
             _ => None,
         };
-        if let Some(keeper) = &mut self.keeper {
-            keeper.end()?;
+        if let Some(backup) = &mut self.backup {
+            backup.end()?;
         }
         Ok(verified)
     }
@@ -338,7 +342,7 @@ impl<'w> Writer<'w> {
         if self.options.dry_run {
             return Ok(());
         }
-        if let Some(keeper) = &mut self.keeper {
+        if let Some(backup) = &mut self.backup {
             let mut at = end;
             while at < size {
                 self.stop.check()?;
@@ -346,14 +350,15 @@ impl<'w> Writer<'w> {
                     SparseExtent::Data(data) => data.end.min(at + BATCH),
                     SparseExtent::Hole(hole) => hole.end,
                 };
-                keeper.keep(&self.old, std::iter::once(at..piece_end))?;
+                backup.back_up(&self.old, std::iter::once(at..piece_end))?;
                 at = piece_end;
             }
         }
         self.target.resize(end)
     }
 
-    /// Reads all of it, from the medium if that can be had, and compares the hash of all hashes with the source's.
+    /// Reads the whole destination, from the medium where the system allows it, and compares the
+    /// digest of all hashes with the source's.
     fn verify(&self, head: &Head, wanted: Blake3) -> Result<Blake3> {
         self.monitor.notice(Notice::Phase("verifying"));
         let device = Device::of(self.target.reader()?, self.target.name().to_string())?;
@@ -382,10 +387,10 @@ impl<'w> Writer<'w> {
         Err(Error::new(
             ErrorKind::Different,
             format!(
-                "{} is not what the source was: somebody else wrote there, or the medium failed",
+                "{} is not what the source was: another process wrote there, or the medium failed",
                 self.target.name()
             ),
         )
-        .with_hint("run all three again, when nobody else writes there"))
+        .with_hint("run all three again, when no other process writes there"))
     }
 }

@@ -11,7 +11,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
-/// A version that is to be added.
+/// A version to add.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
     /// The generation's number, from 1 on.
@@ -29,7 +29,7 @@ pub(super) struct NewBackup {
 }
 
 impl NewBackup {
-    /// Makes it beside the file that it will be.
+    /// Makes it in the folder of `target`.
     pub(super) fn create(target: &Path, permissions: Permissions) -> Result<Self> {
         let what = || format!("cannot make the backup {}", target.display());
         let mut prefix = target.file_name().unwrap_or_default().to_os_string();
@@ -40,9 +40,9 @@ impl NewBackup {
             .tempfile_in(folder_of(target))
             .map_err(|e| Error::io(what(), e).with_hint("does the folder exist, and may you write there?"))?
             .into_parts();
-        // Nobody writes to it between its getting its name and our last look at it.
+        // Locked before it gets its name, so no other run writes to it before this one has ended.
         lock(&file, target, true)?;
-        // Both slots have their place on the disk: later, when it is full, one of them can still be written.
+        // Both slots are allocated now: they can still be written when the disk is full.
         file.write_all_at(&[0; RECORDS as usize], 0).map_err(|e| Error::io(what(), e))?;
         let path = target.to_path_buf();
         let backup = BackupFile {
@@ -76,8 +76,8 @@ fn is_there(target: &Path) -> Error {
 }
 
 impl BackupFile {
-    /// Makes a backup at `target`, where nothing must be, with a snapshot of the index that `write` gives. It appears when it is
-    /// complete and on stable storage.
+    /// Makes a backup at `target`, where nothing must be, with a snapshot of the index that `write`
+    /// gives. It appears when it is complete and on stable storage.
     ///
     /// # Errors
     /// Something is there, the folder cannot be written to, or `write` fails.
@@ -89,16 +89,18 @@ impl BackupFile {
         if std::fs::symlink_metadata(target).is_ok() {
             return Err(is_there(target));
         }
-        // As readable as the index, whose names it holds: as the umask says.
+        // As readable as the index, whose names it has: as the umask says.
         let mut new = NewBackup::create(target, Permissions::from_mode(0o666))?;
         new.backup.add(Kind::Snapshot, None, record, write)?;
         new.put_in_place(false)
     }
 
-    /// Appends a change that makes `record` of the version `parent`, which must be the newest one, of that very digest.
+    /// Appends a change that makes `record` of the version `parent`, which must be the newest one,
+    /// of that very digest.
     ///
     /// # Errors
-    /// It does not follow ([`ErrorKind::WrongIndex`]), or `write` or the disk fails; the file is as before then.
+    /// It does not follow ([`ErrorKind::WrongIndex`]), or `write` or the disk fails; the file is as
+    /// before then.
     pub fn append(
         &mut self,
         record: &Record,
@@ -109,7 +111,8 @@ impl BackupFile {
         self.add(Kind::Change, Some(parent.0), record, write)
     }
 
-    /// The same with a snapshot in place of a change: what comes before is not needed for it, but stays.
+    /// The same with a snapshot in place of a change. The records before stay, though it needs none
+    /// of them.
     ///
     /// # Errors
     /// As [`BackupFile::append`].
@@ -123,11 +126,12 @@ impl BackupFile {
         self.add(Kind::Snapshot, Some(parent.0), record, write)
     }
 
-    /// Takes the backup back to an earlier version, of that very digest, as the index was. What came after it is never restored again;
-    /// `write` gives what is to be known of it nevertheless.
+    /// Rewinds the backup to an earlier version, of that very digest, as the index was rewound.
+    /// Later versions are abandoned and never restored; `write` gives what has to be known of them.
     ///
     /// # Errors
-    /// The newest version was not made of that one ([`ErrorKind::WrongIndex`]), or `write` or the disk fails.
+    /// The newest version was not made of that one ([`ErrorKind::WrongIndex`]), or `write` or the
+    /// disk fails.
     pub fn rewind(
         &mut self,
         record: &Record,
@@ -175,13 +179,13 @@ impl BackupFile {
         let head = match written {
             Ok(head) => head,
             Err(e) => {
-                // What is left there would do no harm, but take room.
+                // Bytes that are left there would never count, but take room.
                 let _ = self.file.set_len(start);
                 return Err(e);
             }
         };
         self.lineage.push(head, start).map_err(|e| self.not_next(e))?;
-        // The other slot may count what was lost and is overwritten now.
+        // The other slot may count lost records, which are overwritten now.
         let slots = if matches!(self.damage, Some(Damage::Lost { .. })) { 2 } else { 1 };
         for _ in 0..slots {
             self.write_slot(version, start)?;
@@ -205,11 +209,11 @@ impl BackupFile {
     ) -> Result<RecordHead> {
         self.file.set_len(start).map_err(|e| self.io("write to", e))?;
         let at = start + HEAD_LEN as u64;
-        let sink = Sink { file: &self.file, at, hasher: Blake3Hasher::default() };
-        let mut buffered = BufWriter::with_capacity(1 << 18, sink);
+        let writer = HashingWriter { file: &self.file, at, hasher: Blake3Hasher::default() };
+        let mut buffered = BufWriter::with_capacity(1 << 18, writer);
         write(&mut buffered)?;
-        let sink = buffered.into_inner().map_err(|e| self.io("write to", e.into_error()))?;
-        let head = RecordHead { length: sink.at - at, payload: sink.hasher.finish(), ..head };
+        let writer = buffered.into_inner().map_err(|e| self.io("write to", e.into_error()))?;
+        let head = RecordHead { length: writer.at - at, payload: writer.hasher.finish(), ..head };
         self.file
             .write_all_at(&head.to_bytes(), start)
             .and_then(|()| self.file.sync_all())
@@ -224,7 +228,7 @@ impl BackupFile {
         let slot = Slot { sequence, end: self.end(), newest };
         let at = SLOTS.get(which).copied().unwrap_or(0);
         if let Err(e) = self.file.write_all_at(&slot.to_bytes(), at) {
-            // Nothing counts the record: it had better not be there.
+            // No slot counts the record, so it is cut off.
             let _ = self.file.set_len(start);
             self.lineage.pop();
             return Err(self.io("write to", e));
@@ -235,14 +239,14 @@ impl BackupFile {
     }
 }
 
-/// Writes from a place of the file on, and hashes.
-struct Sink<'a> {
+/// Writes from an offset of the file on, and hashes.
+struct HashingWriter<'a> {
     file: &'a File,
     at: u64,
     hasher: Blake3Hasher,
 }
 
-impl Write for Sink<'_> {
+impl Write for HashingWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let n = self.file.write_at(bytes, self.at)?;
         self.hasher.update(bytes.get(..n).unwrap_or_default());

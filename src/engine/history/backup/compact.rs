@@ -1,4 +1,4 @@
-//! Laying a backup out afresh: all but the last change becomes one snapshot.
+//! Compacting a backup: all but the last change becomes one snapshot.
 
 use super::append::{NewBackup, Record};
 use super::file::{BackupFile, Damage};
@@ -12,12 +12,12 @@ fn record_of(place: &Place) -> Record {
 }
 
 impl BackupFile {
-    /// Folds all but the last change into a snapshot of the version before it, which `snapshot` writes; it gets the records that make that
-    /// version, each of them proven. What was abandoned goes. The new file takes the place of the old one in one step. Gives
-    /// the lengths in bytes before and after.
+    /// Merges all but the last change into a snapshot of the version before it. `snapshot` writes
+    /// that, and gets the verified records that make the version. Abandoned versions are dropped.
+    /// The new file replaces the old one in one step. Gives the lengths in bytes before and after.
     ///
     /// # Errors
-    /// The file is damaged, or the disk or `snapshot` fails; the old file stands then.
+    /// The file is damaged, or the disk or `snapshot` fails; the old file is unchanged then.
     pub fn compact(
         self,
         snapshot: impl FnOnce(&Self, &[Place], &mut dyn Write) -> Result<()>,
@@ -50,7 +50,7 @@ impl BackupFile {
                 new.backup.add(Kind::Change, parent, &record_of(&change), write)?;
             }
         }
-        // The payloads were proven when they were read the first time.
+        // The payloads were verified when they were read the first time.
         let copied =
             [self.lineage.live(), new.backup.lineage.live()].map(|live| live.map(|live| live.head.payload));
         if copied[0] != copied[1] && !matches!(live, Rebase::Whole(_)) {

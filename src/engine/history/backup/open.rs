@@ -1,4 +1,4 @@
-//! Opening a backup: whose it is to write, and how much of it is whole.
+//! Opening a backup: its lock, and how much of it is whole.
 
 use super::file::{BackupFile, Damage};
 use crate::archive::backup::{
@@ -9,22 +9,24 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// What is searched at a time for records behind a damage, in bytes.
+/// How much is searched at a time for records behind a damage, in bytes.
 const SEARCH_BYTES: usize = 1 << 20;
 
-/// How often to look for the file again that another run replaces.
+/// How often a file that another run replaces is opened again.
 const TRIES: usize = 10;
 
 impl BackupFile {
     /// Opens the backup at `path` for reading.
     ///
     /// # Errors
-    /// It cannot be read, is no backup ([`ErrorKind::BadIndex`]), or another run writes to it ([`ErrorKind::InUse`]).
+    /// It cannot be read, is no backup ([`ErrorKind::BadIndex`]), or another run writes to it
+    /// ([`ErrorKind::InUse`]).
     pub fn open(path: &Path) -> Result<Self> {
         Self::locked(path, false)
     }
 
-    /// Opens the backup at `path` for appending. What is damaged at its end is cut off when something is appended.
+    /// Opens the backup at `path` for appending. What is damaged at its end is cut off when
+    /// something is appended.
     ///
     /// # Errors
     /// As [`BackupFile::open`], and another run that reads it is in the way, too.
@@ -33,13 +35,13 @@ impl BackupFile {
     }
 
     fn locked(path: &Path, write: bool) -> Result<Self> {
-        // Through links, so that what replaces the file does not replace a link to it.
+        // Links are resolved, so that a replacement does not replace a link to the file.
         let path = std::fs::canonicalize(path).map_err(|e| cannot_open(path, e))?;
         for _ in 0..TRIES {
             let file = OpenOptions::new()
                 .read(true)
                 .write(write)
-                // A pipe without a writer would keep us waiting for ever.
+                // Opening a pipe without a writer would block for ever.
                 .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
                 .open(&path)
                 .map_err(|e| cannot_open(&path, e))?;
@@ -49,7 +51,7 @@ impl BackupFile {
                     .with_hint("name a file that history backup has made"));
             }
             lock(&file, &path, write)?;
-            // Whoever laid the file out afresh may have replaced it between our two calls.
+            // A run that compacted the file may have replaced it between the two calls.
             if is_at(&file, &path) {
                 return scan(file, path, write);
             }
@@ -75,7 +77,7 @@ pub(super) fn lock(file: &File, path: &Path, write: bool) -> Result<()> {
             Err(Error::new(ErrorKind::InUse, format!("another run {other} the backup {}", path.display()))
                 .with_hint("wait until it has ended"))
         }
-        // A file system without locks: reading does no harm.
+        // A file system without locks: reading is safe nevertheless.
         Err(TryLockError::Error(_)) if !write => Ok(()),
         Err(TryLockError::Error(e)) => {
             Err(Error::io(format!("cannot lock the backup {}", path.display()), e)
@@ -89,7 +91,8 @@ fn is_at(file: &File, path: &Path) -> bool {
     id(file.metadata()).is_some_and(|open| Some(open) == id(std::fs::metadata(path)))
 }
 
-/// Finds the whole records. Those that a slot counts are believed by their heads; their payloads are proven when they are read.
+/// Finds the whole records. Records that a slot counts are accepted by their heads; their payloads
+/// are verified when they are read.
 fn scan(file: File, path: PathBuf, write: bool) -> Result<BackupFile> {
     let mut backup =
         BackupFile { file, path, lineage: Lineage::default(), slot: None, damage: None, rewound_to: None };
@@ -105,9 +108,10 @@ fn scan(file: File, path: PathBuf, write: bool) -> Result<BackupFile> {
         if backup.lineage.push(head, backup.end()).is_err() {
             break;
         }
-        // No slot vouches for it, or something is about to be written behind it: then it has to be whole.
-        let is_doubtful = backup.end() > counted || (write && backup.end() == counted);
-        if is_doubtful && !backup.is_last_whole()? {
+        // A record that no slot counts has to be whole, and so has one behind which this run will
+        // write.
+        let must_be_whole = backup.end() > counted || (write && backup.end() == counted);
+        if must_be_whole && !backup.is_last_whole()? {
             backup.lineage.pop();
             break;
         }
@@ -149,8 +153,9 @@ impl BackupFile {
         Ok(RecordHead::parse(&bytes).ok().filter(|head| head.length <= room))
     }
 
-    /// The lowest version that was live while what is lost now was written, if that is below what the whole records come to. The slots say
-    /// it, and so does the head of any record behind the damage.
+    /// The lowest version that was live while the lost records were written, if it is below the
+    /// live version of the whole records. The slots say it, and so does the head of any record
+    /// behind the damage.
     fn rewound_to(
         &self,
         slots: [std::result::Result<Slot, NotASlot>; 2],

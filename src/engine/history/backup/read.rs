@@ -1,4 +1,4 @@
-//! Reading a backup: which version can be had, and the payloads that make it.
+//! Reading a backup: which version is whole, and the payloads that make it.
 
 use super::file::BackupFile;
 use crate::archive::backup::Place;
@@ -8,12 +8,12 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 
-/// A version of which every record was proven.
+/// A version with all of its records verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intact {
     /// A snapshot, then changes; the last one is the version's.
     pub chain: Vec<Place>,
-    /// Versions that would have been newer, newest first, and cannot be had: a record of each is damaged.
+    /// Newer versions, newest first, that are lost: a record of each is damaged.
     pub lost: Vec<u64>,
 }
 
@@ -36,7 +36,7 @@ impl Read for Payload<'_> {
         let most = usize::try_from(self.rest.end - self.rest.start).unwrap_or(usize::MAX).min(buffer.len());
         let Some(part) = buffer.get_mut(..most).filter(|part| !part.is_empty()) else { return Ok(0) };
         let n = self.file.read_at(part, self.rest.start)?;
-        // The file has become shorter since it was opened.
+        // The file was truncated since it was opened.
         if n == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
@@ -46,7 +46,7 @@ impl Read for Payload<'_> {
 }
 
 impl BackupFile {
-    /// The payload of a record of this file. It is proven by [`BackupFile::intact`] only.
+    /// The payload of a record of this file. Only [`BackupFile::intact`] verifies it.
     #[must_use]
     pub fn payload(&self, place: &Place) -> Payload<'_> {
         Payload { file: &self.file, rest: place.payload() }
@@ -70,7 +70,7 @@ impl BackupFile {
         }
     }
 
-    /// The records that make `version`, each of them proven.
+    /// The records that make `version`, each of them verified.
     ///
     /// # Errors
     /// The backup does not have the version, it was abandoned, or one of its records is damaged.
@@ -104,24 +104,24 @@ impl BackupFile {
         self.lineage.live_line().skip_while(move |place| place.head.version > highest)
     }
 
-    /// The record of the newest version, as far as the file tells.
+    /// The record of the newest version in the file.
     #[must_use]
     pub fn newest(&self) -> Option<&Place> {
         self.not_abandoned().next()
     }
 
-    /// The newest version that can be had, each of its records proven: the live one, or what it was made of.
+    /// The newest version whose records are all whole: the live one, or one that it was made of.
     ///
     /// # Errors
     /// There is none, or the file cannot be read.
     pub fn intact(&self) -> Result<Intact> {
-        let mut proven: Vec<(u64, bool)> = Vec::new();
+        let mut verified: Vec<(u64, bool)> = Vec::new();
         let mut is_whole = |place: &Place| -> Result<bool> {
-            if let Some((_, whole)) = proven.iter().find(|(start, _)| *start == place.start) {
+            if let Some((_, whole)) = verified.iter().find(|(start, _)| *start == place.start) {
                 return Ok(*whole);
             }
             let whole = self.is_whole(place)?;
-            proven.push((place.start, whole));
+            verified.push((place.start, whole));
             Ok(whole)
         };
         let mut lost = Vec::new();

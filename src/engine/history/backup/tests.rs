@@ -66,7 +66,8 @@ fn what_was_abandoned_is_never_restored() {
     assert!(backup.intact_version(9).unwrap_err().to_string().contains("has no generation 9"));
 }
 
-/// Wherever the damage begins: what a rewind behind it has abandoned is not restored, as far as anything left of the file says so.
+/// Wherever the damage begins: what a rewind behind it has abandoned is not restored, as far as
+/// anything left of the file says so.
 #[test]
 fn a_damaged_rewind_still_abandons() {
     let folder = tempfile::tempdir().unwrap();
@@ -222,7 +223,8 @@ fn go_on(backup: &mut BackupFile) {
     append(backup, 7, newest).unwrap();
 }
 
-/// Whatever is cut off: only records that are not whole any more are lost, and the file can be gone on with.
+/// Whatever is cut off: only records that are not whole any more are lost, and the file can be gone
+/// on with.
 #[test]
 fn every_cut() {
     let folder = tempfile::tempdir().unwrap();
@@ -295,7 +297,8 @@ fn every_flip() {
     }
 }
 
-/// An interrupted run leaves something behind the end; that of a record which is whole counts, whatever the slots say.
+/// An interrupted run leaves something behind the end; that of a record which is whole counts,
+/// whatever the slots say.
 #[test]
 fn what_lies_behind_the_end() {
     let folder = tempfile::tempdir().unwrap();
@@ -368,7 +371,8 @@ fn what_is_no_backup_is_refused_and_left_alone() {
     assert!(BackupFile::open(&path).err().unwrap().to_string().contains("no whole snapshot"));
 }
 
-/// The format is a promise to other versions: what one of them wrote is read for ever, and the same calls give the same bytes.
+/// The format is a promise to other versions: what one of them wrote is read for ever, and the same
+/// calls give the same bytes.
 #[test]
 fn golden_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -383,7 +387,8 @@ fn golden_file() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
-    /// Any steps, with the file opened anew before each: always what a list of the live versions says.
+    /// Any steps, with the file opened anew before each: always what a list of the live versions
+    /// says.
     #[test]
     fn as_the_model_says(steps in proptest::collection::vec((0u8..6, 0u64..9, 0usize..250), 1..25)) {
         let folder = tempfile::tempdir().unwrap();
@@ -420,13 +425,15 @@ proptest! {
                     lost.extend(gone.iter().filter_map(|state| state.last().copied()));
                     live = states.last().unwrap().clone();
                 }
-                // What was lost is not there to be folded: as `history backup` does, something is added first.
+                // What was lost is not there to be folded: as `history backup` does, something is
+                // added first.
                 _ if backup.damage().is_some() => {
                     prop_assert!(backup.compact(fold).is_err());
                     continue;
                 }
                 _ => {
-                    // A snapshot stays alone, and of what comes before a last change only the version before is left.
+                    // A snapshot stays alone, and of what comes before a last change only the
+                    // version before is left.
                     let was_rewound = backup.lineage().records().last().unwrap().head.kind == Kind::Rewind;
                     let is_change = backup.lineage().live().unwrap().head.kind == Kind::Change;
                     let keep = if is_change && !was_rewound { 2 } else { 1 };
@@ -442,7 +449,8 @@ proptest! {
             prop_assert_eq!(found.into_iter().rev().collect::<Vec<_>>(), live.clone());
             let found = backup.intact().unwrap();
             let text = text(&backup, &found.chain);
-            // What a lost rewind has abandoned is in the records, but not given, if the slots know of it.
+            // What a lost rewind has abandoned is in the records, but not given, if the slots know
+            // of it.
             let highest = backup.rewound_to.unwrap_or(u64::MAX);
             prop_assert!(backup.rewound_to.is_none_or(|to| lost.contains(&to) && to < *live.last().unwrap()));
             let ends = live.iter().filter(|&&version| version <= highest);
