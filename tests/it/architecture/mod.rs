@@ -171,7 +171,8 @@ fn the_checks_themselves_can_fail() {
 
 #[test]
 fn unsafe_code_stays_in_its_two_files() {
-    let word = Regex::new(r"\bunsafe\b").unwrap();
+    // Not the middle of an option such as rsync's --copy-unsafe-links.
+    let word = Regex::new(r"(^|[^-\w])unsafe\b").unwrap();
     let code = code();
     let users: Vec<&String> =
         code.iter().filter(|(_, text)| word.is_match(text)).map(|(file, _)| file).collect();
