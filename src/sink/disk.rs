@@ -140,8 +140,8 @@ impl DiskSink {
     }
 
     /// Fails unless the file `name` of the receiver's own folder is one that this process has open.
-    /// SQLite opens by path: whoever may rename that folder could have put another one there since
-    /// it was opened and checked.
+    /// SQLite opens by path: a user who may rename that folder could have put another one there
+    /// since it was opened and checked.
     ///
     /// # Errors
     /// Another file was opened.
@@ -318,7 +318,7 @@ impl DiskSink {
     }
 
     /// Gives the base folder itself owner, permissions and time of `meta`, if they are others;
-    /// false if it belongs to somebody else, and we may not.
+    /// false if it belongs to another user, and this process may not set them.
     ///
     /// # Errors
     /// The system's error.
@@ -375,7 +375,8 @@ impl DiskSink {
             rustix::fs::symlinkat(target, &staging.folder, "link")
         };
         make().map_err(|e| Error::io(format!("cannot make the symbolic link \"{path}\""), e))?;
-        // Nobody else comes to the staging folder: it is complete before it has its name.
+        // No other process reaches the staging folder, so the link is complete before it has its
+        // name.
         self.apply_link_meta(&staging.folder, b"link", target, meta)
             .map_err(|e| Error::io(format!("cannot set owner or time of the symbolic link \"{path}\""), e))?;
         self.place(staging, "link", path, cache)?;
@@ -455,7 +456,7 @@ impl Sink for DiskSink {
     }
 }
 
-/// Refuses a state folder in which somebody else could have put links or databases for us to
+/// Refuses a state folder in which another user could have put links or databases for us to
 /// follow.
 fn check_private(state: &Folder, path: &Path) -> Result<()> {
     let stat =

@@ -5,7 +5,8 @@ use crate::folder::{is_kept_time, is_kind, is_same_time, mtime_ns};
 use rustix::fs::{FileType, Stat};
 
 /// What has a final name as far as the receiver knows. A file is known by its size and time: its
-/// content was proven before it got the name, and whoever changes it later changes its time.
+/// content was verified before it got the name, and a process that changes it later changes its
+/// time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected<'a> {
     /// A regular file.

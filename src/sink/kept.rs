@@ -39,7 +39,7 @@ impl DiskSink {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
                 other => other?,
             };
-            // Whatever else is there, nobody of us has made.
+            // Anything else there was not made by a receiver.
             let folders = entries.filter(|entry| {
                 entry.as_ref().map_or(true, |e| e.file_type().is_ok_and(|kind| kind.is_dir()))
             });
@@ -85,7 +85,7 @@ impl DiskSink {
                 }
                 other => other?,
             }
-            // Somebody may have put something else there since it was looked at.
+            // Another process may have put another file there since the check.
             if kept.folder.stat(own.as_bytes())?.is_some_and(|stat| expected.is(&stat)) {
                 return Ok(true);
             }
@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(std::fs::read(base.path().join(".tar-like/staging/0.3/7")).unwrap(), b"content");
         sink.remove_kept("0.2").unwrap();
         assert_eq!(sink.kept_names().unwrap(), [""; 0]);
-        // Somebody else's file is not listed, and is in nobody's way.
+        // A foreign file is not listed, and does no harm.
         std::fs::write(base.path().join(".tar-like/kept/0.5"), "").unwrap();
         assert_eq!(sink.kept_names().unwrap(), [""; 0]);
         sink.remove_kept("0.5").unwrap();
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(std::fs::read(base.path().join(".tar-like/staging/0.3/7")).unwrap(), b"content");
     }
 
-    /// Metadata go to what was there, not to what somebody has written since.
+    /// Metadata go to what was there, not to what another process has written since.
     #[test]
     fn another_time_than_the_former_one_gets_no_metadata() {
         let base = tempfile::tempdir().unwrap();

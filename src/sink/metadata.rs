@@ -1,6 +1,6 @@
 //! Owner, permissions and time of what has its final name. Everything is looked at and changed
-//! through one descriptor: whoever may write to a folder can put another file, or a link, under a
-//! name at any instant, and must not get that file's owner changed.
+//! through one descriptor: a user who may write to a folder can put another file, or a link, under
+//! a name at any instant, and must not get that file's owner changed.
 
 use super::Expected;
 use super::disk::{DiskSink, FolderCache};
@@ -16,8 +16,8 @@ use std::sync::atomic::Ordering;
 impl DiskSink {
     /// Gives the regular file with the final name of `file`, if it has its size, its owner,
     /// permissions and time; false if there is no such. With `previous` it must have that time and
-    /// owner, or its own already: whoever wrote to it since has changed the time, and whoever put
-    /// another file there may not own that one.
+    /// owner, or its own already: a process that wrote to it since has changed the time, and a user
+    /// who put another file there may not own that file.
     ///
     /// # Errors
     /// The system's error.
@@ -127,7 +127,7 @@ impl DiskSink {
 
     /// Whether a folder is as [`apply_meta`] makes it. A file system with coarser times is asked to
     /// set them in each run: the time of a folder is nowhere taken for a proof, so it need not be
-    /// told from one that somebody else has set.
+    /// told from one that another process has set.
     pub(super) fn has_meta(&self, stat: &Stat, meta: &Meta) -> bool {
         mtime_ns(stat) == meta.mtime_ns && self.is_owned_as(stat, meta)
     }

@@ -1,9 +1,9 @@
-//! Taking away what an earlier generation put in place, and only that: nothing that somebody else
-//! has put there since.
+//! Deleting what an earlier generation put in place, and nothing that another process has put there
+//! since.
 //!
 //! Between a look at a name and its removal another file may get it. So what is to go is first
-//! moved to where nobody else comes, looked at there, and put back if it is something else. Folders
-//! are not held open from one entry to the next: one may be moved away.
+//! moved to where no other process comes, checked there, and put back if it is something else.
+//! Folders are not held open from one entry to the next: one may be moved away.
 //!
 //! An entry is moved to `.tar-like/removed/SESSION/PATH`. `SESSION` is a random name that one
 //! deletion has for itself, and `PATH` is the entry's own path: it says where an entry belongs that
@@ -23,7 +23,7 @@ use std::path::Path;
 /// What came of removing something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is gone, or where it was to be kept.
+    /// It was deleted, or moved to the backup folder.
     Removed,
     /// There was nothing.
     Absent,
@@ -56,7 +56,7 @@ struct Session {
 
 impl DiskSink {
     /// Opens the folder that is to take what is removed; made if missing. A relative path is one
-    /// below the base; an absolute one is refused unless `anywhere`, since whoever sends names it.
+    /// below the base; an absolute one is refused unless `anywhere`, since the sender names it.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`]: the path is none that can be used. Or the system's error.
@@ -203,8 +203,8 @@ impl Removal<'_> {
                 }
                 other => other?,
             };
-            // Nobody else comes there: what has the name is an earlier entry that could not be put
-            // back.
+            // No other process comes there: what has the name is an earlier entry that could not be
+            // put back.
             let is_taken = aside.stat(name)?.is_some();
             let moved = match is_taken {
                 true => Err(Errno::EXIST),

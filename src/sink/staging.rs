@@ -74,7 +74,7 @@ impl Staging {
         let name = Self::name(file.id);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let write = || -> std::io::Result<()> {
-            // Nobody else can get into the staging folder, whatever the mode of what is in it.
+            // No other user can enter the staging folder, whatever the modes of the files in it.
             let born = file.meta.filter(|meta| self.is_born_with(meta));
             let mode = Mode::from_raw_mode(match (born, file.meta) {
                 (Some(meta), _) => meta.mode,
@@ -118,9 +118,8 @@ impl Staging {
         write().map_err(|e| Error::io(format!("cannot write \"{}\" at {file_offset}", file.path), e))
     }
 
-    /// Opens the staged file `id` to write pieces of it; made if it is missing. One that has
-    /// another name, too, is nobody's to write to: it was put here whole, and what comes in pieces
-    /// begins anew.
+    /// Opens the staged file `id` to write pieces of it; made if it is missing. A file with another
+    /// name, too, is not written to: it was staged whole. It is replaced by an empty one.
     pub(super) fn open_for_writing(&self, id: u64) -> std::result::Result<OwnedFd, Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (name, mode) = (Self::name(id), Mode::from_raw_mode(0o600));

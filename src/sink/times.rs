@@ -5,7 +5,7 @@ use crate::archive::entry::Meta;
 use crate::error::{Error, Result};
 use crate::folder::{is_common_time, mtime_ns, timestamps};
 
-/// A file of nobody's, to try times on; made when it is needed.
+/// A scratch file to try times on; made when it is needed.
 #[derive(Default)]
 pub struct Scratch(Option<tempfile::NamedTempFile>);
 

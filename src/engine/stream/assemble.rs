@@ -26,7 +26,7 @@ pub(super) struct Block {
     pub(super) slot: Option<OwnedSemaphorePermit>,
 }
 
-/// Nobody takes blocks any more.
+/// No task takes blocks any more.
 #[derive(Debug)]
 pub(super) struct Closed;
 
@@ -119,7 +119,7 @@ impl Assembler {
         })
     }
 
-    /// Waits until somebody takes the block.
+    /// Waits until a task takes the block.
     fn hand_over(&self, complete: Option<Block>) -> Result<(), Closed> {
         match complete {
             Some(mut block) => {

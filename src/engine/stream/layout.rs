@@ -49,7 +49,7 @@ const PART_BYTES: usize = 1 << 20;
 const LARGE_THREADS: usize = 2;
 /// As long as a batch of small files, so that no short piece holds a long buffer.
 const PIECE_BYTES: usize = CONTENT_BATCH_BYTES as usize;
-/// Buffers for contents that are kept for the next use.
+/// How many buffers for contents are pooled.
 const KEPT_BUFFERS: usize = 128;
 
 /// A large file with its place in the archive.
@@ -137,7 +137,8 @@ fn read_large(
         if under_way.is_empty() {
             return;
         }
-        // Nobody takes blocks any more: whoever waits for these files learns that, too.
+        // No task takes blocks any more. The thread that lays out learns it from its closed
+        // channel.
         if monitor.is_cancelled() || read_on(&mut under_way, assembler, pool, done, parallel).is_err() {
             return;
         }
@@ -185,7 +186,7 @@ struct Layout<'a> {
     held: Option<(u64, BatchContent)>,
 }
 
-/// Whoever closed the channel knows better why.
+/// The task that closed the channel knows the reason.
 fn closed() -> Error {
     Error::new(ErrorKind::Internal, "sending has ended")
 }
@@ -314,7 +315,7 @@ impl Layout<'_> {
             nodes: self.writer.nodes(),
             total_bytes,
         };
-        // Before the index here is complete: the receiver proves its own meanwhile.
+        // Before the index here is sealed, so that the receiver verifies its own meanwhile.
         log::push(&mut self.records, &LogRecord::End(end));
         self.send_part(Some(end.files + end.nodes))?;
         drop(self.log);

@@ -3,7 +3,8 @@
 //! ```text
 //! walk ─▶ read, hash (all cores) ─▶ lay out, in order ─▶ index here
 //!                                     │       └────────▶ log batches ──▶ receiver's index
-//! large files, two at a time ─▶ hash ─┤                       │ a block waits until the log that lays it out is there
+//! large files, two at a time ─▶ hash ─┤                       │ a block waits until the log that
+//! lays it out is there
 //!                                     └─▶ assemble blocks ────┴──▶ PUT
 //! ```
 //!

@@ -137,7 +137,7 @@ impl StreamSender {
             };
             answer.held.iter().for_each(|(start, end)| self.held.lock().insert(*start..*end));
             before = after;
-            // Nobody waits when the last block has left.
+            // No task waits when the last block was sent.
             let _ = tell.send(Acknowledged { prefix: after, end });
         }
         // Fails only if laying out has failed.
