@@ -9,9 +9,9 @@ mod totals;
 mod walk;
 
 pub use at::Row;
-pub(super) use pieces::{Side, WALK_ORDER, find_content, read_extents};
-pub(super) use walk::IN_ORDER;
+pub(super) use pieces::{Side, find_content, read_extents};
 pub use walk::WalkRows;
+pub(super) use walk::{IN_ORDER, WALK_ORDER};
 
 use super::belonging;
 use super::file::open_to_read;

@@ -18,6 +18,7 @@ mod pipeline;
 pub mod plan;
 pub mod receive;
 pub mod rewind;
+mod spill;
 pub mod stream;
 pub mod sync;
 pub mod tasks;

@@ -1,15 +1,14 @@
 //! Laying the archive of an index out afresh: files follow each other without a gap, and previous generations end.
 
-use super::super::index_read::IndexReader;
+use super::super::index_read::{IndexReader, WalkRows};
 use super::super::index_write::{IndexWriter, Written};
 use super::super::{db_error, sql_int};
 use super::folder_of;
 use super::history::{Generation, History};
 use crate::archive::chunk_map::MIN_CHUNK_MAP_BYTES;
-use crate::archive::entry::FileEntry;
+use crate::archive::entry::{FileEntry, Node};
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::params;
-use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -29,9 +28,6 @@ pub struct Afresh {
     /// The archive was laid out afresh already, and nothing was done.
     pub unchanged: bool,
 }
-
-/// Rows that are read at a time.
-const PAGE: u64 = 4096;
 
 const TABLES: &str =
     "CREATE TABLE tarlike_former(number INTEGER PRIMARY KEY, digest TEXT NOT NULL, abandoned INT NOT NULL);";
@@ -71,25 +67,7 @@ pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
     let reader = IndexReader::open(&target)?;
     let base = reader.summary()?.base.map(|base| base.as_os_str().as_bytes().to_vec()).unwrap_or_default();
     let mut writer = IndexWriter::create(&target)?;
-    in_pages(|from, count| {
-        reader.files_in_walk_order(from, PAGE, |file| {
-            *count += 1;
-            let (id, offset) = (writer.files(), writer.total_bytes());
-            let chunk_map = if file.size < MIN_CHUNK_MAP_BYTES { None } else { reader.chunk_map(file.id)? };
-            writer.file(&FileEntry { id, offset, fragmented: false, ..file })?;
-            if let Some(chunk_map) = chunk_map {
-                writer.chunk_map(id, &chunk_map)?;
-            }
-            Ok(ControlFlow::Continue(()))
-        })
-    })?;
-    in_pages(|from, count| {
-        reader.nodes_in_walk_order(from, PAGE, |node| {
-            *count += 1;
-            writer.node(&node)?;
-            Ok(ControlFlow::Continue(()))
-        })
-    })?;
+    write_rows(&reader, &mut writer)?;
     if let Some(skipped) = reader.skipped()? {
         writer.skipped(generation, &skipped)?;
     }
@@ -116,17 +94,22 @@ pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
     })
 }
 
-/// Calls `read` with where to go on, until it counts nothing any more.
-fn in_pages(mut read: impl FnMut(u64, &mut u64) -> Result<()>) -> Result<()> {
-    let mut from = 0;
-    loop {
-        let mut count = 0;
-        read(from, &mut count)?;
-        if count == 0 {
-            return Ok(());
+/// Writes the rows of `reader` in the order of the walk.
+fn write_rows(reader: &IndexReader, writer: &mut IndexWriter) -> Result<()> {
+    let mut files = WalkRows::<FileEntry, _>::new(reader)?;
+    while let Some((_, file)) = files.pop()? {
+        let (id, offset) = (writer.files(), writer.total_bytes());
+        let chunk_map = if file.size < MIN_CHUNK_MAP_BYTES { None } else { reader.chunk_map(file.id)? };
+        writer.file(&FileEntry { id, offset, fragmented: false, ..file })?;
+        if let Some(chunk_map) = chunk_map {
+            writer.chunk_map(id, &chunk_map)?;
         }
-        from += PAGE;
     }
+    let mut nodes = WalkRows::<Node, _>::new(reader)?;
+    while let Some((_, node)) = nodes.pop()? {
+        writer.node(&node)?;
+    }
+    Ok(())
 }
 
 /// A backup of the index is recognised by the generations that it was made of.

@@ -46,35 +46,25 @@ fn fresh(target: &Path, files: &[(&str, &[u8])], nodes: &[Node]) {
 
 fn rows(database: &Path) -> Vec<(String, u64, Vec<Piece>)> {
     let reader = IndexReader::open(database).unwrap();
-    let mut rows = Vec::new();
-    let mut from = 0;
-    loop {
-        let mut page = Vec::new();
+    let (mut rows, mut keys) = (Vec::new(), Vec::new());
+    let mut walk = WalkRows::<FileEntry, _>::new(&reader).unwrap();
+    while let Some((key, file)) = walk.pop().unwrap() {
+        let mut pieces = Vec::new();
         reader
-            .files_in_walk_order(from, 2, |file| {
-                page.push(file);
+            .pieces_of(&file, |piece| {
+                pieces.push(piece);
                 Ok(ControlFlow::Continue(()))
             })
             .unwrap();
-        if page.is_empty() {
-            let mut walk = WalkRows::new(IndexReader::open(database).unwrap()).unwrap();
-            let all = std::iter::from_fn(|| walk.pop().unwrap().map(|(_, file)| file.id));
-            let ids: Vec<u64> = rows.iter().map(|(_, id, _)| *id).collect();
-            assert_eq!(all.collect::<Vec<_>>(), ids);
-            return rows;
-        }
-        from += page.len() as u64;
-        for file in page {
-            let mut pieces = Vec::new();
-            reader
-                .pieces_of(&file, |piece| {
-                    pieces.push(piece);
-                    Ok(ControlFlow::Continue(()))
-                })
-                .unwrap();
-            rows.push((file.path.to_string(), file.id, pieces));
-        }
+        keys.push(key);
+        rows.push((file.path.to_string(), file.id, pieces));
     }
+    let mut walk = WalkRows::<Node, _>::new(&reader).unwrap();
+    let nodes: Vec<Vec<u8>> = std::iter::from_fn(|| walk.pop().unwrap().map(|(key, _)| key)).collect();
+    assert!(keys.is_sorted() && nodes.is_sorted());
+    let summary = reader.summary().unwrap();
+    assert_eq!((rows.len() as u64, nodes.len() as u64), (summary.files, summary.nodes));
+    rows
 }
 
 /// Brings the index `theirs` from generation `from` of `ours` to `to`, as a receiver does.

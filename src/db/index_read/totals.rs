@@ -26,6 +26,15 @@ impl IndexReader {
         self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
     }
 
+    /// What is more than the id of any directory or link.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub(super) fn next_node_id(&self) -> Result<u64> {
+        let query = "SELECT coalesce(max(id) + 1, 0) FROM tarlike_node";
+        self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
+    }
+
     /// The bytes of all files together.
     ///
     /// # Errors

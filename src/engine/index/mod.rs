@@ -33,13 +33,15 @@ pub(super) use entry::{BatchContent, CONTENT_BATCH_BYTES, ContentUse, HashedFile
 pub(super) use large::{HashedLarge, LargeReader, SIDE_BY_SIDE};
 pub(super) use listing::{ListedEntry, list_bucket, list_bucket_reporting, listed_entries};
 pub(super) use objects::is_same_object;
-pub(super) use previous::{PreviousFiles, PreviousNodes, VanishedIds};
+pub(super) use previous::{PreviousFiles, PreviousNodes};
 pub(super) use scan::{Scan, previous_index};
 pub(super) use stat::{HardLinks, StatRow, record_top_of, stat_all, walk_of};
 
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::index_write::{IndexWriter, Written};
+use crate::engine::spill::IdSpill;
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::base::folder_of;
 use crate::telemetry::Monitor;
 use crate::unix_time::now_s;
 use next::NextRows;
@@ -90,9 +92,9 @@ fn next_generation(
     summary: Summary,
     started_s: u64,
 ) -> Result<IndexReport> {
-    let vanished = VanishedIds::default();
+    let vanished = IdSpill::new(folder_of(&options.database));
     let previous = PreviousFiles::new(reader, &summary, vanished.clone(), options.checksum)?;
-    let nodes = PreviousNodes::new(IndexReader::open(&options.database)?);
+    let nodes = PreviousNodes::new(IndexReader::open(&options.database)?)?;
     let previous_generation = summary.generation;
     let scan = Scan::new(options, Some(previous), ContentUse::Digests)?;
     let mut rows = NextRows::new(options.database.clone(), summary, nodes, scan.is_device(), options.append);

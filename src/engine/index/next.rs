@@ -3,7 +3,7 @@
 
 use super::append::Append;
 use super::entry::{Growth, HashedFile};
-use super::previous::{PreviousNodes, VanishedIds};
+use super::previous::PreviousNodes;
 use super::report::GenerationChanges;
 use super::shared_extents;
 use crate::archive::entry::{FileEntry, Node};
@@ -12,6 +12,7 @@ use crate::archive::skipped::SkippedList;
 use crate::db::generation::NextGeneration;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::index_write::Written;
+use crate::engine::spill::IdSpill;
 use crate::error::Result;
 use std::path::PathBuf;
 
@@ -176,15 +177,17 @@ impl NextRows {
     pub(super) fn finish(
         mut self,
         skipped: &SkippedList,
-        vanished: &VanishedIds,
+        vanished: &IdSpill,
         started_s: u64,
     ) -> Result<(Option<Written>, GenerationChanges, Summary)> {
-        self.nodes.end()?;
         self.remove_nodes()?;
-        for id in std::mem::take(&mut *vanished.lock()) {
-            self.next()?.remove_file(id)?;
-            self.changes.removed += 1;
+        while let Some(node) = self.nodes.pop()? {
+            self.next()?.remove_node(&node.path)?;
         }
+        vanished.each(|id| {
+            self.changes.removed += 1;
+            self.next()?.remove_file(id)
+        })?;
         if self.next.is_none() {
             let previous = IndexReader::open(&self.target)?.skipped()?;
             if previous.as_ref() == Some(skipped) {

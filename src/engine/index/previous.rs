@@ -5,19 +5,15 @@ use crate::archive::chunk_map::{ChunkMap, MIN_CHUNK_MAP_BYTES};
 use crate::archive::entry::{FileEntry, Meta, Node, Origin};
 use crate::archive::path::EntryPath;
 use crate::db::index_read::{IndexReader, Summary, WalkRows};
+use crate::engine::spill::IdSpill;
 use crate::error::Result;
 use crate::unix_time::now_s;
-use parking_lot::Mutex;
-use std::cmp::Ordering;
-use std::collections::VecDeque;
-use std::ops::ControlFlow;
-use std::sync::Arc;
 
 /// The files of the previous index. They and the walk have the same order.
 pub(in crate::engine) struct PreviousFiles {
     rows: WalkRows,
     /// Ids of the files that the walk has passed without finding them.
-    vanished: VanishedIds,
+    vanished: IdSpill,
     /// A file that changed at this time or later, in nanoseconds since 1970, may have changed again
     /// unnoticed in the same tick of the clock.
     settled_ns: i64,
@@ -33,9 +29,6 @@ fn is_settled(mtime_ns: i64, ctime_ns: i64, settled_ns: i64, now_ns: i64) -> boo
     ctime_ns < settled_ns && (mtime_ns < settled_ns || mtime_ns > now_ns)
 }
 
-/// Ids of files of the previous index that are gone.
-pub(in crate::engine) type VanishedIds = Arc<Mutex<Vec<u64>>>;
-
 impl PreviousFiles {
     /// A clock tick of the coarsest file systems.
     const TICK_S: u64 = 2;
@@ -43,7 +36,7 @@ impl PreviousFiles {
     pub(in crate::engine) fn new(
         reader: IndexReader,
         summary: &Summary,
-        vanished: VanishedIds,
+        vanished: IdSpill,
         read_all: bool,
     ) -> Result<Self> {
         let settled_s = summary.created_s.saturating_sub(Self::TICK_S);
@@ -55,14 +48,8 @@ impl PreviousFiles {
 
     /// The previous row of `path`. Callers ask for paths in ascending order of their keys.
     pub(in crate::engine) fn find(&mut self, path: &EntryPath) -> Result<Option<FileEntry>> {
-        let key = path.sort_key();
-        loop {
-            match self.rows.peek()?.map(|previous| previous.cmp(&key)) {
-                Some(Ordering::Less) => self.skip()?,
-                Some(Ordering::Equal) => return Ok(self.rows.pop()?.map(|(_, file)| file)),
-                _ => return Ok(None),
-            };
-        }
+        let Self { rows, vanished, .. } = self;
+        rows.find(&path.sort_key(), |file| vanished.push(file.id))
     }
 
     /// Whether a file with the attributes `now`, which has no digests, still has the content of
@@ -97,42 +84,23 @@ impl PreviousFiles {
 
     /// The walk is at its end: the remaining files have vanished.
     pub(in crate::engine) fn end(&mut self) -> Result<()> {
-        while self.skip()? {}
+        while let Some((_, file)) = self.rows.pop()? {
+            self.vanished.push(file.id)?;
+        }
         Ok(())
-    }
-
-    /// Passes the next row, whose file has vanished; false at the end.
-    fn skip(&mut self) -> Result<bool> {
-        let Some((_, file)) = self.rows.pop()? else { return Ok(false) };
-        self.vanished.lock().push(file.id);
-        Ok(true)
     }
 }
 
 /// The directories and links of the previous index, in the order of the walk.
 pub(in crate::engine) struct PreviousNodes {
-    reader: IndexReader,
-    at: u64,
-    next: VecDeque<(Vec<u8>, Node)>,
+    rows: WalkRows<Node>,
     /// Nodes that the walk has passed without finding them.
     pub(in crate::engine) vanished: Vec<Node>,
 }
 
-const PAGE: u64 = 4096;
-
 impl PreviousNodes {
-    pub(in crate::engine) fn new(reader: IndexReader) -> Self {
-        Self { reader, at: 0, next: VecDeque::new(), vanished: Vec::new() }
-    }
-
-    fn read_page(&mut self) -> Result<bool> {
-        let next = &mut self.next;
-        self.reader.nodes_in_walk_order(self.at, PAGE, |node| {
-            next.push_back((node.path.sort_key(), node));
-            Ok(ControlFlow::Continue(()))
-        })?;
-        self.at += self.next.len() as u64;
-        Ok(!self.next.is_empty())
+    pub(in crate::engine) fn new(reader: IndexReader) -> Result<Self> {
+        Ok(Self { rows: WalkRows::new(reader)?, vanished: Vec::new() })
     }
 
     /// Whether the previous index has this very node. Callers ask for nodes in the order of the
@@ -143,33 +111,16 @@ impl PreviousNodes {
 
     /// The previous node at the path of `node`. Callers ask for nodes in the order of the walk.
     pub(in crate::engine) fn find(&mut self, node: &Node) -> Result<Option<Node>> {
-        let key = node.path.sort_key();
-        loop {
-            if self.next.is_empty() && !self.read_page()? {
-                return Ok(None);
-            }
-            match self.next.front().map(|(previous, _)| previous.cmp(&key)) {
-                Some(Ordering::Less) => self.skip(),
-                Some(Ordering::Equal) => return Ok(self.next.pop_front().map(|(_, previous)| previous)),
-                _ => return Ok(None),
-            }
-        }
+        let Self { rows, vanished } = self;
+        rows.find(&node.path.sort_key(), |passed| {
+            vanished.push(passed);
+            Ok(())
+        })
     }
 
-    fn skip(&mut self) {
-        self.vanished.extend(self.next.pop_front().map(|(_, node)| node));
-    }
-
-    /// The walk is at its end: the remaining nodes have vanished.
-    pub(in crate::engine) fn end(&mut self) -> Result<()> {
-        loop {
-            while !self.next.is_empty() {
-                self.skip();
-            }
-            if !self.read_page()? {
-                return Ok(());
-            }
-        }
+    /// The walk is at its end: takes the next of the remaining nodes, which have vanished.
+    pub(in crate::engine) fn pop(&mut self) -> Result<Option<Node>> {
+        Ok(self.rows.pop()?.map(|(_, node)| node))
     }
 }
 

@@ -4,11 +4,11 @@ use super::changes::{ChangeKind, Plan, PlannedChange};
 use super::compare::{
     Comparison, FileChange, PreviousGeneration, check_cancelled, content_key, count_file, no_block_size,
 };
-use crate::archive::entry::FileEntry;
+use crate::archive::entry::{FileEntry, Node};
 use crate::archive::layout::BlockLayout;
 use crate::archive::ranges::RangeSet;
 use crate::db::generation::{History, rebuild};
-use crate::db::index_read::IndexReader;
+use crate::db::index_read::{IndexReader, WalkRows};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
 use std::ops::ControlFlow;
@@ -30,15 +30,11 @@ pub struct BetweenOptions {
     pub scratch: PathBuf,
 }
 
-/// Files that are read in one go.
-const PAGE: u64 = 4096;
-
 /// Compares two generations, and gives `each` every entry that differs, as [`super::plan`] does. The bytes
 /// to send are those that a receiver with the older one is missing.
 ///
 /// A generation that is not the newest one is rebuilt in [`BetweenOptions::scratch`], which takes as much
-/// space as the index. In memory are the ranges of the archive that are new, and 8 bytes for each removed
-/// file.
+/// space as the index. In memory are the ranges of the archive that are new.
 ///
 /// # Errors
 /// The index does not have these generations, one was not made of the other, or `each` fails.
@@ -51,19 +47,22 @@ pub fn between(
     let (from_index, to_index, to) = open_generations(options)?;
     let reader = IndexReader::open(from_index.path(database))?;
     let summary = reader.summary()?;
-    let previous = PreviousGeneration::new(from_index.path(database), reader, &summary)?;
+    let previous = PreviousGeneration::new(from_index.path(database), reader, &summary, scratch)?;
     let mut comparison = Comparison::new(Some(previous), Some(scratch), &mut each)?;
     (comparison.plan.from, comparison.plan.to) = (Some(*from), Some(to));
     let now = IndexReader::open(to_index.path(database))?;
     let total_bytes = now.summary()?.total_bytes;
     let mut appended =
         AppendedRanges { from: summary.total_bytes, ranges: RangeSet::default(), reader: &now };
-    files(&now, monitor, |file| {
+    let mut files = WalkRows::<FileEntry, _>::new(&now)?;
+    while let Some((_, file)) = files.pop()? {
+        count_file(&file, monitor)?;
         let Some(previous) = comparison.previous_at(&file.path)? else {
             let send_bytes = appended.add(&file)?;
             // A file with appended bytes was not renamed, whatever its content.
             let key = content_key(&file).filter(|_| send_bytes == 0);
-            return comparison.new_path(&file, key.as_deref(), send_bytes);
+            comparison.new_path(&file, key.as_deref(), send_bytes)?;
+            continue;
         };
         let change = match previous.id == file.id {
             // The content of a row never changes.
@@ -74,9 +73,13 @@ pub fn between(
             }
             false => FileChange::of(ChangeKind::Changed, file.size, appended.add(&file)?),
         };
-        comparison.same_path(&file, change)
-    })?;
-    compare_nodes(&now, &mut comparison, monitor)?;
+        comparison.same_path(&file, change)?;
+    }
+    let mut nodes = WalkRows::<Node, _>::new(&now)?;
+    while let Some((_, node)) = nodes.pop()? {
+        check_cancelled(monitor)?;
+        comparison.node(&node, |previous| previous == &node)?;
+    }
     let ranges = appended.ranges;
     let mut plan = comparison.finish(content_key)?;
     // All contents are known.
@@ -112,49 +115,6 @@ fn open_generations(options: &BetweenOptions) -> Result<(GenerationIndex, Genera
             .with_hint("give the older one to --from; what was abandoned by rewind leads nowhere"));
     }
     Ok((from_index, to_index, to))
-}
-
-/// Takes every directory and link of `index`.
-fn compare_nodes(index: &IndexReader, comparison: &mut Comparison<'_>, monitor: &dyn Monitor) -> Result<()> {
-    let mut at = 0;
-    loop {
-        let mut page = Vec::new();
-        index.nodes_in_walk_order(at, PAGE, |node| {
-            page.push(node);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        if page.is_empty() {
-            return Ok(());
-        }
-        at += page.len() as u64;
-        for node in page {
-            comparison.node(&node, |previous| previous == &node)?;
-        }
-        check_cancelled(monitor)?;
-    }
-}
-
-/// Gives every file, in the order of the walk.
-fn files(
-    index: &IndexReader,
-    monitor: &dyn Monitor,
-    mut each: impl FnMut(FileEntry) -> Result<()>,
-) -> Result<()> {
-    let count = index.summary()?.files;
-    let mut at = 0;
-    while at < count {
-        let mut page = Vec::new();
-        index.files_in_walk_order(at, PAGE.min(count - at), |file| {
-            page.push(file);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        at += PAGE;
-        for file in page {
-            count_file(&file, monitor)?;
-            each(file)?;
-        }
-    }
-    Ok(())
 }
 
 /// The ranges that were appended to the archive after the older generation.

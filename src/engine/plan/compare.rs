@@ -5,7 +5,8 @@ use crate::archive::entry::{FileEntry, Node};
 use crate::archive::path::EntryPath;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::moves::{Came, Moves};
-use crate::engine::index::{PreviousFiles, PreviousNodes, VanishedIds};
+use crate::engine::index::{PreviousFiles, PreviousNodes};
+use crate::engine::spill::IdSpill;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
 use std::ops::ControlFlow;
@@ -16,18 +17,23 @@ pub(super) struct PreviousGeneration {
     files: PreviousFiles,
     nodes: PreviousNodes,
     /// Ids of files that the walk has passed without finding them.
-    vanished: VanishedIds,
+    vanished: IdSpill,
     /// Reads the rows of these.
     reader: IndexReader,
 }
 
 impl PreviousGeneration {
-    /// `reader` reads the index at `database`.
-    pub(super) fn new(database: &Path, reader: IndexReader, summary: &Summary) -> Result<Self> {
-        let vanished = VanishedIds::default();
+    /// `reader` reads the index at `database`; the folder `scratch` is for what must not be in memory.
+    pub(super) fn new(
+        database: &Path,
+        reader: IndexReader,
+        summary: &Summary,
+        scratch: &Path,
+    ) -> Result<Self> {
+        let vanished = IdSpill::new(scratch);
         Ok(Self {
             files: PreviousFiles::new(reader, summary, vanished.clone(), false)?,
-            nodes: PreviousNodes::new(IndexReader::open(database)?),
+            nodes: PreviousNodes::new(IndexReader::open(database)?)?,
             vanished,
             reader: IndexReader::open(database)?,
         })
@@ -148,20 +154,22 @@ impl<'a> Comparison<'a> {
 
     /// All entries were taken. `key` gives the key of a previous file by which a renamed one is found.
     pub(super) fn finish(mut self, key: impl Fn(&FileEntry) -> Option<Vec<u8>>) -> Result<Plan> {
+        self.vanished_nodes()?;
+        let next_node = |previous: &mut PreviousGeneration| previous.nodes.pop();
+        while let Some(node) = self.previous.as_mut().map_or(Ok(None), next_node)? {
+            self.one_node(&node, ChangeKind::Removed)?;
+        }
         if let Some(previous) = &mut self.previous {
             previous.files.end()?;
-            previous.nodes.end()?;
         }
-        self.vanished_nodes()?;
         let mut moves = self.moves.take();
         if let Some(PreviousGeneration { vanished, reader, .. }) = self.previous.take() {
-            let vanished = std::mem::take(&mut *vanished.lock());
-            for id in vanished {
+            vanished.each(|id| {
                 reader.files_with_ids(id..id + 1, |file| {
                     self.vanished_file(&file, key(&file), moves.as_mut())?;
                     Ok(ControlFlow::Continue(()))
-                })?;
-            }
+                })
+            })?;
         }
         if let Some(moves) = moves {
             moves.rest(|Came { path, size: bytes, send_bytes }| {

@@ -35,8 +35,8 @@ pub struct PlanOptions {
 /// Entries come in the order of the walk, with two exceptions: removed directories and links come later,
 /// and new, removed and renamed files come at the end.
 ///
-/// It holds in memory 8 bytes for each removed file, and what a scan holds of files with several names.
-/// Files at new paths are on disk, in [`PlanOptions::scratch`].
+/// It holds in memory what a scan holds of files with several names. Files at new paths and the ids of
+/// removed files are on disk, in [`PlanOptions::scratch`].
 ///
 /// # Errors
 /// The source cannot be scanned, the index cannot be read, or `each` fails.
@@ -54,7 +54,7 @@ pub fn plan(
         previous = Some((reader, summary));
     }
     let previous = previous
-        .map(|(reader, summary)| PreviousGeneration::new(&index.database, reader, &summary))
+        .map(|(reader, summary)| PreviousGeneration::new(&index.database, reader, &summary, &options.scratch))
         .transpose()?;
     // Only the files of a folder have inodes, by which a renamed file is found.
     let has_moves = previous.is_some() && index.bucket.is_none();

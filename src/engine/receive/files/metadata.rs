@@ -8,12 +8,11 @@ use super::publish::record_published;
 use super::published::mend;
 use crate::archive::entry::{FileEntry, Meta};
 use crate::archive::ranges::RangeSet;
-use crate::error::{Error, Result};
+use crate::engine::spill::Spill;
+use crate::error::Result;
 use crate::sink::Expected;
 use crate::sink::disk::FolderCache;
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A file that has everything but its metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,17 +52,13 @@ impl MetadataUpdate {
     }
 }
 
-/// Updates in a file without a name: however many there are, only a buffer of them is in memory.
-pub(crate) struct UpdateList {
-    /// Where the file is made, if there is any update.
-    folder: PathBuf,
-    file: Option<BufWriter<File>>,
-}
+/// Updates on disk.
+pub(crate) struct UpdateList(Spill<RECORD_BYTES>);
 
 impl UpdateList {
-    /// No updates; the file will be in `folder`.
+    /// No updates; the file of them will be in `folder`.
     pub(crate) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_path_buf(), file: None }
+        Self(Spill::new(folder))
     }
 
     /// Adds an update.
@@ -71,13 +66,7 @@ impl UpdateList {
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn push(&mut self, update: MetadataUpdate) -> Result<()> {
-        let mut write = || -> std::io::Result<()> {
-            if self.file.is_none() {
-                self.file = Some(BufWriter::new(tempfile::tempfile_in(&self.folder)?));
-            }
-            self.file.as_mut().map_or(Ok(()), |file| file.write_all(&update.encode()))
-        };
-        write().map_err(Self::error)
+        self.0.push(update.encode())
     }
 
     /// Gives all updates in the order in which they came.
@@ -85,21 +74,7 @@ impl UpdateList {
     /// # Errors
     /// The file cannot be read, or an error of `each`.
     pub(crate) fn each(&mut self, mut each: impl FnMut(MetadataUpdate) -> Result<()>) -> Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        file.rewind().map_err(Self::error)?;
-        let mut reader = BufReader::new(file.get_ref());
-        let mut record = [0; RECORD_BYTES];
-        loop {
-            match reader.read_exact(&mut record) {
-                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
-                other => other.map_err(Self::error)?,
-            }
-            each(MetadataUpdate::decode(&record))?;
-        }
-    }
-
-    fn error(error: std::io::Error) -> Error {
-        Error::io("cannot use a temporary file", error)
+        self.0.each(|record| each(MetadataUpdate::decode(&record)))
     }
 }
 

@@ -12,9 +12,6 @@ use crate::sink::disk::{DiskSink, FolderCache};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// Rows of an index that are compared at once.
-const PAGE_ROWS: u64 = 4096;
-
 /// The files of `index` that `previous` had published under the same path, with the same content.
 ///
 /// # Errors
@@ -84,37 +81,20 @@ pub(crate) fn same_by_path(
     let mut reusable = Reusable::new(scratch);
     // Both in the order of the walk, so that no row needs to be looked up. Of an index that was not written in that order, some rows are
     // not found: their files are sent.
-    let mut rows = WalkRows::new(IndexReader::open_growing(previous)?)?;
-    let mut next = rows.pop()?;
-    let mut from = 0;
-    loop {
-        let mut page = Vec::new();
-        index.files_in_walk_order(from, PAGE_ROWS, |file| {
-            page.push((file.path.sort_key(), file));
-            Ok(ControlFlow::Continue(()))
-        })?;
-        if page.is_empty() {
-            return Ok(reusable);
-        }
-        from += page.len() as u64;
-        for (key, file) in page {
-            while next.as_ref().is_some_and(|(other, _)| *other < key) {
-                next = rows.pop()?;
-            }
-            let Some((_, old)) = next.as_ref().filter(|(other, _)| *other == key) else { continue };
-            // A file without a time could have been changed by any program.
-            let is_same = old.has_content_of(&file) && old.meta.is_some();
-            if !is_same || !is_there(old.id) {
+    let mut old_rows = WalkRows::<FileEntry>::new(IndexReader::open_growing(previous)?)?;
+    let mut rows = WalkRows::<FileEntry, _>::new(index)?;
+    while let Some((key, file)) = rows.pop()? {
+        // A file without a time could have been changed by any program.
+        let is_same = |old: &FileEntry| old.has_content_of(&file) && old.meta.is_some() && is_there(old.id);
+        let Some(old) = old_rows.find(&key, |_| Ok(()))?.filter(is_same) else { continue };
+        if old.meta != file.meta {
+            if !is_unmodified(&old) {
                 continue;
             }
-            if old.meta != file.meta {
-                if !is_unmodified(old) {
-                    continue;
-                }
-                reusable.updates.push(MetadataUpdate::of(file.id, old))?;
-            }
-            reusable.published.insert(file.id..file.id + 1);
-            reusable.same_bytes += file.size;
+            reusable.updates.push(MetadataUpdate::of(file.id, &old))?;
         }
+        reusable.published.insert(file.id..file.id + 1);
+        reusable.same_bytes += file.size;
     }
+    Ok(reusable)
 }
