@@ -36,10 +36,26 @@ pub(super) struct DirectClient {
 }
 
 /// What goes wrong with requests.
-#[derive(Clone)]
 pub(super) enum Fault {
     /// Every request but `status` is refused.
     Refused,
+    /// The next request of this name fails.
+    Once(&'static str, ErrorKind),
+}
+
+impl Fault {
+    /// How the request `name` fails, if it does.
+    fn of(fault: &mut Option<Self>, name: &str) -> Option<ErrorKind> {
+        match fault {
+            Some(Self::Refused) if name != "status" => Some(ErrorKind::Forbidden),
+            Some(Self::Once(failing, kind)) if *failing == name => {
+                let kind = *kind;
+                *fault = None;
+                Some(kind)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Starts receivers for tests; the requests that they get are noted.
@@ -91,13 +107,10 @@ impl DirectClient {
         work: impl FnOnce(&Arc<Receiver>) -> Result<T> + Send + 'a,
     ) -> Answer<'a, T> {
         self.requests.lock().unwrap().push(name);
-        let fault = self.fault.lock().unwrap().clone();
+        let failure = Fault::of(&mut self.fault.lock().unwrap(), name);
         Box::pin(async move {
-            match fault {
-                Some(Fault::Refused) if name != "status" => {
-                    return Err(Error::new(ErrorKind::Forbidden, format!("{name} is refused")));
-                }
-                _ => {}
+            if let Some(kind) = failure {
+                return Err(Error::new(kind, format!("{name} is refused")));
             }
             tokio::task::block_in_place(|| work(&self.receiver))
         })

@@ -126,3 +126,92 @@ async fn one_run_at_a_time_uses_an_index() {
     assert_eq!(lab.run(lab.options()).await.unwrap_err().kind(), ErrorKind::InUse);
     assert!(!lab.path("copy").exists());
 }
+
+impl Lab {
+    /// A lab whose first run has ended, and that has changed since by 4,000 bytes, in one block.
+    async fn changed() -> Self {
+        let lab = Self::new();
+        lab.run(lab.options()).await.unwrap();
+        lab.write("a", &[3; 4000]);
+        lab.starter.requests();
+        lab
+    }
+
+    /// How many requests of this name came since they were last asked for, and the report.
+    async fn run_counting(&self, names: [&str; 2]) -> ([usize; 2], SyncReport) {
+        let report = self.run(self.options()).await.unwrap();
+        let requests = self.starter.requests();
+        (names.map(|name| requests.iter().filter(|request| **request == name).count()), report)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sends_a_fresh_copy_while_it_is_indexed() {
+    let lab = Lab::new();
+    let (counts, report) = lab.run_counting(["append_log", "put_index"]).await;
+    assert!(counts[0] > 0 && counts[1] == 0, "{counts:?}");
+    assert_eq!((report.upload().complete, report.upload().sent_bytes), (true, 35_000));
+    lab.assert_copied();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sends_nothing_of_an_unchanged_source() {
+    let lab = Lab::new();
+    lab.run(lab.options()).await.unwrap();
+    lab.starter.requests();
+    let (counts, report) = lab.run_counting(["put_index", "put_block"]).await;
+    assert_eq!((counts, report.upload().complete), ([0, 0], true));
+    let SyncReport::Copied { index, .. } = report else { panic!("{report:?}") };
+    assert!(index.unchanged);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sends_the_change_of_a_source() {
+    let lab = Lab::changed().await;
+    let (counts, report) = lab.run_counting(["put_index", "put_block"]).await;
+    assert_eq!((counts, report.upload().sent_bytes), ([1, 1], 4000));
+    lab.assert_copied();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn puts_the_whole_index_where_its_change_is_refused() {
+    let lab = Lab::changed().await;
+    lab.starter.set_fault(Some(Fault::Once("put_index", ErrorKind::BadIndex)));
+    let (counts, report) = lab.run_counting(["put_index", "put_block"]).await;
+    assert_eq!((counts[0], report.upload().complete, report.upload().sent_bytes), (2, true, 4000));
+    lab.assert_copied();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn goes_on_in_the_next_run_where_the_receiver_was_full() {
+    let lab = Lab::changed().await;
+    lab.starter.set_fault(Some(Fault::Once("put_block", ErrorKind::NoSpace)));
+    assert_eq!(lab.run(lab.options()).await.unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(std::fs::read(lab.path("copy/a")).unwrap(), [1; 5000], "the previous content");
+    lab.starter.requests();
+    let (counts, report) = lab.run_counting(["put_index", "put_block"]).await;
+    assert_eq!((counts, report.upload().sent_bytes), ([0, 1], 4000));
+    lab.assert_copied();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sends_a_block_again_that_was_damaged_on_the_way() {
+    let lab = Lab::changed().await;
+    lab.starter.set_fault(Some(Fault::Once("put_block", ErrorKind::BadBlock)));
+    let (counts, report) = lab.run_counting(["put_index", "put_block"]).await;
+    assert_eq!((counts, report.upload().failed_total), ([1, 2], 0));
+    lab.assert_copied();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_changes_nothing() {
+    let lab = Lab::new();
+    let report = lab.run(dry(lab.options())).await.unwrap();
+    assert_eq!((report.upload().dry_run, report.upload().total_bytes), (true, 35_000));
+    assert!(!lab.path("copy").exists() && !lab.path("index").exists());
+    let lab = Lab::changed().await;
+    let SyncReport::Planned { plan, .. } = lab.run(dry(lab.options())).await.unwrap() else { panic!() };
+    assert_eq!(plan.send_bytes, 4000);
+    assert_eq!(std::fs::read(lab.path("copy/a")).unwrap(), [1; 5000]);
+    assert!(!lab.starter.requests().iter().any(|name| name.starts_with("put")));
+}
