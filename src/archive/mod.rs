@@ -10,6 +10,7 @@ pub mod codec;
 pub mod digest;
 pub mod entry;
 pub mod extent;
+pub mod failures;
 pub mod frame;
 pub mod index_digest;
 pub mod intake;

@@ -116,15 +116,6 @@ impl FailedFile {
     pub fn bytes(&self) -> usize {
         self.path.len() + self.reason.len() + 50
     }
-
-    /// Adds it to the names of an answer, if there is room. The count of all says how many there
-    /// are.
-    pub fn name_in(self, named: &mut Vec<Self>) {
-        let named_bytes: usize = named.iter().map(Self::bytes).sum();
-        if named.len() < FAILED_NAMES && named_bytes + self.bytes() <= FAILED_BYTES {
-            named.push(self);
-        }
-    }
 }
 
 /// Answer to `GET status`.

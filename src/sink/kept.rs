@@ -9,6 +9,7 @@ use crate::folder::{Folder, is_kind, meta_of, timestamps};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
+use std::ops::RangeInclusive;
 
 const FOLDER: &str = "kept";
 
@@ -121,19 +122,23 @@ fn copy(
 }
 
 impl Kept {
-    /// The ids of the files that are here, in no order.
+    /// The least and the highest id of the files that are here; `None` if there is no file.
     ///
     /// # Errors
     /// The system's error.
-    pub fn ids(&self) -> Result<Vec<u64>> {
-        let list = || -> std::result::Result<Vec<u64>, Errno> {
-            let mut ids = Vec::new();
+    pub fn ids(&self) -> Result<Option<RangeInclusive<u64>>> {
+        let list = || -> std::result::Result<Option<RangeInclusive<u64>>, Errno> {
+            let mut ids: Option<RangeInclusive<u64>> = None;
             for entry in rustix::fs::Dir::read_from(&self.folder)? {
-                ids.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<u64>().ok()));
+                let Some(id) = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok()) else {
+                    continue;
+                };
+                let (least, highest) = ids.map_or((id, id), |ids| ids.into_inner());
+                ids = Some(least.min(id)..=highest.max(id));
             }
             Ok(ids)
         };
-        list().map_err(|e| Error::io("cannot look at what is kept", e))
+        list().map_err(|e| Error::io("cannot look at what is retained", e))
     }
 
     /// Whether the file with this id is here, with this size.
@@ -194,7 +199,7 @@ mod tests {
         );
         std::fs::write(base.path().join("f"), "CONTENT").unwrap();
         assert!(!sink.keep(&kept, &FileEntry { id: 8, ..file.clone() }, &mut cache).unwrap(), "another time");
-        assert_eq!(kept.ids().unwrap(), [7]);
+        assert_eq!(kept.ids().unwrap(), Some(7..=7));
         assert!(kept.has(&file).unwrap() && !kept.has(&FileEntry { size: 8, ..file.clone() }).unwrap());
         let staging = sink.staging("0.3").unwrap();
         staging.take_kept(&kept, 7).unwrap();

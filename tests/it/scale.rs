@@ -35,6 +35,19 @@ fn path(id: u64) -> String {
     format!("folder-{:03}/sub-{:02}/file-{id:07}", id / 10_000, id / 500 % 20)
 }
 
+fn meta(mode: u32, mtime_ns: i64) -> Vec<u8> {
+    [&[1][..], &mode.to_le_bytes(), &mtime_ns.to_le_bytes(), &[0; 8]].concat()
+}
+
+/// The digest of an index of `rows` files, from that of its rows.
+fn digest_of(files: &blake3::Hasher, rows: u64) -> blake3::Hash {
+    let mut digest = blake3::Hasher::new();
+    digest.update(b"tar-like index 1\n");
+    digest.update(files.finalize().as_bytes()).update(&rows.to_le_bytes());
+    digest.update(blake3::hash(b"").as_bytes()).update(&0_u64.to_le_bytes());
+    digest.finalize()
+}
+
 /// Writes an index of files that need not exist, as the program does, but by plain SQL; returns its
 /// digest and total size.
 fn synthesize(db: &Path) -> (String, u64) {
@@ -67,15 +80,11 @@ fn synthesize(db: &Path) -> (String, u64) {
             files.update(&size.to_le_bytes()).update(&offset.to_le_bytes());
             files.update(&md5);
             files.update(&sized(blake3.as_bytes()));
-            files.update(&[1]).update(&420_u32.to_le_bytes()).update(&mtime_ns.to_le_bytes()).update(&[0; 8]);
+            files.update(&meta(420, mtime_ns));
             offset += size;
         }
     }
-    let mut digest = blake3::Hasher::new();
-    digest.update(b"tar-like index 1\n");
-    digest.update(files.finalize().as_bytes()).update(&ROWS.to_le_bytes());
-    digest.update(blake3::hash(b"").as_bytes()).update(&0_u64.to_le_bytes());
-    let digest = digest.finalize().to_hex().to_string();
+    let digest = digest_of(&files, ROWS).to_hex().to_string();
     for (key, value) in [("digest", &*digest), ("hash", "md5"), ("base", "/none")] {
         transaction.execute("INSERT INTO tarlike_meta VALUES(?,?)", [key, value]).unwrap();
     }
@@ -186,6 +195,50 @@ fn a_million_rows() {
     assert!(finish.contains("\"complete\":false"), "{finish}");
     within(&proxy, "started again");
 }
+
+/// A change of the index of [`synthesize`] that leaves nothing of it: each file gets other metadata,
+/// and then goes. Gives the digest that the index has then, too.
+fn change_of_every_row() -> (String, Vec<u8>) {
+    let (mut file, mut batch) = (Vec::new(), Vec::new());
+    let mut add = |record: &[u8]| {
+        batch.extend(record);
+        if batch.len() > 1 << 20 || record[0] == b'E' {
+            file.extend((batch.len() as u32).to_le_bytes());
+            file.append(&mut batch);
+        }
+    };
+    (0..ROWS).for_each(|id| add(&[&b"M"[..], &id.to_le_bytes(), &meta(384, 7)].concat()));
+    (0..ROWS).for_each(|id| add(&[&b"R"[..], &id.to_le_bytes()].concat()));
+    let digest = digest_of(&blake3::Hasher::new(), 0);
+    add(&[&b"E\x01"[..], digest.as_bytes(), &[0; 24]].concat());
+    (digest.to_hex().to_string(), file)
+}
+
+#[test]
+fn two_million_changed_rows() {
+    let lab = Lab::new();
+    let (db, dst) = (lab.path("db"), lab.path("dst"));
+    let start = Instant::now();
+    let (from, _) = synthesize(&db);
+    let proxy = lab.cmd(args!["proxy", "0", "-b", dst, "--max-inflight", INFLIGHT.to_string()]).serve();
+    let answer = patient(&proxy, "PUT /tar/0/db", &[("x-tar-like-index", &from)], &index::frame_of(&db));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let (to, change) = change_of_every_row();
+    // From here on the peak is that of the change.
+    std::fs::write(format!("/proc/{}/clear_refs", proxy.pid()), "5").unwrap();
+    let before = peak_kib(proxy.pid());
+    println!("the change begins after {:?} with {before} KiB", start.elapsed());
+    let headers = [("x-tar-like-index", &*to), ("x-tar-like-from", &from), ("x-tar-like-keep", "1")];
+    let answer = patient(&proxy, "PUT /tar/0/db", &headers, &frame(&change));
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(&to), "{answer}");
+    let peak = peak_kib(proxy.pid());
+    println!("{peak} KiB after {:?}", start.elapsed());
+    assert_eq!(proxy.status(0)["files_total"].as_u64(), Some(0));
+    assert!(peak < before + MAX_GROWTH_KIB, "{before} KiB before, {peak} KiB at the change");
+}
+
+/// A change takes 18 MiB: the page cache of the copy, and buffers. Lists of ids would take 16 more.
+const MAX_GROWTH_KIB: u64 = 26 << 10;
 
 /// Runs to the end; returns the peak of its memory, within a few milliseconds of its end, in KiB.
 fn watched(cmd: Cmd) -> (Output, u64) {

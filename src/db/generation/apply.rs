@@ -10,23 +10,16 @@ use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What a change did.
+/// What a change came to. Which rows it changed is only in its records: there may be any number.
 #[derive(Debug, Clone)]
 pub struct Applied {
     /// The index as it is now.
     pub end: ChangeEnd,
-    /// Ids of files that went.
-    pub removed: Vec<u64>,
-    /// Ids of files that came.
-    pub added: Vec<u64>,
-    /// Ids of files of which only metadata changed.
-    pub changed: Vec<u64>,
-    /// Files that came and are believed to begin with a previous one, by id: that one's, and how to go on from there, at most
-    /// 1024 of them.
+    /// Grown files whose prefix the sender did not read, by id: the id of the previous file, and how
+    /// to continue its digest. At most 1024; any other one is a file that changed.
     pub beginnings: BTreeMap<u64, (u64, KnownPrefix)>,
 }
 
-/// The others are as any file that changed.
 const MAX_BEGINNINGS: usize = 1024;
 
 /// How many extents a file may have whatever its size ...
@@ -50,22 +43,10 @@ pub fn apply(
     batches: impl IntoIterator<Item = Result<Vec<u8>>>,
 ) -> Result<Applied> {
     let editor = Editor::open(path, name, remember.map(|placed| (generation, placed)))?;
-    let mut applying = Applying {
-        editor,
-        open: None,
-        applied: None,
-        lists: Default::default(),
-        whole: None,
-        beginnings: BTreeMap::new(),
-    };
-    for batch in batches {
-        for record in change::records(&batch?) {
-            let refused =
-                |e| Error::new(ErrorKind::BadIndex, "the change of the index is refused").with_source(e);
-            applying.record(record.map_err(refused)?)?;
-        }
-    }
-    let Applying { editor, applied, lists: [removed, added, changed], beginnings, .. } = applying;
+    let mut applying =
+        Applying { editor, open: None, applied: None, whole: None, beginnings: BTreeMap::new() };
+    each_record(batches, |record| applying.record(record))?;
+    let Applying { editor, applied, beginnings, .. } = applying;
     let end = applied.ok_or_else(|| editor.refused("it has no end"))?;
     editor.check_paths()?;
     // Whoever reads such an index goes by the numbers.
@@ -79,7 +60,24 @@ pub fn apply(
             .with_hint("the change was made for another index, or edited"));
     }
     editor.close(path, &end, generation, created_s)?;
-    Ok(Applied { end, removed, added, changed, beginnings })
+    Ok(Applied { end, beginnings })
+}
+
+/// Gives the records of a change that comes in `batches`, each of whole records.
+///
+/// # Errors
+/// [`ErrorKind::BadIndex`]: there is one that is none. Others are of `batches` or `each`.
+pub fn each_record(
+    batches: impl IntoIterator<Item = Result<Vec<u8>>>,
+    mut each: impl FnMut(ChangeRecord) -> Result<()>,
+) -> Result<()> {
+    let refused = |e| Error::new(ErrorKind::BadIndex, "the change of the index is refused").with_source(e);
+    for batch in batches {
+        for record in change::records(&batch?) {
+            each(record.map_err(refused)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// A fragmented file whose extents are still to come.
@@ -94,8 +92,6 @@ struct Applying {
     editor: Editor,
     open: Option<Open>,
     applied: Option<ChangeEnd>,
-    /// Files that went, came, and changed.
-    lists: [Vec<u64>; 3],
     /// The fragmented file whose last extent was the last record.
     whole: Option<u64>,
     beginnings: BTreeMap<u64, (u64, KnownPrefix)>,
@@ -112,15 +108,10 @@ impl Applying {
             return Err(self.editor.refused(format!("extents of file {} are missing", open.id)));
         }
         let whole = self.whole.take();
-        let [removed, added, changed] = &mut self.lists;
         match record {
-            ChangeRecord::RemoveFile(id) => {
-                self.editor.remove_file(id)?;
-                removed.push(id);
-            }
+            ChangeRecord::RemoveFile(id) => drop(self.editor.remove_file(id)?),
             ChangeRecord::AddFile(file) => {
                 self.editor.add_file(&file)?;
-                added.push(file.id);
                 self.open =
                     file.fragmented.then_some(Open { id: file.id, at: 0, size: file.size, extents: 0 });
             }
@@ -133,10 +124,7 @@ impl Applying {
                     self.beginnings.insert(id, (previous, beginning));
                 }
             }
-            ChangeRecord::SetMeta(id, meta) => {
-                self.editor.set_meta(id, meta)?;
-                changed.push(id);
-            }
+            ChangeRecord::SetMeta(id, meta) => drop(self.editor.set_meta(id, meta)?),
             ChangeRecord::RemoveNode(path) => drop(self.editor.remove_node(&path)?),
             ChangeRecord::PutNode(node) => drop(self.editor.put_node(&node)?),
             ChangeRecord::End(end) => self.applied = Some(end),

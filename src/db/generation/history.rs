@@ -198,6 +198,11 @@ impl History {
             .map_err(|e| self.error(e))
     }
 
+    /// The batches of the change that a step is, one after another.
+    pub(super) fn change_of<'a>(&'a self, step: &'a Step) -> impl Iterator<Item = Result<Vec<u8>>> + 'a {
+        (0..).map_while(|number| self.batch(step, number).transpose())
+    }
+
     /// The generations that ended when the archive was laid out afresh, in the order of their numbers.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ mod tests;
 mod whole;
 
 pub use afresh::{Afresh, lay_out_afresh};
-pub use apply::{Applied, apply};
+pub use apply::{Applied, apply, each_record};
 pub(super) use gone::{ONLY_PLACED, TAKEN_BACK, remember_own};
 pub use gone::{Placed, note_taken_back, remember_gone};
 pub use history::{Counters, Generation, History, Previous, Step};

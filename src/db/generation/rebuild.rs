@@ -25,9 +25,8 @@ pub fn rebuild(database: &Path, number: u64, scratch: &Path) -> Result<tempfile:
     };
     let copy = copy_to(database, scratch)?;
     for step in way {
-        let batches = (0..).map_while(|number| history.batch(&step, number).transpose());
         let created_s = history.generation(step.to).map_or(0, |generation| generation.created_s);
-        apply(&copy, database, step.to, created_s, None, batches)?;
+        apply(&copy, database, step.to, created_s, None, history.change_of(&step))?;
     }
     Ok(copy)
 }

@@ -55,14 +55,10 @@ impl Rewound {
         let skipped = IndexReader::open(database)?.skipped_of(parent.number)?;
         let step = Step { generation: abandoned.number, undo: true, to: parent.number, appended_bytes: 0 };
         let partial = copy(database)?;
-        let mut batches = Vec::new();
-        history.batches(&step, |batch| {
-            batches.push(Ok(batch));
-            Ok(())
-        })?;
-        drop(history);
         // Where the log ended and which ids were used stays as it is.
-        let applied = apply(&partial, database, parent.number, parent.created_s, None, batches)?;
+        let created_s = parent.created_s;
+        let applied = apply(&partial, database, parent.number, created_s, None, history.change_of(&step))?;
+        drop(history);
         let mark = || -> rusqlite::Result<()> {
             let connection = rusqlite::Connection::open(&partial)?;
             connection.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;")?;

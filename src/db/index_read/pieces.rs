@@ -383,18 +383,22 @@ impl IndexReader {
         find_content(&self.connection, self.read(), file.size, md5, accept)
     }
 
-    /// Gives the fragmented files.
+    /// Gives the fragmented files with ids from `from` on, ascending.
     ///
     /// # Errors
     /// As [`IndexReader::files`].
-    pub fn fragmented_files(&self, each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>) -> Result<()> {
+    pub fn fragmented_files(
+        &self,
+        from: u64,
+        each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
         if !self.fragmented {
             return Ok(());
         }
         // A row for each, however many pieces it has.
-        let tail =
-            "WHERE tar.id IN (SELECT file FROM tarlike_extent WHERE file_offset = 0) ORDER BY tar.rowid";
-        self.each_file(tail, [], each)
+        let tail = "WHERE tar.rowid > ? AND tar.id IN (SELECT file FROM tarlike_extent WHERE file_offset = 0)
+                    ORDER BY tar.rowid";
+        self.each_file(tail, [sql_int(from)], each)
     }
 
     /// Gives the pieces of a file of this index, in its order; they are the whole file.

@@ -2,8 +2,8 @@
 //! file from the end of storage.
 
 use super::super::buffers::Buffers;
-use super::archive::Archive;
 use super::archive::caches::Caches;
+use super::archive::{Archive, Unpublished};
 use super::archives::Archives;
 use super::commit::Committer;
 use super::state_files::index_name;
@@ -47,10 +47,12 @@ pub struct ReceiverCounters {
     pub last_block_s: Counter,
 }
 
-/// A file that a verifier thread is to hash, and to verify if it is complete.
-pub(crate) struct VerifyTask {
-    pub(crate) archive: Arc<Archive>,
-    pub(crate) id: u64,
+/// What a verifier thread is to do.
+pub(crate) enum VerifyTask {
+    /// Hash the file `id`, and verify it if it is complete.
+    File { archive: Arc<Archive>, id: u64 },
+    /// Queue files from this place on that are complete and have no name.
+    Unpublished { archive: Arc<Archive>, from: Unpublished },
 }
 
 /// What other threads ask of the thread that watches over the receiver.
@@ -114,20 +116,19 @@ impl Context {
     /// Has a verifier thread hash file `id` on, and verify it if it is complete.
     pub(crate) fn verify_later(&self, archive: &Arc<Archive>, id: u64) {
         // Fails only when the verifiers have ended, and they end with the receiver.
-        let _ = self.verifiers.send(VerifyTask { archive: archive.clone(), id });
+        let _ = self.verifiers.send(VerifyTask::File { archive: archive.clone(), id });
     }
 
-    /// Has the verifier threads look at files that were complete when an earlier process ended, and that the journal does not know as
-    /// published.
-    ///
-    /// # Errors
-    /// The index cannot be read.
-    pub(crate) fn verify_unpublished(&self, archive: &Arc<Archive>) -> Result<()> {
-        for file in archive.unpublished()? {
-            archive.progress.queue(file.id);
-            self.verify_later(archive, file.id);
-        }
-        Ok(())
+    /// Has the verifier threads verify files that were complete when an earlier process ended, or
+    /// when their index came, and that the journal does not know as published.
+    pub(crate) fn verify_unpublished(&self, archive: &Arc<Archive>) {
+        archive.progress.begin_queueing();
+        self.verify_unpublished_from(archive, Unpublished::FIRST);
+    }
+
+    /// The same, begun earlier, from the place `from` on.
+    pub(crate) fn verify_unpublished_from(&self, archive: &Arc<Archive>, from: Unpublished) {
+        let _ = self.verifiers.send(VerifyTask::Unpublished { archive: archive.clone(), from });
     }
 }
 

@@ -111,7 +111,7 @@ fn open(context: &Context, state: ArchiveState) -> Result<()> {
     }
     let is_finalized = archive.progress.is_finalized();
     archive.progress.set_unrecorded_names(!is_finalized);
-    context.verify_unpublished(&archive)?;
+    context.verify_unpublished(&archive);
     context.archives.serve(archive.clone());
     // A legacy sender puts its index once, and never says that it is done.
     if context.options.legacy && archive.progress.head().sealed && !is_finalized {

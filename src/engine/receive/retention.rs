@@ -8,6 +8,7 @@ use super::archive::Archive;
 use super::context::Context;
 use crate::db::journal::ArchiveState;
 use crate::error::Result;
+use crate::sink::Kept;
 use crate::sink::disk::{DiskSink, FolderCache};
 
 /// The folder of what generation `generation` of an archive has replaced.
@@ -80,25 +81,45 @@ pub(crate) fn remove(sink: &DiskSink, tar_id: u64, generation: u64) {
     }
 }
 
-/// Retains the published files `ids` of `previous`, which `generation` replaces or takes away. A file that was changed or removed there is
-/// not retained.
-///
-/// # Errors
-/// The index cannot be read, or the folder not be made.
-pub(crate) fn retain(context: &Context, previous: &Archive, ids: &[u64], generation: u64) -> Result<()> {
-    let name = retained_name(previous.tar_id, generation);
-    // An attempt that came to nothing may have left it.
-    context.sink.remove_kept(&name)?;
-    let folder = context.sink.kept(&name)?;
-    let mut cache = FolderCache::default();
-    for &id in ids.iter().filter(|&&id| previous.progress.is_published(id)) {
-        let Some(file) = previous.file(id)?.filter(|file| file.size > 0) else { continue };
-        match context.sink.keep(&folder, &file, &mut cache) {
-            Ok(true) => {}
-            Ok(false) => tracing::info!("\"{}\" was changed or removed, and is not kept", file.path),
-            // One file that cannot be retained must not hold up all others. A rewind checks that all is there before it begins.
-            Err(e) => tracing::warn!("{e}: its former content is lost when it is replaced"),
-        }
+/// Retains what one generation replaces or takes away.
+pub(crate) struct Retention<'a> {
+    context: &'a Context,
+    previous: &'a Archive,
+    folder: Kept,
+    cache: FolderCache,
+}
+
+impl<'a> Retention<'a> {
+    /// Begins to retain what `generation` replaces or takes away of `previous`.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub(crate) fn begin(context: &'a Context, previous: &'a Archive, generation: u64) -> Result<Self> {
+        let name = retained_name(previous.tar_id, generation);
+        // An attempt that came to nothing may have left it.
+        context.sink.remove_kept(&name)?;
+        let folder = context.sink.kept(&name)?;
+        Ok(Self { context, previous, folder, cache: FolderCache::default() })
     }
-    Ok(())
+
+    /// Retains the file `id` if it is published. A file that was changed or removed there is not
+    /// retained.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub(crate) fn retain(&mut self, id: u64) -> Result<()> {
+        let Self { context, previous, folder, cache } = self;
+        if !previous.progress.is_published(id) {
+            return Ok(());
+        }
+        let Some(file) = previous.file(id)?.filter(|file| file.size > 0) else { return Ok(()) };
+        match context.sink.keep(folder, &file, cache) {
+            Ok(true) => {}
+            Ok(false) => tracing::info!("\"{}\" was changed or removed, and is not retained", file.path),
+            // One file that cannot be retained must not hold up all others. A rewind checks that all
+            // is there before it begins.
+            Err(e) => tracing::warn!("{e}: its previous content is lost when it is replaced"),
+        }
+        Ok(())
+    }
 }

@@ -112,9 +112,9 @@ pub(crate) enum Known {
     #[default]
     Nothing,
     /// The hash of its first bytes.
-    Partial(PartialHash),
+    Partial(Box<PartialHash>),
     /// Its prefix is that of another file, which was verified.
-    Prefix(PrefixCheck),
+    Prefix(Box<PrefixCheck>),
     /// The staged file with this stamp is what the index says, and could not get its name.
     Verified(Stamp),
 }
@@ -138,7 +138,7 @@ enum HashState {
 #[derive(Default)]
 pub(crate) struct Hashes {
     files: BTreeMap<u64, HashState>,
-    /// Files that are queued or being hashed.
+    /// Files that are queued or being hashed, and threads that look for files to queue.
     busy: usize,
     partial: usize,
     verified: usize,
@@ -223,7 +223,17 @@ impl Hashes {
         matches!(self.files.get(&id), Some(HashState::Hashing { is_stale: true, .. }))
     }
 
-    /// Whether no file is queued or being hashed.
+    /// A thread begins to look for files to queue.
+    pub(crate) fn begin_queueing(&mut self) {
+        self.busy += 1;
+    }
+
+    /// The thread has found all of them.
+    pub(crate) fn end_queueing(&mut self) {
+        self.busy -= 1;
+    }
+
+    /// Whether no file is queued or being hashed, and none is about to be queued.
     pub(crate) fn are_idle(&self) -> bool {
         self.busy == 0
     }
@@ -255,7 +265,7 @@ impl Hashes {
 
     /// The file's prefix is staged, and no thread has seen it yet.
     pub(crate) fn resume(&mut self, id: u64, check: PrefixCheck) {
-        self.put(id, HashState::Idle(Known::Prefix(check)));
+        self.put(id, HashState::Idle(Known::Prefix(Box::new(check))));
     }
 
     /// What is known of the files `ids` does not count any more.
@@ -297,7 +307,7 @@ mod tests {
     fn partial() -> Known {
         let mut hash = PartialHash::default();
         hash.update(b"abc");
-        Known::Partial(hash)
+        Known::Partial(Box::new(hash))
     }
 
     #[test]

@@ -48,6 +48,28 @@ pub(crate) struct Archive {
     gate: Gate,
 }
 
+/// A place among the files of [`Archive::each_unpublished`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Unpublished {
+    /// Contiguous files from this byte of the archive on, and all fragmented ones.
+    Contiguous { from: u64 },
+    /// Fragmented files from this id on.
+    Fragmented { from: u64 },
+}
+
+impl Unpublished {
+    /// The first place.
+    pub(crate) const FIRST: Self = Self::Contiguous { from: 0 };
+
+    /// The place behind `file`.
+    pub(crate) fn behind(file: &FileEntry) -> Self {
+        match file.fragmented {
+            true => Self::Fragmented { from: file.id + 1 },
+            false => Self::Contiguous { from: file.range().end },
+        }
+    }
+}
+
 /// How long a block waits for a thread that holds the gate exclusively: the block holds a permit that the blocks of other archives wait for.
 const BLOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -253,37 +275,48 @@ impl Archive {
         Ok(pieces)
     }
 
-    /// Files with content, all of which is durable, that have no name yet and that no thread is about to give one.
-    pub(crate) fn unpublished(&self) -> Result<Vec<FileEntry>> {
-        let (progress, mut files, mut unknown) = (&self.progress, Vec::new(), RangeSet::default());
-        let published = progress.published();
-        for range in progress.durable().iter() {
-            published.missing(self.ids_within(&range)?).for_each(|ids| unknown.insert(ids));
-        }
-        self.with_index(|index| {
-            index.files_of(&unknown, |file| {
-                let is_here = !file.fragmented && progress.are_durable(&[file.range()]);
-                if is_here && file.size > 0 && progress.is_unattended(file.id) {
-                    files.push(file);
-                }
-                Ok(ControlFlow::Continue(()))
-            })
-        })?;
-        let mut fragmented = Vec::new();
-        self.with_index(|index| {
-            index.fragmented_files(|file| {
-                if file.size > 0 && progress.is_unattended(file.id) {
-                    fragmented.push(file);
-                }
-                Ok(ControlFlow::Continue(()))
-            })
-        })?;
-        for file in fragmented {
-            if progress.are_durable(&self.pieces_of(&file)?) {
-                files.push(file);
+    /// Gives the files with content, all of which is durable, that have no name yet and that no
+    /// thread is about to give one, from the place `from` on: contiguous files, then fragmented ones.
+    ///
+    /// # Errors
+    /// The index cannot be read, or an error of `each`.
+    pub(crate) fn each_unpublished(
+        &self,
+        from: Unpublished,
+        mut each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let (progress, mut goes_on) = (&self.progress, true);
+        if let Unpublished::Contiguous { from } = from {
+            let (published, mut unknown) = (progress.published(), RangeSet::default());
+            for range in progress.durable().iter().filter(|range| range.end > from) {
+                let ids = self.ids_within(&(range.start.max(from)..range.end))?;
+                published.missing(ids).for_each(|ids| unknown.insert(ids));
             }
+            self.with_index(|index| {
+                index.files_of(&unknown, |file| {
+                    let is_here = !file.fragmented && progress.are_durable(&[file.range()]);
+                    if !is_here || file.size == 0 || !progress.is_unattended(file.id) {
+                        return Ok(ControlFlow::Continue(()));
+                    }
+                    let flow = each(file)?;
+                    goes_on = flow.is_continue();
+                    Ok(flow)
+                })
+            })?;
         }
-        Ok(files)
+        let from = if let Unpublished::Fragmented { from } = from { from } else { 0 };
+        if !goes_on {
+            return Ok(());
+        }
+        self.with_index(|index| {
+            index.fragmented_files(from, |file| {
+                let is_unattended = file.size > 0 && progress.is_unattended(file.id);
+                if is_unattended && progress.are_durable(&self.pieces_of(&file)?) {
+                    return each(file);
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+        })
     }
 
     /// The ids of the contiguous files that lie whole in the archive range `range`; empty files at its borders, and fragmented ones, may be

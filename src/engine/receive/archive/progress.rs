@@ -11,9 +11,10 @@ use super::gate::{Claim, Exclusive};
 use super::hashes::{Hashes, Known, PrefixCheck};
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
+use crate::archive::failures::FailureList;
 use crate::archive::layout::BlockLayout;
 use crate::archive::log::LogDigest;
-use crate::archive::protocol::{FAILED_BYTES, FAILED_NAMES, FailedFile, STATUS_RANGES, Status};
+use crate::archive::protocol::{FailedFile, STATUS_RANGES, Status};
 use crate::archive::ranges::RangeSet;
 use crate::db::generation::Placed;
 use crate::db::journal::{ArchiveState, Change, Record};
@@ -78,7 +79,7 @@ struct State {
     /// The last mark at which the index was known to be stored.
     index_stored: Mark,
     /// Why files are not published, and entries not in place.
-    failed: BTreeMap<u64, FailedFile>,
+    failed: FailureList,
     hashes: Hashes,
 }
 
@@ -86,7 +87,7 @@ struct State {
 pub(crate) struct Summary {
     pub(crate) missing_bytes: u64,
     pub(crate) published_files: u64,
-    pub(crate) failed: Vec<FailedFile>,
+    pub(crate) failed: FailureList,
     /// All bytes are durable, all files published, and nothing has failed.
     pub(crate) is_complete: bool,
 }
@@ -129,21 +130,12 @@ impl State {
         self.published.contains(id..id + 1)
     }
 
-    /// `key` is the id of a file, or one that no file has.
-    fn fail(&mut self, key: u64, failed: FailedFile) {
-        // Bounded: beyond what any answer names, `finish` counts what has no name.
-        let named_bytes = || self.failed.values().map(FailedFile::bytes).sum::<usize>();
-        if self.failed.len() < FAILED_NAMES && named_bytes() + failed.bytes() <= FAILED_BYTES {
-            self.failed.insert(key, failed);
-        }
-    }
-
     fn missing_bytes(&self) -> u64 {
         self.head.total_bytes.saturating_sub(self.durable.covered())
     }
 
     fn is_complete(&self) -> bool {
-        self.missing_bytes() == 0 && self.failed.is_empty() && self.published.covered() == self.head.files
+        self.missing_bytes() == 0 && self.failed.named() == 0 && self.published.covered() == self.head.files
     }
 }
 
@@ -161,7 +153,7 @@ impl Progress {
             nodes_made: recorded.made,
             has_unrecorded_names: false,
             index_stored,
-            failed: BTreeMap::new(),
+            failed: FailureList::default(),
             hashes: Hashes::default(),
         };
         let (tar_id, generation) = (recorded.tar_id, recorded.generation);
@@ -312,7 +304,7 @@ impl Progress {
         let mut state = self.state();
         bytes.iter().for_each(|range| state.durable.remove(range));
         state.awaiting_digests.retain(|&id| !ids.contains(id..id + 1));
-        state.failed.retain(|&id, _| !ids.contains(id..id + 1));
+        state.failed.retain(|failed| failed.id.is_none_or(|id| !ids.contains(id..id + 1)));
         state.hashes.forget(ids);
         let mut unpublished = RangeSet::default();
         for range in ids.iter() {
@@ -361,8 +353,8 @@ impl Progress {
         let mut state = self.state();
         for range in ids.iter() {
             state.published.insert(range.clone());
-            if !state.failed.is_empty() {
-                state.failed.retain(|id, _| !range.contains(id));
+            if state.failed.named() > 0 {
+                state.failed.retain(|failed| failed.id.is_none_or(|id| !range.contains(&id)));
             }
         }
         state.hashes.forget(ids);
@@ -420,33 +412,29 @@ impl Progress {
     /// Records why the file `id` is not published.
     pub(crate) fn fail(&self, id: u64, path: impl std::fmt::Display, reason: impl std::fmt::Display) {
         let failed = FailedFile { id: Some(id), path: path.to_string(), reason: reason.to_string() };
-        self.state().fail(id, failed);
+        self.state().failed.add(failed);
     }
 
     /// The file `id` is in place after all.
     pub(crate) fn clear_failure(&self, id: u64) {
-        self.state().failed.remove(&id);
+        self.state().failed.remove(id);
     }
 
     /// Replaces all failures for one reason by `failed`; some entries have no id.
     pub(crate) fn replace_failures(&self, reason: &str, failed: Vec<FailedFile>) {
         let mut state = self.state();
-        state.failed.retain(|_, failed| failed.reason != reason);
-        for (number, failed) in (0u64..).zip(failed) {
-            // No file has such a high id.
-            state.fail(failed.id.unwrap_or(u64::MAX - number), failed);
-        }
+        state.failed.retain(|failed| failed.reason != reason);
+        failed.into_iter().for_each(|failed| state.failed.add(failed));
     }
 
-    pub(crate) fn has_failures(&self) -> bool {
-        !self.state().failed.is_empty()
+    /// How many failures are named.
+    pub(crate) fn named_failures(&self) -> u64 {
+        self.state().failed.named() as u64
     }
 
-    /// How many entries have a reason of their own why they are not in place: those that are named, and those of `unplaced` that are not.
-    pub(crate) fn count_failures(&self, unplaced: &[FileEntry]) -> u64 {
-        let state = self.state();
-        let unnamed = unplaced.iter().filter(|file| !state.failed.contains_key(&file.id)).count();
-        (state.failed.len() + unnamed) as u64
+    /// Whether the file `id` is named among the failures.
+    pub(crate) fn is_named_failure(&self, id: u64) -> bool {
+        self.state().failed.names(id)
     }
 }
 
@@ -459,7 +447,7 @@ impl Progress {
         Hashing { progress: self, id, known: state.hashes.begin(id), is_settled: false }
     }
 
-    /// Waits until no file is being hashed, and none waits for it.
+    /// Waits until no file is being hashed, none waits for it, and none is about to be queued.
     pub(crate) fn wait_for_verifiers(&self) {
         let mut state = self.state();
         self.hashed.wait_while(&mut state, |state| !state.hashes.are_idle());
@@ -477,6 +465,17 @@ impl Progress {
     /// Queues file `id` for verification.
     pub(crate) fn queue(&self, id: u64) {
         self.state().hashes.queue(id);
+    }
+
+    /// A thread begins to look for files to queue: those that wait for verifiers wait for it, too.
+    pub(crate) fn begin_queueing(&self) {
+        self.state().hashes.begin_queueing();
+    }
+
+    /// The thread has found all of them.
+    pub(crate) fn end_queueing(&self) {
+        self.state().hashes.end_queueing();
+        self.hashed.notify_all();
     }
 
     /// The file `id` is not to be verified any more: another index has taken this one's place.
@@ -543,7 +542,7 @@ impl Progress {
         Summary {
             missing_bytes: state.missing_bytes(),
             published_files: state.published.covered(),
-            failed: state.failed.values().cloned().collect(),
+            failed: state.failed.clone(),
             is_complete: state.is_complete(),
         }
     }
@@ -596,7 +595,7 @@ impl Progress {
             parts: true,
             spares: true,
             keeps: true,
-            failed: state.failed.values().cloned().collect(),
+            failed: state.failed.clone().into_named(),
             complete: state.finalized,
             sealed: head.sealed,
         })

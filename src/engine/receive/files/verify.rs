@@ -1,10 +1,10 @@
 //! Verification: whether the content of a complete file is what the index says. Threads verify files of more than one block, off the path
 //! of the blocks; they hash meanwhile what has arrived without a gap, so that little is left to do when the last block comes.
 
-use super::super::archive::Archive;
 use super::super::archive::gate::Shared;
 use super::super::archive::hashes::{Known, PartialHash, Stamp};
 use super::super::archive::progress::{Hashing, Verifiable};
+use super::super::archive::{Archive, Unpublished};
 use super::super::context::{Context, VerifyTask};
 use super::super::reason::reason;
 use super::content::{NOT_AS_INDEXED, is_as_indexed};
@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::sink::disk::FolderCache;
 use parking_lot::Mutex;
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Weak, mpsc};
 
@@ -42,14 +43,46 @@ pub(crate) fn start(context: &Arc<Context>, tasks: mpsc::Receiver<VerifyTask>) -
     Ok(())
 }
 
-fn run(context: &Context, VerifyTask { archive, id }: &VerifyTask) {
+fn run(context: &Context, task: &VerifyTask) {
+    match task {
+        VerifyTask::File { archive, id } => verify_file(context, archive, *id),
+        VerifyTask::Unpublished { archive, from } => queue_unpublished(context, archive, *from),
+    }
+}
+
+/// Files that are queued at once by [`queue_unpublished`]: however many there are, no more wait.
+const MAX_QUEUED: usize = 4096;
+
+/// Queues the next files that were complete when an earlier process ended, or when their index came.
+/// The next ones follow when a thread has come to these.
+fn queue_unpublished(context: &Context, archive: &Arc<Archive>, mut from: Unpublished) {
+    let mut queued = 0;
+    let found = archive.lock_shared().and_then(|_shared| {
+        archive.each_unpublished(from, |file| {
+            from = Unpublished::behind(&file);
+            archive.progress.queue(file.id);
+            context.verify_later(archive, file.id);
+            queued += 1;
+            Ok(if queued < MAX_QUEUED { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })
+    });
+    match found.map_err(|e| context.judged(e)) {
+        Ok(()) if queued >= MAX_QUEUED => return context.verify_unpublished_from(archive, from),
+        Ok(()) => {}
+        // `finish` verifies the files that no thread was asked to.
+        Err(e) => tracing::warn!("files of archive {} are not in place yet: {e}", archive.tar_id),
+    }
+    archive.progress.end_queueing();
+}
+
+fn verify_file(context: &Context, archive: &Arc<Archive>, id: u64) {
     // Held from before the hash is taken until it is back: a thread that locks the gate alone finds every hash in its place.
     let Ok(shared) = archive.lock_shared() else {
-        archive.progress.unqueue(*id);
+        archive.progress.unqueue(id);
         return;
     };
-    let mut hashing = archive.progress.begin_hashing(*id);
-    match hash_on(context, archive, &shared, *id, &mut hashing) {
+    let mut hashing = archive.progress.begin_hashing(id);
+    match hash_on(context, archive, &shared, id, &mut hashing) {
         Ok(is_settled) => hashing.is_settled = is_settled,
         Err(e) => {
             tracing::warn!("file {id} is not in place yet: {e}");
@@ -79,9 +112,7 @@ fn hash_on(
     let pieces = archive.pieces_of(&file)?;
     hashing.known = match std::mem::take(&mut hashing.known) {
         Known::Partial(hash) if is_hashed_on => Known::Partial(hash_staged(archive, &file, hash)?),
-        Known::Nothing if is_hashed_on => {
-            Known::Partial(hash_staged(archive, &file, PartialHash::default())?)
-        }
+        Known::Nothing if is_hashed_on => Known::Partial(hash_staged(archive, &file, Box::default())?),
         Known::Partial(_) => Known::Nothing,
         other => other,
     };
@@ -100,7 +131,7 @@ fn hash_on(
 }
 
 /// Hashes the durable bytes behind those that were hashed. No block writes any of them again.
-fn hash_staged(archive: &Archive, file: &FileEntry, mut hash: PartialHash) -> Result<PartialHash> {
+fn hash_staged(archive: &Archive, file: &FileEntry, mut hash: Box<PartialHash>) -> Result<Box<PartialHash>> {
     let Some(staged) = archive.staging.open(file.id)? else { return Ok(hash) };
     let mut buffer = vec![0; READ_BYTES];
     loop {
@@ -128,14 +159,15 @@ fn hash_staged(archive: &Archive, file: &FileEntry, mut hash: PartialHash) -> Re
 /// What is not the fault of one file.
 pub(crate) fn publish_complete(context: &Context, archive: &Archive, shared: &Shared<'_>) -> Result<()> {
     let mut wrong = Vec::new();
-    for file in archive.unpublished()? {
+    archive.each_unpublished(Unpublished::FIRST, |file| {
         if !verify_now(context, archive, &file)? {
             wrong.push(file);
         }
         if wrong.len() >= MAX_INVALIDATED_AT_ONCE {
             invalidate(context, archive, shared, &std::mem::take(&mut wrong))?;
         }
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
     invalidate(context, archive, shared, &wrong)
 }
 

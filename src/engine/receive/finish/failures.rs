@@ -2,16 +2,16 @@
 
 use super::super::context::Context;
 use super::super::reason::reason;
+use crate::archive::failures::FailureList;
 use crate::archive::path::EntryPath;
 use crate::archive::protocol::FailedFile;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 
-/// Entries that failed, named up to a limit and counted beyond.
+/// Entries that failed, and why.
 pub(super) struct Failures<'a> {
     context: &'a Context,
-    pub(super) named: Vec<FailedFile>,
-    pub(super) total: u64,
+    pub(super) list: FailureList,
     /// Better reasons than the system's, by the path as it is shown.
     pub(super) reasons: BTreeMap<String, String>,
     /// Further names of what failed for one of these reasons.
@@ -20,7 +20,7 @@ pub(super) struct Failures<'a> {
 
 impl<'a> Failures<'a> {
     pub(super) fn new(context: &'a Context) -> Self {
-        Self { context, named: Vec::new(), total: 0, reasons: BTreeMap::new(), consequences: 0 }
+        Self { context, list: FailureList::default(), reasons: BTreeMap::new(), consequences: 0 }
     }
 
     /// Adds an entry that failed with `error`.
@@ -34,8 +34,7 @@ impl<'a> Failures<'a> {
         }
         let path = path.to_string();
         let reason = self.reasons.get(&path).cloned().unwrap_or_else(|| reason(error));
-        self.total += 1;
-        FailedFile { id, path, reason }.name_in(&mut self.named);
+        self.list.add(FailedFile { id, path, reason });
         Ok(())
     }
 }

@@ -10,8 +10,8 @@ mod failures;
 pub(crate) mod jobs;
 pub(crate) mod precheck;
 
-use super::archive::Archive;
 use super::archive::gate::Shared;
+use super::archive::{Archive, Unpublished};
 use super::context::Context;
 use super::files::verify::publish_complete;
 use super::retention;
@@ -25,6 +25,7 @@ use create::{create, reset_folder_metadata};
 use delete::{Deleted, Deletion};
 use failures::Failures;
 use precheck::Prechecks;
+use std::ops::ControlFlow;
 
 /// Finishes `archive`, if `index` is what it has.
 ///
@@ -93,7 +94,7 @@ fn put_in_place(
         create(context, archive, failures)?;
         record_collisions(context, archive)?;
     }
-    let is_in_place = failures.total == 0 && archive.progress.is_complete();
+    let is_in_place = failures.list.total() == 0 && archive.progress.is_complete();
     if let Some(deletion) = deletion.as_mut().filter(|_| is_in_place) {
         delete_all(context, archive, shared, deletion, colliding, failures)?;
     }
@@ -101,8 +102,7 @@ fn put_in_place(
         apply_top(context, archive, request);
     }
     let mut deleted = deletion.map(Deletion::end).unwrap_or_default();
-    failures.named.append(&mut deleted.failed);
-    failures.total += deleted.failed_total;
+    failures.list.append(std::mem::take(&mut deleted.failed));
     Ok(deleted)
 }
 
@@ -146,19 +146,23 @@ fn answer(
     deleted: Deleted,
 ) -> Result<FinishAnswer> {
     // Content that is durable but has no name is in no list of missing bytes, and only some of these files have their reasons named.
-    let unpublished = match archive.progress.has_failures() {
-        true => archive.progress.count_failures(&archive.unpublished()?),
-        false => 0,
-    };
+    let mut unpublished = archive.progress.named_failures();
+    if unpublished > 0 {
+        archive.each_unpublished(Unpublished::FIRST, |file| {
+            unpublished += u64::from(!archive.progress.is_named_failure(file.id));
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
     let summary = archive.progress.summary();
+    let failed_total = failures.list.total() + unpublished;
     let mut failed = summary.failed;
-    failures.named.into_iter().for_each(|file| file.name_in(&mut failed));
+    failed.append(failures.list);
     Ok(FinishAnswer {
-        complete: failures.total == 0 && summary.is_complete,
+        complete: failed_total == unpublished && summary.is_complete,
         missing_bytes: summary.missing_bytes,
         files_published: summary.published_files,
-        failed,
-        failed_total: failures.total + unpublished,
+        failed: failed.into_named(),
+        failed_total,
         deleted: deleted.count,
         too_many: deleted.too_many,
         lost: context.archives.lost(archive.tar_id),

@@ -13,14 +13,16 @@ use super::super::reuse::retained::{RetainedFiles, check_all_here};
 use super::super::state_files::{index_name, place_index};
 use super::replace::Replacement;
 use super::whole::answer;
-use crate::archive::change::MAX_BATCH_BYTES;
+use crate::archive::change::{ChangeRecord, MAX_BATCH_BYTES};
+use crate::archive::chunk_map::KnownPrefix;
 use crate::archive::digest::IndexDigest;
 use crate::archive::protocol::IndexAnswer;
-use crate::db::generation::{Applied, apply, note_taken_back};
+use crate::db::generation::{Applied, apply, each_record, note_taken_back};
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::{FolderCache, Staging};
 use crate::unix_time::now_s;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -132,55 +134,71 @@ fn make(
     let name = PathBuf::from(index_name(previous.tar_id, &replacement.digest, replacement.generation));
     let placed = previous.progress.placed();
     let batches = ChangeBatches::open(uploaded)?;
-    let applied = apply(&copy, &name, replacement.generation, now_s(), Some(&placed), batches)?;
-    if applied.end.digest != replacement.digest {
-        let what =
-            format!("the change makes index {}, its sender says {}", applied.end.digest, replacement.digest);
+    let Applied { end, beginnings } =
+        apply(&copy, &name, replacement.generation, now_s(), Some(&placed), batches)?;
+    if end.digest != replacement.digest {
+        let what = format!("the change makes index {}, its sender says {}", end.digest, replacement.digest);
         return Err(Error::new(ErrorKind::BadIndex, what));
     }
     note_taken_back(&copy, options.rewind.then_some(previous.generation))?;
     replacement.write(|path| place_index(&copy, path))?;
     let staging = replacement.staging()?;
-    let reusable = find_reusable(context, previous, &replacement.path, &applied, &staging, options.rewind)?;
+    let mut reusable = still_published(context, previous, uploaded)?;
+    let index = IndexReader::open_growing(&replacement.path)?;
+    stage(context, previous, &index, &beginnings, &staging, options.rewind, &mut reusable)?;
+    drop(index);
     if options.keep {
-        replacement.retain(&applied.removed)?;
+        let mut retention = replacement.retention(previous)?;
+        each_record(ChangeBatches::open(uploaded)?, |record| match record {
+            ChangeRecord::RemoveFile(id) => retention.retain(id),
+            _ => Ok(()),
+        })?;
     }
     replacement.commit(reusable)
 }
 
-/// Finds what is here of the new generation, and stages what its files have in common with those of the previous one.
-fn find_reusable(
+/// What is published of the previous generation and belongs to the new one. The records are read
+/// once more for that: a list of the rows that changed would grow with their number.
+fn still_published(context: &Context, previous: &Archive, uploaded: &Path) -> Result<Reusable> {
+    let mut reusable = Reusable::new(&context.incoming_path());
+    let published = &mut reusable.published;
+    *published = previous.progress.published();
+    let mut cache = FolderCache::default();
+    each_record(ChangeBatches::open(uploaded)?, |record| {
+        match record {
+            ChangeRecord::RemoveFile(id) => published.remove(id..id + 1),
+            ChangeRecord::SetMeta(id, _) if published.contains(id..id + 1) => {
+                // The new time would hide that another program changed the file.
+                match previous.file(id)?.filter(|old| may_be_unmodified(&context.sink, old, &mut cache)) {
+                    Some(old) => reusable.updates.push(MetadataUpdate::of(id, &old))?,
+                    None => published.remove(id..id + 1),
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(reusable)
+}
+
+/// Stages what files of the new generation, `index`, have in common with those of the previous one.
+fn stage(
     context: &Context,
     previous: &Archive,
-    path: &Path,
-    applied: &Applied,
+    index: &IndexReader,
+    beginnings: &BTreeMap<u64, (u64, KnownPrefix)>,
     staging: &Staging,
     rewind: bool,
-) -> Result<Reusable> {
+    reusable: &mut Reusable,
+) -> Result<()> {
     let before = previous.progress.published();
-    let mut reusable = Reusable { published: before.clone(), ..Reusable::new(&context.incoming_path()) };
-    let published = &mut reusable.published;
-    applied.removed.iter().for_each(|&id| published.remove(id..id + 1));
-    let index = IndexReader::open_growing(path)?;
-    let mut cache = FolderCache::default();
-    for &id in &applied.changed {
-        if !published.contains(id..id + 1) {
-            continue;
-        }
-        // The new time would hide that another program changed the file.
-        match previous.file(id)?.filter(|old| may_be_unmodified(&context.sink, old, &mut cache)) {
-            Some(old) => reusable.updates.push(MetadataUpdate::of(id, &old))?,
-            None => published.remove(id..id + 1),
-        }
-    }
     // Files as they were before come back only where a generation is reverted.
     let mut retained = RetainedFiles::list(context, previous.tar_id)?;
-    let mut grown = GrownFiles { context, previous, published: &before, list: &applied.beginnings };
+    let mut grown = GrownFiles { context, previous, published: &before, list: beginnings };
     let mut shared = PublishedFiles::new(context, previous, &before, rewind)?;
-    reusable.stage(context, &index, staging, &mut [&mut retained, &mut grown, &mut shared])?;
+    reusable.stage(context, index, staging, &mut [&mut retained, &mut grown, &mut shared])?;
     if rewind {
-        check_all_here(&index, &reusable.published, staging)?;
+        check_all_here(index, &reusable.published, staging)?;
     }
-    reusable.hold_back_updates()?;
-    Ok(reusable)
+    reusable.hold_back_updates()
 }

@@ -30,8 +30,8 @@ use super::super::commit::Mark;
 use super::super::context::Context;
 use super::super::files::metadata::apply_updates;
 use super::super::files::published::record_names;
-use super::super::open::{head_of, load, loss_of};
-use super::super::retention;
+use super::super::open::{self, head_of, load, loss_of};
+use super::super::retention::{self, Retention};
 use super::super::reuse::Reusable;
 use super::super::state_files::{remove_index, staging_name};
 use crate::archive::digest::IndexDigest;
@@ -132,13 +132,13 @@ impl<'a> Replacement<'a> {
         self.context.sink.staging(&name)
     }
 
-    /// Retains the published files `ids` of the previous archive, which the new index replaces or takes away.
+    /// Where published files of the previous archive are retained that the new index replaces or
+    /// takes away.
     ///
     /// # Errors
-    /// The previous index cannot be read, or the folder not be made.
-    pub(crate) fn retain(&self, ids: &[u64]) -> Result<()> {
-        self.previous
-            .map_or(Ok(()), |previous| retention::retain(self.context, previous, ids, self.generation))
+    /// The folder cannot be made.
+    pub(crate) fn retention(&self, previous: &'a Archive) -> Result<Retention<'a>> {
+        Retention::begin(self.context, previous, self.generation)
     }
 
     /// Makes the new index the active one, with what is `reusable` for it.
@@ -169,7 +169,7 @@ impl<'a> Replacement<'a> {
         archive.progress.resume(std::mem::take(&mut reusable.prefixes));
         apply_updates(context, &archive, &mut reusable.updates)?;
         if reusable.has_staged {
-            context.verify_unpublished(&archive)?;
+            context.verify_unpublished(&archive);
         }
         reached(Step::Updated);
         Ok(archive)

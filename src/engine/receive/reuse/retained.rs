@@ -37,9 +37,7 @@ impl<'a> RetainedFiles<'a> {
         let mut generations = Vec::new();
         for generation in retained_generations(&context.sink, tar_id)? {
             let ids = context.sink.kept(&retained_name(tar_id, generation))?.ids()?;
-            if let (Some(&least), Some(&highest)) = (ids.iter().min(), ids.iter().max()) {
-                generations.push((generation, least..=highest));
-            }
+            generations.extend(ids.map(|ids| (generation, ids)));
         }
         Ok(Self { context, tar_id, generations, open: VecDeque::new() })
     }

@@ -16,6 +16,7 @@ use super::super::reason::reason;
 use super::cache::WalkCache;
 use super::collide::each_live;
 use crate::archive::entry::NodeKind;
+use crate::archive::failures::FailureList;
 use crate::archive::path::EntryPath;
 use crate::archive::protocol::{DeleteRequest, FailedFile};
 use crate::archive::skipped::SparedPaths;
@@ -42,8 +43,8 @@ pub(super) struct Deleted {
     pub(super) blocked: u64,
     /// Why a folder stands in the place of an entry of the index, by its path as it is shown.
     pub(super) in_the_way: BTreeMap<String, String>,
-    pub(super) failed: Vec<FailedFile>,
-    pub(super) failed_total: u64,
+    /// What could not be deleted.
+    pub(super) failed: FailureList,
 }
 
 /// A deletion for one request.
@@ -87,8 +88,8 @@ impl<'a> Deletion<'a> {
         if let Err(e) = context.archives.check_all_served() {
             // What it has put here cannot be told from this archive's. Everything else goes on.
             let (path, reason) = (".".to_string(), format!("nothing is deleted: {}", reason(&e)));
-            deleted.failed.push(FailedFile { id: None, path, reason });
-            (deleted.failed_total, since) = (1, None);
+            deleted.failed.add(FailedFile { id: None, path, reason });
+            since = None;
         }
         let backup = request.backup.as_deref().map(|name| context.sink.backup(Path::new(name), false));
         let mut deletion = Self {
@@ -313,8 +314,7 @@ impl<'a> Deletion<'a> {
             |path, _, form| remove(self.context, &mut deleted, &mut removal, path, form),
         );
         drop(removal);
-        deleted.failed.append(&mut unseen.failed);
-        deleted.failed_total += unseen.failed_total;
+        deleted.failed.append(unseen.failed);
         self.deleted = deleted;
         outcome
     }
@@ -332,9 +332,7 @@ impl<'a> Deletion<'a> {
 
 impl Deleted {
     fn fail(&mut self, path: &EntryPath, error: &Error) {
-        self.failed_total += 1;
-        let (path, reason) = (path.to_string(), reason(error));
-        FailedFile { id: None, path, reason }.name_in(&mut self.failed);
+        self.failed.add(FailedFile { id: None, path: path.to_string(), reason: reason(error) });
     }
 }
 
