@@ -162,16 +162,15 @@ impl ReceiverClient for DirectClient {
         self.request("put_index", move |receiver| {
             let (_folder, unpacked) = self.unpacked(index)?;
             match &index.form {
-                IndexForm::Whole { adopt, prune } => {
-                    prune.then(|| receiver.let_go(TAR_ID, None)).transpose()?;
+                IndexForm::Whole { adopt, .. } => {
                     receiver.put_index(TAR_ID, &unpacked, Some(&index.digest), *adopt)
                 }
                 IndexForm::Change { from, kind } => {
-                    if *kind == ChangeKind::Prune {
-                        receiver.let_go(TAR_ID, Some(from))?;
-                    }
-                    let (keep, rewind) = (*kind == ChangeKind::Retain, *kind == ChangeKind::Rewind);
-                    let options = ChangeOptions { keep, rewind };
+                    let options = ChangeOptions {
+                        keep: *kind == ChangeKind::Retain,
+                        prune: *kind == ChangeKind::Prune,
+                        rewind: *kind == ChangeKind::Rewind,
+                    };
                     receiver.put_change(TAR_ID, &unpacked, from, &index.digest, options)
                 }
             }

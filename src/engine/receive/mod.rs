@@ -296,17 +296,10 @@ impl Receiver {
         index::stream::append(&self.context, tar_id, stream, before, batch)
     }
 
-    /// Prunes all that is retained of an archive, before an index takes the place of `from`, or of whichever is active.
-    ///
-    /// # Errors
-    /// The disk fails.
-    pub fn let_go(&self, tar_id: u64, from: Option<&IndexDigest>) -> Result<()> {
-        let Ok(archive) = open::get(&self.context, tar_id) else { return Ok(()) };
-        // A sender that is too late gets its refusal, and nothing else.
-        if from.is_some_and(|from| archive.check_active(from).is_err()) {
-            return Ok(());
-        }
-        retention::prune(&self.context.sink, tar_id, 0)
+    /// Prunes all that is retained of an archive, if `from` is its active index, or whatever is its
+    /// index without `from`. There was no space for an index whose sender wants nothing to be retained.
+    pub fn make_room(&self, tar_id: u64, from: Option<&IndexDigest>) {
+        index::replace::make_room(&self.context, tar_id, from);
     }
 
     /// Starts to find out what is below the base folder, or joins the same request that runs already, or has ended.

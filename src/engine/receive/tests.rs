@@ -21,6 +21,10 @@ const TAR_ID: u64 = 3;
 const BLOCK_SIZE: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
+const RETAINING: ChangeOptions = ChangeOptions { keep: true, prune: false, rewind: false };
+/// As with `--keep 0`.
+const PRUNING: ChangeOptions = ChangeOptions { keep: false, prune: true, rewind: false };
+
 /// Copies a folder with its links, hard links and times. No process does it: a child of this one would
 /// hold the locks that other tests take, until it has started.
 fn copy_tree(from: &Path, to: &Path) {
@@ -140,6 +144,27 @@ impl World {
         std::fs::write(self.path("scratch/change"), file).unwrap();
         let digest = |number| history.generation(number).unwrap().digest;
         receiver.put_change(TAR_ID, &self.path("scratch/change"), &digest(from), &digest(to), options)
+    }
+
+    /// Puts the change of generation `from` to the next one without its last byte.
+    fn put_cut_change(
+        &self,
+        receiver: &Receiver,
+        from: u64,
+        (old, new): (&IndexDigest, &IndexDigest),
+        options: ChangeOptions,
+    ) -> Result<IndexAnswer> {
+        let history = History::open(&self.path("index.sqlite")).unwrap();
+        let change = history.batch(&history.way(from, from + 1).unwrap()[0], 0).unwrap().unwrap();
+        let end = change.len() - 1;
+        let file = [&(end as u32).to_le_bytes()[..], &change[..end]].concat();
+        std::fs::write(self.path("scratch/change"), file).unwrap();
+        receiver.put_change(TAR_ID, &self.path("scratch/change"), old, new, options)
+    }
+
+    /// The folders of what is retained.
+    fn retained(&self, base: &str) -> Vec<String> {
+        names_in(&self.path(base).join(".tar-like/kept"))
     }
 
     /// The index as a log of one batch.
@@ -353,7 +378,7 @@ fn a_crash_of_a_change_leaves_either_index_and_what_is_retained() {
     change_source(&world);
     let new = world.index();
     world.copy_at_each_step();
-    let options = ChangeOptions { keep: true, rewind: false };
+    let options = RETAINING;
     world.put_change(&receiver, 1, 2, options).unwrap();
     let put = |receiver: &Receiver| {
         if active(receiver) == old.to_string() {
@@ -361,7 +386,7 @@ fn a_crash_of_a_change_leaves_either_index_and_what_is_retained() {
         }
     };
     check_crashes(&world, (&old, &new), put, |_, step, base| {
-        let retained = names_in(&world.path(base).join(".tar-like/kept"));
+        let retained = world.retained(base);
         let expected = if is_after_activation(step) { vec![format!("{TAR_ID}.2")] } else { Vec::new() };
         assert_eq!(retained, expected, "{step:?}");
     });
@@ -369,7 +394,7 @@ fn a_crash_of_a_change_leaves_either_index_and_what_is_retained() {
     change_back(&world);
     for (step, base) in world.crashes() {
         let receiver = world.open(&base);
-        let rewind = ChangeOptions { keep: false, rewind: true };
+        let rewind = ChangeOptions { rewind: true, ..ChangeOptions::default() };
         world.put_change(&receiver, 2, 1, rewind).unwrap_or_else(|e| panic!("{step:?}: {e}"));
         let answer = world.finish(&receiver, &old, None);
         assert!(answer.complete, "{step:?}: {answer:?}");
@@ -388,49 +413,73 @@ fn change_back(world: &World) {
 
 #[test]
 fn what_a_rewind_needs_is_pruned_after_another_index_is_active() {
-    let (world, _, receiver) = first_index();
-    change_source(&world);
-    let old = world.index();
-    world.put_change(&receiver, 1, 2, ChangeOptions { keep: true, rewind: false }).unwrap();
-    world.complete(&receiver, "base", &old, Some(5));
-    let kept = |base: &str| names_in(&world.path(base).join(".tar-like/kept"));
-    assert_eq!(kept("base"), [format!("{TAR_ID}.2")]);
+    let (world, old, receiver) = second_generation();
     world.write("comes", "other content");
     let new = world.fresh_index();
     world.copy_at_each_step();
     world.put_whole(&receiver, &new, None).unwrap();
-    assert_eq!(kept("base"), [""; 0]);
+    assert_eq!(world.retained("base"), [""; 0]);
     let put = |receiver: &Receiver| drop(world.put_whole(receiver, &new, None).unwrap());
     check_crashes(&world, (&old, &new), put, |_, step, base| {
-        assert_eq!(kept(base).is_empty(), is_after_activation(step), "{step:?}");
+        assert_eq!(world.retained(base).is_empty(), is_after_activation(step), "{step:?}");
     });
+}
+
+/// A world with a second generation, the first of which is retained.
+fn second_generation() -> (World, IndexDigest, Arc<Receiver>) {
+    let (world, _, receiver) = first_index();
+    change_source(&world);
+    let digest = world.index();
+    world.put_change(&receiver, 1, 2, RETAINING).unwrap();
+    world.complete(&receiver, "base", &digest, Some(5));
+    assert_eq!(world.retained("base"), [format!("{TAR_ID}.2")]);
+    (world, digest, receiver)
+}
+
+#[test]
+fn a_crash_of_a_change_that_ends_retention_leaves_what_a_rewind_needs() {
+    let (world, old, receiver) = second_generation();
+    world.write("comes", "other content");
+    let new = world.index();
+    world.copy_at_each_step();
+    world.put_change(&receiver, 2, 3, PRUNING).unwrap();
+    assert_eq!(world.retained("base"), [""; 0]);
+    let put = |receiver: &Receiver| {
+        if active(receiver) == old.to_string() {
+            world.put_change(receiver, 2, 3, PRUNING).unwrap();
+        }
+    };
+    check_crashes(&world, (&old, &new), put, |_, step, base| {
+        let is_pruned = matches!(step, Step::Pruned | Step::Removed | Step::Updated);
+        assert_eq!(world.retained(base).is_empty(), is_pruned, "{step:?}");
+    });
+}
+
+#[test]
+fn a_refused_change_that_would_end_retention_prunes_nothing() {
+    let (world, old, receiver) = second_generation();
+    world.write("comes", "other content");
+    let new = world.index();
+    let refused = world.put_cut_change(&receiver, 2, (&old, &new), PRUNING).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::BadIndex, "{refused}");
+    assert_eq!(world.retained("base"), [format!("{TAR_ID}.2")]);
+    // Where there is no space, what is retained goes for the index that is active only.
+    receiver.make_room(TAR_ID, Some(&new));
+    assert_eq!(world.retained("base"), [format!("{TAR_ID}.2")]);
+    receiver.make_room(TAR_ID, Some(&old));
+    assert_eq!(world.retained("base"), [""; 0]);
 }
 
 #[test]
 fn a_refused_change_leaves_nothing_and_reopens_the_archive() {
     let (world, old, receiver) = first_index();
     change_source(&world);
-    world.index();
-    let history = History::open(&world.path("index.sqlite")).unwrap();
-    let mut change = Vec::new();
-    history
-        .batches(&history.way(1, 2).unwrap()[0], |batch| {
-            change = batch;
-            Ok(())
-        })
-        .unwrap();
-    let end = change.len() - 1;
-    let mut file = (end as u32).to_le_bytes().to_vec();
-    file.extend(&change[..end]);
-    std::fs::write(world.path("scratch/change"), file).unwrap();
-    let new = history.generation(2).unwrap().digest;
-    let options = ChangeOptions { keep: true, rewind: false };
-    let refused =
-        receiver.put_change(TAR_ID, &world.path("scratch/change"), &old, &new, options).unwrap_err();
+    let new = world.index();
+    let refused = world.put_cut_change(&receiver, 1, (&old, &new), RETAINING).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::BadIndex, "{refused}");
     let state = world.path("base/.tar-like");
     assert_eq!((names_in(&state.join("kept")).len(), names_in(&state.join("staging")).len()), (0, 1));
-    world.put_change(&receiver, 1, 2, options).unwrap();
+    world.put_change(&receiver, 1, 2, RETAINING).unwrap();
     world.complete(&receiver, "base", &new, Some(1));
 }
 
@@ -454,11 +503,7 @@ fn a_crash_of_a_stream_leaves_an_index_that_its_sender_continues() {
 
 #[test]
 fn a_crash_of_a_stream_beside_an_index_with_generations_leaves_either_index() {
-    let (world, _, receiver) = first_index();
-    change_source(&world);
-    let old = world.index();
-    world.put_change(&receiver, 1, 2, ChangeOptions { keep: true, rewind: false }).unwrap();
-    world.complete(&receiver, "base", &old, Some(5));
+    let (world, old, receiver) = second_generation();
     world.write("comes", "other content");
     let new = world.fresh_index();
     world.copy_at_each_step();
@@ -468,7 +513,7 @@ fn a_crash_of_a_stream_beside_an_index_with_generations_leaves_either_index() {
         let receiver = world.open(&base);
         let is_old = active(&receiver) == old.to_string();
         assert_eq!(is_old, !is_after_activation(step), "{step:?}");
-        assert_eq!(names_in(&world.path(&base).join(".tar-like/kept")).is_empty(), !is_old, "{step:?}");
+        assert_eq!(world.retained(&base).is_empty(), !is_old, "{step:?}");
         world.put_stream(&receiver, &new, 2).unwrap();
         world.complete(&receiver, &base, &new, None);
     }

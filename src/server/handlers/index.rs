@@ -76,8 +76,6 @@ struct IndexPut {
     adopt: Option<u64>,
     compare: Option<u64>,
     options: ChangeOptions,
-    /// All that is retained is pruned first.
-    prune: bool,
 }
 
 impl IndexPut {
@@ -92,18 +90,13 @@ impl IndexPut {
                 "only a whole index with its digest can be compared",
             ));
         }
-        let options = ChangeOptions { keep: keep == Some(1), rewind: rewind == Some(1) };
         let prune = keep == Some(0) && compare.is_none();
-        Ok(Self { expected, from, adopt, compare, options, prune })
+        let options = ChangeOptions { keep: keep == Some(1), prune, rewind: rewind == Some(1) };
+        Ok(Self { expected, from, adopt, compare, options })
     }
 
     /// Refuses what can be refused before the body is read; gives the answer to an index that the archive has.
     fn admit(&self, server: &Server, tar_id: u64, length: u64) -> Result<Option<IndexAnswer>> {
-        if self.prune {
-            // Not what another change, which is being put in place, has just begun to retain.
-            let _working = server.index_work.enter(tar_id)?;
-            server.receiver.let_go(tar_id, self.from.as_ref())?;
-        }
         let limit_bytes = server.options.max_index_bytes;
         if length > frame_bound(limit_bytes) {
             let what = format!("the index is larger than {limit_bytes} bytes");
@@ -157,6 +150,20 @@ impl IndexPut {
 }
 
 pub(super) async fn put_index(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
+    let outcome = take_index(call, tar_id, body).await;
+    if let Err(e) = &outcome
+        && e.kind() == ErrorKind::NoSpace
+        && let Ok(put) = IndexPut::of(call.headers)
+        && put.options.prune
+    {
+        // The sender puts it again when there is space.
+        let receiver = call.server.receiver.clone();
+        blocking(move || Ok(receiver.make_room(tar_id, put.from.as_ref()))).await?;
+    }
+    outcome
+}
+
+async fn take_index(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     let server = call.server;
     let length = body::declared_length(call.headers)?;
     let limit_bytes = server.options.max_index_bytes;

@@ -33,6 +33,8 @@ use std::sync::Arc;
 pub struct ChangeOptions {
     /// What it replaces or takes away is retained.
     pub keep: bool,
+    /// Nothing is retained any more once it is active.
+    pub prune: bool,
     /// It reverts the newest generation, and must not begin what it cannot end.
     pub rewind: bool,
 }
@@ -105,6 +107,7 @@ pub(crate) fn put(
     log.checkpoint(previous.generation, &previous.index_path, context.options.max_index_bytes)?;
     let mark = context.committer.mark();
     let mut replacement = Replacement::begin(context, &mut log, (tar_id, *expected), Some(&previous), mark)?;
+    replacement.prunes = options.prune;
     replacement.close_previous()?;
     let archive = make(context, replacement, &previous, uploaded, options).map_err(|e| context.judged(e))?;
     let head = archive.progress.head();

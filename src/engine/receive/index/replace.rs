@@ -16,10 +16,11 @@
 //! | 5. everything is synced | as before |
 //! | 6. one transaction of the journal makes the index active | the new index is active; what follows is done at the start |
 //! | 7. what is retained is pruned, if its ids have other meanings now | done at the start |
+//! | 7. the same, if the sender wants nothing to be retained | done by its `finish` |
 //! | 8. the previous index and its staging folder are removed | done at the start |
 //! | 9. metadata are updated | `finish` verifies those files, and sets them |
 //!
-//! Nothing that a rewind needs is pruned before step 6 has succeeded.
+//! Nothing that a rewind needs is pruned before step 6 has succeeded. The one exception is [`make_room`].
 //!
 //! [`Transition`]: super::super::archive::log::Transition
 
@@ -60,6 +61,8 @@ pub(crate) struct Replacement<'a> {
     closing: Option<Closing<'a>>,
     /// Taken before anything of the new index was written.
     mark: Mark,
+    /// Nothing is to be retained once the new index is active.
+    pub(crate) prunes: bool,
     is_active: bool,
 }
 
@@ -91,8 +94,20 @@ impl<'a> Replacement<'a> {
     ) -> Result<Self> {
         let generation = context.committer.rewrite(|journal| journal.next_generation(tar_id))?;
         let path = context.index_path(tar_id, &digest, generation);
-        let (closing, is_active) = (None, false);
-        Ok(Self { context, log, tar_id, digest, generation, path, previous, closing, mark, is_active })
+        let (closing, prunes, is_active) = (None, false, false);
+        Ok(Self {
+            context,
+            log,
+            tar_id,
+            digest,
+            generation,
+            path,
+            previous,
+            closing,
+            mark,
+            prunes,
+            is_active,
+        })
     }
 
     /// Records the names that the previous archive has given, and waits until no thread writes for it: what is published now is what there
@@ -153,7 +168,7 @@ impl<'a> Replacement<'a> {
         reached(Step::Synced);
         let archive = self.activate(&reusable)?;
         reached(Step::Activated);
-        if archive.is_whole {
+        if archive.is_whole || self.prunes {
             retention::prune_all(&context.sink, archive.tar_id);
         }
         reached(Step::Pruned);
@@ -243,6 +258,19 @@ pub(crate) fn restart_in_place(
     log.set(archive.generation, growing);
     retention::prune_all(&context.sink, archive.tar_id);
     Ok(())
+}
+
+/// Prunes all that is retained of an archive, if `from` is its active index, or whatever is its index
+/// without `from`. There was no space for an index whose sender wants nothing to be retained: what is
+/// retained goes before that index is active, since a full receiver would refuse it for ever.
+pub(crate) fn make_room(context: &Context, tar_id: u64, from: Option<&IndexDigest>) {
+    let transition = context.archives.transition(tar_id);
+    // Kept out: a replacement that has just begun to retain something.
+    let _log = transition.lock();
+    let Ok(archive) = open::get(context, tar_id) else { return };
+    if from.is_none_or(|from| archive.check_active(from).is_ok()) {
+        retention::prune_all(&context.sink, tar_id);
+    }
 }
 
 /// Gives up an archive whose index is damaged: no thread works for it any more, and its sender hears what is lost.
