@@ -308,13 +308,15 @@ impl IndexReader {
         self.ours
     }
 
-    /// Whether another program has replaced the rows of what was an index of ours: what our tables know is ignored then.
+    /// Whether another program has replaced the rows of what was an index of ours: what our tables
+    /// know is ignored then.
     #[must_use]
     pub fn is_overwritten(&self) -> bool {
         self.is_overwritten
     }
 
-    /// What is known of the index as a whole. The digest of an index that the original wrote is computed from its rows.
+    /// What is known of the index as a whole. The digest of an index that the original wrote is
+    /// computed from its rows.
     ///
     /// # Errors
     /// SQLite fails, or a row is invalid.
@@ -380,7 +382,8 @@ impl IndexReader {
         read_files(&self.connection, self.read(), tail, parameters, each)
     }
 
-    /// Where the archive ended when the log of this index had come to the prefix `digest`; `None` if it has none of that name.
+    /// Where the archive ended when the log of this index had come to the prefix `digest`; `None`
+    /// if it has none of that name.
     ///
     /// # Errors
     /// SQLite fails.
@@ -403,7 +406,8 @@ impl IndexReader {
 
     /// Gives every non-empty file that has a byte in `range` of the archive, ascending.
     ///
-    /// One index look-up and a scan of the hits: the two-sided comparison of the original program reads the whole table.
+    /// One index look-up and a scan of the hits: the two-sided comparison of the original program
+    /// reads the whole table.
     ///
     /// # Errors
     /// SQLite fails, a row is invalid, or `each` fails.
@@ -441,7 +445,8 @@ impl IndexReader {
         self.each_file("WHERE tar.size = 0 ORDER BY tar.rowid", [], each)
     }
 
-    /// Gives every directory and link, in the order in which they were written: a directory before what it contains.
+    /// Gives every directory and link, in the order in which they were written: a directory before
+    /// what it contains.
     ///
     /// # Errors
     /// SQLite fails, a row is invalid, or `each` fails.
@@ -449,7 +454,8 @@ impl IndexReader {
         self.each_node("ORDER BY id", each)
     }
 
-    /// Gives the directories and links with ids in `ids`, which count from 0 in the order in which they were written.
+    /// Gives the directories and links with ids in `ids`, which count from 0 in the order in which
+    /// they were written.
     ///
     /// # Errors
     /// As [`IndexReader::nodes`].

@@ -1,4 +1,5 @@
-//! Laying the archive of an index out afresh: files follow each other without a gap, and previous generations end.
+//! Laying the archive of an index out afresh: files follow each other without a gap, and previous
+//! generations end.
 
 use super::super::index_read::{IndexReader, WalkRows};
 use super::super::index_write::{IndexWriter, Written};
@@ -32,12 +33,13 @@ pub struct Afresh {
 const TABLES: &str =
     "CREATE TABLE tarlike_former(number INTEGER PRIMARY KEY, digest TEXT NOT NULL, abandoned INT NOT NULL);";
 
-/// Lays the archive of the index at `database` out afresh, as the next generation, and puts it in the place of the index in one step.
-/// No content is read: digests, metadata and chunk maps stay. Of previous generations only number and digest are kept. `created_s` is in
-/// seconds since 1970.
+/// Lays the archive of the index at `database` out afresh, as the next generation, and puts it in
+/// the place of the index in one step. No content is read: digests, metadata and chunk maps stay.
+/// Of previous generations only number and digest are kept. `created_s` is in seconds since 1970.
 ///
 /// # Errors
-/// It is no complete index of ours, its folder cannot be written to, or the archive would be larger than 2^63 bytes.
+/// It is no complete index of ours, its folder cannot be written to, or the archive would be larger
+/// than 2^63 bytes.
 pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
     let length = || std::fs::metadata(database).map_or(0, |meta| meta.len());
     // Through links: what replaces the index does not replace a link to it.

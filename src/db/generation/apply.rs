@@ -24,16 +24,19 @@ const MAX_BEGINNINGS: usize = 1024;
 
 /// How many extents a file may have whatever its size ...
 const MAX_FREE_EXTENTS: u64 = 256;
-/// ... and more only where they have so many bytes on the average. A sender's have a hundred times as many, but for a few at the end of a
-/// file that grows.
+/// ... and more only where they have so many bytes on the average. A sender's have a hundred times
+/// as many, but for a few at the end of a file that grows.
 const MIN_MEAN_EXTENT_BYTES: u64 = 128;
 
-/// Applies a change to the index at `path`, a private copy that is of no use if this fails. `batches` gives the change piece by piece,
-/// each piece whole records. `name` stands for the index in messages. The index gets the number `generation`; with `remember`, what
-/// goes of what was put in place is kept in tables of its own, as a receiver needs it. `created_s` is in seconds since 1970.
+/// Applies a change to the index at `path`, a private copy that is of no use if this fails.
+/// `batches` gives the change piece by piece, each piece whole records. `name` stands for the index
+/// in messages. The index gets the number `generation`; with `remember`, what goes of what was put
+/// in place is kept in tables of its own, as a receiver needs it. `created_s` is in seconds
+/// since 1970.
 ///
 /// # Errors
-/// [`ErrorKind::BadIndex`] says what is wrong with the change; others are of `batches`, our own disk or database.
+/// [`ErrorKind::BadIndex`] says what is wrong with the change; others are of `batches`, our own
+/// disk or database.
 pub fn apply(
     path: &Path,
     name: &Path,

@@ -1,4 +1,5 @@
-//! What has to be true of the paths and places that a change touches. The rest of the index was checked when it came.
+//! What has to be true of the paths and places that a change touches. The rest of the index was
+//! checked when it came.
 
 use super::super::{from_sql_int, sql_int, text_or_blob};
 use super::editor::Editor;
@@ -45,7 +46,8 @@ impl Editor {
         Ok(())
     }
 
-    /// No path comes twice, nothing lies in what is no folder, and every hard link is one of a file.
+    /// No path comes twice, nothing lies in what is no folder, and every hard link is one of a
+    /// file.
     pub(super) fn check_paths(&self) -> Result<()> {
         let wrong = |path: &[u8], why: &str| Err(self.refused(format!("\"{}\" {why}", printable(path))));
         let first = |query: &str| -> Result<Option<Vec<u8>>> {

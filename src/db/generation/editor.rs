@@ -1,4 +1,5 @@
-//! An index that is being changed: rows go, come and change, with what is needed to take each change back.
+//! An index that is being changed: rows go, come and change, with what is needed to take each
+//! change back.
 
 use super::super::index_read::{FileRead, Side, WALK_ORDER, read_extents, read_files, read_nodes};
 use super::super::index_write::{
@@ -53,15 +54,16 @@ pub(super) struct Editor {
 }
 
 impl Editor {
-    /// Opens the copy at `path`, which nobody else uses. With `remember`, what goes of what was put in place is
-    /// remembered, as gone with that generation.
+    /// Opens the copy at `path`, which nobody else uses. With `remember`, what goes of what was put
+    /// in place is remembered, as gone with that generation.
     pub(super) fn open(path: &Path, name: &Path, remember: Option<(u64, &Placed)>) -> Result<Self> {
         let connection = Connection::open(path)
             .map_err(|e| db_error(format!("cannot write the index {}", name.display()), e))?;
         let remembers = remember.map(|(died, placed)| (died, placed.clone()));
         let mut editor = Self { connection, name: name.to_path_buf(), remembers, has_objects: false };
         let run = || -> rusqlite::Result<bool> {
-            // Nobody waits for this file until it is synced as a whole: SQLite need not sync or keep a journal.
+            // Nobody waits for this file until it is synced as a whole: SQLite need not sync or
+            // keep a journal.
             editor.connection.execute_batch(
                 "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-16000; PRAGMA temp_store=FILE; BEGIN;",
             )?;
@@ -69,7 +71,8 @@ impl Editor {
             editor.connection.execute_batch(TABLES)?;
             editor.connection.execute_batch(PATH_INDEXES)?;
             if let Some((_, placed)) = remember {
-                // An index that came as a log is one no more: what it grew by means nothing for the next generation.
+                // An index that came as a log is one no more: what it grew by means nothing for the
+                // next generation.
                 editor.connection.execute_batch(
                     "DROP TABLE IF EXISTS tarlike_log; DROP INDEX IF EXISTS tarlike_pending;
                      DELETE FROM tarlike_meta WHERE key = 'stream';",
@@ -337,7 +340,8 @@ impl Editor {
         self.connection.execute(META, params![key, sql_int(number)]).map(drop).map_err(|e| self.error(e))
     }
 
-    /// Sets what was left out of the generation `number`. Of the others, only `parent` keeps what it says: the index may go back to it.
+    /// Sets what was left out of the generation `number`. Of the others, only `parent` keeps what
+    /// it says: the index may go back to it.
     pub(super) fn set_skipped(&self, number: u64, parent: Option<u64>, list: &SkippedList) -> Result<()> {
         let kept = parent.map(|parent| format!("{SKIPPED_PREFIX}{parent}"));
         let drop_others = "DELETE FROM tarlike_meta WHERE key GLOB ?1 || '*' AND key IS NOT ?2";
@@ -349,14 +353,16 @@ impl Editor {
 
     /// Size of the archive, in bytes: the end of the last piece of any file.
     pub(super) fn total_bytes(&self) -> Result<u64> {
-        // Rows of fragmented and of empty files only say where the archive ended when they were made.
+        // Rows of fragmented and of empty files only say where the archive ended when they were
+        // made.
         let contiguous =
             self.number("SELECT max(offset_end) + 1 FROM tar WHERE offset_end >= offset")?.unwrap_or(0);
         let extents = self.number("SELECT max(offset + length) FROM tarlike_extent")?.unwrap_or(0);
         Ok(contiguous.max(extents))
     }
 
-    /// What the index comes to as one of `format`, read from its rows: they are all there is. Also gives the bytes of all files.
+    /// What the index comes to as one of `format`, read from its rows: they are all there is. Also
+    /// gives the bytes of all files.
     pub(super) fn end(&self, format: u8) -> Result<(ChangeEnd, u64)> {
         let total_bytes = self.total_bytes()?;
         if format == 1 && !self.is_fresh(total_bytes)? {
@@ -385,14 +391,16 @@ impl Editor {
         Ok((ChangeEnd { format, digest: digester.finish(), files, nodes, total_bytes }, bytes))
     }
 
-    /// Whether ids are dense and files follow each other without a gap, as in an index that was made in one go.
+    /// Whether ids are dense and files follow each other without a gap, as in an index that was
+    /// made in one go.
     fn is_fresh(&self, total_bytes: u64) -> Result<bool> {
         let rows = "SELECT count(*) = coalesce(max(rowid), 0) AND coalesce(sum(size), 0) = ?
                     AND NOT EXISTS(SELECT 1 FROM tarlike_extent) FROM tar";
         self.connection.query_row(rows, [sql_int(total_bytes)], |row| row.get(0)).map_err(|e| self.error(e))
     }
 
-    /// Numbers directories and links as a fresh index does: from 0 in the order of the walk. What went and came again has another number.
+    /// Numbers directories and links as a fresh index does: from 0 in the order of the walk. What
+    /// went and came again has another number.
     pub(super) fn renumber_nodes(&self) -> Result<()> {
         self.connection
             .execute_batch(&format!(

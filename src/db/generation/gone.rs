@@ -1,5 +1,6 @@
-//! What an index that takes the place of another one has to remember of it, so that it can be deleted later. Only what the receiver has put in
-//! place is remembered: whatever else has the name of an entry is somebody else's.
+//! What an index that takes the place of another one has to remember of it, so that it can be
+//! deleted later. Only what the receiver has put in place is remembered: whatever else has the name
+//! of an entry is somebody else's.
 
 use super::super::index_write::{META, PATH_INDEXES};
 use super::super::{db_error, sql_int, text_or_blob};
@@ -18,7 +19,8 @@ pub struct Placed {
     pub files: RangeSet,
     /// The directories and links were made.
     pub nodes: bool,
-    /// Everything is in place. What an earlier version of ours remembers counts only then: it did not ask whether it was put in place.
+    /// Everything is in place. What an earlier version of ours remembers counts only then: it did
+    /// not ask whether it was put in place.
     pub complete: bool,
 }
 
@@ -30,10 +32,12 @@ impl Placed {
     }
 }
 
-/// Where a file was in an archive that is no more means nothing: its row reads as that of a fragmented file without extents.
+/// Where a file was in an archive that is no more means nothing: its row reads as that of a
+/// fragmented file without extents.
 const FILES: &str = "INSERT INTO main.tarlike_gone(id, path, size, offset, offset_end, hash, blake3, mode, mtime_ns, uid, gid, died)";
 const NODES: &str = "INSERT OR REPLACE INTO main.tarlike_gone_node";
-/// Ids of remembered rows that were rows of another index begin here. No file of an index has such a high one.
+/// Ids of remembered rows that were rows of another index begin here. No file of an index has such
+/// a high one.
 pub(super) const REMEMBERED_IDS: i64 = 1 << 62;
 
 /// The ids of such rows; stands before the columns of the row.
@@ -49,10 +53,12 @@ pub(super) fn next_id() -> String {
 /// On a receiver: 1 if the newest change took a generation back.
 pub(in super::super) const TAKEN_BACK: &str = "taken_back";
 
-/// On a receiver, in `tarlike_meta`: all that is remembered was put in place. Earlier versions remembered whatever an index had.
+/// On a receiver, in `tarlike_meta`: all that is remembered was put in place. Earlier versions
+/// remembered whatever an index had.
 pub(in super::super) const ONLY_PLACED: &str = "gone_placed";
 
-/// Notes on the index at `path`, which nobody reads yet, which generation its newest change took back, if it did.
+/// Notes on the index at `path`, which nobody reads yet, which generation its newest change took
+/// back, if it did.
 ///
 /// # Errors
 /// SQLite fails.
@@ -66,8 +72,9 @@ pub fn note_taken_back(path: &Path, taken_back: Option<u64>) -> Result<()> {
     run().map_err(|e| db_error(format!("cannot write the index {}", path.display()), e))
 }
 
-/// Has the index at `path`, which nobody reads yet, remember what was put in place of the index at `previous`, and what that one remembered.
-/// `kept` are the files of the new index that are in place: they need no memory.
+/// Has the index at `path`, which nobody reads yet, remember what was put in place of the index at
+/// `previous`, and what that one remembered. `kept` are the files of the new index that are in
+/// place: they need no memory.
 ///
 /// # Errors
 /// SQLite fails.
@@ -87,7 +94,8 @@ pub fn remember_gone(path: &Path, previous: &Path, placed: &Placed, kept: &Range
         let known = "SELECT 1 FROM previous.sqlite_schema WHERE type='table' AND name='tarlike_gone'";
         let known = connection.query_row(known, [], |_| Ok(())).optional()?.is_some();
         if known && (placed.complete || remembers_only_placed(&connection, "previous")?) {
-            // A file that is in place under its path needs its previous rows only where a hard link may still be one of them.
+            // A file that is in place under its path needs its previous rows only where a hard link
+            // may still be one of them.
             connection.execute_batch(&format!(
                 "{FILES} SELECT {}, path, size, 0, -1, hash, blake3, mode, mtime_ns, uid, gid, died FROM previous.tarlike_gone o
                  WHERE NOT EXISTS(SELECT 1 FROM main.tar t WHERE t.path = o.path AND {})
@@ -115,7 +123,8 @@ pub(in super::super) fn remember_own(connection: &Connection, placed: &Placed) -
     tx.commit()
 }
 
-/// What an earlier version of ours remembered does not count where it cannot be told whether it was put in place.
+/// What an earlier version of ours remembered does not count where it cannot be told whether it was
+/// put in place.
 pub(super) fn forget_unplaced(connection: &Connection, placed: &Placed) -> rusqlite::Result<()> {
     if !placed.complete && !remembers_only_placed(connection, "main")? {
         connection.execute_batch(
@@ -130,7 +139,8 @@ fn remembers_only_placed(connection: &Connection, schema: &str) -> rusqlite::Res
     connection.query_row(&query, [], |row| row.get(0))
 }
 
-/// Remembers what was put in place of the rows in `schema`, but for files that are in place again: those of `main` whose ids are in `kept`.
+/// Remembers what was put in place of the rows in `schema`, but for files that are in place again:
+/// those of `main` whose ids are in `kept`.
 fn remember_rows(
     connection: &Connection,
     schema: &str,
@@ -145,7 +155,8 @@ fn remember_rows(
 
 /// The statement that remembers files; `any_kept` says whether any file is in place again.
 fn rows_to_remember(schema: &str, any_kept: bool) -> String {
-    // An index that is about to go on as a log has no index of its paths, and nothing is in place of what comes: nobody needs to look.
+    // An index that is about to go on as a log has no index of its paths, and nothing is in place
+    // of what comes: nobody needs to look.
     let kept = match any_kept {
         true => format!(
             "AND NOT EXISTS(SELECT 1 FROM main.tar t LEFT JOIN main.tarlike_file m ON m.id = t.id WHERE t.path = o.path
@@ -164,8 +175,8 @@ fn rows_to_remember(schema: &str, any_kept: bool) -> String {
     )
 }
 
-/// Remembers the directories and links in `schema` that were made. Those that stay are remembered as well: whether they are made again, a
-/// later index cannot know.
+/// Remembers the directories and links in `schema` that were made. Those that stay are remembered
+/// as well: whether they are made again, a later index cannot know.
 pub(super) fn remember_nodes(connection: &Connection, schema: &str, placed: &Placed) -> rusqlite::Result<()> {
     let made = match placed.nodes {
         true => "",

@@ -66,7 +66,8 @@ pub struct Previous {
     pub abandoned: bool,
 }
 
-/// What must not be used twice, whatever generation an index goes back to. 0 where nothing is known.
+/// What must not be used twice, whatever generation an index goes back to. 0 where nothing is
+/// known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Where the next new byte goes in the archive.
@@ -136,8 +137,8 @@ impl History {
         self.generations.iter().rev().find(|generation| generation.digest == *digest)
     }
 
-    /// The steps from generation `from` to generation `to`: back to where both come from, then forward. `None` if there is no way: one of
-    /// them is older than the last fresh index.
+    /// The steps from generation `from` to generation `to`: back to where both come from, then
+    /// forward. `None` if there is no way: one of them is older than the last fresh index.
     #[must_use]
     pub fn way(&self, from: u64, to: u64) -> Option<Vec<Step>> {
         let line = |mut number: u64| {
@@ -203,7 +204,8 @@ impl History {
         (0..).map_while(|number| self.batch(step, number).transpose())
     }
 
-    /// The generations that ended when the archive was laid out afresh, in the order of their numbers.
+    /// The generations that ended when the archive was laid out afresh, in the order of their
+    /// numbers.
     ///
     /// # Errors
     /// SQLite fails.

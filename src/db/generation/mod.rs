@@ -1,4 +1,5 @@
-//! Generations of an index: the next one, the way from one to another, and what is known of those that were.
+//! Generations of an index: the next one, the way from one to another, and what is known of those
+//! that were.
 
 mod afresh;
 mod apply;

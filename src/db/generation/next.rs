@@ -20,14 +20,16 @@ use rusqlite::{OptionalExtension, params};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// A generation that is being made. Dropped without [`NextGeneration::finish`], it leaves nothing behind.
+/// A generation that is being made. Dropped without [`NextGeneration::finish`], it leaves nothing
+/// behind.
 pub struct NextGeneration {
     editor: Editor,
     partial: tempfile::TempPath,
     target: PathBuf,
     number: u64,
     previous: Summary,
-    /// Where the next new byte goes. Never goes back, so that nothing of an abandoned generation is taken for something of this one.
+    /// Where the next new byte goes. Never goes back, so that nothing of an abandoned generation is
+    /// taken for something of this one.
     log_end: u64,
     log_start: u64,
     next_id: u64,
@@ -44,7 +46,8 @@ struct Batches {
 }
 
 impl NextGeneration {
-    /// Begins the generation after that at `database`, which has to be an index of ours. It stays as it is until the new one is complete.
+    /// Begins the generation after that at `database`, which has to be an index of ours. It stays
+    /// as it is until the new one is complete.
     ///
     /// # Errors
     /// It is no complete index, or its folder cannot be written to.
@@ -131,7 +134,8 @@ impl NextGeneration {
         Ok(found)
     }
 
-    /// The file of which `path` was a further name in the previous generation, whose ids are below `first_new_id`.
+    /// The file of which `path` was a further name in the previous generation, whose ids are below
+    /// `first_new_id`.
     ///
     /// # Errors
     /// SQLite fails.
@@ -187,7 +191,8 @@ impl NextGeneration {
             .map_err(|e| self.editor.error(e))
     }
 
-    /// The file `id` is no part of this generation. What it consists of can still be found until [`NextGeneration::finish`].
+    /// The file `id` is no part of this generation. What it consists of can still be found until
+    /// [`NextGeneration::finish`].
     ///
     /// # Errors
     /// SQLite fails.
@@ -219,8 +224,8 @@ impl NextGeneration {
         Ok(file.id)
     }
 
-    /// Adds a file that consists of `extents`. Those that lie behind [`NextGeneration::log_end`] are new content, and follow each other
-    /// from there on without a gap. Gives its id.
+    /// Adds a file that consists of `extents`. Those that lie behind [`NextGeneration::log_end`]
+    /// are new content, and follow each other from there on without a gap. Gives its id.
     ///
     /// # Errors
     /// The archive would be larger than 2^63 bytes, or SQLite fails.
@@ -235,8 +240,8 @@ impl NextGeneration {
         Ok(file.id)
     }
 
-    /// The file that was added last, a fragmented one, begins with the whole content of the previous file `previous`, which need not be
-    /// read to prove it.
+    /// The file that was added last, a fragmented one, begins with the whole content of the
+    /// previous file `previous`, which need not be read to prove it.
     ///
     /// # Errors
     /// SQLite fails.
@@ -303,7 +308,8 @@ impl NextGeneration {
         self.note(true, &ChangeRecord::PutNode(node))
     }
 
-    /// Adds a directory or link, or changes that of the same path. A folder comes before what is in it.
+    /// Adds a directory or link, or changes that of the same path. A folder comes before what is in
+    /// it.
     ///
     /// # Errors
     /// SQLite fails.
@@ -329,8 +335,8 @@ impl NextGeneration {
         batches.push(&self.editor, self.number, record)
     }
 
-    /// Completes the generation, syncs it and puts it in the place of the previous one. `created_s` is in seconds since 1970; `skipped` is what
-    /// of the source was left out.
+    /// Completes the generation, syncs it and puts it in the place of the previous one. `created_s`
+    /// is in seconds since 1970; `skipped` is what of the source was left out.
     ///
     /// # Errors
     /// SQLite fails, the disk is full, or what was added does not fit together.
@@ -387,7 +393,8 @@ impl NextGeneration {
         self.put_in_place(&end, number, created_s)
     }
 
-    /// The previous generation stands, but for where its files were seen, and what was left out this time: puts that in place.
+    /// The previous generation stands, but for where its files were seen, and what was left out
+    /// this time: puts that in place.
     ///
     /// # Errors
     /// SQLite fails, or the disk is full.

@@ -12,8 +12,8 @@ use std::path::Path;
 const CHUNK_MAPS: &str = "tarlike_sketch";
 const HISTORY: [&str; 3] = ["tarlike_generation", "tarlike_change", "tarlike_former"];
 
-/// A copy of the index at `path` without its private tables, in the folder `scratch`; `None` if it has none of them. `chunk_maps` go with it
-/// if the receiver is to compare by them.
+/// A copy of the index at `path` without its private tables, in the folder `scratch`; `None` if it
+/// has none of them. `chunk_maps` go with it if the receiver is to compare by them.
 ///
 /// # Errors
 /// The index cannot be read, or the folder cannot be written to.
@@ -53,8 +53,8 @@ pub fn without_private(path: &Path, scratch: &Path, chunk_maps: bool) -> Result<
         for table in &there {
             connection.execute_batch(&format!("DROP TABLE \"{}\"", table.replace('"', "\"\"")))?;
         }
-        // Rows must keep their numbers, which a VACUUM may change where a table has no key: what is free is zeroed instead, and costs nothing
-        // once it is compressed.
+        // Rows must keep their numbers, which a VACUUM may change where a table has no key: what is
+        // free is zeroed instead, and costs nothing once it is compressed.
         if ours {
             belonging::expect_write(&connection)?;
         }

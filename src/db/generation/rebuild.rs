@@ -1,4 +1,5 @@
-//! A previous generation as an index of its own, and an index that is put together out of its backup.
+//! A previous generation as an index of its own, and an index that is put together out of its
+//! backup.
 
 use super::super::belonging;
 use super::super::index_write::META;
@@ -10,7 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
 
-/// Makes the generation `number` of the index at `database` as an index in the folder `scratch`, which goes when it is dropped.
+/// Makes the generation `number` of the index at `database` as an index in the folder `scratch`,
+/// which goes when it is dropped.
 ///
 /// # Errors
 /// The index does not have this generation ([`ErrorKind::Usage`]), or it cannot be rebuilt.
@@ -47,8 +49,9 @@ fn failed(name: &Path, error: rusqlite::Error) -> Error {
     db_error(format!("cannot write the index {}", name.display()), error)
 }
 
-/// Adds a generation to the history of the index at `path`, a private copy: its line, and the batches of its change and
-/// of what takes it back (`true`), each in their order. The index stays at the generation that it is. `name` stands for it in messages.
+/// Adds a generation to the history of the index at `path`, a private copy: its line, and the
+/// batches of its change and of what takes it back (`true`), each in their order. The index stays
+/// at the generation that it is. `name` stands for it in messages.
 ///
 /// # Errors
 /// SQLite or `batches` fails.
@@ -89,7 +92,8 @@ pub fn remember(
     connection.close().map_err(|(_, e)| failed(name, e))
 }
 
-/// Sees to it that the index at `path`, a private copy, uses nothing again that `counters` say was used.
+/// Sees to it that the index at `path`, a private copy, uses nothing again that `counters` say was
+/// used.
 ///
 /// # Errors
 /// SQLite fails.

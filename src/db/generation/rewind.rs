@@ -30,8 +30,9 @@ pub struct Rewound {
 }
 
 impl Rewound {
-    /// Takes a copy of the index at `database` back to the generation that its active one was made of. The abandoned one stays in the
-    /// history, so that a receiver that has it can be taken back, too; it is never used again.
+    /// Takes a copy of the index at `database` back to the generation that its active one was made
+    /// of. The abandoned one stays in the history, so that a receiver that has it can be taken
+    /// back, too; it is never used again.
     ///
     /// # Errors
     /// There is none before it, or the index was taken back already since it was made.

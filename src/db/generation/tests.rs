@@ -175,7 +175,8 @@ fn a_generation_keeps_what_did_not_change_and_can_be_taken_back() {
     assert_eq!(rewind(&ours).unwrap_err().kind(), ErrorKind::Usage);
 }
 
-/// Readers of a fresh index, and the receiver that takes one in, go by the numbers of directories and links.
+/// Readers of a fresh index, and the receiver that takes one in, go by the numbers of directories
+/// and links.
 #[test]
 fn a_fresh_index_that_was_gone_back_to_is_numbered_like_one() {
     let folder = tempfile::tempdir().unwrap();
@@ -278,7 +279,8 @@ fn a_hostile_change_is_refused() {
             assert_eq!(error.kind(), ErrorKind::BadIndex, "case {number}: {error}");
         }
     }
-    // A beginning belongs directly behind the last extent of a fragmented file, and names one that can be.
+    // A beginning belongs directly behind the last extent of a fragmented file, and names one that
+    // can be.
     let begins =
         |previous| ChangeRecord::Prefix(previous, KnownPrefix::of(&chunk_map_of(b"x", 1 << 16).1, 0, 0));
     for (number, (records, refused)) in [

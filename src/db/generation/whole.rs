@@ -11,8 +11,8 @@ use rusqlite::{Connection, params};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// Copies the index that `reader` reads row by row into a new one at `target`, as generation `generation`, with `created_s` in seconds
-/// since 1970. The reader's index may be anybody's.
+/// Copies the index that `reader` reads row by row into a new one at `target`, as generation
+/// `generation`, with `created_s` in seconds since 1970. The reader's index may be anybody's.
 ///
 /// # Errors
 /// [`ErrorKind::BadIndex`] says what is wrong with it. Others: our own disk or database.

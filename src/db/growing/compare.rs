@@ -11,7 +11,8 @@ use std::ops::Range;
 /// Where a batch says something else than the rows that are there.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Differences {
-    /// From this file on, which starts at this byte of the archive, nothing that was received means anything any more.
+    /// From this file on, which starts at this byte of the archive, nothing that was received means
+    /// anything any more.
     pub files_from: Option<(u64, u64)>,
     /// The same for these files alone: their digests are others.
     pub files: BTreeMap<u64, Range<u64>>,
@@ -20,7 +21,8 @@ pub struct Differences {
 }
 
 impl GrowingIndex {
-    /// Checks what of the records of `batch` depends on what came before, and finds out where they differ from what is there.
+    /// Checks what of the records of `batch` depends on what came before, and finds out where they
+    /// differ from what is there.
     pub(super) fn compare(&self, batch: &[u8]) -> Result<(Differences, Head)> {
         let (mut differences, mut head) = (Differences::default(), self.head.clone());
         let mut records = log::records(batch).peekable();
@@ -83,8 +85,8 @@ impl GrowingIndex {
     }
 }
 
-/// Files and nodes come in one strictly ascending order: so nothing comes twice, and what lies in something that is no folder is
-/// noticed at once.
+/// Files and nodes come in one strictly ascending order: so nothing comes twice, and what lies in
+/// something that is no folder is noticed at once.
 fn advance(head: &mut Head, path: &EntryPath, is_folder: bool) -> Result<()> {
     let key = path.sort_key();
     if head.files + head.nodes > 0 && key <= head.last_key {

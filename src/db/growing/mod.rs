@@ -1,5 +1,6 @@
-//! The receiver's index while it is still arriving: a log of batches, each one transaction. Batches of a later stream are
-//! compared with the rows that are there, which stay as long as they are the same; so an interrupted stream goes on where it was.
+//! The receiver's index while it is still arriving: a log of batches, each one transaction. Batches
+//! of a later stream are compared with the rows that are there, which stay as long as they are the
+//! same; so an interrupted stream goes on where it was.
 
 mod compare;
 
@@ -27,7 +28,8 @@ const LOG_TABLE: &str = "
     CREATE INDEX IF NOT EXISTS idx_tar_offset_end ON tar(offset_end);
     CREATE INDEX IF NOT EXISTS tarlike_pending ON tar(id) WHERE hash IS NULL;";
 
-/// Rows come in the order of their offsets: this index alone grows at its end only, and blocks are looked up by it.
+/// Rows come in the order of their offsets: this index alone grows at its end only, and blocks are
+/// looked up by it.
 const OTHER_INDEXES: &str = "
     DROP INDEX IF EXISTS idx_tar_path; DROP INDEX IF EXISTS idx_tar_hash; DROP INDEX IF EXISTS idx_tar_offset;
     DROP INDEX IF EXISTS idx_tar_offset_n_offset_end; DROP INDEX IF EXISTS tarlike_node_path;";
@@ -93,8 +95,9 @@ impl GrowingIndex {
         Self::begin(connection, path, stream, limit_bytes)
     }
 
-    /// Opens the index at `path` for a new stream, with whose rows those that are there will be compared. What was put in place of them is
-    /// remembered, so that what the new stream does not have can be deleted.
+    /// Opens the index at `path` for a new stream, with whose rows those that are there will be
+    /// compared. What was put in place of them is remembered, so that what the new stream does not
+    /// have can be deleted.
     ///
     /// # Errors
     /// SQLite fails.
@@ -142,7 +145,8 @@ impl GrowingIndex {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
         let open = || -> rusqlite::Result<Connection> {
             let connection = Connection::open_with_flags(path, flags)?;
-            // Not synced at each batch: the sync that comes before a block is acknowledged covers the log, too.
+            // Not synced at each batch: the sync that comes before a block is acknowledged covers
+            // the log, too.
             connection.execute_batch(
                 "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-8000; PRAGMA temp_store=FILE;",
             )?;
@@ -267,11 +271,13 @@ impl GrowingIndex {
             .map_err(|e| self.error(e))
     }
 
-    /// Adds the records of `batch`, up to the prefix `digest`. Where they say something else than rows that are there, `settle` is called
-    /// before anything changes, and what it gives lives until everything has.
+    /// Adds the records of `batch`, up to the prefix `digest`. Where they say something else than
+    /// rows that are there, `settle` is called before anything changes, and what it gives lives
+    /// until everything has.
     ///
     /// # Errors
-    /// [`ErrorKind::BadIndex`]: no index can say this; nothing was added. Or `settle` or SQLite fails.
+    /// [`ErrorKind::BadIndex`]: no index can say this; nothing was added. Or `settle` or SQLite
+    /// fails.
     pub fn append<G>(
         &mut self,
         batch: &[u8],
@@ -399,7 +405,8 @@ impl GrowingIndex {
             .with_hint("use the same version of tar-like on all hosts"));
         }
         let run = || -> rusqlite::Result<Option<Vec<u8>>> {
-            // Hard links name their target, and what previous streams have left is known by its path: nothing else asks for one.
+            // Hard links name their target, and what previous streams have left is known by its
+            // path: nothing else asks for one.
             let asked = "SELECT EXISTS(SELECT 1 FROM tarlike_node WHERE kind='h')
                          OR EXISTS(SELECT 1 FROM sqlite_schema WHERE type='table' AND name='tarlike_gone')";
             if self.connection.query_row(asked, [], |row| row.get(0))? {

@@ -1,5 +1,5 @@
-//! What a stream costs that takes the place of an earlier one, as SQLite counts it: a run that was interrupted must not go through all
-//! rows for each of them.
+//! What a stream costs that takes the place of an earlier one, as SQLite counts it: a run that was
+//! interrupted must not go through all rows for each of them.
 
 use super::*;
 use crate::archive::digest::{blake3, md5};
@@ -61,8 +61,8 @@ fn log_of(stream: &LogDigest, numbers: impl Iterator<Item = u64> + Clone) -> (Ve
     (batch, digest)
 }
 
-/// What it costs that an index of `count` files and folders, all of which are in place, is made anew by a stream that has every second
-/// one, and to find what is gone then.
+/// What it costs that an index of `count` files and folders, all of which are in place, is made
+/// anew by a stream that has every second one, and to find what is gone then.
 fn costs(count: u64) -> [(&'static str, u64); 4] {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index.sqlite");

@@ -31,8 +31,8 @@ impl Row {
 }
 
 impl IndexReader {
-    /// Gives the rows that have one of `paths`: those of the index (`true`), and those that it remembers of previous generations (`false`).
-    /// On a receiver only.
+    /// Gives the rows that have one of `paths`: those of the index (`true`), and those that it
+    /// remembers of previous generations (`false`). On a receiver only.
     ///
     /// # Errors
     /// As [`IndexReader::files`].
@@ -109,7 +109,8 @@ impl IndexReader {
         Err(Error::new(ErrorKind::BadIndex, what))
     }
 
-    /// Whether all that the index remembers was put in place. Earlier versions of ours did not ask for that.
+    /// Whether all that the index remembers was put in place. Earlier versions of ours did not ask
+    /// for that.
     ///
     /// # Errors
     /// SQLite fails.

@@ -20,7 +20,8 @@ impl IndexReader {
         ids: Range<u64>,
         each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        // Ids are dense from 0 in row order, so an id is a rowid less 1 in every index that was written in one go.
+        // Ids are dense from 0 in row order, so an id is a rowid less 1 in every index that was
+        // written in one go.
         self.each_file(
             "WHERE tar.rowid > ? AND tar.rowid <= ? ORDER BY tar.rowid",
             [sql_int(ids.start), sql_int(ids.end)],

@@ -96,7 +96,8 @@ impl Side {
         Ok(found)
     }
 
-    /// Gives every piece in `range`, contiguous files first and ascending, then fragmented ones, file by file.
+    /// Gives every piece in `range`, contiguous files first and ascending, then fragmented ones,
+    /// file by file.
     pub(in super::super) fn pieces_in(
         self,
         connection: &Connection,
@@ -196,8 +197,8 @@ pub(in super::super) fn read_extents(
 }
 
 impl IndexReader {
-    /// Gives every piece of a file that has a byte in `range` of the archive: whole pieces, not cut to the range. Contiguous files come
-    /// first, ascending, then fragmented ones, file by file.
+    /// Gives every piece of a file that has a byte in `range` of the archive: whole pieces, not cut
+    /// to the range. Contiguous files come first, ascending, then fragmented ones, file by file.
     ///
     /// # Errors
     /// SQLite fails, a row is invalid, or `each` fails.
@@ -209,11 +210,13 @@ impl IndexReader {
         if self.fragmented {
             return Side::Live.pieces_in(&self.connection, self.read(), range, each);
         }
-        // The same with what only a fresh index has: rows of the original program, of buckets, and that are still growing.
+        // The same with what only a fresh index has: rows of the original program, of buckets, and
+        // that are still growing.
         self.files_in(range.clone(), |file| each(&file, &Piece::whole(&file)))
     }
 
-    /// The same for files that are no part of the index any more, but were in previous generations. On a receiver only.
+    /// The same for files that are no part of the index any more, but were in previous generations.
+    /// On a receiver only.
     ///
     /// # Errors
     /// As [`IndexReader::pieces_in`].
@@ -242,8 +245,9 @@ impl IndexReader {
         Ok(self.meta_int(TAKEN_BACK)?.map(from_sql_int).filter(|&generation| generation > 0))
     }
 
-    /// Gives the files of previous generations whose path no entry has any more, and that were there before generation `since` of the
-    /// receiver. Those of the same path follow each other. On a receiver only.
+    /// Gives the files of previous generations whose path no entry has any more, and that were
+    /// there before generation `since` of the receiver. Those of the same path follow each other.
+    /// On a receiver only.
     ///
     /// # Errors
     /// As [`IndexReader::files`].
@@ -261,7 +265,8 @@ impl IndexReader {
         Side::Gone.files(&self.connection, read, tail, [sql_int(since)], each)
     }
 
-    /// Gives the files of previous generations that had this path and were there before generation `since`. On a receiver only.
+    /// Gives the files of previous generations that had this path and were there before generation
+    /// `since`. On a receiver only.
     ///
     /// # Errors
     /// As [`IndexReader::files`].
@@ -307,7 +312,8 @@ impl IndexReader {
         self.each_gone_node(tail, [sql_int(since)], each)
     }
 
-    /// The directory or link of a previous generation that had this path and was there before generation `since`. On a receiver only.
+    /// The directory or link of a previous generation that had this path and was there before
+    /// generation `since`. On a receiver only.
     ///
     /// # Errors
     /// As [`IndexReader::nodes`].
@@ -373,7 +379,8 @@ impl IndexReader {
         Ok(found)
     }
 
-    /// The first file that has the content of `file`, of another index; without its md5 that is not found.
+    /// The first file that has the content of `file`, of another index; without its md5 that is not
+    /// found.
     ///
     /// # Errors
     /// As [`IndexReader::files`].

@@ -6,8 +6,8 @@ use crate::archive::skipped::SkippedList;
 use crate::error::Result;
 
 impl IndexReader {
-    /// What the last run over the source left out of the index. `None`: the index does not say, so nobody may conclude from it that
-    /// something is gone.
+    /// What the last run over the source left out of the index. `None`: the index does not say, so
+    /// nobody may conclude from it that something is gone.
     ///
     /// # Errors
     /// SQLite fails.

@@ -14,8 +14,8 @@ use std::ops::{ControlFlow, Range};
 /// SQL.
 pub(in super::super) const WALK_ORDER: &str = "CAST(replace(CAST(path AS TEXT), '/', char(0)) AS BLOB)";
 
-/// The key in `tarlike_meta` of the number of file ids, from 0 on, that are in the order of the walk:
-/// in an index that has had generations since.
+/// The key in `tarlike_meta` of the number of file ids, from 0 on, that are in the order of the
+/// walk: in an index that has had generations since.
 pub(in super::super) const IN_ORDER: &str = "in_order";
 
 /// What an index has rows of: files, or directories and links.

@@ -30,7 +30,8 @@ pub(super) struct BatchLimits {
 impl<S> Batches<S> {
     /// Adds an item that takes so many bytes of memory; false if no more items are needed.
     pub(super) fn push(&mut self, item: ScanItem<S>, bytes: u64) -> bool {
-        // The contents of a batch are in memory at once: a file that does not fit begins the next one.
+        // The contents of a batch are in memory at once: a file that does not fit begins the next
+        // one.
         if self.bytes > 0 && self.bytes + bytes > self.limits.bytes && !self.flush() {
             return false;
         }
@@ -58,11 +59,11 @@ pub(super) struct BatchScan<'a> {
 
 impl BatchScan<'_> {
     /// Runs `list`, which lists the source into batches, and `examine` for each batch on several
-    /// threads. Gives the entries to `each` in their order; reports those that are left out, and gives
-    /// their list.
+    /// threads. Gives the entries to `each` in their order; reports those that are left out, and
+    /// gives their list.
     ///
-    /// `outage` tells why nothing can be read any more: that error ends the scan, in place of a report
-    /// for each entry.
+    /// `outage` tells why nothing can be read any more: that error ends the scan, in place of a
+    /// report for each entry.
     pub(super) fn run<S: Send>(
         self,
         list: impl FnOnce(&mut Batches<S>) -> Result<()> + Send,

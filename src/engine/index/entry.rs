@@ -1,7 +1,7 @@
 //! One entry of a source on its way into an index, stage by stage:
 //!
-//! 1. listed: its name by a walk ([`ListedName`](crate::source::walk::ListedName)), or an object of a
-//!    list ([`ListedObject`](crate::db::listing::ListedObject))
+//! 1. listed: its name by a walk ([`ListedName`](crate::source::walk::ListedName)), or an object of
+//!    a list ([`ListedObject`](crate::db::listing::ListedObject))
 //! 2. [`ScanItem`]: a file with its attributes and with what the previous index knows of it, or
 //!    a node, which is complete
 //! 3. [`ScannedEntry`]: a file with its digests, or a large one that is still to be read

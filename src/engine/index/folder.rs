@@ -80,7 +80,8 @@ impl FolderScan {
             resumer: self.resumer.take(),
             may_grow: self.may_grow,
         };
-        // Of a large file, only a piece at a time is in memory, and two files are hashed side by side.
+        // Of a large file, only a piece at a time is in memory, and two files are hashed side by
+        // side.
         let max_file_bytes = if has_contents { u64::MAX } else { LARGE_BYTES };
         let scan = BatchScan {
             threads,

@@ -173,7 +173,8 @@ fn clash_reason(clash: Clash) -> Option<&'static str> {
     }
 }
 
-/// The folders of `object` that are not open yet if the last entry was in `folder`, outermost first.
+/// The folders of `object` that are not open yet if the last entry was in `folder`, outermost
+/// first.
 fn new_folders(folder: &[u8], object: &ListedObject) -> Vec<EntryPath> {
     let path = object.path.as_bytes();
     let is_open =

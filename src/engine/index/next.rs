@@ -1,5 +1,5 @@
-//! The next generation of an index: scanned entries are compared with the previous generation, and the
-//! differences are written.
+//! The next generation of an index: scanned entries are compared with the previous generation, and
+//! the differences are written.
 
 use super::append::Append;
 use super::entry::{Growth, HashedFile};
@@ -16,8 +16,8 @@ use crate::engine::spill::IdSpill;
 use crate::error::Result;
 use std::path::PathBuf;
 
-/// The rows of the next generation. Nothing is written as long as they are equal to those of the previous
-/// one.
+/// The rows of the next generation. Nothing is written as long as they are equal to those of the
+/// previous one.
 pub(super) struct NextRows {
     target: PathBuf,
     summary: Summary,
@@ -172,8 +172,8 @@ impl NextRows {
         Ok(())
     }
 
-    /// Completes the generation. Gives `None` if it would be equal to the previous one, which then gets
-    /// the list of entries that this run has `skipped`.
+    /// Completes the generation. Gives `None` if it would be equal to the previous one, which then
+    /// gets the list of entries that this run has `skipped`.
     pub(super) fn finish(
         mut self,
         skipped: &SkippedList,
@@ -197,8 +197,8 @@ impl NextRows {
         self.next()?;
         let Some(next) = self.next.take() else { return Ok((None, self.changes, self.summary)) };
         if !next.is_changed() {
-            // A file that was read although its content is the same has a new inode or time, which the
-            // next run compares.
+            // A file that was read although its content is the same has a new inode or time, which
+            // the next run compares.
             next.finish_unchanged(started_s, skipped)?;
             return Ok((None, self.changes, self.summary));
         }

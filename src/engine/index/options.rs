@@ -23,8 +23,8 @@ pub struct IndexOptions {
     pub exclude: Vec<Regex>,
     /// Other files of this program that may lie in the folder and are left out.
     pub own_files: Vec<PathBuf>,
-    /// Make the next generation of the index at `database`, if there is one: unmodified files are not
-    /// read, and that index stays if nothing changed at all. Otherwise a new index replaces it.
+    /// Make the next generation of the index at `database`, if there is one: unmodified files are
+    /// not read, and that index stays if nothing changed at all. Otherwise a new index replaces it.
     pub reuse: bool,
     /// Read also the files that seem unmodified.
     pub checksum: bool,
@@ -35,8 +35,8 @@ pub struct IndexOptions {
 }
 
 impl IndexOptions {
-    /// The name of the source as an index records it: the folder with all symbolic links resolved, or a
-    /// single file in such a folder, or the address of the bucket.
+    /// The name of the source as an index records it: the folder with all symbolic links resolved,
+    /// or a single file in such a folder, or the address of the bucket.
     #[must_use]
     pub fn source_name(&self) -> PathBuf {
         PathBuf::from(std::ffi::OsString::from_vec(self.source_bytes()))

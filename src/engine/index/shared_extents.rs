@@ -1,20 +1,21 @@
-//! The extents of a changed file: the ranges that it shares with its previous content, and those that are
-//! appended to the archive.
+//! The extents of a changed file: the ranges that it shares with its previous content, and those
+//! that are appended to the archive.
 
 use crate::archive::chunk_map::{ChunkMap, Run, diff};
 use crate::archive::extent::{Extents, Piece};
 
-/// Pieces with a smaller mean size, in bytes, are not worth their rows: such a file is sent as a whole.
+/// Pieces with a smaller mean size, in bytes, are not worth their rows: such a file is sent as a
+/// whole.
 const MIN_PIECE_BYTES: u64 = 16 << 10;
 
 /// A file that grows again and again has at most so many short pieces at its end.
 const MAX_SHORT_PIECES: usize = 128;
 
-/// The extents of a file of `size` bytes that begins with `pieces`, its previous content; its new end is
-/// from `log_end` on.
+/// The extents of a file of `size` bytes that begins with `pieces`, its previous content; its new
+/// end is from `log_end` on.
 ///
-/// The pieces of several runs lie apart if other files came between them. Too many short ones at the end
-/// of the file are sent once more, as one.
+/// The pieces of several runs lie apart if other files came between them. Too many short ones at
+/// the end of the file are sent once more, as one.
 pub(super) fn grown(pieces: &[Piece], size: u64, log_end: u64) -> Extents {
     let is_short = |piece: &&Piece| piece.range.end - piece.range.start < MIN_PIECE_BYTES;
     let short = pieces.iter().rev().take_while(is_short).count();
@@ -27,8 +28,8 @@ pub(super) fn grown(pieces: &[Piece], size: u64, log_end: u64) -> Extents {
     extents
 }
 
-/// The extents of a changed file: those of `pieces`, its previous content, for equal chunks, and the rest
-/// from `log_end` on. Empty if a chunk map is damaged, or too little is equal.
+/// The extents of a changed file: those of `pieces`, its previous content, for equal chunks, and
+/// the rest from `log_end` on. Empty if a chunk map is damaged, or too little is equal.
 pub(super) fn changed(pieces: &[Piece], previous: &[u8], chunk_map: &[u8], log_end: u64) -> Extents {
     let (Ok(previous), Ok(chunk_map)) = (ChunkMap::decode(previous), ChunkMap::decode(chunk_map)) else {
         return Extents::default();

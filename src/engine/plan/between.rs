@@ -1,4 +1,5 @@
-//! Two generations of an index beside each other. Their contents are known, so that the plan is exact.
+//! Two generations of an index beside each other. Their contents are known, so that the plan is
+//! exact.
 
 use super::changes::{ChangeKind, Plan, PlannedChange};
 use super::compare::{
@@ -30,11 +31,11 @@ pub struct BetweenOptions {
     pub scratch: PathBuf,
 }
 
-/// Compares two generations, and gives `each` every entry that differs, as [`super::plan`] does. The bytes
-/// to send are those that a receiver with the older one is missing.
+/// Compares two generations, and gives `each` every entry that differs, as [`super::plan`] does.
+/// The bytes to send are those that a receiver with the older one is missing.
 ///
-/// A generation that is not the newest one is rebuilt in [`BetweenOptions::scratch`], which takes as much
-/// space as the index. In memory are the ranges of the archive that are new.
+/// A generation that is not the newest one is rebuilt in [`BetweenOptions::scratch`], which takes
+/// as much space as the index. In memory are the ranges of the archive that are new.
 ///
 /// # Errors
 /// The index does not have these generations, one was not made of the other, or `each` fails.
@@ -89,7 +90,8 @@ pub fn between(
     Ok(plan)
 }
 
-/// The index of one generation: the newest one itself, or a copy, which is removed when this is dropped.
+/// The index of one generation: the newest one itself, or a copy, which is removed when this is
+/// dropped.
 struct GenerationIndex(Option<TempPath>);
 
 impl GenerationIndex {
@@ -119,8 +121,8 @@ fn open_generations(options: &BetweenOptions) -> Result<(GenerationIndex, Genera
 
 /// The ranges that were appended to the archive after the older generation.
 struct AppendedRanges<'a> {
-    /// The end of the archive in the older generation. A range behind it was appended later, and a range
-    /// before it was there: no place is used twice.
+    /// The end of the archive in the older generation. A range behind it was appended later, and a
+    /// range before it was there: no place is used twice.
     from: u64,
     ranges: RangeSet,
     reader: &'a IndexReader,

@@ -103,8 +103,8 @@ pub struct Plan {
     pub send_bytes: u64,
     /// [`Plan::send_bytes`] is an upper bound: contents were not read.
     pub at_most: bool,
-    /// Bytes of files that are assumed to be unmodified, and not in [`Plan::send_bytes`]. The next run
-    /// reads them before it sends anything.
+    /// Bytes of files that are assumed to be unmodified, and not in [`Plan::send_bytes`]. The next
+    /// run reads them before it sends anything.
     pub assumed_bytes: u64,
     /// Blocks with any of the bytes to send.
     pub blocks: u64,

@@ -23,7 +23,8 @@ pub(super) struct PreviousGeneration {
 }
 
 impl PreviousGeneration {
-    /// `reader` reads the index at `database`; the folder `scratch` is for what must not be in memory.
+    /// `reader` reads the index at `database`; the folder `scratch` is for what must not be in
+    /// memory.
     pub(super) fn new(
         database: &Path,
         reader: IndexReader,
@@ -73,7 +74,8 @@ pub(super) struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    /// `scratch` is a folder for the table of files at new paths; without it, no file counts as renamed.
+    /// `scratch` is a folder for the table of files at new paths; without it, no file counts as
+    /// renamed.
     pub(super) fn new(
         previous: Option<PreviousGeneration>,
         scratch: Option<&Path>,
@@ -152,7 +154,8 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// All entries were taken. `key` gives the key of a previous file by which a renamed one is found.
+    /// All entries were taken. `key` gives the key of a previous file by which a renamed one is
+    /// found.
     pub(super) fn finish(mut self, key: impl Fn(&FileEntry) -> Option<Vec<u8>>) -> Result<Plan> {
         self.vanished_nodes()?;
         let next_node = |previous: &mut PreviousGeneration| previous.nodes.pop();

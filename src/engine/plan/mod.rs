@@ -1,6 +1,6 @@
-//! What the next run would find and send, without reading a content or asking a receiver: the source as
-//! its attributes or its list tell beside the newest generation of its index, or two generations beside
-//! each other.
+//! What the next run would find and send, without reading a content or asking a receiver: the
+//! source as its attributes or its list tell beside the newest generation of its index, or two
+//! generations beside each other.
 
 mod between;
 mod changes;

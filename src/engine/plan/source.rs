@@ -32,11 +32,11 @@ pub struct PlanOptions {
 /// Compares the source with the newest generation of its index, and gives `each` every entry that
 /// differs. It uses only names, sizes, times and owners; of a bucket, its list.
 ///
-/// Entries come in the order of the walk, with two exceptions: removed directories and links come later,
-/// and new, removed and renamed files come at the end.
+/// Entries come in the order of the walk, with two exceptions: removed directories and links come
+/// later, and new, removed and renamed files come at the end.
 ///
-/// It holds in memory what a scan holds of files with several names. Files at new paths and the ids of
-/// removed files are on disk, in [`PlanOptions::scratch`].
+/// It holds in memory what a scan holds of files with several names. Files at new paths and the ids
+/// of removed files are on disk, in [`PlanOptions::scratch`].
 ///
 /// # Errors
 /// The source cannot be scanned, the index cannot be read, or `each` fails.
@@ -119,8 +119,8 @@ fn by_stat(files: Option<&PreviousFiles>, previous: &FileEntry, now: &FileEntry)
         let kind = if previous.meta == now.meta { ChangeKind::Unchanged } else { ChangeKind::Touched };
         return FileChange::of(kind, now.size, 0);
     }
-    // The next run reads it. Only a program that restores the time changes a content without a new time.
-    // Two empty contents are equal.
+    // The next run reads it. Only a program that restores the time changes a content without a new
+    // time. Two empty contents are equal.
     if previous.size == now.size && (time(previous) == time(now) || now.size == 0) {
         return FileChange::assumed(ChangeKind::Touched, now.size);
     }
@@ -142,7 +142,8 @@ fn plan_bucket(
     let listing = Listing::create(&options.scratch)?;
     comparison.plan.skipped +=
         list_bucket_reporting(bucket, &options.index.exclude, &listing, monitor)?.total();
-    // The metadata of a folder's key are only in the answer to a HEAD, which a plan does not request.
+    // The metadata of a folder's key are only in the answer to a HEAD, which a plan does not
+    // request.
     let folder = |comparison: &mut Comparison<'_>, node: &Node| {
         comparison.node(node, |previous| previous.kind == NodeKind::Dir)
     };

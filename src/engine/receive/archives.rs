@@ -1,4 +1,5 @@
-//! The archives of the base folder by their numbers: those that are served, and those of the journal whose index cannot be read now.
+//! The archives of the base folder by their numbers: those that are served, and those of the
+//! journal whose index cannot be read now.
 
 use super::archive::Archive;
 use super::archive::log::Transition;
@@ -78,11 +79,13 @@ impl Archives {
         Ok(self.served.read().values().filter(|archive| archive.tar_id != tar_id).cloned().collect())
     }
 
-    /// Makes sure that the base folder is for archive `tar_id` alone. What is found there can only be its own then. To be asked again
-    /// before what was found counts: another archive may have begun meanwhile.
+    /// Makes sure that the base folder is for archive `tar_id` alone. What is found there can only
+    /// be its own then. To be asked again before what was found counts: another archive may have
+    /// begun meanwhile.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongIndex`]: another archive is received into the folder. Or as [`Self::others`].
+    /// [`ErrorKind::WrongIndex`]: another archive is received into the folder. Or as
+    /// [`Self::others`].
     pub(crate) fn check_alone(&self, tar_id: u64) -> Result<()> {
         let Some(other) = self.others(tar_id)?.first().map(|other| other.tar_id) else { return Ok(()) };
         let what = format!("archive {other} is received into this folder, too: what is there may be its own");
@@ -91,7 +94,8 @@ impl Archives {
         ))
     }
 
-    /// Whether the base folder is for one archive alone: where it is not, no archive says how the folder itself is.
+    /// Whether the base folder is for one archive alone: where it is not, no archive says how the
+    /// folder itself is.
     pub(crate) fn has_one(&self) -> bool {
         // One that cannot be opened now is there all the same.
         self.check_all_served().is_ok() && self.served.read().len() == 1
@@ -123,7 +127,8 @@ impl Archives {
         self.unserved.lock().unreadable.insert(unreadable.state.tar_id, unreadable);
     }
 
-    /// The state of an archive that is not served, if no other thread is about to open it: the caller is now.
+    /// The state of an archive that is not served, if no other thread is about to open it: the
+    /// caller is now.
     pub(crate) fn begin_opening(&self, tar_id: u64) -> Option<ArchiveState> {
         let mut unserved = self.unserved.lock();
         let unreadable = unserved.unreadable.get_mut(&tar_id).filter(|unreadable| !unreadable.is_opening)?;

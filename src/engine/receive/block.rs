@@ -51,8 +51,8 @@ pub struct BlockPut {
     pub failed: RangeSet,
 }
 
-/// Whole files of a block that are staged and wait for the next sync before they get their names. A block may hold millions of tiny files:
-/// beyond this many bytes of paths, the sync comes earlier.
+/// Whole files of a block that are staged and wait for the next sync before they get their names. A
+/// block may hold millions of tiny files: beyond this many bytes of paths, the sync comes earlier.
 const STAGED_BYTES: usize = 4 << 20;
 /// What one staged file costs besides its path, in bytes, about.
 const STAGED_ENTRY_BYTES: usize = 250;
@@ -75,7 +75,8 @@ struct BlockIntake<'a> {
     awaiting_digests: BTreeSet<u64>,
 }
 
-/// Takes in a block: verifies it, writes it to staging, makes it durable, and gives files that are complete their names.
+/// Takes in a block: verifies it, writes it to staging, makes it durable, and gives files that are
+/// complete their names.
 ///
 /// # Errors
 /// The kind says what the sender has to do; nothing was written unless storage itself failed.
@@ -256,7 +257,8 @@ impl BlockIntake<'_> {
         piece: &Piece,
         bytes: impl Fn(&Range<u64>) -> &'b [u8],
     ) -> Result<()> {
-        // Not what is durable: it may be hashed already, so nobody would see that it has changed.
+        // Durable bytes stay: they may be hashed already, and no thread would see that they
+        // changed.
         for gap in self.archive.progress.missing(&piece.range).iter() {
             if !self.archive.progress.has_all(file.id) {
                 let at = piece.file_offset_of(gap.start);
@@ -297,7 +299,8 @@ impl BlockIntake<'_> {
         Ok(())
     }
 
-    /// Whether a piece could be staged. A file that is larger than the file system or a limit of the system allows fails alone.
+    /// Whether a piece could be staged. A file that is larger than the file system or a limit of
+    /// the system allows fails alone.
     fn staged_or_failed(&self, file: &FileEntry, outcome: Result<()>) -> Result<bool> {
         match outcome {
             Err(e) if e.os_error() == Some(Errno::FBIG) => {
@@ -310,7 +313,8 @@ impl BlockIntake<'_> {
         }
     }
 
-    /// Syncs, then gives the staged whole files their names. A file that cannot get its name is here all the same, staged and synced.
+    /// Syncs, then gives the staged whole files their names. A file that cannot get its name is
+    /// here all the same, staged and synced.
     fn publish_staged(&mut self) -> Result<()> {
         self.context.committer.sync(self.mark)?;
         self.staged_bytes = 0;

@@ -1,7 +1,8 @@
 //! Group commit: many blocks share one sync of the file system and one transaction of the journal.
 //!
-//! Whoever writes takes a [`Mark`] before the first byte. A sync that finds no space (NFS, thin pools, quotas: they say so only then) may have
-//! lost everything that was not synced yet, of everybody: whoever wrote it has an older mark, and is never told that it is there.
+//! A writer takes a [`Mark`] before its first byte. A sync that finds no space (NFS, thin pools and
+//! quotas say so only then) may have lost the bytes of all writers that were not synced yet. Those
+//! writers have older marks, and are never told that their bytes are there.
 
 use crate::archive::ranges::RangeSet;
 use crate::db::journal::{Change, Journal, Record};
@@ -19,8 +20,9 @@ type Waiting = (Vec<Record>, mpsc::Sender<std::result::Result<(), ErrorKind>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark(u64);
 
-/// Makes blocks durable. After the first failed sync or journal write (a full disk apart) nothing is acknowledged any more:
-/// the kernel may have dropped the dirty pages, so trying again would succeed without the data being there.
+/// Makes blocks durable. After the first failed sync or journal write (a full disk apart) nothing
+/// is acknowledged any more: the kernel may have dropped the dirty pages, so trying again would
+/// succeed without the data being there.
 pub(crate) struct Committer {
     storage: Arc<dyn Storage>,
     degraded: AtomicBool,
@@ -97,11 +99,12 @@ impl Committer {
         Mark(self.losses.load(Ordering::SeqCst))
     }
 
-    /// Returns when all that was written since `mark` was taken is on stable storage. Whoever holds the lock syncs for everybody
-    /// who asked before the sync began.
+    /// Returns when all that was written since `mark` was taken is on stable storage. The
+    /// thread that holds the lock syncs for all threads that asked before the sync began.
     ///
     /// # Errors
-    /// [`ErrorKind::NoSpace`]: a sync since then found no space, and what was written before counts as lost.
+    /// [`ErrorKind::NoSpace`]: a sync since then found no space, and what was written before counts
+    /// as lost.
     pub(crate) fn sync(&self, mark: Mark) -> Result<()> {
         let mine = self.requested.fetch_add(1, Ordering::SeqCst) + 1;
         let mut synced = self.synced.lock();
@@ -122,7 +125,8 @@ impl Committer {
             Err(e) if e.kind() == ErrorKind::NoSpace => {
                 self.losses.fetch_add(1, Ordering::SeqCst);
                 tracing::warn!("nothing that is not stored yet is acknowledged: {e}");
-                // Their content was stored before they got their names, and names are not what finds no space so late.
+                // Their content was stored before they got their names, and names are not what
+                // finds no space so late.
                 self.renamed.lock().extend(renamed);
                 return Err(e.with_hint("free space on the receiver's disk, or raise its quota"));
             }
@@ -175,7 +179,7 @@ impl Committer {
         }
         let outcome = outcome.map_err(|e| e.kind());
         for (_, sender) in batch {
-            // The only way to fail is that nobody waits any more.
+            // Fails only if the thread waits no more.
             let _ = sender.send(outcome);
         }
     }
@@ -192,21 +196,23 @@ impl Committer {
         self.renamed.lock().extend(records);
     }
 
-    /// Makes all renames so far, and what was written since `mark`, durable, and the renames known to the journal.
+    /// Makes all renames so far, and what was written since `mark`, durable, and the renames known
+    /// to the journal.
     pub(crate) fn flush(&self, mark: Mark) -> Result<()> {
         self.sync(mark)?;
         self.record(Vec::new())
     }
 
-    /// Runs `change` on the journal, which forgets that the files `ids` of archive `tar_id` are published. What says so and has not reached the
-    /// journal yet must not reach it later.
+    /// Runs `change` on the journal, which forgets that the files `ids` of archive `tar_id` are
+    /// published. What says so and has not reached the journal yet must not reach it later.
     pub(crate) fn invalidate<T>(
         &self,
         tar_id: u64,
         ids: &RangeSet,
         change: impl FnOnce(&mut Journal) -> Result<T>,
     ) -> Result<T> {
-        // Taken before the journal: a sync that runs has taken records from one list, and will add them to the other.
+        // Taken before the journal: a sync that runs has taken records from one list, and will add
+        // them to the other.
         let _synced = self.synced.lock();
         self.rewrite(|journal| {
             for list in [&self.renamed, &self.named] {
@@ -218,7 +224,7 @@ impl Committer {
         })
     }
 
-    /// Runs `change` on the journal, with nobody else writing.
+    /// Runs `change` on the journal while no other thread writes to it.
     pub(crate) fn rewrite<T>(&self, change: impl FnOnce(&mut Journal) -> Result<T>) -> Result<T> {
         self.check()?;
         self.make_room();
@@ -328,7 +334,8 @@ mod tests {
         Committer::new(storage, journal)
     }
 
-    /// P1: the sync after the one that failed succeeds, and says nothing of what was written before.
+    /// P1: the sync after the one that failed succeeds, and says nothing of what was written
+    /// before.
     #[test]
     fn what_a_failed_sync_may_have_lost_is_never_acknowledged() {
         let (folder, storage) = (tempfile::tempdir().unwrap(), Arc::<FakeStorage>::default());
@@ -343,7 +350,7 @@ mod tests {
             assert_eq!(kind(committer.flush(mark)), Err(ErrorKind::NoSpace), "{mark:?}");
         }
         assert!(!committer.is_degraded());
-        // What is written anew is.
+        // What is written after that is.
         committer.flush(committer.mark()).unwrap();
         let published = committer.rewrite(|journal| Ok(journal.archives()?.remove(0).published)).unwrap();
         assert_eq!(published, std::iter::once(3..4).collect());

@@ -1,5 +1,5 @@
-//! What all parts of the receiver share: the sink, the committer, the archives, and the way to the threads. It also tells errors of one
-//! file from the end of storage.
+//! What all parts of the receiver share: the sink, the committer, the archives, and the way to the
+//! threads. It also tells errors of one file from the end of storage.
 
 use super::super::buffers::Buffers;
 use super::archive::caches::Caches;
@@ -81,8 +81,9 @@ pub(crate) struct Context {
     pub(crate) watch: mpsc::SyncSender<WatchRequest>,
 }
 
-/// Free space that is left alone, in bytes, so that the journal can still be written when the disk is nearly full. As far as the file
-/// system allows, it is held ([`Storage::hold`]), since others fill disks, too.
+/// Free space that is left alone, in bytes, so that the journal can still be written when the disk
+/// is nearly full. As far as the file system allows, it is held ([`Storage::hold`]), since others
+/// fill disks, too.
 pub(crate) const RESERVE_BYTES: u64 = 4 << 20;
 
 /// Places.
@@ -150,8 +151,8 @@ impl Context {
         Ok(())
     }
 
-    /// The same for a change of an index, `needed_bytes` of which take disk: only the change knows what it makes room for, so it may have
-    /// the reserve.
+    /// The same for a change of an index, `needed_bytes` of which take disk: only the change knows
+    /// what it makes room for, so it may have the reserve.
     ///
     /// # Errors
     /// As [`Self::check_space`].
@@ -183,7 +184,8 @@ impl Context {
 
 /// Errors.
 impl Context {
-    /// Degrades the receiver if its storage is gone; gives the error. With `write`, looking at storage is not enough.
+    /// Degrades the receiver if its storage is gone; gives the error. With `write`, looking at
+    /// storage is not enough.
     pub(crate) fn check_storage(&self, write: bool) -> Option<Error> {
         if self.committer.is_degraded() {
             return self.committer.check().err();
@@ -199,7 +201,8 @@ impl Context {
         self.check_storage(false)
     }
 
-    /// The same error, unless it comes from storage that is gone, or from a damaged index: neither is the fault of one file.
+    /// The same error, unless it comes from storage that is gone, or from a damaged index: neither
+    /// is the fault of one file.
     pub(crate) fn judged(&self, error: Error) -> Error {
         let is_suspect = match error.kind() {
             ErrorKind::Database => true,
@@ -210,7 +213,8 @@ impl Context {
         self.doubt_indexes(error)
     }
 
-    /// The error as it is answered, after a request failed by it: the watching thread finds out whether storage is gone.
+    /// The error as it is answered, after a request failed by it: the watching thread finds out
+    /// whether storage is gone.
     pub(crate) fn suspect(&self, error: Error) -> Error {
         if matches!(error.kind(), ErrorKind::Io | ErrorKind::Database | ErrorKind::Source) {
             // The thread has enough to do if there is no room for this.
@@ -219,8 +223,8 @@ impl Context {
         self.doubt_indexes(error)
     }
 
-    /// The same error, unless it says that an index is damaged. Which one, and how much of it, a thread finds out, and gives it up; until
-    /// then the sender is asked to come again.
+    /// The same error, unless it says that an index is damaged. Which one, and how much of it, a
+    /// thread finds out, and gives it up; until then the sender is asked to come again.
     fn doubt_indexes(&self, error: Error) -> Error {
         if !is_corrupt(&error) {
             return error;

@@ -1,5 +1,6 @@
-//! What no transfer needs any more: left by receivers that were killed, by archives that were replaced, and by files that are not part of
-//! an index any more or have their names already. Only while no receiver runs.
+//! Removes files that no transfer needs: of receivers that were killed, of archives that were
+//! replaced, and of files that left the index or have their names already. Only while no receiver
+//! runs.
 
 use super::commit::open_journal;
 use super::retention::is_retained;
@@ -14,21 +15,23 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Something that is of no use to anybody.
+/// A file or folder that no transfer needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Garbage {
     /// Where it is, relative to the base folder.
     pub path: PathBuf,
     /// What it takes on the disk, in bytes.
     pub disk_bytes: u64,
-    /// It is of use to somebody: an entry that was about to be deleted. It is not removed, but goes back to its place if that is known.
+    /// A user's entry that was about to be deleted. It is not removed, but goes back to its place
+    /// if that is known.
     pub is_entry: bool,
 }
 
 /// Finds what is left over below `base`, and removes it unless `keep`.
 ///
 /// # Errors
-/// No receiver ever used the folder ([`ErrorKind::Usage`]), one uses it now ([`ErrorKind::InUse`]), or the disk fails.
+/// No receiver ever used the folder ([`ErrorKind::Usage`]), one uses it now ([`ErrorKind::InUse`]),
+/// or the disk fails.
 pub fn collect_garbage(base: &Path, keep: bool) -> Result<Vec<Garbage>> {
     if !base.join(STATE_DIR).join("journal.sqlite").is_file() {
         let what = format!("{} is no folder that a receiver has used", base.display());

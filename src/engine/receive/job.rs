@@ -6,7 +6,8 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// The outcome of a job: an error can be answered to several requests, so only its kind and its text are stored.
+/// The outcome of a job: an error can be answered to several requests, so only its kind and its
+/// text are stored.
 type Outcome<T> = std::result::Result<T, (ErrorKind, String)>;
 
 /// A job and, once it has ended, its outcome.
@@ -21,8 +22,8 @@ impl<T> Default for Job<T> {
 }
 
 impl<T> Job<T> {
-    /// Does `work` on this thread and records its outcome. A panic counts as an error about `name`: a crash must not leave the waiting
-    /// requests without an answer.
+    /// Does `work` on this thread and records its outcome. A panic counts as an error about `name`:
+    /// a crash must not leave the waiting requests without an answer.
     pub(crate) fn run(&self, name: &str, work: impl FnOnce() -> Result<T>) {
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Internal, format!("{name} crashed; this is a bug of tar-like")))

@@ -1,4 +1,5 @@
-//! The receiver: takes an index and blocks, and puts files in place. Free of HTTP, so that any server can drive it.
+//! The receiver: takes an index and blocks, and puts files in place. Free of HTTP, so that any
+//! server can drive it.
 //!
 //! Upper parts call lower ones, and never the other way round:
 //!
@@ -196,7 +197,8 @@ impl Receiver {
         self.context.committer.flush(self.context.committer.mark())
     }
 
-    /// To be called after a request failed: what it failed by may be the end of storage, or damage to an index. Gives what to answer.
+    /// To be called after a request failed: what it failed by may be the end of storage, or damage
+    /// to an index. Gives what to answer.
     #[must_use]
     pub fn suspect(&self, error: Error) -> Error {
         self.context.suspect(error)
@@ -210,7 +212,8 @@ impl Receiver {
         self.context.check_space(needed_bytes)
     }
 
-    /// The same for a change of an index, `needed_bytes` of which take disk: it may have the reserve.
+    /// The same for a change of an index, `needed_bytes` of which take disk: it may have the
+    /// reserve.
     ///
     /// # Errors
     /// As [`Receiver::check_space`].
@@ -242,18 +245,21 @@ impl Receiver {
         index::whole::check(&self.context, expected)
     }
 
-    /// Whether `digest` is the active index of `tar_id`: the answer to putting it once more. With `adopt`, only if that was taken in.
+    /// Whether `digest` is the active index of `tar_id`: the answer to putting it once more. With
+    /// `adopt`, only if that was taken in.
     #[must_use]
     pub fn has_index(&self, tar_id: u64, digest: &IndexDigest, adopt: Option<u64>) -> Option<IndexAnswer> {
         index::whole::answer_if_active(&self.context, &self.adoptions, tar_id, digest, adopt)
     }
 
-    /// Takes in an index for archive `tar_id`: validates it and makes it the active one. The same index again changes nothing; another one
-    /// replaces what was there, files that are in place stay. `expected` is the digest that the sender names; a legacy sender names none.
-    /// `adopt` names the adoption whose result counts as what there was.
+    /// Takes in an index for archive `tar_id`: validates it and makes it the active one. The same
+    /// index again changes nothing; another one replaces what was there, files that are in place
+    /// stay. `expected` is the digest that the sender names; a legacy sender names none. `adopt`
+    /// names the adoption whose result counts as what there was.
     ///
     /// # Errors
-    /// The index is refused, there is no such adoption ([`ErrorKind::NotFound`]), or our disk fails.
+    /// The index is refused, there is no such adoption ([`ErrorKind::NotFound`]), or our disk
+    /// fails.
     pub fn put_index(
         &self,
         tar_id: u64,
@@ -264,12 +270,13 @@ impl Receiver {
         index::whole::put(&self.context, &self.adoptions, tar_id, uploaded, expected, adopt)
     }
 
-    /// Makes the index that `expected` names of the one that `from` names, by the change in the file `uploaded`. If it is there already,
-    /// nothing changes.
+    /// Makes the index that `expected` names of the one that `from` names, by the change in the
+    /// file `uploaded`. If it is there already, nothing changes.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongIndex`]: another index is active, or what is to be reverted is not there any more. [`ErrorKind::BadIndex`]: the
-    /// change is refused. Others: our own disk. The previous index stays then.
+    /// [`ErrorKind::WrongIndex`]: another index is active, or what is to be reverted is not there
+    /// any more. [`ErrorKind::BadIndex`]: the change is refused. Others: our own disk. The previous
+    /// index stays then.
     pub fn put_change(
         &self,
         tar_id: u64,
@@ -281,11 +288,13 @@ impl Receiver {
         index::change::put(&self.context, tar_id, uploaded, (from, expected), options)
     }
 
-    /// Adds a batch to the index of `tar_id`. `stream` names the sender's run, and `before` the prefix of its log that the batch
-    /// follows; the first batch of a stream makes it the active one. The same batch again changes nothing.
+    /// Adds a batch to the index of `tar_id`. `stream` names the sender's run, and `before` the
+    /// prefix of its log that the batch follows; the first batch of a stream makes it the active
+    /// one. The same batch again changes nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongIndex`]: another stream or another prefix is active. [`ErrorKind::BadIndex`]: the batch is refused.
+    /// [`ErrorKind::WrongIndex`]: another stream or another prefix is active.
+    /// [`ErrorKind::BadIndex`]: the batch is refused.
     pub fn append_log(
         &self,
         tar_id: u64,
@@ -297,24 +306,29 @@ impl Receiver {
     }
 
     /// Prunes all that is retained of an archive, if `from` is its active index, or whatever is its
-    /// index without `from`. There was no space for an index whose sender wants nothing to be retained.
+    /// index without `from`. There was no space for an index whose sender wants nothing to be
+    /// retained.
     pub fn make_room(&self, tar_id: u64, from: Option<&IndexDigest>) {
         index::replace::make_room(&self.context, tar_id, from);
     }
 
-    /// Starts to find out what is below the base folder, or joins the same request that runs already, or has ended.
+    /// Starts to find out what is below the base folder, or joins the same request that runs
+    /// already, or has ended.
     ///
     /// # Errors
-    /// Other archives are received into the folder, whose files would be taken for this one's; another sender's adoption runs
-    /// ([`ErrorKind::Busy`]); the request is malformed; or storage failed earlier.
+    /// Other archives are received into the folder, whose files would be taken for this one's;
+    /// another sender's adoption runs ([`ErrorKind::Busy`]); the request is malformed; or storage
+    /// failed earlier.
     pub fn adopt(&self, tar_id: u64, request: AdoptRequest) -> Result<Arc<AdoptJob>> {
         self.adoptions.start(&self.context, tar_id, request)
     }
 
-    /// How much of the uploaded index is there, by the result of the adoption `name`. Changes nothing.
+    /// How much of the uploaded index is there, by the result of the adoption `name`. Changes
+    /// nothing.
     ///
     /// # Errors
-    /// The index is refused, there is no such adoption ([`ErrorKind::NotFound`]), or our disk fails.
+    /// The index is refused, there is no such adoption ([`ErrorKind::NotFound`]), or our disk
+    /// fails.
     pub fn compare(
         &self,
         tar_id: u64,
@@ -336,7 +350,8 @@ impl Receiver {
         block::check(&self.context, put)
     }
 
-    /// Takes in a block: verifies it, writes it to staging, makes it durable, gives files that are complete their names.
+    /// Takes in a block: verifies it, writes it to staging, makes it durable, gives files that are
+    /// complete their names.
     ///
     /// # Errors
     /// The kind says what the sender has to do; nothing was written unless storage itself failed.
@@ -353,11 +368,12 @@ impl Receiver {
         take().map_err(|e| self.context.judged(e))
     }
 
-    /// Looks at every file of `index` that is published; `name` is what [`FinishRequest::looked`] may say then. Ends early when
-    /// `wanted` says so, or when another index takes this one's place.
+    /// Takes the `stat` of each published file of `index`; `name` is what [`FinishRequest::looked`]
+    /// may say then. Ends early when `wanted` says so, or when another index takes this one's
+    /// place.
     ///
     /// # Errors
-    /// There is no such archive, another index is active, or another look runs.
+    /// There is no such archive, another index is active, or another precheck runs.
     pub fn look(
         &self,
         tar_id: u64,
@@ -368,11 +384,13 @@ impl Receiver {
         self.finishing.prechecks.run(&self.context, tar_id, index, name, wanted)
     }
 
-    /// Starts to finish an archive, or joins the same `finish` that runs or waits already: there are never more than one of each for
-    /// senders that want the same. `index` is what the sender has sent; a legacy sender names none.
+    /// Starts to finish an archive, or joins the same `finish` that runs or waits already: there
+    /// are never more than one of each for senders that want the same. `index` is what the sender
+    /// has sent; a legacy sender names none.
     ///
     /// # Errors
-    /// There is no such archive, another index is active, storage failed earlier, or too many other senders wait.
+    /// There is no such archive, another index is active, storage failed earlier, or too many other
+    /// senders wait.
     pub fn finish(
         &self,
         tar_id: u64,
@@ -382,7 +400,8 @@ impl Receiver {
         self.finishing.start(&self.context, tar_id, index, request)
     }
 
-    /// Finishes what an original sender has sent so far. It never says that it is done: what no block brings is made when it puts its index.
+    /// Finishes what an original sender has sent so far. It never says that it is done: what no
+    /// block brings is made when it puts its index.
     ///
     /// # Errors
     /// As [`Receiver::finish`].

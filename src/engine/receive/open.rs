@@ -1,11 +1,12 @@
-//! Opening the archives that the journal has: an archive is served once its index was read and its rows are what its digest says.
+//! Opening the archives that the journal has: an archive is served once its index was read and its
+//! rows are what its digest says.
 //!
-//! An index that cannot be read now may be read later: until then the archive is not served, every request for it is answered with 503, and
-//! the next one tries again. Only an index that was read and is damaged is given up: then the sender puts it again, and hears what was
-//! lost.
+//! An index that cannot be read now may be read later: until then the archive is not served, every
+//! request for it is answered with 503, and the next one tries again. Only an index that was read
+//! and is damaged is given up: then the sender puts it again, and hears what was lost.
 //!
-//! Rows tell nothing of pages that hold none of them. Such damage shows when the page is needed: then all pages of all indexes are read,
-//! and what is damaged is given up as at the start.
+//! Rows tell nothing of pages that hold none of them. Such damage shows when the page is needed:
+//! then all pages of all indexes are read, and what is damaged is given up as at the start.
 
 use super::archive::Archive;
 use super::archive::progress::{IndexHead, OpenedIndex, Progress};
@@ -23,7 +24,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Rows of larger indexes are checked while the receiver serves other archives, in bytes as a SQLite file.
+/// Rows of larger indexes are checked while the receiver serves other archives, in bytes as a
+/// SQLite file.
 const MAX_BYTES_CHECKED_AT_START: u64 = 256 << 20;
 
 /// The archive of this number, which is opened if it is not; `None` if there is none.
@@ -161,7 +163,8 @@ pub(crate) fn head_of(log: &GrowingIndex) -> Result<IndexHead> {
     })
 }
 
-/// What an index comes to that came as a whole or by a change, and the generation that it says: a whole index says 1.
+/// What an index comes to that came as a whole or by a change, and the generation that it says: a
+/// whole index says 1.
 fn sealed_head(path: &Path, name: &IndexDigest) -> Result<(IndexHead, u64)> {
     let Summary { digest, files, total_bytes, generation, .. } = IndexReader::open(path)?.summary()?;
     if digest != *name {

@@ -1,8 +1,10 @@
-//! Retention: what a generation replaces or takes away stays for a while, so that the archive can go back to the previous one. A file has one
-//! more name for that, made before anything is replaced: it costs no copy, and no time.
+//! Retention: what a generation replaces or takes away stays for a while, so that the archive can
+//! go back to the previous one. A file has one more name for that, made before anything is
+//! replaced: it costs no copy, and no time.
 //!
-//! Each generation that retains anything has a folder, `<archive>.<generation>`, with the files that it replaced, by their ids. An id is used
-//! once in the life of an archive, until a whole index takes the active one's place.
+//! Each generation that retains anything has a folder, `<archive>.<generation>`, with the files
+//! that it replaced, by their ids. An id is used once in the life of an archive, until a whole
+//! index takes the active one's place.
 
 use super::archive::Archive;
 use super::context::Context;
@@ -22,7 +24,8 @@ fn parse_name(name: &str) -> Option<(u64, u64)> {
     Some((tar_id.parse().ok()?, generation.parse().ok()?))
 }
 
-/// Whether a folder of this name is of one of the archives `states`, and not left by a change that came to nothing.
+/// Whether a folder of this name is of one of the archives `states`, and not left by a change that
+/// came to nothing.
 pub(crate) fn is_retained(name: &str, states: &[ArchiveState]) -> bool {
     parse_name(name).is_some_and(|(tar_id, generation)| {
         states.iter().any(|state| state.tar_id == tar_id && generation <= state.generation)
@@ -41,7 +44,8 @@ pub(crate) fn retained_generations(sink: &DiskSink, tar_id: u64) -> Result<Vec<u
     Ok(generations)
 }
 
-/// Removes what is retained for no archive of `states`. What cannot be removed is in the way of nothing.
+/// Removes what is retained for no archive of `states`. What cannot be removed is in the way of
+/// nothing.
 ///
 /// # Errors
 /// The folders cannot be listed.
@@ -66,8 +70,8 @@ pub(crate) fn prune(sink: &DiskSink, tar_id: u64, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// Removes all that is retained of an archive whose ids have other meanings now: its index came as a whole. What cannot be removed costs space
-/// only, since whatever is staged of it is verified.
+/// Removes all that is retained of an archive whose ids have other meanings now: its index came as
+/// a whole. What cannot be removed costs space only, since whatever is staged of it is verified.
 pub(crate) fn prune_all(sink: &DiskSink, tar_id: u64) {
     if let Err(e) = prune(sink, tar_id, 0) {
         tracing::warn!("{e}");
@@ -116,8 +120,8 @@ impl<'a> Retention<'a> {
         match context.sink.keep(folder, &file, cache) {
             Ok(true) => {}
             Ok(false) => tracing::info!("\"{}\" was changed or removed, and is not retained", file.path),
-            // One file that cannot be retained must not hold up all others. A rewind checks that all
-            // is there before it begins.
+            // One file that cannot be retained must not hold up all others. A rewind checks that
+            // all is there before it begins.
             Err(e) => tracing::warn!("{e}: its previous content is lost when it is replaced"),
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! Names of what the receiver has in its state folder for each archive. A generation's number is never used twice in an archive, so neither
-//! are these names.
+//! Names of what the receiver has in its state folder for each archive. A generation's number is
+//! never used twice in an archive, so neither are these names.
 
 use crate::archive::digest::IndexDigest;
 use crate::db::file;

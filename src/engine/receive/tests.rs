@@ -1,5 +1,6 @@
-//! Tests that drive a [`Receiver`] in a temporary folder, without HTTP. Each transition to another index is stopped after each of its steps:
-//! a copy of the base folder at that point is what a crash leaves, since nothing else of the receiver outlives its process.
+//! Tests that drive a [`Receiver`] in a temporary folder, without HTTP. Each transition to another
+//! index is stopped after each of its steps: a copy of the base folder at that point is what a
+//! crash leaves, since nothing else of the receiver outlives its process.
 
 use super::index::replace::{Step, crash};
 use super::*;
@@ -25,8 +26,8 @@ const RETAINING: ChangeOptions = ChangeOptions { keep: true, prune: false, rewin
 /// As with `--keep 0`.
 const PRUNING: ChangeOptions = ChangeOptions { keep: false, prune: true, rewind: false };
 
-/// Copies a folder with its links, hard links and times. No process does it: a child of this one would
-/// hold the locks that other tests take, until it has started.
+/// Copies a folder with its links, hard links and times. No process does it: a child of this one
+/// would hold the locks that other tests take, until it has started.
 fn copy_tree(from: &Path, to: &Path) {
     let mut inodes = BTreeMap::new();
     let mut folders = Vec::new();
@@ -338,7 +339,8 @@ fn active(receiver: &Receiver) -> String {
     receiver.status(TAR_ID, BLOCK_SIZE, 0).unwrap().digest
 }
 
-/// After a crash at any step the receiver has either index, and nothing else; the sender's next run ends as it should.
+/// After a crash at any step the receiver has either index, and nothing else; the sender's next run
+/// ends as it should.
 fn check_crashes(
     world: &World,
     (old, new): (&IndexDigest, &IndexDigest),

@@ -1,5 +1,6 @@
-//! The thread that watches over the receiver. It notices when storage is gone: the receiver is degraded then, so that a standby takes over,
-//! and senders hear of it. It holds the reserve of free space, has damaged indexes given up, and drops results that no sender asks for.
+//! The thread that watches over the receiver. It notices when storage is gone: the receiver is
+//! degraded then, so that a standby takes over, and senders hear of it. It holds the reserve of
+//! free space, has damaged indexes given up, and drops results that no sender asks for.
 
 use super::context::{Context, RESERVE_BYTES, WatchRequest};
 use super::finish::jobs::FinishJobs;
@@ -68,7 +69,8 @@ impl Watch {
         }
     }
 
-    /// Has a thread look for damage, unless one does: reading takes long, and storage is watched meanwhile.
+    /// Has a thread look for damage, unless one does: reading takes long, and storage is watched
+    /// meanwhile.
     fn check_indexes(&mut self, context: &Arc<Context>) {
         if self.damage_check.as_ref().is_some_and(|check| !check.is_finished()) {
             return;

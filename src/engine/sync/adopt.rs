@@ -46,8 +46,8 @@ impl Drop for Adoption {
 }
 
 impl Adoption {
-    /// Begins, unless the receiver has content of this archive: `None` then. `previous` is where the
-    /// index of the previous run is, if there was one.
+    /// Begins, unless the receiver has content of this archive: `None` then. `previous` is where
+    /// the index of the previous run is, if there was one.
     pub(super) async fn begin(
         previous: &Path,
         request: AdoptRequest,

@@ -1,4 +1,5 @@
-//! What of all archives together is open, and in memory: an archive that is not used costs next to nothing.
+//! What of all archives together is open, and in memory: an archive that is not used costs next to
+//! nothing.
 
 use super::log::Transition;
 use super::progress::Pieces;
@@ -74,7 +75,8 @@ impl Caches {
         self.pieces.lock().retain(|(of, ..)| *of != key);
     }
 
-    /// The log that `used` guards was used: the one that was not for longest is closed. The caller may hold `used`, and no other one.
+    /// The log that `used` guards was used: the one that was not for longest is closed. The caller
+    /// may hold `used`, and no other one.
     pub(crate) fn use_log(&self, used: &Arc<Transition>) {
         let mut logs = self.logs.lock();
         logs.retain(|log| log.upgrade().is_some_and(|other| !Arc::ptr_eq(&other, used)));

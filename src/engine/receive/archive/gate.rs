@@ -1,8 +1,10 @@
-//! Who may work for an index. Writers share the gate; a thread that changes the index locks it exclusively, or closes it for good.
-//! Writers that share it claim byte ranges of the archive, so that no byte is written twice at once.
+//! Who may work for an index. Writers share the gate; a thread that changes the index locks it
+//! exclusively, or closes it for good. Writers that share it claim byte ranges of the archive, so
+//! that no byte is written twice at once.
 //!
-//! The order of locks is in the types: a [`Claim`] needs a [`Shared`] lock, and no lock of the gate can be upgraded. All guards act when
-//! they are dropped, also when their thread panics, so a failed attempt never leaves a gate closed.
+//! The order of locks is in the types: a [`Claim`] needs a [`Shared`] lock, and no lock of the gate
+//! can be upgraded. All guards act when they are dropped, also when their thread panics, so a
+//! failed attempt never leaves a gate closed.
 
 use parking_lot::{Condvar, Mutex};
 use std::ops::Range;
@@ -51,7 +53,8 @@ pub(crate) struct Shared<'a>(&'a Gate);
 /// No other thread holds the gate as long as this lives.
 pub(crate) struct Exclusive<'a>(&'a Gate);
 
-/// No other thread holds the gate as long as this lives; it reopens when this is dropped, unless [`Closing::for_good`] was called.
+/// No other thread holds the gate as long as this lives; it reopens when this is dropped, unless
+/// [`Closing::for_good`] was called.
 pub(crate) struct Closing<'a>(&'a Gate);
 
 /// The right to write a byte range of the archive: no other claim has any byte of it.
@@ -61,7 +64,8 @@ pub(crate) struct Claim<'a> {
 }
 
 impl Gate {
-    /// Locks the gate together with other writers, after waiting at most `timeout` for a thread that holds it exclusively.
+    /// Locks the gate together with other writers, after waiting at most `timeout` for a thread
+    /// that holds it exclusively.
     pub(crate) fn lock_shared(&self, timeout: Duration) -> Result<Shared<'_>, Refusal> {
         let mut state = self.state.lock();
         let waits = |state: &mut GateState| state.exclusive && !state.closing;
@@ -86,12 +90,14 @@ impl Gate {
         }
     }
 
-    /// Locks the gate alone, after all others have left; `None` if another index has taken this one's place.
+    /// Locks the gate alone, after all others have left; `None` if another index has taken this
+    /// one's place.
     pub(crate) fn lock_exclusive(&self) -> Option<Exclusive<'_>> {
         self.take(false).then_some(Exclusive(self))
     }
 
-    /// Locks the gate alone for a thread that is about to replace the index; writers that come meanwhile are refused at once.
+    /// Locks the gate alone for a thread that is about to replace the index; writers that come
+    /// meanwhile are refused at once.
     pub(crate) fn close(&self) -> Option<Closing<'_>> {
         self.take(true).then_some(Closing(self))
     }
@@ -117,8 +123,9 @@ impl Gate {
 }
 
 impl Shared<'_> {
-    /// Claims `range` of the archive, after waiting for all earlier claims that have a byte of it, granted or waiting themselves: so a claim
-    /// of a large range is granted, also where others claim small parts of it again and again. A thread holds one claim at a time.
+    /// Claims `range` of the archive, after waiting for all earlier claims that have a byte of it,
+    /// granted or waiting themselves: so a claim of a large range is granted, also where others
+    /// claim small parts of it again and again. A thread holds one claim at a time.
     pub(crate) fn claim(&self, range: Range<u64>) -> Claim<'_> {
         let gate = self.0;
         let mut claims = gate.claims.lock();
@@ -136,7 +143,7 @@ impl Shared<'_> {
 }
 
 impl Closing<'_> {
-    /// The other index is in place: nobody ever locks this gate again.
+    /// The other index is in place: no thread locks this gate again.
     pub(crate) fn for_good(self) {
         self.0.state.lock().closed = true;
     }
@@ -182,7 +189,8 @@ mod tests {
         let gate = Gate::default();
         let (first, second) = (gate.lock_shared(SHORT).ok().unwrap(), gate.lock_shared(SHORT).ok().unwrap());
         std::thread::scope(|scope| {
-            // The closing thread waits for the two writers; meanwhile no third one is let in, and none waits for long.
+            // The closing thread waits for the two writers; meanwhile no third one is let in, and
+            // none waits for long.
             let replacing = scope.spawn(|| {
                 let closing = gate.close().unwrap();
                 assert_eq!(gate.lock_shared(LONG).err(), Some(Refusal::Busy));

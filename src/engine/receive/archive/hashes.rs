@@ -1,4 +1,5 @@
-//! What is known of the content of files that are staged and not published: one state for each file.
+//! What is known of the content of files that are staged and not published: one state for each
+//! file.
 
 use crate::archive::chunk_map::ResumedBlake3;
 use crate::archive::digest::{Blake3, Blake3Hasher};
@@ -46,7 +47,8 @@ impl PartialHash {
     }
 }
 
-/// How a resumed file is verified: its prefix was verified under another id, and BLAKE3 continues behind it.
+/// How a resumed file is verified: its prefix was verified under another id, and BLAKE3 continues
+/// behind it.
 pub(crate) struct PrefixCheck {
     continued: ResumedBlake3,
     prefix_bytes: u64,
@@ -63,8 +65,8 @@ impl PrefixCheck {
         self.prefix_bytes
     }
 
-    /// Whether the staged file, all of which is there, is what the index says. If it is not, the whole content may be right all the same:
-    /// the prefix was another content than its sender believed.
+    /// Whether the staged file, all of which is there, is what the index says. If it is not, the
+    /// whole content may be right all the same: the sender may have been wrong about the prefix.
     ///
     /// # Errors
     /// The staged file cannot be read.
@@ -129,7 +131,8 @@ enum HashState {
     Hashing {
         /// The file is to be verified, by this thread or by one that waits for it.
         verify: bool,
-        /// Bytes of the file may be written again for the sake of another file: what the thread knows does not count.
+        /// Bytes of the file may be written again for the sake of another file: what the thread
+        /// knows does not count.
         is_stale: bool,
     },
 }
@@ -249,8 +252,8 @@ impl Hashes {
         known
     }
 
-    /// The thread is done, and knows `known`. With `is_settled` the file need not be verified any more; otherwise it waits on if it was
-    /// queued meanwhile.
+    /// The thread is done, and knows `known`. With `is_settled` the file need not be verified any
+    /// more; otherwise it waits on if it was queued meanwhile.
     pub(crate) fn end(&mut self, id: u64, known: Known, is_settled: bool) {
         let HashState::Hashing { verify, is_stale } = self.take(id) else { return };
         let known = match known {
@@ -273,8 +276,8 @@ impl Hashes {
         self.forget_where(|id, _| ids.contains(id..id + 1));
     }
 
-    /// Bytes of some files may be written again. What is known of `ids` does not count any more, nor that any file has its prefix: its bytes
-    /// may be among them.
+    /// Bytes of some files may be written again. What is known of `ids` does not count any more,
+    /// nor that any file has its prefix: its bytes may be among them.
     pub(crate) fn invalidate(&mut self, ids: &RangeSet) {
         self.forget_where(|id, known| {
             ids.contains(id..id + 1) || matches!(known, Some(Known::Prefix(_)) | None)

@@ -5,8 +5,9 @@ use crate::error::Result;
 use parking_lot::Mutex;
 use std::path::Path;
 
-/// The right to change the index of one archive number: held while another index takes the active one's place, or a batch is added to it.
-/// It outlives the archives that have the number in turn. First of all locks.
+/// The right to change the index of one archive number: held while another index takes the active
+/// one's place, or a batch is added to it. It outlives the archives that have the number in turn.
+/// First of all locks.
 pub(crate) type Transition = Mutex<OpenLog>;
 
 /// The open log of the archive that is active.
@@ -17,7 +18,8 @@ pub(crate) struct OpenLog {
 }
 
 impl OpenLog {
-    /// The log of the index at `path`, of this generation, opened if it is not; `None` if the index came as a whole.
+    /// The log of the index at `path`, of this generation, opened if it is not; `None` if the index
+    /// came as a whole.
     ///
     /// # Errors
     /// The index cannot be opened.

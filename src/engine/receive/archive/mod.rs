@@ -1,7 +1,8 @@
-//! One archive on the receiver: its active index, its staging folder, how far it is, and who may work for it.
+//! One archive on the receiver: its active index, its staging folder, how far it is, and who may
+//! work for it.
 //!
-//! An [`Archive`] lives as long as its index is the active one. A thread that wants several of its locks takes them in this order, which the
-//! types ask for where they can:
+//! An [`Archive`] lives as long as its index is the active one. A thread that wants several of its
+//! locks takes them in this order, which the types ask for where they can:
 //!
 //! 1. [`log::Transition`], of the archive's number: to change the index
 //! 2. [`Archive::lock_finish`]: one `finish` at a time
@@ -70,7 +71,8 @@ impl Unpublished {
     }
 }
 
-/// How long a block waits for a thread that holds the gate exclusively: the block holds a permit that the blocks of other archives wait for.
+/// How long a block waits for a thread that holds the gate exclusively: the block holds a permit
+/// that the blocks of other archives wait for.
 const BLOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Drop for Archive {
@@ -108,7 +110,8 @@ impl Archive {
     /// Keeps the index from being replaced as long as the guard lives.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] while another index is being put in place, [`ErrorKind::WrongIndex`] once it is.
+    /// [`ErrorKind::Busy`] while another index is being put in place, [`ErrorKind::WrongIndex`]
+    /// once it is.
     pub(crate) fn lock_shared(&self) -> Result<Shared<'_>> {
         self.gate.lock_shared(Duration::MAX).map_err(|refusal| self.refused(refusal))
     }
@@ -129,7 +132,8 @@ impl Archive {
         self.gate.refusal().map_or(Ok(()), |refusal| Err(self.refused(refusal)))
     }
 
-    /// Waits until no thread writes for this index, and keeps all threads out as long as the guard lives.
+    /// Waits until no thread writes for this index, and keeps all threads out as long as the guard
+    /// lives.
     ///
     /// # Errors
     /// Another index has taken this one's place.
@@ -137,7 +141,8 @@ impl Archive {
         self.gate.lock_exclusive().ok_or_else(|| self.refused(Refusal::Replaced))
     }
 
-    /// Waits until no thread writes for this index, and keeps all threads out until the guard is dropped, or for good.
+    /// Waits until no thread writes for this index, and keeps all threads out until the guard is
+    /// dropped, or for good.
     ///
     /// # Errors
     /// Another index has taken this one's place.
@@ -187,8 +192,9 @@ impl Archive {
         Ok(())
     }
 
-    /// Where the archive ends in the index that a block names; `None` if that is another index. A block may come before the index is
-    /// complete: then it names the prefix of the log that lays it out.
+    /// Where the archive ends in the index that a block names; `None` if that is another index. A
+    /// block may come before the index is complete: then it names the prefix of the log that lays
+    /// it out.
     ///
     /// # Errors
     /// The index cannot be read.
@@ -203,8 +209,9 @@ impl Archive {
         self.with_index(|index| index.prefix_end(named))
     }
 
-    /// Makes sure that no sync that found no space before `mark` has taken anything of the index, which is not synced batch by batch: each
-    /// file says so once, to the next thread that opens it.
+    /// Makes sure that no sync that found no space before `mark` has taken anything of the index,
+    /// which is not synced batch by batch: each file says so once, to the next thread that opens
+    /// it.
     ///
     /// # Errors
     /// It has: nothing that depends on the index may be acknowledged, and the receiver is degraded.
@@ -255,7 +262,8 @@ impl Archive {
         Ok(found)
     }
 
-    /// Where the content of `file` is in the archive. What was asked for last is cached: a file of many pieces is asked for with every block.
+    /// Where the content of `file` is in the archive. What was asked for last is cached: a file of
+    /// many pieces is asked for with every block.
     pub(crate) fn pieces_of(&self, file: &FileEntry) -> Result<Pieces> {
         if !file.fragmented {
             return Ok(Arc::new(vec![file.range()]));
@@ -276,7 +284,8 @@ impl Archive {
     }
 
     /// Gives the files with content, all of which is durable, that have no name yet and that no
-    /// thread is about to give one, from the place `from` on: contiguous files, then fragmented ones.
+    /// thread is about to give one, from the place `from` on: contiguous files, then fragmented
+    /// ones.
     ///
     /// # Errors
     /// The index cannot be read, or an error of `each`.
@@ -319,8 +328,8 @@ impl Archive {
         })
     }
 
-    /// The ids of the contiguous files that lie whole in the archive range `range`; empty files at its borders, and fragmented ones, may be
-    /// among them.
+    /// The ids of the contiguous files that lie whole in the archive range `range`; empty files at
+    /// its borders, and fragmented ones, may be among them.
     fn ids_within(&self, range: &Range<u64>) -> Result<Range<u64>> {
         self.with_index(|index| {
             let (mut first, mut end) = (None, None);
@@ -332,7 +341,8 @@ impl Archive {
                 end = Some(if file.range().end > range.end { file.id } else { file.id + 1 });
                 Ok(ControlFlow::Break(()))
             })?;
-            // The range may end in what only fragmented files have, or in a hole: then with the file before the next one.
+            // The range may end in what only fragmented files have, or in a hole: then with the
+            // file before the next one.
             if end.is_none() {
                 index.files_in(range.end..u64::MAX, |file| {
                     end = Some(file.id);

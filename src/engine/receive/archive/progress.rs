@@ -1,9 +1,11 @@
-//! How far one archive is. Its files go from *laid out* over *durable* and *verified* to *published*; the archive is *finalized* at last.
+//! How far one archive is. Its files go from *laid out* over *durable* and *verified* to
+//! *published*; the archive is *finalized* at last.
 //!
-//! [`Progress`] is a monitor: its lock is taken inside its methods, after every other lock but the committer's. A method that changes what
-//! the journal has to know writes the record as well, in the order that a crash allows: bytes are durable here once the journal says so;
-//! a file is published here first, and its record waits for the sync that makes its name safe; what is invalidated is so in the journal
-//! first.
+//! [`Progress`] is a monitor: its lock is taken inside its methods, after every other lock but the
+//! committer's. A method that changes what the journal has to know writes the record as well, in
+//! the order that a crash allows: bytes are durable here once the journal says so; a file is
+//! published here first, and its record waits for the sync that makes its name safe; what is
+//! invalidated is so in the journal first.
 
 use super::super::commit::{Committer, Mark};
 use super::super::names::{Names, Placing};
@@ -103,7 +105,8 @@ pub(crate) struct Invalid {
     pub(crate) sharing: RangeSet,
 }
 
-/// A thread's turn to hash a file: no other thread hashes it meanwhile. What is in `known` at the end is remembered.
+/// A thread's turn to hash a file: no other thread hashes it meanwhile. What is in `known` at the
+/// end is remembered.
 pub(crate) struct Hashing<'a> {
     progress: &'a Progress,
     id: u64,
@@ -261,7 +264,8 @@ impl Progress {
         are_durable(&self.state().durable, pieces)
     }
 
-    /// Records that `ranges` are on stable storage, which have bytes of the `large` files. Gives the files of them that a thread is to hash.
+    /// Records that `ranges` are on stable storage, which have bytes of the `large` files. Gives
+    /// the files of them that a thread is to hash.
     ///
     /// # Errors
     /// The journal cannot be written.
@@ -289,7 +293,8 @@ impl Progress {
         Ok(to_hash)
     }
 
-    /// Forgets what was received for rows of the index that have other content now. Gives the files of them that were not published.
+    /// Forgets what was received for rows of the index that have other content now. Gives the files
+    /// of them that were not published.
     ///
     /// # Errors
     /// The journal cannot be written.
@@ -358,11 +363,13 @@ impl Progress {
             }
         }
         state.hashes.forget(ids);
-        // Under the lock: a thread that sees that a file is published, to invalidate it, finds the record as well.
+        // Under the lock: a thread that sees that a file is published, to invalidate it, finds the
+        // record as well.
         committer.renamed(ids.iter().map(|range| self.record(Change::Published(range))));
     }
 
-    /// Records that directories and links are about to be made: what is there after a crash may be deleted when the source has it no more.
+    /// Records that directories and links are about to be made: what is there after a crash may be
+    /// deleted when the source has it no more.
     ///
     /// # Errors
     /// The journal cannot be written.
@@ -380,7 +387,8 @@ impl Progress {
         self.state().finalized
     }
 
-    /// Records whether everything is in place. Gives the generation that was reverted to come here, once nothing of it is needed any more.
+    /// Records whether everything is in place. Gives the generation that was reverted to come here,
+    /// once nothing of it is needed any more.
     ///
     /// # Errors
     /// The journal cannot be written.
@@ -453,7 +461,8 @@ impl Progress {
         self.hashed.wait_while(&mut state, |state| !state.hashes.are_idle());
     }
 
-    /// Queues `file` for verification if all of its bytes are durable and its digests known; false if it need not be.
+    /// Queues `file` for verification if all of its bytes are durable and its digests known; false
+    /// if it need not be.
     pub(crate) fn queue_if_durable(&self, file: &FileEntry) -> bool {
         let mut state = self.state();
         file.size > 0
@@ -496,19 +505,21 @@ impl Progress {
         state.is_published(id) || state.hashes.is_queued(id)
     }
 
-    /// Whether file `id` can be hashed before all of it is there, as far as its digests go: `known_digest` says whether the index has one
-    /// that is computed from the start.
+    /// Whether file `id` can be hashed before all of it is there, as far as its digests go:
+    /// `known_digest` says whether the index has one that is computed from the start.
     pub(crate) fn is_awaiting_digests(&self, id: u64) -> bool {
         self.state().awaiting_digests.contains(&id)
     }
 
-    /// Whether the file `id` waits for its name, and no thread is about to give it: neither published nor queued, and its digests are known.
+    /// Whether the file `id` waits for its name, and no thread is about to give it: neither
+    /// published nor queued, and its digests are known.
     pub(crate) fn is_unattended(&self, id: u64) -> bool {
         let state = self.state();
         !state.awaiting_digests.contains(&id) && !state.hashes.is_queued(id) && !state.is_published(id)
     }
 
-    /// Whether a queued file can be verified now. What the thread knows of it is dropped if bytes of it may have been written again.
+    /// Whether a queued file can be verified now. What the thread knows of it is dropped if bytes
+    /// of it may have been written again.
     pub(crate) fn check_verifiable(&self, hashing: &mut Hashing<'_>, pieces: &[Range<u64>]) -> Verifiable {
         let state = self.state();
         if state.hashes.is_stale(hashing.id) {

@@ -40,7 +40,8 @@ pub(crate) fn invalidate(
     archive.progress.invalidate(&context.committer, &invalid, &claim)
 }
 
-/// Adds the contiguous files that have bytes in common with a fragmented one: what is hashed of them may be written again.
+/// Adds the contiguous files that have bytes in common with a fragmented one: what is hashed of
+/// them may be written again.
 fn add_sharing(
     archive: &Archive,
     file: &FileEntry,

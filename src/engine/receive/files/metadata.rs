@@ -1,4 +1,5 @@
-//! Metadata updates: files of the new index that have their content and their names, and the metadata of the previous index.
+//! Metadata updates: files of the new index that have their content and their names, and the
+//! metadata of the previous index.
 
 use super::super::archive::Archive;
 use super::super::context::Context;
@@ -78,7 +79,8 @@ impl UpdateList {
     }
 }
 
-/// Gives files their metadata that have everything else. What another program wrote since it was published is asked for again.
+/// Gives files their metadata that have everything else. What another program wrote since it was
+/// published is asked for again.
 ///
 /// # Errors
 /// What is not the fault of one file.

@@ -1,5 +1,6 @@
-//! The files of an archive: verified, given their final names, looked at where they are published, and invalidated where they are not what
-//! the index says. [`verify`] calls [`publish`] and [`invalidate`]; neither calls back.
+//! The files of an archive: verified, given their final names, looked at where they are published,
+//! and invalidated where they are not what the index says. [`verify`] calls [`publish`] and
+//! [`invalidate`]; neither calls back.
 
 pub(crate) mod content;
 pub(crate) mod invalidate;

@@ -13,12 +13,13 @@ use crate::sink::disk::FolderCache;
 /// Files that get their names before a deletion of another archive may go on.
 const MAX_NAMED_AT_ONCE: usize = 64;
 
-/// Gives staged files, which are verified and synced, their names; `each` is told of every file, whether it has its name or not. A file that
-/// cannot get its name stays staged: its bytes are here, other files may share them, and the next `finish` tries again.
+/// Gives staged files, which are verified and synced, their names; `each` is told of every file,
+/// whether it has its name or not. A file that cannot get its name stays staged: its bytes are
+/// here, other files may share them, and the next `finish` tries again.
 ///
 /// # Errors
-/// What is not the fault of one file: a full disk, or storage that failed. Any other failure is recorded as the reason why its file is not
-/// published.
+/// What is not the fault of one file: a full disk, or storage that failed. Any other failure is
+/// recorded as the reason why its file is not published.
 pub(crate) fn publish_staged(
     context: &Context,
     archive: &Archive,
@@ -65,7 +66,8 @@ pub(crate) fn publish_one(
     Ok(())
 }
 
-/// Records that the files `ids` have their names. No deletion of another archive may come in between.
+/// Records that the files `ids` have their names. No deletion of another archive may come in
+/// between.
 pub(crate) fn record_published(context: &Context, archive: &Archive, ids: &RangeSet, placing: &Placing<'_>) {
     archive.progress.publish(&context.committer, ids, placing);
     context.counters.files_published.add(ids.covered());

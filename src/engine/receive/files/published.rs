@@ -1,4 +1,5 @@
-//! What has the name of a published file now: the file, unmodified since it was published, or something else.
+//! What has the name of a published file now: the file, unmodified since it was published, or
+//! something else.
 
 use super::super::archive::Archive;
 use super::super::context::Context;
@@ -51,8 +52,9 @@ pub(crate) fn condition(sink: &DiskSink, file: &FileEntry, cache: &mut FolderCac
     })
 }
 
-/// Gives what has the name of `file` its metadata, if it has the content that the index says. Size and time do not suffice for that: whoever
-/// may write to its folder can put another file there that has both, to be given its owner or its permissions.
+/// Gives what has the name of `file` its metadata, if it has the content that the index says. Size
+/// and time do not suffice for that: another user who may write to the folder can put a file there
+/// that has both, to get its owner or its permissions.
 ///
 /// # Errors
 /// The system's error.
@@ -70,7 +72,8 @@ pub(crate) fn mend(sink: &DiskSink, file: &FileEntry, cache: &mut FolderCache) -
 
 /// Opens a published file; `None` if it was modified since.
 pub(crate) fn open_unmodified(sink: &DiskSink, file: &FileEntry) -> Option<File> {
-    // What cannot be looked at, or what its own mode forbids to read, can still come from the sender.
+    // What cannot be looked at, or what its own mode forbids to read, can still come from the
+    // sender.
     let is_unmodified = is_unmodified(sink, file, &mut FolderCache::default()).unwrap_or(false);
     let opened = if is_unmodified { sink.open_final(&file.path).unwrap_or(None) } else { None };
     if opened.is_none() {
@@ -101,9 +104,10 @@ pub(crate) fn each_unpublished(
     })
 }
 
-/// Records names that an earlier process gave and that its journal missed, before another index takes the place of this one: what that one
-/// does not have may be deleted only if it was put there. A crash may have come between a rename and the journal; files whose bytes were
-/// received are known by their content.
+/// Records names that an earlier process gave and that its journal missed, before another index
+/// takes the place of this one: what that one does not have may be deleted only if it was put
+/// there. A crash may have come between a rename and the journal; files whose bytes were received
+/// are known by their content.
 ///
 /// # Errors
 /// The index cannot be read, or another index has taken this one's place.

@@ -1,5 +1,6 @@
-//! Verification: whether the content of a complete file is what the index says. Threads verify files of more than one block, off the path
-//! of the blocks; they hash meanwhile what has arrived without a gap, so that little is left to do when the last block comes.
+//! Verification: whether the content of a complete file is what the index says. Threads verify
+//! files of more than one block, off the path of the blocks; they hash meanwhile what has arrived
+//! without a gap, so that little is left to do when the last block comes.
 
 use super::super::archive::gate::Shared;
 use super::super::archive::hashes::{Known, PartialHash, Stamp};
@@ -53,8 +54,8 @@ fn run(context: &Context, task: &VerifyTask) {
 /// Files that are queued at once by [`queue_unpublished`]: however many there are, no more wait.
 const MAX_QUEUED: usize = 4096;
 
-/// Queues the next files that were complete when an earlier process ended, or when their index came.
-/// The next ones follow when a thread has come to these.
+/// Queues the next files that were complete when an earlier process ended, or when their index
+/// came. The next ones follow when a thread has come to these.
 fn queue_unpublished(context: &Context, archive: &Arc<Archive>, mut from: Unpublished) {
     let mut queued = 0;
     let found = archive.lock_shared().and_then(|_shared| {
@@ -76,7 +77,8 @@ fn queue_unpublished(context: &Context, archive: &Arc<Archive>, mut from: Unpubl
 }
 
 fn verify_file(context: &Context, archive: &Arc<Archive>, id: u64) {
-    // Held from before the hash is taken until it is back: a thread that locks the gate alone finds every hash in its place.
+    // Held from before the hash is taken until it is back: a thread that locks the gate alone finds
+    // every hash in its place.
     let Ok(shared) = archive.lock_shared() else {
         archive.progress.unqueue(id);
         return;
@@ -91,8 +93,8 @@ fn verify_file(context: &Context, archive: &Arc<Archive>, id: u64) {
     }
 }
 
-/// Hashes what is there of a file, and verifies it if it is queued and complete. True: it need not be verified any more. False: it is
-/// not complete, and a later block queues it.
+/// Hashes what is there of a file, and verifies it if it is queued and complete. True: it need not
+/// be verified any more. False: it is not complete, and a later block queues it.
 fn hash_on(
     context: &Context,
     archive: &Archive,
@@ -105,8 +107,8 @@ fn hash_on(
         hashing.known = Known::Nothing;
         return Ok(true);
     };
-    // Where md5 is all that the index has, nothing is hashed before all is there. Bytes of a fragmented file may come twice, for the
-    // sake of another file.
+    // Where md5 is all that the index has, nothing is hashed before all is there. Bytes of a
+    // fragmented file may come twice, for the sake of another file.
     let is_hashed_on =
         !file.fragmented && (file.blake3.is_some() || archive.progress.is_awaiting_digests(id));
     let pieces = archive.pieces_of(&file)?;
@@ -116,8 +118,8 @@ fn hash_on(
         Known::Partial(_) => Known::Nothing,
         other => other,
     };
-    // A thread that invalidates bytes that this file shares says so under the same lock; from then on no block writes to this file, as it
-    // is being verified.
+    // A thread that invalidates bytes that this file shares says so under the same lock; from then
+    // on no block writes to this file, as it is being verified.
     let verifiable = archive.progress.check_verifiable(hashing, &pieces);
     if verifiable == Verifiable::Now {
         // Its digests may have come while it was being hashed.
@@ -153,7 +155,8 @@ fn hash_staged(archive: &Archive, file: &FileEntry, mut hash: Box<PartialHash>) 
     }
 }
 
-/// Verifies files all of whose bytes are durable and that have no name: a full disk or a folder in the way prevented it.
+/// Verifies files all of whose bytes are durable and that have no name: a full disk or a folder in
+/// the way prevented it.
 ///
 /// # Errors
 /// What is not the fault of one file.
@@ -171,7 +174,8 @@ pub(crate) fn publish_complete(context: &Context, archive: &Archive, shared: &Sh
     invalidate(context, archive, shared, &wrong)
 }
 
-/// Verifies a file all of whose bytes are durable on this thread, and gives it its name; see [`verify_and_publish`].
+/// Verifies a file all of whose bytes are durable on this thread, and gives it its name; see
+/// [`verify_and_publish`].
 ///
 /// # Errors
 /// What is not the fault of this file.
@@ -181,8 +185,9 @@ pub(crate) fn verify_now(context: &Context, archive: &Archive, file: &FileEntry)
     verify_and_publish(context, archive, file, &mut hashing.known)
 }
 
-/// Verifies a file all of whose bytes are durable, and gives it its name. False: it is not what the index says, and is to be invalidated. A
-/// failure is recorded as the reason why the file is not published; it stays durable, and the next `finish` tries again.
+/// Verifies a file all of whose bytes are durable, and gives it its name. False: it is not what the
+/// index says, and is to be invalidated. A failure is recorded as the reason why the file is not
+/// published; it stays durable, and the next `finish` tries again.
 ///
 /// # Errors
 /// The disk is full, or storage failed: no fault of this file.
@@ -216,7 +221,8 @@ enum Verdict {
     AsIndexed,
     /// The staged content is another one.
     Different,
-    /// Nothing of the file is staged, and what has its name is something else: that tells nothing of the source.
+    /// Nothing of the file is staged, and what has its name is something else: that tells nothing
+    /// of the source.
     Absent,
 }
 
@@ -236,7 +242,8 @@ fn verify(context: &Context, archive: &Archive, file: &FileEntry, known: &mut Kn
         *known = Known::Nothing;
         return Ok(Verdict::AsIndexed);
     }
-    // A crash came between the rename, or a change of metadata, and the journal. One descriptor is both verified and changed.
+    // A crash came between the rename, or a change of metadata, and the journal. One descriptor is
+    // both verified and changed.
     let is_there = match context.sink.open_final(&file.path) {
         Ok(Some(named)) => {
             is_as_indexed(&named, file)? && {
@@ -245,7 +252,8 @@ fn verify(context: &Context, archive: &Archive, file: &FileEntry, known: &mut Kn
             }
         }
         Ok(None) => false,
-        // Its own mode forbids the receiver to read it. Only what was verified ever gets a name: its size and time must do.
+        // Its own mode forbids the receiver to read it. Only what was verified ever gets a name:
+        // its size and time must do.
         Err(_) => true,
     };
     let placing = context.archives.names.place();
@@ -257,9 +265,11 @@ fn verify(context: &Context, archive: &Archive, file: &FileEntry, known: &mut Kn
     Ok(Verdict::AsIndexed)
 }
 
-/// Whether a staged file has the content that the index says; `known` is what was known of it before.
+/// Whether a staged file has the content that the index says; `known` is what was known of it
+/// before.
 fn is_staged_as_indexed(staged: &File, file: &FileEntry, known: Known) -> Result<bool> {
-    // A retained file may still have another name, or be open elsewhere: what was hashed of it before may be other bytes now.
+    // A retained file may still have another name, or be open elsewhere: what was hashed of it
+    // before may be other bytes now.
     let written = || staged.metadata().and_then(|metadata| metadata.modified()).ok();
     let before = written();
     let is_shared = staged.metadata().is_ok_and(|metadata| metadata.nlink() > 1);

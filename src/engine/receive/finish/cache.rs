@@ -2,7 +2,8 @@
 
 use crate::sink::disk::FolderCache;
 
-/// After so many entries the cache is renewed: a folder that was moved away meanwhile is not held open for long.
+/// After so many entries the cache is renewed: a folder that was moved away meanwhile is not held
+/// open for long.
 const MAX_ENTRIES: u64 = 1024;
 
 /// The cache.

@@ -1,5 +1,6 @@
-//! Rows of an index that lead to one place, where the file system takes different names for one. Only one of them can be there: the content
-//! that was put there last. The others are lost, so all of them are named.
+//! Rows of an index that lead to one place, where the file system takes different names for one.
+//! Only one of them can be there: the content that was put there last. The others are lost, so all
+//! of them are named.
 
 use super::super::archive::Archive;
 use super::super::context::Context;
@@ -37,13 +38,15 @@ pub(super) fn each_live(
     })
 }
 
-/// Rows that lead to the place of another row, at most as many as an answer names: the id of a file, and the path.
+/// Rows that lead to the place of another row, at most as many as an answer names: the id of a
+/// file, and the path.
 pub(super) fn collisions(context: &Context, archive: &Archive) -> Result<Vec<(Option<u64>, EntryPath)>> {
     let sink = &context.sink;
     if !sink.folds_names() {
         return Ok(Vec::new());
     }
-    // Eight bytes a row are too many for the largest indexes: those are gone through in several parts.
+    // Eight bytes a row are too many for the largest indexes: those are gone through in several
+    // parts.
     let rows = archive.with_index(crate::db::index_read::IndexReader::next_id)?;
     let parts = rows / PART_ROWS + 1;
     let mut found = Vec::new();

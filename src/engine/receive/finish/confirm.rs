@@ -1,4 +1,5 @@
-//! Confirming published files: each is looked at once more, and what was removed or changed since is asked for again.
+//! Confirming published files: each is looked at once more, and what was removed or changed since
+//! is asked for again.
 
 use super::super::archive::Archive;
 use super::super::archive::gate::Shared;
@@ -13,8 +14,9 @@ use crate::error::Result;
 use crate::sink::disk::FolderCache;
 use std::ops::ControlFlow;
 
-/// Looks at every published file but `skipped`, which have been looked at, or whose place is that of other files: one of those would come
-/// again and again.
+/// Takes the `stat` of each published file, and invalidates those that are not in place. Left out
+/// are the files of `skipped`: a precheck has confirmed them, or they share their place with
+/// another file and would be sent again in each run.
 ///
 /// # Errors
 /// What is not the fault of one file.

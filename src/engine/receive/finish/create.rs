@@ -12,7 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::{DiskSink, FolderCache};
 use std::ops::ControlFlow;
 
-/// Directories that are remembered because only their metadata are wrong: what came into them has changed their times.
+/// Directories that are remembered because only their metadata are wrong: what came into them has
+/// changed their times.
 const MAX_REMEMBERED: usize = 4096;
 
 /// Makes empty files, then directories and links.
@@ -43,8 +44,8 @@ fn empty_file(context: &Context, archive: &Archive, file: &FileEntry, cache: &mu
     publish_one(context, archive, file, cache)
 }
 
-/// Directories, then links, then the directories' metadata, deepest first: making something in a directory changes its time. Where nothing
-/// had to be made, only those are set that are wrong.
+/// Directories, then links, then the directories' metadata, deepest first: making something in a
+/// directory changes its time. Where nothing had to be made, only those are set that are wrong.
 fn nodes(context: &Context, archive: &Archive, failures: &mut Failures<'_>) -> Result<()> {
     let sink = &context.sink;
     let (mut cache, mut has_changed) = (WalkCache::default(), false);
@@ -70,8 +71,8 @@ fn nodes(context: &Context, archive: &Archive, failures: &mut Failures<'_>) -> R
     })
 }
 
-/// Makes a directory or link if it is not there; gives whether it had to be made. A directory of which only the metadata are wrong is added
-/// to `wrong`.
+/// Makes a directory or link if it is not there; gives whether it had to be made. A directory of
+/// which only the metadata are wrong is added to `wrong`.
 fn make_node(
     context: &Context,
     archive: &Archive,
@@ -124,7 +125,8 @@ fn hardlink(
     context.sink.hardlink(&archive.staging, &node.path, &target, cache)
 }
 
-/// Sets the metadata of all directories again: something was made or removed in them, which has changed their times.
+/// Sets the metadata of all directories again: something was made or removed in them, which has
+/// changed their times.
 ///
 /// # Errors
 /// What is not the fault of one directory.

@@ -1,4 +1,5 @@
-//! The jobs of `finish` for each archive: one runs and one waits for it, however many senders ask for the same.
+//! The jobs of `finish` for each archive: one runs and one waits for it, however many senders ask
+//! for the same.
 
 use super::super::context::Context;
 use super::super::job::Job;
@@ -13,7 +14,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A `finish` that runs, or waits until another one has ended; several senders may wait for the same one.
+/// A `finish` that runs, or waits until another one has ended; several senders may wait for the
+/// same one.
 pub struct FinishJob {
     job: Job<FinishAnswer>,
     state: Mutex<JobState>,
@@ -28,7 +30,8 @@ pub struct FinishJob {
 struct JobState {
     /// How many bytes were durable when it began; `None` while it waits.
     durable_bytes: Option<u64>,
-    /// The names of the senders that asked for it: however long they take to ask again, this is their answer.
+    /// The names of the senders that asked for it: however long they take to ask again, this is
+    /// their answer.
     names: Vec<u64>,
 }
 
@@ -59,8 +62,8 @@ impl FinishJob {
         self.state.lock().durable_bytes.is_none() && !self.job.has_ended()
     }
 
-    /// Whether the answer to this job is that to `request`, which comes when so many bytes are durable. Which files were prechecked makes no
-    /// difference: at worst they are looked at twice.
+    /// Whether the answer to this job is that to `request`, which comes when so many bytes are
+    /// durable. Which files were prechecked makes no difference: at worst they are looked at twice.
     fn answers(&self, request: &FinishRequest, durable_bytes: u64) -> bool {
         // What has failed may go well now.
         if digest_of(request) != self.wanted || self.job.has_failed() {
@@ -99,11 +102,13 @@ const PARTIAL: FinishRequest =
     FinishRequest { partial: true, looked: None, delete: None, keep: None, top: None, name: None };
 
 impl FinishJobs {
-    /// Starts to finish an archive, or joins the same `finish` that runs or waits already: there are never more than one of each for senders
-    /// that want the same. `index` is what the sender has sent; a legacy sender names none.
+    /// Starts to finish an archive, or joins the same `finish` that runs or waits already: there
+    /// are never more than one of each for senders that want the same. `index` is what the sender
+    /// has sent; a legacy sender names none.
     ///
     /// # Errors
-    /// There is no such archive, another index is active, storage failed earlier, or too many other senders wait.
+    /// There is no such archive, another index is active, storage failed earlier, or too many other
+    /// senders wait.
     pub(crate) fn start(
         &self,
         context: &Arc<Context>,
@@ -136,7 +141,8 @@ impl FinishJobs {
         let (context, prechecks, theirs) = (context.clone(), self.prechecks.clone(), job.clone());
         let work = move || {
             theirs.job.run("finish", || {
-                // One at a time for each archive: two would invalidate and make the same things at once.
+                // One at a time for each archive: two would invalidate and make the same things at
+                // once.
                 let _finish = archive.lock_finish();
                 theirs.state.lock().durable_bytes = Some(archive.progress.durable_bytes());
                 run(&context, &archive, &index, &request, &prechecks).map_err(|e| context.judged(e))
@@ -147,7 +153,8 @@ impl FinishJobs {
         Ok(job)
     }
 
-    /// Finishes what a legacy sender has sent so far. It never says that it is done: what no block brings is made when it puts its index.
+    /// Finishes what a legacy sender has sent so far. It never says that it is done: what no block
+    /// brings is made when it puts its index.
     ///
     /// # Errors
     /// As [`Self::start`].

@@ -1,5 +1,5 @@
-//! The end of a transfer: published files are confirmed, what is left is published, directories and links are made, metadata set, and
-//! what the source has no more is deleted.
+//! The end of a transfer: published files are confirmed, what is left is published, directories and
+//! links are made, metadata set, and what the source has no more is deleted.
 
 mod cache;
 mod collide;
@@ -40,8 +40,8 @@ fn run(
 ) -> Result<FinishAnswer> {
     let mark = context.committer.mark();
     if let Some(count) = request.keep {
-        // First of all: the disk may be full. But only for the index that this is about: one that has taken its place retains what it
-        // replaced.
+        // First of all: the disk may be full. But only for the index that this is about: one that
+        // has taken its place retains what it replaced.
         let _shared = archive.lock_shared()?;
         archive.check_active(index)?;
         retention::prune(&context.sink, archive.tar_id, count)?;
@@ -49,7 +49,8 @@ fn run(
     let unmodified = prechecks.take(archive, request.looked);
     archive.progress.wait_for_verifiers();
     let shared = archive.lock_shared()?;
-    // A stream that begins again waits until `finish` has ended; one that began before has taken this index away.
+    // A stream that begins again waits until `finish` has ended; one that began before has taken
+    // this index away.
     archive.check_active(index)?;
     let colliding = record_collisions(context, archive)?;
     confirm(context, archive, &shared, &[&unmodified, &colliding])?;
@@ -71,7 +72,8 @@ fn run(
     Ok(answer)
 }
 
-/// Publishes files, makes directories and links, deletes what is to go, and sets the metadata of the base folder.
+/// Publishes files, makes directories and links, deletes what is to go, and sets the metadata of
+/// the base folder.
 fn put_in_place(
     context: &Context,
     archive: &Archive,
@@ -145,7 +147,8 @@ fn answer(
     failures: Failures<'_>,
     deleted: Deleted,
 ) -> Result<FinishAnswer> {
-    // Content that is durable but has no name is in no list of missing bytes, and only some of these files have their reasons named.
+    // Content that is durable but has no name is in no list of missing bytes, and only some of
+    // these files have their reasons named.
     let mut unpublished = archive.progress.named_failures();
     if unpublished > 0 {
         archive.each_unpublished(Unpublished::FIRST, |file| {

@@ -1,5 +1,6 @@
-//! Prechecks: published files are looked at ahead of `finish`. A sender that expects that nothing has changed has it done while it goes
-//! through its own folder. A precheck changes nothing; `finish` believes one that ended a moment ago, by its name, and once.
+//! Prechecks: a `stat` of each published file ahead of `finish`. A sender that expects no changes
+//! asks for one while it goes through its own folder. A precheck changes nothing. `finish` takes
+//! the result of one that it is given the name of, once, and only if it ended a moment ago.
 
 use super::super::archive::Archive;
 use super::super::context::Context;
@@ -33,14 +34,15 @@ struct Precheck {
 
 /// A precheck that ended longer ago does not count any more.
 const FRESH_TIMEOUT: Duration = Duration::from_secs(60);
-/// Files that one thread looks at in one go.
+/// Files of one part, which one thread takes.
 const PART_FILES: u64 = 4096;
-/// Threads that look at once.
+/// Threads of one precheck.
 const MAX_THREADS: usize = 8;
 
 impl Prechecks {
-    /// Looks at every file of `index` that is published; `name` is what [`FinishRequest::looked`] may say then. Ends early when `is_wanted`
-    /// says so, or when another index takes this one's place.
+    /// Takes the `stat` of each published file of `index`; `name` is what [`FinishRequest::looked`]
+    /// may say then. Ends early when `is_wanted` says so, or when another index takes this one's
+    /// place.
     ///
     /// [`FinishRequest::looked`]: crate::archive::protocol::FinishRequest::looked
     ///
@@ -92,8 +94,9 @@ impl Prechecks {
         Ok(RunningPrecheck { prechecks: self, tar_id })
     }
 
-    /// Takes what the precheck of this name has found, after waiting for its end; nothing if there is none, or none that still counts. Not
-    /// for a thread that shares the archive's gate: a precheck shares it again and again.
+    /// Takes what the precheck of this name has found, after waiting for its end; nothing if there
+    /// is none, or none that still counts. Not for a thread that shares the archive's gate: a
+    /// precheck shares it again and again.
     pub(super) fn take(&self, archive: &Archive, name: Option<u64>) -> RangeSet {
         let Some(name) = name else { return RangeSet::default() };
         let index = archive.progress.head().digest;
@@ -137,7 +140,8 @@ impl Drop for RunningPrecheck<'_> {
     }
 }
 
-/// Does `work` for `ids`, a part of them at a time, on several threads; each has a cache of folders of its own. The first error ends it.
+/// Does `work` for `ids`, a part of them at a time, on several threads; each has a cache of folders
+/// of its own. The first error ends it.
 ///
 /// # Errors
 /// Those of `work`.
@@ -168,7 +172,8 @@ pub(super) fn in_parts(
     })
 }
 
-/// Parts of `ids`, ascending, each with the neighbours that it has within [`PART_FILES`]: after some generations there are many gaps.
+/// Parts of `ids`, ascending, each with the neighbours that it has within [`PART_FILES`]: after
+/// some generations there are many gaps.
 fn parts_of(ids: &RangeSet) -> impl Iterator<Item = RangeSet> {
     let pieces = ids.iter().flat_map(|ids| {
         let windows = ids.start / PART_FILES..ids.end.div_ceil(PART_FILES);

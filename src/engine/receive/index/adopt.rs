@@ -1,6 +1,7 @@
-//! Adopting a copy that another program made: the receiver finds out what is below its base folder, at the same time as the sender goes
-//! through its own one. What it finds counts as the previous state when the index comes: files that are as they should be keep their place,
-//! and what others have in common with what is there is copied from it.
+//! Adopting a copy that another program made: the receiver finds out what is below its base folder,
+//! at the same time as the sender goes through its own one. What it finds counts as the previous
+//! state when the index comes: files that are as they should be keep their place, and what others
+//! have in common with what is there is copied from it.
 
 use super::super::context::Context;
 use super::super::files::published::may_be_unmodified;
@@ -81,7 +82,8 @@ impl AdoptJob {
         Self { request, asked: Mutex::new(Instant::now()), job, monitor }
     }
 
-    /// Waits until all is found, at most for `timeout`; gives whether it is, and how far the job is.
+    /// Waits until all is found, at most for `timeout`; gives whether it is, and how far the job
+    /// is.
     ///
     /// # Errors
     /// The job's own.
@@ -124,11 +126,13 @@ pub(crate) struct Adoptions {
 }
 
 impl Adoptions {
-    /// Starts to find out what is below the base folder, or joins the same request that runs already, or has ended.
+    /// Starts to find out what is below the base folder, or joins the same request that runs
+    /// already, or has ended.
     ///
     /// # Errors
-    /// Other archives are received into the folder, whose files would be taken for this one's; another sender's adoption runs
-    /// ([`ErrorKind::Busy`]); the request is malformed; or storage failed earlier.
+    /// Other archives are received into the folder, whose files would be taken for this one's;
+    /// another sender's adoption runs ([`ErrorKind::Busy`]); the request is malformed; or storage
+    /// failed earlier.
     pub(crate) fn start(
         &self,
         context: &Arc<Context>,
@@ -167,7 +171,7 @@ impl Adoptions {
         job.iter().for_each(|job| *job.asked.lock() = Instant::now());
         job.filter(|job| job.job.has_ended() && !job.job.has_failed()).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("nothing was adopted for archive {tar_id} by this name"))
-                .with_hint("the receiver was started anew, or another sender has adopted meanwhile; run the same command again")
+                .with_hint("the receiver was restarted, or another sender has adopted meanwhile; run the same command again")
         })
     }
 
@@ -181,7 +185,8 @@ impl Adoptions {
         self.jobs.lock().retain(|_, job| !job.is_forgotten());
     }
 
-    /// How much of the uploaded index is there, by the result of the adoption `name`. Changes nothing.
+    /// How much of the uploaded index is there, by the result of the adoption `name`. Changes
+    /// nothing.
     ///
     /// # Errors
     /// The index is refused, there is no such adoption ([`ErrorKind::NotFound`]), or storage fails.
@@ -205,8 +210,9 @@ impl Adoptions {
     }
 }
 
-/// Finds out what is here of `index`, which came as `uploaded`, by the index at `found` of what is below the base folder. Copies into
-/// `staging` what files have in common with it that are not there as they should be.
+/// Finds out what is here of `index`, which came as `uploaded`, by the index at `found` of what is
+/// below the base folder. Copies into `staging` what files have in common with it that are not
+/// there as they should be.
 ///
 /// # Errors
 /// An index cannot be read, or there is no space.
@@ -244,7 +250,8 @@ fn top_name(name: &str) -> Result<EntryPath> {
 
 /// How many patterns a request may have ...
 const MAX_PATTERNS: usize = 100;
-/// ... and how much memory all of them may take when they are compiled, in bytes: a short one can become a very large program.
+/// ... and how much memory all of them may take when they are compiled, in bytes: a short one can
+/// become a very large program.
 const MAX_PATTERN_BYTES: usize = 8 << 20;
 
 /// What is to be adopted.
@@ -275,7 +282,8 @@ impl AdoptFilter {
     }
 }
 
-/// Makes the index of what is in the folder `base` at `target`; false if the only file that is wanted is not there.
+/// Makes the index of what is in the folder `base` at `target`; false if the only file that is
+/// wanted is not there.
 fn find(base: &Path, wanted: AdoptFilter, target: &Path, monitor: &dyn Monitor) -> Result<bool> {
     let base = match wanted.only {
         None => base.to_path_buf(),
@@ -303,8 +311,8 @@ fn find(base: &Path, wanted: AdoptFilter, target: &Path, monitor: &dyn Monitor) 
     index(&options, monitor).map(|_| true)
 }
 
-/// How much of the index at `index` there is of what `request` wants in the folder `base`, where nothing was ever received. The folder
-/// `scratch` is for what is temporary.
+/// How much of the index at `index` there is of what `request` wants in the folder `base`, where
+/// nothing was ever received. The folder `scratch` is for what is temporary.
 ///
 /// # Errors
 /// Something cannot be read, or the temporary folder cannot be written to.

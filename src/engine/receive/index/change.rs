@@ -1,5 +1,5 @@
-//! The next generation of an index, which comes as a change of the active one. What its files have in common with what is published is
-//! copied before anything is replaced.
+//! The next generation of an index, which comes as a change of the active one. What its files have
+//! in common with what is published is copied before anything is replaced.
 
 use super::super::archive::Archive;
 use super::super::context::Context;
@@ -82,12 +82,13 @@ impl Iterator for ChangeBatches {
     }
 }
 
-/// Makes the index `expected` of the index `from`, by the change in the file `uploaded`. The caller has made sure that `expected` is not the
-/// active index already.
+/// Makes the index `expected` of the index `from`, by the change in the file `uploaded`. The caller
+/// has made sure that `expected` is not the active index already.
 ///
 /// # Errors
-/// [`ErrorKind::WrongIndex`]: another index is active, or what is to be reverted is not here any more. [`ErrorKind::BadIndex`]: the change is
-/// refused. Others are of storage. The previous index stays then.
+/// [`ErrorKind::WrongIndex`]: another index is active, or what is to be reverted is not here any
+/// more. [`ErrorKind::BadIndex`]: the change is refused. Others are of storage. The previous index
+/// stays then.
 pub(crate) fn put(
     context: &Context,
     tar_id: u64,

@@ -1,9 +1,11 @@
-//! Putting an index in place: the only code that makes an index active, closes and reopens an archive, and prunes what is retained for an
-//! index that was replaced.
+//! Putting an index in place: the only code that makes an index active, closes and reopens an
+//! archive, and prunes what is retained for an index that was replaced.
 //!
-//! A [`Replacement`] owns what it makes: the new index's file, its staging folder, and the folder of what is retained for it. Dropping it
-//! without [`Replacement::commit`] removes all three and reopens the previous archive, so that an attempt that met a full disk leaves no less
-//! room than there was, whatever becomes of its sender. The caller holds the [`Transition`] of the archive's number, before every other lock.
+//! A [`Replacement`] owns what it makes: the new index's file, its staging folder, and the folder
+//! of what is retained for it. Dropping it without [`Replacement::commit`] removes all three and
+//! reopens the previous archive, so that an attempt that met a full disk leaves no less room than
+//! there was, whatever becomes of its sender. The caller holds the [`Transition`] of the archive's
+//! number, before every other lock.
 //!
 //! The steps, and what a crash after each of them leaves for the next start:
 //!
@@ -20,7 +22,8 @@
 //! | 8. the previous index and its staging folder are removed | done at the start |
 //! | 9. metadata are updated | `finish` verifies those files, and sets them |
 //!
-//! Nothing that a rewind needs is pruned before step 6 has succeeded. The one exception is [`make_room`].
+//! Nothing that a rewind needs is pruned before step 6 has succeeded. The one exception is
+//! [`make_room`].
 //!
 //! [`Transition`]: super::super::archive::log::Transition
 
@@ -80,8 +83,8 @@ pub(crate) enum Step {
 }
 
 impl<'a> Replacement<'a> {
-    /// Begins to put the index `digest` in place for archive `tar_id`, of which `previous` is active. Nothing changes yet. `mark` was taken
-    /// before anything of the new index was written.
+    /// Begins to put the index `digest` in place for archive `tar_id`, of which `previous` is
+    /// active. Nothing changes yet. `mark` was taken before anything of the new index was written.
     ///
     /// # Errors
     /// The journal cannot be read.
@@ -110,8 +113,8 @@ impl<'a> Replacement<'a> {
         })
     }
 
-    /// Records the names that the previous archive has given, and waits until no thread writes for it: what is published now is what there
-    /// is to reuse.
+    /// Records the names that the previous archive has given, and waits until no thread writes for
+    /// it: what is published now is what there is to reuse.
     ///
     /// # Errors
     /// The previous index cannot be read, or was replaced.
@@ -119,7 +122,8 @@ impl<'a> Replacement<'a> {
         if let Some(previous) = self.previous {
             record_names(self.context, previous)?;
             self.closing = Some(previous.close()?);
-            // What the last blocks renamed must have its name for good: the journal will say so of the new index.
+            // What the last blocks renamed must have its name for good: the journal will say so of
+            // the new index.
             self.context.committer.flush(self.context.committer.mark())?;
         }
         reached(Step::Closed);
@@ -163,7 +167,8 @@ impl<'a> Replacement<'a> {
     pub(crate) fn commit(mut self, mut reusable: Reusable) -> Result<Arc<Archive>> {
         reached(Step::Staged);
         let context = self.context;
-        // The journal must never name an index, or say of bytes that they are here, that a power loss can take away.
+        // The journal must never name an index, or say of bytes that they are here, that a power
+        // loss can take away.
         context.committer.sync(self.mark)?;
         reached(Step::Synced);
         let archive = self.activate(&reusable)?;
@@ -222,7 +227,8 @@ impl<'a> Replacement<'a> {
 
 impl Drop for Replacement<'_> {
     fn drop(&mut self) {
-        // Where storage failed nobody knows what the journal says; the next start removes what it does not name.
+        // After a failure of storage the journal may name either index; the next start removes what
+        // it does not name.
         if self.is_active || self.context.committer.is_degraded() {
             return;
         }
@@ -234,8 +240,9 @@ impl Drop for Replacement<'_> {
     }
 }
 
-/// Restarts the index of `archive` as `stream` in its place: its rows are compared with those of the stream, and what is the same stays.
-/// Here, too, what is retained is pruned last, and a crash before the journal's transaction leaves an index that its sender restarts again.
+/// Restarts the index of `archive` as `stream` in its place: its rows are compared with those of
+/// the stream, and what is the same stays. Here, too, what is retained is pruned last, and a crash
+/// before the journal's transaction leaves an index that its sender restarts again.
 ///
 /// # Errors
 /// Another index has taken this one's place, or storage fails.
@@ -260,9 +267,10 @@ pub(crate) fn restart_in_place(
     Ok(())
 }
 
-/// Prunes all that is retained of an archive, if `from` is its active index, or whatever is its index
-/// without `from`. There was no space for an index whose sender wants nothing to be retained: what is
-/// retained goes before that index is active, since a full receiver would refuse it for ever.
+/// Prunes all that is retained of an archive, if `from` is its active index, or whatever is its
+/// index without `from`. There was no space for an index whose sender wants nothing to be retained:
+/// what is retained goes before that index is active, since a full receiver would refuse it for
+/// ever.
 pub(crate) fn make_room(context: &Context, tar_id: u64, from: Option<&IndexDigest>) {
     let transition = context.archives.transition(tar_id);
     // Kept out: a replacement that has just begun to retain something.
@@ -273,7 +281,8 @@ pub(crate) fn make_room(context: &Context, tar_id: u64, from: Option<&IndexDiges
     }
 }
 
-/// Gives up an archive whose index is damaged: no thread works for it any more, and its sender hears what is lost.
+/// Gives up an archive whose index is damaged: no thread works for it any more, and its sender
+/// hears what is lost.
 pub(crate) fn give_up(context: &Context, archive: &Arc<Archive>, damage: &Error) {
     let transition = context.archives.transition(archive.tar_id);
     let mut log = transition.lock();
@@ -293,7 +302,7 @@ fn reached(_: Step) {}
 #[cfg(test)]
 use crash::reached;
 
-/// Where tests look at what a crash would leave.
+/// Where tests stop to copy what a crash would leave.
 #[cfg(test)]
 pub(crate) mod crash {
     use super::Step;

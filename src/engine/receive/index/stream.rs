@@ -1,4 +1,5 @@
-//! An index that arrives while its source is still being read, batch by batch; see [`crate::archive::log`].
+//! An index that arrives while its source is still being read, batch by batch; see
+//! [`crate::archive::log`].
 
 use super::super::archive::Archive;
 use super::super::archive::gate::Exclusive;
@@ -18,11 +19,13 @@ use crate::error::{Error, ErrorKind, Result};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Adds a batch to the index of `tar_id`. `stream` names the sender's run, and `before` the prefix of its log that the batch follows; the
-/// first batch of a stream makes it the active one. The same batch again changes nothing.
+/// Adds a batch to the index of `tar_id`. `stream` names the sender's run, and `before` the prefix
+/// of its log that the batch follows; the first batch of a stream makes it the active one. The same
+/// batch again changes nothing.
 ///
 /// # Errors
-/// [`ErrorKind::WrongIndex`]: another stream or another prefix is active. [`ErrorKind::BadIndex`]: the batch is refused.
+/// [`ErrorKind::WrongIndex`]: another stream or another prefix is active. [`ErrorKind::BadIndex`]:
+/// the batch is refused.
 pub(crate) fn append(
     context: &Context,
     tar_id: u64,
@@ -43,7 +46,8 @@ pub(crate) fn append(
     let growing = growing.filter(|growing| growing.stream() == stream).ok_or_else(|| other_stream(tar_id))?;
     context.caches.use_log(&transition);
     if growing.head().digest != *before {
-        // Sent again because the answer was lost, or because something failed after the batch was stored.
+        // Sent again because the answer was lost, or because something failed after the batch was
+        // stored.
         let Some(range) = growing.appended(&after)? else { return Err(lost_end(tar_id)) };
         archive.progress.set_head(open::head_of(growing)?);
         archive.progress.set_awaiting_digests(growing.pending()?);
@@ -122,7 +126,8 @@ fn begin(
     Ok(archive)
 }
 
-/// Forgets what was received for rows that are different now. No thread writes for the archive as long as the result lives.
+/// Forgets what was received for rows that are different now. No thread writes for the archive as
+/// long as the result lives.
 fn forget_differences<'a>(
     context: &Context,
     archive: &'a Archive,

@@ -32,7 +32,8 @@ pub(crate) fn check(context: &Context, expected: Option<&IndexDigest>) -> Result
     Ok(())
 }
 
-/// Whether `digest` is the active index of `tar_id`: the answer to putting it once more. With `adopt`, only if the adoption was taken in.
+/// Whether `digest` is the active index of `tar_id`: the answer to putting it once more. With
+/// `adopt`, only if the adoption was taken in.
 pub(crate) fn answer_if_active(
     context: &Context,
     adoptions: &Adoptions,
@@ -56,9 +57,10 @@ pub(super) fn answer(digest: &IndexDigest, complete: bool) -> IndexAnswer {
     IndexAnswer { rc: "ok".to_string(), digest: Some(digest.to_string()), complete }
 }
 
-/// Takes in an index for archive `tar_id`: validates it and makes it the active one. The same index again changes nothing; another one
-/// replaces what was there, and files that are in place stay. `expected` is the digest that the sender names; a legacy sender names none.
-/// `adopt` names the adoption whose result counts as the previous index.
+/// Takes in an index for archive `tar_id`: validates it and makes it the active one. The same index
+/// again changes nothing; another one replaces what was there, and files that are in place stay.
+/// `expected` is the digest that the sender names; a legacy sender names none. `adopt` names the
+/// adoption whose result counts as the previous index.
 ///
 /// # Errors
 /// The index is refused, there is no such adoption ([`ErrorKind::NotFound`]), or storage fails.
@@ -113,8 +115,8 @@ pub(crate) fn put(
     Ok(answer(&written.digest, false))
 }
 
-/// Finds what is here of the new index, and has it remember what vanishes with the previous one: that may have to be deleted. An adopted
-/// index takes the place of the previous one in both.
+/// Finds what is here of the new index, and has it remember what vanishes with the previous one:
+/// that may have to be deleted. An adopted index takes the place of the previous one in both.
 fn find_reusable(
     context: &Context,
     replacement: &Replacement<'_>,

@@ -1,4 +1,5 @@
-//! Files that keep their names: the previous index had them under the same path with the same content, and they are in place.
+//! Files that keep their names: the previous index had them under the same path with the same
+//! content, and they are in place.
 
 use super::super::archive::Archive;
 use super::super::context::Context;
@@ -36,8 +37,8 @@ pub(crate) fn published_by_path(
     Ok(reusable)
 }
 
-/// Adds files that indexes before the previous one had put in place: several sources may come to one folder in turn. What their rows say is
-/// only where to look; the content is read.
+/// Adds files that indexes before the previous one had put in place: several sources may come to
+/// one folder in turn. What their rows say is only where to look; the content is read.
 fn add_older(
     sink: &DiskSink,
     previous: &IndexReader,
@@ -65,9 +66,10 @@ fn add_older(
     })
 }
 
-/// The files of `index` that the one at `previous` has under the same path, with the same content, if `is_there` says so of their previous
-/// ids. Those whose metadata differ are both published and to be updated, if `is_unmodified` says so of the previous row: the new time would
-/// hide that another program wrote to the file. What is durable is left open.
+/// The files of `index` that the one at `previous` has under the same path, with the same content,
+/// if `is_there` says so of their previous ids. Those whose metadata differ are both published and
+/// to be updated, if `is_unmodified` says so of the previous row: the new time would hide that
+/// another program wrote to the file. What is durable is left open.
 ///
 /// # Errors
 /// An index cannot be read.
@@ -79,8 +81,8 @@ pub(crate) fn same_by_path(
     mut is_unmodified: impl FnMut(&FileEntry) -> bool,
 ) -> Result<Reusable> {
     let mut reusable = Reusable::new(scratch);
-    // Both in the order of the walk, so that no row needs to be looked up. Of an index that was not written in that order, some rows are
-    // not found: their files are sent.
+    // Both in the order of the walk, so that no row needs to be looked up. Of an index that was not
+    // written in that order, some rows are not found: their files are sent.
     let mut old_rows = WalkRows::<FileEntry>::new(IndexReader::open_growing(previous)?)?;
     let mut rows = WalkRows::<FileEntry, _>::new(index)?;
     while let Some((key, file)) = rows.pop()? {

@@ -1,5 +1,5 @@
-//! What of the previous index can be reused when another one takes its place: files that keep their names ([`in_place`]), and bytes that are
-//! staged for files that do not, from any [`ReuseSource`].
+//! What of the previous index can be reused when another one takes its place: files that keep their
+//! names ([`in_place`]), and bytes that are staged for files that do not, from any [`ReuseSource`].
 //!
 //! | source | whole file or ranges | from |
 //! |---|---|---|
@@ -31,7 +31,8 @@ use std::path::Path;
 pub(crate) struct Reusable {
     /// Bytes of its archive that need not come.
     pub(crate) durable: RangeSet,
-    /// Files that have their names. Those whose metadata have to be updated are among them while it is made, and not at its end.
+    /// Files that have their names. Those whose metadata have to be updated are among them while it
+    /// is made, and not at its end.
     pub(crate) published: RangeSet,
     /// Files that have their content and their names, but the metadata of the previous index.
     pub(crate) updates: UpdateList,
@@ -57,7 +58,8 @@ pub(crate) enum Staged {
 
 /// Where bytes of files that are not published can be staged from.
 pub(crate) trait ReuseSource {
-    /// How many bytes of disk staging `file` takes, at most; `None` if another source is to be asked.
+    /// How many bytes of disk staging `file` takes, at most; `None` if another source is to be
+    /// asked.
     ///
     /// # Errors
     /// The index cannot be read.
@@ -66,12 +68,14 @@ pub(crate) trait ReuseSource {
     /// Stages what there is of `file`.
     ///
     /// # Errors
-    /// The disk is full, or the index cannot be read. What cannot be read of the source is left to the sender.
+    /// The disk is full, or the index cannot be read. What cannot be read of the source is left to
+    /// the sender.
     fn stage(&mut self, index: &IndexReader, file: &FileEntry, staging: &Staging) -> Result<Staged>;
 }
 
 impl Reusable {
-    /// Nothing, and nothing is known of what is missing. The folder `scratch` is for what must not be in memory.
+    /// Nothing, and nothing is known of what is missing. The folder `scratch` is for what must not
+    /// be in memory.
     pub(crate) fn new(scratch: &Path) -> Self {
         Self {
             durable: RangeSet::default(),
@@ -108,7 +112,8 @@ impl Reusable {
         Ok(())
     }
 
-    /// Stages what `sources` have of the files that are not published; the first source that has anything of a file is used.
+    /// Stages what `sources` have of the files that are not published; the first source that has
+    /// anything of a file is used.
     ///
     /// # Errors
     /// There is no space for the copies, or a source fails.
@@ -155,7 +160,8 @@ impl Reusable {
         Ok(())
     }
 
-    /// All of the archive but `missing` is durable. What no file asks for is nothing that a sender would send.
+    /// All of the archive but `missing` is durable. What no file asks for is nothing that a sender
+    /// would send.
     fn set_missing(&mut self, missing: &RangeSet, total_bytes: u64) {
         self.durable = missing.missing(0..total_bytes).collect();
     }
@@ -184,8 +190,8 @@ fn add_missing(index: &IndexReader, file: &FileEntry, here: &RangeSet, missing: 
     })
 }
 
-/// Drops the checks of files whose prefix blocks will write to: bytes of it are to come for the sake of another file, or of the file's own
-/// end. Such files are hashed whole.
+/// Drops the checks of files whose prefix blocks will write to: bytes of it are to come for the
+/// sake of another file, or of the file's own end. Such files are hashed whole.
 fn drop_rewritten(
     prefixes: &mut BTreeMap<u64, PrefixCheck>,
     index: &IndexReader,

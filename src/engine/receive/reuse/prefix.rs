@@ -1,5 +1,6 @@
-//! Resumed files: files that grew, of which the sender did not read the prefix (`--append spot` and `trust`). The receiver does not read it
-//! either: the published file is copied as it is, the samples are compared, and BLAKE3 continues where the previous content ended.
+//! Resumed files: files that grew, of which the sender did not read the prefix (`--append spot` and
+//! `trust`). The receiver does not read it either: the published file is copied as it is, the
+//! samples are compared, and BLAKE3 continues where the previous content ended.
 
 use super::super::archive::Archive;
 use super::super::archive::hashes::PrefixCheck;
@@ -30,14 +31,16 @@ pub(crate) struct GrownFiles<'a> {
 
 impl ReuseSource for GrownFiles<'_> {
     fn copied_bytes(&mut self, _: &IndexReader, _: &FileEntry) -> Result<Option<u64>> {
-        // The prefix is made of extents that the published file has, which count where these are copied.
+        // The prefix is made of extents that the published file has, which count where these are
+        // copied.
         Ok(None)
     }
 
     fn stage(&mut self, _: &IndexReader, file: &FileEntry, staging: &Staging) -> Result<Staged> {
         let Some((previous, beginning)) = self.list.get(&file.id) else { return Ok(Staged::Nothing) };
         let is_published = self.published.contains(*previous..previous + 1);
-        // Without a time, or with one that not every file system keeps, nothing could tell that the file was not written to.
+        // Without a time, or with one that not every file system keeps, nothing could tell that the
+        // file was not written to.
         let has_time = |old: &FileEntry| old.meta.is_some_and(|meta| is_common_time(meta.mtime_ns));
         let is_prefix = |old: &FileEntry| is_published && old.size < file.size && has_time(old);
         let Some(old) = self.previous.file(*previous)?.filter(is_prefix) else { return Ok(Staged::Nothing) };

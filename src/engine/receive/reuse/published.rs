@@ -1,4 +1,5 @@
-//! Ranges of published files with which a file shares extents: they are copied before the published files are replaced.
+//! Ranges of published files with which a file shares extents: they are copied before the published
+//! files are replaced.
 
 use super::super::archive::Archive;
 use super::super::context::Context;
@@ -24,12 +25,14 @@ pub(crate) struct PublishedFiles<'a> {
     published: &'a RangeSet,
     /// Contiguous files from this byte of the archive on are new, and share nothing.
     new_from: u64,
-    /// What was copied from last, with its id; `None` inside says that it was modified since it was published.
+    /// What was copied from last, with its id; `None` inside says that it was modified since it was
+    /// published.
     source: Option<(u64, Option<File>)>,
 }
 
 impl<'a> PublishedFiles<'a> {
-    /// Of `previous`, what is `published`. With `rewind`, older content may be asked for, too, wherever it is.
+    /// Of `previous`, what is `published`. With `rewind`, older content may be asked for, too,
+    /// wherever it is.
     ///
     /// # Errors
     /// The index cannot be read.
@@ -59,7 +62,8 @@ impl<'a> PublishedFiles<'a> {
                 let is_published = self.published.contains(source.id..source.id + 1);
                 Ok(if is_published { take(source, theirs) } else { ControlFlow::Continue(()) })
             })?;
-            // Several generations may come at once: what the first of them replaces still has its name then.
+            // Several generations may come at once: what the first of them replaces still has its
+            // name then.
             index.gone_pieces_in(&piece.range, |source, theirs| Ok(take(source, theirs)))
         })?;
         Ok(sources)

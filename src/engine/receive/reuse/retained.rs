@@ -18,11 +18,13 @@ use std::ops::RangeInclusive;
 /// Folders that are open at once.
 const MAX_OPEN: usize = 16;
 
-/// What is retained of an archive. Takes a few bytes for each generation, however many files it has.
+/// What is retained of an archive. Takes a few bytes for each generation, however many files it
+/// has.
 pub(crate) struct RetainedFiles<'a> {
     context: &'a Context,
     tar_id: u64,
-    /// The generations with the ids of their files, from the least to the highest; the newest first.
+    /// The generations with the ids of their files, from the least to the highest; the newest
+    /// first.
     generations: Vec<(u64, RangeInclusive<u64>)>,
     /// Folders of generations; the one that was opened last is at the end.
     open: VecDeque<(u64, Kept)>,
@@ -84,8 +86,8 @@ impl ReuseSource for RetainedFiles<'_> {
     }
 }
 
-/// Makes sure that all files of `index` are here, published or staged with the content that they should have: a rewind must not begin what it
-/// cannot end.
+/// Makes sure that all files of `index` are here, published or staged with the content that they
+/// should have: a rewind must not begin what it cannot end.
 ///
 /// # Errors
 /// [`ErrorKind::WrongIndex`]: they are not.
@@ -105,7 +107,7 @@ pub(crate) fn check_all_here(index: &IndexReader, published: &RangeSet, staging:
     })?;
     let Some(first) = first else { return Ok(()) };
     let what = format!(
-        "the former content of {count} file(s) is not here any more, the first is \"{first}\": nothing was changed"
+        "the previous content of {count} file(s) is not here any more, the first is \"{first}\": nothing was changed"
     );
     Err(Error::new(ErrorKind::WrongIndex, what).with_hint(
         "only passes with --keep leave it here; where the source can be set back, take back the index alone (rewind without a \

@@ -1,5 +1,5 @@
-//! Ranges of files that were found below the base folder: a file with the same content under any path, or the file at the same path, by
-//! their chunk maps.
+//! Ranges of files that were found below the base folder: a file with the same content under any
+//! path, or the file at the same path, by their chunk maps.
 
 use super::super::context::Context;
 use super::super::files::published::open_unmodified;
@@ -116,8 +116,8 @@ impl ReuseSource for SimilarFiles<'_> {
     }
 }
 
-/// How much of the index at `index` there is in what the one at `found` says; `chunk_maps` is the index as it was made.
-/// The folder `scratch` is for what is temporary.
+/// How much of the index at `index` there is in what the one at `found` says; `chunk_maps` is the
+/// index as it was made. The folder `scratch` is for what is temporary.
 ///
 /// # Errors
 /// An index cannot be read.

@@ -1,4 +1,5 @@
-//! Folders that stand where files or links of the index belong: emptied for them, if all that is in them may go.
+//! Folders that stand where files or links of the index belong: emptied for them, if all that is in
+//! them may go.
 
 use super::super::super::files::verify::verify_now;
 use super::form::{Form, form_of};
@@ -17,8 +18,9 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 impl Deletion<'_> {
-    /// Empties folders that stand where files or links of the index belong, if these are staged and verified, and puts the files there.
-    /// `others` says whether what no block brings is made in this run.
+    /// Empties folders that stand where files or links of the index belong, if these are staged and
+    /// verified, and puts the files there. `others` says whether what no block brings is made in
+    /// this run.
     pub(crate) fn clear_the_way(&mut self, others: bool) -> Result<()> {
         let replacements = std::mem::take(&mut self.replacements);
         let mut live = None;
@@ -53,7 +55,8 @@ impl Deletion<'_> {
         Ok(())
     }
 
-    /// Whether all of a file is here and only its name is missing. It was verified: what is not as the index says is taken back.
+    /// Whether all of a file is here and only its name is missing. It was verified: what is not as
+    /// the index says is taken back.
     fn is_staged(&self, file: &FileEntry) -> Result<bool> {
         let progress = &self.archive.progress;
         let waits = !progress.is_published(file.id) && !progress.is_awaiting_digests(file.id);
@@ -142,8 +145,8 @@ impl Deletion<'_> {
         Ok(None)
     }
 
-    /// Whether a previous generation of this archive put there what `path` is now, by its `stat`. If so, `then` is told what it is, while no
-    /// other archive puts anything in place.
+    /// Whether a previous generation of this archive put there what `path` is now, by its `stat`.
+    /// If so, `then` is told what it is, while no other archive puts anything in place.
     fn known(
         &self,
         path: &EntryPath,

@@ -64,8 +64,9 @@ pub(super) fn form_of<'r>(
     })
 }
 
-/// What a further name of a file is for: the file that the index, or a previous one, has under the target. Its time may be that of any of
-/// them: a file that got other metadata got them under all of its names.
+/// What a further name of a file is for: the file that the index, or a previous one, has under the
+/// target. Its time may be that of any of them: a file that got other metadata got them under all
+/// of its names.
 fn further_name(
     context: &Context,
     archive: &Archive,
@@ -92,7 +93,8 @@ fn further_name(
     Ok(found)
 }
 
-/// What stands where `file` was published, as the file system keeps it; `None` where no time is known: then nobody knows whose file it is.
+/// What `file` is expected to be where it was published, with its time as the file system stores
+/// it. `None` without a time: then nothing tells whose file it is.
 fn as_published(
     context: &Context,
     file: &FileEntry,

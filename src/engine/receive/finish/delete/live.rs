@@ -1,5 +1,5 @@
-//! Candidates for deletion that something has, too, which is to stay: where names that are spelled in different ways are one, a candidate's
-//! name may lead to it.
+//! Deletion candidates whose names lead to live entries: the file system may take names that are
+//! spelled in different ways for one.
 
 use crate::archive::path::EntryPath;
 use crate::error::Result;
@@ -9,15 +9,17 @@ use crate::sink::disk::{DiskSink, FolderCache};
 use rustix::fs::{FileType, Stat};
 use std::collections::HashMap;
 
-/// What is to stay of some candidates.
+/// The live entries that some candidates may lead to.
 pub(super) struct Live {
     /// The inodes of the candidates, ascending.
     inodes: Vec<u64>,
     /// Which of these were free already: several candidates may lead to one entry, which goes once.
     gone: Vec<bool>,
-    /// What leads to one of them and is to stay, by inode; the folder is 0 for what must not go under any name.
+    /// What leads to one of them and is to stay, by inode; the folder is 0 for what must not go
+    /// under any name.
     keys: Vec<NameKey>,
-    /// The folder of which the list was read last, and how many names it has for each inode in `keys`.
+    /// The folder of which the list was read last, and how many names it has for each inode in
+    /// `keys`.
     listed: Option<Listed>,
 }
 
@@ -54,10 +56,10 @@ impl Live {
         self.keys.sort_unstable();
     }
 
-    /// Whether `path` leads to nothing that is to stay. If so, it counts as gone. Another name of a live file may go, but not another
-    /// spelling of its name.
+    /// Whether `path` leads to nothing that is to stay. If so, it counts as gone. Another name of a
+    /// live file may go, but not another spelling of its name.
     pub(super) fn is_free(&mut self, sink: &DiskSink, path: &EntryPath, stat: &Stat) -> Result<bool> {
-        // What came when the candidates were known is not among them: nobody looked whether it is something's.
+        // An entry that came later is not among the inodes, so it may be live.
         let Ok(place) = self.inodes.binary_search(&stat.st_ino) else { return Ok(false) };
         let has_one_name = stat.st_nlink == 1 || is_kind(stat, FileType::Directory);
         if has_one_name && self.gone[place] {

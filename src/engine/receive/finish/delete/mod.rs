@@ -1,9 +1,12 @@
-//! Deleting what a previous generation of the archive put in place and the present one does not have.
+//! Deletes entries that a previous generation of the archive put in place and the present one does
+//! not have.
 //!
-//! A deletion goes through the candidates more than once and keeps none of them: first it counts, and where more would go than the
-//! request allows, nothing does. A folder that stands where a file or a link belongs is emptied only when that is staged and verified,
-//! and only if all that is in it may go. Everything else goes when all of the index is in place. A name that leads to something of the
-//! index, or of another archive's, whatever its spelling, stays, and is not counted.
+//! A deletion goes through the candidates more than once and holds none of them. First it counts
+//! them: if there are more than the request allows, it deletes none. A folder in the place of a
+//! file or a link is emptied only when that entry is staged and verified, and only if everything in
+//! the folder is a candidate. All other candidates are deleted when the whole index is in place. A
+//! name that leads to an entry of this index or of another archive's, whatever its spelling, is no
+//! candidate.
 
 mod clear;
 mod form;
@@ -35,11 +38,11 @@ use std::path::Path;
 /// What deleting came to.
 #[derive(Default)]
 pub(super) struct Deleted {
-    /// Files, links and folders that are gone.
+    /// Files, links and folders that were deleted.
     pub(super) count: u64,
-    /// So many would have had to go, which is more than was allowed: nothing went.
+    /// The number of candidates, if it was more than the request allows: none was deleted.
     pub(super) too_many: Option<u64>,
-    /// Entries of the index that could get their places if more were allowed to go.
+    /// Entries of the index that could get their places if more could be deleted.
     pub(super) blocked: u64,
     /// Why a folder stands in the place of an entry of the index, by its path as it is shown.
     pub(super) in_the_way: BTreeMap<String, String>,
@@ -51,7 +54,8 @@ pub(super) struct Deleted {
 pub(super) struct Deletion<'a> {
     context: &'a Context,
     archive: &'a Archive,
-    /// What was there before this generation of the receiver; `None` if nothing may go.
+    /// Candidates were there before this generation of the receiver; `None` if nothing may be
+    /// deleted.
     since: Option<u64>,
     /// What the sender wants left alone.
     spared: SparedPaths,
@@ -61,12 +65,14 @@ pub(super) struct Deletion<'a> {
     seen: u64,
     /// Where some of them are, names that are spelled in different ways may be one.
     folds: bool,
-    /// Files and links of the index that have candidates below their paths, at most [`MAX_REPLACEMENTS`]: the next run has the others.
+    /// Files and links of the index that have candidates below their paths, at most
+    /// [`MAX_REPLACEMENTS`]: the next run has the others.
     replacements: BTreeSet<EntryPath>,
     deleted: Deleted,
 }
 
-/// So many are looked up in the other archives, and removed, before these may put anything in place again.
+/// So many are looked up in the other archives, and removed, before these may put anything in place
+/// again.
 const PAGE: usize = 1024;
 /// Where names may be one, so many candidates are compared at once with what is in place.
 const PART_CANDIDATES: u64 = 2 << 20;
@@ -132,7 +138,8 @@ impl<'a> Deletion<'a> {
         Ok(())
     }
 
-    /// Whether names are folded in `folder`, or in one above it; not asked again for what is above `previous`, too.
+    /// Whether names are folded in `folder`, or in one above it; not asked again for what is above
+    /// `previous`, too.
     fn folds_above(&self, folder: &[u8], previous: &[u8]) -> bool {
         let ends = folder.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
         let mut above = ends.chain([folder.len()]).map(|end| &folder[..end]);
@@ -192,8 +199,9 @@ impl<'a> Deletion<'a> {
         Ok(())
     }
 
-    /// Gives everything that previous generations left and that is still what they put there; what is in a folder comes before it. What
-    /// cannot be looked at goes to `failed`. No other archive puts anything in place while `each` runs.
+    /// Gives everything that previous generations left and that is still what they put there; what
+    /// is in a folder comes before it. What cannot be looked at goes to `failed`. No other archive
+    /// puts anything in place while `each` runs.
     fn candidates(
         &self,
         mut failed: impl FnMut(&EntryPath, &Error),
@@ -207,7 +215,7 @@ impl<'a> Deletion<'a> {
             if last.as_ref() == Some(row.path()) || self.spared.has(row.path()) {
                 return Ok(());
             }
-            // One place that cannot be looked at keeps nobody from the others.
+            // A `stat` that fails hinders no other candidate.
             let stat = self.context.sink.stat(row.path(), cache.next()).unwrap_or_else(|e| {
                 failed(row.path(), &e);
                 None
@@ -216,7 +224,8 @@ impl<'a> Deletion<'a> {
             if form_of(self.context, self.archive, &row, &stat, &mut scratch)?.is_none() {
                 return Ok(());
             }
-            // A name that was one of a file's, and later a further one of another file, is there once.
+            // A name that was one of a file's, and later a further one of another file, is there
+            // once.
             if matches!(&row, Row::Node(node) if node.kind == NodeKind::Hardlink) {
                 let mut was_file = false;
                 self.archive.with_index(|index| {
@@ -232,7 +241,8 @@ impl<'a> Deletion<'a> {
                 }
             }
             last = Some(row.path().clone());
-            // Files of which the content is looked at come last of a page, and before the folders that they are in.
+            // Files of which the content is looked at come last of a page, and before the folders
+            // that they are in.
             let is_first_node = matches!(
                 (&row, page.last()),
                 (Row::Node(_), Some(DeletionCandidate { row: Row::File(_), .. }))
@@ -267,7 +277,8 @@ impl<'a> Deletion<'a> {
                 }
             }
             drop(deleting);
-            // Reading takes long: nobody waits for that, and the others are asked again.
+            // Reading takes long, so the lock is free meanwhile and the other archives are asked
+            // again.
             contested.retain_mut(|candidate| {
                 candidate.has_our_content = has_our_content(self.context, &candidate.row);
                 candidate.has_our_content
@@ -360,7 +371,8 @@ fn remove(
     Ok(())
 }
 
-/// Which part a candidate is of. All folders are of the last one: what is in a folder goes before it.
+/// Which part a candidate is of. All folders are of the last one: what is in a folder goes before
+/// it.
 fn part_of(stat: &Stat, parts: u64) -> u64 {
     if is_kind(stat, FileType::Directory) { parts - 1 } else { stat.st_ino % parts }
 }

@@ -26,7 +26,8 @@ pub(super) struct DeletionCandidate {
 /// What is not another archive's.
 pub(super) struct Unclaimed {
     pub(super) ours: Vec<DeletionCandidate>,
-    /// Another archive had the path once, too, neither has it any more, and size and time fit both: the content tells whose it is.
+    /// Another archive had the path once, too, neither has it any more, and size and time fit both:
+    /// the content tells whose it is.
     pub(super) contested: Vec<DeletionCandidate>,
 }
 
@@ -92,7 +93,8 @@ pub(super) fn each_live_of_others(
     mut each: impl FnMut(&Row, &Stat, &Folder) -> Result<()>,
 ) -> Result<()> {
     for mut other in context.archives.others(tar_id)? {
-        // An index that is replaced meanwhile is removed: then its archive's next one has the entries.
+        // An index that is replaced meanwhile is removed: then its archive's next one has the
+        // entries.
         while let Err(e) = collide::each_live(context, &other, |row, stat, folder| {
             if fits(row, stat) { each(row, stat, folder) } else { Ok(()) }
         }) {
