@@ -5,7 +5,7 @@
 //! same name would be rolled back into that one. So a database is opened for reading by `open_to_read`, copied byte for byte
 //! after [`settle`], and gets the name of another one after [`make_way`], nowhere else.
 
-use super::{db_error, is_locked};
+use super::{db_error, is_locked, keep_plans};
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
 use std::path::{Path, PathBuf};
@@ -42,6 +42,19 @@ pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
         // Whatever else is wrong meets the caller's own first read.
         _ => Ok(connection),
     }
+}
+
+/// Opens the database at `path` for writing, or makes it. Only the caller uses it, until it is synced
+/// as a whole: SQLite need not sync or keep a journal.
+pub(super) fn open_private(path: &Path) -> rusqlite::Result<Connection> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.execute_batch(
+        "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8000; PRAGMA temp_store=FILE;",
+    )?;
+    keep_plans(&connection)?;
+    Ok(connection)
 }
 
 /// Has the file at `path` hold the whole database, so that it can be copied as a file. The caller keeps other writers out.

@@ -5,6 +5,7 @@ use super::generation;
 use super::index_read::IndexReader;
 use super::index_write::{IndexWriter, Written};
 use super::paths::PathTable;
+use super::schema::{PRIVATE, SENT};
 use crate::archive::entry::NodeKind;
 use crate::archive::path::{EntryPath, printable};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,20 +22,6 @@ const MAX_VALUE_BYTES: i32 = 64 << 10;
 const MAX_CHUNK_MAP_BYTES: i32 = 64 << 20;
 /// After so many steps of SQLite's machine, the budget is looked at.
 const STEP: i32 = 1_000;
-
-const OUR_TABLES: [&str; 10] = [
-    "tar",
-    "tarlike_meta",
-    "tarlike_file",
-    "tarlike_node",
-    "tarlike_object",
-    "tarlike_extent",
-    // Of use to the sender only.
-    "tarlike_sketch",
-    "tarlike_generation",
-    "tarlike_change",
-    "tarlike_former",
-];
 
 /// Copies the index at `uploaded` into a new index at `target`, as generation `number`, with `created_s` in seconds since
 /// 1970. `name` stands for the upload in messages.
@@ -199,7 +186,7 @@ fn check_schema(connection: &Connection, name: &str) -> Result<()> {
         let object: String = row.get(1).map_err(bad)?;
         let table: String = row.get(2).map_err(bad)?;
         let sql: String = row.get::<_, Option<String>>(3).map_err(bad)?.unwrap_or_default();
-        let known = OUR_TABLES.contains(&&*table) || table.starts_with("sqlite_stat");
+        let known = SENT.contains(&&*table) || PRIVATE.contains(&&*table) || table.starts_with("sqlite_stat");
         let plain = match &*kind {
             "table" => sql.get(..12).is_some_and(|start| start.eq_ignore_ascii_case("create table")),
             "index" => true,
@@ -214,7 +201,7 @@ fn check_schema(connection: &Connection, name: &str) -> Result<()> {
     }
     drop(rows);
     drop(statement);
-    for table in OUR_TABLES {
+    for table in SENT.iter().chain(&PRIVATE) {
         let mut statement = connection.prepare(&format!("PRAGMA table_xinfo({table})")).map_err(bad)?;
         let hidden: Vec<i64> =
             statement.query_map([], |row| row.get(6)).and_then(|rows| rows.collect()).map_err(bad)?;

@@ -16,6 +16,7 @@ pub(super) use walk::{IN_ORDER, WALK_ORDER};
 use super::belonging;
 use super::file::open_to_read;
 use super::index_rows::{file_of, node_of};
+use super::schema::has_table;
 use super::{
     HASH_OPTIONAL, INDEX_FORMAT, INDEX_FORMAT_FRAGMENTED, LOCKED_HINT, check_file, db_error, from_sql_int,
     is_damage, is_locked, keep_plans, sql_int, text_or_blob,
@@ -217,12 +218,7 @@ impl IndexReader {
         };
         connection.execute_batch("PRAGMA cache_size=-2000; PRAGMA temp_store=FILE;").map_err(bad)?;
         keep_plans(&connection).map_err(bad)?;
-        let table = |name: &str| {
-            connection
-                .query_row("SELECT 1 FROM sqlite_schema WHERE type='table' AND name=?", [name], |_| Ok(()))
-                .optional()
-                .map(|row| row.is_some())
-        };
+        let table = |name: &str| has_table(&connection, "main", name);
         if !table("tar").map_err(bad)? {
             return Err(Error::new(ErrorKind::BadIndex, format!("{}: it has no table 'tar'", what()))
                 .with_hint(NEW_INDEX));

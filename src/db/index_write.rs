@@ -1,9 +1,9 @@
 //! Writing an index: one transaction into a new file that gets its name only when it is complete.
 
 use super::belonging;
-use super::file::make_way;
+use super::file::{make_way, open_private};
 use super::running::RunningDigest;
-use super::{HASH_MD5, HASH_OPTIONAL, INDEX_FORMAT, check_file, db_error, sql_int, text_or_blob};
+use super::{HASH_MD5, HASH_OPTIONAL, INDEX_FORMAT, check_file, db_error, schema, sql_int, text_or_blob};
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::{FileEntry, Node, ObjectId};
 use crate::archive::index_digest::IndexDigester;
@@ -15,38 +15,8 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, params};
 use std::path::{Path, PathBuf};
 
-pub(super) const TABLES: &str = "
-    CREATE TABLE tar(id INT64, path TEXT, size INT64, offset INT64, offset_end INT64, hash TEXT);
-    CREATE TABLE tarlike_meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-    CREATE TABLE tarlike_file(id INTEGER PRIMARY KEY, blake3 BLOB, mode INT, mtime_ns INT, uid INT, gid INT,
-                              dev INT, ino INT, ctime_ns INT);
-    CREATE TABLE tarlike_node(id INTEGER PRIMARY KEY, kind TEXT NOT NULL, path TEXT NOT NULL, target TEXT NOT NULL,
-                              mode INT, mtime_ns INT, uid INT, gid INT);";
-
 /// Sets one value of `tarlike_meta`.
 pub(super) const META: &str = "INSERT OR REPLACE INTO tarlike_meta VALUES(?,?)";
-
-/// Only an index of a bucket has this one: what a range is asked of.
-pub(super) const OBJECT_TABLE: &str = "
-    CREATE TABLE IF NOT EXISTS tarlike_object(id INTEGER PRIMARY KEY, etag TEXT NOT NULL, version TEXT, modified_ns INT);";
-
-/// What was found out about large files when they were read; only where they were, and only if there are any.
-pub(super) const CHUNK_MAP_TABLE: &str = "
-    CREATE TABLE IF NOT EXISTS tarlike_sketch(id INTEGER PRIMARY KEY, data BLOB NOT NULL);";
-
-// Made when the rows are in: three times faster than keeping them up to date row by row.
-const INDEXES: &str = "
-    CREATE INDEX idx_tar_path ON tar(path);
-    CREATE INDEX idx_tar_hash ON tar(hash);
-    CREATE INDEX idx_tar_offset ON tar(offset);
-    CREATE INDEX idx_tar_offset_end ON tar(offset_end);
-    CREATE INDEX idx_tar_offset_n_offset_end ON tar(offset, offset_end);
-    COMMIT;";
-
-/// What a row is found by whose path is known. An index that remembers previous generations needs both: what is gone is found by its path.
-pub(super) const PATH_INDEXES: &str = "
-    CREATE INDEX IF NOT EXISTS idx_tar_path ON tar(path);
-    CREATE INDEX IF NOT EXISTS tarlike_node_path ON tarlike_node(path);";
 
 /// What was written.
 #[derive(Debug, Clone)]
@@ -178,11 +148,9 @@ impl IndexWriter {
             .tempfile_in(folder)
             .map_err(|e| Error::io(what(), e).with_hint("does the folder exist, and may you write there?"))?
             .into_temp_path();
-        let connection = Connection::open(&partial).map_err(|e| db_error(what(), e))?;
-        // The file has no name that anybody waits for until it is synced as a whole: SQLite need not sync or keep a journal.
+        let connection = open_private(&partial).map_err(|e| db_error(what(), e))?;
         connection
-            .execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8000; PRAGMA temp_store=FILE;")
-            .and_then(|()| connection.execute_batch(TABLES))
+            .execute_batch(schema::INDEX)
             .and_then(|()| connection.execute_batch("BEGIN"))
             .map_err(|e| db_error(what(), e))?;
         let digest = IndexDigester::default().finish();
@@ -260,7 +228,7 @@ impl IndexWriter {
 
     fn object(&mut self, id: u64, object: &ObjectId) -> rusqlite::Result<()> {
         if !self.has_objects {
-            self.connection.execute_batch(OBJECT_TABLE)?;
+            self.connection.execute_batch(schema::OBJECT)?;
             self.has_objects = true;
         }
         self.connection.prepare_cached("INSERT INTO tarlike_object VALUES(?,?,?,?)")?.execute(params![
@@ -300,7 +268,7 @@ impl IndexWriter {
     pub fn chunk_map(&mut self, id: u64, chunk_map: &[u8]) -> Result<()> {
         let mut run = || -> rusqlite::Result<()> {
             if !self.has_chunk_maps {
-                self.connection.execute_batch(CHUNK_MAP_TABLE)?;
+                self.connection.execute_batch(schema::CHUNK_MAP)?;
                 self.has_chunk_maps = true;
             }
             let insert = "INSERT OR REPLACE INTO tarlike_sketch VALUES(?,?)";
@@ -366,7 +334,8 @@ impl IndexWriter {
             if !base.is_empty() {
                 belonging::name_rows(&self.connection)?;
             }
-            self.connection.execute_batch(INDEXES)
+            self.connection.execute_batch(schema::ALL_INDEXES)?;
+            self.connection.execute_batch("COMMIT")
         };
         run().map_err(|e| db_error(format!("cannot write the index {target}"), e))?;
         self.connection.close().map_err(|(_, e)| db_error(format!("cannot close the index {target}"), e))?;

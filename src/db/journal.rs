@@ -1,7 +1,7 @@
 //! The receiver's journal: which archives there are, which bytes of them are on stable storage, which files are published.
 //! It is the only truth about progress.
 
-use super::{db_error, from_sql_int, is_corrupt, sql_int};
+use super::{db_error, from_sql_int, is_corrupt, schema, sql_int};
 use crate::archive::digest::IndexDigest;
 use crate::archive::ranges::RangeSet;
 use crate::error::{Error, ErrorKind, Result};
@@ -10,18 +10,6 @@ use std::ops::Range;
 use std::path::Path;
 
 const FORMAT: i64 = 1;
-
-const TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS archive(tar_id INTEGER PRIMARY KEY, digest TEXT NOT NULL, generation INT NOT NULL,
-                                       finished INT NOT NULL);
-    CREATE TABLE IF NOT EXISTS done(tar_id INT NOT NULL, first INT NOT NULL, end INT NOT NULL);
-    CREATE TABLE IF NOT EXISTS published(tar_id INT NOT NULL, first INT NOT NULL, end INT NOT NULL);
-    CREATE INDEX IF NOT EXISTS done_tar ON done(tar_id);
-    CREATE INDEX IF NOT EXISTS published_tar ON published(tar_id);";
-
-/// Of which generation directories and links were made. Earlier versions of ours do not know this table, and leave it as it is.
-const MADE_TABLE: &str =
-    "CREATE TABLE IF NOT EXISTS made(tar_id INTEGER PRIMARY KEY, generation INT NOT NULL);";
 
 /// What the journal knows of one archive.
 #[derive(Debug, Clone)]
@@ -96,12 +84,11 @@ impl Journal {
                  BEGIN EXCLUSIVE;",
             )?;
             let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-            if version == 0 {
-                connection.execute_batch(TABLES)?;
-                connection.execute_batch(&format!("PRAGMA user_version={FORMAT};"))?;
-            }
             if version <= FORMAT {
-                connection.execute_batch(MADE_TABLE)?;
+                connection.execute_batch(schema::JOURNAL)?;
+            }
+            if version == 0 {
+                connection.pragma_update(None, "user_version", FORMAT)?;
             }
             connection.execute_batch("COMMIT;")?;
             Ok(version)

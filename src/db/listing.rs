@@ -1,10 +1,11 @@
 //! What a bucket has, on disk, so that its size does not matter. Lists come in the order of the bytes of whole keys; an index is
 //! in the order of path components, where a folder stands directly before its contents.
 
-use super::{db_error, from_sql_int, sql_int};
+use super::scratch::{Scratch, failed};
+use super::{from_sql_int, schema, sql_int};
 use crate::archive::path::EntryPath;
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -56,12 +57,7 @@ impl ListedObject {
 
 /// A list of objects, in a temporary database.
 pub struct Listing {
-    connection: Connection,
-    _folder: tempfile::TempDir,
-}
-
-fn failed(error: rusqlite::Error) -> Error {
-    db_error("cannot use a temporary database for the list of the bucket", error)
+    scratch: Scratch,
 }
 
 impl Listing {
@@ -70,21 +66,7 @@ impl Listing {
     /// # Errors
     /// The folder cannot be written to.
     pub fn create(beside: &Path) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("listing-")
-            .tempdir_in(beside)
-            .map_err(|e| Error::io(format!("cannot make a temporary folder in {}", beside.display()), e))?;
-        let connection = Connection::open(folder.path().join("listing")).map_err(failed)?;
-        connection
-            .execute_batch(
-                "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8000; PRAGMA temp_store=FILE;
-                 CREATE TABLE object(key BLOB PRIMARY KEY, path BLOB NOT NULL, folder INT NOT NULL, size INT NOT NULL,
-                                     etag TEXT NOT NULL, modified_ns INT NOT NULL, clash INT NOT NULL,
-                                     encoded_key TEXT) WITHOUT ROWID;
-                 BEGIN;",
-            )
-            .map_err(failed)?;
-        Ok(Self { connection, _folder: folder })
+        Ok(Self { scratch: Scratch::create(beside, "listing-", schema::LISTING)? })
     }
 
     /// Adds an object, whose key the list has as `encoded_key` if that was decoded; false says that it was there already. Of the
@@ -96,7 +78,7 @@ impl Listing {
         let key = object.sort_key();
         let (size, etag, modified_ns) = (sql_int(object.size), &object.etag, object.modified_ns);
         let run = |query, params: &[&dyn rusqlite::ToSql]| {
-            self.connection.prepare_cached(query).and_then(|mut statement| statement.execute(params))
+            self.scratch.prepare_cached(query).and_then(|mut statement| statement.execute(params))
         };
         let path = object.path.as_bytes();
         let insert = "INSERT OR IGNORE INTO object VALUES(?,?,?,?,?,?,?,?)";
@@ -117,7 +99,7 @@ impl Listing {
     /// # Errors
     /// SQLite fails.
     pub fn is_empty(&self) -> Result<bool> {
-        let mut statement = self.connection.prepare("SELECT 1 FROM object LIMIT 1").map_err(failed)?;
+        let mut statement = self.scratch.prepare("SELECT 1 FROM object LIMIT 1").map_err(failed)?;
         statement.exists([]).map(|exists| !exists).map_err(failed)
     }
 
@@ -127,7 +109,7 @@ impl Listing {
     /// SQLite fails, or `each` does.
     pub fn objects(&self, mut each: impl FnMut(ListedObject) -> Result<ControlFlow<()>>) -> Result<()> {
         let query = format!("SELECT {COLUMNS} FROM object ORDER BY key");
-        let mut statement = self.connection.prepare(&query).map_err(failed)?;
+        let mut statement = self.scratch.prepare(&query).map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
             if each(object_of(row)?)?.is_break() {
@@ -143,7 +125,7 @@ impl Listing {
     /// SQLite fails.
     pub fn find(&self, path: &EntryPath) -> Result<Option<ListedObject>> {
         let query = format!("SELECT {COLUMNS} FROM object WHERE key=?");
-        let mut statement = self.connection.prepare_cached(&query).map_err(failed)?;
+        let mut statement = self.scratch.prepare_cached(&query).map_err(failed)?;
         let found = statement.query_row([path.sort_key()], |row| Ok(object_of(row))).optional();
         found.map_err(failed)?.transpose()
     }
@@ -156,7 +138,7 @@ impl Listing {
         let key = path.sort_key();
         let (first, behind) = ([&key[..], &[0]].concat(), [&key[..], &[1]].concat());
         let mut statement = self
-            .connection
+            .scratch
             .prepare_cached("SELECT 1 FROM object WHERE key >= ? AND key < ? LIMIT 1")
             .map_err(failed)?;
         statement.exists([first, behind]).map_err(failed)

@@ -14,6 +14,8 @@ pub mod moves;
 pub mod paths;
 pub mod progress;
 mod running;
+mod schema;
+mod scratch;
 pub mod top;
 
 use crate::error::{Error, ErrorKind, Result};

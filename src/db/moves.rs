@@ -1,9 +1,10 @@
 //! Files at new paths, on disk, so that their number does not matter: some of them may be previous ones under another name.
 
-use super::{db_error, from_sql_int, sql_int};
+use super::scratch::{Scratch, failed};
+use super::{from_sql_int, schema, sql_int};
 use crate::archive::path::EntryPath;
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -20,13 +21,8 @@ pub struct Came {
 
 /// Such files, in a temporary database. Each comes with a mark, by which it is known where it was before.
 pub struct Moves {
-    connection: Connection,
+    scratch: Scratch,
     indexed: bool,
-    _folder: tempfile::TempDir,
-}
-
-fn failed(error: rusqlite::Error) -> Error {
-    db_error("cannot use a temporary database for files at new paths", error)
 }
 
 impl Moves {
@@ -35,20 +31,7 @@ impl Moves {
     /// # Errors
     /// The folder cannot be written to.
     pub fn create(beside: &Path) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("moves-")
-            .tempdir_in(beside)
-            .map_err(|e| Error::io(format!("cannot make a temporary folder in {}", beside.display()), e))?;
-        let connection = Connection::open(folder.path().join("moves")).map_err(failed)?;
-        connection
-            .execute_batch(
-                "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8000; PRAGMA temp_store=FILE;
-                 CREATE TABLE came(key BLOB PRIMARY KEY, mark BLOB NOT NULL, path BLOB NOT NULL, size INT NOT NULL, send INT NOT NULL)
-                     WITHOUT ROWID;
-                 BEGIN;",
-            )
-            .map_err(failed)?;
-        Ok(Self { connection, indexed: false, _folder: folder })
+        Ok(Self { scratch: Scratch::create(beside, "moves-", schema::NEW_PATHS)?, indexed: false })
     }
 
     /// Adds a file.
@@ -57,7 +40,7 @@ impl Moves {
     /// The disk is full, or it is there already.
     pub fn add(&self, mark: &[u8], came: &Came) -> Result<()> {
         let Came { path, size, send_bytes } = came;
-        self.connection
+        self.scratch
             .prepare_cached("INSERT INTO came VALUES(?,?,?,?,?)")
             .and_then(|mut insert| {
                 insert.execute(params![
@@ -79,14 +62,14 @@ impl Moves {
     pub fn take(&mut self, mark: &[u8]) -> Result<Option<Came>> {
         if !self.indexed {
             // Once, when all of them are there.
-            self.connection.execute_batch("CREATE INDEX by_mark ON came(mark, key)").map_err(failed)?;
+            self.scratch.execute_batch("CREATE INDEX by_mark ON came(mark, key)").map_err(failed)?;
             self.indexed = true;
         }
         let query = "SELECT path, size, send FROM came WHERE mark=? ORDER BY key LIMIT 1";
-        let mut statement = self.connection.prepare_cached(query).map_err(failed)?;
+        let mut statement = self.scratch.prepare_cached(query).map_err(failed)?;
         let found = statement.query_row([mark], |row| Ok(came_of(row))).optional().map_err(failed)?;
         let Some(came) = found.transpose()? else { return Ok(None) };
-        self.connection
+        self.scratch
             .prepare_cached("DELETE FROM came WHERE key=?")
             .and_then(|mut delete| delete.execute([came.path.sort_key()]))
             .map_err(failed)?;
@@ -99,7 +82,7 @@ impl Moves {
     /// SQLite fails, or `each` does.
     pub fn rest(&self, mut each: impl FnMut(Came) -> Result<ControlFlow<()>>) -> Result<()> {
         let mut statement =
-            self.connection.prepare("SELECT path, size, send FROM came ORDER BY key").map_err(failed)?;
+            self.scratch.prepare("SELECT path, size, send FROM came ORDER BY key").map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
             if each(came_of(row)?)?.is_break() {

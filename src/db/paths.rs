@@ -1,19 +1,15 @@
 //! The set of all paths of an index, on disk, so that its size does not matter.
 
-use super::db_error;
+use super::schema;
+use super::scratch::{Scratch, failed};
 use crate::archive::path::{EntryPath, printable};
-use crate::error::{Error, Result};
-use rusqlite::{Connection, OptionalExtension, params};
+use crate::error::Result;
+use rusqlite::{OptionalExtension, params};
 use std::path::Path;
 
 /// Paths with a word about what they are, in an order in which a folder stands directly before its contents.
 pub struct PathTable {
-    connection: Connection,
-    _folder: tempfile::TempDir,
-}
-
-fn failed(error: rusqlite::Error) -> Error {
-    db_error("cannot use a temporary database", error)
+    scratch: Scratch,
 }
 
 impl PathTable {
@@ -22,18 +18,7 @@ impl PathTable {
     /// # Errors
     /// The folder cannot be written to.
     pub fn create(beside: &Path) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("paths-")
-            .tempdir_in(beside)
-            .map_err(|e| Error::io(format!("cannot make a temporary folder in {}", beside.display()), e))?;
-        let connection = Connection::open(folder.path().join("paths")).map_err(failed)?;
-        connection
-            .execute_batch(
-                "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8000;
-                 CREATE TABLE path(key BLOB PRIMARY KEY, kind TEXT) WITHOUT ROWID; BEGIN;",
-            )
-            .map_err(failed)?;
-        Ok(Self { connection, _folder: folder })
+        Ok(Self { scratch: Scratch::create(beside, "paths-", schema::PATHS)? })
     }
 
     /// Adds `path`; false if it is there already.
@@ -42,7 +27,7 @@ impl PathTable {
     /// SQLite fails.
     pub fn add(&self, path: &EntryPath, kind: &str) -> Result<bool> {
         let added = self
-            .connection
+            .scratch
             .prepare_cached("INSERT OR IGNORE INTO path VALUES(?,?)")
             .and_then(|mut statement| statement.execute(params![path.sort_key(), kind]))
             .map_err(failed)?;
@@ -55,7 +40,7 @@ impl PathTable {
     /// SQLite fails.
     pub fn kind_of(&self, path: &[u8]) -> Result<Option<String>> {
         let Ok(path) = EntryPath::new(path) else { return Ok(None) };
-        self.connection
+        self.scratch
             .prepare_cached("SELECT kind FROM path WHERE key=?")
             .and_then(|mut statement| statement.query_row([path.sort_key()], |row| row.get(0)).optional())
             .map_err(failed)
@@ -67,7 +52,7 @@ impl PathTable {
     /// SQLite fails.
     pub fn conflict(&self) -> Result<Option<String>> {
         let mut statement =
-            self.connection.prepare("SELECT key, kind FROM path ORDER BY key").map_err(failed)?;
+            self.scratch.prepare("SELECT key, kind FROM path ORDER BY key").map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         let mut leaf: Option<Vec<u8>> = None;
         while let Some(row) = rows.next().map_err(failed)? {

@@ -1,7 +1,7 @@
 //! The sender's progress database: the original's table `res`, and beside it which index and receiver the rows are about.
 //! It is a cache of what the receiver knows; losing it costs nothing but questions.
 
-use super::{db_error, from_sql_int, sql_int};
+use super::{db_error, from_sql_int, schema, sql_int};
 use crate::archive::digest::IndexDigest;
 use crate::error::Result;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -13,10 +13,6 @@ pub struct Progress {
     tar_id: u64,
     block_size: u64,
 }
-
-const TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS res(tar_id INT64, blk_size INT64, blk_id INT64);
-    CREATE TABLE IF NOT EXISTS tarlike_bound(tar_id INTEGER PRIMARY KEY, digest TEXT NOT NULL, url TEXT NOT NULL);";
 
 impl Progress {
     /// Opens or makes the database at `path`. Rows about another index or receiver than these are dropped: the original
@@ -34,7 +30,7 @@ impl Progress {
             connection.busy_timeout(std::time::Duration::from_secs(2))?;
             // A lost row costs one question to the receiver: no need to wait for the disk.
             connection.execute_batch("PRAGMA synchronous=OFF;")?;
-            connection.execute_batch(TABLES)?;
+            connection.execute_batch(schema::PROGRESS)?;
             let bound: Option<(String, String)> = connection
                 .query_row("SELECT digest, url FROM tarlike_bound WHERE tar_id=?", [sql_int(tar_id)], |row| {
                     Ok((row.get(0)?, row.get(1)?))

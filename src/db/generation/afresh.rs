@@ -3,7 +3,7 @@
 
 use super::super::index_read::{IndexReader, WalkRows};
 use super::super::index_write::{IndexWriter, Written};
-use super::super::{db_error, sql_int};
+use super::super::{db_error, schema, sql_int};
 use super::folder_of;
 use super::history::{Generation, History};
 use crate::archive::chunk_map::MIN_CHUNK_MAP_BYTES;
@@ -29,9 +29,6 @@ pub struct Afresh {
     /// The archive was laid out afresh already, and nothing was done.
     pub unchanged: bool,
 }
-
-const TABLES: &str =
-    "CREATE TABLE tarlike_former(number INTEGER PRIMARY KEY, digest TEXT NOT NULL, abandoned INT NOT NULL);";
 
 /// Lays the archive of the index at `database` out afresh, as the next generation, and puts it in
 /// the place of the index in one step. No content is read: digests, metadata and chunk maps stay.
@@ -116,7 +113,7 @@ fn write_rows(reader: &IndexReader, writer: &mut IndexWriter) -> Result<()> {
 
 /// A backup of the index is recognised by the generations that it was made of.
 fn keep_names(writer: &IndexWriter, history: &History) -> rusqlite::Result<()> {
-    writer.connection().execute_batch(TABLES)?;
+    writer.connection().execute_batch(schema::FORMER)?;
     let mut insert = writer.connection().prepare("INSERT OR REPLACE INTO tarlike_former VALUES(?,?,?)")?;
     let known = history.previous().unwrap_or_default();
     let earlier = known.iter().map(|previous| (previous.number, previous.digest, previous.abandoned));

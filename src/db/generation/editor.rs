@@ -1,15 +1,14 @@
 //! An index that is being changed: rows go, come and change, with what is needed to take each
 //! change back.
 
+use super::super::file::open_private;
 use super::super::index_read::{FileRead, Side, WALK_ORDER, read_extents, read_files, read_nodes};
-use super::super::index_write::{
-    META, OBJECT_TABLE, PATH_INDEXES, SKIPPED_PREFIX, insert_file, insert_node, write_skipped,
-};
+use super::super::index_write::{META, SKIPPED_PREFIX, insert_file, insert_node, write_skipped};
 use super::super::{
     HASH_MD5, HASH_OPTIONAL, INDEX_FORMAT, INDEX_FORMAT_FRAGMENTED, db_error, from_sql_int, sql_int,
     text_or_blob,
 };
-use super::super::{belonging, top};
+use super::super::{belonging, schema, scratch, top};
 use super::gone::{Placed, forget_unplaced, next_id, remember_nodes};
 use crate::archive::change::ChangeEnd;
 use crate::archive::entry::{FileEntry, Meta, Node, Origin};
@@ -17,31 +16,11 @@ use crate::archive::extent::Extent;
 use crate::archive::index_digest::IndexDigester;
 use crate::archive::path::EntryPath;
 use crate::archive::skipped::SkippedList;
-use crate::db::keep_plans;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-
-const TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS tarlike_extent(file INT NOT NULL, file_offset INT NOT NULL, length INT NOT NULL,
-        offset INT NOT NULL, PRIMARY KEY(file, file_offset)) WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS tarlike_extent_offset ON tarlike_extent(offset);
-    CREATE INDEX IF NOT EXISTS idx_tar_offset_end ON tar(offset_end);
-    CREATE TEMP TABLE touched(path, kind TEXT NOT NULL);";
-
-/// What a receiver remembers of files, directories and links of previous generations.
-pub(super) const GONE_TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS tarlike_gone(id INTEGER PRIMARY KEY, path NOT NULL, size INT, offset INT, offset_end INT, hash TEXT,
-        blake3 BLOB, mode INT, mtime_ns INT, uid INT, gid INT, died INT NOT NULL);
-    CREATE INDEX IF NOT EXISTS tarlike_gone_offset_end ON tarlike_gone(offset_end);
-    CREATE INDEX IF NOT EXISTS tarlike_gone_path ON tarlike_gone(path);
-    CREATE TABLE IF NOT EXISTS tarlike_gone_extent(file INT NOT NULL, file_offset INT NOT NULL, length INT NOT NULL,
-        offset INT NOT NULL, PRIMARY KEY(file, file_offset)) WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS tarlike_gone_extent_offset ON tarlike_gone_extent(offset);
-    CREATE TABLE IF NOT EXISTS tarlike_gone_node(path PRIMARY KEY, kind TEXT NOT NULL, target NOT NULL, mode INT, mtime_ns INT,
-        uid INT, gid INT, died INT NOT NULL) WITHOUT ROWID;";
 
 /// A private copy of an index, open for changes.
 pub(super) struct Editor {
@@ -57,33 +36,26 @@ impl Editor {
     /// Opens the copy at `path`, which nobody else uses. With `remember`, what goes of what was put
     /// in place is remembered, as gone with that generation.
     pub(super) fn open(path: &Path, name: &Path, remember: Option<(u64, &Placed)>) -> Result<Self> {
-        let connection = Connection::open(path)
+        let connection = open_private(path)
             .map_err(|e| db_error(format!("cannot write the index {}", name.display()), e))?;
         let remembers = remember.map(|(died, placed)| (died, placed.clone()));
         let mut editor = Self { connection, name: name.to_path_buf(), remembers, has_objects: false };
         let run = || -> rusqlite::Result<bool> {
-            // Nobody waits for this file until it is synced as a whole: SQLite need not sync or
-            // keep a journal.
-            editor.connection.execute_batch(
-                "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-16000; PRAGMA temp_store=FILE; BEGIN;",
-            )?;
-            keep_plans(&editor.connection)?;
-            editor.connection.execute_batch(TABLES)?;
-            editor.connection.execute_batch(PATH_INDEXES)?;
+            // Rows are found by paths and digests, all over the file.
+            editor.connection.execute_batch("PRAGMA cache_size=-16000; BEGIN;")?;
+            editor.connection.execute_batch(schema::EXTENT)?;
+            editor.connection.execute_batch(schema::PATH_INDEXES)?;
+            scratch::table(&editor.connection, "touched", "(path, kind TEXT NOT NULL)")?;
             if let Some((_, placed)) = remember {
                 // An index that came as a log is one no more: what it grew by means nothing for the
                 // next generation.
-                editor.connection.execute_batch(
-                    "DROP TABLE IF EXISTS tarlike_log; DROP INDEX IF EXISTS tarlike_pending;
-                     DELETE FROM tarlike_meta WHERE key = 'stream';",
-                )?;
-                editor.connection.execute_batch(GONE_TABLES)?;
+                editor.connection.execute_batch(schema::NO_LOG)?;
+                editor.connection.execute("DELETE FROM tarlike_meta WHERE key = 'stream'", [])?;
+                editor.connection.execute_batch(schema::TOMBSTONE)?;
                 forget_unplaced(&editor.connection, placed)?;
                 remember_nodes(&editor.connection, "main", placed)?;
             }
-            let objects = "SELECT 1 FROM sqlite_schema WHERE type='table' AND name='tarlike_object'";
-            let objects = editor.connection.query_row(objects, [], |_| Ok(())).optional()?;
-            Ok(objects.is_some())
+            schema::has_table(&editor.connection, "main", "tarlike_object")
         };
         editor.has_objects = run().map_err(|e| editor.error(e))?;
         Ok(editor)
@@ -162,7 +134,7 @@ impl Editor {
         run().map_err(|e| self.error(e))?;
         if let Some(object) = &file.object {
             if !self.has_objects {
-                self.connection.execute_batch(OBJECT_TABLE).map_err(|e| self.error(e))?;
+                self.connection.execute_batch(schema::OBJECT).map_err(|e| self.error(e))?;
                 self.has_objects = true;
             }
             self.connection
@@ -249,7 +221,7 @@ impl Editor {
     pub(super) fn set_object(&mut self, file: &FileEntry) -> Result<()> {
         let Some(object) = &file.object else { return Ok(()) };
         if !self.has_objects {
-            self.connection.execute_batch(OBJECT_TABLE).map_err(|e| self.error(e))?;
+            self.connection.execute_batch(schema::OBJECT).map_err(|e| self.error(e))?;
             self.has_objects = true;
         }
         self.connection

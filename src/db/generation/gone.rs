@@ -2,13 +2,13 @@
 //! deleted later. Only what the receiver has put in place is remembered: whatever else has the name
 //! of an entry is somebody else's.
 
-use super::super::index_write::{META, PATH_INDEXES};
-use super::super::{db_error, sql_int, text_or_blob};
-use super::editor::GONE_TABLES;
+use super::super::file::open_private;
+use super::super::index_write::META;
+use super::super::{db_error, schema, scratch, sql_int, text_or_blob};
 use crate::archive::ranges::RangeSet;
 use crate::error::Result;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -64,8 +64,7 @@ pub(in super::super) const ONLY_PLACED: &str = "gone_placed";
 /// SQLite fails.
 pub fn note_taken_back(path: &Path, taken_back: Option<u64>) -> Result<()> {
     let run = || -> rusqlite::Result<()> {
-        let connection = Connection::open(path)?;
-        connection.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;")?;
+        let connection = open_private(path)?;
         connection.execute(META, params![TAKEN_BACK, sql_int(taken_back.unwrap_or(0))])?;
         connection.close().map_err(|(_, e)| e)
     };
@@ -80,19 +79,16 @@ pub fn note_taken_back(path: &Path, taken_back: Option<u64>) -> Result<()> {
 /// SQLite fails.
 pub fn remember_gone(path: &Path, previous: &Path, placed: &Placed, kept: &RangeSet) -> Result<()> {
     let run = || -> rusqlite::Result<()> {
-        let connection = Connection::open(path)?;
-        connection
-            .execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA temp_store=FILE;")?;
+        let connection = open_private(path)?;
         connection.execute("ATTACH ? AS previous", params![previous.as_os_str().as_bytes()])?;
-        connection.execute_batch(&format!("BEGIN; {GONE_TABLES}"))?;
+        connection.execute_batch(&format!("BEGIN; {}", schema::TOMBSTONE))?;
         let grows = "SELECT EXISTS(SELECT 1 FROM main.tarlike_meta WHERE key='stream')";
         if !connection.query_row(grows, [], |row| row.get(0))? {
             // One that comes as a log gets them at its end.
-            connection.execute_batch(PATH_INDEXES)?;
+            connection.execute_batch(schema::PATH_INDEXES)?;
         }
         fill(&connection, "kept", kept)?;
-        let known = "SELECT 1 FROM previous.sqlite_schema WHERE type='table' AND name='tarlike_gone'";
-        let known = connection.query_row(known, [], |_| Ok(())).optional()?.is_some();
+        let known = schema::has_table(&connection, "previous", "tarlike_gone")?;
         if known && (placed.complete || remembers_only_placed(&connection, "previous")?) {
             // A file that is in place under its path needs its previous rows only where a hard link
             // may still be one of them.
@@ -117,7 +113,7 @@ pub fn remember_gone(path: &Path, previous: &Path, placed: &Placed, kept: &Range
 /// Has an index remember what of its own rows was put in place: their ids may get other meanings.
 pub(in super::super) fn remember_own(connection: &Connection, placed: &Placed) -> rusqlite::Result<()> {
     let tx = connection.unchecked_transaction()?;
-    tx.execute_batch(GONE_TABLES)?;
+    tx.execute_batch(schema::TOMBSTONE)?;
     forget_unplaced(&tx, placed)?;
     remember_rows(&tx, "main", placed, &RangeSet::default())?;
     tx.commit()
@@ -194,9 +190,7 @@ pub(super) fn remember_nodes(connection: &Connection, schema: &str, placed: &Pla
 
 /// Puts the directories that files in place lie in into the table `above`.
 fn note_folders_of(connection: &Connection, schema: &str, placed: &Placed) -> rusqlite::Result<()> {
-    connection.execute_batch(
-        "CREATE TEMP TABLE IF NOT EXISTS above(path PRIMARY KEY) WITHOUT ROWID; DELETE FROM temp.above;",
-    )?;
+    scratch::table(connection, "above", "(path PRIMARY KEY) WITHOUT ROWID")?;
     let query = format!("SELECT path FROM {schema}.tar WHERE rowid > ? AND rowid <= ? ORDER BY rowid");
     let mut select = connection.prepare(&query)?;
     let mut insert = connection.prepare("INSERT OR IGNORE INTO temp.above VALUES(?)")?;
@@ -220,9 +214,7 @@ fn note_folders_of(connection: &Connection, schema: &str, placed: &Placed) -> ru
 
 /// Puts a set of ids into the temporary table `name`.
 fn fill(connection: &Connection, name: &str, ids: &RangeSet) -> rusqlite::Result<()> {
-    connection.execute_batch(&format!(
-        "CREATE TEMP TABLE IF NOT EXISTS {name}(first INTEGER PRIMARY KEY, end INT NOT NULL); DELETE FROM temp.{name};"
-    ))?;
+    scratch::table(connection, name, "(first INTEGER PRIMARY KEY, end INT NOT NULL)")?;
     let mut insert = connection.prepare(&format!("INSERT INTO temp.{name} VALUES(?,?)"))?;
     for range in ids.iter() {
         insert.execute([sql_int(range.start), sql_int(range.end)])?;

@@ -2,18 +2,12 @@
 
 use super::super::file::open_to_read;
 use super::super::index_read::{IndexReader, Summary};
+use super::super::schema::has_table;
 use super::super::{db_error, from_sql_int, sql_int};
 use crate::archive::digest::IndexDigest;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::{Connection, OptionalExtension};
 use std::path::{Path, PathBuf};
-
-/// On the sender only: a line for each generation, and the changes to and fro.
-pub(super) const TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS tarlike_generation(number INTEGER PRIMARY KEY, parent INT, format INT NOT NULL, digest TEXT NOT NULL,
-        created INT, files INT, nodes INT, bytes INT, total INT, appended INT, abandoned INT NOT NULL DEFAULT 0);
-    CREATE TABLE IF NOT EXISTS tarlike_change(generation INT NOT NULL, undo INT NOT NULL, seq INT NOT NULL, batch BLOB NOT NULL,
-        PRIMARY KEY(generation, undo, seq)) WITHOUT ROWID;";
 
 /// One generation of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,7 +205,7 @@ impl History {
     /// SQLite fails.
     pub fn previous(&self) -> Result<Vec<Previous>> {
         let read = || -> rusqlite::Result<Vec<Previous>> {
-            if !self.ours || !has_table(&self.connection, "tarlike_former")? {
+            if !self.ours || !has_table(&self.connection, "main", "tarlike_former")? {
                 return Ok(Vec::new());
             }
             let query = "SELECT number, digest, abandoned FROM tarlike_former ORDER BY number";
@@ -263,11 +257,6 @@ impl History {
     }
 }
 
-fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
-    let query = "SELECT 1 FROM sqlite_schema WHERE type='table' AND name=?";
-    connection.query_row(query, [name], |_| Ok(())).optional().map(|row| row.is_some())
-}
-
 impl Generation {
     /// The only generation of an index without a history.
     pub(super) fn fresh(summary: &Summary, bytes: u64) -> Self {
@@ -308,7 +297,7 @@ impl Generation {
 }
 
 fn generations(connection: &Connection) -> rusqlite::Result<Vec<Generation>> {
-    if !has_table(connection, "tarlike_generation")? {
+    if !has_table(connection, "main", "tarlike_generation")? {
         return Ok(Vec::new());
     }
     let mut statement = connection.prepare(

@@ -3,10 +3,10 @@
 use super::super::file::make_way;
 use super::super::index_read::{FileRead, IN_ORDER, IndexReader, Side, Summary, find_content, read_files};
 use super::super::index_write::Written;
-use super::super::{sql_int, text_or_blob};
+use super::super::{schema, scratch, sql_int, text_or_blob};
 use super::copy::copy;
 use super::editor::Editor;
-use super::history::{Generation, History, TABLES};
+use super::history::{Generation, History};
 use crate::archive::change::{self, BATCH_BYTES, ChangeEnd, ChangeRecord};
 use crate::archive::chunk_map::KnownPrefix;
 use crate::archive::digest::{Blake3, Md5};
@@ -69,12 +69,13 @@ impl NextGeneration {
         }
         let number = editor.meta("last_generation")?.unwrap_or(0).max(last).saturating_add(1);
         let prepare = || -> rusqlite::Result<()> {
-            editor.connection.execute_batch(TABLES)?;
-            editor.connection.execute_batch(
-                "CREATE INDEX IF NOT EXISTS idx_tar_hash ON tar(hash); CREATE TEMP TABLE doomed(id INTEGER PRIMARY KEY);
-                 CREATE TABLE IF NOT EXISTS tarlike_sketch(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
-                 DELETE FROM tarlike_sketch WHERE id + 1 NOT IN (SELECT rowid FROM tar);",
-            )?;
+            for tables in [schema::HISTORY, schema::HASH_INDEX, schema::CHUNK_MAP] {
+                editor.connection.execute_batch(tables)?;
+            }
+            scratch::table(&editor.connection, "doomed", "(id INTEGER PRIMARY KEY)")?;
+            editor
+                .connection
+                .execute("DELETE FROM tarlike_sketch WHERE id + 1 NOT IN (SELECT rowid FROM tar)", [])?;
             previous_generation.insert(&editor.connection)
         };
         prepare().map_err(|e| editor.error(e))?;

@@ -2,15 +2,11 @@
 
 use super::super::belonging;
 use super::super::db_error;
-use super::super::file::{open_to_read, settle};
+use super::super::file::{open_private, open_to_read, settle};
 use super::super::index_read::IndexReader;
+use super::super::schema::{CHUNK_MAP_NAME, PRIVATE};
 use crate::error::{Error, Result};
-use rusqlite::Connection;
 use std::path::Path;
-
-/// Chunk maps do not compress, and a receiver that does not know these tables refuses the index.
-const CHUNK_MAPS: &str = "tarlike_sketch";
-const HISTORY: [&str; 3] = ["tarlike_generation", "tarlike_change", "tarlike_former"];
 
 /// A copy of the index at `path` without its private tables, in the folder `scratch`; `None` if it
 /// has none of them. `chunk_maps` go with it if the receiver is to compare by them.
@@ -29,7 +25,9 @@ pub fn without_private(path: &Path, scratch: &Path, chunk_maps: bool) -> Result<
     let mut there = find().map_err(failed)?;
     // Whatever we know of rows that another program has replaced is of use to nobody.
     let is_stale = |name: &str| !ours && name.starts_with("tarlike_");
-    there.retain(|name| HISTORY.contains(&&**name) || (name == CHUNK_MAPS && !chunk_maps) || is_stale(name));
+    // Chunk maps do not compress, and a receiver that does not know these tables refuses the index.
+    let is_private = |name: &str| PRIVATE.contains(&name) && !(chunk_maps && name == CHUNK_MAP_NAME);
+    there.retain(|name| is_private(name) || is_stale(name));
     if there.is_empty() {
         return Ok(None);
     }
@@ -46,10 +44,8 @@ pub fn without_private(path: &Path, scratch: &Path, chunk_maps: bool) -> Result<
     std::io::copy(&mut from, to.as_file_mut()).map_err(io)?;
     let copy = to.into_temp_path();
     let strip = || -> rusqlite::Result<()> {
-        let connection = Connection::open(&copy)?;
-        connection.execute_batch(
-            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA secure_delete=ON; BEGIN;",
-        )?;
+        let connection = open_private(&copy)?;
+        connection.execute_batch("PRAGMA secure_delete=ON; BEGIN;")?;
         for table in &there {
             connection.execute_batch(&format!("DROP TABLE \"{}\"", table.replace('"', "\"\"")))?;
         }

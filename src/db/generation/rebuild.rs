@@ -2,11 +2,12 @@
 //! backup.
 
 use super::super::belonging;
+use super::super::file::open_private;
 use super::super::index_write::META;
-use super::super::{db_error, from_sql_int, sql_int};
+use super::super::{db_error, from_sql_int, schema, sql_int};
 use super::apply::apply;
 use super::copy::copy_to;
-use super::history::{Counters, Generation, History, TABLES};
+use super::history::{Counters, Generation, History};
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
@@ -35,11 +36,8 @@ pub fn rebuild(database: &Path, number: u64, scratch: &Path) -> Result<tempfile:
 
 fn writer(path: &Path, name: &Path) -> Result<Connection> {
     let open = || -> rusqlite::Result<Connection> {
-        let connection = Connection::open(path)?;
-        // Nobody waits for this file until it is synced as a whole.
-        connection
-            .execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA temp_store=FILE;")?;
-        connection.execute_batch(TABLES)?;
+        let connection = open_private(path)?;
+        connection.execute_batch(schema::HISTORY)?;
         Ok(connection)
     };
     open().map_err(|e| failed(name, e))

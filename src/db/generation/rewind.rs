@@ -1,7 +1,7 @@
 //! Going back to the generation that the newest one was made of.
 
 use super::super::belonging;
-use super::super::file::make_way;
+use super::super::file::{make_way, open_private};
 use super::super::index_read::IndexReader;
 use super::super::index_write::META;
 use super::super::{db_error, sql_int};
@@ -61,8 +61,7 @@ impl Rewound {
         let applied = apply(&partial, database, parent.number, created_s, None, history.change_of(&step))?;
         drop(history);
         let mark = || -> rusqlite::Result<()> {
-            let connection = rusqlite::Connection::open(&partial)?;
-            connection.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;")?;
+            let connection = open_private(&partial)?;
             connection.execute_batch("BEGIN")?;
             connection.execute(
                 "UPDATE tarlike_generation SET abandoned=1 WHERE number=?",

@@ -1,13 +1,14 @@
 //! A later generation of an index that comes as a whole: to a receiver that has nothing to change.
 
+use super::super::file::open_private;
 use super::super::index_read::IndexReader;
-use super::super::index_write::{META, TABLES, Written};
-use super::super::{HASH_MD5, db_error};
+use super::super::index_write::{META, Written};
+use super::super::{HASH_MD5, db_error, schema};
 use super::editor::Editor;
 use super::gone::Placed;
 use crate::archive::extent::Extent;
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::{Connection, params};
+use rusqlite::params;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -19,9 +20,8 @@ use std::path::Path;
 pub fn copy_rows(reader: &IndexReader, target: &Path, generation: u64, created_s: u64) -> Result<Written> {
     let error = |e| db_error(format!("cannot write the index {}", target.display()), e);
     let begin = || -> rusqlite::Result<()> {
-        let connection = Connection::open(target)?;
-        connection.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;")?;
-        connection.execute_batch(TABLES)?;
+        let connection = open_private(target)?;
+        connection.execute_batch(schema::INDEX)?;
         connection.execute(META, params!["hash", HASH_MD5]).map(drop)
     };
     begin().map_err(error)?;

@@ -9,9 +9,9 @@ pub use compare::Differences;
 use super::file::open_to_read;
 use super::generation::{Placed, remember_own};
 use super::index_read::{FileRead, PENDING_MD5, read_files, read_nodes};
-use super::index_write::{META, PATH_INDEXES, TABLES, insert_file, insert_node, set_digests};
+use super::index_write::{META, insert_file, insert_node, set_digests};
 use super::running::RunningDigest;
-use super::{HASH_MD5, INDEX_FORMAT, db_error, from_sql_int, sql_int};
+use super::{HASH_MD5, INDEX_FORMAT, db_error, from_sql_int, schema, sql_int};
 use crate::archive::digest::{Digest, IndexDigest};
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::log::{self, FileRow, LogDigest, LogEnd, LogRecord, first_digest};
@@ -21,18 +21,6 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
-
-const LOG_TABLE: &str = "
-    CREATE TABLE IF NOT EXISTS tarlike_log(seq INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, files INT NOT NULL,
-        nodes INT NOT NULL, start INT NOT NULL, end INT NOT NULL, last_key BLOB NOT NULL, last_is_folder INT NOT NULL);
-    CREATE INDEX IF NOT EXISTS idx_tar_offset_end ON tar(offset_end);
-    CREATE INDEX IF NOT EXISTS tarlike_pending ON tar(id) WHERE hash IS NULL;";
-
-/// Rows come in the order of their offsets: this index alone grows at its end only, and blocks are
-/// looked up by it.
-const OTHER_INDEXES: &str = "
-    DROP INDEX IF EXISTS idx_tar_path; DROP INDEX IF EXISTS idx_tar_hash; DROP INDEX IF EXISTS idx_tar_offset;
-    DROP INDEX IF EXISTS idx_tar_offset_n_offset_end; DROP INDEX IF EXISTS tarlike_node_path;";
 
 /// Files whose digests may be outstanding at once.
 const MAX_PENDING: usize = 4096;
@@ -86,7 +74,7 @@ impl GrowingIndex {
     pub fn create(path: &Path, stream: &LogDigest, limit_bytes: u64) -> Result<Self> {
         let connection = Self::connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
         let run = || -> rusqlite::Result<()> {
-            connection.execute_batch(TABLES)?;
+            connection.execute_batch(schema::INDEX)?;
             connection.prepare(META)?.execute(params!["format", INDEX_FORMAT])?;
             connection.prepare(META)?.execute(params!["hash", HASH_MD5])?;
             Ok(())
@@ -104,7 +92,6 @@ impl GrowingIndex {
     pub fn adopt(path: &Path, stream: &LogDigest, limit_bytes: u64, placed: &Placed) -> Result<Self> {
         let connection = Self::connect(path, OpenFlags::empty())?;
         remember_own(&connection, placed).map_err(|e| Self::error_at(path, e))?;
-        connection.execute_batch(OTHER_INDEXES).map_err(|e| Self::error_at(path, e))?;
         Self::begin(connection, path, stream, limit_bytes)
     }
 
@@ -166,7 +153,7 @@ impl GrowingIndex {
         };
         let run = || -> rusqlite::Result<()> {
             let tx = connection.unchecked_transaction()?;
-            tx.execute_batch(LOG_TABLE)?;
+            tx.execute_batch(schema::LOG)?;
             tx.execute("DELETE FROM tarlike_log", [])?;
             tx.execute("DELETE FROM tarlike_meta WHERE key IN ('complete', 'digest')", [])?;
             tx.execute(META, params!["stream", stream.to_string()])?;
@@ -407,10 +394,11 @@ impl GrowingIndex {
         let run = || -> rusqlite::Result<Option<Vec<u8>>> {
             // Hard links name their target, and what previous streams have left is known by its
             // path: nothing else asks for one.
-            let asked = "SELECT EXISTS(SELECT 1 FROM tarlike_node WHERE kind='h')
-                         OR EXISTS(SELECT 1 FROM sqlite_schema WHERE type='table' AND name='tarlike_gone')";
-            if self.connection.query_row(asked, [], |row| row.get(0))? {
-                self.connection.execute_batch(PATH_INDEXES)?;
+            let links = "SELECT EXISTS(SELECT 1 FROM tarlike_node WHERE kind='h')";
+            if schema::has_table(&self.connection, "main", "tarlike_gone")?
+                || self.connection.query_row(links, [], |row| row.get(0))?
+            {
+                self.connection.execute_batch(schema::PATH_INDEXES)?;
             }
             let lost = self
                 .connection

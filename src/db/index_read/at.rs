@@ -5,7 +5,7 @@ use crate::archive::entry::{FileEntry, Node};
 use crate::archive::index_digest::IndexDigester;
 use crate::archive::path::EntryPath;
 use crate::db::generation::ONLY_PLACED;
-use crate::db::text_or_blob;
+use crate::db::{scratch, text_or_blob};
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
 use std::ops::ControlFlow;
@@ -39,9 +39,8 @@ impl IndexReader {
     pub fn rows_at(&self, paths: &[&EntryPath], mut each: impl FnMut(Row, bool) -> Result<()>) -> Result<()> {
         // All at once: an index that came as a log has no index of its paths.
         let wanted = || -> rusqlite::Result<()> {
-            self.connection.execute_batch(
-                "CREATE TEMP TABLE IF NOT EXISTS wanted(path PRIMARY KEY) WITHOUT ROWID; DELETE FROM temp.wanted; BEGIN;",
-            )?;
+            scratch::table(&self.connection, "wanted", "(path PRIMARY KEY) WITHOUT ROWID")?;
+            self.connection.execute_batch("BEGIN")?;
             let mut insert = self.connection.prepare_cached("INSERT OR IGNORE INTO temp.wanted VALUES(?)")?;
             for path in paths {
                 insert.execute([ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()))])?;

@@ -6,6 +6,7 @@ use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
 use crate::archive::path::EntryPath;
 use crate::db::generation::TAKEN_BACK;
+use crate::db::schema::has_table;
 use crate::db::{db_error, from_sql_int, sql_int, text_or_blob};
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -233,8 +234,7 @@ impl IndexReader {
 
     /// Whether the index remembers what previous ones had.
     pub(super) fn remembers(&self) -> Result<bool> {
-        let there = "SELECT EXISTS(SELECT 1 FROM sqlite_schema WHERE type='table' AND name='tarlike_gone')";
-        self.connection.query_row(there, [], |row| row.get(0)).map_err(|e| self.error(e))
+        has_table(&self.connection, "main", "tarlike_gone").map_err(|e| self.error(e))
     }
 
     /// The generation that the newest change took back, if it did. On a receiver only.
