@@ -4,45 +4,44 @@
 //! An index that was made here has the digest of its rows, and the change counter that the file had then (bytes 24 to 27 of any SQLite
 //! file). As long as the counter is the same, nobody has written to the file; else the digest decides.
 
-use super::index_write::META;
-use super::sql_int;
+use super::{meta, sql_int};
 use crate::archive::digest::{Blake3, Blake3Hasher};
+use rusqlite::Connection;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension, params};
 use std::os::unix::fs::FileExt;
-
-const ROWS: &str = "rows";
-const COUNTER: &str = "counter";
 
 /// Names the rows. To be called with all of them in place, in the transaction that is the last one to write to the file.
 pub(super) fn name_rows(connection: &Connection) -> rusqlite::Result<()> {
-    let rows = digest(connection)?.to_string();
-    connection.execute(META, params![ROWS, rows])?;
+    meta::ROWS.set(connection, &digest(connection)?)?;
     expect_write(connection)
 }
 
 /// The rows are about to be others, and nobody needs to know whose.
 pub(super) fn forget(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM tarlike_meta WHERE key IN (?, ?)", [ROWS, COUNTER]).map(drop)
+    meta::ROWS.remove(connection)?;
+    meta::COUNTER.remove(connection)
 }
 
 /// Says that this transaction is ours. To be called in each later one, where the rows stay as they are.
 pub(super) fn expect_write(connection: &Connection) -> rusqlite::Result<()> {
-    let expected = counter(connection).map(|counter| i64::from(counter.wrapping_add(1)));
-    connection.execute(META, params![COUNTER, expected]).map(drop)
+    match counter(connection) {
+        Some(counter) if meta::ROWS.is_in(connection, "main")? => {
+            meta::COUNTER.set(connection, &u64::from(counter.wrapping_add(1)))
+        }
+        _ => meta::COUNTER.remove(connection),
+    }
 }
 
 /// Whether the rows are those that our tables are about. One that does not name them is believed.
 pub(super) fn is_ours(connection: &Connection) -> rusqlite::Result<bool> {
-    let meta = "SELECT value FROM tarlike_meta WHERE key=?";
-    let rows: Option<String> = connection.query_row(meta, [ROWS], |row| row.get(0)).optional()?;
-    let Some(rows) = rows else { return Ok(true) };
-    let written: Option<Option<i64>> = connection.query_row(meta, [COUNTER], |row| row.get(0)).optional()?;
-    let now = counter(connection).map(i64::from);
-    if now.is_some() && written.flatten() == now {
+    if !meta::ROWS.is_in(connection, "main")? {
         return Ok(true);
     }
-    Ok(digest(connection)?.to_string() == rows)
+    let now = counter(connection).map(u64::from);
+    if now.is_some() && meta::COUNTER.get(connection)? == now {
+        return Ok(true);
+    }
+    Ok(meta::ROWS.get(connection)? == Some(digest(connection)?))
 }
 
 /// The change counter in the file's header.

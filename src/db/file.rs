@@ -5,9 +5,9 @@
 //! same name would be rolled back into that one. So a database is opened for reading by `open_to_read`, copied byte for byte
 //! after [`settle`], and gets the name of another one after [`make_way`], nowhere else.
 
-use super::{db_error, is_locked, keep_plans};
+use super::{db_error, is_cut, is_locked, keep_plans};
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,13 @@ const BESIDE: [&str; 3] = ["-journal", "-wal", "-shm"];
 
 /// How long to wait for another process that uses the database.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The folder that `path` is in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+const WRITE: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
 /// The files that SQLite may have beside the database at `path`.
 pub fn beside(path: &Path) -> impl Iterator<Item = PathBuf> + '_ {
@@ -44,12 +51,18 @@ pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
     }
 }
 
+/// Opens the database at `path` for writing, or makes it. Others use it too: each of them may hold
+/// it for `timeout`.
+pub(super) fn open_shared(path: &Path, timeout: Duration) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    connection.busy_timeout(timeout)?;
+    Ok(connection)
+}
+
 /// Opens the database at `path` for writing, or makes it. Only the caller uses it, until it is synced
 /// as a whole: SQLite need not sync or keep a journal.
 pub(super) fn open_private(path: &Path) -> rusqlite::Result<Connection> {
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let connection = Connection::open_with_flags(path, WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.execute_batch(
         "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8000; PRAGMA temp_store=FILE;",
     )?;
@@ -110,8 +123,7 @@ pub fn check_pages(path: &Path) -> Result<()> {
 
 /// Takes back a write that was cut, and moves what is in a WAL into the file.
 fn recover(path: &Path) -> rusqlite::Result<()> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let connection = Connection::open_with_flags(path, WRITE)?;
     connection.busy_timeout(LOCK_TIMEOUT)?;
     read_anything(&connection)?;
     connection.execute_batch("PRAGMA journal_mode=DELETE")?;
@@ -120,12 +132,6 @@ fn recover(path: &Path) -> rusqlite::Result<()> {
 
 fn read_anything(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |_| Ok(())).optional().map(drop)
-}
-
-/// Whether a database was found as a write that was cut left it, by a reader who may not mend that.
-pub(super) fn is_cut(error: &rusqlite::Error) -> bool {
-    let codes = [ffi::SQLITE_READONLY_ROLLBACK, ffi::SQLITE_READONLY_RECOVERY, ffi::SQLITE_READONLY_CANTINIT];
-    error.sqlite_error().is_some_and(|e| codes.contains(&e.extended_code))
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Taking in an index that came over the network. The file is hostile until proven otherwise: it is opened read-only under
 //! limits, only plain tables are read, every row is validated and copied into a database of our own, and then it is dropped.
 
+use super::file::folder_of;
 use super::generation;
 use super::index_read::IndexReader;
 use super::index_write::{IndexWriter, Written};
 use super::paths::PathTable;
 use super::schema::{PRIVATE, SENT};
-use crate::archive::entry::NodeKind;
+use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::{EntryPath, printable};
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::config::DbConfig;
@@ -29,67 +30,76 @@ const STEP: i32 = 1_000;
 /// # Errors
 /// [`ErrorKind::BadIndex`] says what is wrong with the upload; nothing is written then. Others: our own disk or database.
 pub fn import(uploaded: &Path, target: &Path, name: &str, number: u64, created_s: u64) -> Result<Written> {
-    let refuse = |e: Error| match e.kind() {
-        ErrorKind::Database => e.with_kind(ErrorKind::BadIndex),
-        _ => e,
-    };
     check_header(uploaded, name)?;
     let reader = IndexReader::on(open_hostile(uploaded, name)?, Path::new(name)).map_err(refuse)?;
     let reader = reader.without_objects();
     if reader.is_fragmented() {
         return generation::copy_rows(&reader, target, number, created_s).map_err(refuse);
     }
-    let mut writer = IndexWriter::create(target)?;
-    let paths = PathTable::create(target.parent().unwrap_or(Path::new(".")))?;
-    let mut own_failure = None;
-    let read = reader.files(|file| {
-        if file.id != writer.files() {
-            return Err(refused(
-                name,
-                format!("file ids are not dense from 0: {} follows {} rows", file.id, writer.files()),
-            ));
-        }
-        if file.offset != writer.total_bytes() {
-            return Err(refused(
-                name,
-                format!("file {} \"{}\" does not start where the one before ends", file.id, file.path),
-            ));
-        }
-        if let Err(e) = add(&paths, &file.path, "f").and_then(|()| writer.file(&file)) {
-            own_failure = Some(e.kind());
-            return Err(e);
-        }
-        Ok(ControlFlow::Continue(()))
-    });
-    // A failure of our own database is not the upload's fault and must not be reported as such.
-    read.map_err(|e| if own_failure.is_some() { e } else { refuse(e) })?;
-    let read = reader.nodes(|node| {
-        if let Err(e) = add(&paths, &node.path, node.kind.letter()).and_then(|()| writer.node(&node)) {
-            own_failure = Some(e.kind());
-            return Err(e);
-        }
-        Ok(ControlFlow::Continue(()))
-    });
-    read.map_err(|e| if own_failure.is_some() { e } else { refuse(e) })?;
-    if let Some(path) = paths.conflict()? {
+    let writer = IndexWriter::create(target)?;
+    let paths = PathTable::create(folder_of(target))?;
+    let mut copy = Copy { name, writer, paths, has_failed: false };
+    reader.files(|file| copy.file(&file)).map_err(|e| copy.refuse(e))?;
+    reader.nodes(|node| copy.node(&node)).map_err(|e| copy.refuse(e))?;
+    if let Some(path) = copy.paths.conflict()? {
         return Err(refused(name, format!("\"{path}\" is both a file and a folder")));
     }
-    reader
-        .nodes(|node| {
-            if node.kind == NodeKind::Hardlink && paths.kind_of(&node.target)?.as_deref() != Some("f") {
-                return Err(refused(
-                    name,
-                    format!(
-                        "hard link \"{}\" points to \"{}\", which is no file of it",
-                        node.path,
-                        printable(&node.target)
-                    ),
-                ));
-            }
-            Ok(ControlFlow::Continue(()))
-        })
-        .map_err(refuse)?;
-    writer.finish(b"", number, created_s)
+    reader.nodes(|node| copy.check_target(&node)).map_err(refuse)?;
+    copy.writer.finish(b"", number, created_s)
+}
+
+/// A database that cannot be read is the fault of whoever made it.
+fn refuse(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Database => error.with_kind(ErrorKind::BadIndex),
+        _ => error,
+    }
+}
+
+/// The new index, while rows are copied to it.
+struct Copy<'a> {
+    name: &'a str,
+    writer: IndexWriter,
+    paths: PathTable,
+    /// The new index failed, which is not the fault of the upload.
+    has_failed: bool,
+}
+
+impl Copy<'_> {
+    fn file(&mut self, file: &FileEntry) -> Result<ControlFlow<()>> {
+        let (next, rows) = (file.id, self.writer.files());
+        if next != rows {
+            let why = format!("file ids are not dense from 0: {next} follows {rows} rows");
+            return Err(refused(self.name, why));
+        }
+        if file.offset != self.writer.total_bytes() {
+            let why = format!("file {next} \"{}\" does not start where the previous one ends", file.path);
+            return Err(refused(self.name, why));
+        }
+        let added = add(&self.paths, &file.path, "f").and_then(|()| self.writer.file(file));
+        self.has_failed = added.is_err();
+        added.map(ControlFlow::Continue)
+    }
+
+    fn node(&mut self, node: &Node) -> Result<ControlFlow<()>> {
+        let added = add(&self.paths, &node.path, node.kind.letter()).and_then(|()| self.writer.node(node));
+        self.has_failed = added.is_err();
+        added.map(ControlFlow::Continue)
+    }
+
+    /// A hard link is one of a file of the index.
+    fn check_target(&self, node: &Node) -> Result<ControlFlow<()>> {
+        if node.kind == NodeKind::Hardlink && self.paths.kind_of(&node.target)?.as_deref() != Some("f") {
+            let (path, target) = (&node.path, printable(&node.target));
+            let why = format!("hard link \"{path}\" points to \"{target}\", which is no file of it");
+            return Err(refused(self.name, why));
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn refuse(&self, error: Error) -> Error {
+        if self.has_failed { error } else { refuse(error) }
+    }
 }
 
 /// Opens an index that was uploaded and taken in, for the chunk maps that it brought ([`IndexReader::chunk_map`]). They are as hostile as the rest:

@@ -1,15 +1,177 @@
 //! Rows of an index as entries, every column checked: the index may have come from anybody.
 
-use super::index_read::{FileRead, PENDING_MD5};
-use super::sql_int;
-use crate::archive::digest::Digest;
+use super::{db_error, sql_int};
+use crate::archive::digest::{Digest, Md5};
 use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, ObjectId, Origin};
 use crate::archive::path::{EntryPath, printable};
-use rusqlite::Row;
+use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Params, Row};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+/// What kind of index it is: which tables count beside `tar`, and what its rows may be.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// Table `tar` alone counts: the original program wrote it, or replaced the rows of one that
+    /// was ours.
+    Original { is_overwritten: bool },
+    /// It comes as a log. Files may have no digests yet.
+    Growing,
+    /// Each file is one range, and each starts where the previous one ends.
+    Contiguous(Beside),
+    /// Files may lie in extents, and ids have holes.
+    Fragmented(Beside),
+    /// Tombstones in an index: of files of any kind, some of which may have had no md5.
+    Tombstones { md5_is_optional: bool },
+}
+
+/// What a complete index of ours has beside its rows.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Beside {
+    /// The user left out the md5 of some files.
+    pub(super) md5_is_optional: bool,
+    /// It says which state of an object each file is.
+    pub(super) objects: bool,
+    /// Large files may have chunk maps.
+    pub(super) chunk_maps: bool,
+}
+
+impl Kind {
+    pub(super) fn is_ours(self) -> bool {
+        !matches!(self, Self::Original { .. })
+    }
+
+    pub(super) fn is_fragmented(self) -> bool {
+        matches!(self, Self::Fragmented(_) | Self::Tombstones { .. })
+    }
+
+    /// What it has beside its rows, as far as it is complete.
+    pub(super) fn beside(self) -> Beside {
+        match self {
+            Self::Original { .. } | Self::Growing => Beside::default(),
+            Self::Contiguous(beside) | Self::Fragmented(beside) => beside,
+            Self::Tombstones { md5_is_optional } => Beside { md5_is_optional, ..Beside::default() },
+        }
+    }
+
+    /// The same without what an index says of objects.
+    pub(super) fn without_objects(self) -> Self {
+        let beside = Beside { objects: false, ..self.beside() };
+        match self {
+            Self::Original { .. } | Self::Growing | Self::Tombstones { .. } => self,
+            Self::Contiguous(_) => Self::Contiguous(beside),
+            Self::Fragmented(_) => Self::Fragmented(beside),
+        }
+    }
+}
+
+/// The md5 of a file whose digests are still to come: no content has it. It must never pass for one
+/// that was left out, since that file would need no verification.
+pub(super) const PENDING_MD5: Md5 = Digest::ZERO;
+
+/// How rows are read.
+#[derive(Clone, Copy)]
+pub(super) struct FileRead<'a> {
+    pub(super) kind: Kind,
+    /// The index, for messages.
+    pub(super) name: &'a Path,
+}
+
+impl FileRead<'_> {
+    fn error(&self, error: rusqlite::Error) -> Error {
+        db_error(format!("cannot read the index {}", self.name.display()), error)
+    }
+}
+
+const FILE_COLUMNS: &str = "tar.id, tar.path, tar.size, tar.offset, tar.offset_end, tar.hash";
+const OUR_COLUMNS: &str = "f.blake3, f.mode, f.mtime_ns, f.uid, f.gid, f.dev, f.ino, f.ctime_ns";
+const OBJECT_COLUMNS: &str = "o.etag, o.version, o.modified_ns";
+const OUR_TABLES: &str = "FROM tar LEFT JOIN tarlike_file f ON f.id = tar.id";
+const OBJECT_TABLE: &str = "LEFT JOIN tarlike_object o ON o.id = tar.id";
+
+/// Gives the files that `tail` selects.
+pub(super) fn read_files(
+    connection: &Connection,
+    read: FileRead<'_>,
+    tail: &str,
+    parameters: impl Params,
+    each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let query = match (read.kind.is_ours(), read.kind.beside().objects) {
+        (true, true) => format!(
+            "SELECT {FILE_COLUMNS}, {OUR_COLUMNS}, {OBJECT_COLUMNS} {OUR_TABLES} {OBJECT_TABLE} {tail}"
+        ),
+        (true, false) => format!("SELECT {FILE_COLUMNS}, {OUR_COLUMNS} {OUR_TABLES} {tail}"),
+        (false, _) => format!("SELECT {FILE_COLUMNS} FROM tar {tail}"),
+    };
+    read_rows(connection, read, &query, parameters, |row| file_of(row, read), each)
+}
+
+/// Gives the directories and links that `tail` selects.
+pub(super) fn read_nodes(
+    connection: &Connection,
+    name: &Path,
+    tail: &str,
+    parameters: impl Params,
+    each: impl FnMut(Node) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let query = format!("SELECT kind, path, target, mode, mtime_ns, uid, gid FROM tarlike_node {tail}");
+    read_rows(connection, FileRead { kind: Kind::Growing, name }, &query, parameters, node_of, each)
+}
+
+/// Gives the files that `tail` selects among the tombstones; `read` is how the index is read.
+pub(super) fn read_tombstones(
+    connection: &Connection,
+    read: FileRead<'_>,
+    tail: &str,
+    parameters: impl Params,
+    each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let query = format!(
+        "SELECT {FILE_COLUMNS}, tar.blake3, tar.mode, tar.mtime_ns, tar.uid, tar.gid, NULL, NULL, NULL
+         FROM tarlike_gone tar {tail}"
+    );
+    let kind = Kind::Tombstones { md5_is_optional: read.kind.beside().md5_is_optional };
+    let read = FileRead { kind, ..read };
+    read_rows(connection, read, &query, parameters, |row| file_of(row, read), each)
+}
+
+/// Gives the directories and links that `tail` selects among the tombstones, `g`.
+pub(super) fn read_node_tombstones(
+    connection: &Connection,
+    read: FileRead<'_>,
+    tail: &str,
+    parameters: impl Params,
+    each: impl FnMut(Node) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let query =
+        format!("SELECT kind, path, target, mode, mtime_ns, uid, gid FROM tarlike_gone_node g {tail}");
+    read_rows(connection, read, &query, parameters, node_of, each)
+}
+
+fn read_rows<E>(
+    connection: &Connection,
+    read: FileRead<'_>,
+    query: &str,
+    parameters: impl Params,
+    entry_of: impl Fn(&Row<'_>) -> std::result::Result<E, String>,
+    mut each: impl FnMut(E) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let mut statement = connection.prepare_cached(query).map_err(|e| read.error(e))?;
+    let mut rows = statement.query(parameters).map_err(|e| read.error(e))?;
+    while let Some(row) = rows.next().map_err(|e| read.error(e))? {
+        let entry = entry_of(row)
+            .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", read.name.display())))?;
+        if each(entry)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
 
 /// One row of the file query as an entry, every column checked. The message names the row.
-pub(super) fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<FileEntry, String> {
+fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<FileEntry, String> {
     let id = unsigned(row, 0).ok_or("a row of table tar has no valid id")?;
     let at = |what: &str| format!("file {id}: {what}");
     let path = bytes(row, 1).ok_or_else(|| at("its path is neither text nor blob"))?;
@@ -18,16 +180,16 @@ pub(super) fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<
     let offset = unsigned(row, 3).ok_or_else(|| at("its offset is no number from 0 on"))?;
     let end = offset.checked_add(size).filter(|&end| end <= i64::MAX as u64);
     let end = end.ok_or_else(|| at("it ends behind 2^63 bytes"))?;
-    let fragmented = read.fragmented && size > 0 && signed(row, 4) == Some(sql_int(offset) - 1);
+    let fragmented = read.kind.is_fragmented() && size > 0 && signed(row, 4) == Some(sql_int(offset) - 1);
     if !fragmented && signed(row, 4) != Some(sql_int(end) - 1) {
         return Err(at("its offset_end is not offset + size - 1"));
     }
-    let md5 = match bytes(row, 5) {
-        None if matches!(row.get_ref(5), Ok(ValueRef::Null)) && (read.optional || read.growing) => {
-            // What is still to come must never pass for what was left out: that would need no proof.
-            if read.optional { None } else { Some(PENDING_MD5) }
-        }
-        hex => Some(
+    let hex = bytes(row, 5);
+    let is_null = matches!(row.get_ref(5), Ok(ValueRef::Null));
+    let md5 = match read.kind {
+        Kind::Growing | Kind::Tombstones { md5_is_optional: false } if is_null => Some(PENDING_MD5),
+        kind if is_null && kind.beside().md5_is_optional => None,
+        _ => Some(
             hex.and_then(|hex| std::str::from_utf8(hex).ok()?.parse().ok())
                 .ok_or_else(|| at("its hash is no lowercase md5"))?,
         ),
@@ -35,7 +197,7 @@ pub(super) fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<
     let (blake3, meta_unknown, origin, object) = (None, None, None, None);
     let mut file =
         FileEntry { id, path, size, offset, fragmented, md5, blake3, meta: meta_unknown, origin, object };
-    if read.ours {
+    if read.kind.is_ours() {
         file.blake3 = match row.get_ref(6) {
             Ok(ValueRef::Null) => None,
             Ok(ValueRef::Blob(blob)) => {
@@ -55,7 +217,7 @@ pub(super) fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<
             return Err(at("it has a BLAKE3 and no md5"));
         }
     }
-    if read.objects
+    if read.kind.beside().objects
         && let Some(etag) = text(row, 14)
     {
         file.object = Some(Box::new(ObjectId { etag, version: text(row, 15), modified_ns: signed(row, 16) }));
@@ -63,7 +225,7 @@ pub(super) fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<
     Ok(file)
 }
 
-pub(super) fn node_of(row: &Row<'_>) -> std::result::Result<Node, String> {
+fn node_of(row: &Row<'_>) -> std::result::Result<Node, String> {
     let path = bytes(row, 1).ok_or("a node's path is neither text nor blob")?;
     let at = |what: &str| format!("node \"{}\": {what}", printable(path));
     let kind = bytes(row, 0)

@@ -1,9 +1,12 @@
 //! Writing an index: one transaction into a new file that gets its name only when it is complete.
 
 use super::belonging;
-use super::file::{make_way, open_private};
+use super::file::{folder_of, make_way, open_private};
+use super::index_state;
+use super::meta::{self, Md5s};
 use super::running::RunningDigest;
-use super::{HASH_MD5, HASH_OPTIONAL, INDEX_FORMAT, check_file, db_error, schema, sql_int, text_or_blob};
+use super::{check_file, db_error, schema, sql_int, text_or_blob};
+use crate::archive::change::ChangeEnd;
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::{FileEntry, Node, ObjectId};
 use crate::archive::index_digest::IndexDigester;
@@ -14,9 +17,6 @@ use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, params};
 use std::path::{Path, PathBuf};
-
-/// Sets one value of `tarlike_meta`.
-pub(super) const META: &str = "INSERT OR REPLACE INTO tarlike_meta VALUES(?,?)";
 
 /// What was written.
 #[derive(Debug, Clone)]
@@ -41,20 +41,6 @@ pub struct IndexWriter {
     has_objects: bool,
     has_chunk_maps: bool,
     has_unprovable: bool,
-}
-
-/// Before the number of a generation: what the run that made it left out ([`SkippedList`]). A generation without that was not seen whole.
-pub(super) const SKIPPED_PREFIX: &str = "skipped.";
-
-/// Has an index say what was left out of this generation.
-pub(super) fn write_skipped(
-    connection: &Connection,
-    generation: u64,
-    list: &SkippedList,
-) -> rusqlite::Result<()> {
-    connection.execute(META, params![format!("{SKIPPED_PREFIX}{generation}"), list.to_bytes()])?;
-    // Earlier versions go by that.
-    connection.execute(META, params!["skipped", sql_int(list.total())]).map(drop)
 }
 
 /// Writes the row of a file; without its digests, which follow by [`set_digests`], unless `known`.
@@ -135,17 +121,13 @@ impl IndexWriter {
     pub fn create(target: &Path) -> Result<Self> {
         check_file(target)?;
         let what = || format!("cannot write the index {}", target.display());
-        let folder = match target.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
         let mut prefix = target.file_name().unwrap_or_default().to_os_string();
         prefix.push(PARTIAL_INFIX);
         let partial = tempfile::Builder::new()
             .prefix(&prefix)
             // An index is shared like any other file: as the umask says, which applies to this mode.
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
-            .tempfile_in(folder)
+            .tempfile_in(folder_of(target))
             .map_err(|e| Error::io(what(), e).with_hint("does the folder exist, and may you write there?"))?
             .into_temp_path();
         let connection = open_private(&partial).map_err(|e| db_error(what(), e))?;
@@ -293,7 +275,7 @@ impl IndexWriter {
     /// # Errors
     /// SQLite fails.
     pub fn skipped(&self, generation: u64, list: &SkippedList) -> Result<()> {
-        write_skipped(&self.connection, generation, list).map_err(|e| self.error(e))
+        meta::set_skipped(&self.connection, generation, list).map_err(|e| self.error(e))
     }
 
     /// For tables that only one kind of index has.
@@ -319,29 +301,25 @@ impl IndexWriter {
     /// # Errors
     /// SQLite fails, or the disk is full.
     pub fn seal(mut self, base: &[u8], generation: u64, created_s: u64) -> Result<Sealed> {
-        let target = self.target.display().to_string();
         self.written.digest = self.digest()?;
+        let Written { digest, files, nodes, total_bytes } = self.written;
+        let end = ChangeEnd { format: 1, digest, files, nodes, total_bytes };
         let run = || -> rusqlite::Result<()> {
-            let mut meta = self.connection.prepare(META)?;
-            meta.execute(params!["format", INDEX_FORMAT])?;
-            meta.execute(params!["generation", clamp(generation)])?;
-            meta.execute(params!["digest", self.written.digest.to_string()])?;
-            meta.execute(params!["hash", if self.has_unprovable { HASH_OPTIONAL } else { HASH_MD5 }])?;
-            meta.execute(params!["created", clamp(created_s)])?;
-            meta.execute(params!["base", ToSqlOutput::Borrowed(text_or_blob(base))])?;
-            meta.execute(params!["complete", 1])?;
+            // Files follow each other: the archive is as long as all of them.
+            index_state::seal(&self.connection, &end, total_bytes, generation)?;
+            let md5s = if self.has_unprovable { Md5s::Optional } else { Md5s::All };
+            meta::HASH.set(&self.connection, &md5s)?;
+            meta::CREATED.set(&self.connection, &created_s)?;
+            meta::BASE.set(&self.connection, &base.to_vec())?;
             // A receiver's own index says nothing of a base, and no other program gets at it.
             if !base.is_empty() {
                 belonging::name_rows(&self.connection)?;
             }
-            self.connection.execute_batch(schema::ALL_INDEXES)?;
-            self.connection.execute_batch("COMMIT")
+            self.connection.execute_batch(schema::ALL_INDEXES)
         };
-        run().map_err(|e| db_error(format!("cannot write the index {target}"), e))?;
-        self.connection.close().map_err(|(_, e)| db_error(format!("cannot close the index {target}"), e))?;
-        std::fs::File::open(&self.partial)
-            .and_then(|file| file.sync_all())
-            .map_err(|e| Error::io(format!("cannot sync the index {target}"), e))?;
+        run().map_err(|e| self.error(e))?;
+        index_state::close(self.connection, &self.target)?;
+        index_state::sync(&self.partial, &self.target)?;
         Ok(Sealed { partial: self.partial, target: self.target, written: self.written })
     }
 }

@@ -7,9 +7,11 @@ pub mod growing;
 pub mod import;
 pub mod index_read;
 mod index_rows;
+mod index_state;
 pub mod index_write;
 pub mod journal;
 pub mod listing;
+mod meta;
 pub mod moves;
 pub mod paths;
 pub mod progress;
@@ -25,15 +27,10 @@ use std::fmt;
 use std::path::Path;
 
 /// Version of our tables beside `tar`, as long as every file is one range of the archive, in the order of the walk.
-pub const INDEX_FORMAT: i64 = 1;
+const INDEX_FORMAT: u64 = 1;
 
 /// The version from the second generation on: files may be fragmented, and ids have holes.
-pub const INDEX_FORMAT_FRAGMENTED: i64 = 2;
-
-/// What an index says of its hashes where all files have one ...
-const HASH_MD5: &str = "md5";
-/// ... and where the user left them out for some.
-const HASH_OPTIONAL: &str = "md5, optional";
+const INDEX_FORMAT_FRAGMENTED: u64 = 2;
 
 /// An error of SQLite about `what`; a full disk becomes [`ErrorKind::NoSpace`].
 fn db_error(what: impl fmt::Display, error: rusqlite::Error) -> Error {
@@ -48,7 +45,7 @@ fn db_error(what: impl fmt::Display, error: rusqlite::Error) -> Error {
         _ => ErrorKind::Database,
     };
     let is_locked = error.sqlite_error_code().is_some_and(is_locked);
-    let is_cut = file::is_cut(&error);
+    let is_cut = is_cut(&error);
     let is_full = kind == ErrorKind::NoSpace;
     let error = Error::new(kind, what.to_string()).with_source(error);
     match (is_locked, is_full) {
@@ -63,6 +60,13 @@ const CUT_HINT: &str = "a run that was killed has left its last write half done;
      the file and its folder";
 
 const LOCKED_HINT: &str = "another program has it open; run the same command again when that has ended";
+
+/// Whether a database was found as a write that was cut left it, by a reader who may not mend that.
+fn is_cut(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{SQLITE_READONLY_CANTINIT, SQLITE_READONLY_RECOVERY, SQLITE_READONLY_ROLLBACK};
+    let codes = [SQLITE_READONLY_ROLLBACK, SQLITE_READONLY_RECOVERY, SQLITE_READONLY_CANTINIT];
+    error.sqlite_error().is_some_and(|e| codes.contains(&e.extended_code))
+}
 
 /// Whether another process keeps the file for itself: there is nothing wrong with it then.
 fn is_locked(code: rusqlite::ErrorCode) -> bool {

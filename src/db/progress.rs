@@ -1,11 +1,13 @@
 //! The sender's progress database: the original's table `res`, and beside it which index and receiver the rows are about.
 //! It is a cache of what the receiver knows; losing it costs nothing but questions.
 
+use super::file::open_shared;
 use super::{db_error, from_sql_int, schema, sql_int};
 use crate::archive::digest::IndexDigest;
 use crate::error::Result;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
+use std::time::Duration;
 
 /// Blocks that a receiver accepted, of one archive cut in one block size.
 pub struct Progress {
@@ -23,11 +25,10 @@ impl Progress {
     pub fn open(path: &Path, tar_id: u64, block_size: u64, digest: &IndexDigest, url: &str) -> Result<Self> {
         let what = || format!("cannot use the progress database {}", path.display());
         let error = |e| db_error(what(), e).with_hint("remove the file; it is only a cache");
-        let connection = Connection::open(path).map_err(error)?;
+        // Others write a row at a time; whoever holds it longer has lost it for this run.
+        let connection = open_shared(path, Duration::from_secs(2)).map_err(error)?;
         let digest = digest.to_string();
         let run = || -> rusqlite::Result<()> {
-            // Others write a row at a time; whoever holds it longer has lost it for this run.
-            connection.busy_timeout(std::time::Duration::from_secs(2))?;
             // A lost row costs one question to the receiver: no need to wait for the disk.
             connection.execute_batch("PRAGMA synchronous=OFF;")?;
             connection.execute_batch(schema::PROGRESS)?;

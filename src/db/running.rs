@@ -1,6 +1,6 @@
 //! The digest of an index while its rows are written.
 
-use super::index_read::{FileRead, read_files, read_nodes};
+use super::index_rows::{Beside, FileRead, Kind, read_files, read_nodes};
 use super::sql_int;
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::{FileEntry, Node};
@@ -94,7 +94,7 @@ impl RunningDigest {
 
     /// Reads what is not in the digest yet.
     pub(super) fn catch_up(&mut self, connection: &Connection, name: &Path) -> Result<()> {
-        let read = FileRead::ours(name);
+        let read = FileRead { kind: Kind::Contiguous(Beside::default()), name };
         let from = "WHERE tar.rowid > ? ORDER BY tar.rowid";
         (self.waiting, self.waiting_bytes) = (VecDeque::new(), 0);
         read_files(connection, read, from, [sql_int(self.files)], |file| {

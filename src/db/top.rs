@@ -1,21 +1,19 @@
 //! How the folder itself was that an index is of: it has no row, since its path would be empty. A value of `tarlike_meta`, which no digest
 //! names, and which whoever does not know it leaves alone.
 
+use super::file::open_shared;
 use super::index_read::{IndexReader, Summary};
-use super::index_write::META;
-use super::{belonging, db_error};
+use super::{belonging, index_state, meta};
 use crate::archive::entry::Meta;
 use crate::error::Result;
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Four numbers: mode, owner, group, and time in nanoseconds since 1970.
-pub(super) const KEY: &str = "top";
-
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long other programs may use the index meanwhile.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Notes in the index at `path`, which is one of ours, how the folder was; nothing is written where it says so already.
 ///
@@ -25,17 +23,14 @@ pub fn note_top(path: &Path, top: &Meta) -> Result<()> {
     if IndexReader::open(path)?.top()? == Some(*top) {
         return Ok(());
     }
-    let Meta { mode, mtime_ns, uid, gid } = top;
-    let run = || -> rusqlite::Result<()> {
-        let connection = Connection::open(path)?;
-        connection.busy_timeout(PATIENCE)?;
+    let begin = || -> rusqlite::Result<Connection> {
+        let connection = open_shared(path, LOCK_TIMEOUT)?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
-        connection.execute(META, params![KEY, format!("{mode} {uid} {gid} {mtime_ns}")])?;
+        meta::TOP.set(&connection, top)?;
         belonging::expect_write(&connection)?;
-        connection.execute_batch("COMMIT")?;
-        connection.close().map_err(|(_, e)| e)
+        Ok(connection)
     };
-    run().map_err(|e| db_error(format!("cannot write the index {}", path.display()), e))
+    index_state::close(begin().map_err(|e| index_state::failed(path, e))?, path)
 }
 
 impl IndexReader {
@@ -44,8 +39,7 @@ impl IndexReader {
     /// # Errors
     /// SQLite fails.
     pub fn top(&self) -> Result<Option<Meta>> {
-        let value = if self.is_ours() { self.meta_bytes(KEY)? } else { None };
-        Ok(value.and_then(|value| parse(&value)))
+        if self.is_ours() { self.meta(&meta::TOP) } else { Ok(None) }
     }
 
     /// Whether a file, a device or an object alone was indexed, and no folder. The index says so by its only path, which is that of its
@@ -66,13 +60,4 @@ impl IndexReader {
         })?;
         Ok(is_one && self.top()?.is_none())
     }
-}
-
-/// What [`note_top`] has written; nothing where somebody else wrote something else.
-fn parse(value: &[u8]) -> Option<Meta> {
-    let mut numbers = std::str::from_utf8(value).ok()?.split(' ');
-    let (mode, uid, gid) = (numbers.next()?, numbers.next()?, numbers.next()?);
-    let (mode, uid, gid): (u32, u32, u32) = (mode.parse().ok()?, uid.parse().ok()?, gid.parse().ok()?);
-    let mtime_ns = numbers.next()?.parse().ok()?;
-    (numbers.next().is_none() && mode <= 0o7777).then_some(Meta { mode, mtime_ns, uid, gid })
 }

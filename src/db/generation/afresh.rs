@@ -1,10 +1,11 @@
 //! Laying the archive of an index out afresh: files follow each other without a gap, and previous
 //! generations end.
 
+use super::super::file::folder_of;
 use super::super::index_read::{IndexReader, WalkRows};
+use super::super::index_state::failed;
 use super::super::index_write::{IndexWriter, Written};
-use super::super::{db_error, schema, sql_int};
-use super::folder_of;
+use super::super::{schema, sql_int};
 use super::history::{Generation, History};
 use crate::archive::chunk_map::MIN_CHUNK_MAP_BYTES;
 use crate::archive::entry::{FileEntry, Node};
@@ -47,50 +48,41 @@ pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
         let what = format!("{} was made by the original program, and has no generations", database.display());
         return Err(Error::new(ErrorKind::Usage, what).with_hint("make a new one with: tar-like index -c"));
     }
-    let before = length();
-    let generations = history.generations();
-    if previous.format == 1 && generations.len() == 1 {
+    let (before, count) = (length(), history.generations().len() as u64);
+    let unchanged = previous.format == 1 && count == 1;
+    let (written, generation, dropped) = if unchanged {
         let Generation { digest, files, nodes, total_bytes, number, .. } = previous;
-        let written = Written { digest, files, nodes, total_bytes };
-        let database_bytes = [before; 2];
-        return Ok(Afresh {
-            written,
-            generation: number,
-            previous,
-            dropped: 0,
-            database_bytes,
-            unchanged: true,
-        });
-    }
-    let generation = history.counters()?.last_generation.saturating_add(1);
-    let reader = IndexReader::open(&target)?;
+        (Written { digest, files, nodes, total_bytes }, number, 0)
+    } else {
+        let generation = history.counters()?.last_generation.saturating_add(1);
+        let created_s = previous.created_s.min(created_s);
+        (write(&target, history, generation, created_s)?, generation, count)
+    };
+    let database_bytes = [before, length()];
+    Ok(Afresh { written, generation, previous, dropped, database_bytes, unchanged })
+}
+
+/// Writes the index at `target` afresh as `generation`, and puts it in its place.
+fn write(target: &Path, history: History, generation: u64, created_s: u64) -> Result<Written> {
+    let reader = IndexReader::open(target)?;
     let base = reader.summary()?.base.map(|base| base.as_os_str().as_bytes().to_vec()).unwrap_or_default();
-    let mut writer = IndexWriter::create(&target)?;
+    let mut writer = IndexWriter::create(target)?;
     write_rows(&reader, &mut writer)?;
     if let Some(skipped) = reader.skipped()? {
         writer.skipped(generation, &skipped)?;
     }
-    keep_names(&writer, &history)
-        .map_err(|e| db_error(format!("cannot write the index {}", database.display()), e))?;
-    let dropped = generations.len() as u64;
+    keep_names(&writer, &history).map_err(|e| failed(target, e))?;
     drop(history);
-    let mode = std::fs::metadata(&target).map(|meta| meta.permissions());
-    let sealed = writer.seal(&base, generation, previous.created_s.min(created_s))?;
+    let mode = std::fs::metadata(target).map(|meta| meta.permissions());
+    let sealed = writer.seal(&base, generation, created_s)?;
     if let Ok(mode) = mode {
         sealed.set_permissions(mode)?;
     }
     let written = sealed.put_in_place()?;
-    std::fs::File::open(folder_of(&target)).and_then(|folder| folder.sync_all()).map_err(|e| {
+    std::fs::File::open(folder_of(target)).and_then(|folder| folder.sync_all()).map_err(|e| {
         Error::io(format!("cannot bring the name {} onto stable storage", target.display()), e)
     })?;
-    Ok(Afresh {
-        written,
-        generation,
-        previous,
-        dropped,
-        database_bytes: [before, length()],
-        unchanged: false,
-    })
+    Ok(written)
 }
 
 /// Writes the rows of `reader` in the order of the walk.

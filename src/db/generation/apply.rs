@@ -56,13 +56,13 @@ pub fn apply(
     if end.format == 1 {
         editor.renumber_nodes()?;
     }
-    let (found, _) = editor.end(end.format)?;
+    let (found, content_bytes) = editor.end(end.format)?;
     if found != end {
         return Err(editor
             .refused(format!("its rows have digest {}, its sender says {}", found.digest, end.digest))
             .with_hint("the change was made for another index, or edited"));
     }
-    editor.close(path, &end, generation, created_s)?;
+    editor.close(path, (&end, content_bytes), generation, created_s)?;
     Ok(Applied { end, beginnings })
 }
 

@@ -1,7 +1,6 @@
 //! A private copy of an index, to be changed and put in its place, or dropped.
 
-use super::super::file::settle;
-use super::folder_of;
+use super::super::file::{folder_of, settle};
 use crate::archive::path::PARTIAL_INFIX;
 use crate::error::{Error, Result};
 use std::path::Path;

@@ -2,13 +2,11 @@
 //! change back.
 
 use super::super::file::open_private;
-use super::super::index_read::{FileRead, Side, WALK_ORDER, read_extents, read_files, read_nodes};
-use super::super::index_write::{META, SKIPPED_PREFIX, insert_file, insert_node, write_skipped};
-use super::super::{
-    HASH_MD5, HASH_OPTIONAL, INDEX_FORMAT, INDEX_FORMAT_FRAGMENTED, db_error, from_sql_int, sql_int,
-    text_or_blob,
-};
-use super::super::{belonging, schema, scratch, top};
+use super::super::index_read::{Side, WALK_ORDER, read_extents};
+use super::super::index_rows::{Beside, FileRead, Kind, read_files, read_nodes};
+use super::super::index_write::{insert_file, insert_node};
+use super::super::meta::{self, Key, Md5s};
+use super::super::{belonging, db_error, from_sql_int, index_state, schema, scratch, sql_int, text_or_blob};
 use super::gone::{Placed, forget_unplaced, next_id, remember_nodes};
 use crate::archive::change::ChangeEnd;
 use crate::archive::entry::{FileEntry, Meta, Node, Origin};
@@ -50,7 +48,7 @@ impl Editor {
                 // An index that came as a log is one no more: what it grew by means nothing for the
                 // next generation.
                 editor.connection.execute_batch(schema::NO_LOG)?;
-                editor.connection.execute("DELETE FROM tarlike_meta WHERE key = 'stream'", [])?;
+                meta::STREAM.remove(&editor.connection)?;
                 editor.connection.execute_batch(schema::TOMBSTONE)?;
                 forget_unplaced(&editor.connection, placed)?;
                 remember_nodes(&editor.connection, "main", placed)?;
@@ -70,8 +68,8 @@ impl Editor {
     }
 
     pub(super) fn read(&self) -> FileRead<'_> {
-        let objects = self.has_objects;
-        FileRead { fragmented: true, optional: true, objects, ..FileRead::ours(&self.name) }
+        let beside = Beside { md5_is_optional: true, objects: self.has_objects, chunk_maps: false };
+        FileRead { kind: Kind::Fragmented(beside), name: &self.name }
     }
 
     /// A file with its extents.
@@ -298,28 +296,20 @@ impl Editor {
             .map_err(|e| self.error(e))
     }
 
-    pub(super) fn meta(&self, key: &str) -> Result<Option<u64>> {
-        self.connection
-            .query_row("SELECT value FROM tarlike_meta WHERE key=?", [key], |row| {
-                row.get::<_, Option<i64>>(0)
-            })
-            .optional()
-            .map(|number| number.flatten().map(from_sql_int))
-            .map_err(|e| self.error(e))
+    /// A number that the index says of itself; 0 if it does not.
+    pub(super) fn meta(&self, key: &Key<u64>) -> Result<u64> {
+        key.get(&self.connection).map(|number| number.unwrap_or(0)).map_err(|e| self.error(e))
     }
 
-    pub(super) fn set_number(&self, key: &str, number: u64) -> Result<()> {
-        self.connection.execute(META, params![key, sql_int(number)]).map(drop).map_err(|e| self.error(e))
+    pub(super) fn set_meta_number(&self, key: &Key<u64>, number: u64) -> Result<()> {
+        key.set(&self.connection, &number).map_err(|e| self.error(e))
     }
 
     /// Sets what was left out of the generation `number`. Of the others, only `parent` keeps what
     /// it says: the index may go back to it.
     pub(super) fn set_skipped(&self, number: u64, parent: Option<u64>, list: &SkippedList) -> Result<()> {
-        let kept = parent.map(|parent| format!("{SKIPPED_PREFIX}{parent}"));
-        let drop_others = "DELETE FROM tarlike_meta WHERE key GLOB ?1 || '*' AND key IS NOT ?2";
-        self.connection
-            .execute(drop_others, params![SKIPPED_PREFIX, kept])
-            .and_then(|_| write_skipped(&self.connection, number, list))
+        meta::prune_skipped(&self.connection, parent)
+            .and_then(|()| meta::set_skipped(&self.connection, number, list))
             .map_err(|e| self.error(e))
     }
 
@@ -384,34 +374,31 @@ impl Editor {
             .map_err(|e| self.error(e))
     }
 
-    /// Writes what the index comes to and closes it, synced.
-    pub(super) fn close(self, path: &Path, end: &ChangeEnd, generation: u64, created_s: u64) -> Result<()> {
-        let format = if end.format == 1 { INDEX_FORMAT } else { INDEX_FORMAT_FRAGMENTED };
+    /// Writes what the index comes to, with the bytes of all files, and closes it, synced.
+    pub(super) fn close(
+        self,
+        path: &Path,
+        (end, content_bytes): (&ChangeEnd, u64),
+        generation: u64,
+        created_s: u64,
+    ) -> Result<()> {
+        let connection = &self.connection;
         let run = || -> rusqlite::Result<()> {
-            let mut meta = self.connection.prepare(META)?;
-            meta.execute(params!["format", format])?;
-            meta.execute(params!["generation", sql_int(generation)])?;
-            meta.execute(params!["digest", end.digest.to_string()])?;
-            meta.execute(params!["total", sql_int(end.total_bytes)])?;
-            let left_out = "SELECT EXISTS(SELECT 1 FROM tar WHERE hash IS NULL)";
-            let left_out = self.connection.query_row(left_out, [], |row| row.get::<_, bool>(0))?;
-            meta.execute(params!["hash", if left_out { HASH_OPTIONAL } else { HASH_MD5 }])?;
-            meta.execute(params!["created", sql_int(created_s)])?;
-            meta.execute(params!["complete", 1])?;
-            // It is that of the generation that the rows had before.
-            self.connection.execute("DELETE FROM tarlike_meta WHERE key=?1", [top::KEY])?;
+            index_state::seal(connection, end, content_bytes, generation)?;
+            let without_md5 = "SELECT EXISTS(SELECT 1 FROM tar WHERE hash IS NULL)";
+            let is_optional = connection.query_row(without_md5, [], |row| row.get::<_, bool>(0))?;
+            meta::HASH.set(connection, &if is_optional { Md5s::Optional } else { Md5s::All })?;
+            meta::CREATED.set(connection, &created_s)?;
+            // The top folder was that of the generation that the rows had before.
+            meta::TOP.remove(connection)?;
             match &self.remembers {
-                None => belonging::name_rows(&self.connection)?,
+                None => belonging::name_rows(connection),
                 // A receiver's own index, which no other program gets at.
-                Some(_) => belonging::forget(&self.connection)?,
+                Some(_) => belonging::forget(connection),
             }
-            self.connection.execute_batch("COMMIT")
         };
         run().map_err(|e| self.error(e))?;
-        let name = self.name.display().to_string();
-        self.connection.close().map_err(|(_, e)| db_error(format!("cannot close the index {name}"), e))?;
-        std::fs::File::open(path)
-            .and_then(|file| file.sync_all())
-            .map_err(|e| Error::io(format!("cannot sync the index {name}"), e))
+        index_state::close(self.connection, &self.name)?;
+        index_state::sync(path, &self.name)
     }
 }

@@ -3,8 +3,8 @@
 //! of an entry is somebody else's.
 
 use super::super::file::open_private;
-use super::super::index_write::META;
-use super::super::{db_error, schema, scratch, sql_int, text_or_blob};
+use super::super::index_state::{self, failed};
+use super::super::{meta, schema, scratch, sql_int, text_or_blob};
 use crate::archive::ranges::RangeSet;
 use crate::error::Result;
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -50,25 +50,16 @@ pub(super) fn next_id() -> String {
     format!("max({REMEMBERED_IDS}, (SELECT coalesce(max(id), 0) FROM main.tarlike_gone)) + 1")
 }
 
-/// On a receiver: 1 if the newest change took a generation back.
-pub(in super::super) const TAKEN_BACK: &str = "taken_back";
-
-/// On a receiver, in `tarlike_meta`: all that is remembered was put in place. Earlier versions
-/// remembered whatever an index had.
-pub(in super::super) const ONLY_PLACED: &str = "gone_placed";
-
 /// Notes on the index at `path`, which nobody reads yet, which generation its newest change took
 /// back, if it did.
 ///
 /// # Errors
 /// SQLite fails.
 pub fn note_taken_back(path: &Path, taken_back: Option<u64>) -> Result<()> {
-    let run = || -> rusqlite::Result<()> {
-        let connection = open_private(path)?;
-        connection.execute(META, params![TAKEN_BACK, sql_int(taken_back.unwrap_or(0))])?;
-        connection.close().map_err(|(_, e)| e)
-    };
-    run().map_err(|e| db_error(format!("cannot write the index {}", path.display()), e))
+    let reverted = taken_back.unwrap_or(0);
+    index_state::edit(path, path, |connection| {
+        meta::REVERTED.set(connection, &reverted).map_err(|e| failed(path, e))
+    })
 }
 
 /// Has the index at `path`, which nobody reads yet, remember what was put in place of the index at
@@ -82,14 +73,13 @@ pub fn remember_gone(path: &Path, previous: &Path, placed: &Placed, kept: &Range
         let connection = open_private(path)?;
         connection.execute("ATTACH ? AS previous", params![previous.as_os_str().as_bytes()])?;
         connection.execute_batch(&format!("BEGIN; {}", schema::TOMBSTONE))?;
-        let grows = "SELECT EXISTS(SELECT 1 FROM main.tarlike_meta WHERE key='stream')";
-        if !connection.query_row(grows, [], |row| row.get(0))? {
+        if !meta::STREAM.is_in(&connection, "main")? {
             // One that comes as a log gets them at its end.
             connection.execute_batch(schema::PATH_INDEXES)?;
         }
         fill(&connection, "kept", kept)?;
         let known = schema::has_table(&connection, "previous", "tarlike_gone")?;
-        if known && (placed.complete || remembers_only_placed(&connection, "previous")?) {
+        if known && (placed.complete || meta::TOMBSTONES_ARE_PLACED.is_in(&connection, "previous")?) {
             // A file that is in place under its path needs its previous rows only where a hard link
             // may still be one of them.
             connection.execute_batch(&format!(
@@ -102,12 +92,12 @@ pub fn remember_gone(path: &Path, previous: &Path, placed: &Placed, kept: &Range
                 is_in("kept", "t.id")
             ))?;
         }
-        connection.execute(META, params![ONLY_PLACED, 1])?;
+        meta::TOMBSTONES_ARE_PLACED.set(&connection, &1)?;
         remember_rows(&connection, "previous", placed, kept)?;
         connection.execute_batch("COMMIT; DETACH previous;")?;
         connection.close().map_err(|(_, e)| e)
     };
-    run().map_err(|e| db_error(format!("cannot write the index {}", path.display()), e))
+    run().map_err(|e| failed(path, e))
 }
 
 /// Has an index remember what of its own rows was put in place: their ids may get other meanings.
@@ -122,17 +112,12 @@ pub(in super::super) fn remember_own(connection: &Connection, placed: &Placed) -
 /// What an earlier version of ours remembered does not count where it cannot be told whether it was
 /// put in place.
 pub(super) fn forget_unplaced(connection: &Connection, placed: &Placed) -> rusqlite::Result<()> {
-    if !placed.complete && !remembers_only_placed(connection, "main")? {
+    if !placed.complete && !meta::TOMBSTONES_ARE_PLACED.is_in(connection, "main")? {
         connection.execute_batch(
             "DELETE FROM tarlike_gone; DELETE FROM tarlike_gone_extent; DELETE FROM tarlike_gone_node;",
         )?;
     }
-    connection.execute(META, params![ONLY_PLACED, 1]).map(drop)
-}
-
-fn remembers_only_placed(connection: &Connection, schema: &str) -> rusqlite::Result<bool> {
-    let query = format!("SELECT EXISTS(SELECT 1 FROM {schema}.tarlike_meta WHERE key='{ONLY_PLACED}')");
-    connection.query_row(&query, [], |row| row.get(0))
+    meta::TOMBSTONES_ARE_PLACED.set(connection, &1)
 }
 
 /// Remembers what was put in place of the rows in `schema`, but for files that are in place again:

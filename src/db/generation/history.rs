@@ -2,6 +2,7 @@
 
 use super::super::file::open_to_read;
 use super::super::index_read::{IndexReader, Summary};
+use super::super::meta::{self, Key};
 use super::super::schema::has_table;
 use super::super::{db_error, from_sql_int, sql_int};
 use crate::archive::digest::IndexDigest;
@@ -229,20 +230,14 @@ impl History {
         if !self.ours {
             return Ok(Counters::default());
         }
-        let meta = |key: &str| -> Result<u64> {
-            self.connection
-                .query_row("SELECT value FROM tarlike_meta WHERE key=?", [key], |row| {
-                    row.get::<_, Option<i64>>(0)
-                })
-                .optional()
-                .map(|number| number.flatten().map_or(0, from_sql_int))
-                .map_err(|e| self.error(e))
+        let number = |key: Key<u64>| {
+            key.get(&self.connection).map(|number| number.unwrap_or(0)).map_err(|e| self.error(e))
         };
         let last = self.generations.last().map_or(0, |last| last.number);
         Ok(Counters {
-            log_end: meta("log_end")?,
-            next_id: meta("next_id")?,
-            last_generation: meta("last_generation")?.max(last),
+            log_end: number(meta::LOG_END)?,
+            next_id: number(meta::NEXT_ID)?,
+            last_generation: number(meta::LAST_GENERATION)?.max(last),
         })
     }
 

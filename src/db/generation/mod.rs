@@ -18,7 +18,7 @@ mod whole;
 
 pub use afresh::{Afresh, lay_out_afresh};
 pub use apply::{Applied, apply, each_record};
-pub(super) use gone::{ONLY_PLACED, TAKEN_BACK, remember_own};
+pub(super) use gone::remember_own;
 pub use gone::{Placed, note_taken_back, remember_gone};
 pub use history::{Counters, Generation, History, Previous, Step};
 pub use next::NextGeneration;
@@ -26,10 +26,3 @@ pub use outgoing::without_private;
 pub use rebuild::{rebuild, remember, set_counters};
 pub use rewind::Rewound;
 pub use whole::copy_rows;
-
-use std::path::Path;
-
-/// The folder that `path` is in.
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}

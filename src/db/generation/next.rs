@@ -1,9 +1,10 @@
 //! The next generation of an index: made beside the previous one, put in its place in one step.
 
 use super::super::file::make_way;
-use super::super::index_read::{FileRead, IN_ORDER, IndexReader, Side, Summary, find_content, read_files};
+use super::super::index_read::{IndexReader, Side, Summary, find_content};
+use super::super::index_rows::{FileRead, read_files};
 use super::super::index_write::Written;
-use super::super::{schema, scratch, sql_int, text_or_blob};
+use super::super::{meta, schema, scratch, sql_int, text_or_blob};
 use super::copy::copy;
 use super::editor::Editor;
 use super::history::{Generation, History};
@@ -60,14 +61,14 @@ impl NextGeneration {
         let partial = copy(database)?;
         let editor = Editor::open(&partial, database, None)?;
         let total_bytes = editor.total_bytes()?;
-        let log_end = editor.meta("log_end")?.unwrap_or(0).max(total_bytes);
+        let log_end = editor.meta(&meta::LOG_END)?.max(total_bytes);
         let highest = editor.number("SELECT max(id) + 1 FROM tar")?.unwrap_or(0);
-        let next_id = editor.meta("next_id")?.unwrap_or(0).max(highest);
+        let next_id = editor.meta(&meta::NEXT_ID)?.max(highest);
         if previous_generation.format == 1 {
             // Later ones come behind them.
-            editor.set_number(IN_ORDER, highest)?;
+            editor.set_meta_number(&meta::IN_ORDER, highest)?;
         }
-        let number = editor.meta("last_generation")?.unwrap_or(0).max(last).saturating_add(1);
+        let number = editor.meta(&meta::LAST_GENERATION)?.max(last).saturating_add(1);
         let prepare = || -> rusqlite::Result<()> {
             for tables in [schema::HISTORY, schema::HASH_INDEX, schema::CHUNK_MAP] {
                 editor.connection.execute_batch(tables)?;
@@ -391,7 +392,7 @@ impl NextGeneration {
         line.insert(&self.editor.connection).map_err(|e| self.editor.error(e))?;
         self.editor.set_skipped(self.number, Some(self.previous.generation), skipped)?;
         let number = self.number;
-        self.put_in_place(&end, number, created_s)
+        self.put_in_place((&end, bytes), number, created_s)
     }
 
     /// The previous generation stands, but for where its files were seen, and what was left out
@@ -410,7 +411,7 @@ impl NextGeneration {
         };
         let number = self.previous.generation;
         self.editor.set_skipped(number, previous.parent, skipped)?;
-        self.put_in_place(&end, number, created_s)
+        self.put_in_place((&end, previous.bytes), number, created_s)
     }
 
     fn previous_generation(&self) -> Result<Generation> {
@@ -418,11 +419,11 @@ impl NextGeneration {
         history.active().cloned()
     }
 
-    fn put_in_place(self, end: &ChangeEnd, number: u64, created_s: u64) -> Result<Written> {
+    fn put_in_place(self, (end, bytes): (&ChangeEnd, u64), number: u64, created_s: u64) -> Result<Written> {
         let Self { editor, partial, target, log_end, next_id, .. } = self;
-        editor.set_number("log_end", log_end)?;
-        editor.set_number("next_id", next_id)?;
-        editor.close(&partial, end, number, created_s)?;
+        editor.set_meta_number(&meta::LOG_END, log_end)?;
+        editor.set_meta_number(&meta::NEXT_ID, next_id)?;
+        editor.close(&partial, (end, bytes), number, created_s)?;
         make_way(&target)?;
         partial.persist(&target).map_err(|e| {
             Error::io(format!("cannot give the index its name {}", target.display()), e.error)

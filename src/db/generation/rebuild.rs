@@ -1,15 +1,14 @@
 //! A previous generation as an index of its own, and an index that is put together out of its
 //! backup.
 
-use super::super::belonging;
-use super::super::file::open_private;
-use super::super::index_write::META;
-use super::super::{db_error, from_sql_int, schema, sql_int};
+use super::super::index_state::{self, failed};
+use super::super::meta::{self, Key};
+use super::super::{schema, sql_int};
 use super::apply::apply;
 use super::copy::copy_to;
 use super::history::{Counters, Generation, History};
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::params;
 use std::path::Path;
 
 /// Makes the generation `number` of the index at `database` as an index in the folder `scratch`,
@@ -34,19 +33,6 @@ pub fn rebuild(database: &Path, number: u64, scratch: &Path) -> Result<tempfile:
     Ok(copy)
 }
 
-fn writer(path: &Path, name: &Path) -> Result<Connection> {
-    let open = || -> rusqlite::Result<Connection> {
-        let connection = open_private(path)?;
-        connection.execute_batch(schema::HISTORY)?;
-        Ok(connection)
-    };
-    open().map_err(|e| failed(name, e))
-}
-
-fn failed(name: &Path, error: rusqlite::Error) -> Error {
-    db_error(format!("cannot write the index {}", name.display()), error)
-}
-
 /// Adds a generation to the history of the index at `path`, a private copy: its line, and the
 /// batches of its change and of what takes it back (`true`), each in their order. The index stays
 /// at the generation that it is. `name` stands for it in messages.
@@ -61,33 +47,30 @@ pub fn remember(
 ) -> Result<()> {
     // A fresh index has no line of itself.
     let active = History::open(path)?.active()?.clone();
-    let connection = writer(path, name)?;
-    let begin = || -> rusqlite::Result<()> {
-        connection.execute_batch("BEGIN")?;
-        active.insert(&connection)?;
-        let number = [sql_int(generation.number)];
-        connection.execute("DELETE FROM tarlike_generation WHERE number=?", number)?;
-        connection.execute("DELETE FROM tarlike_change WHERE generation=?", number)?;
-        generation.insert(&connection)
-    };
-    begin().map_err(|e| failed(name, e))?;
-    let mut counts = [0u64; 2];
-    for batch in batches {
-        let (undo, batch) = batch?;
-        let [change, back] = &mut counts;
-        let count = if undo { back } else { change };
-        connection
-            .prepare_cached("INSERT INTO tarlike_change VALUES(?,?,?,?)")
-            .and_then(|mut insert| {
-                insert.execute(params![sql_int(generation.number), undo, sql_int(*count), batch])
-            })
-            .map_err(|e| failed(name, e))?;
-        *count += 1;
-    }
-    belonging::expect_write(&connection)
-        .and_then(|()| connection.execute_batch("COMMIT"))
-        .map_err(|e| failed(name, e))?;
-    connection.close().map_err(|(_, e)| failed(name, e))
+    index_state::edit(path, name, |connection| {
+        let begin = || -> rusqlite::Result<()> {
+            connection.execute_batch(schema::HISTORY)?;
+            active.insert(connection)?;
+            let number = [sql_int(generation.number)];
+            connection.execute("DELETE FROM tarlike_generation WHERE number=?", number)?;
+            connection.execute("DELETE FROM tarlike_change WHERE generation=?", number)?;
+            generation.insert(connection)
+        };
+        begin().map_err(|e| failed(name, e))?;
+        let mut counts = [0u64; 2];
+        for batch in batches {
+            let (undo, batch) = batch?;
+            let count = &mut counts[usize::from(undo)];
+            connection
+                .prepare_cached("INSERT INTO tarlike_change VALUES(?,?,?,?)")
+                .and_then(|mut insert| {
+                    insert.execute(params![sql_int(generation.number), undo, sql_int(*count), batch])
+                })
+                .map_err(|e| failed(name, e))?;
+            *count += 1;
+        }
+        Ok(())
+    })
 }
 
 /// Sees to it that the index at `path`, a private copy, uses nothing again that `counters` say was
@@ -96,22 +79,14 @@ pub fn remember(
 /// # Errors
 /// SQLite fails.
 pub fn set_counters(path: &Path, name: &Path, counters: &Counters) -> Result<()> {
-    let connection = writer(path, name)?;
     let Counters { log_end, next_id, last_generation } = *counters;
-    connection.execute_batch("BEGIN").map_err(|e| failed(name, e))?;
-    for (key, value) in [("log_end", log_end), ("next_id", next_id), ("last_generation", last_generation)] {
-        let set = || -> rusqlite::Result<()> {
-            let query = "SELECT value FROM tarlike_meta WHERE key=?";
-            let there: Option<i64> = connection.query_row(query, [key], |row| row.get(0)).optional()?;
-            if there.map_or(0, from_sql_int) < value {
-                connection.execute(META, params![key, sql_int(value)])?;
-            }
-            Ok(())
+    let numbers =
+        [(meta::LOG_END, log_end), (meta::NEXT_ID, next_id), (meta::LAST_GENERATION, last_generation)];
+    index_state::edit(path, name, |connection| {
+        let raise = |(key, number): &(Key<u64>, u64)| -> rusqlite::Result<()> {
+            let there = key.get(connection)?;
+            if there.unwrap_or(0) < *number { key.set(connection, number) } else { Ok(()) }
         };
-        set().map_err(|e| failed(name, e))?;
-    }
-    belonging::expect_write(&connection)
-        .and_then(|()| connection.execute_batch("COMMIT"))
-        .map_err(|e| failed(name, e))?;
-    connection.close().map_err(|(_, e)| failed(name, e))
+        numbers.iter().try_for_each(raise).map_err(|e| failed(name, e))
+    })
 }

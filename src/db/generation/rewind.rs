@@ -1,16 +1,14 @@
 //! Going back to the generation that the newest one was made of.
 
-use super::super::belonging;
-use super::super::file::{make_way, open_private};
+use super::super::file::make_way;
 use super::super::index_read::IndexReader;
-use super::super::index_write::META;
-use super::super::{db_error, sql_int};
+use super::super::index_state::{self, failed};
+use super::super::{meta, sql_int};
 use super::apply::{Applied, apply};
 use super::copy::copy;
 use super::history::{Generation, History, Step};
 use crate::archive::skipped::SkippedList;
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::params;
 use std::path::{Path, PathBuf};
 use tempfile::TempPath;
 
@@ -60,22 +58,15 @@ impl Rewound {
         let created_s = parent.created_s;
         let applied = apply(&partial, database, parent.number, created_s, None, history.change_of(&step))?;
         drop(history);
-        let mark = || -> rusqlite::Result<()> {
-            let connection = open_private(&partial)?;
-            connection.execute_batch("BEGIN")?;
-            connection.execute(
-                "UPDATE tarlike_generation SET abandoned=1 WHERE number=?",
-                [sql_int(abandoned.number)],
-            )?;
-            connection.execute(META, params!["last_generation", sql_int(abandoned.number)])?;
-            belonging::expect_write(&connection)?;
-            connection.execute_batch("COMMIT")?;
-            connection.close().map_err(|(_, e)| e)
-        };
-        mark().map_err(|e| db_error(format!("cannot write the index {}", database.display()), e))?;
-        std::fs::File::open(&partial)
-            .and_then(|file| file.sync_all())
-            .map_err(|e| Error::io(format!("cannot sync the index {}", database.display()), e))?;
+        index_state::edit(&partial, database, |connection| {
+            let (query, number) =
+                ("UPDATE tarlike_generation SET abandoned=1 WHERE number=?", abandoned.number);
+            connection
+                .execute(query, [sql_int(number)])
+                .and_then(|_| meta::LAST_GENERATION.set(connection, &number))
+                .map_err(|e| failed(database, e))
+        })?;
+        index_state::sync(&partial, database)?;
         Ok(Self { partial, target: database.to_path_buf(), applied, abandoned, parent, step, skipped })
     }
 

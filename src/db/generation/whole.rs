@@ -2,13 +2,13 @@
 
 use super::super::file::open_private;
 use super::super::index_read::IndexReader;
-use super::super::index_write::{META, Written};
-use super::super::{HASH_MD5, db_error, schema};
+use super::super::index_write::Written;
+use super::super::meta::{self, Md5s};
+use super::super::{db_error, schema};
 use super::editor::Editor;
 use super::gone::Placed;
 use crate::archive::extent::Extent;
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::params;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub fn copy_rows(reader: &IndexReader, target: &Path, generation: u64, created_s
     let begin = || -> rusqlite::Result<()> {
         let connection = open_private(target)?;
         connection.execute_batch(schema::INDEX)?;
-        connection.execute(META, params!["hash", HASH_MD5]).map(drop)
+        meta::HASH.set(&connection, &Md5s::All)
     };
     begin().map_err(error)?;
     // Remembers nothing, but has the tables for it: a change may follow.
@@ -62,7 +62,7 @@ pub fn copy_rows(reader: &IndexReader, target: &Path, generation: u64, created_s
         Ok(ControlFlow::Continue(()))
     })?;
     editor.check_paths()?;
-    let (end, _) = editor.end(2)?;
-    editor.close(target, &end, generation, created_s)?;
+    let (end, content_bytes) = editor.end(2)?;
+    editor.close(target, (&end, content_bytes), generation, created_s)?;
     Ok(Written { digest: end.digest, files: end.files, nodes: end.nodes, total_bytes: end.total_bytes })
 }

@@ -1,11 +1,12 @@
 //! What an index has, or remembers, under some paths.
 
-use super::{FileRead, IndexReader, Side, WALK_ORDER, node_of, read_extents, read_nodes};
+use super::pieces::{Side, read_extents};
+use super::{IndexReader, WALK_ORDER};
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::index_digest::IndexDigester;
 use crate::archive::path::EntryPath;
-use crate::db::generation::ONLY_PLACED;
-use crate::db::{scratch, text_or_blob};
+use crate::db::index_rows::{read_node_tombstones, read_nodes, read_tombstones};
+use crate::db::{meta, scratch, text_or_blob};
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
 use std::ops::ControlFlow;
@@ -56,8 +57,9 @@ impl IndexReader {
         if !self.remembers()? {
             return Ok(());
         }
-        let read = FileRead { fragmented: true, ..self.read() };
-        Side::Gone.files(&self.connection, read, files, [], |file| go_on(each(Row::File(file), false)))?;
+        read_tombstones(&self.connection, self.read(), files, [], |file| {
+            go_on(each(Row::File(file), false))
+        })?;
         self.each_gone_node(nodes, [], |node| go_on(each(Row::Node(node), false)))
     }
 
@@ -66,20 +68,9 @@ impl IndexReader {
         &self,
         tail: &str,
         parameters: impl rusqlite::Params,
-        mut each: impl FnMut(Node) -> Result<ControlFlow<()>>,
+        each: impl FnMut(Node) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        let query =
-            format!("SELECT kind, path, target, mode, mtime_ns, uid, gid FROM tarlike_gone_node g {tail}");
-        let mut statement = self.connection.prepare_cached(&query).map_err(|e| self.error(e))?;
-        let mut rows = statement.query(parameters).map_err(|e| self.error(e))?;
-        while let Some(row) = rows.next().map_err(|e| self.error(e))? {
-            let node = node_of(row)
-                .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", self.path.display())))?;
-            if each(node)?.is_break() {
-                break;
-            }
-        }
-        Ok(())
+        read_node_tombstones(&self.connection, self.read(), tail, parameters, each)
     }
 
     /// Makes sure that the rows are what the digest of the index says.
@@ -87,7 +78,7 @@ impl IndexReader {
     /// # Errors
     /// [`ErrorKind::BadIndex`]: they are not. Or SQLite fails.
     pub fn check_rows(&self) -> Result<()> {
-        let mut digester = IndexDigester::of_format(if self.fragmented { 2 } else { 1 });
+        let mut digester = IndexDigester::of_format(if self.is_fragmented() { 2 } else { 1 });
         self.files(|file| {
             digester.file(&file);
             for extent in read_extents(Side::Live, &self.connection, self.read(), &file)? {
@@ -96,12 +87,12 @@ impl IndexReader {
             Ok(ControlFlow::Continue(()))
         })?;
         let order =
-            if self.fragmented { format!("ORDER BY {WALK_ORDER}") } else { "ORDER BY id".to_string() };
+            if self.is_fragmented() { format!("ORDER BY {WALK_ORDER}") } else { "ORDER BY id".to_string() };
         read_nodes(&self.connection, &self.path, &order, [], |node| {
             digester.node(&node);
             Ok(ControlFlow::Continue(()))
         })?;
-        if digester.finish() == self.summary()?.digest {
+        if digester.finish() == self.digest()? {
             return Ok(());
         }
         let what = format!("the rows of the index {} are not what its digest says", self.path.display());
@@ -114,6 +105,6 @@ impl IndexReader {
     /// # Errors
     /// SQLite fails.
     pub fn remembers_only_placed(&self) -> Result<bool> {
-        Ok(self.meta_int(ONLY_PLACED)?.is_some())
+        Ok(self.meta(&meta::TOMBSTONES_ARE_PLACED)?.is_some())
     }
 }

@@ -24,7 +24,7 @@ impl IndexReader {
     }
 
     fn of_chunk_map(&self, query: &str, id: u64) -> Result<Option<Vec<u8>>> {
-        if !self.chunk_maps {
+        if !self.kind.beside().chunk_maps {
             return Ok(None);
         }
         self.connection

@@ -1,14 +1,15 @@
 //! Which files have a piece in a range of the archive, and which pieces a file has.
 
-use super::{FileRead, IndexReader, file_of, read_files, read_nodes};
+use super::IndexReader;
 use crate::archive::digest::Md5;
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
 use crate::archive::path::EntryPath;
-use crate::db::generation::TAKEN_BACK;
+use crate::db::index_rows::{FileRead, read_files, read_nodes, read_tombstones};
+use crate::db::meta;
 use crate::db::schema::has_table;
 use crate::db::{db_error, from_sql_int, sql_int, text_or_blob};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, params};
 use std::ops::{ControlFlow, Range};
@@ -42,9 +43,6 @@ pub(in super::super) fn find_content(
     Ok(found)
 }
 
-const GONE_FILES: &str = "SELECT tar.id, tar.path, tar.size, tar.offset, tar.offset_end, tar.hash, tar.blake3, tar.mode, tar.mtime_ns,
-     tar.uid, tar.gid, NULL, NULL, NULL FROM tarlike_gone tar";
-
 impl Side {
     fn extents(self) -> &'static str {
         match self {
@@ -60,22 +58,12 @@ impl Side {
         read: FileRead<'_>,
         tail: &str,
         parameters: impl rusqlite::Params,
-        mut each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
+        each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if self == Self::Live {
-            return read_files(connection, read, tail, parameters, each);
+        match self {
+            Self::Live => read_files(connection, read, tail, parameters, each),
+            Self::Gone => read_tombstones(connection, read, tail, parameters, each),
         }
-        let error = |e| db_error(format!("cannot read the index {}", read.name.display()), e);
-        let mut statement = connection.prepare_cached(&format!("{GONE_FILES} {tail}")).map_err(error)?;
-        let mut rows = statement.query(parameters).map_err(error)?;
-        while let Some(row) = rows.next().map_err(error)? {
-            let file = file_of(row, FileRead { objects: false, ..read })
-                .map_err(|why| Error::new(ErrorKind::BadIndex, format!("{}: {why}", read.name.display())))?;
-            if each(file)?.is_break() {
-                break;
-            }
-        }
-        Ok(())
     }
 
     /// The file with this id, if there is one.
@@ -119,7 +107,7 @@ impl Side {
             broken = next.is_break();
             Ok(next)
         })?;
-        if broken || !read.fragmented {
+        if broken || !read.kind.is_fragmented() {
             return Ok(());
         }
         let error = |e| db_error(format!("cannot read the index {}", read.name.display()), e);
@@ -208,7 +196,7 @@ impl IndexReader {
         range: &Range<u64>,
         mut each: impl FnMut(&FileEntry, &Piece) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if self.fragmented {
+        if self.is_fragmented() {
             return Side::Live.pieces_in(&self.connection, self.read(), range, each);
         }
         // The same with what only a fresh index has: rows of the original program, of buckets, and
@@ -226,7 +214,7 @@ impl IndexReader {
         range: &Range<u64>,
         each: impl FnMut(&FileEntry, &Piece) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if !self.fragmented || !self.remembers()? {
+        if !self.is_fragmented() || !self.remembers()? {
             return Ok(());
         }
         Side::Gone.pieces_in(&self.connection, self.read(), range, each)
@@ -242,7 +230,7 @@ impl IndexReader {
     /// # Errors
     /// SQLite fails.
     pub fn taken_back(&self) -> Result<Option<u64>> {
-        Ok(self.meta_int(TAKEN_BACK)?.map(from_sql_int).filter(|&generation| generation > 0))
+        Ok(self.meta(&meta::REVERTED)?.filter(|&generation| generation > 0))
     }
 
     /// Gives the files of previous generations whose path no entry has any more, and that were
@@ -261,8 +249,7 @@ impl IndexReader {
         }
         let tail = "WHERE died >= ? AND NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = tar.path)
                     AND NOT EXISTS(SELECT 1 FROM tarlike_node n WHERE n.path = tar.path) ORDER BY tar.path, tar.id";
-        let read = FileRead { fragmented: true, ..self.read() };
-        Side::Gone.files(&self.connection, read, tail, [sql_int(since)], each)
+        read_tombstones(&self.connection, self.read(), tail, [sql_int(since)], each)
     }
 
     /// Gives the files of previous generations that had this path and were there before generation
@@ -279,10 +266,9 @@ impl IndexReader {
         if !self.remembers()? {
             return Ok(());
         }
-        let read = FileRead { fragmented: true, ..self.read() };
         let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
         let tail = "WHERE tar.path = ? AND died >= ?";
-        Side::Gone.files(&self.connection, read, tail, params![path, sql_int(since)], each)
+        read_tombstones(&self.connection, self.read(), tail, params![path, sql_int(since)], each)
     }
 
     /// The file of which `path` is a further name, if it is one.
@@ -399,7 +385,7 @@ impl IndexReader {
         from: u64,
         each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if !self.fragmented {
+        if !self.is_fragmented() {
             return Ok(());
         }
         // A row for each, however many pieces it has.

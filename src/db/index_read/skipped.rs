@@ -1,6 +1,6 @@
 //! What was left out of an index.
 
-use super::super::index_write::SKIPPED_PREFIX;
+use super::super::meta;
 use super::IndexReader;
 use crate::archive::skipped::SkippedList;
 use crate::error::Result;
@@ -12,12 +12,10 @@ impl IndexReader {
     /// # Errors
     /// SQLite fails.
     pub fn skipped(&self) -> Result<Option<SkippedList>> {
-        if !self.ours {
+        if !self.is_ours() {
             return Ok(None);
         }
-        self.skipped_of(
-            self.meta_int("generation")?.and_then(|number| u64::try_from(number).ok()).unwrap_or(1),
-        )
+        self.skipped_of(self.meta(&meta::GENERATION)?.unwrap_or(1))
     }
 
     /// The same for another generation of the index: the one before is known, too.
@@ -25,7 +23,6 @@ impl IndexReader {
     /// # Errors
     /// SQLite fails.
     pub fn skipped_of(&self, generation: u64) -> Result<Option<SkippedList>> {
-        let bytes = self.meta_bytes(&format!("{SKIPPED_PREFIX}{generation}"))?;
-        Ok(bytes.and_then(|bytes| SkippedList::parse(&bytes)))
+        self.meta(&meta::skipped_of(generation))
     }
 }

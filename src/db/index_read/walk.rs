@@ -1,9 +1,10 @@
 //! The rows of an index in the order of the walk, one after the other.
 
-use super::{IndexReader, read_nodes};
+use super::IndexReader;
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::path::EntryPath;
-use crate::db::sql_int;
+use crate::db::index_rows::read_nodes;
+use crate::db::{meta, sql_int};
 use crate::error::Result;
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -13,10 +14,6 @@ use std::ops::{ControlFlow, Range};
 /// The order of the walk, which is that of the bytes of path components: [`EntryPath::sort_key`] in
 /// SQL.
 pub(in super::super) const WALK_ORDER: &str = "CAST(replace(CAST(path AS TEXT), '/', char(0)) AS BLOB)";
-
-/// The key in `tarlike_meta` of the number of file ids, from 0 on, that are in the order of the
-/// walk: in an index that has had generations since.
-pub(in super::super) const IN_ORDER: &str = "in_order";
 
 /// What an index has rows of: files, or directories and links.
 pub trait WalkRow: Sized {
@@ -68,8 +65,8 @@ impl WalkRow for FileEntry {
 
     fn ids(reader: &IndexReader) -> Result<(u64, u64)> {
         let end = reader.next_id()?;
-        let in_order = if reader.fragmented { reader.meta_int(IN_ORDER)?.unwrap_or(0) } else { sql_int(end) };
-        Ok((end, u64::try_from(in_order).unwrap_or(0).min(end)))
+        let in_order = if reader.is_fragmented() { reader.meta(&meta::IN_ORDER)?.unwrap_or(0) } else { end };
+        Ok((end, in_order.min(end)))
     }
 
     fn with_ids(reader: &IndexReader, ids: Range<u64>, each: impl FnMut(Self)) -> Result<()> {
@@ -91,8 +88,8 @@ impl WalkRow for Node {
     }
 
     fn ids(reader: &IndexReader) -> Result<(u64, u64)> {
-        let end = if reader.ours { reader.next_node_id()? } else { 0 };
-        Ok((end, if reader.fragmented { 0 } else { end }))
+        let end = if reader.is_ours() { reader.next_node_id()? } else { 0 };
+        Ok((end, if reader.is_fragmented() { 0 } else { end }))
     }
 
     fn with_ids(reader: &IndexReader, ids: Range<u64>, each: impl FnMut(Self)) -> Result<()> {
