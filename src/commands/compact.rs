@@ -3,7 +3,7 @@
 use super::index_file::IndexFile;
 use super::output::{Outcome, Output, human_bytes, human_count};
 use super::signals::interruptible;
-use crate::db::generation::{Afresh, lay_out_afresh};
+use crate::db::generation::{Compacted, compact};
 use crate::engine::index_lock::IndexLock;
 use crate::error::Result;
 use crate::telemetry::Monitor;
@@ -36,8 +36,8 @@ pub(super) async fn run(args: CompactArgs, output: &Arc<Output>) -> Result<Outco
     output.notice(Notice::Phase("compacting"));
     let created_s = now_s();
     let path = database.clone();
-    let afresh = interruptible(output, move || lay_out_afresh(&path, created_s)).await?;
-    let Afresh { written, generation, previous, dropped, database_bytes, unchanged } = afresh;
+    let compacted = interruptible(output, move || compact(&path, created_s)).await?;
+    let Compacted { written, generation, previous, dropped, database_bytes, unchanged } = compacted;
     let text = if unchanged {
         format!("{}: generation {generation} is compact already", database.display())
     } else {

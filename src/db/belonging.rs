@@ -1,8 +1,9 @@
-//! Which rows of `tar` our tables belong to. The original program replaces `tar` in an index of ours and leaves our tables as they are: then
-//! these say nothing true any more.
+//! Which rows of `tar` our tables belong to. The original program replaces `tar` in an index of
+//! ours and leaves our tables as they are: then these say nothing true any more.
 //!
-//! An index that was made here has the digest of its rows, and the change counter that the file had then (bytes 24 to 27 of any SQLite
-//! file). As long as the counter is the same, nobody has written to the file; else the digest decides.
+//! An index that was made here has the digest of its rows, and the change counter that the file had
+//! then (bytes 24 to 27 of any SQLite file). As long as the counter is the same, nobody has written
+//! to the file; else the digest decides.
 
 use super::{meta, sql_int};
 use crate::archive::digest::{Blake3, Blake3Hasher};
@@ -10,7 +11,8 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use std::os::unix::fs::FileExt;
 
-/// Names the rows. To be called with all of them in place, in the transaction that is the last one to write to the file.
+/// Names the rows. To be called with all of them in place, in the transaction that is the last one
+/// to write to the file.
 pub(super) fn name_rows(connection: &Connection) -> rusqlite::Result<()> {
     meta::ROWS.set(connection, &digest(connection)?)?;
     expect_write(connection)
@@ -22,7 +24,8 @@ pub(super) fn forget(connection: &Connection) -> rusqlite::Result<()> {
     meta::COUNTER.remove(connection)
 }
 
-/// Says that this transaction is ours. To be called in each later one, where the rows stay as they are.
+/// Says that this transaction is ours. To be called in each later one, where the rows stay as they
+/// are.
 pub(super) fn expect_write(connection: &Connection) -> rusqlite::Result<()> {
     match counter(connection) {
         Some(counter) if meta::ROWS.is_in(connection, "main")? => {

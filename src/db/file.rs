@@ -1,9 +1,11 @@
 //! The file of a database: what SQLite keeps beside it, and how one takes the place of another.
 //!
-//! A process that is killed while it writes leaves its journal or WAL beside the database. The next one that opens the database for writing
-//! takes the write back, or completes it; one that opens it for reading may not. And a journal that is left beside *another* database of the
-//! same name would be rolled back into that one. So a database is opened for reading by `open_to_read`, copied byte for byte
-//! after [`settle`], and gets the name of another one after [`make_way`], nowhere else.
+//! A process that is killed while it writes leaves its journal or WAL beside the database. The next
+//! one that opens the database for writing takes the write back, or completes it; one that opens it
+//! for reading may not. And a journal that is left beside *another* database of the same name would
+//! be rolled back into that one. So a database is opened for reading by `open_to_read`, copied byte
+//! for byte after [`checkpoint`], and gets the name of another one after [`make_way`], nowhere
+//! else.
 
 use super::{db_error, is_cut, is_locked, keep_plans};
 use crate::error::{Error, ErrorKind, Result};
@@ -33,7 +35,8 @@ pub fn beside(path: &Path) -> impl Iterator<Item = PathBuf> + '_ {
     })
 }
 
-/// Opens the database at `path` for reading. A write that was cut is taken back first, which takes the right to write.
+/// Opens the database at `path` for reading. A write that was cut is taken back first, which takes
+/// the right to write.
 pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
     let open = || {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -59,8 +62,8 @@ pub(super) fn open_shared(path: &Path, timeout: Duration) -> rusqlite::Result<Co
     Ok(connection)
 }
 
-/// Opens the database at `path` for writing, or makes it. Only the caller uses it, until it is synced
-/// as a whole: SQLite need not sync or keep a journal.
+/// Opens the database at `path` for writing, or makes it. Only the caller uses it, until it is
+/// synced as a whole: SQLite need not sync or keep a journal.
 pub(super) fn open_private(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.execute_batch(
@@ -70,11 +73,12 @@ pub(super) fn open_private(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Has the file at `path` hold the whole database, so that it can be copied as a file. The caller keeps other writers out.
+/// Has the file at `path` hold the whole database, so that it can be copied as a file. The caller
+/// keeps other writers out.
 ///
 /// # Errors
 /// SQLite fails.
-pub fn settle(path: &Path) -> Result<()> {
+pub fn checkpoint(path: &Path) -> Result<()> {
     // SQLite has its files beside the real one.
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     if !beside(&real).any(|file| file.exists()) {
@@ -83,16 +87,19 @@ pub fn settle(path: &Path) -> Result<()> {
     recover(&real).map_err(|e| db_error(format!("cannot read the index {}", path.display()), e))
 }
 
-/// Prepares that another database is renamed to `target`: whatever SQLite has beside the previous one belongs to that one only.
+/// Prepares that another database is renamed to `target`: whatever SQLite has beside the previous
+/// one belongs to that one only.
 ///
 /// # Errors
-/// Another program uses the previous one ([`ErrorKind::InUse`]), or a file beside it cannot be removed.
+/// Another program uses the previous one ([`ErrorKind::InUse`]), or a file beside it cannot be
+/// removed.
 pub fn make_way(target: &Path) -> Result<()> {
     let left: Vec<PathBuf> = beside(target).filter(|file| std::fs::symlink_metadata(file).is_ok()).collect();
     if left.is_empty() {
         return Ok(());
     }
-    // Should the rename never come, the previous database is whole. One that cannot be recovered is of no use with its journal either.
+    // Should the rename never come, the previous database is whole. One that cannot be recovered is
+    // of no use with its journal either.
     if target.exists()
         && let Err(e) = recover(target)
         && e.sqlite_error_code().is_some_and(is_locked)
@@ -110,7 +117,8 @@ pub fn make_way(target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads all pages of the index at `path`, also those that no row is in, and compares them with each other.
+/// Reads all pages of the index at `path`, also those that no row is in, and compares them with
+/// each other.
 ///
 /// # Errors
 /// It is damaged ([`super::is_damage`]), or cannot be read.
@@ -138,7 +146,8 @@ fn read_anything(connection: &Connection) -> rusqlite::Result<()> {
 mod tests {
     use super::*;
 
-    /// A database with the rows 1 to 2000, and beside it what a process left that was killed in the middle of its commit.
+    /// A database with the rows 1 to 2000, and beside it what a process left that was killed in the
+    /// middle of its commit.
     fn cut(path: &Path, mode: &str) {
         let folder = tempfile::tempdir().unwrap();
         let scratch = folder.path().join("scratch");
@@ -151,7 +160,8 @@ mod tests {
                  BEGIN; UPDATE t SET n = -n, filler = randomblob(100);"
             ))
             .unwrap();
-        // The cache is small: much of it is in the file already, and what it replaced in a synced journal.
+        // The cache is small: much of it is in the file already, and what it replaced in a synced
+        // journal.
         std::fs::copy(&scratch, path).unwrap();
         for (from, to) in beside(&scratch).zip(beside(path)) {
             if from.exists() {
@@ -184,7 +194,7 @@ mod tests {
             cut(&path, mode);
             let link = folder.path().join(format!("link-{mode}"));
             std::os::unix::fs::symlink(&path, &link).unwrap();
-            settle(&link).unwrap();
+            checkpoint(&link).unwrap();
             std::fs::copy(&path, &copy).unwrap();
             assert_eq!(sum(&Connection::open(&copy).unwrap()), SUM, "{mode}");
         }

@@ -1,5 +1,6 @@
-//! Taking in an index that came over the network. The file is hostile until proven otherwise: it is opened read-only under
-//! limits, only plain tables are read, every row is validated and copied into a database of our own, and then it is dropped.
+//! Taking in an index that came over the network. The file is hostile until proven otherwise: it is
+//! opened read-only under limits, only plain tables are read, every row is validated and copied
+//! into a database of our own, and then it is dropped.
 
 use super::file::folder_of;
 use super::generation;
@@ -24,11 +25,12 @@ const MAX_CHUNK_MAP_BYTES: i32 = 64 << 20;
 /// After so many steps of SQLite's machine, the budget is looked at.
 const STEP: i32 = 1_000;
 
-/// Copies the index at `uploaded` into a new index at `target`, as generation `number`, with `created_s` in seconds since
-/// 1970. `name` stands for the upload in messages.
+/// Copies the index at `uploaded` into a new index at `target`, as generation `number`, with
+/// `created_s` in seconds since 1970. `name` stands for the upload in messages.
 ///
 /// # Errors
-/// [`ErrorKind::BadIndex`] says what is wrong with the upload; nothing is written then. Others: our own disk or database.
+/// [`ErrorKind::BadIndex`] says what is wrong with the upload; nothing is written then. Others: our
+/// own disk or database.
 pub fn import(uploaded: &Path, target: &Path, name: &str, number: u64, created_s: u64) -> Result<Written> {
     check_header(uploaded, name)?;
     let reader = IndexReader::on(open_hostile(uploaded, name)?, Path::new(name)).map_err(refuse)?;
@@ -102,8 +104,9 @@ impl Copy<'_> {
     }
 }
 
-/// Opens an index that was uploaded and taken in, for the chunk maps that it brought ([`IndexReader::chunk_map`]). They are as hostile as the rest:
-/// whatever is made by them has to be proven.
+/// Opens an index that was uploaded and taken in, for the chunk maps that it brought
+/// ([`IndexReader::chunk_map`]). They are as hostile as the rest: whatever is made by them has to
+/// be proven.
 ///
 /// # Errors
 /// It cannot be read.
@@ -163,7 +166,8 @@ fn open_hostile(path: &Path, name: &str) -> Result<Connection> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(&uri, flags).map_err(bad)?;
-    // Pages of a hostile file may be each other's children many times over: reading may not cost much more than its length.
+    // Pages of a hostile file may be each other's children many times over: reading may not cost
+    // much more than its length.
     let length = std::fs::metadata(path).map_err(|e| Error::io(format!("cannot read {name}"), e))?.len();
     let mut budget = 1_000_000 + length.saturating_mul(20);
     let spend = move || {

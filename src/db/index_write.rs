@@ -31,7 +31,8 @@ pub struct Written {
     pub total_bytes: u64,
 }
 
-/// An index that is being written. Dropped without [`IndexWriter::finish`], it leaves nothing behind.
+/// An index that is being written. Dropped without [`IndexWriter::finish`], it leaves nothing
+/// behind.
 pub struct IndexWriter {
     connection: Connection,
     partial: tempfile::TempPath,
@@ -125,7 +126,8 @@ impl IndexWriter {
         prefix.push(PARTIAL_INFIX);
         let partial = tempfile::Builder::new()
             .prefix(&prefix)
-            // An index is shared like any other file: as the umask says, which applies to this mode.
+            // An index is shared like any other file: as the umask says, which applies to this
+            // mode.
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
             .tempfile_in(folder_of(target))
             .map_err(|e| Error::io(what(), e).with_hint("does the folder exist, and may you write there?"))?
@@ -183,7 +185,8 @@ impl IndexWriter {
         self.add(file, true)
     }
 
-    /// The same for a file whose digests follow by [`IndexWriter::digests`]; those of the entry mean nothing.
+    /// The same for a file whose digests follow by [`IndexWriter::digests`]; those of the entry
+    /// mean nothing.
     ///
     /// # Errors
     /// As [`IndexWriter::file`].
@@ -222,7 +225,8 @@ impl IndexWriter {
         Ok(())
     }
 
-    /// Adds the digests of file `id`. If they are not those of a content that it had for `sure`, the next run reads it again.
+    /// Adds the digests of file `id`. If they are not those of a content that it had for `sure`,
+    /// the next run reads it again.
     ///
     /// # Errors
     /// SQLite fails.
@@ -243,7 +247,8 @@ impl IndexWriter {
         run().map_err(|e| self.error(e))
     }
 
-    /// Adds the chunk map of file `id` ([`crate::archive::chunk_map`]); it is no part of what the digest names.
+    /// Adds the chunk map of file `id` ([`crate::archive::chunk_map`]); it is no part of what the
+    /// digest names.
     ///
     /// # Errors
     /// SQLite fails.
@@ -287,7 +292,8 @@ impl IndexWriter {
         db_error(format!("cannot write the index {}", self.target.display()), error)
     }
 
-    /// Seals the index, syncs it and gives it its name, replacing an older one in one step. `base` is what was indexed and
+    /// Seals the index, syncs it and gives it its name, replacing an older one in one step. `base`
+    /// is what was indexed and
     /// `created_s` when, in seconds since 1970; both are for people.
     ///
     /// # Errors

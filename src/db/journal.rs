@@ -1,5 +1,5 @@
-//! The receiver's journal: which archives there are, which bytes of them are on stable storage, which files are published.
-//! It is the only truth about progress.
+//! The receiver's journal: which archives there are, which bytes of them are on stable storage,
+//! which files are published. It is the only truth about progress.
 
 use super::{db_error, from_sql_int, is_corrupt, schema, sql_int};
 use crate::archive::digest::IndexDigest;
@@ -35,7 +35,8 @@ pub struct ArchiveState {
 pub struct Record {
     /// The archive.
     pub tar_id: u64,
-    /// The state of its index that the change is about; when another one is active by then, the change means nothing.
+    /// The state of its index that the change is about; when another one is active by then, the
+    /// change means nothing.
     pub generation: u64,
     /// What changes.
     pub change: Change,
@@ -65,10 +66,12 @@ fn failed(what: impl std::fmt::Display, error: rusqlite::Error) -> Error {
 }
 
 impl Journal {
-    /// Opens or makes the journal at `path`, which no symbolic link may be part of, and holds it against other receivers until dropped.
+    /// Opens or makes the journal at `path`, which no symbolic link may be part of, and holds it
+    /// against other receivers until dropped.
     ///
     /// # Errors
-    /// It cannot be opened, another process holds it ([`ErrorKind::InUse`]), or a newer version wrote it.
+    /// It cannot be opened, another process holds it ([`ErrorKind::InUse`]), or a newer version
+    /// wrote it.
     pub fn open(path: &Path) -> Result<Self> {
         let what = || format!("cannot use the journal {}", path.display());
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -76,8 +79,8 @@ impl Journal {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let connection = Connection::open_with_flags(path, flags).map_err(|e| failed(what(), e))?;
-        // Exclusive: the journal's owner is the only receiver on its base folder. It also keeps the WAL index in memory,
-        // so that no shared-memory file is needed.
+        // Exclusive: the journal's owner is the only receiver on its base folder. It also keeps the
+        // WAL index in memory, so that no shared-memory file is needed.
         let run = || -> rusqlite::Result<i64> {
             connection.execute_batch(
                 "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-4000;
@@ -221,15 +224,16 @@ impl Journal {
         run().map_err(Self::error)
     }
 
-    /// Takes back that these bytes are done and these files published, in one transaction and one pass over what is there.
+    /// Takes back that these bytes are done and these files published, in one transaction and one
+    /// pass over what is there.
     ///
     /// # Errors
     /// SQLite fails; the previous state stands then.
-    pub fn forget(&mut self, tar_id: u64, bytes: &RangeSet, files: &RangeSet) -> Result<()> {
+    pub fn invalidate(&mut self, tar_id: u64, bytes: &RangeSet, files: &RangeSet) -> Result<()> {
         let mut run = || -> rusqlite::Result<()> {
             let tx = self.connection.transaction()?;
             let id = sql_int(tar_id);
-            for (table, gone) in [("done", bytes), ("published", files)] {
+            for (table, invalid) in [("done", bytes), ("published", files)] {
                 let mut hits = Vec::new();
                 let mut rows =
                     tx.prepare(&format!("SELECT rowid, first, end FROM {table} WHERE tar_id=?"))?;
@@ -237,7 +241,7 @@ impl Journal {
                 while let Some(row) = rows.next()? {
                     let (rowid, range): (i64, Range<u64>) =
                         (row.get(0)?, from_sql_int(row.get(1)?)..from_sql_int(row.get(2)?));
-                    let mut rest = gone.missing(range.clone());
+                    let mut rest = invalid.missing(range.clone());
                     if rest.next().as_ref() != Some(&range) {
                         hits.push((rowid, range));
                     }
@@ -246,7 +250,7 @@ impl Journal {
                 let mut insert = tx.prepare(&format!("INSERT INTO {table} VALUES(?,?,?)"))?;
                 for (rowid, range) in hits {
                     delete.execute([rowid])?;
-                    for rest in gone.missing(range) {
+                    for rest in invalid.missing(range) {
                         insert.execute([id, sql_int(rest.start), sql_int(rest.end)])?;
                     }
                 }
@@ -268,7 +272,8 @@ impl Journal {
             .map_err(Self::error)
     }
 
-    /// Says that the directories and links of an archive are being made. What is said once stays, until another index is active.
+    /// Says that the directories and links of an archive are being made. What is said once stays,
+    /// until another index is active.
     ///
     /// # Errors
     /// SQLite fails.
@@ -277,11 +282,12 @@ impl Journal {
         self.connection.execute(query, [sql_int(tar_id)]).map(drop).map_err(Self::error)
     }
 
-    /// Says that the rows of an archive's index are about to be others: nothing is known to be in place but its published files.
+    /// Says that the rows of an archive's index are about to be others: nothing is known to be in
+    /// place but its published files.
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn begin_again(&mut self, tar_id: u64) -> Result<()> {
+    pub fn restart(&mut self, tar_id: u64) -> Result<()> {
         let run = || -> rusqlite::Result<()> {
             let (tx, id) = (self.connection.unchecked_transaction()?, sql_int(tar_id));
             tx.execute("UPDATE archive SET finished=0 WHERE tar_id=?", [id])?;
@@ -355,7 +361,7 @@ mod tests {
         journal.set_finished(7, true).unwrap();
         assert!(journal.archives().unwrap()[0].finished);
         let set = |ranges: &[Range<u64>]| ranges.iter().cloned().collect::<RangeSet>();
-        journal.forget(7, &set(&[5..12, 14..15, 19..99]), &std::iter::once(3..4).collect()).unwrap();
+        journal.invalidate(7, &set(&[5..12, 14..15, 19..99]), &std::iter::once(3..4).collect()).unwrap();
         let state = journal.archives().unwrap().remove(0);
         assert_eq!(state.done.iter().collect::<Vec<_>>(), [0..5, 12..14, 15..19]);
         assert_eq!(state.published.iter().collect::<Vec<_>>(), [0..3, 4..9]);

@@ -1,5 +1,6 @@
-//! What a bucket has, on disk, so that its size does not matter. Lists come in the order of the bytes of whole keys; an index is
-//! in the order of path components, where a folder stands directly before its contents.
+//! What a bucket has, on disk, so that its size does not matter. Lists come in the order of the
+//! bytes of whole keys; an index is in the order of path components, where a folder stands directly
+//! before its contents.
 
 use super::scratch::{Scratch, failed};
 use super::{from_sql_int, schema, sql_int};
@@ -47,7 +48,8 @@ impl ListedObject {
         key
     }
 
-    /// Whether `other`, which comes directly behind it, is its folder or lies in it: it cannot be a file then.
+    /// Whether `other`, which comes directly behind it, is its folder or lies in it: it cannot be a
+    /// file then.
     #[must_use]
     pub fn is_folder_of(&self, other: &Self) -> bool {
         let (key, other) = (self.path.sort_key(), other.sort_key());
@@ -69,8 +71,9 @@ impl Listing {
         Ok(Self { scratch: Scratch::create(beside, "listing-", schema::LISTING)? })
     }
 
-    /// Adds an object, whose key the list has as `encoded_key` if that was decoded; false says that it was there already. Of the
-    /// same content, what was written last counts: a store may list a key twice. What differs is a [`Clash`].
+    /// Adds an object, whose key the list has as `encoded_key` if that was decoded; false says that
+    /// it was there already. Of the same content, what was written last counts: a store may list a
+    /// key twice. What differs is a [`Clash`].
     ///
     /// # Errors
     /// The disk is full.

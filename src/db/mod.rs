@@ -1,4 +1,5 @@
-//! SQLite: the index, the sender's progress, the receiver's journal. The only place for rusqlite and SQL.
+//! SQLite: the index, the sender's progress, the receiver's journal. The only place for rusqlite
+//! and SQL.
 
 mod belonging;
 pub mod file;
@@ -12,7 +13,7 @@ pub mod index_write;
 pub mod journal;
 pub mod listing;
 mod meta;
-pub mod moves;
+pub mod new_paths;
 pub mod paths;
 pub mod progress;
 mod running;
@@ -26,7 +27,8 @@ use rusqlite::types::ValueRef;
 use std::fmt;
 use std::path::Path;
 
-/// Version of our tables beside `tar`, as long as every file is one range of the archive, in the order of the walk.
+/// Version of our tables beside `tar`, as long as every file is one range of the archive, in the
+/// order of the walk.
 const INDEX_FORMAT: u64 = 1;
 
 /// The version from the second generation on: files may be fragmented, and ids have holes.
@@ -73,7 +75,8 @@ fn is_locked(code: rusqlite::ErrorCode) -> bool {
     matches!(code, rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
 }
 
-/// Whether `error` says that a database was read and is not what it was when it was written, rather than that it could not be read.
+/// Whether `error` says that a database was read and is not what it was when it was written, rather
+/// than that it could not be read.
 #[must_use]
 pub fn is_damage(error: &Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
@@ -95,7 +98,8 @@ pub fn is_corrupt(error: &Error) -> bool {
     error.kind() == ErrorKind::Database && matches!(code, Some(DatabaseCorrupt | NotADatabase))
 }
 
-/// Else statements with a range are prepared anew for each value: there are no statistics that would give them another plan.
+/// Else statements with a range are prepared anew for each value: there are no statistics that
+/// would give them another plan.
 fn keep_plans(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
@@ -105,7 +109,8 @@ fn text_or_blob(bytes: &[u8]) -> ValueRef<'_> {
     if std::str::from_utf8(bytes).is_ok() { ValueRef::Text(bytes) } else { ValueRef::Blob(bytes) }
 }
 
-/// A number of ours as SQLite keeps it. Sizes and offsets are checked to fit when they enter an index.
+/// A number of ours as SQLite keeps it. Sizes and offsets are checked to fit when they enter an
+/// index.
 fn sql_int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -7,7 +7,8 @@ use crate::error::Result;
 use rusqlite::{OptionalExtension, params};
 use std::path::Path;
 
-/// Paths with a word about what they are, in an order in which a folder stands directly before its contents.
+/// Paths with a word about what they are, in an order in which a folder stands directly before its
+/// contents.
 pub struct PathTable {
     scratch: Scratch,
 }

@@ -1,5 +1,6 @@
-//! The sender's progress database: the original's table `res`, and beside it which index and receiver the rows are about.
-//! It is a cache of what the receiver knows; losing it costs nothing but questions.
+//! The sender's progress database: the original's table `res`, and beside it which index and
+//! receiver the rows are about. It is a cache of what the receiver knows; losing it costs nothing
+//! but questions.
 
 use super::file::open_shared;
 use super::{db_error, from_sql_int, schema, sql_int};
@@ -17,8 +18,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Opens or makes the database at `path`. Rows about another index or receiver than these are dropped: the original
-    /// kept them, and skipped blocks that had never been sent.
+    /// Opens or makes the database at `path`. Rows about another index or receiver than these are
+    /// dropped: the original kept them, and skipped blocks that had never been sent.
     ///
     /// # Errors
     /// The file cannot be opened or is no database.

@@ -12,8 +12,8 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// Rows enter in the order of their ids, but the digests of large files come late. What follows such a row waits in memory, up to a
-/// limit; beyond that it is read again at the end.
+/// Rows enter in the order of their ids, but the digests of large files come late. What follows
+/// such a row waits in memory, up to a limit; beyond that it is read again at the end.
 #[derive(Default)]
 pub(super) struct RunningDigest {
     digester: IndexDigester,
@@ -65,11 +65,11 @@ impl RunningDigest {
                     *row = Row::of(&FileEntry { md5: Some(*md5), blake3: Some(*blake3), ..file.clone() });
                     self.waiting_bytes += row.bytes();
                 }
-                Row::Known(_) => return self.begin_again(),
+                Row::Known(_) => return self.restart(),
             },
             // Still to be read, with what it has then.
             None if self.lost && id >= self.files => {}
-            None => return self.begin_again(),
+            None => return self.restart(),
         }
         while let Some(Row::Known(bytes)) = self.waiting.front() {
             self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes.len() + ROW_BYTES);
@@ -80,7 +80,7 @@ impl RunningDigest {
     }
 
     /// A row that was counted already has other digests now: all rows are read again at the end.
-    fn begin_again(&mut self) {
+    fn restart(&mut self) {
         *self = Self { lost: true, ..Self::default() };
     }
 

@@ -112,7 +112,7 @@ pub(super) const PATHS: &str = "CREATE TABLE path(key BLOB PRIMARY KEY, kind TEX
 
 /// Temporary: files at new paths.
 pub(super) const NEW_PATHS: &str = "
-    CREATE TABLE came(key BLOB PRIMARY KEY, mark BLOB NOT NULL, path BLOB NOT NULL, size INT NOT NULL, send INT NOT NULL)
+    CREATE TABLE new_path(key BLOB PRIMARY KEY, identity BLOB NOT NULL, path BLOB NOT NULL, size INT NOT NULL, send INT NOT NULL)
         WITHOUT ROWID;";
 
 /// Temporary: the objects of a bucket.

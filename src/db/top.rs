@@ -1,5 +1,5 @@
-//! How the folder itself was that an index is of: it has no row, since its path would be empty. A value of `tarlike_meta`, which no digest
-//! names, and which whoever does not know it leaves alone.
+//! How the folder itself was that an index is of: it has no row, since its path would be empty. A
+//! value of `tarlike_meta`, which no digest names, and which whoever does not know it leaves alone.
 
 use super::file::open_shared;
 use super::index_read::{IndexReader, Summary};
@@ -15,11 +15,12 @@ use std::time::Duration;
 /// How long other programs may use the index meanwhile.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Notes in the index at `path`, which is one of ours, how the folder was; nothing is written where it says so already.
+/// Notes in the index at `path`, which is one of ours, how the folder was; nothing is written where
+/// it says so already.
 ///
 /// # Errors
 /// SQLite fails.
-pub fn note_top(path: &Path, top: &Meta) -> Result<()> {
+pub fn set_top(path: &Path, top: &Meta) -> Result<()> {
     if IndexReader::open(path)?.top()? == Some(*top) {
         return Ok(());
     }
@@ -42,8 +43,9 @@ impl IndexReader {
         if self.is_ours() { self.meta(&meta::TOP) } else { Ok(None) }
     }
 
-    /// Whether a file, a device or an object alone was indexed, and no folder. The index says so by its only path, which is that of its
-    /// base; the same of a folder whose only file has its name is told by what is noted of the folder.
+    /// Whether a file, a device or an object alone was indexed, and no folder. The index says so by
+    /// its only path, which is that of its base; the same of a folder whose only file has its name
+    /// is told by what is noted of the folder.
     ///
     /// # Errors
     /// SQLite fails.

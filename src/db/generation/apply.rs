@@ -2,7 +2,7 @@
 
 use super::super::sql_int;
 use super::editor::Editor;
-use super::gone::{Placed, REMEMBERED_IDS};
+use super::tombstones::{Placed, TOMBSTONE_IDS};
 use crate::archive::change::{self, ChangeEnd, ChangeRecord};
 use crate::archive::chunk_map::KnownPrefix;
 use crate::archive::extent::Extent;
@@ -15,12 +15,12 @@ use std::path::Path;
 pub struct Applied {
     /// The index as it is now.
     pub end: ChangeEnd,
-    /// Grown files whose prefix the sender did not read, by id: the id of the previous file, and how
-    /// to continue its digest. At most 1024; any other one is a file that changed.
-    pub beginnings: BTreeMap<u64, (u64, KnownPrefix)>,
+    /// Grown files whose prefix the sender did not read, by id: the id of the previous file, and
+    /// how to continue its digest. At most 1024; any other one is a file that changed.
+    pub prefixes: BTreeMap<u64, (u64, KnownPrefix)>,
 }
 
-const MAX_BEGINNINGS: usize = 1024;
+const MAX_PREFIXES: usize = 1024;
 
 /// How many extents a file may have whatever its size ...
 const MAX_FREE_EXTENTS: u64 = 256;
@@ -30,9 +30,8 @@ const MIN_MEAN_EXTENT_BYTES: u64 = 128;
 
 /// Applies a change to the index at `path`, a private copy that is of no use if this fails.
 /// `batches` gives the change piece by piece, each piece whole records. `name` stands for the index
-/// in messages. The index gets the number `generation`; with `remember`, what goes of what was put
-/// in place is kept in tables of its own, as a receiver needs it. `created_s` is in seconds
-/// since 1970.
+/// in messages. The index gets the number `generation`; with `tombstones`, what was put in place
+/// and is removed gets a tombstone, as a receiver needs it. `created_s` is in seconds since 1970.
 ///
 /// # Errors
 /// [`ErrorKind::BadIndex`] says what is wrong with the change; others are of `batches`, our own
@@ -42,14 +41,13 @@ pub fn apply(
     name: &Path,
     generation: u64,
     created_s: u64,
-    remember: Option<&Placed>,
+    tombstones: Option<&Placed>,
     batches: impl IntoIterator<Item = Result<Vec<u8>>>,
 ) -> Result<Applied> {
-    let editor = Editor::open(path, name, remember.map(|placed| (generation, placed)))?;
-    let mut applying =
-        Applying { editor, open: None, applied: None, whole: None, beginnings: BTreeMap::new() };
+    let editor = Editor::open(path, name, tombstones.map(|placed| (generation, placed)))?;
+    let mut applying = Applying { editor, open: None, applied: None, whole: None, prefixes: BTreeMap::new() };
     each_record(batches, |record| applying.record(record))?;
-    let Applying { editor, applied, beginnings, .. } = applying;
+    let Applying { editor, applied, prefixes, .. } = applying;
     let end = applied.ok_or_else(|| editor.refused("it has no end"))?;
     editor.check_paths()?;
     // Whoever reads such an index goes by the numbers.
@@ -63,7 +61,7 @@ pub fn apply(
             .with_hint("the change was made for another index, or edited"));
     }
     editor.close(path, (&end, content_bytes), generation, created_s)?;
-    Ok(Applied { end, beginnings })
+    Ok(Applied { end, prefixes })
 }
 
 /// Gives the records of a change that comes in `batches`, each of whole records.
@@ -97,7 +95,7 @@ struct Applying {
     applied: Option<ChangeEnd>,
     /// The fragmented file whose last extent was the last record.
     whole: Option<u64>,
-    beginnings: BTreeMap<u64, (u64, KnownPrefix)>,
+    prefixes: BTreeMap<u64, (u64, KnownPrefix)>,
 }
 
 impl Applying {
@@ -119,12 +117,12 @@ impl Applying {
                     file.fragmented.then_some(Open { id: file.id, at: 0, size: file.size, extents: 0 });
             }
             ChangeRecord::Extents(extents) => self.extents(&extents)?,
-            ChangeRecord::Prefix(previous, beginning) => {
-                let Some(id) = whole.filter(|_| sql_int(previous) < REMEMBERED_IDS) else {
+            ChangeRecord::Prefix(previous, prefix) => {
+                let Some(id) = whole.filter(|_| sql_int(previous) < TOMBSTONE_IDS) else {
                     return Err(self.editor.refused("it has a beginning of no fragmented file"));
                 };
-                if self.beginnings.len() < MAX_BEGINNINGS {
-                    self.beginnings.insert(id, (previous, beginning));
+                if self.prefixes.len() < MAX_PREFIXES {
+                    self.prefixes.insert(id, (previous, prefix));
                 }
             }
             ChangeRecord::SetMeta(id, meta) => drop(self.editor.set_meta(id, meta)?),

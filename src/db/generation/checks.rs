@@ -3,7 +3,7 @@
 
 use super::super::{from_sql_int, sql_int, text_or_blob};
 use super::editor::Editor;
-use super::gone::REMEMBERED_IDS;
+use super::tombstones::TOMBSTONE_IDS;
 use crate::archive::entry::FileEntry;
 use crate::archive::path::printable;
 use crate::error::Result;
@@ -20,7 +20,7 @@ fn bytes_of(value: ValueRef<'_>) -> &[u8] {
 impl Editor {
     /// Files do not overlap, and ascend with their ids.
     pub(super) fn check_place(&self, file: &FileEntry) -> Result<()> {
-        if sql_int(file.id) >= REMEMBERED_IDS {
+        if sql_int(file.id) >= TOMBSTONE_IDS {
             return Err(self.refused(format!("{} is no id of a file", file.id)));
         }
         let edge = |query: &str| -> Result<Option<u64>> {
@@ -56,7 +56,7 @@ impl Editor {
                 .optional()
                 .map_err(|e| self.error(e))
         };
-        let twice = "SELECT path FROM touched t WHERE (SELECT count(*) FROM tar WHERE tar.path = t.path)
+        let twice = "SELECT path FROM dirty_path t WHERE (SELECT count(*) FROM tar WHERE tar.path = t.path)
                      + (SELECT count(*) FROM tarlike_node n WHERE n.path = t.path) > 1 LIMIT 1";
         if let Some(path) = first(twice)? {
             return wrong(&path, "comes twice");
@@ -67,7 +67,7 @@ impl Editor {
             return wrong(&path, "is a hard link to no file of it");
         }
         let mut statement =
-            self.connection.prepare("SELECT path, kind FROM touched").map_err(|e| self.error(e))?;
+            self.connection.prepare("SELECT path, kind FROM dirty_path").map_err(|e| self.error(e))?;
         let mut rows = statement.query([]).map_err(|e| self.error(e))?;
         let mut checked: Vec<u8> = Vec::new();
         while let Some(row) = rows.next().map_err(|e| self.error(e))? {

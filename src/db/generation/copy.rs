@@ -1,6 +1,6 @@
 //! A private copy of an index, to be changed and put in its place, or dropped.
 
-use super::super::file::{folder_of, settle};
+use super::super::file::{checkpoint, folder_of};
 use crate::archive::path::PARTIAL_INFIX;
 use crate::error::{Error, Result};
 use std::path::Path;
@@ -15,7 +15,7 @@ pub(super) fn copy_to(database: &Path, folder: &Path) -> Result<tempfile::TempPa
     let what = || format!("cannot copy the index {}", database.display());
     let mut prefix = database.file_name().unwrap_or_default().to_os_string();
     prefix.push(PARTIAL_INFIX);
-    settle(database)?;
+    checkpoint(database)?;
     let mut from = std::fs::File::open(database).map_err(|e| Error::io(what(), e))?;
     let mode = from.metadata().map_err(|e| Error::io(what(), e))?.permissions();
     let mut to = tempfile::Builder::new()

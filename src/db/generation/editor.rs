@@ -7,7 +7,7 @@ use super::super::index_rows::{Beside, FileRead, Kind, read_files, read_nodes};
 use super::super::index_write::{insert_file, insert_node};
 use super::super::meta::{self, Key, Md5s};
 use super::super::{belonging, db_error, from_sql_int, index_state, schema, scratch, sql_int, text_or_blob};
-use super::gone::{Placed, forget_unplaced, next_id, remember_nodes};
+use super::tombstones::{Placed, add_node_tombstones, drop_unplaced, next_id};
 use crate::archive::change::ChangeEnd;
 use crate::archive::entry::{FileEntry, Meta, Node, Origin};
 use crate::archive::extent::Extent;
@@ -25,33 +25,33 @@ pub(super) struct Editor {
     pub(super) connection: Connection,
     /// The index, for messages.
     name: PathBuf,
-    /// What goes of what was put in place is remembered, as gone with this generation.
-    remembers: Option<(u64, Placed)>,
+    /// What was put in place and is removed gets a tombstone, with this generation.
+    tombstones: Option<(u64, Placed)>,
     has_objects: bool,
 }
 
 impl Editor {
-    /// Opens the copy at `path`, which nobody else uses. With `remember`, what goes of what was put
-    /// in place is remembered, as gone with that generation.
-    pub(super) fn open(path: &Path, name: &Path, remember: Option<(u64, &Placed)>) -> Result<Self> {
+    /// Opens the copy at `path`, which nobody else uses. With `tombstones`, what was put in place
+    /// and is removed gets a tombstone, with that generation.
+    pub(super) fn open(path: &Path, name: &Path, tombstones: Option<(u64, &Placed)>) -> Result<Self> {
         let connection = open_private(path)
             .map_err(|e| db_error(format!("cannot write the index {}", name.display()), e))?;
-        let remembers = remember.map(|(died, placed)| (died, placed.clone()));
-        let mut editor = Self { connection, name: name.to_path_buf(), remembers, has_objects: false };
+        let own = tombstones.map(|(died, placed)| (died, placed.clone()));
+        let mut editor = Self { connection, name: name.to_path_buf(), tombstones: own, has_objects: false };
         let run = || -> rusqlite::Result<bool> {
             // Rows are found by paths and digests, all over the file.
             editor.connection.execute_batch("PRAGMA cache_size=-16000; BEGIN;")?;
             editor.connection.execute_batch(schema::EXTENT)?;
             editor.connection.execute_batch(schema::PATH_INDEXES)?;
-            scratch::table(&editor.connection, "touched", "(path, kind TEXT NOT NULL)")?;
-            if let Some((_, placed)) = remember {
+            scratch::table(&editor.connection, "dirty_path", "(path, kind TEXT NOT NULL)")?;
+            if let Some((_, placed)) = tombstones {
                 // An index that came as a log is one no more: what it grew by means nothing for the
                 // next generation.
                 editor.connection.execute_batch(schema::NO_LOG)?;
                 meta::STREAM.remove(&editor.connection)?;
                 editor.connection.execute_batch(schema::TOMBSTONE)?;
-                forget_unplaced(&editor.connection, placed)?;
-                remember_nodes(&editor.connection, "main", placed)?;
+                drop_unplaced(&editor.connection, placed)?;
+                add_node_tombstones(&editor.connection, "main", placed)?;
             }
             schema::has_table(&editor.connection, "main", "tarlike_object")
         };
@@ -84,7 +84,7 @@ impl Editor {
         let (file, extents) = self.file(id)?.ok_or_else(|| self.refused(format!("there is no file {id}")))?;
         let run = || -> rusqlite::Result<()> {
             let row = sql_int(id);
-            if let Some((died, _)) = self.remembers_file(id) {
+            if let Some((died, _)) = self.placed_file(id) {
                 self.connection
                     .prepare_cached(
                         "INSERT OR REPLACE INTO tarlike_gone SELECT tar.id, path, size, offset, offset_end, hash, blake3, mode, mtime_ns,
@@ -111,7 +111,7 @@ impl Editor {
     pub(super) fn add_file(&mut self, file: &FileEntry) -> Result<()> {
         self.check_place(file)?;
         let run = || -> rusqlite::Result<()> {
-            if self.remembers.is_some() {
+            if self.tombstones.is_some() {
                 // It comes back. As long as it is not in place again, the previous one may be.
                 let row = [sql_int(file.id)];
                 let renumber = format!(
@@ -125,7 +125,7 @@ impl Editor {
             }
             insert_file(&self.connection, file, true)?;
             self.connection
-                .prepare_cached("INSERT INTO touched VALUES(?, 'f')")?
+                .prepare_cached("INSERT INTO dirty_path VALUES(?, 'f')")?
                 .execute([ToSqlOutput::Borrowed(text_or_blob(file.path.as_bytes()))])
                 .map(drop)
         };
@@ -158,8 +158,8 @@ impl Editor {
     }
 
     /// The generation with which file `id` goes, if it was put in place.
-    fn remembers_file(&self, id: u64) -> Option<&(u64, Placed)> {
-        self.remembers.as_ref().filter(|(_, placed)| placed.files.contains(id..id + 1))
+    fn placed_file(&self, id: u64) -> Option<&(u64, Placed)> {
+        self.tombstones.as_ref().filter(|(_, placed)| placed.files.contains(id..id + 1))
     }
 
     /// Sets metadata of a file and gives the previous ones.
@@ -167,19 +167,19 @@ impl Editor {
         let previous = Side::Live
             .file(&self.connection, self.read(), id)?
             .ok_or_else(|| self.refused(format!("there is no file {id}")))?;
-        if let Some((died, _)) = self.remembers_file(id) {
+        if let Some((died, _)) = self.placed_file(id) {
             // Until it has the new ones, it is known by these.
-            let remember = format!(
+            let insert = format!(
                 "INSERT INTO tarlike_gone SELECT {}, path, size, 0, -1, hash, blake3, mode, mtime_ns, uid, gid, ?2
                  FROM tar LEFT JOIN tarlike_file f ON f.id = tar.id WHERE tar.rowid = ?1 + 1",
                 next_id()
             );
             self.connection
-                .prepare_cached(&remember)
+                .prepare_cached(&insert)
                 .and_then(|mut insert| insert.execute([sql_int(id), sql_int(*died)]))
                 .map_err(|e| self.error(e))?;
         }
-        if let Some((_, placed)) = &mut self.remembers {
+        if let Some((_, placed)) = &mut self.tombstones {
             placed.files.remove(id..id + 1);
         }
         self.connection
@@ -246,7 +246,7 @@ impl Editor {
         let node = self.node(path)?.ok_or_else(|| self.refused(format!("there is no \"{path}\"")))?;
         let run = || -> rusqlite::Result<()> {
             let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
-            if let Some((died, _)) = &self.remembers {
+            if let Some((died, _)) = &self.tombstones {
                 self.connection
                     .prepare_cached("UPDATE tarlike_gone_node SET died=? WHERE path=?")?
                     .execute(params![sql_int(*died), &path])?;
@@ -280,7 +280,7 @@ impl Editor {
             };
             insert_node(&self.connection, from_sql_int(id), node)?;
             self.connection
-                .prepare_cached("INSERT INTO touched VALUES(?, ?)")?
+                .prepare_cached("INSERT INTO dirty_path VALUES(?, ?)")?
                 .execute(params![path(), node.kind.letter()])
                 .map(drop)
         };
@@ -327,7 +327,7 @@ impl Editor {
     /// gives the bytes of all files.
     pub(super) fn end(&self, format: u8) -> Result<(ChangeEnd, u64)> {
         let total_bytes = self.total_bytes()?;
-        if format == 1 && !self.is_fresh(total_bytes)? {
+        if format == 1 && !self.is_compact(total_bytes)? {
             return Err(self.refused("its files do not follow each other without a gap"));
         }
         let mut digester = IndexDigester::of_format(format);
@@ -355,7 +355,7 @@ impl Editor {
 
     /// Whether ids are dense and files follow each other without a gap, as in an index that was
     /// made in one go.
-    fn is_fresh(&self, total_bytes: u64) -> Result<bool> {
+    fn is_compact(&self, total_bytes: u64) -> Result<bool> {
         let rows = "SELECT count(*) = coalesce(max(rowid), 0) AND coalesce(sum(size), 0) = ?
                     AND NOT EXISTS(SELECT 1 FROM tarlike_extent) FROM tar";
         self.connection.query_row(rows, [sql_int(total_bytes)], |row| row.get(0)).map_err(|e| self.error(e))
@@ -391,7 +391,7 @@ impl Editor {
             meta::CREATED.set(connection, &created_s)?;
             // The top folder was that of the generation that the rows had before.
             meta::TOP.remove(connection)?;
-            match &self.remembers {
+            match &self.tombstones {
                 None => belonging::name_rows(connection),
                 // A receiver's own index, which no other program gets at.
                 Some(_) => belonging::forget(connection),

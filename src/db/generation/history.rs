@@ -99,7 +99,7 @@ impl History {
         let generations = generations
             .map_err(|e| db_error(format!("cannot read the history of the index {}", path.display()), e))?;
         let generations =
-            if generations.is_empty() { vec![Generation::fresh(&summary, bytes)] } else { generations };
+            if generations.is_empty() { vec![Generation::first(&summary, bytes)] } else { generations };
         Ok(Self { connection, path: path.to_path_buf(), generations, active: summary.generation, ours })
     }
 
@@ -254,7 +254,7 @@ impl History {
 
 impl Generation {
     /// The only generation of an index without a history.
-    pub(super) fn fresh(summary: &Summary, bytes: u64) -> Self {
+    pub(super) fn first(summary: &Summary, bytes: u64) -> Self {
         Self {
             number: summary.generation,
             parent: None,

@@ -1,12 +1,11 @@
 //! Generations of an index: the next one, the way from one to another, and what is known of those
 //! that were.
 
-mod afresh;
 mod apply;
 mod checks;
+mod compact;
 mod copy;
 mod editor;
-mod gone;
 mod history;
 mod next;
 mod outgoing;
@@ -14,15 +13,16 @@ mod rebuild;
 mod rewind;
 #[cfg(test)]
 mod tests;
+mod tombstones;
 mod whole;
 
-pub use afresh::{Afresh, lay_out_afresh};
 pub use apply::{Applied, apply, each_record};
-pub(super) use gone::remember_own;
-pub use gone::{Placed, note_taken_back, remember_gone};
+pub use compact::{Compacted, compact};
 pub use history::{Counters, Generation, History, Previous, Step};
 pub use next::NextGeneration;
 pub use outgoing::without_private;
-pub use rebuild::{rebuild, remember, set_counters};
+pub use rebuild::{add_generation, rebuild, set_counters};
 pub use rewind::Rewound;
+pub(super) use tombstones::add_own_tombstones;
+pub use tombstones::{Placed, add_tombstones, set_reverted};
 pub use whole::copy_rows;

@@ -73,7 +73,7 @@ impl NextGeneration {
             for tables in [schema::HISTORY, schema::HASH_INDEX, schema::CHUNK_MAP] {
                 editor.connection.execute_batch(tables)?;
             }
-            scratch::table(&editor.connection, "doomed", "(id INTEGER PRIMARY KEY)")?;
+            scratch::table(&editor.connection, "removed_file", "(id INTEGER PRIMARY KEY)")?;
             editor
                 .connection
                 .execute("DELETE FROM tarlike_sketch WHERE id + 1 NOT IN (SELECT rowid FROM tar)", [])?;
@@ -202,7 +202,7 @@ impl NextGeneration {
         self.changed = true;
         self.editor
             .connection
-            .prepare_cached("INSERT OR IGNORE INTO doomed VALUES(?)")
+            .prepare_cached("INSERT OR IGNORE INTO removed_file VALUES(?)")
             .and_then(|mut insert| insert.execute([sql_int(id)]))
             .map(drop)
             .map_err(|e| self.editor.error(e))
@@ -247,8 +247,8 @@ impl NextGeneration {
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn begins_with(&mut self, previous: u64, beginning: KnownPrefix) -> Result<()> {
-        self.note(false, &ChangeRecord::Prefix(previous, beginning))
+    pub fn set_prefix(&mut self, previous: u64, prefix: KnownPrefix) -> Result<()> {
+        self.note(false, &ChangeRecord::Prefix(previous, prefix))
     }
 
     fn grown(&self, by: u64) -> Result<u64> {
@@ -343,14 +343,15 @@ impl NextGeneration {
     /// # Errors
     /// SQLite fails, the disk is full, or what was added does not fit together.
     pub fn finish(mut self, created_s: u64, skipped: &SkippedList) -> Result<Written> {
-        let doomed: Vec<u64> = {
+        let removed: Vec<u64> = {
             let run = || -> rusqlite::Result<Vec<u64>> {
-                let mut statement = self.editor.connection.prepare("SELECT id FROM doomed ORDER BY id")?;
+                let mut statement =
+                    self.editor.connection.prepare("SELECT id FROM removed_file ORDER BY id")?;
                 statement.query_map([], |row| row.get(0).map(super::super::from_sql_int))?.collect()
             };
             run().map_err(|e| self.editor.error(e))?
         };
-        for id in doomed {
+        for id in removed {
             let (file, extents) = self.editor.remove_file(id)?;
             self.note(false, &ChangeRecord::RemoveFile(id))?;
             let fragmented = file.fragmented;

@@ -2,7 +2,7 @@
 
 use super::super::belonging;
 use super::super::db_error;
-use super::super::file::{open_private, open_to_read, settle};
+use super::super::file::{checkpoint, open_private, open_to_read};
 use super::super::index_read::IndexReader;
 use super::super::schema::{CHUNK_MAP_NAME, PRIVATE};
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use std::path::Path;
 /// The index cannot be read, or the folder cannot be written to.
 pub fn without_private(path: &Path, scratch: &Path, chunk_maps: bool) -> Result<Option<tempfile::TempPath>> {
     let failed = |e| db_error(format!("cannot copy the index {}", path.display()), e);
-    settle(path)?;
+    checkpoint(path)?;
     let ours = IndexReader::open(path)?.is_ours();
     let find = || -> rusqlite::Result<Vec<String>> {
         let connection = open_to_read(path)?;

@@ -39,7 +39,7 @@ pub fn rebuild(database: &Path, number: u64, scratch: &Path) -> Result<tempfile:
 ///
 /// # Errors
 /// SQLite or `batches` fails.
-pub fn remember(
+pub fn add_generation(
     path: &Path,
     name: &Path,
     generation: &Generation,

@@ -130,7 +130,7 @@ fn a_generation_keeps_what_did_not_change_and_can_be_taken_back() {
     let mut gone = Vec::new();
     IndexReader::open(&theirs)
         .unwrap()
-        .gone_pieces_in(&(0..100), |file, piece| {
+        .tombstone_pieces_in(&(0..100), |file, piece| {
             gone.push((file.path.to_string(), piece.range.clone()));
             Ok(ControlFlow::Continue(()))
         })

@@ -6,7 +6,7 @@ use super::super::index_write::Written;
 use super::super::meta::{self, Md5s};
 use super::super::{db_error, schema};
 use super::editor::Editor;
-use super::gone::Placed;
+use super::tombstones::Placed;
 use crate::archive::extent::Extent;
 use crate::error::{Error, ErrorKind, Result};
 use std::ops::ControlFlow;

@@ -7,7 +7,7 @@ use crate::archive::entry::{FileEntry, Node};
 use crate::archive::log::{self, FileRow, LogDigest, LogEnd, LogRecord, first_digest};
 use crate::archive::path::printable;
 use crate::db::file::open_to_read;
-use crate::db::generation::{Placed, remember_own};
+use crate::db::generation::{Placed, add_own_tombstones};
 use crate::db::index_rows::{FileRead, Kind, PENDING_MD5, read_files, read_nodes};
 use crate::db::index_write::{insert_file, insert_node, set_digests};
 use crate::db::meta::{self, Md5s};
@@ -80,14 +80,14 @@ impl GrowingIndex {
     }
 
     /// Opens the index at `path` for a new stream, with whose rows those that are there will be
-    /// compared. What was put in place of them is remembered, so that what the new stream does not
-    /// have can be deleted.
+    /// compared. What was put in place of them gets a tombstone, so that what the new stream does
+    /// not have can be deleted.
     ///
     /// # Errors
     /// SQLite fails.
     pub fn adopt(path: &Path, stream: &LogDigest, limit_bytes: u64, placed: &Placed) -> Result<Self> {
         let connection = Self::connect(path, OpenFlags::empty())?;
-        remember_own(&connection, placed).map_err(|e| Self::error_at(path, e))?;
+        add_own_tombstones(&connection, placed).map_err(|e| Self::error_at(path, e))?;
         Self::begin(connection, path, stream, limit_bytes)
     }
 

@@ -1,4 +1,4 @@
-//! What an index has, or remembers, under some paths.
+//! Rows and tombstones of an index by their paths.
 
 use super::pieces::{Side, read_extents};
 use super::{IndexReader, WALK_ORDER};
@@ -32,8 +32,8 @@ impl Row {
 }
 
 impl IndexReader {
-    /// Gives the rows that have one of `paths`: those of the index (`true`), and those that it
-    /// remembers of previous generations (`false`). On a receiver only.
+    /// Gives the rows that have one of `paths`: those of the index (`true`), and its tombstones
+    /// (`false`). On a receiver only.
     ///
     /// # Errors
     /// As [`IndexReader::files`].
@@ -54,17 +54,17 @@ impl IndexReader {
         self.each_file(files, [], |file| go_on(each(Row::File(file), true)))?;
         let nodes = "WHERE path IN (SELECT path FROM temp.wanted)";
         read_nodes(&self.connection, &self.path, nodes, [], |node| go_on(each(Row::Node(node), true)))?;
-        if !self.remembers()? {
+        if !self.has_tombstones()? {
             return Ok(());
         }
         read_tombstones(&self.connection, self.read(), files, [], |file| {
             go_on(each(Row::File(file), false))
         })?;
-        self.each_gone_node(nodes, [], |node| go_on(each(Row::Node(node), false)))
+        self.each_node_tombstone(nodes, [], |node| go_on(each(Row::Node(node), false)))
     }
 
     /// Gives the directories and links of previous generations that `tail` selects.
-    pub(super) fn each_gone_node(
+    pub(super) fn each_node_tombstone(
         &self,
         tail: &str,
         parameters: impl rusqlite::Params,
@@ -99,12 +99,12 @@ impl IndexReader {
         Err(Error::new(ErrorKind::BadIndex, what))
     }
 
-    /// Whether all that the index remembers was put in place. Earlier versions of ours did not ask
-    /// for that.
+    /// Whether every tombstone is of an entry that was put in place: earlier versions made them of
+    /// all that an index had.
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn remembers_only_placed(&self) -> Result<bool> {
+    pub fn tombstones_are_placed(&self) -> Result<bool> {
         Ok(self.meta(&meta::TOMBSTONES_ARE_PLACED)?.is_some())
     }
 }

@@ -20,7 +20,7 @@ pub(in super::super) enum Side {
     /// The files of the index.
     Live,
     /// Files of previous generations.
-    Gone,
+    Tombstone,
 }
 
 /// The first file of this size and md5 that `accept` takes.
@@ -47,7 +47,7 @@ impl Side {
     fn extents(self) -> &'static str {
         match self {
             Self::Live => "tarlike_extent",
-            Self::Gone => "tarlike_gone_extent",
+            Self::Tombstone => "tarlike_gone_extent",
         }
     }
 
@@ -62,7 +62,7 @@ impl Side {
     ) -> Result<()> {
         match self {
             Self::Live => read_files(connection, read, tail, parameters, each),
-            Self::Gone => read_tombstones(connection, read, tail, parameters, each),
+            Self::Tombstone => read_tombstones(connection, read, tail, parameters, each),
         }
     }
 
@@ -75,7 +75,7 @@ impl Side {
     ) -> Result<Option<FileEntry>> {
         let (tail, row) = match self {
             Self::Live => ("WHERE tar.rowid = ?", sql_int(id).saturating_add(1)),
-            Self::Gone => ("WHERE tar.id = ?", sql_int(id)),
+            Self::Tombstone => ("WHERE tar.id = ?", sql_int(id)),
         };
         let mut found = None;
         self.files(connection, read, tail, [row], |file| {
@@ -209,19 +209,19 @@ impl IndexReader {
     ///
     /// # Errors
     /// As [`IndexReader::pieces_in`].
-    pub fn gone_pieces_in(
+    pub fn tombstone_pieces_in(
         &self,
         range: &Range<u64>,
         each: impl FnMut(&FileEntry, &Piece) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if !self.is_fragmented() || !self.remembers()? {
+        if !self.is_fragmented() || !self.has_tombstones()? {
             return Ok(());
         }
-        Side::Gone.pieces_in(&self.connection, self.read(), range, each)
+        Side::Tombstone.pieces_in(&self.connection, self.read(), range, each)
     }
 
-    /// Whether the index remembers what previous ones had.
-    pub(super) fn remembers(&self) -> Result<bool> {
+    /// Whether the index has tables of tombstones.
+    pub(super) fn has_tombstones(&self) -> Result<bool> {
         has_table(&self.connection, "main", "tarlike_gone").map_err(|e| self.error(e))
     }
 
@@ -229,7 +229,7 @@ impl IndexReader {
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn taken_back(&self) -> Result<Option<u64>> {
+    pub fn reverted_generation(&self) -> Result<Option<u64>> {
         Ok(self.meta(&meta::REVERTED)?.filter(|&generation| generation > 0))
     }
 
@@ -239,12 +239,12 @@ impl IndexReader {
     ///
     /// # Errors
     /// As [`IndexReader::files`].
-    pub fn gone_files(
+    pub fn file_tombstones(
         &self,
         since: u64,
         each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if !self.remembers()? {
+        if !self.has_tombstones()? {
             return Ok(());
         }
         let tail = "WHERE died >= ? AND NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = tar.path)
@@ -257,13 +257,13 @@ impl IndexReader {
     ///
     /// # Errors
     /// As [`IndexReader::files`].
-    pub fn gone_files_at(
+    pub fn file_tombstones_at(
         &self,
         path: &EntryPath,
         since: u64,
         each: impl FnMut(FileEntry) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        if !self.remembers()? {
+        if !self.has_tombstones()? {
             return Ok(());
         }
         let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
@@ -289,13 +289,17 @@ impl IndexReader {
     ///
     /// # Errors
     /// As [`IndexReader::nodes`].
-    pub fn gone_nodes(&self, since: u64, each: impl FnMut(Node) -> Result<ControlFlow<()>>) -> Result<()> {
-        if !self.remembers()? {
+    pub fn node_tombstones(
+        &self,
+        since: u64,
+        each: impl FnMut(Node) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        if !self.has_tombstones()? {
             return Ok(());
         }
         let tail = "WHERE died >= ? AND NOT EXISTS(SELECT 1 FROM tar t WHERE t.path = g.path)
                     AND NOT EXISTS(SELECT 1 FROM tarlike_node n WHERE n.path = g.path) ORDER BY g.path DESC";
-        self.each_gone_node(tail, [sql_int(since)], each)
+        self.each_node_tombstone(tail, [sql_int(since)], each)
     }
 
     /// The directory or link of a previous generation that had this path and was there before
@@ -303,13 +307,13 @@ impl IndexReader {
     ///
     /// # Errors
     /// As [`IndexReader::nodes`].
-    pub fn gone_node_at(&self, path: &EntryPath, since: u64) -> Result<Option<Node>> {
-        if !self.remembers()? {
+    pub fn node_tombstone_at(&self, path: &EntryPath, since: u64) -> Result<Option<Node>> {
+        if !self.has_tombstones()? {
             return Ok(None);
         }
         let mut found = None;
         let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
-        self.each_gone_node("WHERE g.path = ? AND died >= ?", params![path, sql_int(since)], |node| {
+        self.each_node_tombstone("WHERE g.path = ? AND died >= ?", params![path, sql_int(since)], |node| {
             found = Some(node);
             Ok(ControlFlow::Break(()))
         })?;

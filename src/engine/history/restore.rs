@@ -8,7 +8,7 @@ use crate::archive::backup::{Kind, Place};
 use crate::archive::digest::IndexDigest;
 use crate::archive::path::PARTIAL_INFIX;
 use crate::db::file::make_way;
-use crate::db::generation::{Counters, History, apply, remember, set_counters};
+use crate::db::generation::{Counters, History, add_generation, apply, set_counters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
 use lz4_flex::frame::FrameDecoder;
@@ -124,7 +124,7 @@ impl Rebuilding<'_> {
                     Error::new(ErrorKind::Interrupted, "interrupted").with_hint("nothing was restored")
                 );
             }
-            self.remember_all(place, &index, &mut counters)?;
+            self.add_all(place, &index, &mut counters)?;
             let batches = self.items(place).filter_map(|item| match item {
                 Ok(Item::Batch(false, batch)) => Some(Ok(batch)),
                 Ok(_) => None,
@@ -141,7 +141,7 @@ impl Rebuilding<'_> {
         {
             let is_live = chain.last().map(|place| place.start) == lineage.live().map(|live| live.start);
             if last.head.kind == Kind::Rewind && is_live {
-                self.remember_all(last, &index, &mut counters)?;
+                self.add_all(last, &index, &mut counters)?;
             } else {
                 self.items(last).try_for_each(|item| raise(&item?, &mut counters))?;
             }
@@ -173,7 +173,7 @@ impl Rebuilding<'_> {
     }
 
     /// Adds the generations of a record to the history of the index.
-    fn remember_all(&self, place: &Place, index: &Path, counters: &mut Counters) -> Result<()> {
+    fn add_all(&self, place: &Place, index: &Path, counters: &mut Counters) -> Result<()> {
         let mut items = self.items(place).peekable();
         while let Some(item) = items.next() {
             match item? {
@@ -186,7 +186,7 @@ impl Rebuilding<'_> {
                         Item::Batch(undo, batch) => Ok((undo, batch)),
                         _ => Err(Error::new(ErrorKind::Internal, "no batch")),
                     });
-                    remember(index, self.name, &line, batches)?;
+                    add_generation(index, self.name, &line, batches)?;
                 }
                 other => raise(&other, counters)?,
             }

@@ -5,7 +5,7 @@ use super::payload::{Item, ItemWriter};
 use crate::archive::backup::Place;
 use crate::archive::codec::frame_info;
 use crate::archive::digest::IndexDigest;
-use crate::db::file::settle;
+use crate::db::file::checkpoint;
 use crate::db::generation::{Generation, History, Previous, Step};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
@@ -81,7 +81,7 @@ impl<'a> Source<'a> {
     /// Opens the index. It is never written in place, so the open file does not change.
     fn open(database: &'a Path, monitor: &'a dyn Monitor) -> Result<Self> {
         let io = |e| Error::io(format!("cannot open the index {}", database.display()), e);
-        settle(database)?;
+        checkpoint(database)?;
         let file = File::open(database).map_err(io)?;
         let history = History::open(database)?;
         if !history.is_ours() {

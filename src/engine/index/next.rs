@@ -139,7 +139,7 @@ impl NextRows {
             && let Some(prefix_check) =
                 next.chunk_map(previous.id)?.and_then(|chunk_map| append.beginning(&chunk_map))
         {
-            next.begins_with(previous.id, prefix_check)?;
+            next.set_prefix(previous.id, prefix_check)?;
         }
         let appended_bytes = next.log_end() - start;
         self.changes.added += 1;

@@ -4,7 +4,7 @@ use super::file_stat::entry_of;
 use super::options::IndexOptions;
 use crate::archive::entry::{FileEntry, Meta, Node, NodeKind};
 use crate::archive::path::EntryPath;
-use crate::db::top::note_top;
+use crate::db::top::set_top;
 use crate::engine::pipeline::{Feed, ordered};
 use crate::error::Result;
 use crate::folder::meta_of;
@@ -33,7 +33,7 @@ pub(in crate::engine) fn record_top_of(options: &IndexOptions) -> Result<()> {
         return Ok(());
     }
     let (base, walk) = walk_of(options)?;
-    if let Some(Err(e)) = walk.top(&base).map(|top| note_top(&options.database, &top)) {
+    if let Some(Err(e)) = walk.top(&base).map(|top| set_top(&options.database, &top)) {
         // The index is complete without it, and may be read-only.
         tracing::warn!("the folder's own mode, owner and time are not in the index: {e}");
     }

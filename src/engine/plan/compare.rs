@@ -4,7 +4,7 @@ use super::changes::{ChangeKind, Plan, PlannedChange};
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::path::EntryPath;
 use crate::db::index_read::{IndexReader, Summary};
-use crate::db::moves::{Came, Moves};
+use crate::db::new_paths::{NewPath, NewPaths};
 use crate::engine::index::{PreviousFiles, PreviousNodes};
 use crate::engine::spill::IdSpill;
 use crate::error::{Error, ErrorKind, Result};
@@ -67,7 +67,7 @@ impl FileChange {
 pub(super) struct Comparison<'a> {
     previous: Option<PreviousGeneration>,
     /// Files at new paths, if renamed files can be found.
-    moves: Option<Moves>,
+    new_paths: Option<NewPaths>,
     each: &'a mut dyn FnMut(&PlannedChange<'_>) -> Result<()>,
     /// The result so far.
     pub(super) plan: Plan,
@@ -81,8 +81,8 @@ impl<'a> Comparison<'a> {
         scratch: Option<&Path>,
         each: &'a mut dyn FnMut(&PlannedChange<'_>) -> Result<()>,
     ) -> Result<Self> {
-        let moves = scratch.map(Moves::create).transpose()?;
-        Ok(Self { previous, moves, each, plan: Plan::default() })
+        let new_paths = scratch.map(NewPaths::create).transpose()?;
+        Ok(Self { previous, new_paths, each, plan: Plan::default() })
     }
 
     pub(super) fn previous_files(&self) -> Option<&PreviousFiles> {
@@ -105,8 +105,8 @@ impl<'a> Comparison<'a> {
     /// Takes a file at a new path; `key` finds the path that it had before.
     pub(super) fn new_path(&mut self, file: &FileEntry, key: Option<&[u8]>, send_bytes: u64) -> Result<()> {
         self.count(file.size);
-        if let (Some(moves), Some(key)) = (&self.moves, key) {
-            return moves.add(key, &Came { path: file.path.clone(), size: file.size, send_bytes });
+        if let (Some(new_paths), Some(key)) = (&self.new_paths, key) {
+            return new_paths.add(key, &NewPath { path: file.path.clone(), size: file.size, send_bytes });
         }
         let (path, bytes) = (&file.path, file.size);
         self.file(&PlannedChange { kind: ChangeKind::New, node: None, path, from: None, bytes, send_bytes })
@@ -165,17 +165,17 @@ impl<'a> Comparison<'a> {
         if let Some(previous) = &mut self.previous {
             previous.files.end()?;
         }
-        let mut moves = self.moves.take();
+        let mut new_paths = self.new_paths.take();
         if let Some(PreviousGeneration { vanished, reader, .. }) = self.previous.take() {
             vanished.each(|id| {
                 reader.files_with_ids(id..id + 1, |file| {
-                    self.vanished_file(&file, key(&file), moves.as_mut())?;
+                    self.vanished_file(&file, key(&file), new_paths.as_mut())?;
                     Ok(ControlFlow::Continue(()))
                 })
             })?;
         }
-        if let Some(moves) = moves {
-            moves.rest(|Came { path, size: bytes, send_bytes }| {
+        if let Some(new_paths) = new_paths {
+            new_paths.rest(|NewPath { path, size: bytes, send_bytes }| {
                 let (kind, path) = (ChangeKind::New, &path);
                 self.file(&PlannedChange { kind, node: None, path, from: None, bytes, send_bytes })?;
                 Ok(ControlFlow::Continue(()))
@@ -189,10 +189,10 @@ impl<'a> Comparison<'a> {
         &mut self,
         file: &FileEntry,
         key: Option<Vec<u8>>,
-        moves: Option<&mut Moves>,
+        new_paths: Option<&mut NewPaths>,
     ) -> Result<()> {
-        let new = match (moves, key) {
-            (Some(moves), Some(key)) => moves.take(&key)?,
+        let new = match (new_paths, key) {
+            (Some(new_paths), Some(key)) => new_paths.take(&key)?,
             _ => None,
         };
         let (node, bytes, send_bytes) = (None, file.size, 0);

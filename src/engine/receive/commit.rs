@@ -268,7 +268,7 @@ mod invalidate_tests {
         let ids = |ids: Range<u64>| std::iter::once(ids).collect::<RangeSet>();
         let forget = |range: Range<u64>| {
             let ids = ids(range);
-            move |journal: &mut Journal| journal.forget(0, &RangeSet::default(), &ids)
+            move |journal: &mut Journal| journal.invalidate(0, &RangeSet::default(), &ids)
         };
         let published = || {
             let archives = committer.rewrite(|journal| journal.archives()).unwrap();

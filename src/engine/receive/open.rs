@@ -141,7 +141,7 @@ pub(crate) fn load(context: &Context, state: ArchiveState) -> Result<Arc<Archive
     // Opened again when more of the log comes.
     drop(log);
     let staging = context.sink.staging(&staging_name(state.tar_id, state.generation))?;
-    let reverted_generation = IndexReader::open_growing(&path)?.taken_back()?;
+    let reverted_generation = IndexReader::open_growing(&path)?.reverted_generation()?;
     let key = (state.tar_id, state.generation);
     let index = OpenedIndex { head, stream, awaiting_digests, reverted_generation };
     let progress = Progress::new(state, index, context.committer.mark());

@@ -71,7 +71,7 @@ fn costs(count: u64) -> [(&'static str, u64); 4] {
     let mut index = GrowingIndex::create(&path, &first, LIMIT_BYTES).unwrap();
     index.append(&batch, digest, |_| Ok(())).unwrap();
     let own = count_steps(&mut index.connection);
-    remember_own(&index.connection, &Placed::all()).unwrap();
+    add_own_tombstones(&index.connection, &Placed::all()).unwrap();
     drop(index);
     let mut index = GrowingIndex::adopt(&path, &second, LIMIT_BYTES, &Placed::all()).unwrap();
     let (batch, digest) = log_of(&second, (0..count).step_by(2));
@@ -84,13 +84,13 @@ fn costs(count: u64) -> [(&'static str, u64); 4] {
         gone.push(file.path);
         Ok(ControlFlow::Continue(()))
     };
-    reader.gone_files(0, file).unwrap();
+    reader.file_tombstones(0, file).unwrap();
     let files = steps.swap(0, Ordering::Relaxed);
     let node = |node: Node| {
         gone.push(node.path);
         Ok(ControlFlow::Continue(()))
     };
-    reader.gone_nodes(0, node).unwrap();
+    reader.node_tombstones(0, node).unwrap();
     let nodes = steps.swap(0, Ordering::Relaxed);
     assert_eq!(gone.len() as u64, count);
     for path in &gone {

@@ -227,7 +227,7 @@ impl Progress {
         stream: LogDigest,
         _: &Exclusive<'_>,
     ) -> Result<()> {
-        committer.rewrite(|journal| journal.begin_again(self.tar_id))?;
+        committer.rewrite(|journal| journal.restart(self.tar_id))?;
         let mut state = self.state();
         (state.finalized, state.nodes_made) = (false, false);
         (state.head, state.stream) = (head, Some(stream));
@@ -305,7 +305,7 @@ impl Progress {
         ids: &RangeSet,
         _: &Exclusive<'_>,
     ) -> Result<RangeSet> {
-        committer.rewrite(|journal| journal.forget(self.tar_id, bytes, ids))?;
+        committer.rewrite(|journal| journal.invalidate(self.tar_id, bytes, ids))?;
         let mut state = self.state();
         bytes.iter().for_each(|range| state.durable.remove(range));
         state.awaiting_digests.retain(|&id| !ids.contains(id..id + 1));
@@ -325,7 +325,7 @@ impl Progress {
     /// The journal cannot be written.
     pub(crate) fn invalidate(&self, committer: &Committer, invalid: &Invalid, _: &Claim<'_>) -> Result<()> {
         let Invalid { bytes, files, sharing } = invalid;
-        committer.invalidate(self.tar_id, files, |journal| journal.forget(self.tar_id, bytes, files))?;
+        committer.invalidate(self.tar_id, files, |journal| journal.invalidate(self.tar_id, bytes, files))?;
         let mut state = self.state();
         bytes.iter().for_each(|range| state.durable.remove(range));
         files.iter().for_each(|range| state.published.remove(range));

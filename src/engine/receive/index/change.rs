@@ -17,7 +17,7 @@ use crate::archive::change::{ChangeRecord, MAX_BATCH_BYTES};
 use crate::archive::chunk_map::KnownPrefix;
 use crate::archive::digest::IndexDigest;
 use crate::archive::protocol::IndexAnswer;
-use crate::db::generation::{Applied, apply, each_record, note_taken_back};
+use crate::db::generation::{Applied, apply, each_record, set_reverted};
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::{FolderCache, Staging};
@@ -138,18 +138,18 @@ fn make(
     let name = PathBuf::from(index_name(previous.tar_id, &replacement.digest, replacement.generation));
     let placed = previous.progress.placed();
     let batches = ChangeBatches::open(uploaded)?;
-    let Applied { end, beginnings } =
+    let Applied { end, prefixes } =
         apply(&copy, &name, replacement.generation, now_s(), Some(&placed), batches)?;
     if end.digest != replacement.digest {
         let what = format!("the change makes index {}, its sender says {}", end.digest, replacement.digest);
         return Err(Error::new(ErrorKind::BadIndex, what));
     }
-    note_taken_back(&copy, options.rewind.then_some(previous.generation))?;
+    set_reverted(&copy, options.rewind.then_some(previous.generation))?;
     replacement.write(|path| place_index(&copy, path))?;
     let staging = replacement.staging()?;
     let mut reusable = still_published(context, previous, uploaded)?;
     let index = IndexReader::open_growing(&replacement.path)?;
-    stage(context, previous, &index, &beginnings, &staging, options.rewind, &mut reusable)?;
+    stage(context, previous, &index, &prefixes, &staging, options.rewind, &mut reusable)?;
     drop(index);
     if options.keep {
         let mut retention = replacement.retention(previous)?;
@@ -190,7 +190,7 @@ fn stage(
     context: &Context,
     previous: &Archive,
     index: &IndexReader,
-    beginnings: &BTreeMap<u64, (u64, KnownPrefix)>,
+    prefixes: &BTreeMap<u64, (u64, KnownPrefix)>,
     staging: &Staging,
     rewind: bool,
     reusable: &mut Reusable,
@@ -198,7 +198,7 @@ fn stage(
     let before = previous.progress.published();
     // Files as they were before come back only where a generation is reverted.
     let mut retained = RetainedFiles::list(context, previous.tar_id)?;
-    let mut grown = GrownFiles { context, previous, published: &before, list: beginnings };
+    let mut grown = GrownFiles { context, previous, published: &before, list: prefixes };
     let mut shared = PublishedFiles::new(context, previous, &before, rewind)?;
     reusable.stage(context, index, staging, &mut [&mut retained, &mut grown, &mut shared])?;
     if rewind {

@@ -13,7 +13,7 @@ use super::replace::{Replacement, restart_in_place};
 use crate::archive::log::{self, LogDigest, first_digest, next_digest};
 use crate::archive::protocol::LogAnswer;
 use crate::archive::ranges::RangeSet;
-use crate::db::generation::remember_gone;
+use crate::db::generation::add_tombstones;
 use crate::db::growing::{Appended, Differences, GrowingIndex};
 use crate::error::{Error, ErrorKind, Result};
 use std::ops::Range;
@@ -117,7 +117,7 @@ fn begin(
             None => Ok(()),
             Some(previous) => {
                 let placed = previous.progress.placed();
-                remember_gone(path, &previous.index_path, &placed, &RangeSet::default())
+                add_tombstones(path, &previous.index_path, &placed, &RangeSet::default())
             }
         }
     })?;

@@ -11,7 +11,7 @@ use super::adopt::{AdoptJob, Adoptions, other_digest, reusable_of_found};
 use super::replace::Replacement;
 use crate::archive::digest::IndexDigest;
 use crate::archive::protocol::IndexAnswer;
-use crate::db::generation::{Placed, remember_gone};
+use crate::db::generation::{Placed, add_tombstones};
 use crate::db::import::import;
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
@@ -137,9 +137,9 @@ fn find_reusable(
     drop(index);
     match (&found, previous) {
         // What was adopted has its files as they are now.
-        (Some(found), _) => remember_gone(path, found, &Placed::all(), &reusable.published)?,
+        (Some(found), _) => add_tombstones(path, found, &Placed::all(), &reusable.published)?,
         (None, Some(previous)) => {
-            remember_gone(path, &previous.index_path, &previous.progress.placed(), &reusable.published)?;
+            add_tombstones(path, &previous.index_path, &previous.progress.placed(), &reusable.published)?;
         }
         (None, None) => {}
     }

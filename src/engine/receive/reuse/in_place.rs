@@ -45,7 +45,7 @@ fn add_older(
     index: &IndexReader,
     reusable: &mut Reusable,
 ) -> Result<()> {
-    previous.gone_files(0, |old| {
+    previous.file_tombstones(0, |old| {
         let Some(id) = index.id_of(&old.path)?.filter(|&id| !reusable.published.contains(id..id + 1)) else {
             return Ok(ControlFlow::Continue(()));
         };

@@ -64,7 +64,7 @@ impl<'a> PublishedFiles<'a> {
             })?;
             // Several generations may come at once: what the first of them replaces still has its
             // name then.
-            index.gone_pieces_in(&piece.range, |source, theirs| Ok(take(source, theirs)))
+            index.tombstone_pieces_in(&piece.range, |source, theirs| Ok(take(source, theirs)))
         })?;
         Ok(sources)
     }

@@ -156,11 +156,11 @@ impl Deletion<'_> {
         let Some(since) = self.since.filter(|_| !self.spared.has(path)) else { return Ok(false) };
         let mut rows = Vec::new();
         self.archive.with_index(|index| {
-            index.gone_files_at(path, since, |file| {
+            index.file_tombstones_at(path, since, |file| {
                 rows.push(Row::File(file));
                 Ok(ControlFlow::Continue(()))
             })?;
-            rows.extend(index.gone_node_at(path, since)?.map(Row::Node));
+            rows.extend(index.node_tombstone_at(path, since)?.map(Row::Node));
             Ok(())
         })?;
         let mut found = false;

@@ -88,7 +88,7 @@ fn further_name(
         if let Some(other) = index.hardlink_at(&target)? {
             index.file_at(&other)?.iter().filter(|file| is_published(file)).try_for_each(&mut take)?;
         }
-        index.gone_files_at(&target, 0, |file| take(&file).map(ControlFlow::Continue))
+        index.file_tombstones_at(&target, 0, |file| take(&file).map(ControlFlow::Continue))
     })?;
     Ok(found)
 }

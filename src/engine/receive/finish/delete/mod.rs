@@ -85,9 +85,9 @@ impl<'a> Deletion<'a> {
             .ok_or_else(|| Error::new(ErrorKind::Malformed, "what is to be spared is no path"))?;
         let mut since = match request.taken_back {
             false => Some(0),
-            true => archive.with_index(IndexReader::taken_back)?.map(|_| archive.generation),
+            true => archive.with_index(IndexReader::reverted_generation)?.map(|_| archive.generation),
         };
-        if !archive.progress.is_finalized() && !archive.with_index(IndexReader::remembers_only_placed)? {
+        if !archive.progress.is_finalized() && !archive.with_index(IndexReader::tombstones_are_placed)? {
             since = None;
         }
         let mut deleted = Deleted::default();
@@ -229,7 +229,7 @@ impl<'a> Deletion<'a> {
             if matches!(&row, Row::Node(node) if node.kind == NodeKind::Hardlink) {
                 let mut was_file = false;
                 self.archive.with_index(|index| {
-                    index.gone_files_at(row.path(), since, |file| {
+                    index.file_tombstones_at(row.path(), since, |file| {
                         let row = Row::File(file);
                         let form = form_of(self.context, self.archive, &row, &stat, &mut scratch)?;
                         was_file |= form.is_some();
@@ -254,8 +254,8 @@ impl<'a> Deletion<'a> {
             Ok(())
         };
         self.archive.with_index(|index| {
-            index.gone_files(since, |file| add(Row::File(file)).map(ControlFlow::Continue))?;
-            index.gone_nodes(since, |node| add(Row::Node(node)).map(ControlFlow::Continue))
+            index.file_tombstones(since, |file| add(Row::File(file)).map(ControlFlow::Continue))?;
+            index.node_tombstones(since, |node| add(Row::Node(node)).map(ControlFlow::Continue))
         })?;
         self.turn(&mut page, &mut each)
     }

@@ -16,7 +16,7 @@ use std::path::Path;
 
 /// What a fresh layout came to.
 #[derive(Debug, Clone)]
-pub struct Afresh {
+pub struct Compacted {
     /// The index as it is now.
     pub written: Written,
     /// Its generation.
@@ -38,7 +38,7 @@ pub struct Afresh {
 /// # Errors
 /// It is no complete index of ours, its folder cannot be written to, or the archive would be larger
 /// than 2^63 bytes.
-pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
+pub fn compact(database: &Path, created_s: u64) -> Result<Compacted> {
     let length = || std::fs::metadata(database).map_or(0, |meta| meta.len());
     // Through links: what replaces the index does not replace a link to it.
     let target = std::fs::canonicalize(database).unwrap_or_else(|_| database.to_path_buf());
@@ -59,7 +59,7 @@ pub fn lay_out_afresh(database: &Path, created_s: u64) -> Result<Afresh> {
         (write(&target, history, generation, created_s)?, generation, count)
     };
     let database_bytes = [before, length()];
-    Ok(Afresh { written, generation, previous, dropped, database_bytes, unchanged })
+    Ok(Compacted { written, generation, previous, dropped, database_bytes, unchanged })
 }
 
 /// Writes the index at `target` afresh as `generation`, and puts it in its place.

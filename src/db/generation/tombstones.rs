@@ -1,6 +1,6 @@
-//! What an index that takes the place of another one has to remember of it, so that it can be
-//! deleted later. Only what the receiver has put in place is remembered: whatever else has the name
-//! of an entry is somebody else's.
+//! Tombstones: rows of entries that the previous index had, so that a later finish can delete them.
+//! Only what the receiver has put in place gets one. Anything else that has the name of an entry
+//! belongs to others.
 
 use super::super::file::open_private;
 use super::super::index_state::{self, failed};
@@ -19,8 +19,8 @@ pub struct Placed {
     pub files: RangeSet,
     /// The directories and links were made.
     pub nodes: bool,
-    /// Everything is in place. What an earlier version of ours remembers counts only then: it did
-    /// not ask whether it was put in place.
+    /// Everything is in place. Tombstones of an earlier version count only then: it made them of
+    /// all that an index had.
     pub complete: bool,
 }
 
@@ -36,9 +36,9 @@ impl Placed {
 /// fragmented file without extents.
 const FILES: &str = "INSERT INTO main.tarlike_gone(id, path, size, offset, offset_end, hash, blake3, mode, mtime_ns, uid, gid, died)";
 const NODES: &str = "INSERT OR REPLACE INTO main.tarlike_gone_node";
-/// Ids of remembered rows that were rows of another index begin here. No file of an index has such
-/// a high one.
-pub(super) const REMEMBERED_IDS: i64 = 1 << 62;
+/// Ids of tombstones whose rows were in another index begin here. No file of an index has such a
+/// high id.
+pub(super) const TOMBSTONE_IDS: i64 = 1 << 62;
 
 /// The ids of such rows; stands before the columns of the row.
 fn ids() -> String {
@@ -47,28 +47,28 @@ fn ids() -> String {
 
 /// The id of the next one.
 pub(super) fn next_id() -> String {
-    format!("max({REMEMBERED_IDS}, (SELECT coalesce(max(id), 0) FROM main.tarlike_gone)) + 1")
+    format!("max({TOMBSTONE_IDS}, (SELECT coalesce(max(id), 0) FROM main.tarlike_gone)) + 1")
 }
 
-/// Notes on the index at `path`, which nobody reads yet, which generation its newest change took
-/// back, if it did.
+/// Sets which generation the newest change of the index at `path` reverted, if it did. Only the
+/// caller uses the index.
 ///
 /// # Errors
 /// SQLite fails.
-pub fn note_taken_back(path: &Path, taken_back: Option<u64>) -> Result<()> {
-    let reverted = taken_back.unwrap_or(0);
+pub fn set_reverted(path: &Path, reverted: Option<u64>) -> Result<()> {
+    let reverted = reverted.unwrap_or(0);
     index_state::edit(path, path, |connection| {
         meta::REVERTED.set(connection, &reverted).map_err(|e| failed(path, e))
     })
 }
 
-/// Has the index at `path`, which nobody reads yet, remember what was put in place of the index at
-/// `previous`, and what that one remembered. `kept` are the files of the new index that are in
-/// place: they need no memory.
+/// Adds to the index at `path`, which only the caller uses, a tombstone for each entry that was put
+/// in place of the index at `previous`, and the tombstones of that one. `kept` are the files of the
+/// new index that are in place: they need none.
 ///
 /// # Errors
 /// SQLite fails.
-pub fn remember_gone(path: &Path, previous: &Path, placed: &Placed, kept: &RangeSet) -> Result<()> {
+pub fn add_tombstones(path: &Path, previous: &Path, placed: &Placed, kept: &RangeSet) -> Result<()> {
     let run = || -> rusqlite::Result<()> {
         let connection = open_private(path)?;
         connection.execute("ATTACH ? AS previous", params![previous.as_os_str().as_bytes()])?;
@@ -93,25 +93,26 @@ pub fn remember_gone(path: &Path, previous: &Path, placed: &Placed, kept: &Range
             ))?;
         }
         meta::TOMBSTONES_ARE_PLACED.set(&connection, &1)?;
-        remember_rows(&connection, "previous", placed, kept)?;
+        add_file_tombstones(&connection, "previous", placed, kept)?;
         connection.execute_batch("COMMIT; DETACH previous;")?;
         connection.close().map_err(|(_, e)| e)
     };
     run().map_err(|e| failed(path, e))
 }
 
-/// Has an index remember what of its own rows was put in place: their ids may get other meanings.
-pub(in super::super) fn remember_own(connection: &Connection, placed: &Placed) -> rusqlite::Result<()> {
+/// Adds tombstones for those of an index's own rows that were put in place: their ids may get other
+/// meanings.
+pub(in super::super) fn add_own_tombstones(connection: &Connection, placed: &Placed) -> rusqlite::Result<()> {
     let tx = connection.unchecked_transaction()?;
     tx.execute_batch(schema::TOMBSTONE)?;
-    forget_unplaced(&tx, placed)?;
-    remember_rows(&tx, "main", placed, &RangeSet::default())?;
+    drop_unplaced(&tx, placed)?;
+    add_file_tombstones(&tx, "main", placed, &RangeSet::default())?;
     tx.commit()
 }
 
-/// What an earlier version of ours remembered does not count where it cannot be told whether it was
+/// Drops the tombstones of an earlier version where it cannot be told whether their entries were
 /// put in place.
-pub(super) fn forget_unplaced(connection: &Connection, placed: &Placed) -> rusqlite::Result<()> {
+pub(super) fn drop_unplaced(connection: &Connection, placed: &Placed) -> rusqlite::Result<()> {
     if !placed.complete && !meta::TOMBSTONES_ARE_PLACED.is_in(connection, "main")? {
         connection.execute_batch(
             "DELETE FROM tarlike_gone; DELETE FROM tarlike_gone_extent; DELETE FROM tarlike_gone_node;",
@@ -120,9 +121,9 @@ pub(super) fn forget_unplaced(connection: &Connection, placed: &Placed) -> rusql
     meta::TOMBSTONES_ARE_PLACED.set(connection, &1)
 }
 
-/// Remembers what was put in place of the rows in `schema`, but for files that are in place again:
+/// Adds tombstones for rows of `schema` that were put in place, but not for files in place again:
 /// those of `main` whose ids are in `kept`.
-fn remember_rows(
+fn add_file_tombstones(
     connection: &Connection,
     schema: &str,
     placed: &Placed,
@@ -130,14 +131,14 @@ fn remember_rows(
 ) -> rusqlite::Result<()> {
     fill(connection, "placed", &placed.files)?;
     fill(connection, "kept", kept)?;
-    connection.execute_batch(&rows_to_remember(schema, kept.covered() > 0))?;
-    remember_nodes(connection, schema, placed)
+    connection.execute_batch(&file_tombstones_query(schema, kept.covered() > 0))?;
+    add_node_tombstones(connection, schema, placed)
 }
 
-/// The statement that remembers files; `any_kept` says whether any file is in place again.
-fn rows_to_remember(schema: &str, any_kept: bool) -> String {
-    // An index that is about to go on as a log has no index of its paths, and nothing is in place
-    // of what comes: nobody needs to look.
+/// The statement that adds tombstones of files; `any_kept` says whether any file is in place again.
+fn file_tombstones_query(schema: &str, any_kept: bool) -> String {
+    // An index that is about to go on as a log has no index of its paths, and nothing of what comes
+    // is in place.
     let kept = match any_kept {
         true => format!(
             "AND NOT EXISTS(SELECT 1 FROM main.tar t LEFT JOIN main.tarlike_file m ON m.id = t.id WHERE t.path = o.path
@@ -156,14 +157,18 @@ fn rows_to_remember(schema: &str, any_kept: bool) -> String {
     )
 }
 
-/// Remembers the directories and links in `schema` that were made. Those that stay are remembered
-/// as well: whether they are made again, a later index cannot know.
-pub(super) fn remember_nodes(connection: &Connection, schema: &str, placed: &Placed) -> rusqlite::Result<()> {
+/// Adds tombstones for the directories and links in `schema` that were made, also for those that
+/// stay: a later index cannot know whether they are made again.
+pub(super) fn add_node_tombstones(
+    connection: &Connection,
+    schema: &str,
+    placed: &Placed,
+) -> rusqlite::Result<()> {
     let made = match placed.nodes {
         true => "",
         // Where files were published, their directories were made for them.
         false => {
-            note_folders_of(connection, schema, placed)?;
+            collect_folders(connection, schema, placed)?;
             "kind = 'd' AND path IN (SELECT path FROM temp.above) AND"
         }
     };
@@ -174,7 +179,7 @@ pub(super) fn remember_nodes(connection: &Connection, schema: &str, placed: &Pla
 }
 
 /// Puts the directories that files in place lie in into the table `above`.
-fn note_folders_of(connection: &Connection, schema: &str, placed: &Placed) -> rusqlite::Result<()> {
+fn collect_folders(connection: &Connection, schema: &str, placed: &Placed) -> rusqlite::Result<()> {
     scratch::table(connection, "above", "(path PRIMARY KEY) WITHOUT ROWID")?;
     let query = format!("SELECT path FROM {schema}.tar WHERE rowid > ? AND rowid <= ? ORDER BY rowid");
     let mut select = connection.prepare(&query)?;
