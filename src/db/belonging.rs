@@ -2,8 +2,8 @@
 //! ours and leaves our tables as they are: then these say nothing true any more.
 //!
 //! An index that was made here has the digest of its rows, and the change counter that the file had
-//! then (bytes 24 to 27 of any SQLite file). As long as the counter is the same, nobody has written
-//! to the file; else the digest decides.
+//! then (bytes 24 to 27 of any SQLite file). As long as the counter is the same, no program has
+//! written to the file. Otherwise the digest decides.
 
 use super::{meta, sql_int};
 use crate::archive::digest::{Blake3, Blake3Hasher};
@@ -18,7 +18,7 @@ pub(super) fn name_rows(connection: &Connection) -> rusqlite::Result<()> {
     expect_write(connection)
 }
 
-/// The rows are about to be others, and nobody needs to know whose.
+/// Removes the name of the rows: a receiver's own index needs none.
 pub(super) fn forget(connection: &Connection) -> rusqlite::Result<()> {
     meta::ROWS.remove(connection)?;
     meta::COUNTER.remove(connection)

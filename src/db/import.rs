@@ -50,7 +50,7 @@ pub fn import(uploaded: &Path, target: &Path, name: &str, number: u64, created_s
     copy.writer.finish(b"", number, created_s)
 }
 
-/// A database that cannot be read is the fault of whoever made it.
+/// A database that cannot be read is the fault of the upload.
 fn refuse(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Database => error.with_kind(ErrorKind::BadIndex),

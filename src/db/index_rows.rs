@@ -150,6 +150,18 @@ pub(super) fn read_node_tombstones(
     read_rows(connection, read, &query, parameters, node_of, each)
 }
 
+/// The first entry that `read` gives.
+pub(super) fn first_of<E>(
+    read: impl FnOnce(&mut dyn FnMut(E) -> Result<ControlFlow<()>>) -> Result<()>,
+) -> Result<Option<E>> {
+    let mut found = None;
+    read(&mut |entry| {
+        found = Some(entry);
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(found)
+}
+
 fn read_rows<E>(
     connection: &Connection,
     read: FileRead<'_>,

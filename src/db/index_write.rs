@@ -51,7 +51,7 @@ pub(super) fn insert_file(connection: &Connection, file: &FileEntry, known: bool
     let insert = "INSERT INTO tar(rowid, id, path, size, offset, offset_end, hash) VALUES(?1 + 1, ?1, ?2, ?3, ?4, ?5, ?6)";
     connection.prepare_cached(insert)?.execute(params![
         clamp(file.id),
-        ToSqlOutput::Borrowed(text_or_blob(file.path.as_bytes())),
+        text_or_blob(file.path.as_bytes()),
         clamp(file.size),
         clamp(file.offset),
         offset_end,
@@ -93,8 +93,8 @@ pub(super) fn insert_node(connection: &Connection, id: u64, node: &Node) -> rusq
         .execute(params![
             clamp(id),
             node.kind.letter(),
-            ToSqlOutput::Borrowed(text_or_blob(node.path.as_bytes())),
-            ToSqlOutput::Borrowed(text_or_blob(&node.target)),
+            text_or_blob(node.path.as_bytes()),
+            text_or_blob(&node.target),
             node.meta.map(|m| m.mode),
             node.meta.map(|m| m.mtime_ns),
             node.meta.map(|m| m.uid),

@@ -176,23 +176,29 @@ impl Journal {
     /// # Errors
     /// SQLite fails; the previous state stands then.
     pub fn activate(&mut self, state: &ArchiveState) -> Result<()> {
-        let mut run = || -> rusqlite::Result<()> {
-            let tx = self.connection.transaction()?;
-            let id = sql_int(state.tar_id);
-            for (table, set) in [("done", &state.done), ("published", &state.published)] {
-                tx.execute(&format!("DELETE FROM {table} WHERE tar_id=?"), [id])?;
-                let mut insert = tx.prepare(&format!("INSERT INTO {table} VALUES(?,?,?)"))?;
-                for range in set.iter() {
-                    insert.execute([id, sql_int(range.start), sql_int(range.end)])?;
-                }
-            }
+        self.write(|tx| {
+            set_ranges(tx, state)?;
             tx.execute(
                 "INSERT OR REPLACE INTO archive VALUES(?,?,?,?)",
-                params![id, state.digest.to_string(), sql_int(state.generation), state.finished],
-            )?;
+                params![
+                    sql_int(state.tar_id),
+                    state.digest.to_string(),
+                    sql_int(state.generation),
+                    state.finished
+                ],
+            )
+            .map(drop)
+        })
+    }
+
+    /// One transaction.
+    fn write(&mut self, run: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<()> {
+        let write = || -> rusqlite::Result<()> {
+            let tx = self.connection.transaction()?;
+            run(&tx)?;
             tx.commit()
         };
-        run().map_err(Self::error)
+        write().map_err(Self::error)
     }
 
     /// Makes all of `records` durable, or none.
@@ -200,8 +206,7 @@ impl Journal {
     /// # Errors
     /// SQLite fails, or the disk is full.
     pub fn append(&mut self, records: &[Record]) -> Result<()> {
-        let mut run = || -> rusqlite::Result<()> {
-            let tx = self.connection.transaction()?;
+        self.write(|tx| {
             for record in records {
                 let (table, range) = match &record.change {
                     Change::Done(range) => ("done", range),
@@ -219,9 +224,8 @@ impl Journal {
                     sql_int(range.end),
                 ])?;
             }
-            tx.commit()
-        };
-        run().map_err(Self::error)
+            Ok(())
+        })
     }
 
     /// Takes back that these bytes are done and these files published, in one transaction and one
@@ -230,8 +234,7 @@ impl Journal {
     /// # Errors
     /// SQLite fails; the previous state stands then.
     pub fn invalidate(&mut self, tar_id: u64, bytes: &RangeSet, files: &RangeSet) -> Result<()> {
-        let mut run = || -> rusqlite::Result<()> {
-            let tx = self.connection.transaction()?;
+        self.write(|tx| {
             let id = sql_int(tar_id);
             for (table, invalid) in [("done", bytes), ("published", files)] {
                 let mut hits = Vec::new();
@@ -256,9 +259,8 @@ impl Journal {
                 }
             }
             tx.execute("UPDATE archive SET finished=0 WHERE tar_id=?", [id])?;
-            tx.commit()
-        };
-        run().map_err(Self::error)
+            Ok(())
+        })
     }
 
     /// Says that everything of an archive is in place, or not.
@@ -288,13 +290,12 @@ impl Journal {
     /// # Errors
     /// SQLite fails.
     pub fn restart(&mut self, tar_id: u64) -> Result<()> {
-        let run = || -> rusqlite::Result<()> {
-            let (tx, id) = (self.connection.unchecked_transaction()?, sql_int(tar_id));
+        self.write(|tx| {
+            let id = sql_int(tar_id);
             tx.execute("UPDATE archive SET finished=0 WHERE tar_id=?", [id])?;
             tx.execute("DELETE FROM made WHERE tar_id=?", [id])?;
-            tx.commit()
-        };
-        run().map_err(Self::error)
+            Ok(())
+        })
     }
 
     /// Writes the merged ranges of `state` instead of the many rows that made them.
@@ -302,20 +303,20 @@ impl Journal {
     /// # Errors
     /// SQLite fails; the previous rows stand then.
     pub fn compact(&mut self, state: &ArchiveState) -> Result<()> {
-        let mut run = || -> rusqlite::Result<()> {
-            let tx = self.connection.transaction()?;
-            let id = sql_int(state.tar_id);
-            for (table, set) in [("done", &state.done), ("published", &state.published)] {
-                tx.execute(&format!("DELETE FROM {table} WHERE tar_id=?"), [id])?;
-                let mut insert = tx.prepare(&format!("INSERT INTO {table} VALUES(?,?,?)"))?;
-                for range in set.iter() {
-                    insert.execute([id, sql_int(range.start), sql_int(range.end)])?;
-                }
-            }
-            tx.commit()
-        };
-        run().map_err(Self::error)
+        self.write(|tx| set_ranges(tx, state))
     }
+}
+
+fn set_ranges(connection: &Connection, state: &ArchiveState) -> rusqlite::Result<()> {
+    let id = sql_int(state.tar_id);
+    for (table, set) in [("done", &state.done), ("published", &state.published)] {
+        connection.execute(&format!("DELETE FROM {table} WHERE tar_id=?"), [id])?;
+        let mut insert = connection.prepare(&format!("INSERT INTO {table} VALUES(?,?,?)"))?;
+        for range in set.iter() {
+            insert.execute([id, sql_int(range.start), sql_int(range.end)])?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

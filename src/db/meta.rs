@@ -83,10 +83,7 @@ impl<T: Stored> Key<T> {
     /// The value; `None` where there is none, or one that no version of ours has written.
     pub(super) fn get(&self, connection: &Connection) -> rusqlite::Result<Option<T>> {
         let query = "SELECT value FROM tarlike_meta WHERE key=?";
-        let value = connection.query_row(query, [&self.name], |row| match row.get_ref(0)? {
-            ValueRef::Null => Ok(None),
-            value => T::from_value(value),
-        });
+        let value = connection.query_row(query, [&self.name], |row| Ok(T::from_value(row.get_ref(0)?)));
         value.optional().map(Option::flatten)
     }
 
@@ -99,18 +96,7 @@ impl<T: Stored> Key<T> {
 /// A type of which `tarlike_meta` has values.
 pub(super) trait Stored: Sized {
     fn to_value(&self) -> ToSqlOutput<'_>;
-
-    /// # Errors
-    /// The column has another type.
-    fn from_value(value: ValueRef<'_>) -> rusqlite::Result<Option<Self>>;
-}
-
-fn text(text: impl ToString) -> ToSqlOutput<'static> {
-    ToSqlOutput::Owned(Value::Text(text.to_string()))
-}
-
-fn parse<T: std::str::FromStr>(value: ValueRef<'_>) -> rusqlite::Result<Option<T>> {
-    Ok(std::str::from_utf8(value.as_bytes()?).ok().and_then(|text| text.parse().ok()))
+    fn from_value(value: ValueRef<'_>) -> Option<Self>;
 }
 
 impl Stored for u64 {
@@ -118,28 +104,18 @@ impl Stored for u64 {
         ToSqlOutput::Borrowed(ValueRef::Integer(sql_int(*self)))
     }
 
-    fn from_value(value: ValueRef<'_>) -> rusqlite::Result<Option<Self>> {
-        Ok(Some(from_sql_int(value.as_i64()?)))
-    }
-}
-
-impl Stored for Digest<32> {
-    fn to_value(&self) -> ToSqlOutput<'_> {
-        text(self)
-    }
-
-    fn from_value(value: ValueRef<'_>) -> rusqlite::Result<Option<Self>> {
-        parse(value)
+    fn from_value(value: ValueRef<'_>) -> Option<Self> {
+        value.as_i64().ok().map(from_sql_int)
     }
 }
 
 impl Stored for Vec<u8> {
     fn to_value(&self) -> ToSqlOutput<'_> {
-        ToSqlOutput::Borrowed(text_or_blob(self))
+        text_or_blob(self)
     }
 
-    fn from_value(value: ValueRef<'_>) -> rusqlite::Result<Option<Self>> {
-        Ok(Some(value.as_bytes()?.to_vec()))
+    fn from_value(value: ValueRef<'_>) -> Option<Self> {
+        value.as_bytes().ok().map(<[u8]>::to_vec)
     }
 }
 
@@ -148,8 +124,34 @@ impl Stored for SkippedList {
         ToSqlOutput::Owned(Value::Blob(self.to_bytes()))
     }
 
-    fn from_value(value: ValueRef<'_>) -> rusqlite::Result<Option<Self>> {
-        Ok(Self::parse(value.as_bytes()?))
+    fn from_value(value: ValueRef<'_>) -> Option<Self> {
+        Self::parse(value.as_bytes().ok()?)
+    }
+}
+
+/// A type whose values are text.
+trait Text: Sized {
+    fn to_text(&self) -> String;
+    fn parse(text: &str) -> Option<Self>;
+}
+
+impl<T: Text> Stored for T {
+    fn to_value(&self) -> ToSqlOutput<'_> {
+        ToSqlOutput::Owned(Value::Text(self.to_text()))
+    }
+
+    fn from_value(value: ValueRef<'_>) -> Option<Self> {
+        Self::parse(std::str::from_utf8(value.as_bytes().ok()?).ok()?)
+    }
+}
+
+impl Text for Digest<32> {
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
     }
 }
 
@@ -161,16 +163,13 @@ pub(super) enum Md5s {
     Optional,
 }
 
-impl Stored for Md5s {
-    fn to_value(&self) -> ToSqlOutput<'_> {
-        text(match self {
-            Self::All => "md5",
-            Self::Optional => "md5, optional",
-        })
+impl Text for Md5s {
+    fn to_text(&self) -> String {
+        if *self == Self::All { "md5" } else { "md5, optional" }.to_string()
     }
 
-    fn from_value(value: ValueRef<'_>) -> rusqlite::Result<Option<Self>> {
-        Ok(Some(if value.as_bytes()? == b"md5, optional" { Self::Optional } else { Self::All }))
+    fn parse(text: &str) -> Option<Self> {
+        Some(if text == "md5, optional" { Self::Optional } else { Self::All })
     }
 }
 
@@ -185,40 +184,34 @@ pub(super) struct Counts {
     pub(super) content_bytes: u64,
 }
 
-impl Stored for Counts {
-    fn to_value(&self) -> ToSqlOutput<'_> {
+impl Text for Counts {
+    fn to_text(&self) -> String {
         let Self { digest, files, nodes, content_bytes } = self;
-        text(format!("{digest} {files} {nodes} {content_bytes}"))
+        format!("{digest} {files} {nodes} {content_bytes}")
     }
 
-    fn from_value(value: ValueRef<'_>) -> rusqlite::Result<Option<Self>> {
-        let parse = |text: &str| {
-            let mut words = text.split(' ');
-            let digest = words.next()?.parse().ok()?;
-            let mut number = || words.next()?.parse().ok();
-            let (files, nodes, content_bytes) = (number()?, number()?, number()?);
-            words.next().is_none().then_some(Self { digest, files, nodes, content_bytes })
-        };
-        Ok(std::str::from_utf8(value.as_bytes()?).ok().and_then(parse))
+    fn parse(text: &str) -> Option<Self> {
+        let [digest, files, nodes, content_bytes] = words(text)?;
+        let (files, nodes) = (files.parse().ok()?, nodes.parse().ok()?);
+        Some(Self { digest: digest.parse().ok()?, files, nodes, content_bytes: content_bytes.parse().ok()? })
     }
 }
 
-/// Four numbers in decimal: mode, owner, group, and time.
-impl Stored for Meta {
-    fn to_value(&self) -> ToSqlOutput<'_> {
+/// Four numbers: mode, owner, group, and time.
+impl Text for Meta {
+    fn to_text(&self) -> String {
         let Self { mode, mtime_ns, uid, gid } = self;
-        text(format!("{mode} {uid} {gid} {mtime_ns}"))
+        format!("{mode} {uid} {gid} {mtime_ns}")
     }
 
-    fn from_value(value: ValueRef<'_>) -> rusqlite::Result<Option<Self>> {
-        let parse = |text: &str| {
-            let mut numbers = text.split(' ');
-            let [mode, uid, gid] = [numbers.next()?, numbers.next()?, numbers.next()?];
-            let (mode, uid, gid) = (mode.parse().ok()?, uid.parse().ok()?, gid.parse().ok()?);
-            let mtime_ns = numbers.next()?.parse().ok()?;
-            let is_valid = numbers.next().is_none() && mode <= 0o7777;
-            is_valid.then_some(Self { mode, mtime_ns, uid, gid })
-        };
-        Ok(std::str::from_utf8(value.as_bytes()?).ok().and_then(parse))
+    fn parse(text: &str) -> Option<Self> {
+        let [mode, uid, gid, mtime_ns] = words(text)?;
+        let mode = mode.parse::<u32>().ok().filter(|&mode| mode <= 0o7777)?;
+        let (uid, gid, mtime_ns) = (uid.parse().ok()?, gid.parse().ok()?, mtime_ns.parse().ok()?);
+        Some(Self { mode, mtime_ns, uid, gid })
     }
+}
+
+fn words(text: &str) -> Option<[&str; 4]> {
+    text.split(' ').collect::<Vec<_>>().try_into().ok()
 }

@@ -23,7 +23,7 @@ pub mod top;
 
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::config::DbConfig;
-use rusqlite::types::ValueRef;
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use std::fmt;
 use std::path::Path;
 
@@ -98,15 +98,16 @@ pub fn is_corrupt(error: &Error) -> bool {
     error.kind() == ErrorKind::Database && matches!(code, Some(DatabaseCorrupt | NotADatabase))
 }
 
-/// Else statements with a range are prepared anew for each value: there are no statistics that
+/// Otherwise SQLite prepares statements with a range again for each value: no statistics
 /// would give them another plan.
 fn keep_plans(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 /// A path or link target as it is stored: TEXT where it is UTF-8, else BLOB, byte for byte.
-fn text_or_blob(bytes: &[u8]) -> ValueRef<'_> {
-    if std::str::from_utf8(bytes).is_ok() { ValueRef::Text(bytes) } else { ValueRef::Blob(bytes) }
+fn text_or_blob(bytes: &[u8]) -> ToSqlOutput<'_> {
+    let is_text = std::str::from_utf8(bytes).is_ok();
+    ToSqlOutput::Borrowed(if is_text { ValueRef::Text(bytes) } else { ValueRef::Blob(bytes) })
 }
 
 /// A number of ours as SQLite keeps it. Sizes and offsets are checked to fit when they enter an

@@ -26,7 +26,7 @@ impl Progress {
     pub fn open(path: &Path, tar_id: u64, block_size: u64, digest: &IndexDigest, url: &str) -> Result<Self> {
         let what = || format!("cannot use the progress database {}", path.display());
         let error = |e| db_error(what(), e).with_hint("remove the file; it is only a cache");
-        // Others write a row at a time; whoever holds it longer has lost it for this run.
+        // Others write a row at a time. This run does without a database that is held longer.
         let connection = open_shared(path, Duration::from_secs(2)).map_err(error)?;
         let digest = digest.to_string();
         let run = || -> rusqlite::Result<()> {

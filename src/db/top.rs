@@ -1,5 +1,5 @@
-//! How the folder itself was that an index is of: it has no row, since its path would be empty. A
-//! value of `tarlike_meta`, which no digest names, and which whoever does not know it leaves alone.
+//! The top folder: owner, permissions and time of the folder that an index is of. It has no row,
+//! since its path would be empty, and is in no digest.
 
 use super::file::open_shared;
 use super::index_read::{IndexReader, Summary};

@@ -7,7 +7,7 @@ use super::tombstones::TOMBSTONE_IDS;
 use crate::archive::entry::FileEntry;
 use crate::archive::path::printable;
 use crate::error::Result;
-use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use rusqlite::types::{Value, ValueRef};
 use rusqlite::{OptionalExtension, params};
 
 fn bytes_of(value: ValueRef<'_>) -> &[u8] {
@@ -92,7 +92,7 @@ impl Editor {
 
     /// Whether this is a file or link.
     fn is_leaf(&self, path: &[u8]) -> Result<bool> {
-        let path = || ToSqlOutput::Borrowed(text_or_blob(path));
+        let path = || text_or_blob(path);
         self.connection
             .prepare_cached(
                 "SELECT EXISTS(SELECT 1 FROM tar WHERE path = ?1)

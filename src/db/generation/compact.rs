@@ -1,5 +1,4 @@
-//! Laying the archive of an index out afresh: files follow each other without a gap, and previous
-//! generations end.
+//! Compaction of an index: files follow each other without a gap, and previous generations end.
 
 use super::super::file::folder_of;
 use super::super::index_read::{IndexReader, WalkRows};
@@ -27,11 +26,11 @@ pub struct Compacted {
     pub dropped: u64,
     /// Bytes of the database, before and after.
     pub database_bytes: [u64; 2],
-    /// The archive was laid out afresh already, and nothing was done.
+    /// The index was compact already, and nothing was done.
     pub unchanged: bool,
 }
 
-/// Lays the archive of the index at `database` out afresh, as the next generation, and puts it in
+/// Lays the archive of the index at `database` out again, as the next generation, and puts it in
 /// the place of the index in one step. No content is read: digests, metadata and chunk maps stay.
 /// Of previous generations only number and digest are kept. `created_s` is in seconds since 1970.
 ///
@@ -62,7 +61,7 @@ pub fn compact(database: &Path, created_s: u64) -> Result<Compacted> {
     Ok(Compacted { written, generation, previous, dropped, database_bytes, unchanged })
 }
 
-/// Writes the index at `target` afresh as `generation`, and puts it in its place.
+/// Writes the compact index as `generation`, and puts it in the place of that at `target`.
 fn write(target: &Path, history: History, generation: u64, created_s: u64) -> Result<Written> {
     let reader = IndexReader::open(target)?;
     let base = reader.summary()?.base.map(|base| base.as_os_str().as_bytes().to_vec()).unwrap_or_default();

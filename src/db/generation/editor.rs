@@ -3,7 +3,7 @@
 
 use super::super::file::open_private;
 use super::super::index_read::{Side, WALK_ORDER, read_extents};
-use super::super::index_rows::{Beside, FileRead, Kind, read_files, read_nodes};
+use super::super::index_rows::{Beside, FileRead, Kind, first_of, read_files, read_nodes};
 use super::super::index_write::{insert_file, insert_node};
 use super::super::meta::{self, Key, Md5s};
 use super::super::{belonging, db_error, from_sql_int, index_state, schema, scratch, sql_int, text_or_blob};
@@ -15,7 +15,6 @@ use crate::archive::index_digest::IndexDigester;
 use crate::archive::path::EntryPath;
 use crate::archive::skipped::SkippedList;
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -31,8 +30,8 @@ pub(super) struct Editor {
 }
 
 impl Editor {
-    /// Opens the copy at `path`, which nobody else uses. With `tombstones`, what was put in place
-    /// and is removed gets a tombstone, with that generation.
+    /// Opens the copy at `path`, which only the caller uses. With `tombstones`, what was put in
+    /// place and is removed gets a tombstone, with that generation.
     pub(super) fn open(path: &Path, name: &Path, tombstones: Option<(u64, &Placed)>) -> Result<Self> {
         let connection = open_private(path)
             .map_err(|e| db_error(format!("cannot write the index {}", name.display()), e))?;
@@ -126,23 +125,11 @@ impl Editor {
             insert_file(&self.connection, file, true)?;
             self.connection
                 .prepare_cached("INSERT INTO dirty_path VALUES(?, 'f')")?
-                .execute([ToSqlOutput::Borrowed(text_or_blob(file.path.as_bytes()))])
+                .execute([text_or_blob(file.path.as_bytes())])
                 .map(drop)
         };
         run().map_err(|e| self.error(e))?;
-        if let Some(object) = &file.object {
-            if !self.has_objects {
-                self.connection.execute_batch(schema::OBJECT).map_err(|e| self.error(e))?;
-                self.has_objects = true;
-            }
-            self.connection
-                .prepare_cached("INSERT INTO tarlike_object VALUES(?,?,?,?)")
-                .and_then(|mut insert| {
-                    insert.execute(params![sql_int(file.id), object.etag, object.version, object.modified_ns])
-                })
-                .map_err(|e| self.error(e))?;
-        }
-        Ok(())
+        self.set_object(file)
     }
 
     /// Adds the extent of file `id` that starts at `file_offset`.
@@ -233,19 +220,15 @@ impl Editor {
 
     /// The directory or link of this path.
     pub(super) fn node(&self, path: &EntryPath) -> Result<Option<Node>> {
-        let (mut found, path) = (None, ToSqlOutput::Borrowed(text_or_blob(path.as_bytes())));
-        read_nodes(&self.connection, &self.name, "WHERE path = ?", [path], |node| {
-            found = Some(node);
-            Ok(ControlFlow::Break(()))
-        })?;
-        Ok(found)
+        let path = text_or_blob(path.as_bytes());
+        first_of(|each| read_nodes(&self.connection, &self.name, "WHERE path = ?", [path], each))
     }
 
     /// Takes a directory or link out, and gives it.
     pub(super) fn remove_node(&self, path: &EntryPath) -> Result<Node> {
         let node = self.node(path)?.ok_or_else(|| self.refused(format!("there is no \"{path}\"")))?;
         let run = || -> rusqlite::Result<()> {
-            let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
+            let path = text_or_blob(path.as_bytes());
             if let Some((died, _)) = &self.tombstones {
                 self.connection
                     .prepare_cached("UPDATE tarlike_gone_node SET died=? WHERE path=?")?
@@ -261,7 +244,7 @@ impl Editor {
     pub(super) fn put_node(&self, node: &Node) -> Result<Option<Node>> {
         let previous = self.node(&node.path)?;
         let run = || -> rusqlite::Result<()> {
-            let path = || ToSqlOutput::Borrowed(text_or_blob(node.path.as_bytes()));
+            let path = || text_or_blob(node.path.as_bytes());
             // A directory keeps its number: what is in it has higher ones.
             let id: Option<i64> = self
                 .connection

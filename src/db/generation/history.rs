@@ -1,10 +1,10 @@
 //! What an index knows of its generations, and the way from one to another.
 
-use super::super::file::open_to_read;
 use super::super::index_read::{IndexReader, Summary};
 use super::super::meta::{self, Key};
 use super::super::schema::has_table;
 use super::super::{db_error, from_sql_int, sql_int};
+use crate::archive::change::ChangeEnd;
 use crate::archive::digest::IndexDigest;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::{Connection, OptionalExtension};
@@ -17,7 +17,7 @@ pub struct Generation {
     pub number: u64,
     /// The generation that it was made of; absent for a fresh index.
     pub parent: Option<u64>,
-    /// 1 if it is laid out afresh, else 2.
+    /// 1 if it is compact, else 2.
     pub format: u8,
     /// Names it.
     pub digest: IndexDigest,
@@ -92,9 +92,7 @@ impl History {
         let summary = reader.summary()?;
         let bytes = reader.content_bytes()?;
         let ours = reader.is_ours();
-        drop(reader);
-        let connection = open_to_read(path)
-            .map_err(|e| db_error(format!("cannot open the index {}", path.display()), e))?;
+        let connection = reader.into_connection();
         let generations = if ours { generations(&connection) } else { Ok(Vec::new()) };
         let generations = generations
             .map_err(|e| db_error(format!("cannot read the history of the index {}", path.display()), e))?;
@@ -112,7 +110,7 @@ impl History {
     /// The one that the index is now.
     ///
     /// # Errors
-    /// The history does not name it: somebody edited the index.
+    /// The history does not name it: the index was edited.
     pub fn active(&self) -> Result<&Generation> {
         self.generation(self.active).ok_or_else(|| {
             let what = format!("{} does not know its own generation {}", self.path.display(), self.active);
@@ -199,7 +197,7 @@ impl History {
         (0..).map_while(|number| self.batch(step, number).transpose())
     }
 
-    /// The generations that ended when the archive was laid out afresh, in the order of their
+    /// The generations that a compaction ended, in the order of their
     /// numbers.
     ///
     /// # Errors
@@ -270,6 +268,12 @@ impl Generation {
         }
     }
 
+    /// What its index comes to.
+    pub(super) fn end(&self) -> ChangeEnd {
+        let Self { format, digest, files, nodes, total_bytes, .. } = *self;
+        ChangeEnd { format, digest, files, nodes, total_bytes }
+    }
+
     /// Adds a line for it.
     pub(super) fn insert(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection
@@ -303,7 +307,7 @@ fn generations(connection: &Connection) -> rusqlite::Result<Vec<Generation>> {
     let mut generations = Vec::new();
     while let Some(row) = rows.next()? {
         let number = |column| row.get::<_, Option<i64>>(column).map(|n| from_sql_int(n.unwrap_or(0)));
-        // A line that somebody edited is no generation that anything can be done with.
+        // A line that was edited is no generation that anything can be done with.
         let Ok(digest) = row.get::<_, String>(3)?.parse() else { continue };
         generations.push(Generation {
             number: number(0)?,

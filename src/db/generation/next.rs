@@ -2,7 +2,7 @@
 
 use super::super::file::make_way;
 use super::super::index_read::{IndexReader, Side, Summary, find_content};
-use super::super::index_rows::{FileRead, read_files};
+use super::super::index_rows::{FileRead, first_of, read_files};
 use super::super::index_write::Written;
 use super::super::{meta, schema, scratch, sql_int, text_or_blob};
 use super::copy::copy;
@@ -16,7 +16,6 @@ use crate::archive::extent::{Extents, Piece};
 use crate::archive::path::EntryPath;
 use crate::archive::skipped::SkippedList;
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::types::ToSqlOutput;
 use rusqlite::{OptionalExtension, params};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -126,14 +125,9 @@ impl NextGeneration {
     /// # Errors
     /// SQLite fails.
     pub fn file_at(&self, path: &EntryPath) -> Result<Option<FileEntry>> {
-        let mut found = None;
-        let values = [ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()))];
+        let values = [text_or_blob(path.as_bytes())];
         let tail = "WHERE tar.path = ? ORDER BY tar.rowid DESC";
-        read_files(&self.editor.connection, self.read(), tail, values, |file| {
-            found = Some(file);
-            Ok(ControlFlow::Break(()))
-        })?;
-        Ok(found)
+        first_of(|each| read_files(&self.editor.connection, self.read(), tail, values, each))
     }
 
     /// The file of which `path` was a further name in the previous generation, whose ids are below
@@ -144,15 +138,10 @@ impl NextGeneration {
     pub fn file_linked_at(&self, path: &EntryPath, first_new_id: u64) -> Result<Option<FileEntry>> {
         let node = self.editor.node(path)?.filter(|node| node.kind == NodeKind::Hardlink);
         let Some(target) = node.and_then(|node| EntryPath::new(node.target).ok()) else { return Ok(None) };
-        let mut found = None;
         // What has that name now may be here already; the row that it had stays until the end.
         let tail = "WHERE tar.path = ? AND tar.id < ? ORDER BY tar.rowid DESC";
-        let values = params![ToSqlOutput::Borrowed(text_or_blob(target.as_bytes())), sql_int(first_new_id)];
-        read_files(&self.editor.connection, self.read(), tail, values, |file| {
-            found = Some(file);
-            Ok(ControlFlow::Break(()))
-        })?;
-        Ok(found)
+        let values = params![text_or_blob(target.as_bytes()), sql_int(first_new_id)];
+        first_of(|each| read_files(&self.editor.connection, self.read(), tail, values, each))
     }
 
     /// Where the content of `file` is in the archive.
@@ -254,7 +243,7 @@ impl NextGeneration {
     fn grown(&self, by: u64) -> Result<u64> {
         self.log_end.checked_add(by).filter(|&end| i64::try_from(end).is_ok()).ok_or_else(|| {
             Error::new(ErrorKind::BadIndex, "the archive would be larger than 2^63 bytes")
-                .with_hint("lay it out afresh with: tar-like compact")
+                .with_hint("lay it out again with: tar-like compact")
         })
     }
 
@@ -361,19 +350,10 @@ impl NextGeneration {
             }
         }
         self.editor.check_paths()?;
-        let history = self.previous_generation()?;
+        let previous = self.previous_generation()?;
         let (end, bytes) = self.editor.end(2)?;
         self.note(false, &ChangeRecord::End(end))?;
-        self.note(
-            true,
-            &ChangeRecord::End(ChangeEnd {
-                format: history.format,
-                digest: history.digest,
-                files: history.files,
-                nodes: history.nodes,
-                total_bytes: history.total_bytes,
-            }),
-        )?;
+        self.note(true, &ChangeRecord::End(previous.end()))?;
         let Self { editor, change, undo, number, .. } = &mut self;
         change.flush(editor, *number)?;
         undo.flush(editor, *number)?;
@@ -403,16 +383,9 @@ impl NextGeneration {
     /// SQLite fails, or the disk is full.
     pub fn finish_unchanged(self, created_s: u64, skipped: &SkippedList) -> Result<Written> {
         let previous = self.previous_generation()?;
-        let end = ChangeEnd {
-            format: previous.format,
-            digest: previous.digest,
-            files: previous.files,
-            nodes: previous.nodes,
-            total_bytes: previous.total_bytes,
-        };
         let number = self.previous.generation;
         self.editor.set_skipped(number, previous.parent, skipped)?;
-        self.put_in_place((&end, previous.bytes), number, created_s)
+        self.put_in_place((&previous.end(), previous.bytes), number, created_s)
     }
 
     fn previous_generation(&self) -> Result<Generation> {

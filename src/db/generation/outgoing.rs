@@ -23,7 +23,7 @@ pub fn without_private(path: &Path, scratch: &Path, chunk_maps: bool) -> Result<
         statement.query_map([], |row| row.get(0))?.collect()
     };
     let mut there = find().map_err(failed)?;
-    // Whatever we know of rows that another program has replaced is of use to nobody.
+    // Our tables say nothing true of rows that another program has replaced.
     let is_stale = |name: &str| !ours && name.starts_with("tarlike_");
     // Chunk maps do not compress, and a receiver that does not know these tables refuses the index.
     let is_private = |name: &str| PRIVATE.contains(&name) && !(chunk_maps && name == CHUNK_MAP_NAME);

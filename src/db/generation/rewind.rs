@@ -41,7 +41,7 @@ impl Rewound {
         let Some(parent) = abandoned.parent.and_then(|parent| history.generation(parent)).cloned() else {
             return refuse(
                 format!("generation {} of {} has none before it", abandoned.number, database.display()),
-                "there is nothing to go back to: it is the first one, or the index was laid out afresh since",
+                "there is nothing to go back to: it is the first one, or the index was compacted since",
             );
         };
         let later = |other: &Generation| other.number > abandoned.number && other.abandoned;

@@ -204,7 +204,7 @@ fn a_fresh_index_that_was_gone_back_to_is_numbered_like_one() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_and_the_former_generation_stands() {
+fn what_does_not_fit_is_refused_and_the_previous_generation_stands() {
     let folder = tempfile::tempdir().unwrap();
     let ours = folder.path().join("ours");
     fresh(&ours, &[("a", b"one"), ("d/c", b"two")], &[dir("d")]);

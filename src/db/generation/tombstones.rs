@@ -7,7 +7,7 @@ use super::super::index_state::{self, failed};
 use super::super::{meta, schema, scratch, sql_int, text_or_blob};
 use crate::archive::ranges::RangeSet;
 use crate::error::Result;
-use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -195,7 +195,7 @@ fn collect_folders(connection: &Connection, schema: &str, placed: &Placed) -> ru
             }
             noted = path[..parent].to_vec();
             for end in (1..=parent).filter(|&end| end == parent || path[end] == b'/') {
-                insert.execute([ToSqlOutput::Borrowed(text_or_blob(&path[..end]))])?;
+                insert.execute([text_or_blob(&path[..end])])?;
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::archive::log::{self, FileRow, LogDigest, LogEnd, LogRecord, first_dig
 use crate::archive::path::printable;
 use crate::db::file::open_to_read;
 use crate::db::generation::{Placed, add_own_tombstones};
-use crate::db::index_rows::{FileRead, Kind, PENDING_MD5, read_files, read_nodes};
+use crate::db::index_rows::{FileRead, Kind, PENDING_MD5, first_of, read_files, read_nodes};
 use crate::db::index_write::{insert_file, insert_node, set_digests};
 use crate::db::meta::{self, Md5s};
 use crate::db::running::RunningDigest;
@@ -16,7 +16,7 @@ use crate::db::{INDEX_FORMAT, db_error, from_sql_int, index_state, schema, sql_i
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Files whose digests may be outstanding at once.
@@ -411,23 +411,17 @@ impl GrowingIndex {
 
     /// A file that is there, and whether its digests are known.
     pub(super) fn file(&self, id: u64) -> Result<Option<(FileEntry, bool)>> {
-        let mut found = None;
         let read = FileRead { kind: Kind::Growing, name: &self.path };
-        read_files(&self.connection, read, "WHERE tar.rowid = ?", [sql_int(id + 1)], |file| {
+        let id = [sql_int(id + 1)];
+        let file = first_of(|each| read_files(&self.connection, read, "WHERE tar.rowid = ?", id, each))?;
+        Ok(file.map(|file| {
             let known = file.blake3.is_some() || file.md5 != Some(PENDING_MD5);
-            found = Some((file, known));
-            Ok(ControlFlow::Break(()))
-        })?;
-        Ok(found)
+            (file, known)
+        }))
     }
 
     pub(super) fn node(&self, id: u64) -> Result<Option<Node>> {
-        let mut found = None;
-        read_nodes(&self.connection, &self.path, "WHERE id = ?", [sql_int(id)], |node| {
-            found = Some(node);
-            Ok(ControlFlow::Break(()))
-        })?;
-        Ok(found)
+        first_of(|each| read_nodes(&self.connection, &self.path, "WHERE id = ?", [sql_int(id)], each))
     }
 }
 

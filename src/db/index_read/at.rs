@@ -8,7 +8,6 @@ use crate::archive::path::EntryPath;
 use crate::db::index_rows::{read_node_tombstones, read_nodes, read_tombstones};
 use crate::db::{meta, scratch, text_or_blob};
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::types::ToSqlOutput;
 use std::ops::ControlFlow;
 
 /// A row of an index.
@@ -44,7 +43,7 @@ impl IndexReader {
             self.connection.execute_batch("BEGIN")?;
             let mut insert = self.connection.prepare_cached("INSERT OR IGNORE INTO temp.wanted VALUES(?)")?;
             for path in paths {
-                insert.execute([ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()))])?;
+                insert.execute([text_or_blob(path.as_bytes())])?;
             }
             self.connection.execute_batch("COMMIT")
         };

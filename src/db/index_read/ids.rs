@@ -7,7 +7,7 @@ use crate::db::sql_int;
 use crate::error::Result;
 use std::ops::{ControlFlow, Range};
 
-/// So many rows that nobody asked for are read sooner than another query is made.
+/// Reading so many rows that are not asked for costs less than another query.
 const NEAR: u64 = 16;
 
 impl IndexReader {

@@ -5,7 +5,7 @@ use crate::archive::digest::Md5;
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
 use crate::archive::path::EntryPath;
-use crate::db::index_rows::{FileRead, read_files, read_nodes, read_tombstones};
+use crate::db::index_rows::{FileRead, first_of, read_files, read_nodes, read_tombstones};
 use crate::db::meta;
 use crate::db::schema::has_table;
 use crate::db::{db_error, from_sql_int, sql_int, text_or_blob};
@@ -77,12 +77,7 @@ impl Side {
             Self::Live => ("WHERE tar.rowid = ?", sql_int(id).saturating_add(1)),
             Self::Tombstone => ("WHERE tar.id = ?", sql_int(id)),
         };
-        let mut found = None;
-        self.files(connection, read, tail, [row], |file| {
-            found = Some(file);
-            Ok(ControlFlow::Break(()))
-        })?;
-        Ok(found)
+        first_of(|each| self.files(connection, read, tail, [row], each))
     }
 
     /// Gives every piece in `range`, contiguous files first and ascending, then fragmented ones,
@@ -266,7 +261,7 @@ impl IndexReader {
         if !self.has_tombstones()? {
             return Ok(());
         }
-        let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
+        let path = text_or_blob(path.as_bytes());
         let tail = "WHERE tar.path = ? AND died >= ?";
         read_tombstones(&self.connection, self.read(), tail, params![path, sql_int(since)], each)
     }
@@ -276,13 +271,10 @@ impl IndexReader {
     /// # Errors
     /// As [`IndexReader::nodes`].
     pub fn hardlink_at(&self, path: &EntryPath) -> Result<Option<EntryPath>> {
-        let (mut found, path) = (None, ToSqlOutput::Borrowed(text_or_blob(path.as_bytes())));
+        let path = text_or_blob(path.as_bytes());
         let tail = "WHERE path = ? AND kind = 'h'";
-        read_nodes(&self.connection, &self.path, tail, [path], |node| {
-            found = EntryPath::new(node.target).ok();
-            Ok(ControlFlow::Break(()))
-        })?;
-        Ok(found)
+        let node = first_of(|each| read_nodes(&self.connection, &self.path, tail, [path], each))?;
+        Ok(node.and_then(|node| EntryPath::new(node.target).ok()))
     }
 
     /// The same for directories and links; what is in a directory comes before it.
@@ -311,13 +303,10 @@ impl IndexReader {
         if !self.has_tombstones()? {
             return Ok(None);
         }
-        let mut found = None;
-        let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
-        self.each_node_tombstone("WHERE g.path = ? AND died >= ?", params![path, sql_int(since)], |node| {
-            found = Some(node);
-            Ok(ControlFlow::Break(()))
-        })?;
-        Ok(found)
+        let path = text_or_blob(path.as_bytes());
+        first_of(|each| {
+            self.each_node_tombstone("WHERE g.path = ? AND died >= ?", params![path, sql_int(since)], each)
+        })
     }
 
     /// Whether the index has a file or link of this path.
@@ -325,7 +314,7 @@ impl IndexReader {
     /// # Errors
     /// SQLite fails.
     pub fn is_leaf(&self, path: &EntryPath) -> Result<bool> {
-        let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
+        let path = text_or_blob(path.as_bytes());
         self.connection
             .prepare_cached(
                 "SELECT EXISTS(SELECT 1 FROM tar WHERE path = ?1)
@@ -343,7 +332,7 @@ impl IndexReader {
         // As text and as bytes: a name that is no UTF-8 sorts behind all others.
         let bounds = [b'/', b'/' + 1].map(|end| [path.as_bytes(), &[end]].concat());
         let as_bytes = bounds.each_ref().map(|bound| ToSqlOutput::Borrowed(ValueRef::Blob(bound)));
-        let as_text = bounds.each_ref().map(|bound| ToSqlOutput::Borrowed(text_or_blob(bound)));
+        let as_text = bounds.each_ref().map(|bound| text_or_blob(bound));
         self.connection
             .prepare_cached(
                 "SELECT EXISTS(SELECT 1 FROM tar WHERE path > ?1 AND path < ?2)
@@ -361,12 +350,8 @@ impl IndexReader {
     /// # Errors
     /// As [`IndexReader::files`].
     pub fn file_at(&self, path: &EntryPath) -> Result<Option<FileEntry>> {
-        let (mut found, path) = (None, ToSqlOutput::Borrowed(text_or_blob(path.as_bytes())));
-        self.each_file("WHERE tar.path = ?", [path], |file| {
-            found = Some(file);
-            Ok(ControlFlow::Break(()))
-        })?;
-        Ok(found)
+        let path = text_or_blob(path.as_bytes());
+        first_of(|each| self.each_file("WHERE tar.path = ?", [path], each))
     }
 
     /// The first file that has the content of `file`, of another index; without its md5 that is not

@@ -14,7 +14,6 @@ use crate::db::{
     is_damage, is_locked, keep_plans, sql_int, text_or_blob,
 };
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension};
 use std::ops::{ControlFlow, Range};
 use std::os::unix::ffi::OsStringExt;
@@ -137,6 +136,11 @@ impl IndexReader {
 
     fn connect(path: &Path) -> Result<Connection> {
         open_to_read(path).map_err(|e| cannot_open(path, e))
+    }
+
+    /// For what only one kind of index has.
+    pub(in crate::db) fn into_connection(self) -> Connection {
+        self.connection
     }
 
     /// For tests of what reading costs.
@@ -315,7 +319,7 @@ impl IndexReader {
         self.connection
             .prepare_cached("SELECT id FROM tar WHERE path=?")
             .and_then(|mut statement| {
-                let path = ToSqlOutput::Borrowed(text_or_blob(path.as_bytes()));
+                let path = text_or_blob(path.as_bytes());
                 statement.query_row([path], |row| row.get(0).map(from_sql_int)).optional()
             })
             .map_err(|e| self.error(e))

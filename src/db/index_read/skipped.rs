@@ -7,7 +7,7 @@ use crate::error::Result;
 
 impl IndexReader {
     /// What the last run over the source left out of the index. `None`: the index does not say, so
-    /// nobody may conclude from it that something is gone.
+    /// an entry that it lacks may still be there.
     ///
     /// # Errors
     /// SQLite fails.
@@ -18,7 +18,7 @@ impl IndexReader {
         self.skipped_of(self.meta(&meta::GENERATION)?.unwrap_or(1))
     }
 
-    /// The same for another generation of the index: the one before is known, too.
+    /// The same for another generation of the index: the previous one is known, too.
     ///
     /// # Errors
     /// SQLite fails.

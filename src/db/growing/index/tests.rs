@@ -8,6 +8,7 @@ use crate::archive::index_digest::IndexDigester;
 use crate::archive::log::next_digest;
 use crate::archive::path::EntryPath;
 use crate::db::index_read::{IndexReader, Row};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
