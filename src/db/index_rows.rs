@@ -1,6 +1,6 @@
 //! Rows of an index as entries, every column checked: the index may have come from anybody.
 
-use super::{db_error, sql_int};
+use super::{db_error, sql_int, text_or_blob};
 use crate::archive::digest::{Digest, Md5};
 use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, ObjectId, Origin};
 use crate::archive::path::{EntryPath, printable};
@@ -148,6 +148,13 @@ pub(super) fn read_node_tombstones(
     let query =
         format!("SELECT kind, path, target, mode, mtime_ns, uid, gid FROM tarlike_gone_node g {tail}");
     read_rows(connection, read, &query, parameters, node_of, each)
+}
+
+/// Whether the index has a file or link of this path.
+pub(super) fn is_leaf(connection: &Connection, path: &[u8]) -> rusqlite::Result<bool> {
+    let query = "SELECT EXISTS(SELECT 1 FROM tar WHERE path = ?1)
+                 OR EXISTS(SELECT 1 FROM tarlike_node WHERE path = ?1 AND kind <> 'd')";
+    connection.prepare_cached(query)?.query_row([text_or_blob(path)], |row| row.get(0))
 }
 
 /// The first entry that `read` gives.

@@ -1,12 +1,13 @@
 //! What an index says of itself when it is complete, and the one end of a write.
 
-use super::file::open_private;
+use super::file::{make_way, open_private};
 use super::meta::Counts;
 use super::{INDEX_FORMAT_FRAGMENTED, belonging, db_error, meta};
 use crate::archive::change::ChangeEnd;
 use crate::error::{Error, Result};
 use rusqlite::Connection;
 use std::path::Path;
+use tempfile::{PathPersistError, TempPath};
 
 /// Writes what a complete index says of itself, whichever way it was made. `content_bytes` are
 /// those of all files together.
@@ -45,6 +46,15 @@ pub(super) fn sync(path: &Path, name: &Path) -> Result<()> {
     std::fs::File::open(path)
         .and_then(|file| file.sync_all())
         .map_err(|e| Error::io(format!("cannot sync the index {}", name.display()), e))
+}
+
+/// Gives the index in `partial` the name `target`, in the place of an older one, in one step.
+pub(super) fn put_in_place(partial: TempPath, target: &Path) -> Result<()> {
+    make_way(target)?;
+    let failed = |e: PathPersistError| {
+        Error::io(format!("cannot give the index its name {}", target.display()), e.error)
+    };
+    partial.persist(target).map_err(failed)
 }
 
 /// Changes the index at `path`, which only the caller uses, in one transaction. The rows of `tar`

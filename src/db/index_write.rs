@@ -1,20 +1,19 @@
 //! Writing an index: one transaction into a new file that gets its name only when it is complete.
 
 use super::belonging;
-use super::file::{folder_of, make_way, open_private};
+use super::file::{folder_of, open_private};
 use super::index_state;
 use super::meta::{self, Md5s};
 use super::running::RunningDigest;
 use super::{check_file, db_error, schema, sql_int, text_or_blob};
 use crate::archive::change::ChangeEnd;
 use crate::archive::digest::IndexDigest;
-use crate::archive::entry::{FileEntry, Node, ObjectId};
+use crate::archive::entry::{FileEntry, Meta, Node, ObjectId};
 use crate::archive::index_digest::IndexDigester;
 use crate::archive::log::Digests;
 use crate::archive::path::PARTIAL_INFIX;
 use crate::archive::skipped::SkippedList;
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, params};
 use std::path::{Path, PathBuf};
 
@@ -50,22 +49,22 @@ pub(super) fn insert_file(connection: &Connection, file: &FileEntry, known: bool
     let offset_end = sql_int(file.range().end) - 1;
     let insert = "INSERT INTO tar(rowid, id, path, size, offset, offset_end, hash) VALUES(?1 + 1, ?1, ?2, ?3, ?4, ?5, ?6)";
     connection.prepare_cached(insert)?.execute(params![
-        clamp(file.id),
+        sql_int(file.id),
         text_or_blob(file.path.as_bytes()),
-        clamp(file.size),
-        clamp(file.offset),
+        sql_int(file.size),
+        sql_int(file.offset),
         offset_end,
         file.md5.filter(|_| known).map(|md5| md5.to_string()),
     ])?;
     if file.blake3.is_some() || file.meta.is_some() || !known {
-        let (meta, origin) = (file.meta, file.origin);
+        let ([mode, mtime_ns, uid, gid], origin) = (meta_columns(file.meta), file.origin);
         connection.prepare_cached("INSERT INTO tarlike_file VALUES(?,?,?,?,?,?,?,?,?)")?.execute(params![
-            clamp(file.id),
+            sql_int(file.id),
             file.blake3.as_ref().map(|d| &d.as_bytes()[..]),
-            meta.map(|m| m.mode),
-            meta.map(|m| m.mtime_ns),
-            meta.map(|m| m.uid),
-            meta.map(|m| m.gid),
+            mode,
+            mtime_ns,
+            uid,
+            gid,
             // Device and inode numbers use all 64 bits: kept as the same bits, signed.
             origin.map(|o| o.dev.cast_signed()),
             origin.map(|o| o.ino.cast_signed()),
@@ -88,23 +87,30 @@ pub(super) fn set_digests(connection: &Connection, id: u64, digests: &Digests) -
 
 /// Writes the row of a directory or link.
 pub(super) fn insert_node(connection: &Connection, id: u64, node: &Node) -> rusqlite::Result<()> {
+    let [mode, mtime_ns, uid, gid] = meta_columns(node.meta);
     connection
         .prepare_cached("INSERT INTO tarlike_node VALUES(?,?,?,?,?,?,?,?)")?
         .execute(params![
-            clamp(id),
+            sql_int(id),
             node.kind.letter(),
             text_or_blob(node.path.as_bytes()),
             text_or_blob(&node.target),
-            node.meta.map(|m| m.mode),
-            node.meta.map(|m| m.mtime_ns),
-            node.meta.map(|m| m.uid),
-            node.meta.map(|m| m.gid),
+            mode,
+            mtime_ns,
+            uid,
+            gid,
         ])
         .map(drop)
 }
 
-fn clamp(number: u64) -> ToSqlOutput<'static> {
-    ToSqlOutput::Borrowed(ValueRef::Integer(sql_int(number)))
+/// The columns mode, mtime_ns, uid and gid.
+pub(super) fn meta_columns(meta: Option<Meta>) -> [Option<i64>; 4] {
+    match meta {
+        Some(Meta { mode, mtime_ns, uid, gid }) => {
+            [Some(mode.into()), Some(mtime_ns), Some(uid.into()), Some(gid.into())]
+        }
+        None => [None; 4],
+    }
 }
 
 /// An index that is complete and has no name yet; it goes when it is dropped.
@@ -217,7 +223,7 @@ impl IndexWriter {
             self.has_objects = true;
         }
         self.connection.prepare_cached("INSERT INTO tarlike_object VALUES(?,?,?,?)")?.execute(params![
-            clamp(id),
+            sql_int(id),
             object.etag,
             object.version,
             object.modified_ns
@@ -259,7 +265,7 @@ impl IndexWriter {
                 self.has_chunk_maps = true;
             }
             let insert = "INSERT OR REPLACE INTO tarlike_sketch VALUES(?,?)";
-            self.connection.prepare_cached(insert)?.execute(params![clamp(id), chunk_map]).map(drop)
+            self.connection.prepare_cached(insert)?.execute(params![sql_int(id), chunk_map]).map(drop)
         };
         run().map_err(|e| self.error(e))
     }
@@ -345,11 +351,7 @@ impl Sealed {
     /// # Errors
     /// The rename fails.
     pub fn put_in_place(self) -> Result<Written> {
-        let target = self.target.display();
-        make_way(&self.target)?;
-        self.partial
-            .persist(&self.target)
-            .map_err(|e| Error::io(format!("cannot give the index its name {target}"), e.error))?;
+        index_state::put_in_place(self.partial, &self.target)?;
         Ok(self.written)
     }
 }

@@ -1,7 +1,8 @@
 //! What has to be true of the paths and places that a change touches. The rest of the index was
 //! checked when it came.
 
-use super::super::{from_sql_int, sql_int, text_or_blob};
+use super::super::index_rows::is_leaf;
+use super::super::{from_sql_int, sql_int};
 use super::editor::Editor;
 use super::tombstones::TOMBSTONE_IDS;
 use crate::archive::entry::FileEntry;
@@ -81,25 +82,13 @@ impl Editor {
                 continue;
             }
             for end in (0..=parent).filter(|&end| end == parent || path[end] == b'/') {
-                if end > 0 && self.is_leaf(&path[..end])? {
+                if end > 0 && is_leaf(&self.connection, &path[..end]).map_err(|e| self.error(e))? {
                     return wrong(&path, "lies in what is no folder");
                 }
             }
             checked = path[..parent].to_vec();
         }
         Ok(())
-    }
-
-    /// Whether this is a file or link.
-    fn is_leaf(&self, path: &[u8]) -> Result<bool> {
-        let path = || text_or_blob(path);
-        self.connection
-            .prepare_cached(
-                "SELECT EXISTS(SELECT 1 FROM tar WHERE path = ?1)
-                 OR EXISTS(SELECT 1 FROM tarlike_node WHERE path = ?1 AND kind <> 'd')",
-            )
-            .and_then(|mut statement| statement.query_row([path()], |row| row.get(0)))
-            .map_err(|e| self.error(e))
     }
 
     /// Whether anything lies below `path`.

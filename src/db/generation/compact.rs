@@ -70,7 +70,7 @@ fn write(target: &Path, history: History, generation: u64, created_s: u64) -> Re
     if let Some(skipped) = reader.skipped()? {
         writer.skipped(generation, &skipped)?;
     }
-    keep_names(&writer, &history).map_err(|e| failed(target, e))?;
+    write_former(&writer, &history).map_err(|e| failed(target, e))?;
     drop(history);
     let mode = std::fs::metadata(target).map(|meta| meta.permissions());
     let sealed = writer.seal(&base, generation, created_s)?;
@@ -103,7 +103,7 @@ fn write_rows(reader: &IndexReader, writer: &mut IndexWriter) -> Result<()> {
 }
 
 /// A backup of the index is recognised by the generations that it was made of.
-fn keep_names(writer: &IndexWriter, history: &History) -> rusqlite::Result<()> {
+fn write_former(writer: &IndexWriter, history: &History) -> rusqlite::Result<()> {
     writer.connection().execute_batch(schema::FORMER)?;
     let mut insert = writer.connection().prepare("INSERT OR REPLACE INTO tarlike_former VALUES(?,?,?)")?;
     let known = history.previous().unwrap_or_default();

@@ -4,7 +4,7 @@
 use super::super::file::open_private;
 use super::super::index_read::{Side, WALK_ORDER, read_extents};
 use super::super::index_rows::{Beside, FileRead, Kind, first_of, read_files, read_nodes};
-use super::super::index_write::{insert_file, insert_node};
+use super::super::index_write::{insert_file, insert_node, meta_columns};
 use super::super::meta::{self, Key, Md5s};
 use super::super::{belonging, db_error, from_sql_int, index_state, schema, scratch, sql_int, text_or_blob};
 use super::tombstones::{Placed, add_node_tombstones, drop_unplaced, next_id};
@@ -169,20 +169,13 @@ impl Editor {
         if let Some((_, placed)) = &mut self.tombstones {
             placed.files.remove(id..id + 1);
         }
+        let [mode, mtime_ns, uid, gid] = meta_columns(meta);
         self.connection
             .prepare_cached(
                 "INSERT INTO tarlike_file(id, mode, mtime_ns, uid, gid) VALUES(?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT(id) DO UPDATE SET mode=?2, mtime_ns=?3, uid=?4, gid=?5",
             )
-            .and_then(|mut update| {
-                update.execute(params![
-                    sql_int(id),
-                    meta.map(|m| m.mode),
-                    meta.map(|m| m.mtime_ns),
-                    meta.map(|m| m.uid),
-                    meta.map(|m| m.gid)
-                ])
-            })
+            .and_then(|mut update| update.execute(params![sql_int(id), mode, mtime_ns, uid, gid]))
             .map_err(|e| self.error(e))?;
         Ok(previous.meta)
     }

@@ -1,10 +1,9 @@
 //! The next generation of an index: made beside the previous one, put in its place in one step.
 
-use super::super::file::make_way;
 use super::super::index_read::{IndexReader, Side, Summary, find_content};
 use super::super::index_rows::{FileRead, first_of, read_files};
 use super::super::index_write::Written;
-use super::super::{meta, schema, scratch, sql_int, text_or_blob};
+use super::super::{index_state, meta, schema, scratch, sql_int, text_or_blob};
 use super::copy::copy;
 use super::editor::Editor;
 use super::history::{Generation, History};
@@ -237,7 +236,7 @@ impl NextGeneration {
     /// # Errors
     /// SQLite fails.
     pub fn set_prefix(&mut self, previous: u64, prefix: KnownPrefix) -> Result<()> {
-        self.note(false, &ChangeRecord::Prefix(previous, prefix))
+        self.record(false, &ChangeRecord::Prefix(previous, prefix))
     }
 
     fn grown(&self, by: u64) -> Result<u64> {
@@ -250,16 +249,16 @@ impl NextGeneration {
     fn add(&mut self, file: &FileEntry, extents: &Extents) -> Result<()> {
         self.changed = true;
         self.editor.add_file(file)?;
-        self.note(false, &ChangeRecord::AddFile(file.clone()))?;
+        self.record(false, &ChangeRecord::AddFile(file.clone()))?;
         let mut at = 0;
         for extent in extents.list() {
             self.editor.extent(file.id, at, extent)?;
             at += extent.length;
         }
         if file.fragmented {
-            self.note(false, &ChangeRecord::Extents(extents.list().to_vec()))?;
+            self.record(false, &ChangeRecord::Extents(extents.list().to_vec()))?;
         }
-        self.note(true, &ChangeRecord::RemoveFile(file.id))?;
+        self.record(true, &ChangeRecord::RemoveFile(file.id))?;
         self.next_id += 1;
         Ok(())
     }
@@ -273,8 +272,8 @@ impl NextGeneration {
         self.set_origin(file)?;
         if previous != file.meta {
             self.changed = true;
-            self.note(false, &ChangeRecord::SetMeta(file.id, file.meta))?;
-            self.note(true, &ChangeRecord::SetMeta(file.id, previous))?;
+            self.record(false, &ChangeRecord::SetMeta(file.id, file.meta))?;
+            self.record(true, &ChangeRecord::SetMeta(file.id, previous))?;
         }
         Ok(())
     }
@@ -295,8 +294,8 @@ impl NextGeneration {
     pub fn remove_node(&mut self, path: &EntryPath) -> Result<()> {
         self.changed = true;
         let node = self.editor.remove_node(path)?;
-        self.note(false, &ChangeRecord::RemoveNode(path.clone()))?;
-        self.note(true, &ChangeRecord::PutNode(node))
+        self.record(false, &ChangeRecord::RemoveNode(path.clone()))?;
+        self.record(true, &ChangeRecord::PutNode(node))
     }
 
     /// Adds a directory or link, or changes that of the same path. A folder comes before what is in
@@ -310,11 +309,11 @@ impl NextGeneration {
             Some(previous) => ChangeRecord::PutNode(previous),
             None => ChangeRecord::RemoveNode(node.path.clone()),
         };
-        self.note(false, &ChangeRecord::PutNode(node.clone()))?;
-        self.note(true, &undo)
+        self.record(false, &ChangeRecord::PutNode(node.clone()))?;
+        self.record(true, &undo)
     }
 
-    fn note(&mut self, undo: bool, record: &ChangeRecord) -> Result<()> {
+    fn record(&mut self, undo: bool, record: &ChangeRecord) -> Result<()> {
         let batches = if undo { &mut self.undo } else { &mut self.change };
         // A long list of extents is cut into records of its own.
         if let ChangeRecord::Extents(extents) = record {
@@ -342,18 +341,18 @@ impl NextGeneration {
         };
         for id in removed {
             let (file, extents) = self.editor.remove_file(id)?;
-            self.note(false, &ChangeRecord::RemoveFile(id))?;
+            self.record(false, &ChangeRecord::RemoveFile(id))?;
             let fragmented = file.fragmented;
-            self.note(true, &ChangeRecord::AddFile(file))?;
+            self.record(true, &ChangeRecord::AddFile(file))?;
             if fragmented {
-                self.note(true, &ChangeRecord::Extents(extents))?;
+                self.record(true, &ChangeRecord::Extents(extents))?;
             }
         }
         self.editor.check_paths()?;
         let previous = self.previous_generation()?;
         let (end, bytes) = self.editor.end(2)?;
-        self.note(false, &ChangeRecord::End(end))?;
-        self.note(true, &ChangeRecord::End(previous.end()))?;
+        self.record(false, &ChangeRecord::End(end))?;
+        self.record(true, &ChangeRecord::End(previous.end()))?;
         let Self { editor, change, undo, number, .. } = &mut self;
         change.flush(editor, *number)?;
         undo.flush(editor, *number)?;
@@ -398,10 +397,7 @@ impl NextGeneration {
         editor.set_meta_number(&meta::LOG_END, log_end)?;
         editor.set_meta_number(&meta::NEXT_ID, next_id)?;
         editor.close(&partial, (end, bytes), number, created_s)?;
-        make_way(&target)?;
-        partial.persist(&target).map_err(|e| {
-            Error::io(format!("cannot give the index its name {}", target.display()), e.error)
-        })?;
+        index_state::put_in_place(partial, &target)?;
         Ok(Written { digest: end.digest, files: end.files, nodes: end.nodes, total_bytes: end.total_bytes })
     }
 }

@@ -1,6 +1,5 @@
 //! Going back to the generation that the newest one was made of.
 
-use super::super::file::make_way;
 use super::super::index_read::IndexReader;
 use super::super::index_state::{self, failed};
 use super::super::{meta, sql_int};
@@ -87,10 +86,7 @@ impl Rewound {
                 .with_hint("let only one command at a time change an index; the next pass brings the receiver to what it is now"));
         }
         drop(now);
-        make_way(&target)?;
-        partial.persist(&target).map_err(|e| {
-            Error::io(format!("cannot give the index its name {}", target.display()), e.error)
-        })?;
+        index_state::put_in_place(partial, &target)?;
         Ok(applied)
     }
 }

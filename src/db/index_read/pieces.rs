@@ -5,7 +5,7 @@ use crate::archive::digest::Md5;
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
 use crate::archive::path::EntryPath;
-use crate::db::index_rows::{FileRead, first_of, read_files, read_nodes, read_tombstones};
+use crate::db::index_rows::{FileRead, first_of, is_leaf, read_files, read_nodes, read_tombstones};
 use crate::db::meta;
 use crate::db::schema::has_table;
 use crate::db::{db_error, from_sql_int, sql_int, text_or_blob};
@@ -314,14 +314,7 @@ impl IndexReader {
     /// # Errors
     /// SQLite fails.
     pub fn is_leaf(&self, path: &EntryPath) -> Result<bool> {
-        let path = text_or_blob(path.as_bytes());
-        self.connection
-            .prepare_cached(
-                "SELECT EXISTS(SELECT 1 FROM tar WHERE path = ?1)
-                 OR EXISTS(SELECT 1 FROM tarlike_node WHERE path = ?1 AND kind <> 'd')",
-            )
-            .and_then(|mut statement| statement.query_row([path], |row| row.get(0)))
-            .map_err(|e| self.error(e))
+        is_leaf(&self.connection, path.as_bytes()).map_err(|e| self.error(e))
     }
 
     /// Whether any file lies below the folder `path`.
