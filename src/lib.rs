@@ -10,6 +10,7 @@ pub mod error;
 pub mod folder;
 pub mod queue;
 pub mod remote;
+pub mod retry_budget;
 pub mod server;
 pub mod sink;
 pub mod source;

@@ -3,7 +3,7 @@
 use super::output::Output;
 use super::tls::TlsArgs;
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::{Bandwidth, Client, ClientOptions, Patience, ReceiverClient, is_readable_on_the_way};
+use crate::remote::{Bandwidth, Client, ClientOptions, ReceiverClient, is_readable_on_the_way};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -63,8 +63,8 @@ impl Connection {
             block_deadline: Duration::from_secs(connect.block_timeout),
             bandwidth: self.bandwidth.map(|rate| Arc::new(Bandwidth::new(rate))),
         };
-        let patience = Patience::new(Duration::from_secs(connect.stall_timeout));
-        Ok(Arc::new(Client::new(client, patience, self.output.clone())?))
+        let stall_timeout = Duration::from_secs(connect.stall_timeout);
+        Ok(Arc::new(Client::new(client, stall_timeout, self.output.clone())?))
     }
 }
 

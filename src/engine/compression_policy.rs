@@ -5,7 +5,7 @@ use super::buffers::Buffers;
 use crate::archive::codec::{self, Compression};
 use crate::archive::frame::Frame;
 use crate::archive::zstd;
-use crate::remote::{Goodput, ReceiverClient};
+use crate::remote::{ReceiverClient, Throughput};
 use crate::telemetry::Counters;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -67,7 +67,7 @@ struct Measured {
 /// Chooses the coding of each block by the measurements of earlier ones.
 pub(super) struct CompressionPolicy {
     option: Compression,
-    goodput: Goodput,
+    throughput: Throughput,
     /// The receiver is on this host: there is no link between.
     is_local: bool,
     takes_zstd: Arc<AtomicBool>,
@@ -92,7 +92,7 @@ impl CompressionPolicy {
     ) -> Self {
         Self {
             option,
-            goodput: client.goodput().clone(),
+            throughput: client.throughput().clone(),
             is_local: client.is_local(),
             takes_zstd: client.takes_zstd(),
             cores: cores as f64,
@@ -106,7 +106,7 @@ impl CompressionPolicy {
 
     /// Makes the body of a block, whose content comes in pieces; gives the coding that it has.
     pub(super) fn encode(&self, mut pieces: Vec<Bytes>) -> (Frame, Coding) {
-        let coding = self.choose(self.goodput.bytes_per_second());
+        let coding = self.choose(self.throughput.bytes_per_second());
         if coding == Coding::Stored {
             return (Frame::stored(&pieces), coding);
         }
@@ -243,7 +243,7 @@ mod tests {
     fn policy(option: Compression, is_local: bool, takes_zstd: bool) -> CompressionPolicy {
         CompressionPolicy {
             option,
-            goodput: Goodput::default(),
+            throughput: Throughput::default(),
             is_local,
             takes_zstd: Arc::new(AtomicBool::new(takes_zstd)),
             cores: 2.0,

@@ -13,23 +13,23 @@ use crate::archive::protocol::{
 use crate::engine::destination::{Destination, StartReceiver, StartedReceiver};
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{
-    Answer, BlockBody, ChangeKind, Claim, Goodput, IndexBody, IndexForm, LogBatch, Patience, ReceiverClient,
-    Window,
+    Answer, BlockBody, ChangeKind, Claim, IndexBody, IndexForm, LogBatch, ReceiverClient, Throughput, Window,
 };
+use crate::retry_budget::RetryBudget;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How often a test's request that runs on is asked for again.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One archive of a receiver in this process.
 pub(super) struct DirectClient {
     receiver: Arc<Receiver>,
-    goodput: Goodput,
+    throughput: Throughput,
     window: Arc<Window>,
-    patience: Patience,
+    budget: RetryBudget,
     /// The requests that came, by name.
     requests: Arc<Mutex<Vec<&'static str>>>,
     fault: Arc<Mutex<Option<Fault>>>,
@@ -86,9 +86,9 @@ impl StartReceiver for DirectStarter {
             let receiver = Receiver::open(&folder, ReceiverOptions::default())?;
             let client = DirectClient {
                 receiver: receiver.clone(),
-                goodput: Goodput::default(),
+                throughput: Throughput::default(),
                 window: Window::new(4, None),
-                patience: Patience::new(PATIENCE),
+                budget: RetryBudget::new(TIMEOUT, TIMEOUT, TIMEOUT),
                 requests: self.requests.clone(),
                 fault: self.fault.clone(),
             };
@@ -134,8 +134,8 @@ impl ReceiverClient for DirectClient {
         "direct"
     }
 
-    fn goodput(&self) -> &Goodput {
-        &self.goodput
+    fn throughput(&self) -> &Throughput {
+        &self.throughput
     }
 
     fn window(&self) -> &Arc<Window> {
@@ -150,8 +150,8 @@ impl ReceiverClient for DirectClient {
         Arc::default()
     }
 
-    fn patience(&self) -> &Patience {
-        &self.patience
+    fn budget(&self) -> &RetryBudget {
+        &self.budget
     }
 
     fn status(&self, block_size: u64, from: u64) -> Answer<'_, Option<Status>> {
@@ -224,12 +224,12 @@ impl ReceiverClient for DirectClient {
 
     fn finish<'a>(&'a self, index: &'a IndexDigest, finish: FinishRequest) -> Answer<'a, FinishAnswer> {
         let job = self.request("finish", move |receiver| receiver.finish(TAR_ID, Some(*index), finish));
-        Box::pin(async { Ok(job.await?.wait(PATIENCE).await?.unwrap()) })
+        Box::pin(async { Ok(job.await?.wait(TIMEOUT).await?.unwrap()) })
     }
 
     fn adopt<'a>(&'a self, adopt: &'a AdoptRequest) -> Answer<'a, AdoptAnswer> {
         let job = self.request("adopt", move |receiver| receiver.adopt(TAR_ID, adopt.clone()));
-        Box::pin(async { Ok(job.await?.wait(PATIENCE).await?.1) })
+        Box::pin(async { Ok(job.await?.wait(TIMEOUT).await?.1) })
     }
 
     fn look<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()> {

@@ -81,7 +81,7 @@ async fn rewind_receiver(
     monitor: &dyn Monitor,
 ) -> Result<FinishAnswer> {
     monitor.notice(Notice::Phase("asking"));
-    client.patience().start();
+    client.budget().restart();
     let status = client.status(DEFAULT_BLOCK_SIZE, 0).await?.filter(|status| status.keeps);
     let status = status.ok_or_else(|| {
         Error::new(ErrorKind::Usage, "the receiver cannot go back to an earlier generation")

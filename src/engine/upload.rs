@@ -83,7 +83,7 @@ pub async fn upload(
         parts,
         spares,
     };
-    upload.client.patience().start();
+    upload.client.budget().restart();
     until_cancelled(&*upload.monitor, upload.run()).await
 }
 

@@ -1,8 +1,8 @@
 //! Request bodies that come in pieces.
 
-use super::goodput::Sending;
 use super::limit::{Bandwidth, piece_bytes};
-use super::pulse::Pulse;
+use super::stall_timeout::StallTimeout;
+use super::throughput::Sending;
 use crate::archive::frame::Frame;
 use crate::error::{Error, Result};
 use bytes::Bytes;
@@ -19,14 +19,15 @@ pub(super) fn of_file(
     file: &File,
     length: u64,
     bandwidth: Option<Arc<Bandwidth>>,
-    pulse: &Pulse,
+    timeout: &StallTimeout,
 ) -> Result<Body> {
     let io = |e: std::io::Error| Error::io("cannot read back the compressed index", e);
     let mut file = file.try_clone().map_err(io)?;
     std::io::Seek::rewind(&mut file).map_err(io)?;
-    let (pulse, piece_bytes) = (pulse.clone(), piece_bytes(bandwidth.as_deref(), length));
-    let pieces =
-        futures_util::stream::unfold((file, bandwidth, pulse), move |(file, bandwidth, pulse)| async move {
+    let (timeout, piece_bytes) = (timeout.clone(), piece_bytes(bandwidth.as_deref(), length));
+    let pieces = futures_util::stream::unfold(
+        (file, bandwidth, timeout),
+        move |(file, bandwidth, timeout)| async move {
             let read = tokio::task::spawn_blocking(move || {
                 let mut piece = Vec::new();
                 let outcome = (&file).take(piece_bytes as u64).read_to_end(&mut piece);
@@ -45,9 +46,10 @@ pub(super) fn of_file(
                 }
                 Err(_) => {}
             }
-            pulse.beat(piece.as_ref().map_or(0, Bytes::len));
-            Some((piece, (file, bandwidth, pulse)))
-        });
+            timeout.record(piece.as_ref().map_or(0, Bytes::len));
+            Some((piece, (file, bandwidth, timeout)))
+        },
+    );
     Ok(Body::wrap_stream(pieces))
 }
 
@@ -56,13 +58,13 @@ pub(super) fn of_frame(
     frame: &Frame,
     bandwidth: Option<Arc<Bandwidth>>,
     sending: Sending,
-    pulse: &Pulse,
+    timeout: &StallTimeout,
 ) -> Body {
     struct Rest {
         pieces: std::vec::IntoIter<Bytes>,
         piece: Bytes,
         bandwidth: Option<Arc<Bandwidth>>,
-        pulse: Pulse,
+        timeout: StallTimeout,
         sending: Sending,
         piece_bytes: usize,
     }
@@ -71,7 +73,7 @@ pub(super) fn of_frame(
         pieces: frame.pieces().to_vec().into_iter(),
         piece: Bytes::new(),
         bandwidth,
-        pulse: pulse.clone(),
+        timeout: timeout.clone(),
         sending,
         piece_bytes,
     };
@@ -83,8 +85,8 @@ pub(super) fn of_frame(
         if let Some(bandwidth) = &rest.bandwidth {
             bandwidth.take(piece.len()).await;
         }
-        rest.pulse.beat(piece.len());
-        rest.sending.sent(piece.len());
+        rest.timeout.record(piece.len());
+        rest.sending.record(piece.len());
         Some((Ok::<_, std::io::Error>(piece), rest))
     });
     Body::wrap_stream(pieces)

@@ -3,11 +3,11 @@
 use super::answer::{self, Who};
 use super::body;
 use super::connect::{self, TlsOptions};
-use super::goodput::Goodput;
 use super::limit::Bandwidth;
-use super::pulse::Pulse;
 use super::request::{BlockBody, IndexBody, LogBatch};
-use super::retry::{Failed, Patience, retry};
+use super::retry::{self, Failed, retry};
+use super::stall_timeout::StallTimeout;
+use super::throughput::Throughput;
 use super::window::{Claim, Window};
 use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
@@ -18,6 +18,7 @@ use crate::archive::protocol::{
 };
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
+use crate::retry_budget::RetryBudget;
 use crate::telemetry::Monitor;
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::de::DeserializeOwned;
@@ -55,9 +56,9 @@ pub struct Client {
     block_deadline: Duration,
     bandwidth: Option<Arc<Bandwidth>>,
     window: Arc<Window>,
-    patience: Patience,
+    budget: RetryBudget,
     monitor: Arc<dyn Monitor>,
-    goodput: Goodput,
+    throughput: Throughput,
     local: bool,
     /// The receiver has said that it takes Zstandard …
     zstd: Arc<AtomicBool>,
@@ -68,7 +69,7 @@ pub struct Client {
 }
 
 const SHORT_DEADLINE: Duration = Duration::from_secs(60);
-/// Whoever wants to give up sooner still waits so long for an answer: a receiver may work that long before it says that it does ...
+/// A user who wants to give up sooner still waits so long for an answer: a receiver may work that long before it says that it does ...
 const MIN_DEADLINE: Duration = Duration::from_secs(15);
 /// ... but not where there is nothing to work on.
 const MIN_STATUS_DEADLINE: Duration = Duration::from_secs(5);
@@ -78,11 +79,11 @@ const INDEX_ROWS_PER_S: u64 = 10_000;
 const INDEX_BYTES_PER_S: u64 = 500_000;
 
 impl Client {
-    /// Makes a client; nothing is sent yet.
+    /// Makes a client that gives up when nothing has succeeded or moved for `stall_timeout`; nothing is sent yet.
     ///
     /// # Errors
     /// The address or a file of certificates is not valid.
-    pub fn new(options: ClientOptions, patience: Patience, monitor: Arc<dyn Monitor>) -> Result<Self> {
+    pub fn new(options: ClientOptions, stall_timeout: Duration, monitor: Arc<dyn Monitor>) -> Result<Self> {
         let mut base = connect::address(&options.url)?;
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
@@ -101,9 +102,9 @@ impl Client {
             token: options.token,
             block_deadline: options.block_deadline,
             bandwidth: options.bandwidth,
-            patience,
+            budget: retry::budget(stall_timeout),
             monitor,
-            goodput: Goodput::default(),
+            throughput: Throughput::default(),
             local,
             zstd: Arc::default(),
             zstd_refused: AtomicBool::new(false),
@@ -119,8 +120,8 @@ impl Client {
 
     /// How fast the link takes what is sent.
     #[must_use]
-    pub fn goodput(&self) -> &Goodput {
-        &self.goodput
+    pub fn throughput(&self) -> &Throughput {
+        &self.throughput
     }
 
     /// How much may be sent at once.
@@ -141,10 +142,10 @@ impl Client {
         self.zstd.clone()
     }
 
-    /// When this client gives up.
+    /// How long requests may fail.
     #[must_use]
-    pub fn patience(&self) -> &Patience {
-        &self.patience
+    pub fn budget(&self) -> &RetryBudget {
+        &self.budget
     }
 
     fn request(&self, method: Method, tail: &str, deadline: Option<Duration>) -> Result<RequestBuilder> {
@@ -166,9 +167,9 @@ impl Client {
         request.send().await.map_err(|e| connect::failure(e, met, self.proxy.as_deref()))
     }
 
-    /// Nothing may stand still longer than the user is patient.
+    /// Nothing may stand still longer than requests may fail.
     fn deadline(&self, least: Duration, most: Duration) -> Duration {
-        self.patience.left().clamp(least, most.max(least))
+        self.budget.left().clamp(least, most.max(least))
     }
 
     /// How far the archive is; `Ok(None)` says that the receiver knows only the original's protocol
@@ -177,7 +178,7 @@ impl Client {
     /// # Errors
     /// [`ErrorKind::NotFound`] if the receiver has no index for this archive, or what the retries ended with.
     pub async fn status(&self, block_size: u64, from: u64) -> Result<Option<Status>> {
-        retry(&self.patience, &*self.monitor, || async {
+        retry(&self.budget, &*self.monitor, || async {
             let tail = format!("status?blk_size={block_size}&from={from}");
             let response = self
                 .send(self.request(
@@ -213,20 +214,20 @@ impl Client {
     }
 
     async fn put_or_compare<T: DeserializeOwned>(&self, index: &IndexBody, adopt: &'static str) -> Result<T> {
-        let moves = self.patience.moves(index.length);
-        retry(&self.patience, &*self.monitor, || async {
-            let pulse = Pulse::new(moves.clone());
+        let movement = self.budget.movement(index.length);
+        retry(&self.budget, &*self.monitor, || async {
+            let timeout = StallTimeout::new(movement.clone());
             let request = self
                 .request(Method::PUT, "db", None)?
                 .header(header::CONTENT_LENGTH, index.length)
                 .header(HEADER_INDEX, index.digest.to_string())
-                .body(body::of_file(&index.file, index.length, self.bandwidth.clone(), &pulse)?);
+                .body(body::of_file(&index.file, index.length, self.bandwidth.clone(), &timeout)?);
             let request = index
                 .headers(adopt)
                 .into_iter()
                 .fold(request, |request, (name, value)| request.header(name, value));
             let exchange = async { self.read(self.send(request).await?).await };
-            pulse
+            timeout
                 .watch(
                     self.answer_deadline((index.length / INDEX_BYTES_PER_S).saturating_add(index.work_s)),
                     exchange,
@@ -245,19 +246,19 @@ impl Client {
     /// # Errors
     /// The receiver refuses it, or what the retries ended with.
     pub async fn append_log(&self, batch: &LogBatch) -> Result<LogAnswer> {
-        let moves = self.patience.moves(batch.body.length());
-        retry(&self.patience, &*self.monitor, || async {
-            let pulse = Pulse::new(moves.clone());
+        let movement = self.budget.movement(batch.body.length());
+        retry(&self.budget, &*self.monitor, || async {
+            let timeout = StallTimeout::new(movement.clone());
             let request = self
                 .request(Method::POST, "log", None)?
                 .header(header::CONTENT_LENGTH, batch.body.length())
                 .header(HEADER_STREAM, batch.stream.to_string())
                 .header(HEADER_INDEX, batch.before.to_string())
                 .header(HEADER_LENGTH, batch.length)
-                .body(self.frame_body(&batch.body, &pulse));
+                .body(self.frame_body(&batch.body, &timeout));
             let exchange = async { self.read(self.send(request).await?).await };
             let work_s = batch.rows.map_or(0, |rows| rows / INDEX_ROWS_PER_S);
-            pulse.watch(self.answer_deadline(work_s), exchange).await
+            timeout.watch(self.answer_deadline(work_s), exchange).await
         })
         .await
     }
@@ -301,7 +302,7 @@ impl Client {
             self.met.store(true, Ordering::Relaxed);
             let takes = !self.zstd_refused.load(Ordering::Relaxed) && accepts_zstd(response.headers());
             self.zstd.store(takes, Ordering::Relaxed);
-            self.patience.reached();
+            self.budget.record_contact();
         }
         ours
     }
@@ -318,8 +319,8 @@ impl Client {
         index: &IndexDigest,
         claim: &Claim,
     ) -> Result<Option<BlockAnswer>> {
-        let moves = self.patience.moves(block.body.length());
-        retry(&self.patience, &*self.monitor, || async {
+        let movement = self.budget.movement(block.body.length());
+        retry(&self.budget, &*self.monitor, || async {
             let tail = format!("{}/{}", block.block_size, block.number);
             let mut request = self
                 .request(Method::PUT, &tail, None)?
@@ -335,8 +336,8 @@ impl Client {
             if !block.failed.is_empty() {
                 request = request.header(HEADER_FAILED, format_ids(&block.failed));
             }
-            let pulse = Pulse::new(moves.clone());
-            let request = request.body(self.frame_body(&block.body, &pulse));
+            let timeout = StallTimeout::new(movement.clone());
+            let request = request.body(self.frame_body(&block.body, &timeout));
             let exchange = async {
                 let response = self.accepted(self.send(request).await?).await?;
                 match self.who(&response) {
@@ -345,7 +346,7 @@ impl Client {
                 }
             };
             let start = Instant::now();
-            let outcome = pulse.watch(self.standstill(), exchange).await;
+            let outcome = timeout.watch(self.standstill(), exchange).await;
             self.monitor.counters().wire_bytes.add(block.body.length());
             self.note_time(claim, start.elapsed(), &outcome);
             outcome.map_err(|failed| {
@@ -388,8 +389,8 @@ impl Client {
         Failed { error: failed.error.with_kind(ErrorKind::BadBlock), ..failed }
     }
 
-    fn frame_body(&self, frame: &Frame, pulse: &Pulse) -> Body {
-        body::of_frame(frame, self.bandwidth.clone(), self.goodput.begin(), pulse)
+    fn frame_body(&self, frame: &Frame, timeout: &StallTimeout) -> Body {
+        body::of_frame(frame, self.bandwidth.clone(), self.throughput.begin(), timeout)
     }
 
     /// Says that this sender is done with `index`, and waits for what that sets off.
@@ -399,7 +400,7 @@ impl Client {
     pub async fn finish(&self, index: &IndexDigest, finish: FinishRequest) -> Result<FinishAnswer> {
         let finish = FinishRequest { name: Some(rand::random()), ..finish };
         loop {
-            let answer = retry(&self.patience, &*self.monitor, || async {
+            let answer = retry(&self.budget, &*self.monitor, || async {
                 let request = self
                     .request(Method::POST, "finish", Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE)))?
                     .header(HEADER_INDEX, index.to_string())
@@ -423,7 +424,7 @@ impl Client {
     /// The receiver refuses or does not know how, or what the retries ended with.
     pub async fn adopt(&self, adopt: &AdoptRequest) -> Result<AdoptAnswer> {
         loop {
-            let (ready, answer) = retry(&self.patience, &*self.monitor, || async {
+            let (ready, answer) = retry(&self.budget, &*self.monitor, || async {
                 let request = self
                     .request(Method::POST, "adopt", Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE)))?
                     .json(adopt);

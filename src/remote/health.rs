@@ -15,16 +15,16 @@ const ATTEMPTS: u32 = 3;
 const MAX_WORD_BYTES: usize = 80;
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
-/// Asks, again only where a connection was closed before it could be used; anything but 200 within `patience` is an error.
+/// Asks, again only where a connection was closed before it could be used; anything but 200 within `timeout` is an error.
 ///
 /// # Errors
 /// There is no answer, or another one.
-pub async fn health(url: &str, tls: &TlsOptions, patience: Duration) -> Result<()> {
+pub async fn health(url: &str, tls: &TlsOptions, timeout: Duration) -> Result<()> {
     let mut url = connect::address(url)?;
     if url.path() == "/" {
         url.set_path(READY);
     }
-    let http = connect::build(connect::builder(&url, tls)?.timeout(patience))?;
+    let http = connect::build(connect::builder(&url, tls)?.timeout(timeout))?;
     let mut left = ATTEMPTS;
     let response = loop {
         left -= 1;

@@ -2,9 +2,8 @@
 //! put a receiver of the same process behind it.
 
 use super::client::Client;
-use super::goodput::Goodput;
 use super::request::{BlockBody, IndexBody, LogBatch};
-use super::retry::Patience;
+use super::throughput::Throughput;
 use super::window::{Claim, Window};
 use crate::archive::digest::IndexDigest;
 use crate::archive::protocol::{
@@ -12,6 +11,7 @@ use crate::archive::protocol::{
     Status,
 };
 use crate::error::Result;
+use crate::retry_budget::RetryBudget;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -26,15 +26,15 @@ pub trait ReceiverClient: Send + Sync {
     /// The receiver's address, for people and the progress database.
     fn address(&self) -> &str;
     /// How fast the link takes what is sent.
-    fn goodput(&self) -> &Goodput;
+    fn throughput(&self) -> &Throughput;
     /// How many bytes may be under way at once.
     fn window(&self) -> &Arc<Window>;
     /// Whether the receiver is on this host, and nothing limits the rate.
     fn is_local(&self) -> bool;
     /// Whether the receiver takes blocks as Zstandard frames.
     fn takes_zstd(&self) -> Arc<AtomicBool>;
-    /// When requests are given up.
-    fn patience(&self) -> &Patience;
+    /// How long requests may fail.
+    fn budget(&self) -> &RetryBudget;
     /// How far the archive is; `None` says that the receiver knows only the original protocol.
     fn status(&self, block_size: u64, from: u64) -> Answer<'_, Option<Status>>;
     /// Puts a whole index, or the change of one.
@@ -63,8 +63,8 @@ impl ReceiverClient for Client {
         self.address()
     }
 
-    fn goodput(&self) -> &Goodput {
-        self.goodput()
+    fn throughput(&self) -> &Throughput {
+        self.throughput()
     }
 
     fn window(&self) -> &Arc<Window> {
@@ -79,8 +79,8 @@ impl ReceiverClient for Client {
         self.takes_zstd()
     }
 
-    fn patience(&self) -> &Patience {
-        self.patience()
+    fn budget(&self) -> &RetryBudget {
+        self.budget()
     }
 
     fn status(&self, block_size: u64, from: u64) -> Answer<'_, Option<Status>> {

@@ -53,7 +53,7 @@ pub(super) fn refusal(error: &Error) -> Response {
 mod tests {
     use super::*;
     use crate::archive::protocol::{HEADER_SERVER, VERSION};
-    use crate::remote::{Client, ClientOptions, Patience, TlsOptions};
+    use crate::remote::{Client, ClientOptions, TlsOptions};
     use crate::telemetry::Silent;
     use http_body_util::BodyExt;
     use std::sync::Arc;
@@ -79,7 +79,7 @@ mod tests {
             block_deadline: Duration::from_secs(60),
             bandwidth: None,
         };
-        let client = Client::new(options, Patience::new(Duration::ZERO), Arc::<Silent>::default()).unwrap();
+        let client = Client::new(options, Duration::ZERO, Arc::<Silent>::default()).unwrap();
         let serve = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);

@@ -48,7 +48,7 @@ pub async fn stream(
         return Err(Error::new(ErrorKind::Usage, "the block size must not be 0"));
     }
     monitor.notice(Notice::Phase("sending"));
-    client.patience().start();
+    client.budget().restart();
     let (log_in, log_out) = mpsc::channel::<LogPart>(LOG_PARTS);
     // Of the blocks that exist at once, one is still being assembled.
     let slots = upload.workers.saturating_sub(1).max(1);

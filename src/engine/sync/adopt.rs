@@ -55,7 +55,7 @@ impl Adoption {
         monitor: &dyn Monitor,
     ) -> Result<Option<Self>> {
         monitor.notice(Notice::Phase("asking"));
-        client.patience().start();
+        client.budget().restart();
         let status = match until_cancelled(monitor, client.status(DEFAULT_BLOCK_SIZE, 0)).await {
             Err(e) if e.kind() == ErrorKind::NotFound => None,
             Ok(None) => return Err(unknown()),

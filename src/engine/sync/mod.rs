@@ -248,7 +248,7 @@ impl Job {
         }
         self.monitor.notice(Notice::Phase("asking"));
         until_cancelled(&*self.monitor, async {
-            client.patience().start();
+            client.budget().restart();
             match client.status(upload.block_size, 0).await {
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Ok(None) => return Ok(None),

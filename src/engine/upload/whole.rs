@@ -85,6 +85,6 @@ pub async fn compare(
         index_body(&theirs, &summary, theirs.adopt)
     })
     .await?;
-    client.patience().start();
+    client.budget().restart();
     until_cancelled(monitor, client.compare(&body)).await
 }

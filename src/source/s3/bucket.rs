@@ -5,7 +5,7 @@ use super::clock::Clock;
 use super::error::{S3Error, SKEWED_CODE, classify};
 use super::object::{Head, Listed, ObjectState};
 use super::outage::{Outage, Refusals};
-use super::retry::RetryBudget;
+use super::retry::StoreBudget;
 use super::whole_objects::WholeObjects;
 use crate::error::{Error, ErrorKind};
 use crate::telemetry::{Monitor, Notice};
@@ -39,7 +39,7 @@ pub struct Bucket {
     pub(super) ahead: Arc<Semaphore>,
     /// Objects of a store that ignores ranges.
     pub(super) whole_objects: WholeObjects,
-    pub(super) budget: RetryBudget,
+    pub(super) budget: StoreBudget,
     pub(super) refusals: Refusals,
     pub(super) outage: OnceLock<Outage>,
     pub(super) runtime: Handle,

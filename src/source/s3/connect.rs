@@ -7,7 +7,7 @@ use super::http::Http;
 use super::options::{Addressing, BucketOptions};
 use super::outage::Refusals;
 use super::reader::SHARED_AHEAD;
-use super::retry::RetryBudget;
+use super::retry::StoreBudget;
 use super::whole_objects::WholeObjects;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
@@ -58,7 +58,7 @@ impl Bucket {
             requests,
             ahead: Arc::new(Semaphore::new(SHARED_AHEAD)),
             whole_objects: WholeObjects::default(),
-            budget: RetryBudget::new(options.timeout * 2),
+            budget: StoreBudget::new(options.timeout * 2),
             refusals: Refusals::default(),
             outage: OnceLock::new(),
             runtime: Handle::current(),

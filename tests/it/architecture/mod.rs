@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["folder"],
     &["archive"],
     &["telemetry"],
-    &["error", "unix_time"],
+    &["error", "retry_budget", "unix_time"],
 ];
 
 /// Foreign crates that may be named in these modules only.

@@ -1,42 +1,44 @@
 //! A deadline for requests with large bodies: not for the whole, which depends on the link, but for standing still.
 
-use super::retry::{Failed, Moves};
+use super::retry::Failed;
 use crate::error::{Error, ErrorKind};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::retry_budget::Movement;
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// When a request moved last.
 #[derive(Debug, Clone)]
-pub(super) struct Pulse {
+pub(super) struct StallTimeout {
     last: Arc<Mutex<Instant>>,
-    moves: Moves,
+    movement: Arc<Movement>,
 }
 
-impl Pulse {
-    pub(super) fn new(moves: Moves) -> Self {
-        Self { last: Arc::new(Mutex::new(Instant::now())), moves }
+impl StallTimeout {
+    pub(super) fn new(movement: Arc<Movement>) -> Self {
+        Self { last: Arc::new(Mutex::new(Instant::now())), movement }
     }
 
-    /// Takes note that `bytes` of the request move.
-    pub(super) fn beat(&self, bytes: usize) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.moves.note(bytes as u64);
+    /// Records that `bytes` of the request move.
+    pub(super) fn record(&self, bytes: usize) {
+        *self.last.lock() = Instant::now();
+        self.movement.record(bytes as u64);
     }
 
     fn last(&self) -> Instant {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.last.lock()
     }
 
-    /// Runs `request`, and gives it up when it stands still for `patience`.
+    /// Runs `request`, and gives it up when it stands still for `limit`.
     pub(super) async fn watch<T>(
         &self,
-        patience: Duration,
+        limit: Duration,
         request: impl Future<Output = Result<T, Failed>>,
     ) -> Result<T, Failed> {
         let stands_still = async {
             loop {
-                let until = self.last() + patience;
+                let until = self.last() + limit;
                 if until <= Instant::now() {
                     return;
                 }
@@ -49,12 +51,12 @@ impl Pulse {
                     && failed.answered
                     && matches!(failed.error.kind(), ErrorKind::NoSpace | ErrorKind::Degraded | ErrorKind::Unreachable)
                 {
-                    self.moves.was_in_vain();
+                    self.movement.was_in_vain();
                 }
                 outcome
             }
             () = stands_still => {
-                let why = format!("the receiver took nothing and answered nothing for {} s", patience.as_secs());
+                let why = format!("the receiver took nothing and answered nothing for {} s", limit.as_secs());
                 Err(Error::new(ErrorKind::Unreachable, why).into())
             }
         }
@@ -63,7 +65,7 @@ impl Pulse {
 
 #[cfg(test)]
 mod tests {
-    use super::super::retry::Patience;
+    use super::super::retry::budget;
     use super::*;
 
     #[test]
@@ -71,19 +73,19 @@ mod tests {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let moves = Patience::new(Duration::from_secs(900)).moves(1);
-            let pulse = Pulse::new(moves.clone());
+            let movement = budget(Duration::from_secs(900)).movement(1);
+            let timeout = StallTimeout::new(movement.clone());
             let slow = async {
                 for _ in 0..100 {
                     tokio::time::sleep(Duration::from_secs(9)).await;
-                    pulse.beat(1);
+                    timeout.record(1);
                 }
                 Ok(7)
             };
-            assert_eq!(pulse.watch(Duration::from_secs(10), slow).await.ok(), Some(7));
+            assert_eq!(timeout.watch(Duration::from_secs(10), slow).await.ok(), Some(7));
             let start = Instant::now();
             let still = std::future::pending::<Result<(), Failed>>();
-            assert!(Pulse::new(moves).watch(Duration::from_secs(10), still).await.is_err());
+            assert!(StallTimeout::new(movement).watch(Duration::from_secs(10), still).await.is_err());
             assert_eq!(start.elapsed().as_secs(), 10);
         });
     }

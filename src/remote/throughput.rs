@@ -1,12 +1,13 @@
 //! How fast the link takes what is sent, as far as it was ever kept busy.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Counts the bytes of all bodies and the time during which any body was on its way.
 #[derive(Debug, Clone, Default)]
-pub struct Goodput(Arc<Mutex<Meter>>);
+pub struct Throughput(Arc<Mutex<Meter>>);
 
 #[derive(Debug, Default)]
 struct Meter {
@@ -17,13 +18,13 @@ struct Meter {
 }
 
 /// Less than this, in bytes, may just have filled buffers.
-const ENOUGH_BYTES: u64 = 16 << 20;
+const MIN_BYTES: u64 = 16 << 20;
 /// What was longer ago than about this counts for less and less.
 const MEMORY: Duration = Duration::from_secs(20);
 
-impl Goodput {
+impl Throughput {
     fn with<T>(&self, work: impl FnOnce(&mut Meter) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.0.lock())
     }
 
     /// A body begins; it ends when the guard is dropped.
@@ -40,18 +41,18 @@ impl Goodput {
     pub fn bytes_per_second(&self) -> Option<f64> {
         self.with(|meter| {
             let busy = meter.busy + meter.since.map_or(Duration::ZERO, |since| since.elapsed());
-            (meter.bytes >= ENOUGH_BYTES && busy > Duration::ZERO)
+            (meter.bytes >= MIN_BYTES && busy > Duration::ZERO)
                 .then(|| meter.bytes as f64 / busy.as_secs_f64())
         })
     }
 }
 
 /// A body that is on its way.
-pub(super) struct Sending(Goodput);
+pub(super) struct Sending(Throughput);
 
 impl Sending {
     /// The link takes `bytes` more.
-    pub(super) fn sent(&self, bytes: usize) {
+    pub(super) fn record(&self, bytes: usize) {
         self.0.with(|meter| meter.bytes += bytes as u64);
     }
 }
@@ -82,18 +83,18 @@ mod tests {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let goodput = Goodput::default();
-            let (a, b) = (goodput.begin(), goodput.begin());
-            a.sent(10 << 20);
-            assert!(goodput.bytes_per_second().is_none());
+            let throughput = Throughput::default();
+            let (a, b) = (throughput.begin(), throughput.begin());
+            a.record(10 << 20);
+            assert!(throughput.bytes_per_second().is_none());
             tokio::time::sleep(Duration::from_secs(1)).await;
-            b.sent(10 << 20);
+            b.record(10 << 20);
             drop(a);
             tokio::time::sleep(Duration::from_secs(1)).await;
             drop(b);
             // Nothing is on its way: this time does not count.
             tokio::time::sleep(Duration::from_secs(7)).await;
-            let rate = goodput.bytes_per_second().unwrap();
+            let rate = throughput.bytes_per_second().unwrap();
             assert!((rate - f64::from(10 << 20)).abs() < 1000.0, "{rate}");
         });
     }
