@@ -1,8 +1,8 @@
 //! Block numbers of one process, as ranges: a list of ten million missing blocks is one range.
 
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 /// Hands out block numbers, each once, ascending.
 #[derive(Debug, Default)]
@@ -16,7 +16,7 @@ impl RangeQueue {
 
     /// The next block number; `None` when all were handed out.
     pub fn claim(&self) -> Option<u64> {
-        let mut ranges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ranges = self.0.lock();
         let first = ranges.front_mut()?;
         let number = first.start;
         first.start += 1;
@@ -29,12 +29,7 @@ impl RangeQueue {
     /// How many block numbers are left.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .map(|range| range.end - range.start)
-            .sum()
+        self.0.lock().iter().map(|range| range.end - range.start).sum()
     }
 
     /// Whether all were handed out.

@@ -1,6 +1,6 @@
 //! A limit on the bytes that all connections together send.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -47,7 +47,7 @@ impl Bandwidth {
     pub(super) async fn take(&self, bytes: usize) {
         let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         let start = {
-            let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut free_at = self.free_at.lock();
             let start = free_at.map_or_else(Instant::now, |at| at.max(Instant::now()));
             *free_at = Some(start + cost);
             start

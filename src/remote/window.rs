@@ -2,7 +2,8 @@
 //! bears, and what an interruption throws away is little. It begins with little, and follows what bodies show of the link. What the user
 //! allows to be sent ([`super::Bandwidth`]) is known before.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -59,7 +60,7 @@ impl Window {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
-        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.state.lock())
     }
 
     /// Waits until `bytes` may be sent, or some of them where they are too many for the link and `divisible`.

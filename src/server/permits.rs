@@ -5,10 +5,11 @@
 //! waits: a slow link has an idle receiver for itself.
 
 use crate::error::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
 use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -122,10 +123,6 @@ impl Rate {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Table {
     /// What is on its way back does not count.
     fn held(&self, same: impl Fn(&Requester) -> bool) -> usize {
@@ -192,7 +189,7 @@ impl Table {
                 returning += 1;
                 continue;
             }
-            let rate = lock(&holder.progress.rate);
+            let rate = holder.progress.rate.lock();
             let Some(rate) = rate.as_ref().filter(|rate| !rate.pauses(now)) else { continue };
             let (age, bytes_per_s) = (now - rate.begun, rate.bytes_per_s(now));
             let gives_way = bytes_per_s < DRIP_RATE
@@ -219,7 +216,7 @@ impl Permits {
 
     /// How many are held.
     pub(super) fn held(&self) -> usize {
-        lock(&self.table).holders.len()
+        self.table.lock().holders.len()
     }
 
     /// Waits for a permit, at most `patience`; `None` says that there was none.
@@ -229,7 +226,7 @@ impl Permits {
         patience: Duration,
     ) -> Option<Permit> {
         let (id, mut granted) = {
-            let mut table = lock(&self.table);
+            let mut table = self.table.lock();
             if table.waiters.is_empty() && table.has_room(self, &requester) {
                 return Some(table.hold(self, requester));
             }
@@ -243,7 +240,7 @@ impl Permits {
         self.grant();
         let deadline = Instant::now() + patience;
         loop {
-            lock(&self.table).preempt_for(waiting.id, Instant::now());
+            self.table.lock().preempt_for(waiting.id, Instant::now());
             let tick = deadline.min(Instant::now() + PREEMPTION_INTERVAL);
             match tokio::time::timeout_at(tick, &mut granted).await {
                 Ok(permit) => return permit.ok(),
@@ -254,7 +251,7 @@ impl Permits {
     }
 
     fn release(self: &Arc<Self>, id: u64) {
-        lock(&self.table).holders.retain(|holder| holder.id != id);
+        self.table.lock().holders.retain(|holder| holder.id != id);
         self.grant();
     }
 
@@ -262,7 +259,7 @@ impl Permits {
     fn grant(self: &Arc<Self>) {
         loop {
             let (grant, permit) = {
-                let mut table = lock(&self.table);
+                let mut table = self.table.lock();
                 let Some(waiter) = table.next_waiter(self) else { return };
                 (waiter.grant, table.hold(self, waiter.requester))
             };
@@ -283,7 +280,7 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        lock(&self.permits.table).waiters.retain(|waiter| waiter.id != self.id);
+        self.permits.table.lock().waiters.retain(|waiter| waiter.id != self.id);
     }
 }
 
@@ -303,19 +300,19 @@ impl Drop for Permit {
 impl Permit {
     /// Begins to watch the body for which the permit is held.
     pub(super) fn begin_body(&self) {
-        *lock(&self.progress.rate) = Some(Rate::new(Instant::now()));
+        *self.progress.rate.lock() = Some(Rate::new(Instant::now()));
     }
 
     /// Takes note of `bytes` more of the body.
     pub(super) fn note_bytes(&self, bytes: u64) {
-        if let Some(rate) = lock(&self.progress.rate).as_mut() {
+        if let Some(rate) = self.progress.rate.lock().as_mut() {
             rate.add(bytes, Instant::now());
         }
     }
 
     /// The body is there: the permit stays until the work is done.
     pub(super) fn end_body(&self) {
-        *lock(&self.progress.rate) = None;
+        *self.progress.rate.lock() = None;
         self.progress.is_preempted.store(false, Ordering::Relaxed);
     }
 
@@ -341,7 +338,7 @@ pub(super) struct PerArchive {
 impl PerArchive {
     /// Begins the request about `tar_id`, which ends when the result is dropped.
     pub(super) fn enter(self: &Arc<Self>, tar_id: u64) -> Result<Entered> {
-        if lock(&self.busy).insert(tar_id) {
+        if self.busy.lock().insert(tar_id) {
             return Ok(Entered { of: self.clone(), tar_id });
         }
         Err(Self::refusal(tar_id))
@@ -349,7 +346,7 @@ impl PerArchive {
 
     /// Refuses what [`PerArchive::enter`] would refuse.
     pub(super) fn check(&self, tar_id: u64) -> Result<()> {
-        if lock(&self.busy).contains(&tar_id) { Err(Self::refusal(tar_id)) } else { Ok(()) }
+        if self.busy.lock().contains(&tar_id) { Err(Self::refusal(tar_id)) } else { Ok(()) }
     }
 
     fn refusal(tar_id: u64) -> Error {
@@ -366,7 +363,7 @@ pub(super) struct Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        lock(&self.of.busy).remove(&self.tar_id);
+        self.of.busy.lock().remove(&self.tar_id);
     }
 }
 

@@ -1,11 +1,12 @@
 //! Connections that may be open at once. A new one is always let in: where all slots are taken, the one that matters least is ended.
 
 use super::auth::network;
+use parking_lot::{Mutex, MutexGuard};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -98,8 +99,8 @@ impl Slots {
         Arc::new(Self { limit, begun: Instant::now(), table: Mutex::default(), freed: Notify::new() })
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock()
     }
 
     /// Waits until there is a free slot, and ends a connection where there is none.

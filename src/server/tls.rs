@@ -2,6 +2,7 @@
 
 use super::reload::{Reloads, read};
 use crate::error::{Error, ErrorKind, Result};
+use parking_lot::RwLock;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -10,7 +11,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 /// The files, all PEM.
 #[derive(Clone)]
@@ -47,7 +48,7 @@ impl Tls {
     pub fn reload(&self) -> Result<()> {
         let loaded = config(&self.files);
         self.reloads.count(&loaded);
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded?);
+        *self.config.write() = Arc::new(loaded?);
         Ok(())
     }
 
@@ -58,7 +59,7 @@ impl Tls {
     }
 
     pub(super) fn config(&self) -> Arc<ServerConfig> {
-        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.config.read().clone()
     }
 }
 

@@ -19,11 +19,12 @@ use crate::queue::range::RangeQueue;
 use crate::remote::{BlockBody, Claim, ReceiverClient};
 use crate::source::{Piece, Source};
 use crate::telemetry::{Monitor, Notice};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::JoinSet;
 
 /// Why the receiver refuses a file whose bytes arrived as they were sent.
@@ -102,10 +103,6 @@ struct Prepared {
     good_bytes: u64,
     /// Every file in it could be read.
     whole: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl BlockSender {
@@ -243,7 +240,7 @@ impl BlockSender {
         content.reserve_exact(more);
         content.resize(length, 0);
         let mut reading = Reading { range, content, have: RangeSet::default(), lost: Vec::new() };
-        let suspects = lock(&self.state).suspects.clone();
+        let suspects = self.state.lock().suspects.clone();
         self.with_index(|index| {
             self.read_files(index, &mut reading, |id| !suspects.contains(id..id + 1))?;
             if suspects.covered() > 0 {
@@ -303,7 +300,7 @@ impl BlockSender {
 
     /// What of a block the receiver misses, if it takes parts of blocks; else, or if it misses nothing, all of it.
     fn wanted_of(&self, block: &Range<u64>) -> Vec<Range<u64>> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let Some(wanted) = &state.wanted else { return vec![block.clone()] };
         let have: RangeSet = wanted.missing(block.clone()).collect();
         let mut parts: Vec<Range<u64>> = Vec::new();
@@ -318,7 +315,7 @@ impl BlockSender {
 
     /// Only what is in `missing` is sent from now on.
     pub(super) fn want(&self, missing: &RangeSet) {
-        lock(&self.state).wanted = Some(missing.clone());
+        self.state.lock().wanted = Some(missing.clone());
     }
 
     /// The receiver still misses `missing` after it was sent: who was read for it may have changed without a trace. Others that share
@@ -327,7 +324,7 @@ impl BlockSender {
         let (this, missing) = (self.clone(), missing.clone());
         blocking(move || {
             // Who was one before was not read for what others have, too; who becomes one here was, wherever anything is missing.
-            let before = lock(&this.state).suspects.clone();
+            let before = this.state.lock().suspects.clone();
             let mut suspects = before.clone();
             this.with_index(|index| {
                 // Nobody shares anything in a fresh index.
@@ -346,7 +343,7 @@ impl BlockSender {
                 }
                 Ok(())
             })?;
-            lock(&this.state).suspects = suspects;
+            this.state.lock().suspects = suspects;
             Ok(())
         })
         .await
@@ -380,13 +377,13 @@ impl BlockSender {
     }
 
     fn with_index<T>(&self, work: impl FnOnce(&IndexReader) -> Result<T>) -> Result<T> {
-        let reader = lock(&self.readers).pop();
+        let reader = self.readers.lock().pop();
         let reader = match reader {
             Some(reader) => reader,
             None => IndexReader::open(&self.database)?,
         };
         let outcome = work(&reader);
-        lock(&self.readers).push(reader);
+        self.readers.lock().push(reader);
         outcome
     }
 
@@ -402,7 +399,7 @@ impl BlockSender {
             // Not done as a whole: the next run must look at it again.
             return;
         }
-        let mut progress = lock(&self.progress);
+        let mut progress = self.progress.lock();
         if let Some(Err(e)) = progress.as_ref().map(|progress| progress.add(prepared.block.number)) {
             // A cache: without it a block may be sent twice, at worst.
             *progress = None;
@@ -413,7 +410,7 @@ impl BlockSender {
     /// Files that the receiver did not accept are asked for once more by the next round, and fail the second time.
     async fn note_rejected(self: &Arc<Self>, ids: &[u64]) -> Result<()> {
         let again: Vec<u64> = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             ids.iter().copied().filter(|&id| !state.refused.insert(id)).collect()
         };
         let this = self.clone();

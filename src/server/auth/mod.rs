@@ -14,10 +14,11 @@ use axum::http::HeaderMap;
 use ipnet::IpNet;
 pub(super) use limiter::network;
 use limiter::{Limiter, Verdict, WINDOW};
+use parking_lot::{Mutex, RwLock};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Instant;
 use token::TokenHash;
 
@@ -165,7 +166,7 @@ impl Access {
     }
 
     fn current(&self) -> Option<Arc<[TokenEntry]>> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.entries.read().clone()
     }
 
     /// Reads the files again: if they have changed, or, where that is `wanted`, anyway. Says whether something was read. A file that is wrong
@@ -182,7 +183,7 @@ impl Access {
     }
 
     fn refresh(&self, wanted: bool) -> Result<bool> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.files.lock();
         let mut outcome = Ok(false);
         for file in files.iter_mut() {
             match (file.refresh(wanted), &mut outcome) {
@@ -194,7 +195,7 @@ impl Access {
         let entries: Arc<[TokenEntry]> =
             self.fixed.iter().chain(files.iter().flat_map(|file| &file.entries)).cloned().collect();
         let closed = self.fixed.is_some() || !files.is_empty();
-        *self.entries.write().unwrap_or_else(PoisonError::into_inner) = closed.then_some(entries);
+        *self.entries.write() = closed.then_some(entries);
         outcome
     }
 
@@ -243,8 +244,7 @@ impl Access {
     /// senders may share their address with the one that guesses.
     fn failed(&self, peer: IpAddr, headers: &HeaderMap, error: Error) -> Error {
         let origin = self.origin(peer, headers);
-        let verdict =
-            self.limiter.lock().unwrap_or_else(PoisonError::into_inner).failed(origin, Instant::now());
+        let verdict = self.limiter.lock().failed(origin, Instant::now());
         match verdict {
             Verdict::Failed => {
                 tracing::warn!("refused {origin}: {error}");

@@ -29,7 +29,7 @@ fn who_holds_least_is_next() {
                 let (permits, order) = (permits.clone(), order.clone());
                 tokio::spawn(async move {
                     let permit = permits.acquire(requester(token, tar_id), LONG).await.unwrap();
-                    lock(&order).push((token, tar_id));
+                    order.lock().push((token, tar_id));
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     drop(permit);
                 })
@@ -39,13 +39,13 @@ fn who_holds_least_is_next() {
         let [first, second] = held;
         drop(first);
         tokio::time::sleep(Duration::from_millis(10)).await;
-        assert_eq!(*lock(&order), [("b", 0)], "the other token comes first");
+        assert_eq!(*order.lock(), [("b", 0)], "the other token comes first");
         drop(second);
         tokio::time::sleep(Duration::from_millis(10)).await;
         for task in waiting {
             task.await.unwrap();
         }
-        assert_eq!(lock(&order).len(), 4);
+        assert_eq!(order.lock().len(), 4);
         assert_eq!(permits.held(), 0);
     });
 }

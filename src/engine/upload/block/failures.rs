@@ -1,7 +1,7 @@
 //! What failed, and what a report says of it.
 
 use super::super::report::{FailedEntry, UploadReport};
-use super::{BlockSender, CHANGED, MAX_NAMED, lock};
+use super::{BlockSender, CHANGED, MAX_NAMED};
 use crate::archive::entry::FileEntry;
 use crate::archive::protocol::FinishAnswer;
 use crate::archive::ranges::RangeSet;
@@ -18,7 +18,7 @@ impl BlockSender {
         let pieces = if file.fragmented { self.pieces_of(file) } else { Vec::new() };
         let path = file.path.to_string();
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             if file.size > 0 && !file.fragmented {
                 if state.failed.contains(file.range()) {
                     return;
@@ -62,10 +62,10 @@ impl BlockSender {
     pub(in super::super) fn fail_entries(&self, named: Vec<(String, &str)>, total: u64) {
         let counters = self.monitor.counters();
         counters.files_failed.add(total);
-        lock(&self.state).failed_total += total;
+        self.state.lock().failed_total += total;
         for (path, reason) in named {
             let reason = reason.to_string();
-            lock(&self.state).named.insert(path.clone(), reason.clone());
+            self.state.lock().named.insert(path.clone(), reason.clone());
             self.monitor.notice(Notice::Failed { path, reason });
         }
     }
@@ -95,14 +95,14 @@ impl BlockSender {
 
     /// The receiver confirmed everything: nothing failed after all.
     pub(in super::super) fn forgive(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.named.clear();
         state.failed_total = 0;
     }
 
     /// Where the content of failed files lies in the archive.
     pub(in super::super) fn failed_ranges(&self) -> Vec<Range<u64>> {
-        lock(&self.state).failed.iter().collect()
+        self.state.lock().failed.iter().collect()
     }
 
     /// What the receiver could not put in place.
@@ -111,7 +111,7 @@ impl BlockSender {
         for failed in &answer.failed {
             unnamed = unnamed.saturating_sub(1);
             {
-                let mut state = lock(&self.state);
+                let mut state = self.state.lock();
                 if state.named.contains_key(&failed.path) {
                     continue;
                 }
@@ -123,7 +123,7 @@ impl BlockSender {
             self.monitor.counters().files_failed.add(1);
             self.monitor.notice(Notice::Failed { path: failed.path.clone(), reason: failed.reason.clone() });
         }
-        lock(&self.state).failed_total += unnamed;
+        self.state.lock().failed_total += unnamed;
     }
 
     pub(in super::super) fn report(
@@ -132,7 +132,7 @@ impl BlockSender {
         complete: bool,
         others_bytes: u64,
     ) -> UploadReport {
-        let (state, counters) = (lock(&self.state), self.monitor.counters());
+        let (state, counters) = (self.state.lock(), self.monitor.counters());
         UploadReport {
             files: summary.files,
             total_bytes: summary.total_bytes,
