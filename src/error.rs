@@ -1,12 +1,14 @@
-//! The one error type: a kind that drives retry, HTTP status and exit code, a message for a person, and a hint.
+//! The one error type: a kind that drives retry, HTTP status and exit code, a message for a person,
+//! and a hint.
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What sort of thing went wrong. The table in [`ErrorKind::http_status`], [`ErrorKind::exit_code`],
-/// [`ErrorKind::is_transient`] and [`ErrorKind::as_answered`] is the only place where the
-/// consequences are decided. Its name in an answer is that of the variant in snake case.
+/// What sort of thing went wrong. The table in [`ErrorKind::http_status`],
+/// [`ErrorKind::exit_code`], [`ErrorKind::is_transient`] and [`ErrorKind::as_answered`] is the only
+/// place where the consequences are decided. Its name in an answer is that of the variant in snake
+/// case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -19,7 +21,8 @@ pub enum ErrorKind {
     TooSlow,
     /// A request has no `Content-Length`.
     LengthRequired,
-    /// A body or block is over the receiver's limit, or a database over what the system allows a file.
+    /// A body or block is over the receiver's limit, or a database over what the system allows a
+    /// file.
     TooLarge,
     /// No token, or a wrong one.
     Unauthorized,
@@ -27,7 +30,8 @@ pub enum ErrorKind {
     Forbidden,
     /// Too many requests without a good token from one address.
     Limited,
-    /// The certificate of either side is not accepted by the other, or one of them does not speak TLS.
+    /// The certificate of either side is not accepted by the other, or one of them does not speak
+    /// TLS.
     Untrusted,
     /// The receiver has no index for this archive, or the path is not known.
     NotFound,
@@ -132,7 +136,7 @@ impl ErrorKind {
         }
     }
 
-    /// Whether sending the same request again may succeed without anybody changing anything on the sender.
+    /// Whether sending the same request again may succeed without a change at the sender.
     #[must_use]
     pub fn is_transient(self) -> bool {
         matches!(
@@ -141,7 +145,8 @@ impl ErrorKind {
         )
     }
 
-    /// Whether a failure to put one file in place is about that file, and not about everything that the receiver does.
+    /// Whether a failure to put one file in place is about that file, and not about everything that
+    /// the receiver does.
     #[must_use]
     pub fn is_of_one_file(self) -> bool {
         !matches!(
@@ -185,8 +190,8 @@ impl Error {
         self
     }
 
-    /// A failed system call on `what`. A full disk or an exhausted quota becomes [`ErrorKind::NoSpace`]; no descriptor or memory that
-    /// is left, [`ErrorKind::Exhausted`].
+    /// A failed system call on `what`. A full disk or an exhausted quota becomes
+    /// [`ErrorKind::NoSpace`]; no descriptor or memory that is left, [`ErrorKind::Exhausted`].
     pub fn io(what: impl fmt::Display, error: impl Into<std::io::Error>) -> Self {
         let error = error.into();
         let kind = match (error.kind(), error.raw_os_error().map(Errno::from_raw_os_error)) {
@@ -209,13 +214,15 @@ impl Error {
             .with_hint("allow more threads (ulimit -u, a container's pids limit) or memory")
     }
 
-    /// The error that `what` was over the limit for files, if there is one. For whoever hears only that a write has failed.
+    /// The error that `what` was over the limit for files, if there is one. For a caller that knows
+    /// only that a write has failed.
     pub fn over_limit(what: impl fmt::Display) -> Option<Self> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize);
         limit.current.map(|_| Self::io(what, Errno::FBIG).limited())
     }
 
-    /// The same error of a file of our own that becomes larger than a limit allows: no disk has failed then, and trying again does not help.
+    /// The same error of a file of our own that becomes larger than a limit allows: no disk has
+    /// failed then, and trying again does not help.
     #[must_use]
     pub fn limited(self) -> Self {
         if self.os_error() != Some(Errno::FBIG) {

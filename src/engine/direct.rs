@@ -232,7 +232,7 @@ impl ReceiverClient for DirectClient {
         Box::pin(async { Ok(job.await?.wait(TIMEOUT).await?.1) })
     }
 
-    fn look<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()> {
+    fn precheck<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()> {
         self.request("look", move |receiver| receiver.look(TAR_ID, index, name, &|| true))
     }
 }

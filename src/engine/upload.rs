@@ -31,7 +31,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// How often what is missing after all was sent is sent again, before the files that it belongs to count as failed.
+/// How often what is missing after all was sent is sent again, before the files that it belongs to
+/// count as failed.
 const ROUNDS: usize = 3;
 
 /// Sends what the receiver misses. Ends early when the monitor says that the run is cancelled.
@@ -60,8 +61,8 @@ pub async fn upload(
     .await?;
     if unprovable > 0 {
         monitor.notice(Notice::Warning(format!(
-            "of {unprovable} file(s) the index has no md5: they are sent, but there is nothing by which their contents can be \
-             proven"
+            "of {unprovable} file(s) the index has no md5: they are sent, but their contents \
+             cannot be verified"
         )));
     }
     let block_layout = BlockLayout::new(summary.total_bytes, options.block_size)
@@ -69,7 +70,7 @@ pub async fn upload(
     let window = block_layout.window(options.first, options.last);
     monitor.counters().files_total.set(summary.files);
     monitor.counters().total_bytes.set(window.end - window.start);
-    let (met, parts, spares) = <(AtomicBool, AtomicBool, AtomicBool)>::default();
+    let (has_index, takes_parts, can_spare) = <(AtomicBool, AtomicBool, AtomicBool)>::default();
     let upload = Upload {
         source,
         client,
@@ -79,9 +80,9 @@ pub async fn upload(
         summary,
         block_layout,
         window,
-        met,
-        parts,
-        spares,
+        has_index,
+        takes_parts,
+        can_spare,
     };
     upload.client.budget().restart();
     until_cancelled(&*upload.monitor, upload.run()).await
@@ -102,9 +103,10 @@ enum Receiver {
 impl Upload<'_> {
     async fn run(&self) -> Result<UploadReport> {
         match self.attempt().await {
-            // It has given up an index that was damaged, or its folder was replaced: what it has not is put.
-            Err(e) if e.kind() == ErrorKind::NotFound && self.met.load(Ordering::Relaxed) => {
-                self.monitor.notice(Notice::Warning(format!("{e}; it is put again")));
+            // It has given up an index that was damaged, or its folder was replaced: what it has
+            // not is put.
+            Err(e) if e.kind() == ErrorKind::NotFound && self.has_index.load(Ordering::Relaxed) => {
+                self.monitor.notice(Notice::Warning(format!("{e}; the index is sent again")));
                 self.attempt().await
             }
             other => other,
@@ -118,7 +120,8 @@ impl Upload<'_> {
         }
         let missing = match receiver {
             Receiver::Ours(missing) => missing,
-            // Only if both answers are the original's: damage to one of them must not cost the proof.
+            // Only if both answers are the original's: damage to one of them must not cost the
+            // verification.
             Receiver::Legacy if !self.put_index().await? => return self.run_legacy().await,
             Receiver::Legacy => self.missing().await?,
             Receiver::Previous(steps) => {
@@ -137,14 +140,14 @@ impl Upload<'_> {
         let progress = self.open_progress(true).await;
         let sender = Arc::new(BlockSender::new(self, progress));
         let mut todo = self.blocks_of(if self.options.ignore_done { None } else { Some(&missing) });
-        self.note_present(&missing);
+        self.record_present(&missing);
         self.limit(&sender, &missing);
         for round in 1.. {
             self.monitor.notice(Notice::Phase("sending"));
             sender.send_all(&todo, self.options.workers).await?;
-            // It waits for the proof of large files: only then is it known what is missing.
-            // Only where nothing had to be sent: else everything is looked at when all is there.
-            let looked = self.options.looked.filter(|_| round == 1 && todo.is_empty());
+            // `finish` waits until large files are verified: only then is it known what is missing.
+            // A precheck counts only where nothing had to be sent.
+            let looked = self.options.precheck.filter(|_| round == 1 && todo.is_empty());
             let (delete, keep) = (self.delete_request(), self.options.keep);
             let top = IndexReader::open(&self.options.database)?.top()?.map(Into::into);
             let answer =
@@ -158,7 +161,7 @@ impl Upload<'_> {
             if todo.is_empty() || round >= ROUNDS {
                 return self.end_incomplete(&sender, &missing, &answer).await;
             }
-            sender.suspect(&self.inside(&missing)).await?;
+            sender.add_suspects(&self.inside(&missing)).await?;
             self.monitor.notice(Notice::Info(format!(
                 "the receiver still misses {} bytes; sending them again",
                 missing.covered()
@@ -176,12 +179,13 @@ impl Upload<'_> {
     ) -> Result<UploadReport> {
         let others_bytes = self.outside(missing);
         if others_bytes > 0 {
-            // Whoever ends last finishes. The receiver's list names the failures of every host: only ours count here.
+            // The host that ends last finishes. The receiver's list names the failures of every
+            // host: only ours count here.
             sender.give_up(&self.inside(missing)).await?;
             return Ok(sender.report(&self.summary, false, others_bytes));
         }
         // The receiver's own reason, if it has one, is better than our guess.
-        sender.note_receiver_failures(answer);
+        sender.record_receiver_failures(answer);
         sender.give_up(&self.inside(missing)).await?;
         let answer = self.finish(FinishRequest { partial: true, ..FinishRequest::default() }).await?;
         self.conclude(sender, answer).await
@@ -192,7 +196,7 @@ impl Upload<'_> {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Receiver::Empty),
             other => other?,
         };
-        self.met.store(true, Ordering::Relaxed);
+        self.has_index.store(true, Ordering::Relaxed);
         if self.options.keep.is_some() && !status.as_ref().is_some_and(|status| status.keeps) {
             return Err(Error::new(
                 ErrorKind::Usage,
@@ -213,7 +217,7 @@ impl Upload<'_> {
         }
         if self.options.keep.is_some_and(|count| count > 0) && status.done_bytes > 0 {
             self.monitor.notice(Notice::Warning(
-                "the receiver has no generation of this index: nothing that is replaced there is kept"
+                "the receiver has no generation of this index: nothing that is replaced there is retained"
                     .to_string(),
             ));
         }
@@ -249,8 +253,8 @@ impl Upload<'_> {
     /// All pages of what is missing.
     async fn all_missing(&self, mut status: Status) -> Result<RangeSet> {
         let mut missing = RangeSet::default();
-        self.parts.store(status.parts, Ordering::Relaxed);
-        self.spares.store(status.spares, Ordering::Relaxed);
+        self.takes_parts.store(status.parts, Ordering::Relaxed);
+        self.can_spare.store(status.spares, Ordering::Relaxed);
         loop {
             for (start, end) in &status.missing {
                 missing.insert(*start..*end);
@@ -264,8 +268,8 @@ impl Upload<'_> {
 
     /// A receiver that takes parts of blocks gets no more than it misses.
     fn limit(&self, sender: &BlockSender, missing: &RangeSet) {
-        if self.parts.load(Ordering::Relaxed) && !self.options.ignore_done {
-            sender.want(missing);
+        if self.takes_parts.load(Ordering::Relaxed) && !self.options.ignore_done {
+            sender.send_only(missing);
         }
     }
 
@@ -274,7 +278,7 @@ impl Upload<'_> {
             // Also what could not be read here any more had arrived before.
             sender.forgive();
         } else {
-            sender.note_receiver_failures(&answer);
+            sender.record_receiver_failures(&answer);
         }
         if let Some(lost) = &answer.lost {
             self.monitor.notice(Notice::Warning(lost.clone()));
@@ -290,7 +294,8 @@ impl Upload<'_> {
         let missing = match receiver {
             Receiver::Ours(missing) => missing,
             Receiver::Previous(steps) => {
-                // What the generations on the way have added; what they took away again is counted, too.
+                // What the generations on the way have added; what they took away again is counted,
+                // too.
                 let added: u64 = steps.iter().map(|step| step.appended_bytes).sum();
                 let blocks = added.div_ceil(self.options.block_size);
                 let plan = plan(self.block_layout, &[], &self.summary);

@@ -1,4 +1,5 @@
-//! What an answer means: of our receiver, of the original's, or of something that stands between or in the place of one.
+//! What an answer means: of our receiver, of the original's, or of something that stands between or
+//! in the place of one.
 
 use super::retry::Failed;
 use crate::archive::protocol::ErrorAnswer;
@@ -8,8 +9,8 @@ use reqwest::{Response, StatusCode, Url, header};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
-/// The longest answer that is read, in bytes: ranges by the ten thousand, and the names of a thousand files. In memory, JSON takes twenty
-/// times as much.
+/// The longest answer that is read, in bytes: ranges by the ten thousand, and the names of a
+/// thousand files. In memory, JSON takes twenty times as much.
 const MAX_BYTES: usize = 8 << 20;
 /// The same for an answer that only explains an error.
 const MAX_ERROR_BYTES: usize = 1 << 20;
@@ -60,7 +61,7 @@ pub(super) async fn body(mut response: Response, limit: usize) -> reqwest::Resul
     Ok(Some(body))
 }
 
-/// The only place where text of somebody else comes in: it is made fit to be shown.
+/// The only place where text of a peer comes in: it is made fit to be shown.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
     let mut value = serde_json::from_slice(body)?;
     clean(&mut value);
@@ -102,7 +103,8 @@ fn kind_of(status: u16, who: Who) -> ErrorKind {
     match status {
         // The receiver is away for a moment, and whatever stands before it knows of nothing here.
         300..=399 | 402 | 404 | 405 | 421 | 501 if who == Who::Between => ErrorKind::Unreachable,
-        // Only the receiver knows what these would say of an archive; of something between they pass, as it does.
+        // Only the receiver knows what these would say of an archive; of something between they
+        // pass, as it does.
         400 | 409 | 410 | 412 | 418 | 422 | 423 | 440 | 444 | 460 | 494 | 499 if who == Who::Between => {
             ErrorKind::Unreachable
         }
@@ -186,7 +188,8 @@ pub(super) async fn json<T: DeserializeOwned>(response: Response, who: Who, base
     parse(&body).map_err(|e| match who {
         // A web server that takes whatever it is given would be asked for ever.
         Who::Unknown => Error::new(ErrorKind::NotAReceiver, said).with_hint(IS_IT_ONE).into(),
-        // Damaged on the way, perhaps: what it was about may have happened or not, and does no harm twice.
+        // Damaged on the way, perhaps: what it was about may have happened or not, and does no harm
+        // twice.
         _ => Error::new(ErrorKind::Unreachable, "the receiver's answer is not what this program expects")
             .with_source(shown(&e.to_string()))
             .with_hint("use the same version of tar-like on all hosts")

@@ -53,14 +53,15 @@ pub(super) fn of_file(
     Ok(Body::wrap_stream(pieces))
 }
 
-/// A body whose pieces tell that it moves: whatever the rate of the link, only a body that stands still is given up.
+/// A body whose pieces tell that it moves: whatever the rate of the link, only a body that stands
+/// still is given up.
 pub(super) fn of_frame(
     frame: &Frame,
     bandwidth: Option<Arc<Bandwidth>>,
     sending: Sending,
     timeout: &StallTimeout,
 ) -> Body {
-    struct Rest {
+    struct Unsent {
         pieces: std::vec::IntoIter<Bytes>,
         piece: Bytes,
         bandwidth: Option<Arc<Bandwidth>>,
@@ -69,7 +70,7 @@ pub(super) fn of_frame(
         piece_bytes: usize,
     }
     let piece_bytes = piece_bytes(bandwidth.as_deref(), frame.length());
-    let rest = Rest {
+    let unsent = Unsent {
         pieces: frame.pieces().to_vec().into_iter(),
         piece: Bytes::new(),
         bandwidth,
@@ -77,17 +78,17 @@ pub(super) fn of_frame(
         sending,
         piece_bytes,
     };
-    let pieces = futures_util::stream::unfold(rest, |mut rest| async move {
-        if rest.piece.is_empty() {
-            rest.piece = rest.pieces.next()?;
+    let pieces = futures_util::stream::unfold(unsent, |mut unsent| async move {
+        if unsent.piece.is_empty() {
+            unsent.piece = unsent.pieces.next()?;
         }
-        let piece = rest.piece.split_to(rest.piece_bytes.min(rest.piece.len()));
-        if let Some(bandwidth) = &rest.bandwidth {
+        let piece = unsent.piece.split_to(unsent.piece_bytes.min(unsent.piece.len()));
+        if let Some(bandwidth) = &unsent.bandwidth {
             bandwidth.take(piece.len()).await;
         }
-        rest.timeout.record(piece.len());
-        rest.sending.record(piece.len());
-        Some((Ok::<_, std::io::Error>(piece), rest))
+        unsent.timeout.record(piece.len());
+        unsent.sending.record(piece.len());
+        Some((Ok::<_, std::io::Error>(piece), unsent))
     });
     Body::wrap_stream(pieces)
 }

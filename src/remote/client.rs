@@ -37,7 +37,7 @@ pub struct ClientOptions {
     pub token: Option<String>,
     /// Whom to trust, and how to be trusted.
     pub tls: TlsOptions,
-    /// Connections that are kept open.
+    /// Connections that are pooled.
     pub connections: usize,
     /// A block's body must go on, and after its end be answered, within this time.
     pub block_deadline: Duration,
@@ -64,22 +64,26 @@ pub struct Client {
     zstd: Arc<AtomicBool>,
     /// … but it, or something on the way to it, did not.
     zstd_refused: AtomicBool,
-    /// A receiver of ours has answered: from then on, other answers are those of something on the way to it.
-    met: AtomicBool,
+    /// A receiver of ours has answered: from then on, other answers are those of something on the
+    /// way to it.
+    was_reached: AtomicBool,
 }
 
 const SHORT_DEADLINE: Duration = Duration::from_secs(60);
-/// A user who wants to give up sooner still waits so long for an answer: a receiver may work that long before it says that it does ...
+/// A user who wants to give up sooner still waits so long for an answer: a receiver may work that
+/// long before it says that it does ...
 const MIN_DEADLINE: Duration = Duration::from_secs(15);
 /// ... but not where there is nothing to work on.
 const MIN_STATUS_DEADLINE: Duration = Duration::from_secs(5);
 /// What a receiver checks of an index in a second, on a slow machine: rows …
 const INDEX_ROWS_PER_S: u64 = 10_000;
-/// … and bytes of a compressed one. An index of ten million files takes its time, and one of a few must not wait as long.
+/// … and bytes of a compressed one. An index of ten million files takes its time, and one of a few
+/// must not wait as long.
 const INDEX_BYTES_PER_S: u64 = 500_000;
 
 impl Client {
-    /// Makes a client that gives up when nothing has succeeded or moved for `stall_timeout`; nothing is sent yet.
+    /// Makes a client that gives up when nothing has succeeded or moved for `stall_timeout`;
+    /// nothing is sent yet.
     ///
     /// # Errors
     /// The address or a file of certificates is not valid.
@@ -108,7 +112,7 @@ impl Client {
             local,
             zstd: Arc::default(),
             zstd_refused: AtomicBool::new(false),
-            met: AtomicBool::new(false),
+            was_reached: AtomicBool::new(false),
         })
     }
 
@@ -163,8 +167,8 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder) -> std::result::Result<Response, Failed> {
-        let met = self.met.load(Ordering::Relaxed);
-        request.send().await.map_err(|e| connect::failure(e, met, self.proxy.as_deref()))
+        let was_reached = self.was_reached.load(Ordering::Relaxed);
+        request.send().await.map_err(|e| connect::failure(e, was_reached, self.proxy.as_deref()))
     }
 
     /// Nothing may stand still longer than requests may fail.
@@ -176,7 +180,8 @@ impl Client {
     /// (FORMAT.md 5.1).
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] if the receiver has no index for this archive, or what the retries ended with.
+    /// [`ErrorKind::NotFound`] if the receiver has no index for this archive, or what the retries
+    /// ended with.
     pub async fn status(&self, block_size: u64, from: u64) -> Result<Option<Status>> {
         retry(&self.budget, &*self.monitor, || async {
             let tail = format!("status?blk_size={block_size}&from={from}");
@@ -205,7 +210,8 @@ impl Client {
         self.put_or_compare(index, HEADER_ADOPT).await
     }
 
-    /// Has the receiver say how much of an index there is, by the adoption that it names. Nothing changes there.
+    /// Has the receiver say how much of an index there is, by the adoption that it names. Nothing
+    /// changes there.
     ///
     /// # Errors
     /// As [`Client::put_index`].
@@ -273,7 +279,8 @@ impl Client {
         self.standstill().saturating_add(Duration::from_secs(work_s))
     }
 
-    /// Turns an answer that is no success into the error that it means, and so one of something that stands in for the receiver.
+    /// Turns an answer that is no success into the error that it means, and so one of something
+    /// that stands in for the receiver.
     async fn accepted(&self, response: Response) -> std::result::Result<Response, Failed> {
         match self.who(&response) {
             who if !response.status().is_success() => Err(answer::refusal(response, who, &self.base).await),
@@ -291,7 +298,7 @@ impl Client {
     fn who(&self, response: &Response) -> Who {
         match self.is_ours(response) {
             true => Who::Ours,
-            false if self.met.load(Ordering::Relaxed) => Who::Between,
+            false if self.was_reached.load(Ordering::Relaxed) => Who::Between,
             false => Who::Unknown,
         }
     }
@@ -299,7 +306,7 @@ impl Client {
     fn is_ours(&self, response: &Response) -> bool {
         let ours = response.headers().get(HEADER_SERVER).is_some_and(|version| version == VERSION);
         if ours {
-            self.met.store(true, Ordering::Relaxed);
+            self.was_reached.store(true, Ordering::Relaxed);
             let takes = !self.zstd_refused.load(Ordering::Relaxed) && accepts_zstd(response.headers());
             self.zstd.store(takes, Ordering::Relaxed);
             self.budget.record_contact();
@@ -307,12 +314,12 @@ impl Client {
         ours
     }
 
-    /// Puts a block, for which `claim` was made; gives what our receiver answers, or `None` where a receiver of the original's kind
-    /// accepted it.
+    /// Puts a block, for which `claim` was made; gives what our receiver answers, or `None` where a
+    /// receiver of the original's kind accepted it.
     ///
     /// # Errors
-    /// The receiver refuses it, or what the retries ended with. If the claim [is outdated](Claim::is_outdated) then, its bytes have to be
-    /// claimed anew.
+    /// The receiver refuses it, or what the retries ended with. If the claim [is
+    /// outdated](Claim::is_outdated) then, its bytes have to be claimed again.
     pub async fn put_block(
         &self,
         block: &BlockBody,
@@ -348,7 +355,7 @@ impl Client {
             let start = Instant::now();
             let outcome = timeout.watch(self.standstill(), exchange).await;
             self.monitor.counters().wire_bytes.add(block.body.length());
-            self.note_time(claim, start.elapsed(), &outcome);
+            self.record_time(claim, start.elapsed(), &outcome);
             outcome.map_err(|failed| {
                 let is_final = claim.is_outdated();
                 Failed { is_final, ..self.without_zstd(block, failed) }
@@ -358,7 +365,7 @@ impl Client {
     }
 
     /// What a block tells of the link: how long it took, less the receiver's own work.
-    fn note_time(
+    fn record_time(
         &self,
         claim: &Claim,
         took: Duration,
@@ -367,17 +374,17 @@ impl Client {
         match outcome {
             Ok(answer) => {
                 let work = answer.as_ref().and_then(|answer| Duration::try_from_secs_f64(answer.dur).ok());
-                claim.note(took.saturating_sub(work.unwrap_or_default()), true);
+                claim.record(took.saturating_sub(work.unwrap_or_default()), true);
             }
-            Err(failed) if failed.error.kind() == ErrorKind::TooSlow => claim.note_too_slow(),
-            Err(failed) if failed.error.kind() == ErrorKind::Unreachable => claim.note(took, false),
+            Err(failed) if failed.error.kind() == ErrorKind::TooSlow => claim.record_too_slow(),
+            Err(failed) if failed.error.kind() == ErrorKind::Unreachable => claim.record(took, false),
             // Refused for other reasons, perhaps before it was on its way.
             Err(_) => {}
         }
     }
 
-    /// A refusal of a Zstandard body is perhaps one of that coding, by something on the way: the block, and all that follow, can come
-    /// in the one that everybody takes.
+    /// A refusal of a Zstandard body is perhaps one of that coding, by something on the way: the
+    /// block, and all that follow, can come in the one that everybody takes.
     fn without_zstd(&self, block: &BlockBody, failed: Failed) -> Failed {
         let kind = failed.error.kind();
         let about_body = [ErrorKind::Malformed, ErrorKind::LengthRequired, ErrorKind::BadBlock];
@@ -396,7 +403,8 @@ impl Client {
     /// Says that this sender is done with `index`, and waits for what that sets off.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongIndex`]: another index is active meanwhile. Or the receiver refuses, or what the retries ended with.
+    /// [`ErrorKind::WrongIndex`]: another index is active meanwhile. Or the receiver refuses, or
+    /// what the retries ended with.
     pub async fn finish(&self, index: &IndexDigest, finish: FinishRequest) -> Result<FinishAnswer> {
         let finish = FinishRequest { name: Some(rand::random()), ..finish };
         loop {
@@ -438,12 +446,13 @@ impl Client {
         }
     }
 
-    /// Has the receiver look whether what `index` says is still there, while something else is done here; `name` is what
-    /// [`FinishRequest::looked`] may say afterwards. Tried once: nothing depends on it.
+    /// Has the receiver `stat` what it has published of `index`, while something else is done here;
+    /// `name` is what [`FinishRequest::looked`] may say afterwards. Tried once: nothing depends on
+    /// it.
     ///
     /// # Errors
     /// Whatever there is.
-    pub async fn look(&self, index: &IndexDigest, name: u64) -> Result<()> {
+    pub async fn precheck(&self, index: &IndexDigest, name: u64) -> Result<()> {
         let request = self
             .request(Method::POST, "look", None)?
             .header(HEADER_INDEX, index.to_string())

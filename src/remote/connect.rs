@@ -1,4 +1,5 @@
-//! How a connection to a receiver is made: address, certificates, proxies; and what it means when that fails.
+//! How a connection to a receiver is made: address, certificates, proxies; and what it means when
+//! that fails.
 
 use super::answer::PROXY_PASSWORD;
 use super::retry::Failed;
@@ -61,7 +62,8 @@ pub fn is_readable_on_the_way(address: &str) -> bool {
     Url::parse(address).is_ok_and(|url| url.scheme() == "http" && !is_loopback(&url))
 }
 
-/// The HTTP proxy through which the environment wants `url` to be reached, without name and password.
+/// The HTTP proxy through which the environment wants `url` to be reached, without name and
+/// password.
 pub(super) fn proxy_of(url: &Url) -> Option<String> {
     let environment = Matcher::from_env();
     let by_proxy = |url: &str| environment.intercept(&url.parse().ok()?);
@@ -84,7 +86,7 @@ pub(super) fn builder(url: &Url, tls: &TlsOptions) -> Result<ClientBuilder> {
         http = http.no_proxy();
     }
     if url.scheme() == "http" {
-        // No certificate is looked at: a host without any trusted one can still talk plain HTTP.
+        // No certificate is read: a host without any trusted one can still talk plain HTTP.
         return Ok(http.tls_certs_only([]));
     }
     if let Some(certificate) = &tls.client_cert {
@@ -138,13 +140,13 @@ fn identity(certificate: &Path, key: Option<&Path>) -> Result<Identity> {
     })
 }
 
-/// What a request that got no answer means. `met` says that a receiver has answered before, so that this one is there, too; `proxy` leads
-/// to it.
-pub(super) fn failure(e: reqwest::Error, met: bool, proxy: Option<&str>) -> Failed {
+/// What a request that got no answer means. `was_reached` says that a receiver has answered before,
+/// so that this one is there, too; `proxy` leads to it.
+pub(super) fn failure(e: reqwest::Error, was_reached: bool, proxy: Option<&str>) -> Failed {
     if let Some(proxy) = proxy.filter(|_| e.is_connect() && tls_error(&e).is_none()) {
         return proxy_failure(e, proxy);
     }
-    if let Some((what, hint)) = tls_error(&e).and_then(|error| meaning(error, met)) {
+    if let Some((what, hint)) = tls_error(&e).and_then(|error| meaning(error, was_reached)) {
         return Error::new(ErrorKind::Untrusted, what).with_source(e.without_url()).with_hint(hint).into();
     }
     let what =
@@ -171,7 +173,7 @@ fn proxy_failure(e: reqwest::Error, proxy: &str) -> Failed {
             PROXY_PASSWORD,
         )
     } else if says("tunnel error") && !says("failed to create underlying connection") {
-        let hint = "it may not know the receiver's name, or not be allowed to reach it: ask whoever runs it, or name the receiver in NO_PROXY";
+        let hint = "it may not know the receiver's name, or not be allowed to reach it: ask its operator, or name the receiver in NO_PROXY";
         (ErrorKind::Unreachable, format!("the HTTP proxy {proxy} does not lead to the receiver"), hint)
     } else {
         let hint = "the environment names it (http_proxy, https_proxy or all_proxy): correct that, or name the receiver in NO_PROXY";
@@ -180,8 +182,9 @@ fn proxy_failure(e: reqwest::Error, proxy: &str) -> Failed {
     Error::new(kind, what).with_source(e.without_url()).with_hint(hint).into()
 }
 
-/// What, and what to do, for an error that stays; `None` for what may have been an accident on the way.
-fn meaning(error: &rustls::Error, met: bool) -> Option<(&'static str, &'static str)> {
+/// What, and what to do, for an error that stays; `None` for what may have been an accident on the
+/// way.
+fn meaning(error: &rustls::Error, was_reached: bool) -> Option<(&'static str, &'static str)> {
     use AlertDescription as Alert;
     let untrusted = "the receiver's certificate is not valid";
     Some(match error {
@@ -192,7 +195,8 @@ fn meaning(error: &rustls::Error, met: bool) -> Option<(&'static str, &'static s
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 (untrusted, "it is for other names: use one of them in the address")
             }
-            // An authority's own certificate, as `openssl req -x509` makes it. Its type is another library's.
+            // An authority's own certificate, as `openssl req -x509` makes it. Its type is another
+            // library's.
             CertificateError::Other(e) if format!("{e:?}").contains("CaUsedAsEndEntity") => (
                 untrusted,
                 "it is that of an authority (CA:TRUE), which no receiver may show, also where --ca-file names it: make another one with \
@@ -214,7 +218,7 @@ fn meaning(error: &rustls::Error, met: bool) -> Option<(&'static str, &'static s
             "the receiver does not accept this sender's certificate",
             "give one that its --client-ca has signed, with --client-cert FILE and --client-key FILE",
         ),
-        _ if met => return None,
+        _ if was_reached => return None,
         rustls::Error::AlertReceived(Alert::ProtocolVersion | Alert::HandshakeFailure)
         | rustls::Error::PeerIncompatible(_) => (
             "the receiver and this program have no version or cipher of TLS in common",

@@ -11,11 +11,12 @@ use std::time::Duration;
 const READY: &str = "/readyz";
 /// How often a connection may be closed at once.
 const ATTEMPTS: u32 = 3;
-/// An answer says one word, or has come from somebody else.
+/// An answer says one word, or is none of a receiver.
 const MAX_WORD_BYTES: usize = 80;
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
-/// Asks, again only where a connection was closed before it could be used; anything but 200 within `timeout` is an error.
+/// Asks, again only where a connection was closed before it could be used; anything but 200 within
+/// `timeout` is an error.
 ///
 /// # Errors
 /// There is no answer, or another one.
@@ -30,8 +31,8 @@ pub async fn health(url: &str, tls: &TlsOptions, timeout: Duration) -> Result<()
         left -= 1;
         match http.get(url.clone()).send().await {
             Ok(response) => break response,
-            // It was closed before it could be used; with TLS 1.3, what the other side has to say of our certificate may come too late for
-            // the same request, and tells the next one.
+            // It was closed before it could be used; with TLS 1.3, what the other side has to say
+            // of our certificate may come too late for the same request, and tells the next one.
             Err(e) if left > 0 && !e.is_connect() && !e.is_timeout() => {}
             Err(e) => return Err(connect::failure(e, false, connect::proxy_of(&url).as_deref()).error),
         }

@@ -14,11 +14,13 @@ pub struct Bandwidth {
 
 /// What is granted at once at most, in bytes ...
 const MAX_LIMITED_PIECE_BYTES: u64 = 16 << 10;
-/// ... and at least. Of a slow limit a part of a second's bytes is granted, so that several bodies all move within any second: a receiver
-/// for which others wait takes a body that brings nothing for a second for one that stands still.
+/// ... and at least. Of a slow limit a part of a second's bytes is granted, so that several bodies
+/// all move within any second: a receiver for which others wait takes a body that brings nothing
+/// for a second for one that stands still.
 const MIN_PIECE_BYTES: u64 = 512;
 const PIECES_PER_S: u64 = 16;
-/// A body on a slow link is short, and shows that it moves by every piece that the link takes: it has so many, of these sizes in bytes.
+/// A body on a slow link is short, and shows that it moves by every piece that the link takes: it
+/// has so many, of these sizes in bytes.
 const PIECES: u64 = 16;
 const PIECE_BYTES: std::ops::RangeInclusive<u64> = (16 << 10)..=(256 << 10);
 

@@ -54,8 +54,8 @@ pub trait ReceiverClient: Send + Sync {
     fn finish<'a>(&'a self, index: &'a IndexDigest, finish: FinishRequest) -> Answer<'a, FinishAnswer>;
     /// Has the receiver read what is below its base folder, and waits until it has.
     fn adopt<'a>(&'a self, adopt: &'a AdoptRequest) -> Answer<'a, AdoptAnswer>;
-    /// Has the receiver check what it has published, once.
-    fn look<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()>;
+    /// Has the receiver `stat` what it has published, once.
+    fn precheck<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()>;
 }
 
 impl ReceiverClient for Client {
@@ -116,7 +116,7 @@ impl ReceiverClient for Client {
         Box::pin(self.adopt(adopt))
     }
 
-    fn look<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()> {
-        Box::pin(self.look(index, name))
+    fn precheck<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()> {
+        Box::pin(self.precheck(index, name))
     }
 }

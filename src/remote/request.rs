@@ -34,7 +34,8 @@ pub struct LogBatch {
     pub stream: LogDigest,
     /// The prefix of the log that it follows.
     pub before: LogDigest,
-    /// Rows of the whole index, if the batch has its end: that is answered when all of them were proven.
+    /// Rows of the whole index, if the batch has its end: that is answered when all of them were
+    /// verified.
     pub rows: Option<u64>,
 }
 

@@ -1,4 +1,5 @@
-//! The retry driver: exponential backoff with jitter, until nothing has worked anywhere for too long.
+//! The retry driver: exponential backoff with jitter, until nothing has worked anywhere for too
+//! long.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry_budget::{Backoff, RetryBudget};
@@ -8,7 +9,8 @@ use tokio::time::Instant;
 
 const INITIAL_DELAY: Duration = Duration::from_millis(200);
 const MAX_DELAY: Duration = Duration::from_secs(20);
-/// A receiver that was never reached may have been misspelt: nobody wants to wait a quarter of an hour to learn that.
+/// A receiver that was never reached may have been misspelt: nobody wants to wait a quarter of an
+/// hour to learn that.
 const FIRST_CONTACT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The budget of all requests to a receiver: `stall_timeout` without any success or movement.

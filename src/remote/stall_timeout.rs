@@ -1,4 +1,5 @@
-//! A deadline for requests with large bodies: not for the whole, which depends on the link, but for standing still.
+//! A deadline for requests with large bodies: not for the whole, which depends on the link, but for
+//! standing still.
 
 use super::retry::Failed;
 use crate::error::{Error, ErrorKind};

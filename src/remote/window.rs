@@ -1,6 +1,7 @@
-//! How much of bodies is under way at once: what the link carries in a few seconds, whatever the link. So no body is slower than a receiver
-//! bears, and what an interruption throws away is little. It begins with little, and follows what bodies show of the link. What the user
-//! allows to be sent ([`super::Bandwidth`]) is known before.
+//! How much of bodies is under way at once: what the link carries in a few seconds, whatever the
+//! link. So no body is slower than a receiver bears, and what an interruption throws away is
+//! little. It begins with little, and follows what bodies show of the link. What the user allows to
+//! be sent ([`super::Bandwidth`]) is known before.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -17,15 +18,17 @@ const TELLING_BYTES: u64 = 256 << 10;
 const TARGET: Duration = Duration::from_secs(10);
 /// A body that takes longer than this shows that less has to be under way.
 const MAX_TIME: Duration = Duration::from_secs(20);
-/// A body that was given up after so long may have been too large for the link; one that was given up earlier met another trouble.
+/// A body that was given up after so long may have been too large for the link; one that was given
+/// up earlier failed for another reason.
 const STANDSTILL: Duration = Duration::from_secs(5);
-/// Each body should move as fast as this, in bytes a second: twice the lowest rate of receivers for which others wait.
+/// Each body should move as fast as this, in bytes a second: twice the lowest rate of receivers for
+/// which others wait.
 const MIN_RATE: u64 = 32 << 10;
 
-/// Whoever sends a body [claims](Window::claim) its bytes first.
+/// A sender [claims](Window::claim) the bytes of a body before it sends them.
 #[derive(Debug)]
 pub struct Window {
-    state: Mutex<State>,
+    state: Mutex<WindowState>,
     freed: Notify,
     bodies: u64,
     /// The limit never becomes more than this.
@@ -33,13 +36,14 @@ pub struct Window {
 }
 
 #[derive(Debug)]
-struct State {
+struct WindowState {
     limit_bytes: u64,
     under_way_bytes: u64,
 }
 
-impl State {
-    /// How large a part is at most: as many side by side as may be, none of which is slower than [`MIN_RATE`].
+impl WindowState {
+    /// How large a part is at most: as many side by side as may be, none of which is slower than
+    /// [`MIN_RATE`].
     fn part_bytes(&self, bodies: u64) -> u64 {
         (self.limit_bytes / bodies).max(MIN_RATE * TARGET.as_secs()).min(self.limit_bytes)
     }
@@ -50,7 +54,7 @@ impl Window {
     pub(crate) fn new(bodies: usize, bandwidth: Option<u64>) -> Arc<Self> {
         let carried = |rate: u64| rate.saturating_mul(TARGET.as_secs()).max(MIN_BYTES);
         let max_bytes = bandwidth.map_or(u64::MAX, carried);
-        let state = State { limit_bytes: max_bytes.min(INITIAL_BYTES), under_way_bytes: 0 };
+        let state = WindowState { limit_bytes: max_bytes.min(INITIAL_BYTES), under_way_bytes: 0 };
         Arc::new(Self {
             state: Mutex::new(state),
             freed: Notify::new(),
@@ -59,11 +63,12 @@ impl Window {
         })
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut WindowState) -> T) -> T {
         work(&mut self.state.lock())
     }
 
-    /// Waits until `bytes` may be sent, or some of them where they are too many for the link and `divisible`.
+    /// Waits until `bytes` may be sent, or some of them where they are too many for the link and
+    /// `divisible`.
     pub async fn claim(self: &Arc<Self>, bytes: u64, divisible: bool) -> Claim {
         loop {
             // Before looking: what is freed in between is not missed.
@@ -103,21 +108,23 @@ impl Claim {
         self.bytes
     }
 
-    /// Whether the same bytes have to be claimed once more, because fewer of them are granted by now.
+    /// Whether the same bytes have to be claimed once more, because fewer of them are granted by
+    /// now.
     #[must_use]
     pub fn is_outdated(&self) -> bool {
         self.divisible && self.bytes > self.window.with(|state| state.part_bytes(self.window.bodies))
     }
 
-    /// Takes note that the receiver gave them up, because others waited and they came too slowly.
-    pub(super) fn note_too_slow(&self) {
+    /// Records that the receiver gave them up, because others waited and they came too slowly.
+    pub(super) fn record_too_slow(&self) {
         let fewer = (self.under_way_bytes / 2).max(MIN_BYTES);
         self.window.with(|state| state.limit_bytes = state.limit_bytes.min(fewer));
         self.window.freed.notify_waiters();
     }
 
-    /// Takes note that they took `time` on the link, or were still not over it when they were given up.
-    pub(super) fn note(&self, time: Duration, arrived: bool) {
+    /// Records that they took `time` on the link, or were still not over it when they were given
+    /// up.
+    pub(super) fn record(&self, time: Duration, arrived: bool) {
         self.window.with(|state| {
             // What came after it was on the same link.
             let under_way_bytes = self.under_way_bytes.max(state.under_way_bytes);
@@ -155,13 +162,14 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
     use tokio::time::Instant;
 
-    /// What a receiver bore first: half a minute and more for any body, and beyond that 16 KiB a second.
+    /// What a receiver bore first: half a minute and more for any body, and beyond that 16 KiB a
+    /// second.
     fn is_borne(bytes: u64, time: Duration) -> bool {
         time.as_secs_f64() <= 30.0 + bytes as f64 / f64::from(16 << 10)
     }
 
-    /// Sends `blocks` of `block_bytes` over a link of `rate` by `bodies` at a time; gives the time, the largest body, and how many
-    /// were given up.
+    /// Sends `blocks` of `block_bytes` over a link of `rate` by `bodies` at a time; gives the time,
+    /// the largest body, and how many were given up.
     fn transfer(
         rate: u64,
         limit: Option<u64>,
@@ -194,7 +202,7 @@ mod tests {
                             }
                             let took = begin.elapsed();
                             let borne = is_borne(claim.bytes(), took);
-                            claim.note(took, borne);
+                            claim.record(took, borne);
                             largest.fetch_max(claim.bytes(), Ordering::SeqCst);
                             if borne {
                                 left -= claim.bytes()
@@ -217,7 +225,7 @@ mod tests {
                 let (blocks, block_bytes) = (5, 1_500_000);
                 let (time, _, lost) = transfer(rate, limit, 5, blocks, block_bytes);
                 let ideal = (blocks * block_bytes) as f64 / rate as f64;
-                // The first one, of a link that is slower than anybody expects, may have to come again.
+                // The first one, of a link that is slower than expected, may have to come again.
                 let wasted =
                     if limit.is_none() && rate < 20_000 { INITIAL_BYTES as f64 / rate as f64 } else { 0.0 };
                 assert!(
@@ -259,7 +267,7 @@ mod tests {
             })
         };
         // A megabyte a second each.
-        let carry = |claim: &Claim| claim.note(Duration::from_secs_f64(claim.bytes() as f64 / 1e6), true);
+        let carry = |claim: &Claim| claim.record(Duration::from_secs_f64(claim.bytes() as f64 / 1e6), true);
         let mut most = 0;
         for _ in 0..30 {
             let claims: Vec<Claim> = std::iter::from_fn(claim).take(5).collect();
@@ -277,41 +285,41 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(window.claim(bytes, true))
         };
-        claim(1 << 20).note(Duration::from_millis(5), true);
+        claim(1 << 20).record(Duration::from_millis(5), true);
         let large = claim(30_000_000);
         assert_eq!(large.bytes(), 30_000_000);
-        large.note(Duration::from_secs(1200), false);
+        large.record(Duration::from_secs(1200), false);
         assert!(large.is_outdated());
         drop(large);
         let small = claim(30_000_000);
         assert_eq!(small.bytes(), 250_000);
-        small.note(Duration::from_secs(10), true);
+        small.record(Duration::from_secs(10), true);
         drop(small);
         assert_eq!(claim(30_000_000).bytes(), 250_000);
         // What was answered at once and is too little to tell lets it grow by steps.
-        claim(30_000_000).note(Duration::from_millis(10), true);
+        claim(30_000_000).record(Duration::from_millis(10), true);
         assert_eq!(claim(30_000_000).bytes(), 10 * MIN_RATE);
-        claim(30_000_000).note(Duration::from_millis(10), true);
+        claim(30_000_000).record(Duration::from_millis(10), true);
         assert_eq!(claim(30_000_000).bytes(), 30_000_000);
         // A receiver that gave it up wants fewer at a time, down to a size that any link carries.
         let refused = claim(30_000_000);
         assert!(!refused.is_outdated());
-        refused.note_too_slow();
+        refused.record_too_slow();
         assert!(refused.is_outdated());
         drop(refused);
         assert_eq!(claim(30_000_000).bytes(), 3_000_000);
         for _ in 0..20 {
-            claim(30_000_000).note_too_slow();
+            claim(30_000_000).record_too_slow();
         }
         let least = claim(30_000_000);
         assert!(least.bytes() == MIN_BYTES && !least.is_outdated());
         drop(least);
         for _ in 0..6 {
-            claim(30_000_000).note(Duration::from_millis(10), true);
+            claim(30_000_000).record(Duration::from_millis(10), true);
         }
         assert_eq!(claim(30_000_000).bytes(), 30_000_000);
         // Something that is always answered late for other reasons says nothing of the link.
-        claim(1000).note(Duration::from_secs(9), true);
+        claim(1000).record(Duration::from_secs(9), true);
         assert_eq!(claim(30_000_000).bytes(), 30_000_000);
     }
 }

@@ -18,10 +18,11 @@ use tokio::time::{Instant, timeout_at};
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// ... and so is one that does not bring so many bytes ...
 const FLOOR_BYTES: u64 = 16 << 10;
-/// ... again and again within this time. That is little: a slow link may have an idle receiver for itself. Where others wait, more is
-/// asked for ([`super::permits`]).
+/// ... again and again within this time. That is little: a slow link may have an idle receiver for
+/// itself. Where others wait, more is asked for ([`super::permits`]).
 const FLOOR_TIMEOUT: Duration = Duration::from_secs(60);
-/// So much of a body is there before anything is reserved for it, in bytes, or all of a shorter one ...
+/// So much of a body is there before anything is reserved for it, in bytes, or all of a shorter one
+/// ...
 const INITIAL_BYTES: usize = 16 << 10;
 /// ... within this time.
 const INITIAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -58,7 +59,7 @@ impl Saved {
     }
 
     fn below(parent: &Path) -> Result<(Self, std::fs::File)> {
-        let io = |e: std::io::Error| Error::io("cannot keep the body of a request", e);
+        let io = |e: std::io::Error| Error::io("cannot save the body of a request", e);
         let saved = Self(Some(tempfile::tempdir_in(parent).map_err(io)?));
         let file = std::fs::File::create_new(saved.path()).map_err(io)?;
         Ok((saved, file))
@@ -90,7 +91,8 @@ impl Saved {
 impl Drop for Saved {
     fn drop(&mut self) {
         let Some(folder) = self.0.take() else { return };
-        // Gigabytes may have to go, and whoever gave up the request has a worker that others wait for.
+        // Gigabytes may have to go, and the worker that gave up the request is one that other
+        // requests wait for.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(move || drop(folder))),
             Err(_) => drop(folder),
@@ -156,7 +158,7 @@ impl Incoming {
         }
     }
 
-    /// Waits for the first bytes: who sends none keeps nobody from being served.
+    /// Waits for the first bytes: a request that sends none holds up no other.
     pub(super) async fn first(&mut self) -> Result<()> {
         let deadline = Instant::now() + INITIAL_TIMEOUT;
         let mut first = Vec::new();
@@ -189,7 +191,7 @@ impl Incoming {
             piece = self.next() => piece?,
             preempted = permit.preempted() => return Err(preempted),
         };
-        permit.note_bytes(piece.as_ref().map_or(0, Bytes::len) as u64);
+        permit.record_bytes(piece.as_ref().map_or(0, Bytes::len) as u64);
         Ok(piece)
     }
 
@@ -200,8 +202,8 @@ impl Incoming {
         self.each(permit, |piece| whole.extend_from_slice(piece)).await
     }
 
-    /// The same for the body of a block: where its content is stored, `whole` becomes the content. The inner error says that the body,
-    /// all of which has come, is no frame.
+    /// The same for the body of a block: where its content is stored, `whole` becomes the content.
+    /// The inner error says that the body, all of which has come, is no frame.
     pub(super) async fn take_in(
         self,
         permit: &Permit,
@@ -220,7 +222,7 @@ impl Incoming {
 
     /// Writes the body to `file`, as long as `permit` is not taken away.
     pub(super) async fn save(mut self, permit: &Permit, file: std::fs::File) -> Result<()> {
-        let io = |e: std::io::Error| Error::io("cannot keep the body", e).limited();
+        let io = |e: std::io::Error| Error::io("cannot save the body", e).limited();
         let mut file = tokio::fs::File::from_std(file);
         permit.begin_body();
         while let Some(piece) = self.next_unless_preempted(permit).await? {
@@ -229,7 +231,8 @@ impl Incoming {
         file.flush().await.map_err(io)
     }
 
-    /// Reads the body and throws it away. An answer that is sent while the body still comes is lost: the connection is reset.
+    /// Reads the body and throws it away. An answer that is sent while the body still comes is
+    /// lost: the connection is reset.
     pub(super) async fn drain(mut self, limit_bytes: u64) {
         let mut seen = 0;
         while let Ok(Some(piece)) = self.next().await {

@@ -35,7 +35,8 @@ impl Call<'_> {
         body.drain(limit_bytes).await;
     }
 
-    /// Saves a body before it has its turn: it costs disk and nothing else until all of it is there.
+    /// Saves a body before it has its turn: it costs disk and nothing else until all of it is
+    /// there.
     pub(super) async fn save(&self, body: Incoming, permit: Permit) -> Result<Saved> {
         let receiver = self.server.receiver.clone();
         let (saved, file) = blocking(move || Saved::new(&receiver)).await?;

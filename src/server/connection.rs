@@ -22,10 +22,12 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// A client must have sent its request's head by then, and, before that, be done with the TLS handshake.
+/// A client must have sent its request's head by then, and, before that, be done with the TLS
+/// handshake.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long an answer that ends a connection may take to get across, in which what still comes is thrown away: bytes that nobody has
-/// read when a socket is closed make the kernel reset the connection, and then the answer is lost.
+/// How long an answer that ends a connection may take to get across, in which what still comes is
+/// thrown away: bytes that are unread when a socket is closed make the kernel reset the connection,
+/// and then the answer is lost.
 const LINGER: Duration = Duration::from_secs(1);
 /// And no more than so much of it, where nothing large can come.
 const LINGER_BYTES: u64 = 256 << 10;
@@ -57,7 +59,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) async fn serve(self, stream: TcpStream) {
-        // What nobody reads, and who does not say any more that it is there, is given up by the kernel, too.
+        // The kernel, too, gives up a peer that reads nothing, or is no longer there.
         let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(2 * WRITE_TIMEOUT));
         let slot = self.slot.slot.clone();
         tokio::select! {
@@ -125,7 +127,7 @@ async fn handshake(
     }
 }
 
-/// What somebody hears who speaks plain HTTP to a port with TLS.
+/// The answer to plain HTTP at a port with TLS.
 fn plain_answer() -> Vec<u8> {
     let what = "this port speaks HTTPS, and the request came as plain HTTP";
     let error = Error::new(ErrorKind::Malformed, what).with_hint("use https:// in the address");

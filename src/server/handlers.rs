@@ -89,7 +89,8 @@ async fn serve(server: &Arc<Server>, caller: Option<&Peer>, parts: Parts, body: 
         Ok(Route::Ready) => return Ok(ready(server)),
         _ => {}
     }
-    // Before anything else is said: who has no token learns nothing, not even which paths there are.
+    // Before anything else is said: who has no token learns nothing, not even which paths there
+    // are.
     let need = route.as_ref().map_or(Need::Nothing, Route::need);
     let peer = caller.map_or(Ipv4Addr::UNSPECIFIED.into(), |caller| caller.address);
     let token = server.options.access.check(peer, &parts.headers, need)?;
@@ -109,7 +110,7 @@ async fn serve(server: &Arc<Server>, caller: Option<&Peer>, parts: Parts, body: 
         }
         Route::Status { tar_id } => status(server, tar_id, &parts).await,
         Route::Finish { tar_id } => finish(&call, tar_id, body).await,
-        Route::Look { tar_id } => look(&call, tar_id, body).await,
+        Route::Precheck { tar_id } => precheck(&call, tar_id, body).await,
         Route::Adopt { tar_id } => adopt(&call, tar_id, body).await,
         Route::Log { tar_id } => index::append_log(&call, tar_id, body).await,
         Route::PutIndex { tar_id } => index::put_index(&call, tar_id, body).await,
@@ -204,17 +205,18 @@ async fn finish(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     })
 }
 
-async fn look(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
+async fn precheck(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     let server = call.server;
     let request: Option<LookRequest> = short_json(call, body, MAX_SHORT_BYTES).await?;
     let LookRequest { name } =
-        request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the look has no name"))?;
+        request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the precheck has no name"))?;
     server.check_running()?;
     let index = required_digest(call.headers, HEADER_INDEX)?;
     let (receiver, server) = (server.receiver.clone(), server.clone());
     let wanted = move || !server.is_stopping();
     match blocking(move || receiver.look(tar_id, &index, name, &wanted)).await {
-        // Its sender has changed the index since, or sends to several receivers: that is no fault of anybody.
+        // Its sender has changed the index since, or sends to several receivers: neither is a
+        // fault.
         Err(e) if e.kind() == ErrorKind::WrongIndex => {
             tracing::debug!("{e}");
             Ok(refusal(&e))

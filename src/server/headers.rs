@@ -35,7 +35,7 @@ pub(super) fn digest_header<D: std::str::FromStr>(headers: &HeaderMap, name: &st
         .transpose()
 }
 
-/// A header that may be there once: of two, nobody knows which one a proxy on the way meant.
+/// A header that may be there once: of two, it is unknown which one a proxy on the way meant.
 pub(super) fn only_header<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h HeaderValue>> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {

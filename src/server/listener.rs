@@ -19,9 +19,11 @@ use tokio::sync::watch;
 
 /// How long a stop waits for what is in flight.
 const STOP_TIMEOUT: Duration = Duration::from_secs(25);
-/// The longest head of a request, in bytes; beyond it the answer is 431. Every connection may hold as much.
+/// The longest head of a request, in bytes; beyond it the answer is 431. Every connection may hold
+/// as much.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// How long no connection is accepted after one could not be: the process is out of descriptors, mostly.
+/// How long no connection is accepted after one could not be: the process is out of descriptors,
+/// mostly.
 const ACCEPT_DELAY: Duration = Duration::from_millis(100);
 
 pub(super) struct Listener {
@@ -61,7 +63,8 @@ impl Listener {
         self.server.as_ref().is_some_and(|server| server.receiver.is_degraded())
     }
 
-    /// The next connection. One more than allowed waits in the kernel's queue until another one has ended.
+    /// The next connection. One more than allowed waits in the kernel's queue until another one has
+    /// ended.
     pub(super) async fn accept(&self) -> Option<(TcpStream, SocketAddr)> {
         self.slots.wait().await;
         match self.listener.accept().await {
@@ -98,7 +101,8 @@ impl Listener {
         });
     }
 
-    /// Finishes what is in flight, at most [`STOP_TIMEOUT`], and makes it durable. Gives the receiver, if it was opened.
+    /// Finishes what is in flight, at most [`STOP_TIMEOUT`], and makes it durable. Gives the
+    /// receiver, if it was opened.
     pub(super) async fn stop(self) -> Result<Option<Arc<Receiver>>> {
         drop(self.listener);
         if let Some(server) = &self.server {

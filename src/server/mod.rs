@@ -1,4 +1,5 @@
-//! HTTP in: connections, TLS, routes, authentication, limits, metrics. The only place for axum and hyper's server.
+//! HTTP in: connections, TLS, routes, authentication, limits, metrics. The only place for axum and
+//! hyper's server.
 
 mod auth;
 mod body;
@@ -36,10 +37,12 @@ use tokio::net::TcpListener;
 /// How often a receiver is asked whether its storage has failed.
 const DEGRADED_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Serves `receiver` on `listener` until `shutdown` is ready; then finishes what is in flight, within 25 s.
+/// Serves `receiver` on `listener` until `shutdown` is ready; then finishes what is in flight,
+/// within 25 s.
 ///
 /// # Errors
-/// The final sync failed: the last renames may not survive a power loss; the next start finds that out.
+/// The final sync failed: the last renames may not survive a power loss; the next start finds that
+/// out.
 pub async fn run(
     listener: TcpListener,
     receiver: Arc<Receiver>,
@@ -49,8 +52,8 @@ pub async fn run(
     run_when_open(listener, std::future::ready(Ok(receiver)), options, shutdown).await.map(drop)
 }
 
-/// The same for a receiver that is still to be opened: until then every request is told to come back. Gives the receiver, if there ever
-/// was one.
+/// The same for a receiver that is still to be opened: until then every request is told to come
+/// back. Gives the receiver, if there ever was one.
 ///
 /// # Errors
 /// The receiver cannot be opened, or the final sync failed.

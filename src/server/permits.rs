@@ -1,8 +1,10 @@
-//! Permits for what takes memory or work: given in turn to clients, and taken from slow bodies for which others wait.
+//! Permits for what takes memory or work: given in turn to clients, and taken from slow bodies for
+//! which others wait.
 //!
-//! A request that waits gets the next free permit if its client holds the fewest; so a client with hundreds of requests delays another
-//! client by one of its own at most. A permit that is held by a body which hardly comes in is taken away, but only while somebody
-//! waits: a slow link has an idle receiver for itself.
+//! A request that waits gets the next free permit if its client holds the fewest; so a client with
+//! hundreds of requests delays another client by one of its own at most. A permit that is held by a
+//! body which hardly comes in is taken away, but only while another request waits: a slow link has
+//! an idle receiver for itself.
 
 use crate::error::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
@@ -16,7 +18,8 @@ use tokio::time::Instant;
 
 /// The rate of a body is that of its last bytes, over so long.
 const RATE_WINDOW: Duration = Duration::from_secs(1);
-/// Below this rate, in bytes a second, a body does not come but drip: it gives way to any other request.
+/// Below this rate, in bytes a second, a body does not come but drip: it gives way to any other
+/// request.
 const DRIP_RATE: u64 = 1 << 10;
 /// Below this rate, in bytes a second, a body gives way to a client that holds fewer permits.
 const FAIR_RATE: u64 = 64 << 10;
@@ -24,7 +27,8 @@ const FAIR_RATE: u64 = 64 << 10;
 const MIN_RATE: u64 = 16 << 10;
 /// ... after so long. A sender that knows its link to be slow sends bodies that take less.
 const SLOW_TIMEOUT: Duration = Duration::from_secs(10);
-/// A body whose client holds more permits than the waiting client gives way after so long, whatever its rate.
+/// A body whose client holds more permits than the waiting client gives way after so long, whatever
+/// its rate.
 const LONG_TIMEOUT: Duration = Duration::from_secs(120);
 /// A body that came faster than [`FAIR_RATE`] may pause for so long.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
@@ -132,7 +136,8 @@ impl Table {
             .count()
     }
 
-    /// What a requester holds already: by its token, of that by its network, and of that for its archive.
+    /// What a requester holds already: by its token, of that by its network, and of that for its
+    /// archive.
     fn load(&self, of: &Requester) -> (usize, usize, usize) {
         let by_token = |other: &Requester| other.token == of.token;
         let by_network = |other: &Requester| by_token(other) && other.network == of.network;
@@ -178,8 +183,8 @@ impl Table {
         self.has_room(permits, &next.requester).then(|| self.waiters.remove(at))
     }
 
-    /// Takes a permit from the slowest body that has to give way to the waiter `id`, unless as many are on their way back already as
-    /// there are waiters.
+    /// Takes a permit from the slowest body that has to give way to the waiter `id`, unless as many
+    /// are on their way back already as there are waiters.
     fn preempt_for(&self, id: u64, now: Instant) {
         let Some(waiter) = self.waiters.iter().find(|waiter| waiter.id == id) else { return };
         let mut returning = 0;
@@ -208,8 +213,8 @@ impl Table {
 }
 
 impl Permits {
-    /// `total` permits, and `spare` more of which each client gets one at most, so that a client that holds all others
-    /// does not keep it waiting.
+    /// `total` permits, and `spare` more of which each client gets one at most, so that a client
+    /// that holds all others does not keep it waiting.
     pub(super) fn new(total: usize, spare: usize) -> Arc<Self> {
         Arc::new(Self { total, spare, table: Mutex::default() })
     }
@@ -219,12 +224,8 @@ impl Permits {
         self.table.lock().holders.len()
     }
 
-    /// Waits for a permit, at most `patience`; `None` says that there was none.
-    pub(super) async fn acquire(
-        self: &Arc<Self>,
-        requester: Requester,
-        patience: Duration,
-    ) -> Option<Permit> {
+    /// Waits for a permit, at most `timeout`; `None` says that there was none.
+    pub(super) async fn acquire(self: &Arc<Self>, requester: Requester, timeout: Duration) -> Option<Permit> {
         let (id, mut granted) = {
             let mut table = self.table.lock();
             if table.waiters.is_empty() && table.has_room(self, &requester) {
@@ -238,7 +239,7 @@ impl Permits {
         };
         let waiting = Waiting { permits: self, id };
         self.grant();
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             self.table.lock().preempt_for(waiting.id, Instant::now());
             let tick = deadline.min(Instant::now() + PREEMPTION_INTERVAL);
@@ -263,7 +264,8 @@ impl Permits {
                 let Some(waiter) = table.next_waiter(self) else { return };
                 (waiter.grant, table.hold(self, waiter.requester))
             };
-            // Who does not wait any more leaves its permit to the next one. The lock is free: a permit that is dropped takes it.
+            // Who does not wait any more leaves its permit to the next one. The lock is free: a
+            // permit that is dropped takes it.
             match grant.send(permit) {
                 Ok(()) => {}
                 Err(permit) => drop(permit),
@@ -303,8 +305,8 @@ impl Permit {
         *self.progress.rate.lock() = Some(Rate::new(Instant::now()));
     }
 
-    /// Takes note of `bytes` more of the body.
-    pub(super) fn note_bytes(&self, bytes: u64) {
+    /// Records `bytes` more of the body.
+    pub(super) fn record_bytes(&self, bytes: u64) {
         if let Some(rate) = self.progress.rate.lock().as_mut() {
             rate.add(bytes, Instant::now());
         }

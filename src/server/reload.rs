@@ -58,7 +58,7 @@ impl Stamp {
     }
 }
 
-/// A file that is looked at now and then.
+/// A file that is checked now and then.
 #[derive(Debug)]
 pub(super) struct Watched {
     what: &'static str,
@@ -73,8 +73,9 @@ impl Watched {
         Self { what, path, stamp: None, seen: None }
     }
 
-    /// The content, if it is another one than before, or if it is `wanted` anyway. An error is told once.
-    pub(super) fn look(&mut self, wanted: bool) -> Result<Option<Vec<u8>>> {
+    /// The content, if it is another one than before, or if it is `wanted` anyway. An error is told
+    /// once.
+    pub(super) fn read_if_changed(&mut self, wanted: bool) -> Result<Option<Vec<u8>>> {
         let stamp = std::fs::metadata(&self.path).ok().as_ref().and_then(Stamp::of);
         if !wanted && stamp.is_some() && stamp == self.stamp {
             return Ok(None);
@@ -106,19 +107,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens");
         let mut watched = Watched::new("the tokens file", path.clone());
-        assert!(watched.look(false).is_err() && watched.look(false).unwrap().is_none());
+        assert!(watched.read_if_changed(false).is_err() && watched.read_if_changed(false).unwrap().is_none());
         std::fs::write(&path, "a").unwrap();
-        assert_eq!(watched.look(false).unwrap().as_deref(), Some(&b"a"[..]));
-        assert_eq!(watched.look(false).unwrap(), None);
-        assert_eq!(watched.look(true).unwrap().as_deref(), Some(&b"a"[..]));
+        assert_eq!(watched.read_if_changed(false).unwrap().as_deref(), Some(&b"a"[..]));
+        assert_eq!(watched.read_if_changed(false).unwrap(), None);
+        assert_eq!(watched.read_if_changed(true).unwrap().as_deref(), Some(&b"a"[..]));
         // The same length, and perhaps the same time.
         std::fs::write(&path, "b").unwrap();
-        assert_eq!(watched.look(false).unwrap().as_deref(), Some(&b"b"[..]));
+        assert_eq!(watched.read_if_changed(false).unwrap().as_deref(), Some(&b"b"[..]));
         let old = SystemTime::now() - Duration::from_secs(3600);
         File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
-        assert_eq!(watched.look(false).unwrap(), None, "the content is the same");
+        assert_eq!(watched.read_if_changed(false).unwrap(), None, "the content is the same");
         assert!(watched.stamp.is_some());
         std::fs::write(&path, vec![0; MAX_BYTES as usize + 1]).unwrap();
-        assert!(watched.look(false).is_err());
+        assert!(watched.read_if_changed(false).is_err());
     }
 }

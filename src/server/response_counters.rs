@@ -5,7 +5,8 @@ use crate::telemetry::Counter;
 /// Statuses that ask an operator for something different each.
 const REFUSALS: [u16; 12] = [401, 403, 404, 408, 409, 412, 413, 422, 429, 431, 503, 507];
 
-/// Answers by the first digit of their status, of which index 0 counts 1xx; and refusals by their status.
+/// Answers by the first digit of their status, of which index 0 counts 1xx; and refusals by their
+/// status.
 #[derive(Debug, Default)]
 pub(super) struct ResponseCounters {
     classes: [Counter; 5],

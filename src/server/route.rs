@@ -1,4 +1,5 @@
-//! Which request is which. The address of an archive may have any prefix (`/tar` by default, or what a reverse proxy adds).
+//! Which request is which. The address of an archive may have any prefix (`/tar` by default, or
+//! what a reverse proxy adds).
 
 use super::auth::{Need, Scope};
 use crate::error::{Error, ErrorKind, Result};
@@ -10,7 +11,7 @@ pub(super) enum Route {
     PutBlock { tar_id: u64, block_size: u64, number: u64 },
     Status { tar_id: u64 },
     Finish { tar_id: u64 },
-    Look { tar_id: u64 },
+    Precheck { tar_id: u64 },
     Adopt { tar_id: u64 },
     Log { tar_id: u64 },
     Health,
@@ -33,7 +34,7 @@ impl Route {
             Self::PutIndex { tar_id }
             | Self::PutBlock { tar_id, .. }
             | Self::Finish { tar_id }
-            | Self::Look { tar_id }
+            | Self::Precheck { tar_id }
             | Self::Adopt { tar_id }
             | Self::Log { tar_id } => Need::Archive(Scope::Upload, tar_id),
             Self::Status { tar_id } => Need::Archive(Scope::Status, tar_id),
@@ -57,7 +58,7 @@ pub(super) fn route(method: &str, path: &str) -> Result<Route> {
         [.., tar_id, "status"] => (Route::Status { tar_id: number("tar_id", tar_id)? }, "GET"),
         [.., tar_id, "log"] => (Route::Log { tar_id: number("tar_id", tar_id)? }, "POST"),
         [.., tar_id, "finish"] => (Route::Finish { tar_id: number("tar_id", tar_id)? }, "POST"),
-        [.., tar_id, "look"] => (Route::Look { tar_id: number("tar_id", tar_id)? }, "POST"),
+        [.., tar_id, "look"] => (Route::Precheck { tar_id: number("tar_id", tar_id)? }, "POST"),
         [.., tar_id, "adopt"] => (Route::Adopt { tar_id: number("tar_id", tar_id)? }, "POST"),
         [.., tar_id, block_size, block] => (
             Route::PutBlock {
@@ -87,8 +88,9 @@ fn nothing() -> Error {
     Error::new(ErrorKind::NotFound, "nothing is served here")
 }
 
-/// Whether a name in a path leads nowhere else. A prefix means nothing here, so it may be whatever leads to a receiver (`%20`, `;`,
-/// `//`); but no step upwards, however it is written, and no slash or NUL in disguise.
+/// Whether a name in a path leads nowhere else. A prefix means nothing here, so it may be whatever
+/// leads to a receiver (`%20`, `;`, `//`); but no step upwards, however it is written, and no slash
+/// or NUL in disguise.
 fn is_plain(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let hidden = ["%2f", "%5c", "%00", "\\"].iter().any(|hidden| name.contains(hidden));

@@ -1,4 +1,5 @@
-//! Connections that may be open at once. A new one is always let in: where all slots are taken, the one that matters least is ended.
+//! Connections that may be open at once. A new one is always let in: where all slots are taken, the
+//! one that matters least is ended.
 
 use super::auth::network;
 use parking_lot::{Mutex, MutexGuard};
@@ -56,7 +57,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Takes note of what the connection does now.
+    /// Records what the connection does now.
     pub(super) fn set(&self, doing: Doing) {
         self.since_ms.store(self.begun.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.doing.store(doing as u8, Ordering::Relaxed);
@@ -73,8 +74,9 @@ impl Slot {
 }
 
 impl Table {
-    /// Connections of a network that has far more than its share end first, then those of nobody known, then those that wait; of these, those
-    /// of the network that has the most, the oldest first.
+    /// Connections of a network that has far more than its share end first, then those without a
+    /// known requester, then those that wait; of these, those of the network that has the most, the
+    /// oldest first.
     fn evict(&self, limit: usize) {
         if self.slots.iter().any(|slot| slot.is_evicted.load(Ordering::Relaxed)) {
             return;

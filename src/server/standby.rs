@@ -24,7 +24,8 @@ async fn answer(request: Request) -> Response {
     };
     let headers = response.headers_mut();
     headers.insert(HEADER_SERVER, HeaderValue::from_static(VERSION));
-    // The next request may be for the receiver itself, which takes new connections only; and no body is waited for.
+    // The next request may be for the receiver itself, which takes new connections only; and no
+    // body is waited for.
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

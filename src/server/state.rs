@@ -26,7 +26,8 @@ pub struct ServerOptions {
     pub max_inflight: usize,
     /// How many connections may be open at once.
     pub max_connections: usize,
-    /// Stop when storage has failed, so that a standby takes over, rather than refuse until somebody has looked.
+    /// Stop when storage has failed, so that a standby takes over, rather than refuse until a
+    /// restart.
     pub stop_degraded: bool,
 }
 
@@ -46,11 +47,13 @@ impl ServerOptions {
     }
 }
 
-/// How many connections may be open at once, where the limit on descriptors allows it. Each may hold a head in memory.
+/// How many connections may be open at once, where the limit on descriptors allows it. Each may
+/// hold a head in memory.
 pub const MAX_CONNECTIONS: usize = 768;
 /// How many indexes may be worked on at once, one of each archive.
 const MAX_INDEXES: usize = 4;
-/// How many more of clients that have no index in work: a change may copy for minutes what stays as it is.
+/// How many more of clients that have no index in work: a change may copy for minutes what stays as
+/// it is.
 const MAX_SPARE_INDEXES: usize = 4;
 /// How many bodies may be on their way to disk: of indexes, changes and batches of logs.
 const MAX_SAVED_BODIES: usize = 32;

@@ -1,4 +1,5 @@
-//! TLS in: certificate, key and the authorities of clients, from files that may be replaced while the server runs.
+//! TLS in: certificate, key and the authorities of clients, from files that may be replaced while
+//! the server runs.
 
 use super::reload::{Reloads, read};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,13 +36,15 @@ impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// One cannot be read or is not what it should be, or key and certificate do not belong together.
+    /// One cannot be read or is not what it should be, or key and certificate do not belong
+    /// together.
     pub fn load(files: TlsFiles) -> Result<Self> {
         let config = RwLock::new(Arc::new(config(&files)?));
         Ok(Self { files, config, reloads: Reloads::default() })
     }
 
-    /// Reads the files again, for connections that are yet to come. If anything is wrong with them, all stays as it is.
+    /// Reads the files again, for connections that are yet to come. If anything is wrong with them,
+    /// all stays as it is.
     ///
     /// # Errors
     /// As [`Tls::load`].

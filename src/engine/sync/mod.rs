@@ -222,7 +222,7 @@ impl Job {
             None => {
                 if !options.dry_run && self.options.index.reuse && adoption.is_none() {
                     let precheck = precheck.insert(Precheck::begin(kept.clone(), client.clone()));
-                    options.looked = Some(precheck.name);
+                    options.precheck = Some(precheck.name);
                 }
                 self.index().await?
             }

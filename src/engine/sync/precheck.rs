@@ -25,7 +25,7 @@ impl Precheck {
         };
         let task = tokio::spawn(async move {
             let Ok(Some(digest)) = tokio::task::spawn_blocking(digest).await else { return };
-            if let Err(e) = client.look(&digest, name).await {
+            if let Err(e) = client.precheck(&digest, name).await {
                 tracing::debug!("the receiver did not precheck what it has: {e}");
             }
         });

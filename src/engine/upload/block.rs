@@ -40,25 +40,27 @@ pub(super) struct BlockSender {
     block_layout: BlockLayout,
     block_size: u64,
     /// The receiver takes parts of blocks.
-    parts: bool,
+    takes_parts: bool,
     compression: CompressionPolicy,
     buffers: Arc<Buffers>,
     progress: Mutex<Option<Progress>>,
     readers: Mutex<Vec<IndexReader>>,
-    state: Mutex<State>,
+    state: Mutex<SendState>,
 }
 
 #[derive(Default)]
-struct State {
-    /// Where the content of failed files lies in the archive. Files of their own are not kept: there may be millions.
+struct SendState {
+    /// Where the content of failed files lies in the archive. There is no list of files: there may
+    /// be millions.
     failed: RangeSet,
     named: BTreeMap<String, String>,
     failed_total: u64,
     /// What the receiver misses, if it takes parts of blocks.
-    wanted: Option<RangeSet>,
+    missing: Option<RangeSet>,
     /// Files that the receiver refused once; the second time they count as failed.
     refused: BTreeSet<u64>,
-    /// Files that may have given bytes that are not as indexed, by id: who shares these bytes is read before them.
+    /// Files that may have given bytes that are not as indexed, by id: who shares these bytes is
+    /// read before them.
     suspects: RangeSet,
 }
 
@@ -68,7 +70,8 @@ pub(super) const MAX_NAMED: usize = 1_000;
 /// How many failed files of one block are named to the receiver.
 const MAX_FAILED_IDS: usize = 500;
 
-/// Parts of a block are sent as one if there is no more between them, in bytes: a request costs about as much.
+/// Parts of a block are sent as one if there is no more between them, in bytes: a request costs
+/// about as much.
 const MAX_GAP_BYTES: u64 = 128 << 10;
 
 /// Pieces that are read in one go.
@@ -80,7 +83,7 @@ fn within(piece: &Range<u64>, range: &Range<u64>) -> Range<usize> {
 }
 
 /// A piece of a file that lies in a block.
-struct Wanted {
+struct FilePiece {
     file: FileEntry,
     piece: extent::Piece,
 }
@@ -92,7 +95,7 @@ struct Reading {
     /// What some file has given.
     have: RangeSet,
     /// What a file could not give, and why.
-    lost: Vec<(Wanted, String)>,
+    lost: Vec<(FilePiece, String)>,
 }
 
 /// A block as it was read.
@@ -116,7 +119,7 @@ impl BlockSender {
             digest: upload.summary.digest,
             block_layout: upload.block_layout,
             block_size: upload.options.block_size,
-            parts: upload.parts.load(Ordering::Relaxed),
+            takes_parts: upload.takes_parts.load(Ordering::Relaxed),
             compression: CompressionPolicy::new(
                 upload.options.compression,
                 &*upload.client,
@@ -151,17 +154,18 @@ impl BlockSender {
         Ok(())
     }
 
-    /// Reads and sends what is wanted of block `number`. What is wrong with a file is noted; only what stops everything is an error.
+    /// Reads and sends what is wanted of block `number`. What is wrong with a file is noted; only
+    /// what stops everything is an error.
     pub(super) async fn send(self: &Arc<Self>, number: u64) -> Result<()> {
         let block = self
             .block_layout
             .range(number)
             .ok_or_else(|| Error::new(ErrorKind::Internal, format!("block {number} lies behind the end")))?;
         let mut counts = true;
-        for wanted in self.wanted_of(&block) {
+        for wanted in self.parts_of(&block) {
             let mut at = wanted.start;
             while at < wanted.end {
-                let claim = self.client.window().claim(wanted.end - at, self.parts).await;
+                let claim = self.client.window().claim(wanted.end - at, self.takes_parts).await;
                 match self.send_part(number, &block, at..at + claim.bytes(), &claim, counts).await {
                     // The link carries less than it seemed: in smaller parts.
                     Err(e) if e.kind().is_transient() && claim.is_outdated() => continue,
@@ -174,7 +178,8 @@ impl BlockSender {
         Ok(())
     }
 
-    /// The same for a part of it, or for all of it, for which `claim` was made. `counts` says that it is the first one.
+    /// The same for a part of it, or for all of it, for which `claim` was made. `counts` says that
+    /// it is the first one.
     async fn send_part(
         self: &Arc<Self>,
         number: u64,
@@ -191,9 +196,9 @@ impl BlockSender {
             }
             match self.client.put_block(&prepared.block, &self.digest, claim).await {
                 Ok(answer) => {
-                    self.note_sent(&prepared, counts);
+                    self.record_sent(&prepared, counts);
                     let rejected = answer.map(|answer| answer.rejected).unwrap_or_default();
-                    return self.note_rejected(&rejected).await;
+                    return self.record_rejected(&rejected).await;
                 }
                 // Damaged on the way, most likely: read it again and send it once more.
                 Err(e) if e.kind() == ErrorKind::BadBlock && attempt == 1 => {
@@ -206,7 +211,7 @@ impl BlockSender {
                 }
                 Err(e) if e.kind() == ErrorKind::NotFound => {
                     return Err(e.with_hint(
-                        "the receiver lost the index; run the same command again: it puts the index anew",
+                        "the receiver lost the index; run the same command again: it puts the index again",
                     ));
                 }
                 Err(e) => return Err(e),
@@ -259,12 +264,12 @@ impl BlockSender {
         is_next: impl Fn(u64) -> bool,
     ) -> Result<()> {
         let range = reading.range.clone();
-        let mut wanted: Vec<Wanted> = Vec::new();
+        let mut wanted: Vec<FilePiece> = Vec::new();
         index.pieces_in(&range, |file, piece| {
             let Some(piece) = piece.within(&range).filter(|_| is_next(file.id)) else {
                 return Ok(ControlFlow::Continue(()));
             };
-            let last = wanted.last().map_or(0, |last: &Wanted| last.piece.range.end);
+            let last = wanted.last().map_or(0, |last: &FilePiece| last.piece.range.end);
             if wanted.len() >= MAX_PIECES || piece.range.start < last {
                 self.read_pieces(&mut wanted, reading)?;
             }
@@ -272,22 +277,23 @@ impl BlockSender {
             for gap in reading.have.missing(piece.range.clone()) {
                 let file_offset = piece.file_offset_of(gap.start);
                 let piece = extent::Piece { file_offset, range: gap };
-                wanted.push(Wanted { file: file.clone(), piece });
+                wanted.push(FilePiece { file: file.clone(), piece });
             }
             Ok(ControlFlow::Continue(()))
         })?;
         self.read_pieces(&mut wanted, reading)
     }
 
-    /// Files fail whose bytes no other file has given; gives the ids of which the receiver has to hear, ascending.
-    fn fail_lost(&self, have: &RangeSet, lost: Vec<(Wanted, String)>) -> Vec<u64> {
+    /// Files fail whose bytes no other file has given; gives the ids of which the receiver has to
+    /// hear, ascending.
+    fn fail_lost(&self, have: &RangeSet, lost: Vec<(FilePiece, String)>) -> Vec<u64> {
         let mut failed = Vec::new();
-        for (Wanted { file, piece }, reason) in lost {
+        for (FilePiece { file, piece }, reason) in lost {
             if have.contains(piece.range.clone()) {
                 continue;
             }
-            // Of a file that lies whole in this block the receiver notices by itself that it is not right; a header has no room for
-            // all of many.
+            // Of a file that lies whole in this block the receiver notices by itself that it is not
+            // right; a header has no room for all of many.
             if piece.range != file.range() || failed.len() < MAX_FAILED_IDS {
                 failed.push(file.id);
             }
@@ -298,10 +304,11 @@ impl BlockSender {
         failed
     }
 
-    /// What of a block the receiver misses, if it takes parts of blocks; else, or if it misses nothing, all of it.
-    fn wanted_of(&self, block: &Range<u64>) -> Vec<Range<u64>> {
+    /// What of a block the receiver misses, if it takes parts of blocks; else, or if it misses
+    /// nothing, all of it.
+    fn parts_of(&self, block: &Range<u64>) -> Vec<Range<u64>> {
         let state = self.state.lock();
-        let Some(wanted) = &state.wanted else { return vec![block.clone()] };
+        let Some(wanted) = &state.missing else { return vec![block.clone()] };
         let have: RangeSet = wanted.missing(block.clone()).collect();
         let mut parts: Vec<Range<u64>> = Vec::new();
         for gap in have.missing(block.clone()) {
@@ -314,20 +321,22 @@ impl BlockSender {
     }
 
     /// Only what is in `missing` is sent from now on.
-    pub(super) fn want(&self, missing: &RangeSet) {
-        self.state.lock().wanted = Some(missing.clone());
+    pub(super) fn send_only(&self, missing: &RangeSet) {
+        self.state.lock().missing = Some(missing.clone());
     }
 
-    /// The receiver still misses `missing` after it was sent: who was read for it may have changed without a trace. Others that share
-    /// these bytes are read first from now on; a file must not fail for what became of another one.
-    pub(super) async fn suspect(self: &Arc<Self>, missing: &RangeSet) -> Result<()> {
+    /// The receiver still misses `missing` after it was sent: who was read for it may have changed
+    /// without a trace. Others that share these bytes are read first from now on; a file must not
+    /// fail for what became of another one.
+    pub(super) async fn add_suspects(self: &Arc<Self>, missing: &RangeSet) -> Result<()> {
         let (this, missing) = (self.clone(), missing.clone());
         blocking(move || {
-            // Who was one before was not read for what others have, too; who becomes one here was, wherever anything is missing.
+            // Who was one before was not read for what others have, too; who becomes one here was,
+            // wherever anything is missing.
             let before = this.state.lock().suspects.clone();
             let mut suspects = before.clone();
             this.with_index(|index| {
-                // Nobody shares anything in a fresh index.
+                // Files share bytes only in a fragmented index.
                 for range in missing.iter().filter(|_| index.is_fragmented()) {
                     let mut given = RangeSet::default();
                     index.pieces_in(&range, |file, piece| {
@@ -350,10 +359,10 @@ impl BlockSender {
     }
 
     /// Takes `wanted`, ascending, and reads it into its place in the block.
-    fn read_pieces(&self, wanted: &mut Vec<Wanted>, reading: &mut Reading) -> Result<()> {
+    fn read_pieces(&self, wanted: &mut Vec<FilePiece>, reading: &mut Reading) -> Result<()> {
         let Reading { range, content, have, lost } = reading;
         let (mut pieces, mut rest, mut at) = (Vec::with_capacity(wanted.len()), &mut content[..], 0);
-        for Wanted { file, piece } in wanted.iter() {
+        for FilePiece { file, piece } in wanted.iter() {
             let place = within(&piece.range, range);
             let behind = std::mem::take(&mut rest).split_at_mut(place.start - at).1;
             let (buffer, behind) = behind.split_at_mut(place.len());
@@ -387,7 +396,7 @@ impl BlockSender {
         outcome
     }
 
-    fn note_sent(&self, prepared: &Prepared, counts: bool) {
+    fn record_sent(&self, prepared: &Prepared, counts: bool) {
         let counters = self.monitor.counters();
         if counts {
             counters.sent_blocks.add(1);
@@ -396,7 +405,7 @@ impl BlockSender {
         counters.sent_bytes.add(prepared.good_bytes);
         counters.done_bytes.add(prepared.good_bytes);
         if !prepared.whole {
-            // Not done as a whole: the next run must look at it again.
+            // Not done as a whole: the next run must send it again.
             return;
         }
         let mut progress = self.progress.lock();
@@ -407,8 +416,9 @@ impl BlockSender {
         }
     }
 
-    /// Files that the receiver did not accept are asked for once more by the next round, and fail the second time.
-    async fn note_rejected(self: &Arc<Self>, ids: &[u64]) -> Result<()> {
+    /// Files that the receiver did not accept are asked for once more by the next round, and fail
+    /// the second time.
+    async fn record_rejected(self: &Arc<Self>, ids: &[u64]) -> Result<()> {
         let again: Vec<u64> = {
             let mut state = self.state.lock();
             ids.iter().copied().filter(|&id| !state.refused.insert(id)).collect()

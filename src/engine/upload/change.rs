@@ -27,7 +27,8 @@ impl Upload<'_> {
         .await
     }
 
-    /// Brings the receiver from a previous generation to ours; where that does not work, puts the whole index.
+    /// Brings the receiver from a previous generation to ours; where that does not work, puts the
+    /// whole index.
     pub(super) async fn put_changes(&self, steps: &[Step]) -> Result<()> {
         self.monitor.notice(Notice::Phase("sending the change of the index"));
         for (number, step) in steps.iter().enumerate() {

@@ -27,11 +27,11 @@ pub(super) struct Upload<'a> {
     pub(super) block_layout: BlockLayout,
     pub(super) window: Range<u64>,
     /// The receiver had an index of this archive, or took ours.
-    pub(super) met: AtomicBool,
+    pub(super) has_index: AtomicBool,
     /// The receiver takes parts of blocks.
-    pub(super) parts: AtomicBool,
+    pub(super) takes_parts: AtomicBool,
     /// The receiver leaves alone what a deletion has to spare.
-    pub(super) spares: AtomicBool,
+    pub(super) can_spare: AtomicBool,
 }
 
 impl Upload<'_> {
@@ -49,7 +49,8 @@ impl Upload<'_> {
         blocks.iter().collect()
     }
 
-    /// The blocks of this run that hold anything of `missing` outside of `failed`, which files that failed have.
+    /// The blocks of this run that hold anything of `missing` outside of `failed`, which files that
+    /// failed have.
     pub(super) fn remaining(&self, failed: Vec<Range<u64>>, missing: &RangeSet) -> Vec<Range<u64>> {
         let mut wanted = missing.clone();
         failed.into_iter().for_each(|range| wanted.remove(range));
@@ -72,7 +73,7 @@ impl Upload<'_> {
     }
 
     /// Progress starts from what is there already.
-    pub(super) fn note_present(&self, missing: &RangeSet) {
+    pub(super) fn record_present(&self, missing: &RangeSet) {
         let present = (self.window.end - self.window.start).saturating_sub(self.inside(missing).covered());
         if !self.options.ignore_done {
             self.monitor.counters().done_bytes.set(present);
@@ -85,7 +86,8 @@ impl Upload<'_> {
         self.client.finish(&self.summary.digest, request).await
     }
 
-    /// The progress database; `clear` empties it. It is a cache: where it cannot be used, the run goes on without it.
+    /// The progress database; `clear` empties it. It is a cache: where it cannot be used, the run
+    /// goes on without it.
     pub(super) async fn open_progress(&self, clear: bool) -> Option<Progress> {
         let (path, digest, url) =
             (self.options.progress.clone(), self.summary.digest, self.client.address().to_owned());
@@ -111,7 +113,7 @@ impl Upload<'_> {
     /// entries, is asked for nothing if there are any to spare.
     pub(super) fn delete_request(&self) -> Option<DeleteRequest> {
         let request = self.delete.clone()?;
-        if request.spare.is_empty() || self.spares.load(Ordering::Relaxed) {
+        if request.spare.is_empty() || self.can_spare.load(Ordering::Relaxed) {
             return Some(request);
         }
         let text = "nothing is deleted in this run: the receiver is of an earlier version, which cannot spare what was left out of the index";

@@ -24,11 +24,12 @@ impl Upload<'_> {
                 "the receiver knows only the original protocol, and {} is a later generation, which that cannot read",
                 self.options.database.display()
             );
-            return Err(Error::new(ErrorKind::Source, what)
-                .with_hint("lay the archive out afresh with: tar-like compact"));
+            return Err(
+                Error::new(ErrorKind::Source, what).with_hint("compact the archive with: tar-like compact")
+            );
         }
         self.monitor.notice(Notice::Warning(
-            "the receiver knows only the original protocol: it cannot say what it has, nor prove what it got; \
+            "the receiver knows only the original protocol: it cannot say what it has, nor verify what it got; \
              run check on its side afterwards"
                 .to_string(),
         ));
@@ -44,7 +45,7 @@ impl Upload<'_> {
             }
         }
         let missing: RangeSet = done.missing(0..self.summary.total_bytes).collect();
-        self.note_present(&missing);
+        self.record_present(&missing);
         let sender = Arc::new(BlockSender::new(self, progress));
         let todo = self.blocks_of(Some(&missing));
         self.monitor.notice(Notice::Phase("sending"));
@@ -64,9 +65,10 @@ impl Upload<'_> {
         Ok(report)
     }
 
-    /// What the index has and the original protocol does not carry: some of it by name, and how much there is.
+    /// What the index has and the original protocol does not carry: some of it by name, and how
+    /// much there is.
     async fn never_sent(&self) -> Result<(Vec<(String, &'static str)>, u64)> {
-        // It is no part of a range of blocks: whoever sends the last one says it.
+        // It is no part of a range of blocks: the host that sends the last one says it.
         if self.window.end < self.summary.total_bytes {
             return Ok((Vec::new(), 0));
         }

@@ -26,13 +26,15 @@ pub struct UploadOptions {
     pub ignore_done: bool,
     /// Only say what would be sent.
     pub dry_run: bool,
-    /// The [look](ReceiverClient::look) at what the receiver has that was asked for just now.
-    pub looked: Option<u64>,
+    /// The [precheck](crate::remote::ReceiverClient::precheck) that has just ended.
+    pub precheck: Option<u64>,
     /// Have the receiver delete what previous generations put in place.
     pub delete: Option<DeletePolicy>,
-    /// The [adoption](ReceiverClient::adopt) that the receiver goes by when it gets the index as a whole.
+    /// The [adoption](crate::remote::ReceiverClient::adopt) that the receiver goes by when it gets
+    /// the index as a whole.
     pub adopt: Option<u64>,
-    /// Have the receiver keep what so many generations replace; `None` leaves what it keeps as it is.
+    /// Have the receiver retain what so many generations replace; `None` leaves what it retains as
+    /// it is.
     pub keep: Option<u64>,
     /// How blocks become frames.
     pub compression: Compression,
@@ -54,7 +56,7 @@ impl Default for UploadOptions {
             workers: 5,
             ignore_done: false,
             dry_run: false,
-            looked: None,
+            precheck: None,
             delete: None,
             adopt: None,
             keep: None,

@@ -36,7 +36,8 @@ pub struct UploadReport {
     pub deleted: u64,
     /// So many would have had to be deleted, more than was allowed: none was.
     pub too_many: Option<u64>,
-    /// Of what failed, so many would get their places at the receiver if more were allowed to be deleted.
+    /// Of what failed, so many would get their places at the receiver if more were allowed to be
+    /// deleted.
     pub blocked: u64,
     /// The receiver confirmed everything that the index says.
     pub complete: bool,

@@ -41,7 +41,7 @@ impl Upload<'_> {
             }
             other => other?,
         };
-        self.met.store(true, Ordering::Relaxed);
+        self.has_index.store(true, Ordering::Relaxed);
         match answer.digest {
             None => Ok(false),
             Some(digest) if digest == self.summary.digest.to_string() => Ok(true),

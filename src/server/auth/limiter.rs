@@ -1,5 +1,5 @@
-//! How often an address may fail. Tokens are too long to be guessed; this keeps a flood of guesses out of the log, and tells the
-//! one that sends it to slow down.
+//! How often an address may fail. Tokens are too long to be guessed; this keeps a flood of guesses
+//! out of the log, and tells the one that sends it to slow down.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};

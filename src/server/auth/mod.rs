@@ -85,16 +85,15 @@ impl TokenFile {
             Form::Secret if text.trim().is_empty() => Err(Error::new(ErrorKind::Usage, "it is empty")),
             Form::Secret => Ok(vec![TokenEntry::all("token-file", text)?]),
             // So an editor leaves it for a moment.
-            Form::Entries if text.is_empty() => Err(Error::new(ErrorKind::Usage, "it is empty").with_hint(
-                "make a token with tar-like token new; a file with a comment alone lets nobody in",
-            )),
+            Form::Entries if text.is_empty() => Err(Error::new(ErrorKind::Usage, "it is empty")
+                .with_hint("make a token with tar-like token new; a file with a comment alone has none")),
             Form::Entries => parse_tokens(text),
         }
     }
 
     /// Whether it was read again.
     fn refresh(&mut self, wanted: bool) -> Result<bool> {
-        let Some(content) = self.file.look(wanted)? else { return Ok(false) };
+        let Some(content) = self.file.read_if_changed(wanted)? else { return Ok(false) };
         self.entries = self.parse(&content).map_err(|e| self.file.error(e))?;
         Ok(true)
     }
@@ -159,7 +158,7 @@ impl Access {
         self.current().map_or(0, |entries| entries.len())
     }
 
-    /// Whether nobody can have a token that is good.
+    /// Whether no token is good.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -169,8 +168,9 @@ impl Access {
         self.entries.read().clone()
     }
 
-    /// Reads the files again: if they have changed, or, where that is `wanted`, anyway. Says whether something was read. A file that is wrong
-    /// changes nothing: the tokens that it had before stay good.
+    /// Reads the files again: if they have changed, or, where that is `wanted`, anyway. Says
+    /// whether something was read. A file that is wrong changes nothing: the tokens that it had
+    /// before stay good.
     ///
     /// # Errors
     /// A file cannot be read, or is wrong. Each error is told once, unless it is `wanted` again.
@@ -199,7 +199,8 @@ impl Access {
         outcome
     }
 
-    /// Whether a request from `peer` with these headers may do what it needs. Gives the name of its token, where tokens are needed.
+    /// Whether a request from `peer` with these headers may do what it needs. Gives the name of its
+    /// token, where tokens are needed.
     pub(super) fn check(&self, peer: IpAddr, headers: &HeaderMap, need: Need) -> Result<Option<String>> {
         let Some(entries) = self.current() else { return Ok(None) };
         let hint = "give the receiver's token by --token-file or TARLIKE_TOKEN";
@@ -240,8 +241,9 @@ impl Access {
         Err(error)
     }
 
-    /// Counts a failure, and says what it is answered by. A good token never comes here: it is far too long to be guessed, and honest
-    /// senders may share their address with the one that guesses.
+    /// Counts a failure, and says what it is answered by. A good token never comes here: it is far
+    /// too long to be guessed, and honest senders may share their address with the one that
+    /// guesses.
     fn failed(&self, peer: IpAddr, headers: &HeaderMap, error: Error) -> Error {
         let origin = self.origin(peer, headers);
         let verdict = self.limiter.lock().failed(origin, Instant::now());
@@ -268,7 +270,8 @@ impl Access {
         self.trusted_proxies.iter().any(|network| network.0.contains(&peer))
     }
 
-    /// Where a request came from. Only a proxy of ours is believed, and of what it passes on only what it has added itself, at the end.
+    /// Where a request came from. Only a proxy of ours is believed, and of what it passes on only
+    /// what it has added itself, at the end.
     pub(super) fn origin(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let peer = peer.to_canonical();
         if !self.is_trusted_proxy(peer) {

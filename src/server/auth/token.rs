@@ -9,8 +9,9 @@ use subtle::ConstantTimeEq;
 /// The shortest token that is accepted, in bytes.
 pub const MIN_TOKEN_BYTES: usize = 16;
 
-/// The BLAKE3 of a secret that requests carry as `Authorization: Bearer …`. A slow hash would gain nothing: tokens are long and random,
-/// so nobody tries them all, and every request would pay for it.
+/// The BLAKE3 of a secret that requests carry as `Authorization: Bearer …`. A slow hash would gain
+/// nothing: tokens are long and random, so they cannot all be tried, and every request would pay
+/// for it.
 #[derive(Clone, Copy)]
 pub(super) struct TokenHash([u8; 32]);
 

@@ -202,7 +202,7 @@ impl FromStr for TokenEntry {
                 "scope" => scopes.replace(value).is_some(),
                 "tar-id" => tar_ids.replace(value).is_some(),
                 "expires" => expires.replace(value).is_some(),
-                // Neither key nor value is said: somebody may have put a secret there.
+                // Neither key nor value is said: a secret may be there by mistake.
                 _ => {
                     return Err(wrong(
                         "there is a key that is none of name, hash, scope, tar-id, expires".to_string(),

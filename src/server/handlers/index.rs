@@ -95,7 +95,8 @@ impl IndexPut {
         Ok(Self { expected, from, adopt, compare, options })
     }
 
-    /// Refuses what can be refused before the body is read; gives the answer to an index that the archive has.
+    /// Refuses what can be refused before the body is read; gives the answer to an index that the
+    /// archive has.
     fn admit(&self, server: &Server, tar_id: u64, length: u64) -> Result<Option<IndexAnswer>> {
         let limit_bytes = server.options.max_index_bytes;
         if length > frame_bound(limit_bytes) {
@@ -113,7 +114,8 @@ impl IndexPut {
         let expected = self.expected.filter(|_| self.compare.is_none());
         let answer = expected.and_then(|digest| receiver.has_index(tar_id, &digest, self.adopt));
         if answer.is_none() {
-            // Neither who waits nor whose answer was lost comes sooner to its turn by a second request.
+            // Neither who waits nor whose answer was lost comes sooner to its turn by a second
+            // request.
             server.index_work.check(tar_id)?;
         }
         Ok(answer)

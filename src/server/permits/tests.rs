@@ -59,8 +59,8 @@ fn a_permit_goes_from_a_drip_to_whoever_waits_and_only_then() {
         slow.begin_body();
         fast.begin_body();
         for _ in 0..100 {
-            slow.note_bytes(1);
-            fast.note_bytes(20_000);
+            slow.record_bytes(1);
+            fast.record_bytes(20_000);
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         // Nobody waits: it may go on for ever.
@@ -83,7 +83,7 @@ fn a_body_that_came_well_may_pause() {
         let pausing = permits.acquire(requester("a", 0), LONG).await.unwrap();
         pausing.begin_body();
         tokio::time::sleep(Duration::from_secs(1)).await;
-        pausing.note_bytes(1_000_000);
+        pausing.record_bytes(1_000_000);
         let theirs = permits.clone();
         let waiting = tokio::spawn(async move { theirs.acquire(requester("b", 1), LONG).await });
         assert!(tokio::time::timeout(Duration::from_millis(1900), pausing.preempted()).await.is_err());
@@ -105,7 +105,7 @@ fn a_slow_link_keeps_its_share() {
             let waiting = tokio::spawn(async move { theirs.acquire(requester(waiter, 1), LONG).await });
             for _ in 0..4 * seconds {
                 tokio::time::sleep(Duration::from_millis(250)).await;
-                slow.note_bytes(2000);
+                slow.record_bytes(2000);
             }
             assert!(tokio::time::timeout(Duration::from_millis(1), slow.preempted()).await.is_err());
             tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -123,8 +123,8 @@ fn a_slow_link_keeps_its_share() {
         let waiting = tokio::spawn(async move { theirs.acquire(requester("b", 0), LONG).await });
         for _ in 0..3 {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            held[0].note_bytes(4000);
-            held[1].note_bytes(3000);
+            held[0].record_bytes(4000);
+            held[1].record_bytes(3000);
         }
         assert!(tokio::time::timeout(Duration::from_millis(1), held[0].preempted()).await.is_err());
         held[1].preempted().await;

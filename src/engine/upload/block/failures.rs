@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 impl BlockSender {
     pub(super) fn fail(&self, file: &FileEntry, reason: String) {
-        // What it shares with others may still come from them, but is not asked for again on its account.
+        // What it shares with others may still come from them, but is not asked for again on its
+        // account.
         let pieces = if file.fragmented { self.pieces_of(file) } else { Vec::new() };
         let path = file.path.to_string();
         {
@@ -106,7 +107,7 @@ impl BlockSender {
     }
 
     /// What the receiver could not put in place.
-    pub(in super::super) fn note_receiver_failures(&self, answer: &FinishAnswer) {
+    pub(in super::super) fn record_receiver_failures(&self, answer: &FinishAnswer) {
         let mut unnamed = answer.failed_total;
         for failed in &answer.failed {
             unnamed = unnamed.saturating_sub(1);
