@@ -4,6 +4,7 @@ use super::answer::{self, Who};
 use super::body;
 use super::connect::{self, TlsOptions};
 use super::limit::Bandwidth;
+use super::port::{Answer, ReceiverClient};
 use super::request::{BlockBody, IndexBody, LogBatch};
 use super::retry::{self, Failed, retry};
 use super::stall_timeout::StallTimeout;
@@ -116,42 +117,6 @@ impl Client {
         })
     }
 
-    /// The base address, for people and the progress database.
-    #[must_use]
-    pub fn address(&self) -> &str {
-        self.base.as_str().trim_end_matches('/')
-    }
-
-    /// How fast the link takes what is sent.
-    #[must_use]
-    pub fn throughput(&self) -> &Throughput {
-        &self.throughput
-    }
-
-    /// How much may be sent at once.
-    #[must_use]
-    pub fn window(&self) -> &Arc<Window> {
-        &self.window
-    }
-
-    /// Whether the receiver is on this host, and nothing limits the rate.
-    #[must_use]
-    pub fn is_local(&self) -> bool {
-        self.local && self.bandwidth.is_none()
-    }
-
-    /// Whether the receiver takes blocks as Zstandard frames: false until it has said so.
-    #[must_use]
-    pub fn takes_zstd(&self) -> Arc<AtomicBool> {
-        self.zstd.clone()
-    }
-
-    /// How long requests may fail.
-    #[must_use]
-    pub fn budget(&self) -> &RetryBudget {
-        &self.budget
-    }
-
     fn request(&self, method: Method, tail: &str, deadline: Option<Duration>) -> Result<RequestBuilder> {
         let url = self.base.join(&format!("{}/{tail}", self.tar_id)).map_err(|e| {
             Error::new(ErrorKind::Usage, format!("cannot make an address of {}", self.base)).with_source(e)
@@ -174,49 +139,6 @@ impl Client {
     /// Nothing may stand still longer than requests may fail.
     fn deadline(&self, least: Duration, most: Duration) -> Duration {
         self.budget.left().clamp(least, most.max(least))
-    }
-
-    /// How far the archive is; `Ok(None)` says that the receiver knows only the original's protocol
-    /// (FORMAT.md 5.1).
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] if the receiver has no index for this archive, or what the retries
-    /// ended with.
-    pub async fn status(&self, block_size: u64, from: u64) -> Result<Option<Status>> {
-        retry(&self.budget, &*self.monitor, || async {
-            let tail = format!("status?blk_size={block_size}&from={from}");
-            let response = self
-                .send(self.request(
-                    Method::GET,
-                    &tail,
-                    Some(self.deadline(MIN_STATUS_DEADLINE, SHORT_DEADLINE)),
-                )?)
-                .await?;
-            let unknown =
-                [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
-            if self.who(&response) == Who::Unknown && unknown.contains(&response.status()) {
-                return Ok(None);
-            }
-            self.read(response).await.map(Some)
-        })
-        .await
-    }
-
-    /// Puts the index.
-    ///
-    /// # Errors
-    /// The receiver refuses it, or what the retries ended with.
-    pub async fn put_index(&self, index: &IndexBody) -> Result<IndexAnswer> {
-        self.put_or_compare(index, HEADER_ADOPT).await
-    }
-
-    /// Has the receiver say how much of an index there is, by the adoption that it names. Nothing
-    /// changes there.
-    ///
-    /// # Errors
-    /// As [`Client::put_index`].
-    pub async fn compare(&self, index: &IndexBody) -> Result<Similarity> {
-        self.put_or_compare(index, HEADER_COMPARE).await
     }
 
     async fn put_or_compare<T: DeserializeOwned>(&self, index: &IndexBody, adopt: &'static str) -> Result<T> {
@@ -243,28 +165,6 @@ impl Client {
                     let is_final = index.has_other_way() && failed.error.kind() == ErrorKind::NoSpace;
                     Failed { is_final: failed.is_final || is_final, ..failed }
                 })
-        })
-        .await
-    }
-
-    /// Adds a batch to the log of the index.
-    ///
-    /// # Errors
-    /// The receiver refuses it, or what the retries ended with.
-    pub async fn append_log(&self, batch: &LogBatch) -> Result<LogAnswer> {
-        let movement = self.budget.movement(batch.body.length());
-        retry(&self.budget, &*self.monitor, || async {
-            let timeout = StallTimeout::new(movement.clone());
-            let request = self
-                .request(Method::POST, "log", None)?
-                .header(header::CONTENT_LENGTH, batch.body.length())
-                .header(HEADER_STREAM, batch.stream.to_string())
-                .header(HEADER_INDEX, batch.before.to_string())
-                .header(HEADER_LENGTH, batch.length)
-                .body(self.frame_body(&batch.body, &timeout));
-            let exchange = async { self.read(self.send(request).await?).await };
-            let work_s = batch.rows.map_or(0, |rows| rows / INDEX_ROWS_PER_S);
-            timeout.watch(self.answer_deadline(work_s), exchange).await
         })
         .await
     }
@@ -314,56 +214,6 @@ impl Client {
         ours
     }
 
-    /// Puts a block, for which `claim` was made; gives what our receiver answers, or `None` where a
-    /// receiver of the original's kind accepted it.
-    ///
-    /// # Errors
-    /// The receiver refuses it, or what the retries ended with. If the claim [is
-    /// outdated](Claim::is_outdated) then, its bytes have to be claimed again.
-    pub async fn put_block(
-        &self,
-        block: &BlockBody,
-        index: &IndexDigest,
-        claim: &Claim,
-    ) -> Result<Option<BlockAnswer>> {
-        let movement = self.budget.movement(block.body.length());
-        retry(&self.budget, &*self.monitor, || async {
-            let tail = format!("{}/{}", block.block_size, block.number);
-            let mut request = self
-                .request(Method::PUT, &tail, None)?
-                .header(header::CONTENT_LENGTH, block.body.length())
-                .header(HEADER_INDEX, index.to_string())
-                .header(HEADER_DIGEST, block.digest.to_string());
-            if block.zstd {
-                request = request.header(header::CONTENT_ENCODING, zstd::CODING);
-            }
-            if let Some(part) = &block.part {
-                request = request.header(HEADER_RANGE, format!("{}-{}", part.start, part.end));
-            }
-            if !block.failed.is_empty() {
-                request = request.header(HEADER_FAILED, format_ids(&block.failed));
-            }
-            let timeout = StallTimeout::new(movement.clone());
-            let request = request.body(self.frame_body(&block.body, &timeout));
-            let exchange = async {
-                let response = self.accepted(self.send(request).await?).await?;
-                match self.who(&response) {
-                    Who::Ours => self.read(response).await.map(Some),
-                    _ => Ok(None),
-                }
-            };
-            let start = Instant::now();
-            let outcome = timeout.watch(self.standstill(), exchange).await;
-            self.monitor.counters().wire_bytes.add(block.body.length());
-            self.record_time(claim, start.elapsed(), &outcome);
-            outcome.map_err(|failed| {
-                let is_final = claim.is_outdated();
-                Failed { is_final, ..self.without_zstd(block, failed) }
-            })
-        })
-        .await
-    }
-
     /// What a block tells of the link: how long it took, less the receiver's own work.
     fn record_time(
         &self,
@@ -399,66 +249,179 @@ impl Client {
     fn frame_body(&self, frame: &Frame, timeout: &StallTimeout) -> Body {
         body::of_frame(frame, self.bandwidth.clone(), self.throughput.begin(), timeout)
     }
+}
 
-    /// Says that this sender is done with `index`, and waits for what that sets off.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongIndex`]: another index is active meanwhile. Or the receiver refuses, or
-    /// what the retries ended with.
-    pub async fn finish(&self, index: &IndexDigest, finish: FinishRequest) -> Result<FinishAnswer> {
-        let finish = FinishRequest { name: Some(rand::random()), ..finish };
-        loop {
-            let answer = retry(&self.budget, &*self.monitor, || async {
-                let request = self
-                    .request(Method::POST, "finish", Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE)))?
-                    .header(HEADER_INDEX, index.to_string())
-                    .json(&finish);
-                let response = self.accepted(self.send(request).await?).await?;
-                if response.status() == StatusCode::ACCEPTED {
+impl ReceiverClient for Client {
+    fn address(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    fn throughput(&self) -> &Throughput {
+        &self.throughput
+    }
+
+    fn window(&self) -> &Arc<Window> {
+        &self.window
+    }
+
+    fn is_local(&self) -> bool {
+        self.local && self.bandwidth.is_none()
+    }
+
+    fn takes_zstd(&self) -> Arc<AtomicBool> {
+        self.zstd.clone()
+    }
+
+    fn budget(&self) -> &RetryBudget {
+        &self.budget
+    }
+
+    fn status(&self, block_size: u64, from: u64) -> Answer<'_, Option<Status>> {
+        Box::pin(async move {
+            retry(&self.budget, &*self.monitor, || async {
+                let tail = format!("status?blk_size={block_size}&from={from}");
+                let response = self
+                    .send(self.request(
+                        Method::GET,
+                        &tail,
+                        Some(self.deadline(MIN_STATUS_DEADLINE, SHORT_DEADLINE)),
+                    )?)
+                    .await?;
+                let unknown =
+                    [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
+                if self.who(&response) == Who::Unknown && unknown.contains(&response.status()) {
                     return Ok(None);
                 }
                 self.read(response).await.map(Some)
             })
-            .await?;
-            if let Some(answer) = answer {
-                return Ok(answer);
-            }
-        }
+            .await
+        })
     }
 
-    /// Has the receiver find out what is below its base folder, and waits until it has.
-    ///
-    /// # Errors
-    /// The receiver refuses or does not know how, or what the retries ended with.
-    pub async fn adopt(&self, adopt: &AdoptRequest) -> Result<AdoptAnswer> {
-        loop {
-            let (ready, answer) = retry(&self.budget, &*self.monitor, || async {
+    fn put_index<'a>(&'a self, index: &'a IndexBody) -> Answer<'a, IndexAnswer> {
+        Box::pin(self.put_or_compare(index, HEADER_ADOPT))
+    }
+
+    fn compare<'a>(&'a self, index: &'a IndexBody) -> Answer<'a, Similarity> {
+        Box::pin(self.put_or_compare(index, HEADER_COMPARE))
+    }
+
+    fn append_log<'a>(&'a self, batch: &'a LogBatch) -> Answer<'a, LogAnswer> {
+        Box::pin(async move {
+            let movement = self.budget.movement(batch.body.length());
+            retry(&self.budget, &*self.monitor, || async {
+                let timeout = StallTimeout::new(movement.clone());
                 let request = self
-                    .request(Method::POST, "adopt", Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE)))?
-                    .json(adopt);
-                let response = self.accepted(self.send(request).await?).await?;
-                Ok((response.status() != StatusCode::ACCEPTED, self.read(response).await?))
+                    .request(Method::POST, "log", None)?
+                    .header(header::CONTENT_LENGTH, batch.body.length())
+                    .header(HEADER_STREAM, batch.stream.to_string())
+                    .header(HEADER_INDEX, batch.before.to_string())
+                    .header(HEADER_LENGTH, batch.length)
+                    .body(self.frame_body(&batch.body, &timeout));
+                let exchange = async { self.read(self.send(request).await?).await };
+                let work_s = batch.rows.map_or(0, |rows| rows / INDEX_ROWS_PER_S);
+                timeout.watch(self.answer_deadline(work_s), exchange).await
             })
-            .await?;
-            if ready {
-                return Ok(answer);
-            }
-        }
+            .await
+        })
     }
 
-    /// Has the receiver `stat` what it has published of `index`, while something else is done here;
-    /// `name` is what [`FinishRequest::looked`] may say afterwards. Tried once: nothing depends on
-    /// it.
-    ///
-    /// # Errors
-    /// Whatever there is.
-    pub async fn precheck(&self, index: &IndexDigest, name: u64) -> Result<()> {
-        let request = self
-            .request(Method::POST, "look", None)?
-            .header(HEADER_INDEX, index.to_string())
-            .json(&LookRequest { name });
-        let answered = async { self.accepted(self.send(request).await?).await };
-        answered.await.map(drop).map_err(|failed: Failed| failed.error)
+    fn put_block<'a>(
+        &'a self,
+        block: &'a BlockBody,
+        index: &'a IndexDigest,
+        claim: &'a Claim,
+    ) -> Answer<'a, Option<BlockAnswer>> {
+        Box::pin(async move {
+            let movement = self.budget.movement(block.body.length());
+            retry(&self.budget, &*self.monitor, || async {
+                let tail = format!("{}/{}", block.block_size, block.number);
+                let mut request = self
+                    .request(Method::PUT, &tail, None)?
+                    .header(header::CONTENT_LENGTH, block.body.length())
+                    .header(HEADER_INDEX, index.to_string())
+                    .header(HEADER_DIGEST, block.digest.to_string());
+                if block.zstd {
+                    request = request.header(header::CONTENT_ENCODING, zstd::CODING);
+                }
+                if let Some(part) = &block.part {
+                    request = request.header(HEADER_RANGE, format!("{}-{}", part.start, part.end));
+                }
+                if !block.failed.is_empty() {
+                    request = request.header(HEADER_FAILED, format_ids(&block.failed));
+                }
+                let timeout = StallTimeout::new(movement.clone());
+                let request = request.body(self.frame_body(&block.body, &timeout));
+                let exchange = async {
+                    let response = self.accepted(self.send(request).await?).await?;
+                    match self.who(&response) {
+                        Who::Ours => self.read(response).await.map(Some),
+                        _ => Ok(None),
+                    }
+                };
+                let start = Instant::now();
+                let outcome = timeout.watch(self.standstill(), exchange).await;
+                self.monitor.counters().wire_bytes.add(block.body.length());
+                self.record_time(claim, start.elapsed(), &outcome);
+                outcome.map_err(|failed| {
+                    let is_final = claim.is_outdated();
+                    Failed { is_final, ..self.without_zstd(block, failed) }
+                })
+            })
+            .await
+        })
+    }
+
+    fn finish<'a>(&'a self, index: &'a IndexDigest, finish: FinishRequest) -> Answer<'a, FinishAnswer> {
+        Box::pin(async move {
+            let finish = FinishRequest { name: Some(rand::random()), ..finish };
+            loop {
+                let answer = retry(&self.budget, &*self.monitor, || async {
+                    let request = self
+                        .request(Method::POST, "finish", Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE)))?
+                        .header(HEADER_INDEX, index.to_string())
+                        .json(&finish);
+                    let response = self.accepted(self.send(request).await?).await?;
+                    if response.status() == StatusCode::ACCEPTED {
+                        return Ok(None);
+                    }
+                    self.read(response).await.map(Some)
+                })
+                .await?;
+                if let Some(answer) = answer {
+                    return Ok(answer);
+                }
+            }
+        })
+    }
+
+    fn adopt<'a>(&'a self, adopt: &'a AdoptRequest) -> Answer<'a, AdoptAnswer> {
+        Box::pin(async move {
+            loop {
+                let (ready, answer) = retry(&self.budget, &*self.monitor, || async {
+                    let request = self
+                        .request(Method::POST, "adopt", Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE)))?
+                        .json(adopt);
+                    let response = self.accepted(self.send(request).await?).await?;
+                    Ok((response.status() != StatusCode::ACCEPTED, self.read(response).await?))
+                })
+                .await?;
+                if ready {
+                    return Ok(answer);
+                }
+            }
+        })
+    }
+
+    fn precheck<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let request = self
+                .request(Method::POST, "look", None)?
+                .header(HEADER_INDEX, index.to_string())
+                .json(&LookRequest { name });
+            let answered = async { self.accepted(self.send(request).await?).await };
+            answered.await.map(drop).map_err(|failed: Failed| failed.error)
+        })
     }
 }
 

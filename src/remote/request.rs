@@ -14,7 +14,7 @@ pub struct BlockBody {
     pub block_size: u64,
     /// One LZ4 frame …
     pub body: Frame,
-    /// … or, to a receiver that [takes](super::Client::takes_zstd) it, one Zstandard frame.
+    /// … or, to a receiver that [takes](super::ReceiverClient::takes_zstd) it, one Zstandard frame.
     pub zstd: bool,
     /// The bytes of the archive that are sent, if they are not all of the block.
     pub part: Option<std::ops::Range<u64>>,
@@ -58,7 +58,7 @@ pub struct IndexBody {
 pub enum IndexForm {
     /// The index itself.
     Whole {
-        /// The [adoption](super::Client::adopt) whose result counts as what the receiver had.
+        /// The [adoption](super::ReceiverClient::adopt) whose result counts as what the receiver had.
         adopt: Option<u64>,
         /// All that is retained is pruned before anything is stored.
         prune: bool,

@@ -53,7 +53,7 @@ pub(super) fn refusal(error: &Error) -> Response {
 mod tests {
     use super::*;
     use crate::archive::protocol::{HEADER_SERVER, VERSION};
-    use crate::remote::{Client, ClientOptions, TlsOptions};
+    use crate::remote::{Client, ClientOptions, ReceiverClient, TlsOptions};
     use crate::telemetry::Silent;
     use http_body_util::BodyExt;
     use std::sync::Arc;

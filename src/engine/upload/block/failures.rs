@@ -149,13 +149,9 @@ impl BlockSender {
                 .map(|(path, reason)| FailedEntry { path: path.clone(), reason: reason.clone() })
                 .collect(),
             failed_total: state.failed_total,
-            deleted: 0,
-            too_many: None,
-            blocked: 0,
             complete,
             others_bytes,
-            legacy: false,
-            dry_run: false,
+            ..UploadReport::default()
         }
     }
 }
