@@ -160,7 +160,11 @@ pub(super) async fn put_index(call: &Call<'_>, tar_id: u64, body: Body) -> Resul
     {
         // The sender puts it again when there is space.
         let receiver = call.server.receiver.clone();
-        blocking(move || Ok(receiver.make_room(tar_id, put.from.as_ref()))).await?;
+        blocking(move || {
+            receiver.make_room(tar_id, put.from.as_ref());
+            Ok(())
+        })
+        .await?;
     }
     outcome
 }
