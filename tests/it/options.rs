@@ -85,7 +85,7 @@ fn a_receiver_without_zstandard_gets_lz4() {
             let output = match streamed {
                 false => lab.upload(&src, &db, &relay.url, flags),
                 // The index is made meanwhile.
-                true => lab.sync(&src, &relay.url, [flags, args!["-c"]].concat()),
+                true => lab.sync(&src, &relay.url, [flags, args!["--clean"]].concat()),
             };
             let summary = output.code(0).summary();
             assert_eq!(

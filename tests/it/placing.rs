@@ -254,7 +254,7 @@ fn the_top_folder_is_copied_too() {
         as_source("nothing else has changed");
         set_mtime(&src, -1_500_000_000);
         std::fs::write(src.join("d/new"), "new").unwrap();
-        run(args!["-c"]);
+        run(args!["--clean"]);
         as_source("from the start");
         std::fs::write(src.join("top"), "new").unwrap();
         run(vec![]);
@@ -331,7 +331,7 @@ fn the_base_folder_keeps_its_metadata_without_a_source() {
 
 #[test]
 fn mode_and_owner_of_a_file_come_back() {
-    for more in [vec![], args!["--checksum"], args!["-c"]] {
+    for more in [vec![], args!["--checksum"], args!["--clean"]] {
         let lab = Lab::new();
         let (src, dst, db) = (lab.dir("src"), lab.dir("dst"), lab.path("db"));
         let mut tree = Tree::new(&src, 407);
@@ -418,9 +418,12 @@ fn no_present_content_is_sent() {
     sent(&src, &dst, args!["-db", db]);
     tree.file("a", "shorter");
     sent(&src, &dst, args!["-db", db]);
-    assert_eq!(sent(&src, &dst, args!["-db", db, "-c"]), 0, "a new index of the same");
+    assert_eq!(sent(&src, &dst, args!["-db", db, "--clean"]), 0, "a new index of the same");
     tree.noise("a", 10);
-    assert!(sent(&src, &dst, args!["-db", db, "-c"]) < 1000, "every file behind it has moved in the archive");
+    assert!(
+        sent(&src, &dst, args!["-db", db, "--clean"]) < 1000,
+        "every file behind it has moved in the archive"
+    );
     assert_eq!(sent(&src, &dst, args!["-db", lab.path("db2")]), 0, "the index was lost");
     assert_same_tree(&src, &dst);
     // Single files in turn into one folder.

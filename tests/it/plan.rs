@@ -399,7 +399,7 @@ fn combinations_that_plan_refuses() {
         args!["--from", "1", "-x", "a"],
         args!["--from", "x"],
         args!["--rate", "0"],
-        args!["--rate", "10MB"],
+        args!["--rate", "10MX"],
         args!["-s", "0"],
         args!["-x", "("],
         args!["--dry-run"],

@@ -108,7 +108,7 @@ fn dry_runs_and_exclusions_count_it_as_a_file() {
     assert_eq!(without["files"], 0, "{without}");
     assert!(!dst.join("disk.img").exists());
     // The pattern sees the name, not its folder.
-    lab.sync(&src, &dst, args!["-x", "src", "-c"]).code(0);
+    lab.sync(&src, &dst, args!["-x", "src", "--clean"]).code(0);
     assert_same_tree(src.parent().unwrap(), &dst);
 }
 

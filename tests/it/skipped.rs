@@ -108,7 +108,7 @@ const WAYS: [(&str, Way); 6] = [
         world.run(args!["history", "restore", "-c", backup, "-db", world.db]).code(0);
     }),
     ("stream", |world| {
-        world.sync(&["-c", "--delete"]).code(3);
+        world.sync(&["--clean", "--delete"]).code(3);
     }),
 ];
 

@@ -613,7 +613,7 @@ fn checksum_reads_what_an_etag_only_looks_like() {
     job.index(vec![]).code(0);
     job.upload(&proxy, vec![]).code(3);
     // Over an existing index, and from nothing.
-    for more in [args!["--checksum"], args!["--checksum", "-c"]] {
+    for more in [args!["--checksum"], args!["--checksum", "--clean"]] {
         job.cmd(args!["index", "--use-s3", "-db", job.db()]).args(more).run().code(0);
         job.upload(&proxy, vec![]).code(0);
         job.check(vec![]).code(0);
