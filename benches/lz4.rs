@@ -1,5 +1,6 @@
-//! What `lz4_flex` alone does on two threads: `cargo bench --bench lz4 -- FILE...` reads the files into memory, then compresses
-//! each block of 30 MB as an upload does, decompresses it as a proxy does, and prints `{"bytes": ..., "seconds": ...}`.
+//! What `lz4_flex` alone does on two threads: `cargo bench --bench lz4 -- FILE...` reads the files
+//! into memory, then compresses each block of 30 MB as an upload does, decompresses it as a proxy
+//! does, and prints `{"bytes": ..., "seconds": ...}`.
 
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 use std::io::{Error, Read, Result, Write};

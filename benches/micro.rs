@@ -1,4 +1,5 @@
-//! Micro-benchmarks of what the program spends its time on: `cargo bench --bench micro`, or with a word to choose.
+//! Micro-benchmarks of what the program spends its time on: `cargo bench --bench micro`, or with a
+//! word to choose.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,4 +1,5 @@
-//! A folder that is held open, and access to what lies beneath it that no symbolic link, `..` or race can lead outside.
+//! A folder that is held open, and access to what lies beneath it that no symbolic link, `..` or
+//! race can lead outside.
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -13,7 +14,8 @@ use crate::archive::entry::Meta;
 #[derive(Debug)]
 pub struct Folder(OwnedFd);
 
-/// Set once the kernel (or a container's filter) refused `openat2`; then every component is opened on its own.
+/// Set once the kernel (or a container's filter) refused `openat2`; then every component is opened
+/// on its own.
 static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 
 /// Set once an owner could not be set, to say so only once.
@@ -26,7 +28,8 @@ const OWNER_ALL: u32 = 0o700;
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
 impl Folder {
-    /// Opens `path`, which may be a symbolic link: whoever names a base folder means where it leads.
+    /// Opens `path`, which may be a symbolic link: whoever names a base folder means where it
+    /// leads.
     ///
     /// # Errors
     /// The system's error.
@@ -46,14 +49,17 @@ impl Folder {
                 match rustix::fs::openat2(&self.0, path, flags, mode, RESOLVE) {
                     // A rename elsewhere on the system raced with the look-up.
                     Err(Errno::AGAIN) => {}
-                    // A folder on the way was moved out of the base just now: as good as a link that leads outside.
+                    // A folder on the way was moved out of the base just now: as good as a link
+                    // that leads outside.
                     Err(Errno::XDEV) => return Err(Errno::LOOP),
-                    // A path that is longer than the system takes at once is opened step by step, too.
+                    // A path that is longer than the system takes at once is opened step by step,
+                    // too.
                     Err(Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::NAMETOOLONG) => break,
                     other => return other,
                 }
             }
-            // EPERM and EINVAL may also be about this very file: only a refused call on ourselves settles it.
+            // EPERM and EINVAL may also be about this very file: only a refused call on ourselves
+            // settles it.
             match rustix::fs::openat2(&self.0, ".", DIRECTORY | OFlags::CLOEXEC, Mode::empty(), RESOLVE) {
                 Ok(_) => {}
                 Err(_) => NO_OPENAT2.store(true, Ordering::Relaxed),
@@ -62,7 +68,8 @@ impl Folder {
         self.walk(path, flags, mode)
     }
 
-    /// The same for kernels without `openat2`, and for long paths: one component at a time, none of them a link.
+    /// The same for kernels without `openat2`, and for long paths: one component at a time, none of
+    /// them a link.
     fn walk(&self, path: &[u8], flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
         let mut held: Option<OwnedFd> = None;
         let mut names = path.split(|&b| b == b'/').peekable();
@@ -131,7 +138,8 @@ impl Folder {
         }
     }
 
-    /// Gives the owner of this folder all rights to it; false if there was nothing to give, or the folder belongs to another user.
+    /// Gives the owner of this folder all rights to it; false if there was nothing to give, or the
+    /// folder belongs to another user.
     ///
     /// # Errors
     /// The system's error.
@@ -147,8 +155,9 @@ impl Folder {
         }
     }
 
-    /// Gives the owner of `name` directly in this folder, which is of this kind, all rights to it, whose mode forbids even to open it; false
-    /// if there was nothing to give, or it is of another kind or belongs to another user. No symbolic link is followed.
+    /// Gives the owner of `name` directly in this folder, which is of this kind, all rights to it,
+    /// whose mode forbids even to open it; false if there was nothing to give, or it is of another
+    /// kind or belongs to another user. No symbolic link is followed.
     ///
     /// # Errors
     /// The system's error.
@@ -165,8 +174,9 @@ impl Folder {
         rustix::fs::chmod(path, Mode::from_raw_mode(stat.st_mode & 0o7777 | OWNER_ALL)).map(|()| true)
     }
 
-    /// Opens the folder at `path` beneath this one, also where its own mode, or that of a folder on the way, forbids that to its owner: it
-    /// gets all rights for its owner first, and `opened_up` is set.
+    /// Opens the folder at `path` beneath this one, also where its own mode, or that of a folder on
+    /// the way, forbids that to its owner: it gets all rights for its owner first, and `opened_up`
+    /// is set.
     ///
     /// # Errors
     /// The system's error.
@@ -186,7 +196,8 @@ impl Folder {
         }
     }
 
-    /// Does `work` with the folder `name` in this one; if modes forbid it, once more with all rights for the owner of both.
+    /// Does `work` with the folder `name` in this one; if modes forbid it, once more with all
+    /// rights for the owner of both.
     fn within_reach<T>(
         &self,
         name: &[u8],
@@ -205,7 +216,8 @@ impl Folder {
         Err(Errno::ACCESS)
     }
 
-    /// Opens the regular file at `path` beneath this folder for reading, as [`Folder::enter`] opens a folder.
+    /// Opens the regular file at `path` beneath this folder for reading, as [`Folder::enter`] opens
+    /// a folder.
     ///
     /// # Errors
     /// The system's error.
@@ -219,7 +231,8 @@ impl Folder {
         self.enter(parent, opened_up)?.open_file(name)
     }
 
-    /// What stands at `name` directly in this folder, as [`Folder::stat`], also where the folder's mode forbids to look.
+    /// What stands at `name` directly in this folder, as [`Folder::stat`], also where the folder's
+    /// mode forbids to look.
     ///
     /// # Errors
     /// The system's error.
@@ -233,8 +246,9 @@ impl Folder {
         }
     }
 
-    /// The folder `path` beneath this one, made with all its parents where missing. What is no folder and stands in the
-    /// way, a symbolic link included, is replaced, as rsync does; `replaced` is told.
+    /// The folder `path` beneath this one, made with all its parents where missing. What is no
+    /// folder and stands in the way, a symbolic link included, is replaced, as rsync does;
+    /// `replaced` is told.
     ///
     /// # Errors
     /// The system's error.
@@ -266,7 +280,8 @@ impl Folder {
                     }
                     _ => {}
                 },
-                // Ours, but without write permission for its owner; whoever made it so sets its mode again.
+                // Ours, but without write permission for its owner; whoever made it so sets its
+                // mode again.
                 Err(Errno::ACCESS) if parent.make_writable()? => continue,
                 Err(e) => return Err(e),
             }
@@ -297,8 +312,8 @@ pub fn meta_of(stat: &Stat) -> Meta {
     Meta { mode: stat.st_mode & 0o7777, mtime_ns: mtime_ns(stat), uid: stat.st_uid, gid: stat.st_gid }
 }
 
-/// Time of the last change of the content, in nanoseconds since 1970. Of times before 1677-09-21 and after 2262-04-11, the nearest that is
-/// not.
+/// Time of the last change of the content, in nanoseconds since 1970. Of times before 1677-09-21
+/// and after 2262-04-11, the nearest that is not.
 #[must_use]
 pub fn mtime_ns(stat: &Stat) -> i64 {
     nanoseconds(stat.st_mtime, stat.st_mtime_nsec)
@@ -315,18 +330,20 @@ fn nanoseconds(seconds: i64, nanoseconds: u64) -> i64 {
     i64::try_from(exact).unwrap_or(if exact < 0 { i64::MIN } else { i64::MAX })
 }
 
-/// Whether a file system that was given the time `wanted` may have kept it as `found`: many keep whole microseconds,
-/// some whole seconds, FAT every second one. Both in nanoseconds since 1970.
+/// Whether a file system that was given the time `wanted` may have kept it as `found`: many keep
+/// whole microseconds, some whole seconds, FAT every second one. Both in nanoseconds since 1970.
 #[must_use]
 pub fn is_same_time(found: i64, wanted: i64) -> bool {
     let kept = |grain: i64| found % grain == 0 && found.abs_diff(wanted) < grain.unsigned_abs();
     found == wanted || [100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000].into_iter().any(kept)
 }
 
-/// The same for a time that the file system may not be able to keep: then it has the nearest that it can, a limit of its own.
+/// The same for a time that the file system may not be able to keep: then it has the nearest that
+/// it can, a limit of its own.
 #[must_use]
 pub fn is_kept_time(found: i64, wanted: i64) -> bool {
-    // Of 32 bits with and without a sign, and of FAT, in seconds since 1970. Those of ext4 and XFS lie beyond what an index keeps.
+    // Of 32 bits with and without a sign, and of FAT, in seconds since 1970. Those of ext4 and XFS
+    // lie beyond what an index keeps.
     const LOWEST: [i64; 3] = [-(1 << 31), 0, 315_532_800];
     const HIGHEST: [i64; 3] = [(1 << 31) - 1, (1 << 32) - 1, 4_354_819_198];
     let limits = if wanted < found { &LOWEST[..] } else { &HIGHEST[..] };
@@ -334,7 +351,8 @@ pub fn is_kept_time(found: i64, wanted: i64) -> bool {
     is_same_time(found, wanted) || (!is_common_time(wanted) && is_limit())
 }
 
-/// Whether every file system can keep this time, in nanoseconds since 1970; some keep the nearest that they know instead.
+/// Whether every file system can keep this time, in nanoseconds since 1970; some keep the nearest
+/// that they know instead.
 #[must_use]
 pub fn is_common_time(mtime_ns: i64) -> bool {
     (0..=i64::from(i32::MAX) * 1_000_000_000).contains(&mtime_ns)
@@ -352,8 +370,8 @@ pub fn timestamps(meta: &Meta) -> Timestamps {
     }
 }
 
-/// Whether an owner could be set. Not even root may everywhere: user namespaces, NFS and FAT refuse it, and a file without its
-/// owner is better than no file.
+/// Whether an owner could be set. Not even root may everywhere: user namespaces, NFS and FAT refuse
+/// it, and a file without its owner is better than no file.
 ///
 /// # Errors
 /// Any other error than that.
@@ -365,15 +383,16 @@ pub fn owner_set(outcome: Result<(), Errno>) -> Result<bool, Errno> {
     }
 }
 
-/// Says once that an owner could not be set. Only where everything else could be: an immutable file refuses that as well.
+/// Says once that an owner could not be set. Only where everything else could be: an immutable file
+/// refuses that as well.
 pub fn note_no_owner() {
     if !NO_OWNER.swap(true, Ordering::Relaxed) {
         tracing::warn!("the file system does not let us set owners; they and the set-id bits are left out");
     }
 }
 
-/// Sets owner (where `owner`), permissions and time of an open file or folder. Without the owner the set-id bits are left
-/// out: they would give the rights of whoever runs this program.
+/// Sets owner (where `owner`), permissions and time of an open file or folder. Without the owner
+/// the set-id bits are left out: they would give the rights of whoever runs this program.
 ///
 /// # Errors
 /// The system's error.

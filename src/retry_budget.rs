@@ -21,7 +21,8 @@ impl Backoff {
         Self { next: initial, max }
     }
 
-    /// The next delay. Half of it is chance: senders that failed together do not come back together.
+    /// The next delay. Half of it is chance: senders that failed together do not come back
+    /// together.
     pub fn delay(&mut self) -> Duration {
         let longest = self.next;
         self.next = (longest * 2).min(self.max);

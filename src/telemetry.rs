@@ -1,4 +1,5 @@
-//! Counters that everybody reads the same way (terminal, metrics, JSON), and the port through which the engine speaks.
+//! Counters that everybody reads the same way (terminal, metrics, JSON), and the port through which
+//! the engine speaks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -62,7 +63,8 @@ pub struct Counters {
     pub zstd_blocks: Counter,
 }
 
-/// Something a user wants to know while the work goes on. The engine never prints: it tells a [`Monitor`].
+/// Something a user wants to know while the work goes on. The engine never prints: it tells a
+/// [`Monitor`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// A new phase of the work begins; the text is for people.

@@ -269,8 +269,8 @@ pub struct DeleteRequest {
     pub backup: Option<String>,
     /// Only what the generation put there that was just reverted, not what earlier ones
     /// left there.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub taken_back: bool,
+    #[serde(default, rename = "taken_back", skip_serializing_if = "std::ops::Not::not")]
+    pub only_reverted: bool,
     /// Paths to spare, as [`super::path::printable`] text: the source may still have them. A path
     /// with a `/` at its end includes all paths below it. Only for receivers that say
     /// [`Status::spares`].
@@ -280,7 +280,7 @@ pub struct DeleteRequest {
 
 /// Body of `POST look`: a precheck of the files that have their final names. It changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LookRequest {
+pub struct PrecheckRequest {
     /// Names the precheck; chosen at random.
     pub name: u64,
 }

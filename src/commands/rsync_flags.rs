@@ -38,7 +38,8 @@ pub(super) struct RsyncFlags {
 }
 
 impl RsyncFlags {
-    /// One sentence for each kind of entry or metadata that a flag asks for and `sync` does not copy.
+    /// One sentence for each kind of entry or metadata that a flag asks for and `sync` does not
+    /// copy.
     pub(super) fn warnings(&self) -> impl Iterator<Item = &'static str> {
         [
             (self.devices, "-D: FIFOs, sockets and devices are not copied; they are listed as skipped"),

@@ -1,5 +1,5 @@
-//! A pool of large buffers. New pages for every block would cost more time than the work in them, and an
-//! allocator that keeps freed pages makes the use of memory unpredictable.
+//! A pool of large buffers. New pages for every block would cost more time than the work in them,
+//! and an allocator that keeps freed pages makes the use of memory unpredictable.
 
 use parking_lot::Mutex;
 use std::ops::{Deref, DerefMut};

@@ -1,5 +1,6 @@
-//! Chooses the compression of each block, so that most bytes of content arrive per second: a slower link
-//! is worth more core time. The choice begins with usual figures and goes on with measured ones.
+//! Chooses the compression of each block, so that most bytes of content arrive per second: a slower
+//! link is worth more core time. The choice begins with usual figures and goes on with measured
+//! ones.
 
 use super::buffers::Buffers;
 use crate::archive::codec::{self, Compression};
@@ -13,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The core time that this thread has used. It excludes the time in which other threads had the core.
+/// The core time that this thread has used. It excludes the time in which other threads had the
+/// core.
 fn thread_time() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(used).unwrap_or_default()
@@ -38,8 +40,8 @@ impl Coding {
     }
 }
 
-/// The codings with their usual figures for a mean file: bytes of content per second on one core, and the
-/// ratio of content to body. They count until a coding is measured.
+/// The codings with their usual figures for a mean file: bytes of content per second on one core,
+/// and the ratio of content to body. They count until a coding is measured.
 const CODINGS: [(Coding, f64, f64); 4] = [
     (Coding::Lz4, 450e6, 1.9),
     (Coding::Zstd(1), 330e6, 2.4),
@@ -136,7 +138,8 @@ impl CompressionPolicy {
         (Frame::from(Bytes::from_owner(body)), coding)
     }
 
-    /// Waits for a core: a compressor takes memory, and more compressors than cores would not be faster.
+    /// Waits for a core: a compressor takes memory, and more compressors than cores would not be
+    /// faster.
     fn take_core(&self) -> CoreGuard<'_> {
         let mut free = self.free_cores.lock();
         self.core_freed.wait_while(&mut free, |free| *free == 0);
@@ -185,7 +188,8 @@ impl CompressionPolicy {
     /// For each coding, the bytes of content per second that link and cores allow.
     fn promises(&self, link: f64) -> [(Coding, f64); CODINGS.len()] {
         let measured = *self.measured.lock();
-        // How this machine and this content differ from the usual figures, by the coding that was used most.
+        // How this machine and this content differ from the usual figures, by the coding that was
+        // used most.
         let (speed, gain) = measured
             .iter()
             .zip(&CODINGS)
@@ -228,8 +232,8 @@ impl Drop for CoreGuard<'_> {
     }
 }
 
-/// Bytes of content per second on one core, and the ratio of content to body; `None` before the first
-/// measurement.
+/// Bytes of content per second on one core, and the ratio of content to body; `None` before the
+/// first measurement.
 fn figures(measured: &Measured) -> Option<(f64, f64)> {
     let Measured { content_bytes, body_bytes, time } = *measured;
     let is_measured = body_bytes > 0 && !time.is_zero();

@@ -92,7 +92,7 @@ impl StartReceiver for DirectStarter {
                 requests: self.requests.clone(),
                 fault: self.fault.clone(),
             };
-            let stop = Box::pin(async move { receiver.settle() });
+            let stop = Box::pin(async move { receiver.flush() });
             Ok(StartedReceiver { client: Arc::new(client), stop })
         })
     }
@@ -233,6 +233,6 @@ impl ReceiverClient for DirectClient {
     }
 
     fn precheck<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()> {
-        self.request("look", move |receiver| receiver.look(TAR_ID, index, name, &|| true))
+        self.request("look", move |receiver| receiver.precheck(TAR_ID, index, name, &|| true))
     }
 }

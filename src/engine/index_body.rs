@@ -9,7 +9,8 @@ use std::io::{BufReader, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Compresses the index at `path` into a file without a name in the folder `scratch`, positioned at its start; gives its length in bytes, too.
+/// Compresses the index at `path` into a file without a name in the folder `scratch`, positioned at
+/// its start; gives its length in bytes, too.
 ///
 /// # Errors
 /// The index cannot be read, or the temporary folder cannot be written to.
@@ -30,7 +31,8 @@ pub fn pack(path: &Path, scratch: &Path) -> Result<(File, u64)> {
     })
 }
 
-/// Compresses the batches of a change, each behind its length, into such a file; gives its length in bytes, too.
+/// Compresses the batches of a change, each behind its length, into such a file; gives its length
+/// in bytes, too.
 ///
 /// # Errors
 /// The temporary folder cannot be written to, or `batches` fails.
@@ -67,14 +69,16 @@ pub enum Kind {
     Change,
 }
 
-/// How an SQLite database begins ([the database header](https://www.sqlite.org/fileformat.html#the_database_header)).
+/// How an SQLite database begins ([the database
+/// header](https://www.sqlite.org/fileformat.html#the_database_header)).
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
-/// Decompresses `body` into a new file at `target`, at most `limit_bytes` and not more than `room_bytes`, which is the disk's share.
+/// Decompresses `body` into a new file at `target`, at most `limit_bytes` and not more than
+/// `room_bytes`, which is the disk's share.
 ///
 /// # Errors
-/// The body is no whole LZ4 frame of what it should be ([`ErrorKind::BadIndex`]), its content is over the limit
-/// ([`ErrorKind::TooLarge`]), or the disk is full ([`ErrorKind::NoSpace`]).
+/// The body is no whole LZ4 frame of what it should be ([`ErrorKind::BadIndex`]), its content is
+/// over the limit ([`ErrorKind::TooLarge`]), or the disk is full ([`ErrorKind::NoSpace`]).
 pub fn unpack(body: &Path, target: &Path, kind: Kind, limit_bytes: u64, room_bytes: u64) -> Result<()> {
     let io = |e: std::io::Error| Error::io("cannot unpack the uploaded index", e).limited();
     let bad = |why: &dyn std::fmt::Display| {
@@ -96,7 +100,8 @@ pub fn unpack(body: &Path, target: &Path, kind: Kind, limit_bytes: u64, room_byt
         if n == 0 {
             break;
         }
-        // What is none would be written at its whole length first: LZ4 makes gigabytes of megabytes.
+        // What is none would be written at its whole length first: LZ4 makes gigabytes of
+        // megabytes.
         if written == 0 && kind == Kind::Index && !buffer[..n].starts_with(MAGIC) {
             return Err(Error::new(ErrorKind::BadIndex, "the uploaded index is no SQLite database"));
         }

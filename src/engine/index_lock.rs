@@ -1,7 +1,7 @@
 //! The lock of an index: one run at a time changes it.
 //!
-//! The lock is held on a file beside the index, which the holder removes before it lets go. A crash leaves
-//! that file without a lock, which the next run takes.
+//! The lock is held on a file beside the index, which the holder removes before it lets go. A crash
+//! leaves that file without a lock, which the next run takes.
 
 use crate::archive::path::LOCK_SUFFIX;
 use crate::db::check_file;
@@ -24,12 +24,13 @@ pub struct IndexLock {
 }
 
 impl IndexLock {
-    /// Takes the lock of the index at `database`, which need not exist, without waiting. `None` if there
-    /// can be no lock: some file systems have none, and a process that may not write there cannot change
-    /// the index either.
+    /// Takes the lock of the index at `database`, which need not exist, without waiting. `None` if
+    /// there can be no lock: some file systems have none, and a process that may not write there
+    /// cannot change the index either.
     ///
     /// # Errors
-    /// Another run holds it ([`ErrorKind::InUse`]), or `database` is no file ([`ErrorKind::Usage`]).
+    /// Another run holds it ([`ErrorKind::InUse`]), or `database` is no file
+    /// ([`ErrorKind::Usage`]).
     pub fn take(database: &Path) -> Result<Option<Self>> {
         check_file(database)?;
         let path = path_of(database);
@@ -66,8 +67,8 @@ fn in_use(database: &Path) -> Error {
         .with_hint("wait until it has ended, or give each run an index of its own with -db FILE")
 }
 
-/// The file of the lock. Links are followed, so that two names of one index have one lock, also before
-/// the index exists.
+/// The file of the lock. Links are followed, so that two names of one index have one lock, also
+/// before the index exists.
 fn path_of(database: &Path) -> PathBuf {
     let mut target = database.to_path_buf();
     for _ in 0..MAX_LINKS {

@@ -1,5 +1,6 @@
-//! What the program does: index, plan, upload, receive, check, sync. The engine never prints and never reads the environment; it
-//! speaks through the [`Monitor`](crate::telemetry::Monitor) of a run, which also says when the user has cancelled the run.
+//! What the program does: index, plan, upload, receive, check, sync. The engine never prints and
+//! never reads the environment; it speaks through the [`Monitor`](crate::telemetry::Monitor) of a
+//! run, which also says when the user has cancelled the run.
 
 pub mod blockcopy;
 pub mod buffers;

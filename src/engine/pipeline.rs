@@ -1,7 +1,8 @@
 //! Parallel work with bounded memory, whose results come out in the order of the work.
 //!
-//! Each piece of work carries the sender of its result; the receivers of the results queue in order. Both
-//! queues are bounded. When one side ends, its channels close, and the other side ends, too.
+//! Each piece of work carries the sender of its result; the receivers of the results queue in
+//! order. Both queues are bounded. When one side ends, its channels close, and the other side ends,
+//! too.
 
 use crate::error::{Error, Result};
 use parking_lot::Mutex;
@@ -21,8 +22,8 @@ impl<T, R> Feed<T, R> {
     }
 }
 
-/// Runs `produce` on a thread of its own, `work` on `threads` threads and `consume` on this one. At most
-/// about `window` pieces are under way or wait for their turn.
+/// Runs `produce` on a thread of its own, `work` on `threads` threads and `consume` on this one. At
+/// most about `window` pieces are under way or wait for their turn.
 ///
 /// # Errors
 /// The error of `consume`, else that of `produce`.
@@ -45,8 +46,8 @@ pub(super) fn ordered<T: Send, R: Send>(
                 let _ = result.send(work(piece));
             }
         };
-        // If the system gives no more threads, fewer do the work, but one is needed. The workers end when
-        // `work_in` is dropped.
+        // If the system gives no more threads, fewer do the work, but one is needed. The workers
+        // end when `work_in` is dropped.
         for number in 0..threads.max(1) {
             match std::thread::Builder::new().spawn_scoped(scope, worker) {
                 Err(e) if number == 0 => return Err(Error::thread(e)),

@@ -107,7 +107,7 @@ async fn rewind_receiver(
     let delete = spare.filter(|spare| spare.is_empty() || status.spares).map(|spare| DeleteRequest {
         most: u64::MAX,
         backup: None,
-        taken_back: true,
+        only_reverted: true,
         spare,
     });
     if delete.is_none() {

@@ -15,7 +15,7 @@ use crate::archive::frame::Frame;
 use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, HEADER_ADOPT, HEADER_COMPARE,
     HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE, HEADER_SERVER, HEADER_STREAM,
-    IndexAnswer, LogAnswer, LookRequest, Similarity, Status, VERSION, format_ids,
+    IndexAnswer, LogAnswer, PrecheckRequest, Similarity, Status, VERSION, format_ids,
 };
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
@@ -418,7 +418,7 @@ impl ReceiverClient for Client {
             let request = self
                 .request(Method::POST, "look", None)?
                 .header(HEADER_INDEX, index.to_string())
-                .json(&LookRequest { name });
+                .json(&PrecheckRequest { name });
             let answered = async { self.accepted(self.send(request).await?).await };
             answered.await.map(drop).map_err(|failed: Failed| failed.error)
         })

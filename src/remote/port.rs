@@ -1,5 +1,5 @@
-//! The port through which senders talk to a receiver. [`super::Client`] speaks HTTP; the engine's tests
-//! put a receiver of the same process behind it.
+//! The port through which senders talk to a receiver. [`super::Client`] speaks HTTP; the engine's
+//! tests put a receiver of the same process behind it.
 
 use super::request::{BlockBody, IndexBody, LogBatch};
 use super::throughput::Throughput;
@@ -37,8 +37,8 @@ pub trait ReceiverClient: Send + Sync {
     /// (FORMAT.md 5.1).
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::NotFound`] if the receiver has no index for this archive, or what the retries
-    /// ended with.
+    /// [`crate::error::ErrorKind::NotFound`] if the receiver has no index for this archive, or what
+    /// the retries ended with.
     fn status(&self, block_size: u64, from: u64) -> Answer<'_, Option<Status>>;
     /// Puts the index.
     ///
@@ -71,8 +71,8 @@ pub trait ReceiverClient: Send + Sync {
     /// Says that this sender is done with `index`, and waits for what that sets off.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::WrongIndex`]: another index is active meanwhile. Or the receiver refuses, or
-    /// what the retries ended with.
+    /// [`crate::error::ErrorKind::WrongIndex`]: another index is active meanwhile. Or the receiver
+    /// refuses, or what the retries ended with.
     fn finish<'a>(&'a self, index: &'a IndexDigest, finish: FinishRequest) -> Answer<'a, FinishAnswer>;
     /// Has the receiver find out what is below its base folder, and waits until it has.
     ///

@@ -58,7 +58,8 @@ pub struct IndexBody {
 pub enum IndexForm {
     /// The index itself.
     Whole {
-        /// The [adoption](super::ReceiverClient::adopt) whose result counts as what the receiver had.
+        /// The [adoption](super::ReceiverClient::adopt) whose result counts as what the receiver
+        /// had.
         adopt: Option<u64>,
         /// All that is retained is pruned before anything is stored.
         prune: bool,

@@ -19,7 +19,7 @@ use crate::archive::digest::IndexDigest;
 use crate::archive::intake::Taken;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::protocol::{
-    AdoptRequest, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_INDEX, HEADER_SERVER, LookRequest,
+    AdoptRequest, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_INDEX, HEADER_SERVER, PrecheckRequest,
     VERSION,
 };
 use crate::archive::skipped::MAX_SPARED_BYTES;
@@ -207,14 +207,14 @@ async fn finish(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
 
 async fn precheck(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     let server = call.server;
-    let request: Option<LookRequest> = short_json(call, body, MAX_SHORT_BYTES).await?;
-    let LookRequest { name } =
+    let request: Option<PrecheckRequest> = short_json(call, body, MAX_SHORT_BYTES).await?;
+    let PrecheckRequest { name } =
         request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the precheck has no name"))?;
     server.check_running()?;
     let index = required_digest(call.headers, HEADER_INDEX)?;
     let (receiver, server) = (server.receiver.clone(), server.clone());
     let wanted = move || !server.is_stopping();
-    match blocking(move || receiver.look(tar_id, &index, name, &wanted)).await {
+    match blocking(move || receiver.precheck(tar_id, &index, name, &wanted)).await {
         // Its sender has changed the index since, or sends to several receivers: neither is a
         // fault.
         Err(e) if e.kind() == ErrorKind::WrongIndex => {

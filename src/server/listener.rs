@@ -118,7 +118,7 @@ impl Listener {
         }
         let Some(server) = self.server else { return Ok(None) };
         let receiver = server.receiver.clone();
-        blocking(move || receiver.settle()).await?;
+        blocking(move || receiver.flush()).await?;
         Ok(Some(server.receiver.clone()))
     }
 }

@@ -263,7 +263,8 @@ fn a_changed_index_is_no_other_sender() {
     assert_same_tree(&one.src, &one.dst);
 }
 
-/// An index that was edited so that no receiver takes it is put once more, and then its user hears what to do.
+/// An index that was edited so that no receiver takes it is put once more, and then its user hears
+/// what to do.
 #[test]
 fn an_index_that_is_refused_twice_is_not_put_again() {
     let site = Site::new(3000);

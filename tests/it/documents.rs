@@ -164,7 +164,8 @@ fn the_messages_that_operations_quotes_are_messages_of_the_program() {
     assert!(!says(&code, "this is said by no receiver"), "the check cannot fail");
 }
 
-/// The keys of `--json` are a promise: each key in the code of the commands is on the page of formats.
+/// The keys of `--json` are a promise: each key in the code of the commands is on the page of
+/// formats.
 #[test]
 fn the_keys_of_json_lines_are_documented() {
     let key = Regex::new(r#""([a-z_0-9]+)":"#).unwrap();

@@ -282,8 +282,8 @@ fn an_index_made_again_sends_no_content_again() {
     runs.lab.check(&other, &runs.db, args!["--extra"]).code(0);
 }
 
-/// A receiver refuses a change that was damaged in the sender's index, and gets the whole index once.
-/// So does an earlier one, which does not name the kind of its error.
+/// A receiver refuses a change that was damaged in the sender's index, and gets the whole index
+/// once. So does an earlier one, which does not name the kind of its error.
 #[test]
 fn a_refused_change_is_followed_by_the_whole_index() {
     for (seed, is_earlier) in [(19, false), (20, true)] {

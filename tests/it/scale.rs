@@ -196,8 +196,8 @@ fn a_million_rows() {
     within(&proxy, "started again");
 }
 
-/// A change of the index of [`synthesize`] that leaves nothing of it: each file gets other metadata,
-/// and then goes. Gives the digest that the index has then, too.
+/// A change of the index of [`synthesize`] that leaves nothing of it: each file gets other
+/// metadata, and then goes. Gives the digest that the index has then, too.
 fn change_of_every_row() -> (String, Vec<u8>) {
     let (mut file, mut batch) = (Vec::new(), Vec::new());
     let mut add = |record: &[u8]| {

@@ -1,5 +1,5 @@
-//! Command lines of rsync, rclone, restic, s5cmd or a cloud's own program: the program does what they
-//! mean, or says what to type instead, and never does harm.
+//! Command lines of rsync, rclone, restic, s5cmd or a cloud's own program: the program does what
+//! they mean, or says what to type instead, and never does harm.
 
 use crate::support::{Lab, Tree, assert_same_tree};
 

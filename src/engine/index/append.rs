@@ -34,8 +34,8 @@ impl Append {
         if self == Self::Spot { SAMPLES } else { 0 }
     }
 
-    /// The check for a receiver that has the previous content, of which `chunk_map` is the chunk map.
-    /// It lets the receiver trust no more than the sender does.
+    /// The check for a receiver that has the previous content, of which `chunk_map` is the chunk
+    /// map. It lets the receiver trust no more than the sender does.
     pub(super) fn beginning(self, chunk_map: &[u8]) -> Option<KnownPrefix> {
         let chunk_map = ChunkMap::decode(chunk_map).ok()?;
         Some(KnownPrefix::of(&chunk_map, self.samples(), rand::rng().random()))

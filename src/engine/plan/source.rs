@@ -179,9 +179,9 @@ fn by_list(previous: &FileEntry, object: &ListedObject) -> FileChange {
     let etag = previous.object.as_deref().map(|object| &object.etag);
     let is_same_content =
         previous.size == object.size && !object.etag.is_empty() && etag == Some(&object.etag);
-    // The object was written again with the same content. It costs nothing if the next run finds the
-    // same digests: for the ETag of an upload in parts by reading the content, else by a HEAD, which
-    // gives no BLAKE3.
+    // The object was written again with the same content. It costs nothing if the next run finds
+    // the same digests: for the ETag of an upload in parts by reading the content, else by a HEAD,
+    // which gives no BLAKE3.
     if is_same_content && previous.is_verifiable() && (previous.blake3.is_none() || object.etag.contains('-'))
     {
         return FileChange::assumed(ChangeKind::Touched, bytes);

@@ -193,7 +193,7 @@ impl Receiver {
     ///
     /// # Errors
     /// Storage fails.
-    pub fn settle(&self) -> Result<()> {
+    pub fn flush(&self) -> Result<()> {
         self.context.committer.flush(self.context.committer.mark())
     }
 
@@ -374,7 +374,7 @@ impl Receiver {
     ///
     /// # Errors
     /// There is no such archive, another index is active, or another precheck runs.
-    pub fn look(
+    pub fn precheck(
         &self,
         tar_id: u64,
         index: &IndexDigest,

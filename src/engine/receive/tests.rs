@@ -238,7 +238,7 @@ impl World {
     }
 
     fn finish(&self, receiver: &Receiver, digest: &IndexDigest, keep: Option<u64>) -> FinishAnswer {
-        let delete = Some(DeleteRequest { most: 100, backup: None, taken_back: false, spare: Vec::new() });
+        let delete = Some(DeleteRequest { most: 100, backup: None, only_reverted: false, spare: Vec::new() });
         let request = FinishRequest { delete, keep, ..FinishRequest::default() };
         let job = receiver.finish(TAR_ID, Some(*digest), request).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

@@ -77,7 +77,7 @@ impl DeletePolicy {
             }
         };
         let most = self.limit(&summary, &History::open(database)?)?;
-        Ok(Some(DeleteRequest { most, backup: self.backup.clone(), taken_back: false, spare }))
+        Ok(Some(DeleteRequest { most, backup: self.backup.clone(), only_reverted: false, spare }))
     }
 
     fn limit(&self, summary: &Summary, history: &History) -> Result<u64> {

@@ -136,7 +136,7 @@ impl ObjectStream {
         self.open.is_some() && self.position <= offset
     }
 
-    /// Starts anew with the answer to a GET of the whole object.
+    /// Restarts with the answer to a GET of the whole object.
     pub(super) fn open(&mut self, answer: (Head, ByteStream)) {
         *self = Self { open: Some(answer), ..Self::default() };
     }

@@ -62,8 +62,8 @@ fn log_of(stream: &LogDigest, numbers: impl Iterator<Item = u64> + Clone) -> (Ve
     (batch, digest)
 }
 
-/// What it costs that an index of `count` files and folders, all of which are in place, is made
-/// anew by a stream that has every second one, and to find what is gone then.
+/// What it costs that an index of `count` files and folders, all of which are in place, is
+/// restarted by a stream that has every second one, and to find what is gone then.
 fn costs(count: u64) -> [(&'static str, u64); 4] {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index.sqlite");

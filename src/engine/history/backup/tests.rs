@@ -387,7 +387,7 @@ fn golden_file() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
-    /// Any steps, with the file opened anew before each: always what a list of the live versions
+    /// Any steps, with the file opened again before each: always what a list of the live versions
     /// says.
     #[test]
     fn as_the_model_says(steps in proptest::collection::vec((0u8..6, 0u64..9, 0usize..250), 1..25)) {

@@ -7,9 +7,9 @@
 //! behaviour:
 //!
 //! - rclone answers a range with 200 (and the right Content-Range and length), ignores If-Match,
-//!   gives every object the md5 of its contents as ETag, also one that was uploaded in parts, writes
-//!   ETags in lists without quotes, has no folder markers (`d/` becomes a file-less folder, listed
-//!   as `d`), and no versions.
+//!   gives every object the md5 of its contents as ETag, also one that was uploaded in parts,
+//!   writes ETags in lists without quotes, has no folder markers (`d/` becomes a file-less folder,
+//!   listed as `d`), and no versions.
 //! - moto checks no signatures, and its NextMarker is a token, which must be sent back as it is. It
 //!   writes a space in keys as `%20` where the stub, as AWS, writes `+`.
 

@@ -83,7 +83,7 @@ impl<'a> Deletion<'a> {
     pub(super) fn begin(context: &'a Context, archive: &'a Archive, request: &DeleteRequest) -> Result<Self> {
         let spared = SparedPaths::parse(&request.spare)
             .ok_or_else(|| Error::new(ErrorKind::Malformed, "what is to be spared is no path"))?;
-        let mut since = match request.taken_back {
+        let mut since = match request.only_reverted {
             false => Some(0),
             true => archive.with_index(IndexReader::reverted_generation)?.map(|_| archive.generation),
         };
