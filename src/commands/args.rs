@@ -95,7 +95,7 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     i64::try_from(bytes).map(i64::unsigned_abs).map_err(|_| large())
 }
 
-/// Like [`bytes`], but not 0.
+/// Like [`bytes()`], but not 0.
 pub(super) fn some_bytes(text: &str) -> Result<u64, String> {
     match bytes(text)? {
         0 => Err("must not be 0".to_string()),
