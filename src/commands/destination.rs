@@ -57,7 +57,7 @@ fn refuse_remote(given: &Path) -> Result<()> {
     let text = given.to_string_lossy();
     let first = text.split('/').next().unwrap_or_default();
     let Some((host, rest)) = first.rsplit_once(':') else { return Ok(()) };
-    let host = host.rsplit('@').next().unwrap_or(host);
+    let host = host.rsplit('@').next().unwrap_or(host).trim_end_matches(':');
     let port = if !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()) { rest } else { "8000" };
     let error = Error::new(ErrorKind::Usage, format!("{text} looks like a place on another host"));
     Err(error.with_hint(format!(

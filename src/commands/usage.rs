@@ -13,7 +13,7 @@ pub(super) fn error(error: &clap::Error, arguments: &[OsString]) -> Error {
     let rendered = error.render().to_string();
     let problem: Vec<&str> = rendered
         .lines()
-        .take_while(|line| !line.starts_with("Usage:"))
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with("tip:"))
         .collect();
@@ -40,6 +40,10 @@ fn hint(error: &clap::Error, arguments: &[OsString]) -> Option<&'static str> {
         clap::error::ErrorKind::MissingRequiredArgument if has_short(arguments, 'x') => Some(
             "-x takes the next argument as a regular expression; file systems that are mounted below \
              the source are copied as well",
+        ),
+        _ if flag == "--exclude" => Some(
+            "this is a regular expression on the relative path, not a pattern as rsync's: '*.pyc' is \
+             written '\\.pyc$'",
         ),
         _ if flag == "--no-processes" => Some(
             "-p is the number of workers, for example -p 8; permissions are always kept, so rsync's \

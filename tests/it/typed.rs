@@ -48,7 +48,7 @@ const TYPED: &[(&str, Becomes)] = &[
     ("sync SRC host:", Refused("http://host:8000/tar")),
     ("sync SRC root@host:/x", Refused("http://host:8000/tar")),
     ("sync SRC host:9000/tar", Refused("http://host:9000/tar")),
-    ("sync SRC host::module/x", Refused("another host")),
+    ("sync SRC host::module/x", Refused("http://host:8000/tar")),
     ("sync SRC rsync://host/module", Refused("neither an http(s) address nor a folder")),
     ("sync -avz -e ssh SRC host:/x", Refused("ssh is not spoken yet")),
     ("sync host:/srv DST", Refused("./host:/srv")),
@@ -62,6 +62,7 @@ const TYPED: &[(&str, Becomes)] = &[
     ("sync -a --delete-after SRC DST", Refused("--delete deletes when")),
     ("sync -a --delete-excluded SRC DST", Refused("--delete deletes what")),
     ("sync -a --backup SRC DST", Refused("--backup-dir")),
+    ("sync -a --exclude=*.pyc SRC DST", Refused("'\\.pyc$'")),
     ("sync -a --include *.c SRC DST", Refused("-x REGEX")),
     ("sync -a --exclude-from list SRC DST", Refused("-x REGEX")),
     ("sync -a --files-from list SRC DST", Refused("-x REGEX")),
@@ -151,6 +152,7 @@ fn try_line(line: &str, becomes: &Becomes) {
         Refused(text) => {
             assert!(output.code == 2 && output.stderr.contains(text), "{output:?}");
             assert!(!output.stderr.contains("tip:") && !output.stderr.contains("Usage:"), "{output:?}");
+            assert!(!output.stderr.contains("For more information"), "{output:?}");
             let entries: Vec<_> = std::fs::read_dir(&home).unwrap().map(|e| e.unwrap().file_name()).collect();
             assert_eq!(entries, ["SRC"], "{output:?}");
         }
