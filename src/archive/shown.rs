@@ -1,4 +1,4 @@
-//! Text from another host or process, made fit to be shown.
+//! What is shown to people: text from another host or process, made fit for that, and counts.
 
 use super::path::printable;
 use serde_json::Value;
@@ -30,6 +30,31 @@ pub fn clean(value: &mut Value) {
     }
 }
 
+/// A count with separators, as 1,234.
+#[must_use]
+pub fn separated(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A count with what it counts: "1 file", "1,234 files", "2 entries". `noun` is the singular.
+#[must_use]
+pub fn counted(count: u64, noun: &str) -> String {
+    let number = separated(count);
+    match noun.strip_suffix('y') {
+        _ if count == 1 => format!("{number} {noun}"),
+        Some(stem) => format!("{number} {stem}ies"),
+        None => format!("{number} {noun}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +69,16 @@ mod tests {
         assert_eq!(shown("größe \\x0a \u{1f980}"), "größe \\x0a \u{1f980}");
         assert_eq!(shown(&shown("\x1b\\")), shown("\x1b\\"));
         assert_eq!(shown(&"x".repeat(30_000)).len(), MAX_CHARS);
+    }
+
+    #[test]
+    fn counts_agree_with_their_nouns() {
+        assert_eq!(counted(0, "file"), "0 files");
+        assert_eq!(counted(1, "file"), "1 file");
+        assert_eq!(counted(1_234_567, "block"), "1,234,567 blocks");
+        assert_eq!(counted(1, "entry"), "1 entry");
+        assert_eq!(counted(100, "entry"), "100 entries");
+        assert_eq!([999, 1000, u64::MAX].map(separated), ["999", "1,000", "18,446,744,073,709,551,615"]);
     }
 
     #[test]

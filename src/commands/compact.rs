@@ -1,7 +1,7 @@
 //! `tar-like compact`
 
 use super::index_file::IndexFile;
-use super::output::{Outcome, Output, human_bytes, human_count};
+use super::output::{Outcome, Output, counted, human_bytes};
 use super::signals::interruptible;
 use crate::db::generation::{Compacted, compact};
 use crate::engine::index_lock::IndexLock;
@@ -42,14 +42,14 @@ pub(super) async fn run(args: CompactArgs, output: &Arc<Output>) -> Result<Outco
         format!("{}: generation {generation} is compact already", database.display())
     } else {
         format!(
-            "{}: generation {generation}, {} files; archive {} before, {} after; database {} before, {} after; {} generations dropped",
+            "{}: generation {generation}, {}; archive {} before, {} after; database {} before, {} after; {} dropped",
             database.display(),
-            human_count(written.files),
+            counted(written.files, "file"),
             human_bytes(previous.total_bytes),
             human_bytes(written.total_bytes),
             human_bytes(database_bytes[0]),
             human_bytes(database_bytes[1]),
-            human_count(dropped)
+            counted(dropped, "generation")
         )
     };
     Ok(Outcome {

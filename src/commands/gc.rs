@@ -1,6 +1,6 @@
 //! `tar-like gc`
 
-use super::output::{Outcome, Output, human_bytes, human_count};
+use super::output::{Outcome, Output, counted, human_bytes};
 use super::signals::interruptible;
 use crate::archive::path::printable;
 use crate::engine::history::collect_partial;
@@ -78,15 +78,15 @@ pub(super) async fn run(args: GcArgs, output: &Arc<Output>) -> Result<Outcome> {
     let kept = match entries {
         0 => String::new(),
         entries => format!(
-            "; {} entries that were about to be deleted when a receiver was killed {}",
-            human_count(entries),
-            if dry_run { "would be put back" } else { "were put back, or stay where they are" }
+            "; {} about to be deleted when a receiver was killed: {}",
+            counted(entries, "entry"),
+            if dry_run { "would be put back" } else { "put back, or left in place" }
         ),
     };
     Ok(Outcome {
         command: "gc",
         exit: 0,
-        text: format!("{} left-overs {verb}, {}{kept}", human_count(count), human_bytes(bytes)),
+        text: format!("{} {verb}, {}{kept}", counted(count, "left-over"), human_bytes(bytes)),
         fields: json!({"count": count, "entries": entries, "disk_bytes": bytes, "removed": !dry_run}),
     })
 }

@@ -1,7 +1,7 @@
 //! `tar-like history`: the generations of an index, and their backup.
 
 use super::index_file::{IndexFile, warn_of_overwritten};
-use super::output::{Outcome, Output, human_bytes, human_count};
+use super::output::{Outcome, Output, counted, human_bytes, human_count};
 use super::signals::interruptible;
 use crate::db::generation::{Generation, History};
 use crate::engine::history::backup::Damage;
@@ -173,7 +173,7 @@ fn list(database: &Path, output: &Output) -> Result<Outcome> {
     Ok(Outcome {
         command: "history",
         exit: 0,
-        text: format!("{} generations", human_count(count as u64)),
+        text: counted(count as u64, "generation"),
         fields: json!({"generations": count, "active": active}),
     })
 }
@@ -259,9 +259,9 @@ async fn restore_index(args: RestoreArgs, output: &Arc<Output>) -> Result<Outcom
         command: "history restore",
         exit: if is_less { ErrorKind::Partial.exit_code() } else { 0 },
         text: format!(
-            "{}: restored at generation {generation}, {} files",
+            "{}: restored at generation {generation}, {}",
             database.display(),
-            human_count(files)
+            counted(files, "file")
         ),
         fields: json!({
             "generation": generation, "digest": digest.to_string(), "files": files, "lost": lost, "damaged": is_less,

@@ -1,10 +1,11 @@
 //! The output of all commands: progress on a terminal, notices, JSON lines, the summary.
 
+pub(super) use crate::archive::shown::{counted, separated as human_count};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Counters, Monitor, Notice};
 use clap::Args;
 use indicatif::{
-    FormattedDuration, HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState,
+    FormattedDuration, HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState,
     ProgressStyle,
 };
 use parking_lot::Mutex;
@@ -151,7 +152,7 @@ impl Output {
                         let share = counters.equal_bytes.get() * 100 / counters.done_bytes.get().max(1);
                         format!("{share}% equal")
                     }
-                    false => format!("{} files", HumanCount(counters.files_total.get())),
+                    false => counted(counters.files_total.get(), "file"),
                 });
             } else if last_line.elapsed() >= JSON_TICK {
                 last_line = Instant::now();
@@ -447,11 +448,6 @@ pub(super) fn usage_error(error: &Error, json: bool) -> u8 {
 /// Bytes in binary units, as 1.23 MiB.
 pub(super) fn human_bytes(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
-}
-
-/// A count with separators, as 1,234.
-pub(super) fn human_count(count: u64) -> String {
-    HumanCount(count).to_string()
 }
 
 /// A duration in hours, minutes and seconds.

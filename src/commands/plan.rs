@@ -2,7 +2,7 @@
 
 use super::args;
 use super::environment::{default_database, default_progress, threads};
-use super::output::{Outcome, Output, human_bytes, human_count, human_seconds};
+use super::output::{Outcome, Output, counted, human_bytes, human_seconds};
 use super::report::{plan_entry, plan_exit, plan_fields, plan_notes, plan_table};
 use super::s3::S3Args;
 use super::signals::interruptible;
@@ -147,7 +147,7 @@ pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome>
 /// How much would be sent. `time` says how long that takes.
 fn totals(plan: &Plan, block_size: u64, time: &str) -> String {
     let at_most = if plan.at_most { "at most " } else { "" };
-    let (bytes, blocks) = (human_bytes(plan.send_bytes), human_count(plan.blocks));
+    let (bytes, blocks) = (human_bytes(plan.send_bytes), counted(plan.blocks, "block"));
     let size = human_bytes(block_size);
-    format!("{at_most}{bytes} to send in {blocks} blocks of {size}{time}{}", plan_notes(plan))
+    format!("{at_most}{bytes} to send in {blocks} of {size}{time}{}", plan_notes(plan))
 }

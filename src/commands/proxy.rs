@@ -2,7 +2,7 @@
 
 use super::bind::BindAddress;
 use super::credential_reloader::CredentialReloader;
-use super::output::{Outcome, Output};
+use super::output::{Outcome, Output, counted};
 use super::settings::Settings;
 use super::{args, connect::read_token, signals::stop_signal};
 use crate::db::index_read::IndexReader;
@@ -118,12 +118,12 @@ pub(super) async fn run(args: ProxyArgs, settings: &Settings, output: &Arc<Outpu
     let reloader = CredentialReloader::start(access, tls, output.clone());
     let receiver = serve(&args, listener, options, stop, output).await?;
     drop(reloader);
-    let counted = receiver.as_ref().map(|receiver| &receiver.counters);
-    let (blocks, files) = counted.map_or((0, 0), |c| (c.blocks.get(), c.files_published.get()));
+    let totals = receiver.as_ref().map(|receiver| &receiver.counters);
+    let (blocks, files) = totals.map_or((0, 0), |c| (c.blocks.get(), c.files_published.get()));
     Ok(Outcome {
         command: "proxy",
         exit: 0,
-        text: format!("stopped; {blocks} blocks received, {files} files published"),
+        text: format!("stopped; {} received, {} published", counted(blocks, "block"), counted(files, "file")),
         fields: json!({"blocks": blocks, "files_published": files}),
     })
 }

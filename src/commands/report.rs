@@ -1,6 +1,6 @@
 //! What indexing, planning and sending ended with, as a line for people and as fields for programs.
 
-use super::output::{Outcome, Output, human_bytes, human_count};
+use super::output::{Outcome, Output, counted, human_bytes, human_count};
 use crate::archive::protocol::Similarity;
 use crate::engine::index::IndexReport;
 use crate::engine::plan::{ChangeKind, Plan, PlannedChange, Tally};
@@ -40,6 +40,14 @@ pub(super) fn planned(plan: &Plan, upload: UploadReport) -> Outcome {
     Outcome { command: "sync", exit, text, fields: fields.into() }
 }
 
+/// What of an index is not a file.
+fn nodes(count: u64) -> String {
+    match count {
+        1 => "1 folder or link".to_string(),
+        count => format!("{} folders and links", human_count(count)),
+    }
+}
+
 /// 3 if entries of the source were left out.
 pub(super) fn index_exit(report: &IndexReport) -> u8 {
     if report.skipped > 0 { ErrorKind::Partial.exit_code() } else { 0 }
@@ -61,9 +69,9 @@ pub(super) fn index_text(report: &IndexReport) -> String {
         ),
     };
     format!(
-        "indexed {} files, {} folders and links, {}{skipped}{changes}",
-        human_count(report.files),
-        human_count(report.nodes),
+        "indexed {}, {}, {}{skipped}{changes}",
+        counted(report.files, "file"),
+        nodes(report.nodes),
         human_bytes(report.total_bytes)
     )
 }
@@ -93,27 +101,29 @@ pub(super) fn upload_exit(report: &UploadReport) -> u8 {
 }
 
 pub(super) fn upload_text(report: &UploadReport) -> String {
-    let blocks = format!("{} blocks, {}", human_count(report.sent_blocks), human_bytes(report.sent_bytes));
+    let blocks = format!("{}, {}", counted(report.sent_blocks, "block"), human_bytes(report.sent_bytes));
     if report.dry_run {
         let to = if report.legacy { " (the receiver knows only the original protocol)" } else { "" };
         return format!(
-            "would send {blocks} of {} in {} files{to}",
+            "would send {blocks} of {} in {}{to}",
             human_bytes(report.total_bytes),
-            human_count(report.files)
+            counted(report.files, "file")
         );
     }
     let deleted = match (report.too_many, report.deleted) {
-        (Some(count), _) => format!(
-            "; NOTHING DELETED: {} entries would go, more than --max-delete allows",
-            human_count(count)
-        ),
+        (Some(count), _) => {
+            format!("; NOTHING DELETED: {} would go, more than --max-delete allows", counted(count, "entry"))
+        }
         (None, 0) => String::new(),
         (None, deleted) => format!("; {} deleted", human_count(deleted)),
     };
     let state = if report.failed_total > 0 {
         format!("{} FAILED", human_count(report.failed_total))
     } else if report.complete && !report.legacy {
-        format!("all {} files confirmed by the receiver", human_count(report.files))
+        match report.files {
+            1 => "the file is confirmed by the receiver".to_string(),
+            files => format!("all {} confirmed by the receiver", counted(files, "file")),
+        }
     } else if report.others_bytes > 0 {
         format!("this range is done, {} are left for other senders", human_bytes(report.others_bytes))
     } else if report.legacy {
@@ -147,11 +157,11 @@ fn percent(similarity: &Similarity) -> f64 {
 
 fn similarity_text(similarity: &Similarity) -> String {
     format!(
-        "{}% of {} is there already: {} of {} files as they are, {} elsewhere, {} in part; {} would be sent",
+        "{}% of {} is there already: {} of {} as they are, {} elsewhere, {} in part; {} would be sent",
         percent(similarity),
         human_bytes(similarity.total_bytes),
         human_count(similarity.same_files),
-        human_count(similarity.files),
+        counted(similarity.files, "file"),
         human_count(similarity.known_files),
         human_count(similarity.similar_files),
         human_bytes(similarity.total_bytes.saturating_sub(similarity.same_bytes)),
@@ -223,7 +233,7 @@ pub(super) fn plan_notes(plan: &Plan) -> String {
         text.push_str(&format!("\n{bytes} more are assumed to be unchanged until they are read"));
     }
     if plan.skipped > 0 {
-        text.push_str(&format!("\n{} entries would be skipped", human_count(plan.skipped)));
+        text.push_str(&format!("\n{} would be skipped", counted(plan.skipped, "entry")));
     }
     text
 }

@@ -3,7 +3,7 @@
 use super::connect::{ConnectArgs, Connection};
 use super::destination::destination;
 use super::index_file::IndexFile;
-use super::output::{Outcome, Output, human_count};
+use super::output::{Outcome, Output, counted, human_count};
 use super::signals::cancelled_by_signal;
 use crate::archive::protocol::FinishAnswer;
 use crate::engine::rewind::{RewindReport, rewind};
@@ -51,9 +51,9 @@ pub(super) async fn run(args: RewindArgs, output: &Arc<Output>) -> Result<Outcom
     let RewindReport { abandoned, generation, index, receiver } = cancelled_by_signal(output, job).await?;
     let end = index.end;
     let mut text = format!(
-        "{}: generation {abandoned} is abandoned, the index is at generation {generation}, {} files",
+        "{}: generation {abandoned} is abandoned, the index is at generation {generation}, {}",
         database.display(),
-        human_count(end.files)
+        counted(end.files, "file")
     );
     let mut fields = json!({
         "generation": generation, "abandoned": abandoned, "digest": end.digest.to_string(), "files": end.files,
@@ -80,9 +80,9 @@ fn describe(answer: &FinishAnswer) -> String {
         return format!("so is the receiver, {deleted}");
     }
     format!(
-        "the receiver went back, {deleted}, but misses {} bytes and {} file(s); complete it with: tar-like upload",
-        human_count(answer.missing_bytes),
-        human_count(answer.failed_total)
+        "the receiver went back, {deleted}, but misses {} and {}; complete it with: tar-like upload",
+        counted(answer.missing_bytes, "byte"),
+        counted(answer.failed_total, "file")
     )
 }
 

@@ -19,6 +19,7 @@ use super::tasks::{blocking, until_cancelled};
 use crate::archive::layout::BlockLayout;
 use crate::archive::protocol::{FinishAnswer, FinishRequest, Status};
 use crate::archive::ranges::RangeSet;
+use crate::archive::shown::counted;
 use crate::db::generation::Step;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::error::{Error, ErrorKind, Result};
@@ -61,8 +62,8 @@ pub async fn upload(
     .await?;
     if unprovable > 0 {
         monitor.notice(Notice::Warning(format!(
-            "of {unprovable} file(s) the index has no md5: they are sent, but their contents \
-             cannot be verified"
+            "the index has no md5 of {}: sent, but the contents cannot be verified",
+            counted(unprovable, "file")
         )));
     }
     let block_layout = BlockLayout::new(summary.total_bytes, options.block_size)

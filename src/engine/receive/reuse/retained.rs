@@ -8,6 +8,7 @@ use super::{ReuseSource, Staged};
 use crate::archive::entry::FileEntry;
 use crate::archive::path::EntryPath;
 use crate::archive::ranges::RangeSet;
+use crate::archive::shown::counted;
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::Kept;
@@ -107,7 +108,8 @@ pub(crate) fn check_all_here(index: &IndexReader, published: &RangeSet, staging:
     })?;
     let Some(first) = first else { return Ok(()) };
     let what = format!(
-        "the previous content of {count} file(s) is not here any more, the first is \"{first}\": nothing was changed"
+        "the previous content of {} is not here any more, the first is \"{first}\": nothing was changed",
+        counted(count, "file")
     );
     Err(Error::new(ErrorKind::WrongIndex, what).with_hint(
         "only passes with --keep leave it here; where the source can be set back, take back the index alone (rewind without a \
