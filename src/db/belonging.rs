@@ -3,7 +3,8 @@
 //!
 //! An index that was made here has the digest of its rows, and the change counter that the file had
 //! then (bytes 24 to 27 of any SQLite file). As long as the counter is the same, no program has
-//! written to the file. Otherwise the digest decides.
+//! written to the file. Otherwise the digest decides, or the digest of the whole index, which
+//! earlier versions keep right and the digest of the rows not.
 
 use super::{meta, sql_int};
 use crate::archive::digest::{Blake3, Blake3Hasher};
@@ -35,7 +36,7 @@ pub(super) fn expect_write(connection: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// Whether the rows are those that our tables are about. One that does not name them is believed.
+/// Whether the rows are those that were named. An index that does not name them is believed.
 pub(super) fn is_ours(connection: &Connection) -> rusqlite::Result<bool> {
     if !meta::ROWS.is_in(connection, "main")? {
         return Ok(true);

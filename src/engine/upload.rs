@@ -31,6 +31,7 @@ use job::Upload;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use whole::EDITED_INDEX;
 
 /// How often what is missing after all was sent is sent again, before the files that it belongs to
 /// count as failed.
@@ -56,6 +57,7 @@ pub async fn upload(
     let policy = options.delete.clone().filter(|_| !options.dry_run);
     let (summary, unprovable, delete) = blocking(move || {
         let index = IndexReader::open(&database)?;
+        index.check_archive_bytes()?;
         let delete = policy.map(|policy| policy.request(&database, &*theirs)).transpose()?;
         Ok((index.summary()?, index.unprovable()?, delete.flatten()))
     })
@@ -179,6 +181,10 @@ impl Upload<'_> {
         answer: &FinishAnswer,
     ) -> Result<UploadReport> {
         let others_bytes = self.outside(missing);
+        if others_bytes > 0 && self.is_whole() {
+            let what = format!("the receiver misses {others_bytes} bytes behind the end of the archive");
+            return Err(Error::new(ErrorKind::BadIndex, what).with_hint(EDITED_INDEX));
+        }
         if others_bytes > 0 {
             // The host that ends last finishes. The receiver's list names the failures of every
             // host: only ours count here.

@@ -1,7 +1,7 @@
 //! The file of an index: locked, replaced by another program, in use, or no file at all.
 
 use crate::support::index::{rows, rows_of};
-use crate::support::{Lab, Tree, index, wait_until};
+use crate::support::{Lab, Tree, assert_same_tree, index, wait_until};
 use rusqlite::Connection;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -76,6 +76,64 @@ fn the_same_rows_are_ours_with_any_writer() {
         let counter = std::fs::read(&db).unwrap()[24..28].try_into().map(u32::from_be_bytes).unwrap();
         assert_eq!(index::meta(&db, "counter"), counter.to_string(), "without reading all rows");
     }
+}
+
+/// An earlier version makes a generation and leaves the name of the rows as it is: the digest of the
+/// index says that they are ours.
+#[test]
+fn an_index_that_an_earlier_version_went_on_with_is_ours() {
+    let lab = Lab::new();
+    let (src, db, dst) = (lab.path("src"), lab.path("i.sqlite"), lab.dir("dst"));
+    let mut tree = Tree::new(&src, 183);
+    tree.file("a", "one").file("d/b", "two").symlink("l", "a").dir("hollow").mode("a", 0o600);
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    let [name, counter] = ["rows", "counter"].map(|key| index::meta(&db, key));
+    tree.file("d/c", "three").remove("d/b").symlink("d/l", "c");
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    let stale = format!(
+        "UPDATE tarlike_meta SET value='{name}' WHERE key='rows';
+         UPDATE tarlike_meta SET value={counter} WHERE key='counter';"
+    );
+    let connection = Connection::open(&db).unwrap();
+    connection.execute_batch(&stale).unwrap();
+    let proxy = lab.proxy(&dst);
+    let output = lab.upload(&src, &db, &proxy.url, vec![]).code(0);
+    assert!(!output.stderr.contains("replaced"), "{}", output.stderr);
+    assert_same_tree(&src, &dst);
+    // Rows that do not fit the digest either are those of another program.
+    connection.execute_batch("UPDATE tar SET path = 'e' WHERE path = 'a'").unwrap();
+    lab.run(args!["history", "-db", db]).code(0).says("was replaced by the original program");
+}
+
+/// No digest covers the size of the archive: with another one, no bytes are left out, and no run
+/// that is not confirmed ends with 0.
+#[test]
+fn an_index_with_another_size_of_the_archive_is_not_sent() {
+    let lab = Lab::new();
+    let (src, db, dst) = (lab.path("src"), lab.path("i.sqlite"), lab.dir("dst"));
+    let mut tree = Tree::new(&src, 184);
+    tree.noise("a", 3000).noise("b", 70_000);
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    tree.noise("a", 4000).remove("b");
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    let proxy = lab.proxy(&dst);
+    let of_index = "UPDATE tarlike_meta SET value = value + ? WHERE key = 'total'";
+    let of_history = "UPDATE tarlike_generation SET total = total + ? WHERE number = 2";
+    for query in [of_index, of_history] {
+        for by in [-2000, 2000, 100_000_000] {
+            let copy = lab.path("edited.sqlite");
+            std::fs::copy(&db, &copy).unwrap();
+            assert_eq!(Connection::open(&copy).unwrap().execute(query, [by]).unwrap(), 1);
+            let word = "says that its archive has";
+            lab.upload(&src, &copy, &proxy.url, args!["-s", "1000"]).code(1).says(word);
+            // A run over the source may have mended it.
+            let output = lab.sync(&src, lab.path("other"), args!["-db", copy, "--json"]);
+            let summary = output.summary();
+            assert!(output.code != 0 || summary["complete"] == true, "{summary}");
+        }
+    }
+    lab.upload(&src, &db, &proxy.url, args!["-s", "1000"]).code(0);
+    assert_same_tree(&src, &dst);
 }
 
 /// The original follows symbolic links to files: their contents are in its index under the links'

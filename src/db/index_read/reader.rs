@@ -77,16 +77,16 @@ fn tune(connection: &Connection) -> rusqlite::Result<()> {
     keep_plans(connection)
 }
 
-/// Prepares a connection to read, and finds out what kind of index it is; `None` if it is none.
+/// Prepares a connection to read, and finds out what kind of index it is by its tables; `None` if
+/// it is none.
 fn kind_of(connection: &Connection) -> rusqlite::Result<Option<Kind>> {
     tune(connection)?;
     let table = |name: &str| has_table(connection, "main", name);
     if !table("tar")? {
         return Ok(None);
     }
-    let has_meta = table("tarlike_meta")?;
-    if !has_meta || !belonging::is_ours(connection)? {
-        return Ok(Some(Kind::Original { is_overwritten: has_meta }));
+    if !table("tarlike_meta")? {
+        return Ok(Some(Kind::Original { is_overwritten: false }));
     }
     let beside = Beside {
         md5_is_optional: meta::HASH.get(connection)? == Some(Md5s::Optional),
@@ -157,10 +157,28 @@ impl IndexReader {
             return Err(Error::new(ErrorKind::BadIndex, what).with_hint(NEW_INDEX));
         };
         let reader = Self { connection, path: path.to_path_buf(), kind };
-        if kind.is_ours() {
-            reader.check_completeness()?;
+        if !kind.is_ours() {
+            return Ok(reader);
         }
+        if !reader.has_our_rows()? {
+            return Ok(Self { kind: Kind::Original { is_overwritten: true }, ..reader });
+        }
+        reader.check_completeness()?;
         Ok(reader)
+    }
+
+    /// Whether the rows are those that our tables are about. Earlier versions name no rows, and
+    /// leave the name as it is when they make another generation: then the digest of the index
+    /// decides.
+    fn has_our_rows(&self) -> Result<bool> {
+        if belonging::is_ours(&self.connection).map_err(|e| no_index(&self.path, e))? {
+            return Ok(true);
+        }
+        match self.check_rows() {
+            Ok(()) => Ok(true),
+            Err(e) if is_damage(&e) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Refuses an index of ours that another version wrote, or that never came to its end.

@@ -1,9 +1,11 @@
 //! What all rows of an index come to.
 
-use super::super::from_sql_int;
 use super::super::meta::{self, Counts};
+use super::super::schema::has_table;
+use super::super::{from_sql_int, sql_int};
 use super::IndexReader;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use rusqlite::OptionalExtension;
 
 impl IndexReader {
     /// Size of the archive, in bytes.
@@ -16,6 +18,56 @@ impl IndexReader {
         }
         let query = "SELECT coalesce((SELECT offset_end + 1 FROM tar ORDER BY rowid DESC LIMIT 1), 0)";
         self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
+    }
+
+    /// Makes sure that the size of the archive is where its last file ends, for an index that is to
+    /// be sent: no digest covers that number.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadIndex`]: it is not. Or SQLite fails.
+    pub fn check_archive_bytes(&self) -> Result<()> {
+        if !self.is_ours() {
+            return Ok(());
+        }
+        let (said, end) = (self.archive_bytes()?, self.content_end()?);
+        let of_history = self.generation_bytes()?;
+        let wrong = std::iter::once(said).chain(of_history).find(|&bytes| bytes != end);
+        let Some(wrong) = wrong else { return Ok(()) };
+        let what = format!(
+            "the index {} says that its archive has {wrong} bytes, but its files end at byte {end}",
+            self.path.display()
+        );
+        Err(Error::new(ErrorKind::BadIndex, what).with_hint(
+            "it was edited or damaged after it was made: take it from a backup (tar-like history restore), \
+             or give -db the name of a new index",
+        ))
+    }
+
+    /// The end of the last piece of any file in the archive.
+    fn content_end(&self) -> Result<u64> {
+        if !self.is_fragmented() {
+            return self.archive_bytes();
+        }
+        // Contiguous files ascend with their ids.
+        let query = "SELECT max(
+                coalesce((SELECT offset_end + 1 FROM tar WHERE offset_end >= offset ORDER BY rowid DESC LIMIT 1), 0),
+                coalesce((SELECT max(offset + length) FROM tarlike_extent), 0))";
+        self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
+    }
+
+    /// Size of the archive as the history of the index says it, if there is one.
+    fn generation_bytes(&self) -> Result<Option<u64>> {
+        let Some(generation) = self.meta(&meta::GENERATION)? else { return Ok(None) };
+        let read = || -> rusqlite::Result<Option<u64>> {
+            if !has_table(&self.connection, "main", "tarlike_generation")? {
+                return Ok(None);
+            }
+            let query = "SELECT total FROM tarlike_generation WHERE number = ?";
+            let total =
+                self.connection.query_row(query, [sql_int(generation)], |row| row.get::<_, Option<i64>>(0));
+            Ok(total.optional()?.map(|total| total.map_or(0, from_sql_int)))
+        };
+        read().map_err(|e| self.error(e))
     }
 
     /// What is more than the id of any file.

@@ -57,6 +57,11 @@ impl Upload<'_> {
         self.blocks_of(Some(&wanted))
     }
 
+    /// Whether all blocks are this run's to send.
+    pub(super) fn is_whole(&self) -> bool {
+        self.options.first == 0 && self.options.last.is_none()
+    }
+
     /// What of `missing` is this run's to send.
     pub(super) fn inside(&self, missing: &RangeSet) -> RangeSet {
         let mut inside = missing.clone();

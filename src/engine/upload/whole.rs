@@ -18,7 +18,7 @@ pub(super) const COPIED_BYTES_PER_S: u64 = 20 << 20;
 pub(super) const ROWS_PER_S: u64 = 10_000;
 
 /// What to do with an index that no receiver takes.
-const EDITED_INDEX: &str =
+pub(super) const EDITED_INDEX: &str =
     "the index was edited or damaged after it was made; make a new one with: tar-like index -c";
 
 impl Upload<'_> {
