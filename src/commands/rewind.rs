@@ -6,7 +6,7 @@ use super::index_file::IndexFile;
 use super::output::{Outcome, Output, counted, human_count};
 use super::signals::cancelled_by_signal;
 use crate::archive::protocol::FinishAnswer;
-use crate::engine::rewind::{RewindReport, rewind};
+use crate::engine::rewind::{RewindReport, RewoundReceiver, rewind};
 use crate::error::{ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
@@ -27,8 +27,11 @@ Examples:
   tar-like rewind -db photos.sqlite /mnt/disk/photos
   tar-like rewind -db photos.sqlite                         the index alone
 
+A rewind that was cut off goes on when the same command runs again.
+
 Exit codes: 0 done, 1 error, 2 wrong usage or no earlier generation, 3 the receiver went back, but
-not all of its files are in place, 4 receiver full or degraded, 130 interrupted.";
+not all of its files are in place, or files that the newest generation added stay, 4 receiver full
+or degraded, 130 interrupted.";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -49,7 +52,7 @@ pub(super) async fn run(args: RewindArgs, output: &Arc<Output>) -> Result<Outcom
     let destination = args.destination.map(|given| destination(&given, connection)).transpose()?;
     let job = rewind(database.clone(), destination, std::env::temp_dir(), output.clone());
     let RewindReport { abandoned, generation, index, receiver } = cancelled_by_signal(output, job).await?;
-    let end = index.end;
+    let end = index;
     let mut text = format!(
         "{}: generation {abandoned} is abandoned, the index is at generation {generation}, {}",
         database.display(),
@@ -60,8 +63,11 @@ pub(super) async fn run(args: RewindArgs, output: &Arc<Output>) -> Result<Outcom
         "nodes": end.nodes, "total_bytes": end.total_bytes,
     });
     let mut exit = 0;
-    if let Some(answer) = receiver {
-        text = format!("{text}; {}", describe(&answer));
+    if let Some(RewoundReceiver { answer, undeleted }) = receiver {
+        text = format!("{text}; {}", describe(&answer, undeleted));
+        if undeleted > 0 {
+            exit = ErrorKind::Partial.exit_code();
+        }
         if !answer.complete {
             exit = ErrorKind::Partial.exit_code();
             for failed in &answer.failed {
@@ -69,13 +75,16 @@ pub(super) async fn run(args: RewindArgs, output: &Arc<Output>) -> Result<Outcom
                 output.notice(Notice::Failed { path, reason });
             }
         }
-        fields["receiver"] = fields_of(&answer);
+        fields["receiver"] = fields_of(&answer, undeleted);
     }
     Ok(Outcome { command: "rewind", exit, text, fields })
 }
 
-fn describe(answer: &FinishAnswer) -> String {
-    let deleted = format!("{} deleted there", human_count(answer.deleted));
+fn describe(answer: &FinishAnswer, undeleted: u64) -> String {
+    let deleted = match undeleted {
+        0 => format!("{} deleted there", human_count(answer.deleted)),
+        count => format!("NOT DELETED there: {}", counted(count, "entry")),
+    };
     if answer.complete {
         return format!("so is the receiver, {deleted}");
     }
@@ -86,11 +95,11 @@ fn describe(answer: &FinishAnswer) -> String {
     )
 }
 
-fn fields_of(answer: &FinishAnswer) -> Value {
+fn fields_of(answer: &FinishAnswer, undeleted: u64) -> Value {
     let failed: Vec<Value> =
         answer.failed.iter().map(|failed| json!({"path": failed.path, "reason": failed.reason})).collect();
     json!({
         "complete": answer.complete, "deleted": answer.deleted, "missing_bytes": answer.missing_bytes, "failed": failed,
-        "failed_total": answer.failed_total,
+        "failed_total": answer.failed_total, "undeleted": undeleted,
     })
 }

@@ -33,6 +33,8 @@ pub(super) const SKIPPED: Key<u64> = Key::new("skipped");
 pub(super) const LOG_END: Key<u64> = Key::new("log_end");
 pub(super) const NEXT_ID: Key<u64> = Key::new("next_id");
 pub(super) const LAST_GENERATION: Key<u64> = Key::new("last_generation");
+/// The generation that a rewind abandons which has not ended.
+pub(super) const REWINDING: Key<u64> = Key::new("rewinding");
 pub(super) const IN_ORDER: Key<u64> = Key::new("in_order");
 pub(super) const STREAM: Key<LogDigest> = Key::new("stream");
 pub(super) const REVERTED: Key<u64> = Key::new("taken_back");

@@ -1,17 +1,19 @@
 //! Taking an index, and a receiver with it, back by one generation.
 //!
-//! The receiver goes back first and the index gets its name last. So a run that was cut off finds
-//! the index as it was, and the same command goes on. The run holds the lock of the index
-//! ([`IndexLock`]).
+//! The receiver goes back first, then the index gets its name with a mark in it, and the mark is
+//! removed last. So a run that was cut off finds the index as it was, or the mark, and the same
+//! command goes on. The run holds the lock of the index ([`IndexLock`]).
 
 use super::destination::Destination;
 use super::index_lock::IndexLock;
 use super::tasks::{blocking, interrupted, until_cancelled};
 use super::upload::change_body;
+use crate::archive::change::ChangeEnd;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest};
+use crate::archive::shown::counted;
 use crate::archive::skipped::SkippedList;
-use crate::db::generation::{Applied, Rewound};
+use crate::db::generation::Rewound;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{ChangeKind, ReceiverClient};
 use crate::telemetry::{Monitor, Notice};
@@ -26,9 +28,18 @@ pub struct RewindReport {
     /// The number of the generation to which the index went back.
     pub generation: u64,
     /// What the index is now.
-    pub index: Applied,
+    pub index: ChangeEnd,
     /// What the receiver answered, if it went back, too.
-    pub receiver: Option<FinishAnswer>,
+    pub receiver: Option<RewoundReceiver>,
+}
+
+/// What a receiver did that went back.
+#[derive(Debug)]
+pub struct RewoundReceiver {
+    /// What it answered at the end.
+    pub answer: FinishAnswer,
+    /// So many entries of the abandoned generation stay there, since nothing could be deleted.
+    pub undeleted: u64,
 }
 
 /// Takes the index at `database` back to the generation that its newest one was made of, and first
@@ -79,7 +90,7 @@ async fn rewind_receiver(
     database: &Path,
     scratch: &Path,
     monitor: &dyn Monitor,
-) -> Result<FinishAnswer> {
+) -> Result<RewoundReceiver> {
     monitor.notice(Notice::Phase("asking"));
     client.budget().restart();
     let status = client.status(DEFAULT_BLOCK_SIZE, 0).await?.filter(|status| status.keeps);
@@ -110,11 +121,17 @@ async fn rewind_receiver(
         only_reverted: true,
         spare,
     });
-    if delete.is_none() {
+    let undeleted = if delete.is_none() { rewound.added_entries()? } else { 0 };
+    if undeleted > 0 {
         monitor.notice(Notice::Warning(format!(
-            "what generation {} added stays at the receiver: it is not known what was left out of generation {}",
-            abandoned.number, parent.number
+            "not deleted at the receiver: {} that generation {} added. It is not known what was left out of \
+             generation {}. The next sync or upload with --delete removes what the source does not have",
+            counted(undeleted, "entry"),
+            abandoned.number,
+            parent.number
         )));
     }
-    client.finish(&parent.digest, FinishRequest { delete, ..FinishRequest::default() }).await
+    let request = FinishRequest { delete, ..FinishRequest::default() };
+    let answer = client.finish(&parent.digest, request).await?;
+    Ok(RewoundReceiver { answer, undeleted })
 }

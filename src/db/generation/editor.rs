@@ -367,6 +367,7 @@ impl Editor {
             meta::CREATED.set(connection, &created_s)?;
             // The top folder was that of the generation that the rows had before.
             meta::TOP.remove(connection)?;
+            meta::REWINDING.remove(connection)?;
             match &self.tombstones {
                 None => belonging::name_rows(connection),
                 // A receiver's own index, which no other program gets at.

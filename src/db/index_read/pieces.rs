@@ -338,6 +338,20 @@ impl IndexReader {
             .map_err(|e| self.error(e))
     }
 
+    /// Whether a file, directory or link has this path.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn has_path(&self, path: &EntryPath) -> Result<bool> {
+        self.connection
+            .prepare_cached(
+                "SELECT EXISTS(SELECT 1 FROM tar WHERE path = ?1)
+                 OR EXISTS(SELECT 1 FROM tarlike_node WHERE path = ?1)",
+            )
+            .and_then(|mut statement| statement.query_row([text_or_blob(path.as_bytes())], |row| row.get(0)))
+            .map_err(|e| self.error(e))
+    }
+
     /// The file of this path, if there is one.
     ///
     /// # Errors
