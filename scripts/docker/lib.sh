@@ -26,8 +26,8 @@ help_if_asked() { # ARGUMENT...
     esac
 }
 
-# The settings file, which tar-like itself reads, too. Variables of the environment stay as they
-# are.
+# The settings file, which tar-like itself reads, too (as it does /etc/tar-like.conf, which the
+# scripts do not read). Variables of the environment stay as they are.
 source_rc() {
     local rc=${TARLIKE_RC-${HOME:+$HOME/.tar_like_rc}} name
     [[ -n $rc ]] || return 0
@@ -156,8 +156,10 @@ prepare_run() {
     while IFS= read -r name; do
         case $name in
         # Names of files on this machine, and what is for the scripts.
-        TARLIKE_RC | TARLIKE_TOKEN_FILE | TARLIKE_DATABASE* | TARLIKE_USER | TARLIKE_ENGINE | TARLIKE_*IMAGE | TARLIKE_UPLOAD_URL) ;;
-        TARLIKE_SECRETS | TARLIKE_BASE | TARLIKE_MEMORY | TARLIKE_CPUS | TARLIKE_NET | TARLIKE_MAX_INFLIGHT | TARLIKE_MAX_BLOCK_SIZE) ;;
+        TARLIKE_RC | TARLIKE_SYSTEM_CONF | TARLIKE_*DATABASE* | TARLIKE_*FOLDER | TARLIKE_*_FILE | TARLIKE_TOKENS) ;;
+        TARLIKE_*_CERT | TARLIKE_*_KEY | TARLIKE_CLIENT_CA) ;;
+        TARLIKE_USER | TARLIKE_ENGINE | TARLIKE_*IMAGE | TARLIKE_UPLOAD_URL) ;;
+        TARLIKE_SECRETS | TARLIKE_BASE | TARLIKE_MEMORY | TARLIKE_CPUS | TARLIKE_NET) ;;
         AWS_CA_BUNDLE | AWS_CONFIG_FILE | AWS_SHARED_CREDENTIALS_FILE) ;;
         LOGLEVEL | TARLIKE_* | AWS_* | http_proxy | https_proxy | no_proxy | all_proxy | HTTP_PROXY | HTTPS_PROXY | NO_PROXY | ALL_PROXY)
             # By its name only: a value would stand on the command line.

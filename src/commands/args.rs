@@ -2,8 +2,6 @@
 
 use crate::engine::upload::DeleteLimit;
 use crate::error::{Error, ErrorKind};
-use clap::Command;
-use clap::builder::Resettable;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -52,15 +50,6 @@ fn replace(argument: OsString) -> OsString {
         }
     }
     argument
-}
-
-/// Makes clap treat a variable that is set to an empty text as not set.
-pub(super) fn without_empty_variables(command: Command) -> Command {
-    let command = command.mut_args(|argument| {
-        let value = argument.get_env().and_then(std::env::var_os);
-        if value.is_some_and(|value| value.is_empty()) { argument.env(Resettable::Reset) } else { argument }
-    });
-    command.mut_subcommands(without_empty_variables)
 }
 
 /// A number of bytes, as rsync and rclone take it: a number with or without a fraction, then a
@@ -126,8 +115,12 @@ pub(super) fn block_range(first: u64, last: Option<u64>) -> Result<(), Error> {
     }
 }
 
-/// A regular expression on the bytes of a relative path.
+/// A regular expression on the bytes of a relative path. Not the empty one, which every path
+/// matches.
 pub(super) fn regex(text: &str) -> Result<regex::bytes::Regex, String> {
+    if text.is_empty() {
+        return Err("an empty expression matches every path".to_string());
+    }
     regex::bytes::Regex::new(text).map_err(|e| e.to_string())
 }
 

@@ -1,12 +1,14 @@
 //! `tar-like config`
 
-use super::args::without_empty_variables;
 use super::output::{Outcome, Output};
-use super::settings::{Settings, VARIABLES, is_secret};
+use super::settings::{FileLine, Settings, VARIABLES, is_secret};
+use super::usage;
+use super::variables::{all_commands, at_fault, without_unused};
 use crate::archive::path::printable;
 use crate::error::{Error, ErrorKind, Result};
+use clap::error::ErrorKind::MissingRequiredArgument;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Args, Command};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -15,13 +17,18 @@ use std::sync::Arc;
 
 const EXAMPLES: &str = "\
 Each line has three columns separated by tabs: the setting, its value, and the origin of the value.
-Secrets are hidden. A flag wins over the environment, the environment over ~/.tar_like_rc, and that
-file over the default.
+Secrets are hidden. A flag wins over the environment, the environment over ~/.tar_like_rc, that file
+over /etc/tar-like.conf, and this one over the default.
+
+The variable of an option is TARLIKE_ and its name in upper case, with _ for -: TARLIKE_DRY_RUN for
+--dry-run. 1, yes, true and on switch an option on; 0, no, false, off and an empty text do not. An
+option that may be given several times takes one value a line. These have no variable, and must be
+given each time: --clean, --insecure, --ignore-ca, --ignore-errors, --moved.
 
 Examples:
   tar-like config                                 every variable that tar-like reads
   tar-like config upload -p 8                     every setting of this command
-  TARLIKE_RC= tar-like config                     ignore ~/.tar_like_rc
+  TARLIKE_RC= tar-like config                     ignore both files
 
 Exit codes: 0 done, 1 error, 2 wrong usage, also in the given command line.";
 
@@ -37,7 +44,8 @@ pub(super) struct ConfigArgs {
 enum Origin {
     Flag,
     Environment,
-    RcFile(usize),
+    /// The line of a settings file.
+    File(FileLine),
     Default,
 }
 
@@ -63,40 +71,46 @@ pub(super) async fn run(
         true => of_all_commands(&definition, settings),
         false => of_command(args.command_line, definition, settings)?,
     };
-    let file = settings.file.as_ref().map(|file| printable(file.as_os_str().as_bytes()));
     for row in &rows {
-        row.print(file.as_deref(), output)?;
+        row.print(output)?;
     }
+    let path = |is_system: bool| {
+        let file = settings.files.iter().find(|file| file.is_system == is_system)?;
+        Some(printable(file.path.as_os_str().as_bytes()))
+    };
     Ok(Outcome {
         command: "config",
         exit: 0,
         text: format!("{} settings", rows.len()),
-        fields: json!({"settings": rows.len(), "rc_file": file, "warnings": settings.warnings}),
+        fields: json!({
+            "settings": rows.len(), "rc_file": path(false), "system_file": path(true), "warnings": settings.warnings,
+        }),
     })
 }
 
 impl Row {
-    fn print(&self, file: Option<&str>, output: &Output) -> Result<()> {
+    fn print(&self, output: &Output) -> Result<()> {
         let value = match &self.value {
             Some(_) if self.secret => "set (hidden)",
             Some(value) => value,
             None => "",
         };
-        let (from, line) = match self.origin {
-            Origin::Flag => ("flag".to_string(), None),
-            Origin::Environment => ("environment".to_string(), None),
-            Origin::RcFile(line) => (format!("{}, line {line}", file.unwrap_or("rc file")), Some(line)),
-            Origin::Default => ("default".to_string(), None),
+        let (kind, place) = match &self.origin {
+            Origin::Flag => ("flag", None),
+            Origin::Environment => ("environment", None),
+            Origin::File(FileLine { file, line }) => {
+                let path = printable(file.path.as_os_str().as_bytes());
+                (if file.is_system { "system_file" } else { "rc_file" }, Some((path, *line)))
+            }
+            Origin::Default => ("default", None),
         };
-        let kind = match self.origin {
-            Origin::RcFile(_) => "rc_file",
-            _ => &from,
-        };
+        let from =
+            place.as_ref().map_or_else(|| kind.to_owned(), |(path, line)| format!("{path}, line {line}"));
+        let (file, line) = place.unzip();
         output.data(&format!("{}\t{value}\t{from}", self.name), || {
             json!({
                 "event": "setting", "name": self.name, "flag": self.flag, "secret": self.secret,
-                "value": self.value.as_ref().map(|_| value), "from": kind,
-                "file": line.and(file), "line": line,
+                "value": self.value.as_ref().map(|_| value), "from": kind, "file": file, "line": line,
             })
         })
     }
@@ -106,7 +120,7 @@ impl Row {
 fn of_all_commands(program: &Command, settings: &Settings) -> Vec<Row> {
     let mut seen = BTreeSet::new();
     let mut rows = Vec::new();
-    for argument in program.get_subcommands().chain([program]).flat_map(Command::get_arguments) {
+    for argument in all_commands(program).into_iter().flat_map(Command::get_arguments) {
         let Some(name) = argument.get_env().and_then(OsStr::to_str) else { continue };
         if seen.insert(name.to_owned()) {
             let default = default_of(argument);
@@ -142,24 +156,32 @@ fn of_other_variables(settings: &Settings) -> Vec<Row> {
 
 /// Every setting of a command line.
 fn of_command(line: Vec<OsString>, mut definition: Command, settings: &Settings) -> Result<Vec<Row>> {
-    let arguments = [OsString::from("tar-like")].into_iter().chain(line);
-    definition = without_empty_variables(definition);
+    let arguments: Vec<OsString> = [OsString::from("tar-like")].into_iter().chain(line).collect();
+    let parse = |ignore_errors| {
+        let counting = without_unused(definition.clone(), &arguments);
+        counting.ignore_errors(ignore_errors).try_get_matches_from(&arguments)
+    };
+    let matches = match parse(false) {
+        // The settings of a command do not depend on what it is to work on.
+        Err(e) if e.kind() == MissingRequiredArgument => parse(true),
+        other => other,
+    };
+    let matches = matches.map_err(|e| usage::error(&e, &arguments, at_fault(&definition, &e).as_deref()))?;
     definition.build();
-    let matches = definition.clone().try_get_matches_from(arguments).map_err(|e| {
-        // Only the first line says what is wrong; the others show how the command is used.
-        let text = e.to_string();
-        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        Error::new(ErrorKind::Usage, first)
-            .with_hint("give a command and its arguments, for example: tar-like config upload")
-    })?;
-    let (name, matches) = matches
-        .subcommand()
-        .ok_or_else(|| Error::new(ErrorKind::Usage, "no command is named after config"))?;
-    let of_this = definition.find_subcommand(name).into_iter().flat_map(|command| command.get_arguments());
-    let mut rows: Vec<Row> = of_this
-        .filter(|argument| !matches!(argument.get_id().as_str(), "help" | "version" | "command_line"))
-        .map(|argument| of_argument(argument, matches, settings))
-        .collect();
+    let (mut command, mut matches) = (&definition, &matches);
+    while let Some((name, below)) = matches.subcommand() {
+        let Some(found) = command.find_subcommand(name) else { break };
+        (command, matches) = (found, below);
+    }
+    if std::ptr::eq(command, &definition) {
+        return Err(Error::new(ErrorKind::Usage, "no command is named after config")
+            .with_hint("give a command and its arguments, for example: tar-like config upload"));
+    }
+    let is_setting = |argument: &&Arg| {
+        !argument.is_hide_set() && !matches!(argument.get_id().as_str(), "help" | "version" | "command_line")
+    };
+    let of_this = command.get_arguments().filter(is_setting);
+    let mut rows: Vec<Row> = of_this.map(|argument| of_argument(argument, matches, settings)).collect();
     rows.extend(of_other_variables(settings));
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(rows)
@@ -171,7 +193,7 @@ fn of_argument(argument: &Arg, matches: &ArgMatches, settings: &Settings) -> Row
     let flag = flag_of(argument);
     let name = variable.map(str::to_owned).or_else(|| flag.clone()).unwrap_or_else(|| id.to_uppercase());
     let given = || -> Option<String> {
-        if !argument.get_action().takes_values() {
+        if matches!(argument.get_action(), ArgAction::SetTrue) {
             return Some("yes".to_string());
         }
         let raw: Vec<String> =
@@ -195,7 +217,7 @@ fn of_variable(name: &str, default: Option<String>, settings: &Settings) -> Row 
 }
 
 fn from_outside(name: &str, settings: &Settings) -> Origin {
-    settings.line_of(name).map_or(Origin::Environment, Origin::RcFile)
+    settings.line_of(name).map_or(Origin::Environment, Origin::File)
 }
 
 fn flag_of(argument: &Arg) -> Option<String> {

@@ -10,7 +10,7 @@
 //! destination                                        the destination of sync and rewind
 //! local_receiver transfer index_file credential_reloader report
 //! connect s3 append rsync_flags                      groups of flags, and what they stand for
-//! tls args bind environment signals settings         values of flags; variables; SIGINT and SIGTERM
+//! tls args bind environment signals settings variables    values of flags; variables; SIGINT and SIGTERM
 //! output rc_file limits systemd usage                the terminal, the settings file, the system; wrong usage
 //! ```
 
@@ -51,6 +51,7 @@ mod token;
 mod transfer;
 mod upload;
 mod usage;
+mod variables;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
@@ -122,22 +123,22 @@ enum Command {
     Health(health::HealthArgs),
 }
 
-/// Whether a flag reads the variable `name`.
-fn has_flag(name: &str) -> bool {
-    let command = Cli::command();
-    let mut all = command.get_subcommands().chain([&command]).flat_map(|command| command.get_arguments());
-    all.any(|argument| argument.get_env().is_some_and(|variable| variable == name))
+/// The definition of the command line.
+fn definition() -> clap::Command {
+    variables::with_variables(Cli::command())
 }
 
 /// Runs the program with these arguments, the first of which is its name. Before anything else: it
 /// may start the program again.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = args::old_spellings(arguments);
-    let settings = Settings::load(&arguments, &has_flag);
+    let definition = definition();
+    let settings = Settings::load(&arguments, &|name| variables::has(&definition, name));
     // Between the processes of blockcopy, standard output is no place for lines.
     let is_stream = arguments.iter().any(|argument| argument == "blockcopy");
-    let json = !is_stream && arguments.iter().any(|argument| argument == "--json");
-    let parsed = args::without_empty_variables(Cli::command())
+    let json = !is_stream
+        && (arguments.iter().any(|argument| argument == "--json") || variables::is_on("TARLIKE_JSON"));
+    let parsed = variables::without_unused(definition.clone(), &arguments)
         .try_get_matches_from(&arguments)
         .and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
@@ -152,7 +153,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let _ = e.print();
             return ExitCode::from(ErrorKind::Usage.exit_code());
         }
-        Err(e) => return ExitCode::from(output::usage_error(&usage::error(&e, &arguments), json)),
+        Err(e) => {
+            let error = usage::error(&e, &arguments, variables::at_fault(&definition, &e).as_deref());
+            return ExitCode::from(output::usage_error(&error, json));
+        }
     };
     let debug = matches!(&cli.command, Command::Blockcopy(args) if args.wants_debug());
     let output = Output::new(&cli.global, debug);
@@ -191,11 +195,11 @@ fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Ou
             Command::Rewind(args) => rewind::run(args, output).await.map_err(Error::as_sender),
             Command::Compact(args) => compact::run(args, output).await.map_err(Error::as_sender),
             Command::Gc(args) => gc::run(args, output).await,
-            Command::Completions(args) => generate::completions(&args, Cli::command(), output),
-            Command::ManPages(args) => generate::man_pages(&args, Cli::command()),
+            Command::Completions(args) => generate::completions(&args, definition(), output),
+            Command::ManPages(args) => generate::man_pages(&args, definition()),
             Command::Blockcopy(args) => blockcopy::run(args, output).await,
             Command::HcpCredentials(args) => hcp_credentials::run(args, output).await,
-            Command::Config(args) => config::run(args, Cli::command(), settings, output).await,
+            Command::Config(args) => config::run(args, definition(), settings, output).await,
             Command::Token(args) => token::run(args, output),
             Command::Health(args) => health::run(args, output).await,
         }

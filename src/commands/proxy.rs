@@ -251,7 +251,10 @@ const MIN_CONNECTIONS: usize = 16;
 
 /// Refuses a settings file that a sender may have sent.
 fn refuse_settings_of_senders(settings: &Settings, base: &Path) -> Result<()> {
-    let Some(file) = &settings.file else { return Ok(()) };
+    settings.files.iter().try_for_each(|file| refuse_file_of_senders(&file.path, base))
+}
+
+fn refuse_file_of_senders(file: &Path, base: &Path) -> Result<()> {
     let (Ok(real), Ok(base)) = (file.canonicalize(), base.canonicalize()) else { return Ok(()) };
     // A link in the base folder that leads out of it is refused, too: a sender may have made the
     // link.

@@ -178,6 +178,11 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
                     self.next();
                     self.in_double_quotes(&mut value, before)?;
                 }
+                Some(b'$') if self.text.get(self.at + 1) == Some(&b'\'') => {
+                    self.next();
+                    self.next();
+                    self.with_escapes(&mut value)?;
+                }
                 Some(b'$') => self.expansion(&mut value, before)?,
                 Some(b'`') => return Err(COMMAND.to_string()),
                 Some(b'\\') => {
@@ -196,6 +201,26 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
                     self.next();
                     value.push(byte);
                 }
+            }
+        }
+    }
+
+    /// Parses the rest of `$'...'`, which may hold several lines as `\n`.
+    fn with_escapes(&mut self, value: &mut Vec<u8>) -> Result<(), Refused> {
+        loop {
+            match self.quoted()? {
+                None | Some(b'\'') => return Ok(()),
+                Some(b'\\') => value.push(match self.quoted()? {
+                    Some(b'n') => b'\n',
+                    Some(b't') => b'\t',
+                    Some(byte @ (b'\\' | b'\'' | b'"')) => byte,
+                    _ => {
+                        return Err(
+                            "has an escape in $'...' that is not \\n, \\t, \\\\ or a quote".to_string()
+                        );
+                    }
+                }),
+                Some(byte) => value.push(byte),
             }
         }
     }
@@ -270,17 +295,23 @@ impl<E: Fn(&str) -> Option<OsString>> Parser<'_, E> {
     fn skip(&mut self) -> &'static str {
         let start = self.at;
         let (mut quote, mut escaped, mut last) = (None, false, b' ');
+        // Within $'...', a backslash escapes the next byte.
+        let mut has_escapes = false;
         while let Some(byte) = self.next() {
             match (quote, byte) {
                 _ if escaped => escaped = false,
                 (None | Some(b'"' | b'`'), b'\\') => escaped = true,
+                (Some(b'\''), b'\\') if has_escapes => escaped = true,
                 (None, b'\n') => break,
                 (None, b'#') if last.is_ascii_whitespace() => {
                     while !matches!(self.peek(), None | Some(b'\n')) {
                         self.next();
                     }
                 }
-                (None, b'\'' | b'"' | b'`') => quote = Some(byte),
+                (None, b'\'' | b'"' | b'`') => {
+                    has_escapes = byte == b'\'' && last == b'$';
+                    quote = Some(byte);
+                }
                 (Some(open), _) if open == byte => quote = None,
                 _ => {}
             }
@@ -343,6 +374,7 @@ mod tests {
         takes("A=\nB=''\nC=\"\"", &[("A", "", 1), ("B", "", 2), ("C", "", 3)]);
         takes("A='a b'c\"d e\"\\ f#g", &[("A", "a bcd e f#g", 1)]);
         takes(r#"A='$HOME `x` $(x) \n'"#, &[("A", r"$HOME `x` $(x) \n", 1)]);
+        takes(r#"A=x$'a\n\tb\\ \' \" $HOME'y"#, &[("A", "xa\n\tb\\ ' \" $HOMEy", 1)]);
         takes(r#"A="\$HOME \`x\` \" \\ \n""#, &[("A", r#"$HOME `x` " \ \n"#, 1)]);
         takes(
             "A=$HOME/x\nB=${A}y\nC=\"$B z\" D=$C",
@@ -372,11 +404,13 @@ mod tests {
             "A=$(touch /tmp/x)",
             "A=`touch /tmp/x`",
             "A=\"$(id)\"",
+            r"A=$'\x41'",
+            r"A=$'it\'s'\ $(id)",
+            "A=\"$'a'\"",
             "A=\"`id`\"",
             "A=$((1+1))",
             "A=${B:-x}",
             "A=${!B}",
-            "A=$'x'",
             "A=$1",
             "A=$$",
             "A=${}",
@@ -441,6 +475,8 @@ mod tests {
             "f()\n{\nA=1\n}",
             "cat <<END\nA=1\nEND",
             "B='\nA=1\n'",
+            "B=$'\nA=1\n'",
+            "B=$'\\'\nA=1\n'",
             "B=\"x\nA=1\n\"",
             "B=`\nA=1\n`",
             "B=$(\nA=1\n)",

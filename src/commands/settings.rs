@@ -1,9 +1,10 @@
-//! Settings come from flags, then the environment, then `~/.tar_like_rc`, then defaults.
+//! Settings come from flags, then the environment, then `~/.tar_like_rc`, then
+//! `/etc/tar-like.conf`, then defaults.
 //!
 //! Clap, the AWS SDK, the HTTP client and the TLS library read the environment, which a running
-//! program cannot change safely. So the program adds the settings of the file to the environment
+//! program cannot change safely. So the program adds the settings of the files to the environment
 //! and starts itself once more in the same process (`exec`). [`MARKER`] tells the second start
-//! which variables came from the file.
+//! which variables came from the files.
 
 use super::rc_file;
 use crate::error::{Error, ErrorKind, Result};
@@ -15,6 +16,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+
+/// The settings of all users of this host.
+const SYSTEM_FILE: &str = "/etc/tar-like.conf";
+
+/// The variable that names another file instead, or with an empty text none.
+const SYSTEM_FILE_VARIABLE: &str = "TARLIKE_SYSTEM_CONF";
 
 /// The variable in which the first start tells the second one what it did.
 const MARKER: &str = "TARLIKE_RC_READ";
@@ -48,10 +55,11 @@ pub(super) const VARIABLES: &[Variable] = &[
     Variable { name: "https_proxy", default: "" },
     Variable { name: "no_proxy", default: "" },
     Variable { name: "TMPDIR", default: "/tmp" },
+    Variable { name: SYSTEM_FILE_VARIABLE, default: SYSTEM_FILE },
 ];
 
 /// Variables of the container scripts. The program ignores them.
-const OF_SCRIPTS: &[&str] = &[
+pub(super) const OF_SCRIPTS: &[&str] = &[
     "TARLIKE_ENGINE",
     "TARLIKE_IMAGE",
     "TARLIKE_HAPROXY_IMAGE",
@@ -59,8 +67,6 @@ const OF_SCRIPTS: &[&str] = &[
     "TARLIKE_SECRETS",
     "TARLIKE_BASE",
     "TARLIKE_MEMORY",
-    "TARLIKE_MAX_INFLIGHT",
-    "TARLIKE_MAX_BLOCK_SIZE",
     "TARLIKE_CPUS",
     "TARLIKE_NET",
 ];
@@ -78,29 +84,58 @@ const GROUPS: &[&[&str]] = &[
     &["no_proxy", "NO_PROXY"],
 ];
 
-/// The settings file as it was read.
+/// A settings file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct SettingsFile {
+    pub(super) path: PathBuf,
+    /// It is the one of all users.
+    pub(super) is_system: bool,
+}
+
+/// Where a setting is written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct FileLine {
+    pub(super) file: SettingsFile,
+    pub(super) line: usize,
+}
+
+/// The settings files as they were read.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Settings {
     /// The id of the process for which this was written. Child processes inherit the variable, and
     /// ignore it.
     process: u32,
-    /// The path of the file, if it exists.
-    pub(super) file: Option<PathBuf>,
-    /// The variables that come from it, with their line numbers.
-    lines: BTreeMap<String, usize>,
-    /// A part of it was not understood, or it could not be read. A setting may be missing.
+    /// The files that exist.
+    pub(super) files: Vec<SettingsFile>,
+    /// The variables that come from them.
+    lines: BTreeMap<String, FileLine>,
+    /// A part of a file was not understood, or it could not be read. A setting may be missing.
     pub(super) incomplete: bool,
     /// Warnings for the user.
     pub(super) warnings: Vec<String>,
 }
 
+/// Which settings file this is, and thus whom it must belong to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// [`SYSTEM_FILE`]: root.
+    System,
+    /// `~/.tar_like_rc`: this user or root.
+    Own,
+    /// The user names it: anybody. It must exist.
+    Named,
+}
+
+/// The variables that are set outside of a file.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
 impl Settings {
-    /// Reads the file that `arguments` or the environment name. If it sets new variables, the
-    /// program is started again and this does not return. `known` tells whether a flag has this
-    /// variable.
+    /// Reads the files that are for this user, or that `arguments` or the environment name. If they
+    /// set new variables, the program is started again and this does not return. `known` tells
+    /// whether a flag has this variable.
     ///
     /// # Errors
-    /// The named file cannot be read, or is not a settings file.
+    /// A named file cannot be read, or is not a settings file.
     pub(super) fn load(arguments: &[OsString], known: &dyn Fn(&str) -> bool) -> Result<Self> {
         let process = std::process::id();
         if let Some(text) = std::env::var(MARKER).ok()
@@ -109,57 +144,72 @@ impl Settings {
         {
             return Ok(settings);
         }
+        let environment = |name: &str| std::env::var_os(name);
         let mut settings = Self { process, ..Self::default() };
-        let (path, asked_for) = match which(arguments, std::env::var_os("TARLIKE_RC")) {
-            Some(path) if path.is_empty() => return Ok(settings),
-            Some(path) => (PathBuf::from(path), true),
-            None => match std::env::var_os("HOME").filter(|home| !home.is_empty()) {
-                Some(home) => (Path::new(&home).join(".tar_like_rc"), false),
-                None => return Ok(settings),
-            },
-        };
-        let (text, exposed) = match read(&path, asked_for) {
-            Ok(Some(read)) => read,
-            Ok(None) => return Ok(settings),
-            Err(e) if asked_for => return Err(e),
-            Err(e) => {
-                settings.warnings.push(format!("{e}; its settings are ignored"));
-                settings.incomplete = true;
-                return Ok(settings);
-            }
-        };
-        let new = settings.take(&path, &text, known, |name| std::env::var_os(name));
-        if exposed && new.iter().any(|(name, _)| is_secret(name)) {
-            settings.warnings.push(format!(
-                "every user of this host can read the secrets in {0}; protect them with: chmod 600 {0}",
-                path.display()
-            ));
+        let mut taken = BTreeMap::new();
+        for (path, place, is_system) in places(arguments, &environment) {
+            let file = SettingsFile { path, is_system };
+            settings.add(file, place, &mut taken, known, &environment)?;
         }
+        let new = settings.without_rivals(taken, &environment);
         let more = settings.warnings.len().saturating_sub(MAX_WARNINGS);
         if more > 0 {
             settings.warnings.truncate(MAX_WARNINGS);
-            settings.warnings.push(format!("{}: {more} more warnings", path.display()));
+            settings.warnings.push(format!("the settings files: {more} more warnings"));
         }
-        settings.file = Some(path);
         if new.is_empty() { Ok(settings) } else { Err(settings.start_again(arguments, new)) }
     }
 
-    /// The line of the file that sets the variable.
-    pub(super) fn line_of(&self, name: &str) -> Option<usize> {
-        self.lines.get(name).copied()
+    /// The line that sets the variable.
+    pub(super) fn line_of(&self, name: &str) -> Option<FileLine> {
+        self.lines.get(name).cloned()
     }
 
-    /// The names and values of the file that go into the environment.
-    fn take(
+    /// Reads one file. Its variables replace those in `taken`, which are from files before it.
+    fn add(
         &mut self,
-        path: &Path,
+        file: SettingsFile,
+        place: Place,
+        taken: &mut BTreeMap<String, (OsString, FileLine)>,
+        known: &dyn Fn(&str) -> bool,
+        environment: Environment<'_>,
+    ) -> Result<()> {
+        let (text, exposed) = match read(&file.path, place) {
+            Ok(Some(read)) => read,
+            Ok(None) => return Ok(()),
+            Err(e) if place == Place::Named => return Err(e),
+            Err(e) => {
+                self.warnings.push(format!("{e}; its settings are ignored"));
+                self.incomplete = true;
+                return Ok(());
+            }
+        };
+        let before = |name: &str| environment(name).or_else(|| Some(taken.get(name)?.0.clone()));
+        let found = self.assignments(&file, &text, known, &before);
+        if exposed && found.keys().any(|name| is_secret(name) && environment(name).is_none()) {
+            self.warnings.push(format!(
+                "every user of this host can read the secrets in {0}; protect them with: chmod 600 {0}",
+                file.path.display()
+            ));
+        }
+        taken.retain(|name, _| !rivals(name).iter().any(|rival| found.contains_key(*rival)));
+        let at = |(value, line)| (value, FileLine { file: file.clone(), line });
+        taken.extend(found.into_iter().map(|(name, found)| (name, at(found))));
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// The variables of one file that are for this program, with their lines.
+    fn assignments(
+        &mut self,
+        file: &SettingsFile,
         text: &[u8],
         known: &dyn Fn(&str) -> bool,
-        environment: impl Fn(&str) -> Option<OsString>,
-    ) -> Vec<(String, OsString)> {
-        let found = rc_file::parse(text, &environment);
+        environment: Environment<'_>,
+    ) -> BTreeMap<String, (OsString, usize)> {
+        let found = rc_file::parse(text, environment);
         self.incomplete |= !found.refused.is_empty();
-        let at = |line: usize| format!("{}, line {line}", path.display());
+        let at = |line: usize| format!("{}, line {line}", file.path.display());
         let mut warnings: Vec<(usize, String)> = found
             .refused
             .into_iter()
@@ -168,7 +218,7 @@ impl Settings {
         let mut taken = BTreeMap::new();
         for assignment in found.assignments {
             let (name, line) = (assignment.name, assignment.line);
-            if name == "TARLIKE_RC" {
+            if name == "TARLIKE_RC" || name == SYSTEM_FILE_VARIABLE {
                 warnings.push((line, format!("{}: {name} has an effect only in the environment", at(line))));
             } else if OF_SCRIPTS.contains(&&*name) || !is_ours(&name) {
                 // They are not for this program.
@@ -180,13 +230,24 @@ impl Settings {
         }
         warnings.sort();
         self.warnings.extend(warnings.into_iter().map(|(_, text)| text));
-        let set = |name: &str| environment(name).is_some();
-        taken.retain(|name, _| {
-            let group = GROUPS.iter().find(|group| group.contains(&&**name));
-            !set(name) && !group.is_some_and(|group| group.iter().any(|rival| set(rival)))
-        });
-        self.lines = taken.iter().map(|(name, (_, line))| (name.clone(), *line)).collect();
-        taken.into_iter().map(|(name, (value, _))| (name, value)).collect()
+        taken
+    }
+
+    /// The names and values that go into the environment: it has neither them nor another variable
+    /// of their groups.
+    fn without_rivals(
+        &mut self,
+        mut taken: BTreeMap<String, (OsString, FileLine)>,
+        environment: Environment<'_>,
+    ) -> Vec<(String, OsString)> {
+        let is_set = |name: &str| environment(name).is_some();
+        taken.retain(|name, _| !is_set(name) && !rivals(name).iter().any(|rival| is_set(rival)));
+        let mut new = Vec::new();
+        for (name, (value, line)) in taken {
+            self.lines.insert(name.clone(), line);
+            new.push((name, value));
+        }
+        new
     }
 
     /// Replaces this process by the same program with more variables. Returns only if that fails.
@@ -204,12 +265,17 @@ impl Settings {
         again.args(arguments).envs(new);
         match serde_json::to_string(self) {
             Ok(text) => {
-                Error::io("cannot start again with the settings of the file", again.env(MARKER, text).exec())
+                Error::io("cannot start again with the settings of the files", again.env(MARKER, text).exec())
                     .with_hint("set the variables in the environment, and TARLIKE_RC to an empty text")
             }
             Err(e) => Error::new(ErrorKind::Internal, "cannot pass the settings on").with_source(e),
         }
     }
+}
+
+/// The group of a variable.
+fn rivals(name: &str) -> &'static [&'static str] {
+    GROUPS.iter().find(|group| group.contains(&name)).copied().unwrap_or_default()
 }
 
 /// Whether the program or one of its libraries reads the variable. Other variables of the file,
@@ -236,6 +302,26 @@ pub(super) fn is_secret(name: &str) -> bool {
     name == "TARLIKE_TOKEN" || name.starts_with("AWS_") && ends.iter().any(|end| name.ends_with(end))
 }
 
+/// The settings files that may exist, those first that later ones override, and whether each is the
+/// one of all users.
+fn places(arguments: &[OsString], environment: Environment<'_>) -> Vec<(PathBuf, Place, bool)> {
+    let named = which(arguments, environment("TARLIKE_RC"));
+    if named.as_ref().is_some_and(|path| path.is_empty()) {
+        return Vec::new();
+    }
+    let system = match environment(SYSTEM_FILE_VARIABLE) {
+        None => Some((PathBuf::from(SYSTEM_FILE), Place::System, true)),
+        Some(path) if path.is_empty() => None,
+        Some(path) => Some((PathBuf::from(path), Place::Named, true)),
+    };
+    let home = environment("HOME").filter(|home| !home.is_empty());
+    let own = match named {
+        Some(path) => Some((PathBuf::from(path), Place::Named, false)),
+        None => home.map(|home| (Path::new(&home).join(".tar_like_rc"), Place::Own, false)),
+    };
+    system.into_iter().chain(own).collect()
+}
+
 /// The settings file that the user names. It is needed before clap parses the command line.
 fn which(arguments: &[OsString], variable: Option<OsString>) -> Option<OsString> {
     let mut flag = None;
@@ -253,15 +339,16 @@ fn which(arguments: &[OsString], variable: Option<OsString>) -> Option<OsString>
     flag.or(variable)
 }
 
-/// The text of the file, and whether every user may read it. `None` if the default file does not
+/// The text of the file, and whether every user may read it. `None` if it is not named and does not
 /// exist.
-fn read(path: &Path, asked_for: bool) -> Result<Option<(Vec<u8>, bool)>> {
+fn read(path: &Path, place: Place) -> Result<Option<(Vec<u8>, bool)>> {
     let failed = |e: std::io::Error| {
         Error::io(format!("cannot read the settings in {}", path.display()), e).with_kind(ErrorKind::Usage)
     };
     let refused = |why: &str, hint: &str| {
         Err(Error::new(ErrorKind::Usage, format!("{} {why}", path.display())).with_hint(hint))
     };
+    let asked_for = place == Place::Named;
     // Its type is checked before it is opened, because opening a FIFO would block.
     let kind = match path.metadata() {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && !asked_for => return Ok(None),
@@ -272,12 +359,18 @@ fn read(path: &Path, asked_for: bool) -> Result<Option<(Vec<u8>, bool)>> {
     }
     let file = std::fs::File::open(path).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
-    let us = rustix::process::geteuid().as_raw();
     if meta.is_file() && meta.mode() & 0o002 != 0 {
         return refused("can be written by every user of this host", "protect it with: chmod o-w FILE");
     }
-    if !asked_for && meta.uid() != us && meta.uid() != 0 {
-        return refused("belongs to another user", "to use it all the same, name it with --rc-file FILE");
+    let us = rustix::process::geteuid().as_raw();
+    match place {
+        Place::System if meta.uid() != 0 => {
+            return refused("does not belong to root", "give it to root: chown root FILE");
+        }
+        Place::Own if meta.uid() != us && meta.uid() != 0 => {
+            return refused("belongs to another user", "to use it all the same, name it with --rc-file FILE");
+        }
+        _ => {}
     }
     let mut text = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut text).map_err(failed)?;
@@ -285,4 +378,87 @@ fn read(path: &Path, asked_for: bool) -> Result<Option<(Vec<u8>, bool)>> {
         return refused("is too large for a settings file", "give another file with --rc-file FILE");
     }
     Ok(Some((text, meta.is_file() && meta.mode() & 0o004 != 0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, is_system: bool) -> SettingsFile {
+        SettingsFile { path: PathBuf::from(path), is_system }
+    }
+
+    /// What counts of two files with these texts: names, values and whether the system's file has
+    /// the value.
+    fn taken(system: &str, own: &str, outside: &[(&str, &str)]) -> Vec<(String, String, bool)> {
+        let folder = tempfile::tempdir().unwrap();
+        let outside =
+            |name: &str| outside.iter().find(|(set, _)| *set == name).map(|(_, value)| value.into());
+        let (mut settings, mut taken) = (Settings::default(), BTreeMap::new());
+        for (text, is_system) in [(system, true), (own, false)] {
+            let path = folder.path().join(if is_system { "system" } else { "own" });
+            std::fs::write(&path, text).unwrap();
+            let file = SettingsFile { path, is_system };
+            settings.add(file, Place::Named, &mut taken, &|_| true, &outside).unwrap();
+        }
+        let new = settings.without_rivals(taken, &outside);
+        new.into_iter()
+            .map(|(name, value)| {
+                let line = settings.line_of(&name).unwrap();
+                (name, value.into_string().unwrap(), line.file.is_system)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_own_file_wins_over_the_system_s() {
+        let is = |name: &str, value: &str, is_system| (name.to_owned(), value.to_owned(), is_system);
+        assert_eq!(
+            taken("TARLIKE_A=1\nTARLIKE_B=1", "TARLIKE_B=2\nTARLIKE_C=${TARLIKE_A}2", &[]),
+            [is("TARLIKE_A", "1", true), is("TARLIKE_B", "2", false), is("TARLIKE_C", "12", false)]
+        );
+        // The variables of a group come from one place.
+        assert_eq!(
+            taken("TARLIKE_TOKEN=secret", "TARLIKE_TOKEN_FILE=/x", &[]),
+            [is("TARLIKE_TOKEN_FILE", "/x", false)]
+        );
+        assert_eq!(taken("TARLIKE_TOKEN=secret", "", &[("TARLIKE_TOKEN_FILE", "/x")]), []);
+        assert_eq!(taken("TARLIKE_A=1", "TARLIKE_A=2", &[("TARLIKE_A", "")]), []);
+    }
+
+    #[test]
+    fn which_files_are_read() {
+        let read = |arguments: &[&str], outside: &[(&str, &str)]| {
+            let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+            let found = places(&arguments, &|name| {
+                outside.iter().find(|(set, _)| *set == name).map(|(_, value)| value.into())
+            });
+            found.into_iter().map(|(path, ..)| path.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let home = ("HOME", "/home/me");
+        assert_eq!(read(&["t"], &[home]), ["/etc/tar-like.conf", "/home/me/.tar_like_rc"]);
+        assert_eq!(read(&["t"], &[]), ["/etc/tar-like.conf"]);
+        assert_eq!(read(&["t", "--rc-file", "x"], &[home]), ["/etc/tar-like.conf", "x"]);
+        assert_eq!(read(&["t"], &[home, ("TARLIKE_RC", "")]), [""; 0]);
+        assert_eq!(read(&["t"], &[home, ("TARLIKE_SYSTEM_CONF", "/y")]), ["/y", "/home/me/.tar_like_rc"]);
+        assert_eq!(read(&["t"], &[home, ("TARLIKE_SYSTEM_CONF", "")]), ["/home/me/.tar_like_rc"]);
+    }
+
+    #[test]
+    fn the_system_s_file_belongs_to_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("conf");
+        assert!(matches!(read(&path, Place::System), Ok(None)), "it may be missing");
+        std::fs::write(&path, "TARLIKE_A=1\n").unwrap();
+        if rustix::process::geteuid().is_root() {
+            assert!(matches!(read(&path, Place::System), Ok(Some(_))));
+            std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
+        }
+        assert!(read(&path, Place::System).unwrap_err().to_string().contains("does not belong to root"));
+        let (mut settings, mut taken) = (Settings::default(), BTreeMap::new());
+        let file = file(path.to_str().unwrap(), true);
+        settings.add(file, Place::System, &mut taken, &|_| true, &|_| None).unwrap();
+        assert!(taken.is_empty() && settings.incomplete, "{settings:?}");
+        assert!(settings.warnings[0].contains("its settings are ignored"), "{settings:?}");
+    }
 }

@@ -8,8 +8,9 @@ use std::ffi::OsString;
 /// The error for `arguments` that clap refuses.
 ///
 /// It has the first lines of clap's own error. Clap's similar flag and usage line are left out: the
-/// former is a flag that does something else, the latter a choice of flags.
-pub(super) fn error(error: &clap::Error, arguments: &[OsString]) -> Error {
+/// former is a flag that does something else, the latter a choice of flags. `variable` is the name
+/// of the variable that has the wrong value, if it is not in `arguments`.
+pub(super) fn error(error: &clap::Error, arguments: &[OsString], variable: Option<&str>) -> Error {
     let rendered = error.render().to_string();
     let problem: Vec<&str> = rendered
         .lines()
@@ -23,7 +24,12 @@ pub(super) fn error(error: &clap::Error, arguments: &[OsString]) -> Error {
     let usage = rendered.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("tar-like");
     let command: Vec<&str> = usage.split(' ').take_while(|word| !word.starts_with(['[', '<', '-'])).collect();
     let help = || format!("{} --help lists what it takes", command.join(" "));
-    let hint = hint(error, arguments).map_or_else(help, str::to_owned);
+    let hint = match variable {
+        Some(name) => {
+            format!("this is the value of the variable {name}; tar-like config says where it is set")
+        }
+        None => hint(error, arguments).map_or_else(help, str::to_owned),
+    };
     Error::new(ErrorKind::Usage, message).with_hint(hint)
 }
 

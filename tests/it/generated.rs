@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 /// The words of a command line.
-type Words = Vec<String>;
+pub(crate) type Words = Vec<String>;
 
 pub(crate) fn help(lab: &Lab, words: &[String]) -> String {
     let mut args = args![];
@@ -15,7 +15,7 @@ pub(crate) fn help(lab: &Lab, words: &[String]) -> String {
 }
 
 /// The commands that the help lists, each followed by those below it.
-fn commands(lab: &Lab) -> Vec<Words> {
+pub(crate) fn commands(lab: &Lab) -> Vec<Words> {
     let mut found = Vec::new();
     add_commands_below(lab, &[], &mut found);
     assert!(found.len() >= 8 && found.contains(&vec!["upload".to_owned()]), "{found:?}");

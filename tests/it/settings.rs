@@ -216,9 +216,10 @@ fn config_tells_values_and_where_they_are_from() {
     };
     assert_eq!(from("TARLIKE_WORKERS"), ("3".into(), "flag".into()));
     assert_eq!(from("TARLIKE_BWLIMIT"), ("5M".into(), "environment".into()));
-    assert_eq!(from("--dry-run"), ("yes".into(), "flag".into()));
-    assert_eq!(from("--ignore-done"), ("no".into(), "default".into()));
-    assert_eq!(from("--block-size"), ("30000000".into(), "default".into()));
+    assert_eq!(from("TARLIKE_DRY_RUN"), ("yes".into(), "flag".into()));
+    assert_eq!(from("TARLIKE_IGNORE_DONE"), ("no".into(), "default".into()));
+    assert_eq!(from("TARLIKE_BLOCK_SIZE"), ("30000000".into(), "default".into()));
+    assert_eq!(from("--ignore-ca"), ("no".into(), "default".into()));
     assert_eq!(setting(&lines, "TARLIKE_WORKERS")["flag"], "--no-processes");
     lab.run(args!["config", "upload", "--nonsense"]).code(2).says("--nonsense");
     lab.run(args!["config", "nonsense"]).code(2).says("nonsense");
@@ -363,6 +364,132 @@ fn the_second_start_is_the_same_process() {
     lab.cmd(args!["proxy", "0", "-b", lab.dir("dst")]).serve().term_and_wait().code(0);
 }
 
+/// The variable that the rule gives a flag.
+fn variable_of(flag: &str) -> String {
+    format!("TARLIKE_{}", flag.trim_start_matches('-').to_uppercase().replace('-', "_"))
+}
+
+/// Values of which each flag takes one.
+const VALUES: &[&str] =
+    &["3", "/x", "10%", "4096", "auto", "path", "127.0.0.1", "upload", "2099-01-31", "http://x/tar", "x"];
+
+/// `config COMMAND` lists the flags of the command without its positional arguments, and takes each
+/// variable.
+#[test]
+fn every_variable_of_every_command_counts() {
+    let lab = Lab::new();
+    let commands = crate::generated::commands(&lab);
+    let mut seen = 0;
+    for command in commands.iter().filter(|command| *command != &["config"]) {
+        let config = || lab.cmd(args!["--json", "config"]).args(command.iter().map(Into::into).collect());
+        let output = config().run();
+        if ["blockcopy", "token"].contains(&&*command[0]) && command.len() == 1 {
+            output.code(2);
+            continue;
+        }
+        let lines = output.code(0).json();
+        for line in lines.iter().filter(|line| line["flag"].is_string()) {
+            let name = line["name"].as_str().unwrap();
+            if name.starts_with("--") || ["TARLIKE_RC", "TARLIKE_JSON"].contains(&name) {
+                continue;
+            }
+            seen += 1;
+            let try_value = |value: &str| config().env(name, value).run();
+            if line["value"] == "no" && line["flag"] != "--verbose" {
+                // It adds to --use-s3, and is not looked at without.
+                let (on, from) =
+                    (try_value("Yes").code(0).json(), setting(&try_value("off").code(0).json(), name));
+                assert_eq!(from["from"], "default");
+                if name == "TARLIKE_S3_NO_MD5" {
+                    assert_eq!(setting(&on, name)["from"], "default");
+                    continue;
+                }
+                assert_eq!(setting(&on, name)["from"], "environment", "{command:?}");
+                let maybe = try_value("maybe").code(2);
+                assert!(maybe.stdout.contains(name), "{command:?} {maybe:?}");
+                continue;
+            }
+            let default = line["value"].as_str().filter(|value| !value.contains(' '));
+            let mut values = VALUES.iter().copied().chain(default);
+            let found = values.find_map(|value| {
+                let output = try_value(value);
+                (output.code == 0).then(|| setting(&output.json(), name))
+            });
+            let found = found.unwrap_or_else(|| panic!("{command:?}: no value for {name}"));
+            let alone =
+                ["TARLIKE_MAX_DELETE", "TARLIKE_BACKUP_DIR", "TARLIKE_TO", "TARLIKE_BLOCKCOPY_BLOCK_SIZE"];
+            let from = if alone.contains(&name) { "default" } else { "environment" };
+            assert_eq!(found["from"], from, "{command:?} {found}");
+        }
+    }
+    assert!(seen > 100, "{seen}");
+}
+
+/// A switch that is on, off or neither, values on several lines, and what a flag of the command
+/// line does to variables.
+#[test]
+fn variables_of_flags() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.path("dst"));
+    Tree::new(&src, 803).noise("a", 100).noise("b", 100).noise("c", 100);
+    let sync = || lab.cmd(args!["sync", src, dst]);
+    let planned = sync().env("TARLIKE_DRY_RUN", "1").run().code(0);
+    assert!(planned.stdout.contains("would send"), "{planned:?}");
+    assert!(!dst.exists());
+    // A setting that stands for every run does not hinder a run without --delete, and an excluded
+    // flag does not hinder the one that is typed.
+    sync().env("TARLIKE_MAX_DELETE", "5").env("TARLIKE_QUIET", "1").args(args!["-v"]).run().code(0);
+    assert!(dst.join("c").exists());
+    rc(&lab, "TARLIKE_EXCLUDE=$'^a$\\n^b$'\nTARLIKE_DELETE=yes\n");
+    let config = lab.run(args!["--json", "config", "sync"]).code(0).json();
+    assert_eq!(setting(&config, "TARLIKE_DELETE")["value"], "yes");
+    sync().run().code(0);
+    let there = |name: &str| dst.join(name).exists();
+    assert!(!there("a") && !there("b") && there("c"), "both are left out, and deleted");
+    // The environment switches off what the file switches on, and a flag replaces all values.
+    sync().env("TARLIKE_DELETE", "no").args(args!["-x", "^c$"]).run().code(0);
+    assert!(there("a") && there("b") && there("c"));
+    let wrong = sync().env("TARLIKE_WORKERS", "many").run().code(2);
+    assert!(wrong.stderr.contains("the variable TARLIKE_WORKERS"), "{}", wrong.stderr);
+    let wrong = sync().env("TARLIKE_JSON", "1").args(args!["--nonsense"]).run().code(2);
+    assert!(wrong.summary()["error"].as_str().unwrap().contains("--nonsense"));
+    // An empty line would leave out every path.
+    sync().env("TARLIKE_EXCLUDE", "^a$\n").run().code(2).says("matches every path");
+    // These are asked for in the command line, or not at all.
+    sync().env("TARLIKE_CLEAN", "1").env("TARLIKE_INSECURE", "1").run().code(0);
+    rc(&lab, "TARLIKE_CLEAN=1\n");
+    sync().run().code(0).says("there is no setting TARLIKE_CLEAN");
+}
+
+/// The settings of all users count least.
+#[test]
+fn the_settings_of_the_host() {
+    let lab = Lab::new();
+    let system = lab.file("tar-like.conf", "TARLIKE_WORKERS=7\nTARLIKE_BWLIMIT=1M\nTARLIKE_KEEP=2\n");
+    let own = rc(&lab, "TARLIKE_BWLIMIT=2M\n");
+    let config = || lab.cmd(args!["--json", "config", "sync"]).env("TARLIKE_SYSTEM_CONF", &system);
+    let output = config().env("TARLIKE_KEEP", "3").run().code(0);
+    let lines = output.json();
+    let is = |name: &str, value: &str, from: &str, file: Option<&Path>| {
+        let line = setting(&lines, name);
+        let file = file.map_or(Value::Null, |file| file.display().to_string().into());
+        assert_eq!((&line["value"], &line["from"], &line["file"]), (&value.into(), &from.into(), &file));
+    };
+    is("TARLIKE_WORKERS", "7", "system_file", Some(&system));
+    is("TARLIKE_BWLIMIT", "2M", "rc_file", Some(&own));
+    is("TARLIKE_KEEP", "3", "environment", None);
+    assert_eq!(output.summary()["system_file"], system.display().to_string());
+    let none = config().env("TARLIKE_RC", "").run().code(0).json();
+    assert_eq!(setting(&none, "TARLIKE_WORKERS")["from"], "default");
+    let text = lab.cmd(args!["config"]).env("TARLIKE_SYSTEM_CONF", &system).run().code(0).stdout;
+    assert!(text.contains(&format!("TARLIKE_WORKERS\t7\t{}, line 1\n", system.display())), "{text}");
+    // A receiver whose senders may have written its settings does not start.
+    let base = lab.dir("base");
+    std::fs::copy(&system, base.join("conf")).unwrap();
+    let start = lab.cmd(args!["proxy", "0", "-b", base]).env("TARLIKE_SYSTEM_CONF", base.join("conf"));
+    start.run().code(2).says("a sender may have written it");
+}
+
 /// The template, `config` and the program have the same settings.
 #[test]
 fn every_variable_is_in_the_template_and_in_config() {
@@ -376,9 +503,14 @@ fn every_variable_is_in_the_template_and_in_config() {
         .iter()
         .filter(|line| line["event"] == "setting")
         .map(|line| line["name"].as_str().unwrap().to_string())
-        .filter(|name| name != "TARLIKE_RC" && name != "TMPDIR")
+        .filter(|name| !["TARLIKE_RC", "TARLIKE_SYSTEM_CONF", "TMPDIR"].contains(&&**name))
         .collect();
-    let missing: Vec<_> = shown.difference(&described).collect();
+    // The template says the rule that gives the others their names.
+    let regular = |name: &str| {
+        let line = setting(&lines, name);
+        line["flag"].as_str().is_some_and(|flag| name == variable_of(flag))
+    };
+    let missing: Vec<_> = shown.difference(&described).filter(|name| !regular(name)).collect();
     assert!(
         missing.is_empty() && shown.len() > 20,
         "not in .tar_like_rc.example: {missing:?}; shown: {shown:?}"

@@ -71,6 +71,8 @@ impl Lab {
             ("PATH".into(), std::env::var_os("PATH").unwrap_or_default()),
             ("HOME".into(), home.clone().into()),
             ("TMPDIR".into(), self.path("tmp").into()),
+            // The settings of this host, if it has any, are not for tests.
+            ("TARLIKE_SYSTEM_CONF".into(), "".into()),
         ];
         Cmd { program: args!(env!("CARGO_BIN_EXE_tar-like")), args, env, cwd: home, patience: PATIENCE }
     }
