@@ -63,6 +63,15 @@ pub struct Counters {
     pub zstd_blocks: Counter,
 }
 
+impl Counters {
+    /// Sets what progress is measured by to 0, for the next piece of the work.
+    pub fn restart(&self) {
+        for counter in [&self.files_total, &self.files_done, &self.total_bytes, &self.done_bytes] {
+            counter.set(0);
+        }
+    }
+}
+
 /// Something a user wants to know while the work goes on. The engine never prints: it tells a
 /// [`Monitor`].
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,7 +26,7 @@ pub(super) fn old_spellings(arguments: impl IntoIterator<Item = OsString>) -> Ve
 }
 
 /// The flags of `sync` that take no value, by their letters, `-h` among them.
-const SWITCHES: &[u8] = b"aAcDgHhlnoPqrStvXz";
+const SWITCHES: &[u8] = b"aAcDgHhilnoPqrStvXz";
 
 /// Takes `h` out of a group such as `-avh`: it stands for sizes that people can read, as rsync's
 /// does, and not for help.

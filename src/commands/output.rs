@@ -204,6 +204,11 @@ impl Output {
         self.verified.store(true, Ordering::Relaxed);
     }
 
+    /// Whether more messages are wanted.
+    pub(super) fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
     /// Asks the running work to stop.
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);

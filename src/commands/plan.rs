@@ -7,6 +7,7 @@ use super::report::{plan_entry, plan_exit, plan_fields, plan_notes, plan_table};
 use super::s3::S3Args;
 use super::signals::interruptible;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
+use crate::archive::ranges::RangeSet;
 use crate::engine::index::{Append, IndexOptions};
 use crate::engine::index_source::refuse_other_index;
 use crate::engine::plan::{BetweenOptions, Plan, PlanOptions, PlannedChange, between, plan};
@@ -116,7 +117,10 @@ pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome>
         let entry = |change: &PlannedChange<'_>| if paths { plan_entry(change, &monitor) } else { Ok(()) };
         let scratch = std::env::temp_dir();
         match from {
-            None => plan(&PlanOptions { index, block_size, scratch }, &*monitor, entry),
+            None => {
+                let missing = RangeSet::default();
+                plan(&PlanOptions { index, block_size, scratch, missing }, &*monitor, entry)
+            }
             Some(from) => {
                 between(&BetweenOptions { database, from, to, block_size, scratch }, &*monitor, entry)
             }

@@ -28,6 +28,7 @@ pub(super) fn planned(plan: &Plan, upload: UploadReport) -> Outcome {
         sent_bytes: upload.sent_bytes.saturating_add(plan.send_bytes),
         sent_blocks: upload.sent_blocks.saturating_add(plan.blocks),
         total_bytes: upload.total_bytes.saturating_add(plan.send_bytes),
+        content_bytes: plan.total_bytes,
         files: plan.total_files,
         complete: upload.complete && plan.is_idle(),
         ..upload
@@ -35,7 +36,8 @@ pub(super) fn planned(plan: &Plan, upload: UploadReport) -> Outcome {
     let mut fields = upload_fields(&report);
     fields.insert("plan".to_string(), plan_fields(plan).into());
     let at_most = if plan.at_most { ", at most" } else { "" };
-    let text = format!("{}\n{}{at_most}{}", plan_table(plan), upload_text(&report), plan_notes(plan));
+    let (table, sends, deletes) = (plan_table(plan), would_send(&report), deleted_text(&report));
+    let text = format!("{table}\n{sends}{at_most}{deletes}{}", plan_notes(plan));
     let exit = plan_exit(plan).max(upload_exit(&report));
     Outcome { command: "sync", exit, text, fields: fields.into() }
 }
@@ -60,11 +62,16 @@ pub(super) fn index_text(report: &IndexReport) -> String {
         None => String::new(),
         Some(_) if report.unchanged => format!("; nothing changed since generation {}", report.generation),
         Some(changes) => format!(
-            "; generation {}: {} new or changed, {} with new metadata, {} removed, {} to send",
+            "; generation {}: {} new, {} changed, {} with new metadata, {} removed{}, {} to send",
             report.generation,
-            human_count(changes.added),
+            human_count(changes.added.saturating_sub(changes.changed)),
+            human_count(changes.changed),
             human_count(changes.touched),
             human_count(changes.removed),
+            match changes.nodes {
+                0 => String::new(),
+                count => format!(", {}", nodes(count)),
+            },
             human_bytes(changes.appended_bytes)
         ),
     };
@@ -72,17 +79,18 @@ pub(super) fn index_text(report: &IndexReport) -> String {
         "indexed {}, {}, {}{skipped}{changes}",
         counted(report.files, "file"),
         nodes(report.nodes),
-        human_bytes(report.total_bytes)
+        human_bytes(report.content_bytes)
     )
 }
 
 pub(super) fn index_fields(report: &IndexReport) -> Map<String, Value> {
     object(json!({
-        "files": report.files, "nodes": report.nodes, "total_bytes": report.total_bytes, "skipped": report.skipped,
+        "files": report.files, "nodes": report.nodes, "total_bytes": report.total_bytes,
+        "content_bytes": report.content_bytes, "skipped": report.skipped,
         "digest": report.digest.to_string(), "unchanged": report.unchanged, "generation": report.generation,
         "changes": report.changes.map(|changes| json!({
-            "added": changes.added, "known": changes.known, "touched": changes.touched, "removed": changes.removed,
-            "appended_bytes": changes.appended_bytes,
+            "added": changes.added, "changed": changes.changed, "known": changes.known, "touched": changes.touched,
+            "removed": changes.removed, "nodes": changes.nodes, "appended_bytes": changes.appended_bytes,
         })),
     }))
 }
@@ -101,22 +109,10 @@ pub(super) fn upload_exit(report: &UploadReport) -> u8 {
 }
 
 pub(super) fn upload_text(report: &UploadReport) -> String {
-    let blocks = format!("{}, {}", counted(report.sent_blocks, "block"), human_bytes(report.sent_bytes));
+    let deleted = deleted_text(report);
     if report.dry_run {
-        let to = if report.legacy { " (the receiver knows only the original protocol)" } else { "" };
-        return format!(
-            "would send {blocks} of {} in {}{to}",
-            human_bytes(report.total_bytes),
-            counted(report.files, "file")
-        );
+        return would_send(report) + &deleted;
     }
-    let deleted = match (report.too_many, report.deleted) {
-        (Some(count), _) => {
-            format!("; NOTHING DELETED: {} would go, more than --max-delete allows", counted(count, "entry"))
-        }
-        (None, 0) => String::new(),
-        (None, deleted) => format!("; {} deleted", human_count(deleted)),
-    };
     let state = if report.failed_total > 0 {
         format!("{} FAILED", human_count(report.failed_total))
     } else if report.complete && !report.legacy {
@@ -131,19 +127,45 @@ pub(super) fn upload_text(report: &UploadReport) -> String {
     } else {
         "NOT confirmed by the receiver".to_string()
     };
+    let blocks = blocks_text(report);
     format!("sent {blocks} ({} on the wire){deleted}; {state}", human_bytes(report.wire_bytes))
+}
+
+fn blocks_text(report: &UploadReport) -> String {
+    format!("{}, {}", counted(report.sent_blocks, "block"), human_bytes(report.sent_bytes))
+}
+
+fn would_send(report: &UploadReport) -> String {
+    let to = if report.legacy { " (the receiver knows only the original protocol)" } else { "" };
+    let (blocks, files) = (blocks_text(report), counted(report.files, "file"));
+    format!("would send {blocks} of {} in {files}{to}", human_bytes(report.content_bytes))
+}
+
+/// What was deleted, or would be.
+fn deleted_text(report: &UploadReport) -> String {
+    let would = if report.dry_run { "would be " } else { "" };
+    match (report.too_many, report.deleted, &report.moved_to) {
+        (Some(count), ..) => {
+            let nothing = if report.dry_run { "NOTHING WOULD BE DELETED" } else { "NOTHING DELETED" };
+            format!("; {nothing}: {} would go, more than --max-delete allows", counted(count, "entry"))
+        }
+        (None, 0, _) => String::new(),
+        (None, count, Some(folder)) => format!("; {} {would}moved to {folder}", human_count(count)),
+        (None, count, None) => format!("; {} {would}deleted", human_count(count)),
+    }
 }
 
 pub(super) fn upload_fields(report: &UploadReport) -> Map<String, Value> {
     let failed: Vec<Value> =
         report.failed.iter().map(|entry| json!({"path": entry.path, "reason": entry.reason})).collect();
     object(json!({
-        "files": report.files, "total_bytes": report.total_bytes, "sent_blocks": report.sent_blocks,
-        "sent_bytes": report.sent_bytes, "wire_bytes": report.wire_bytes, "stored_blocks": report.stored_blocks,
+        "files": report.files, "total_bytes": report.total_bytes, "content_bytes": report.content_bytes,
+        "sent_blocks": report.sent_blocks, "sent_bytes": report.sent_bytes, "wire_bytes": report.wire_bytes, "stored_blocks": report.stored_blocks,
         "zstd_blocks": report.zstd_blocks,
         "retries": report.retries, "failed": failed, "failed_total": report.failed_total,
         "complete": report.complete, "others_bytes": report.others_bytes, "legacy": report.legacy,
-        "dry_run": report.dry_run, "deleted": report.deleted, "too_many_to_delete": report.too_many,
+        "dry_run": report.dry_run, "deleted": report.deleted, "moved_to": report.moved_to,
+        "too_many_to_delete": report.too_many,
     }))
 }
 
@@ -178,19 +200,30 @@ fn similarity_fields(similarity: &Similarity) -> Value {
 
 /// 3 if entries of the source would be left out.
 pub(super) fn plan_exit(plan: &Plan) -> u8 {
-    if plan.skipped > 0 { ErrorKind::Partial.exit_code() } else { 0 }
+    if plan.skipped.total() > 0 { ErrorKind::Partial.exit_code() } else { 0 }
 }
 
 /// Names an entry that is not unchanged, with tabs between the columns.
 pub(super) fn plan_entry(change: &PlannedChange<'_>, output: &Output) -> Result<()> {
-    let PlannedChange { kind, node, path, from, bytes, send_bytes } = change;
+    let PlannedChange { kind, node, path, from, bytes, .. } = change;
     let (letter, node) = (kind.letter(), node.map_or("f", |node| node.letter()));
     let before = from.map(|from| format!("\t{from}")).unwrap_or_default();
-    output.data(&format!("{letter}\t{node}\t{bytes}\t{path}{before}"), || {
-        json!({
-            "event": "path", "what": kind.word(), "kind": node, "path": path.to_string(),
-            "from": from.map(ToString::to_string), "bytes": bytes, "send_bytes": send_bytes,
-        })
+    output.data(&format!("{letter}\t{node}\t{bytes}\t{path}{before}"), || entry_fields(change))
+}
+
+/// Writes the name of an entry alone, as rsync does.
+pub(super) fn entry_name(change: &PlannedChange<'_>, output: &Output) -> Result<()> {
+    let PlannedChange { kind, path, .. } = change;
+    let deleting = if *kind == ChangeKind::Removed { "deleting " } else { "" };
+    output.data(&format!("{deleting}{path}"), || entry_fields(change))
+}
+
+fn entry_fields(change: &PlannedChange<'_>) -> Value {
+    let PlannedChange { kind, node, path, from, bytes, send_bytes } = change;
+    json!({
+        "event": "path", "what": kind.word(), "kind": node.map_or("f", |node| node.letter()),
+        "path": path.to_string(), "from": from.map(ToString::to_string), "bytes": bytes,
+        "send_bytes": send_bytes,
     })
 }
 
@@ -232,8 +265,8 @@ pub(super) fn plan_notes(plan: &Plan) -> String {
         let bytes = human_bytes(plan.assumed_bytes);
         text.push_str(&format!("\n{bytes} more are assumed to be unchanged until they are read"));
     }
-    if plan.skipped > 0 {
-        text.push_str(&format!("\n{} would be skipped", counted(plan.skipped, "entry")));
+    if plan.skipped.total() > 0 {
+        text.push_str(&format!("\n{} would be skipped", counted(plan.skipped.total(), "entry")));
     }
     text
 }
@@ -248,7 +281,7 @@ pub(super) fn plan_fields(plan: &Plan) -> Map<String, Value> {
         );
     }
     fields.extend(object(json!({
-        "generation": plan.from, "to_generation": plan.to, "skipped": plan.skipped,
+        "generation": plan.from, "to_generation": plan.to, "skipped": plan.skipped.total(),
         "total_files": plan.total_files, "total_bytes": plan.total_bytes, "send_bytes": plan.send_bytes,
         "at_most": plan.at_most, "believed_bytes": plan.assumed_bytes, "blocks": plan.blocks,
     })));

@@ -11,6 +11,7 @@ use super::s3::{Place, S3Args};
 use super::signals::cancelled_by_signal;
 use super::transfer::TransferArgs;
 use crate::engine::index::IndexOptions;
+use crate::engine::plan::{ChangeKind, EntrySink};
 use crate::engine::sync::{SyncOptions, SyncReport, sync};
 use crate::error::Result;
 use crate::telemetry::{Monitor, Notice};
@@ -66,6 +67,11 @@ pub(super) struct SyncArgs {
     /// receiver reads them, and only differences are sent. With --dry-run, say how much is the same
     #[arg(long)]
     adopt: bool,
+    /// Name each entry that is sent, or would be, with what is new about it: N, C, G, R, T, D or M
+    /// (new, changed, grown, renamed, touched, deleted, missing), as `plan --paths` does. -v gives
+    /// the names alone
+    #[arg(short, long, visible_alias = "itemize-changes")]
+    itemize: bool,
     #[command(flatten)]
     transfer: TransferArgs,
     #[command(flatten)]
@@ -100,7 +106,8 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         append: args.append.append(),
         threads: threads(),
     };
-    let options = SyncOptions { index, upload, adopt: args.adopt };
+    let entries = entry_sink(args.itemize, upload.delete.is_some(), output);
+    let options = SyncOptions { index, upload, adopt: args.adopt, entries };
     let watch = output.watch();
     let copied = cancelled_by_signal(output, sync(options, destination, output.clone())).await;
     if copied.as_ref().is_ok_and(|report| report.upload().complete) {
@@ -110,5 +117,18 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     Ok(match copied? {
         SyncReport::Planned { plan, upload } => report::planned(&plan, upload),
         SyncReport::Copied { index, upload, similarity } => report::copied(&index, &upload, similarity),
+    })
+}
+
+/// Writes the names of entries to standard output, if they are wanted. Without `--delete`, what left
+/// the source is no change of the destination.
+fn entry_sink(itemize: bool, deletes: bool, output: &Arc<Output>) -> Option<EntrySink> {
+    let output = output.clone();
+    (itemize || output.is_verbose()).then(|| {
+        EntrySink::new(move |change| match change.kind {
+            ChangeKind::Removed if !deletes => Ok(()),
+            _ if itemize => report::plan_entry(change, &output),
+            _ => report::entry_name(change, &output),
+        })
     })
 }

@@ -122,9 +122,9 @@ const FLAGS: Hints = &[
     ),
     (&["--bw-limit", "--limit-upload", "--limit", "--throttle"], "--bwlimit RATE limits what is sent"),
     (
-        &["--stats", "-i", "--itemize-changes", "--info", "--out-format", "--log-format"],
-        "the last line is a summary; --json gives it for machines, and `tar-like plan` names what \
-         would be sent",
+        &["--stats", "--info", "--out-format", "--log-format"],
+        "the last line is a summary; -v names what is sent, --itemize says what is new about it, and \
+         --json gives both for machines",
     ),
     (&["--interactive", "--dryrun", "--whatif"], "--dry-run says what would be sent and changes nothing"),
     (

@@ -1,6 +1,8 @@
 //! Records in a file without a name: however many there are, only a buffer of them is in memory.
 
-use crate::error::{Error, Result};
+use crate::archive::entry::NodeKind;
+use crate::archive::path::EntryPath;
+use crate::error::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
@@ -83,5 +85,70 @@ impl IdSpill {
     /// The file cannot be read, or an error of `each`.
     pub(super) fn each(&self, mut each: impl FnMut(u64) -> Result<()>) -> Result<()> {
         self.0.lock().each(|record| each(u64::from_le_bytes(record)))
+    }
+}
+
+/// Entries by their paths, each with its kind and a number of bytes.
+pub(super) struct PathSpill {
+    folder: PathBuf,
+    file: Option<BufWriter<File>>,
+    count: u64,
+}
+
+impl PathSpill {
+    /// No entries; as [`Spill::new`].
+    pub(super) fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_path_buf(), file: None, count: 0 }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Adds an entry; `node` is the kind of a directory or link.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn push(&mut self, node: Option<NodeKind>, bytes: u64, path: &EntryPath) -> Result<()> {
+        let Self { folder, file, count } = self;
+        let write = || -> std::io::Result<()> {
+            let file = match file {
+                Some(file) => file,
+                None => file.insert(BufWriter::new(tempfile::tempfile_in(folder)?)),
+            };
+            file.write_all(node.map_or("f", NodeKind::letter).as_bytes())?;
+            file.write_all(&bytes.to_le_bytes())?;
+            // A path is short.
+            file.write_all(&(path.as_bytes().len() as u32).to_le_bytes())?;
+            file.write_all(path.as_bytes())
+        };
+        write().map_err(failed)?;
+        *count += 1;
+        Ok(())
+    }
+
+    /// Gives all entries in the order in which they came.
+    ///
+    /// # Errors
+    /// The file cannot be read, or an error of `each`.
+    pub(super) fn each(
+        &mut self,
+        mut each: impl FnMut(Option<NodeKind>, u64, &EntryPath) -> Result<()>,
+    ) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.rewind().map_err(failed)?;
+        let mut reader = BufReader::new(file.get_ref());
+        for _ in 0..self.count {
+            let mut head = [0; 13];
+            reader.read_exact(&mut head).map_err(failed)?;
+            let [letter, bytes @ .., a, b, c, d] = head;
+            let mut path = vec![0; u32::from_le_bytes([a, b, c, d]) as usize];
+            reader.read_exact(&mut path).map_err(failed)?;
+            let path = EntryPath::new(path)
+                .map_err(|why| Error::new(ErrorKind::Internal, format!("a path that was checked {why}")))?;
+            each(NodeKind::from_letter(&char::from(letter).to_string()), u64::from_le_bytes(bytes), &path)?;
+        }
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ mod whole;
 pub(super) use change::change_body;
 pub use deletion::{DeleteLimit, DeletePolicy};
 pub use options::UploadOptions;
-pub use report::{FailedEntry, UploadReport};
+pub use report::{Before, FailedEntry, UploadReport};
 pub use whole::compare;
 
 use super::tasks::{blocking, until_cancelled};
@@ -28,6 +28,7 @@ use crate::source::Source;
 use crate::telemetry::{Monitor, Notice};
 use block::BlockSender;
 use job::Upload;
+use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,11 +48,7 @@ pub async fn upload(
     options: &UploadOptions,
     monitor: Arc<dyn Monitor>,
 ) -> Result<UploadReport> {
-    let counters = monitor.counters();
-    for counter in [&counters.files_total, &counters.files_done, &counters.total_bytes, &counters.done_bytes]
-    {
-        counter.set(0);
-    }
+    monitor.counters().restart();
     monitor.notice(Notice::Phase("asking"));
     let (database, theirs) = (options.database.clone(), monitor.clone());
     let policy = options.delete.clone().filter(|_| !options.dry_run);
@@ -72,7 +69,6 @@ pub async fn upload(
         .ok_or_else(|| Error::new(ErrorKind::Usage, "the block size must not be 0"))?;
     let window = block_layout.window(options.first, options.last);
     monitor.counters().files_total.set(summary.files);
-    monitor.counters().total_bytes.set(window.end - window.start);
     let (has_index, takes_parts, can_spare) = <(AtomicBool, AtomicBool, AtomicBool)>::default();
     let upload = Upload {
         source,
@@ -83,10 +79,12 @@ pub async fn upload(
         summary,
         block_layout,
         window,
+        before: Mutex::default(),
         has_index,
         takes_parts,
         can_spare,
     };
+    upload.monitor.counters().total_bytes.set(upload.work_bytes());
     upload.client.budget().restart();
     until_cancelled(&*upload.monitor, upload.run()).await
 }
@@ -95,8 +93,8 @@ pub async fn upload(
 enum Receiver {
     /// It has this index, and misses these bytes.
     Ours(RangeSet),
-    /// It has a generation of this index that leads to ours by these steps.
-    Previous(Vec<Step>),
+    /// It has this generation of this index, which leads to ours by these steps.
+    Previous(u64, Vec<Step>),
     /// It has another index or none.
     Empty,
     /// It knows only the original's protocol (FORMAT.md 5.1).
@@ -105,7 +103,7 @@ enum Receiver {
 
 impl Upload<'_> {
     async fn run(&self) -> Result<UploadReport> {
-        match self.attempt().await {
+        let report = match self.attempt().await {
             // It has given up an index that was damaged, or its folder was replaced: what it has
             // not is put.
             Err(e) if e.kind() == ErrorKind::NotFound && self.has_index.load(Ordering::Relaxed) => {
@@ -113,7 +111,8 @@ impl Upload<'_> {
                 self.attempt().await
             }
             other => other,
-        }
+        };
+        Ok(UploadReport { before: std::mem::take(&mut self.before.lock()), ..report? })
     }
 
     async fn attempt(&self) -> Result<UploadReport> {
@@ -121,21 +120,8 @@ impl Upload<'_> {
         if self.options.dry_run {
             return Ok(self.plan(&receiver));
         }
-        let missing = match receiver {
-            Receiver::Ours(missing) => missing,
-            // Only if both answers are the original's: damage to one of them must not cost the
-            // verification.
-            Receiver::Legacy if !self.put_index().await? => return self.run_legacy().await,
-            Receiver::Legacy => self.missing().await?,
-            Receiver::Previous(steps) => {
-                self.put_changes(&steps).await?;
-                self.missing().await?
-            }
-            Receiver::Empty => {
-                self.put_index().await?;
-                self.missing().await?
-            }
-        };
+        let missing = self.put(receiver).await?;
+        let Some(missing) = missing else { return self.run_legacy().await };
         if self.options.keep == Some(0) {
             // Before anything is sent: there may be no room for it.
             self.finish(FinishRequest { keep: Some(0), ..FinishRequest::default() }).await?;
@@ -171,6 +157,34 @@ impl Upload<'_> {
             )));
         }
         Err(Error::new(ErrorKind::Internal, "the rounds of an upload never end"))
+    }
+
+    /// Brings the receiver our index; gives what it misses of the archive then, or `None` if it knows
+    /// only the original's protocol.
+    async fn put(&self, receiver: Receiver) -> Result<Option<RangeSet>> {
+        let from = match receiver {
+            Receiver::Ours(missing) => {
+                self.record_before(|| Before::Same(missing.clone()));
+                return Ok(Some(missing));
+            }
+            // Only if both answers are the original's: damage to one of them must not cost the
+            // verification.
+            Receiver::Legacy => match self.put_index().await? {
+                true => None,
+                false => return Ok(None),
+            },
+            Receiver::Previous(from, steps) => {
+                self.put_changes(&steps).await?;
+                made_of(from, &steps)
+            }
+            Receiver::Empty => {
+                self.put_index().await?;
+                None
+            }
+        };
+        let missing = self.missing().await?;
+        self.record_before(|| from.map_or_else(|| Before::Other(missing.clone()), Before::Generation));
+        Ok(Some(missing))
     }
 
     /// What is still missing was sent as often as makes sense, or is not this run's to send.
@@ -219,8 +233,8 @@ impl Upload<'_> {
         if status.digest == self.summary.digest.to_string() {
             return Ok(Receiver::Ours(self.all_missing(status).await?));
         }
-        if let Some(steps) = self.steps_from(&status.digest).await? {
-            return Ok(Receiver::Previous(steps));
+        if let Some((from, steps)) = self.steps_from(&status.digest).await? {
+            return Ok(Receiver::Previous(from, steps));
         }
         if self.options.keep.is_some_and(|count| count > 0) && status.done_bytes > 0 {
             self.monitor.notice(Notice::Warning(
@@ -293,14 +307,22 @@ impl Upload<'_> {
         self.monitor.counters().files_done.set(answer.files_published);
         let report = sender.report(&self.summary, answer.complete, 0);
         let (deleted, too_many, blocked) = (answer.deleted, answer.too_many, answer.blocked);
-        Ok(UploadReport { deleted, too_many, blocked, ..report })
+        let moved_to = self.delete.as_ref().and_then(|delete| delete.backup.clone());
+        Ok(UploadReport { deleted, moved_to, too_many, blocked, ..report })
     }
 
     fn plan(&self, receiver: &Receiver) -> UploadReport {
-        let all = std::iter::once(0..self.summary.total_bytes).collect();
+        let all: RangeSet = std::iter::once(0..self.summary.total_bytes).collect();
+        self.record_before(|| match receiver {
+            Receiver::Ours(missing) => Before::Same(missing.clone()),
+            Receiver::Previous(from, steps) => {
+                made_of(*from, steps).map_or_else(|| Before::Other(all.clone()), Before::Generation)
+            }
+            Receiver::Empty | Receiver::Legacy => Before::Other(all.clone()),
+        });
         let missing = match receiver {
             Receiver::Ours(missing) => missing,
-            Receiver::Previous(steps) => {
+            Receiver::Previous(_, steps) => {
                 // What the generations on the way have added; what they took away again is counted,
                 // too.
                 let added: u64 = steps.iter().map(|step| step.appended_bytes).sum();
@@ -320,6 +342,11 @@ impl Upload<'_> {
     }
 }
 
+/// `from`, if the generation to which `steps` lead was made from it: none of them was abandoned.
+fn made_of(from: u64, steps: &[Step]) -> Option<u64> {
+    steps.iter().all(|step| !step.undo).then_some(from)
+}
+
 fn plan(block_layout: BlockLayout, blocks: &[Range<u64>], summary: &Summary) -> UploadReport {
     let bytes = |range: &Range<u64>| {
         Some(block_layout.range(range.end - 1)?.end - block_layout.range(range.start)?.start)
@@ -329,6 +356,7 @@ fn plan(block_layout: BlockLayout, blocks: &[Range<u64>], summary: &Summary) -> 
         sent_bytes: blocks.iter().filter_map(bytes).sum(),
         files: summary.files,
         total_bytes: summary.total_bytes,
+        content_bytes: summary.content_bytes,
         dry_run: true,
         ..UploadReport::default()
     }
@@ -342,6 +370,8 @@ pub fn plan_from_nothing(options: &UploadOptions) -> Result<UploadReport> {
     let summary = IndexReader::open(&options.database)?.summary()?;
     let block_layout = BlockLayout::new(summary.total_bytes, options.block_size)
         .ok_or_else(|| Error::new(ErrorKind::Usage, "the block size must not be 0"))?;
-    let blocks: RangeSet = std::iter::once(0..block_layout.blocks()).collect();
-    Ok(plan(block_layout, &blocks.iter().collect::<Vec<_>>(), &summary))
+    let [blocks, all]: [RangeSet; 2] =
+        [block_layout.blocks(), summary.total_bytes].map(|end| std::iter::once(0..end).collect());
+    let report = plan(block_layout, &blocks.iter().collect::<Vec<_>>(), &summary);
+    Ok(UploadReport { before: Before::Other(all), ..report })
 }

@@ -41,6 +41,7 @@ mod keep;
 mod kill;
 mod legacy;
 mod model;
+mod names;
 mod operations;
 mod options;
 mod originals;

@@ -32,6 +32,9 @@ pub struct Summary {
     pub nodes: u64,
     /// Size of the archive, in bytes.
     pub total_bytes: u64,
+    /// The sum of the sizes of all files, in bytes: less than the archive where that has holes, and
+    /// more where files share content.
+    pub content_bytes: u64,
     /// When the indexing began, in seconds since 1970; 0 if the index does not say.
     pub created_s: u64,
     /// The folder that was indexed, if the index says so.
@@ -239,6 +242,7 @@ impl IndexReader {
             files: 0,
             nodes: 0,
             total_bytes: self.archive_bytes()?,
+            content_bytes: 0,
             created_s: 0,
             base: None,
         };
@@ -247,14 +251,15 @@ impl IndexReader {
             self.files(|file| {
                 digester.file(&file);
                 summary.files += 1;
+                summary.content_bytes += file.size;
                 Ok(ControlFlow::Continue(()))
             })?;
             summary.digest = digester.finish();
             return Ok(summary);
         }
         summary.digest = self.digest()?;
-        let Counts { files, nodes, .. } = self.counts()?;
-        (summary.files, summary.nodes) = (files, nodes);
+        let Counts { files, nodes, content_bytes, .. } = self.counts()?;
+        (summary.files, summary.nodes, summary.content_bytes) = (files, nodes, content_bytes);
         summary.created_s = self.meta(&meta::CREATED)?.unwrap_or(0);
         summary.generation = self.meta(&meta::GENERATION)?.unwrap_or(1);
         summary.base = self

@@ -76,8 +76,20 @@ fn first_generation(options: &IndexOptions, monitor: &dyn Monitor, started_s: u6
     writer.skipped(1, &skipped)?;
     let Written { digest, files, nodes, total_bytes } =
         writer.finish(&options.source_bytes(), 1, started_s)?;
-    let (skipped, unchanged, generation, changes) = (skipped.total(), false, 1, None);
-    Ok(IndexReport { digest, files, nodes, total_bytes, skipped, unchanged, generation, changes })
+    // The first generation has no holes, and no two files share content.
+    let (content_bytes, skipped, unchanged) = (total_bytes, skipped.total(), false);
+    let (generation, changes) = (1, None);
+    Ok(IndexReport {
+        digest,
+        files,
+        nodes,
+        total_bytes,
+        content_bytes,
+        skipped,
+        unchanged,
+        generation,
+        changes,
+    })
 }
 
 /// A scan reads every file if only digests are passed on.
@@ -95,7 +107,6 @@ fn next_generation(
     let vanished = IdSpill::new(folder_of(&options.database));
     let previous = PreviousFiles::new(reader, &summary, vanished.clone(), options.checksum)?;
     let nodes = PreviousNodes::new(IndexReader::open(&options.database)?)?;
-    let previous_generation = summary.generation;
     let scan = Scan::new(options, Some(previous), ContentUse::Digests)?;
     let mut rows = NextRows::new(options.database.clone(), summary, nodes, scan.is_device(), options.append);
     let skipped = scan.run(options.threads, monitor, |scanned| match scanned {
@@ -108,15 +119,23 @@ fn next_generation(
     })?;
     let (written, changes, summary) = rows.finish(&skipped, &vanished, started_s)?;
     let unchanged = written.is_none();
-    let generation = match &written {
-        Some(_) => IndexReader::open(&options.database)?.summary()?.generation,
-        None => previous_generation,
+    let summary = match written {
+        Some(_) => IndexReader::open(&options.database)?.summary()?,
+        None => summary,
     };
-    let Summary { digest, files, nodes, total_bytes, .. } = summary;
-    let Written { digest, files, nodes, total_bytes } =
-        written.unwrap_or(Written { digest, files, nodes, total_bytes });
+    let Summary { digest, generation, files, nodes, total_bytes, content_bytes, .. } = summary;
     let (changes, skipped) = (Some(changes), skipped.total());
-    Ok(IndexReport { digest, files, nodes, total_bytes, skipped, unchanged, generation, changes })
+    Ok(IndexReport {
+        digest,
+        files,
+        nodes,
+        total_bytes,
+        content_bytes,
+        skipped,
+        unchanged,
+        generation,
+        changes,
+    })
 }
 
 /// Refuses to make the next generation of an index of another program.

@@ -83,7 +83,7 @@ impl NextRows {
         }
         if let Some(previous) = &previous {
             next.remove_file(previous.id)?;
-            self.changes.removed += 1;
+            self.changes.changed += 1;
         }
         // A path that was a further name of another file has the previous content of that file.
         let previous = match previous {
@@ -161,12 +161,17 @@ impl NextRows {
     pub(super) fn node(&mut self, node: &Node) -> Result<()> {
         let is_same_row = self.nodes.has(node)?;
         self.remove_nodes()?;
-        if is_same_row { Ok(()) } else { self.next()?.put_node(node) }
+        if is_same_row {
+            return Ok(());
+        }
+        self.changes.nodes += 1;
+        self.next()?.put_node(node)
     }
 
     /// Removes the nodes that the walk has passed without finding them.
     fn remove_nodes(&mut self) -> Result<()> {
         for node in std::mem::take(&mut self.nodes.vanished) {
+            self.changes.nodes += 1;
             self.next()?.remove_node(&node.path)?;
         }
         Ok(())
@@ -182,6 +187,7 @@ impl NextRows {
     ) -> Result<(Option<Written>, GenerationChanges, Summary)> {
         self.remove_nodes()?;
         while let Some(node) = self.nodes.pop()? {
+            self.changes.nodes += 1;
             self.next()?.remove_node(&node.path)?;
         }
         vanished.each(|id| {

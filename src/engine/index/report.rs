@@ -13,6 +13,8 @@ pub struct IndexReport {
     pub nodes: u64,
     /// Size of the archive, in bytes.
     pub total_bytes: u64,
+    /// The sum of the sizes of all files, in bytes.
+    pub content_bytes: u64,
     /// Entries that were left out because they could not be read or have no content to copy.
     pub skipped: u64,
     /// Nothing changed: the previous index stays.
@@ -32,8 +34,12 @@ pub struct GenerationChanges {
     pub known: u64,
     /// Files of which only metadata changed.
     pub touched: u64,
-    /// Files that are gone, or have another content.
+    /// Those among `added` that had another content under the same path.
+    pub changed: u64,
+    /// Files whose path no file has any more.
     pub removed: u64,
+    /// Directories and links that are new, have changed or are gone.
+    pub nodes: u64,
     /// Bytes that the archive has grown by: these have to be sent.
     pub appended_bytes: u64,
 }

@@ -74,7 +74,7 @@ pub fn between(
             }
             false => FileChange::of(ChangeKind::Changed, file.size, appended.add(&file)?),
         };
-        comparison.same_path(&file, change)?;
+        comparison.same_path(&file, &previous, change)?;
     }
     let mut nodes = WalkRows::<Node, _>::new(&now)?;
     while let Some((_, node)) = nodes.pop()? {

@@ -1,7 +1,10 @@
 //! What a plan consists of.
 
-use crate::archive::entry::NodeKind;
+use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::EntryPath;
+use crate::archive::skipped::SkippedList;
+use crate::error::Result;
+use std::sync::Arc;
 
 /// How an entry differs from the generation that it is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,10 +23,13 @@ pub enum ChangeKind {
     Touched,
     /// Its path is gone.
     Removed,
+    /// Its content is equal, but the receiver does not have all of it yet: an earlier run was interrupted.
+    /// No plan counts it as a kind of its own.
+    Missing,
 }
 
 impl ChangeKind {
-    /// All of them, in the order of a report.
+    /// All that a plan counts, in the order of a report.
     pub const ALL: [Self; 7] =
         [Self::Unchanged, Self::New, Self::Changed, Self::Grown, Self::Renamed, Self::Touched, Self::Removed];
 
@@ -38,6 +44,7 @@ impl ChangeKind {
             Self::Renamed => "renamed",
             Self::Touched => "touched",
             Self::Removed => "removed",
+            Self::Missing => "missing",
         }
     }
 
@@ -52,6 +59,7 @@ impl ChangeKind {
             Self::Renamed => 'R',
             Self::Touched => 'T',
             Self::Removed => 'D',
+            Self::Missing => 'M',
         }
     }
 }
@@ -71,6 +79,47 @@ pub struct PlannedChange<'a> {
     pub bytes: u64,
     /// Bytes of it that have to be sent.
     pub send_bytes: u64,
+}
+
+impl<'a> PlannedChange<'a> {
+    /// A file of a generation; `send_bytes` of it have to be sent.
+    #[must_use]
+    pub fn of_file(kind: ChangeKind, file: &'a FileEntry, send_bytes: u64) -> Self {
+        Self { kind, node: None, path: &file.path, from: None, bytes: file.size, send_bytes }
+    }
+
+    /// A directory or link of a generation.
+    #[must_use]
+    pub fn of_node(kind: ChangeKind, node: &'a Node) -> Self {
+        Self { kind, node: Some(node.kind), path: &node.path, from: None, bytes: 0, send_bytes: 0 }
+    }
+}
+
+/// Where the entries go that a run brings to the receiver, or would bring.
+#[derive(Clone)]
+pub struct EntrySink(Arc<TakeEntry>);
+
+type TakeEntry = dyn Fn(&PlannedChange<'_>) -> Result<()> + Send + Sync;
+
+impl EntrySink {
+    /// Gives each entry to `each`, from any thread.
+    pub fn new(each: impl Fn(&PlannedChange<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(each))
+    }
+
+    /// Takes an entry.
+    ///
+    /// # Errors
+    /// Whatever the function says that it was made of.
+    pub fn take(&self, change: &PlannedChange<'_>) -> Result<()> {
+        (self.0)(change)
+    }
+}
+
+impl std::fmt::Debug for EntrySink {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("EntrySink")
+    }
 }
 
 /// The files of one kind of change.
@@ -94,7 +143,7 @@ pub struct Plan {
     files: [Tally; ChangeKind::ALL.len()],
     nodes: [u64; ChangeKind::ALL.len()],
     /// Entries that were left out because their stat failed or they have no content to copy.
-    pub skipped: u64,
+    pub skipped: SkippedList,
     /// Files that exist now.
     pub total_files: u64,
     /// The sum of their sizes.
@@ -121,6 +170,13 @@ impl Plan {
     #[must_use]
     pub fn nodes(&self, kind: ChangeKind) -> u64 {
         self.nodes[kind as usize]
+    }
+
+    /// Files, directories and links that exist now.
+    #[must_use]
+    pub fn total_entries(&self) -> u64 {
+        let removed = self.nodes(ChangeKind::Removed);
+        self.total_files + self.nodes.iter().sum::<u64>() - removed
     }
 
     /// Whether there is nothing to do.

@@ -3,6 +3,7 @@
 use super::changes::{ChangeKind, Plan, PlannedChange};
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::path::EntryPath;
+use crate::archive::ranges::RangeSet;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::new_paths::{NewPath, NewPaths};
 use crate::engine::index::{PreviousFiles, PreviousNodes};
@@ -69,6 +70,8 @@ pub(super) struct Comparison<'a> {
     /// Files at new paths, if renamed files can be found.
     new_paths: Option<NewPaths>,
     each: &'a mut dyn FnMut(&PlannedChange<'_>) -> Result<()>,
+    /// What the receiver is missing of the archive of the previous generation.
+    pub(super) missing: RangeSet,
     /// The result so far.
     pub(super) plan: Plan,
 }
@@ -82,7 +85,8 @@ impl<'a> Comparison<'a> {
         each: &'a mut dyn FnMut(&PlannedChange<'_>) -> Result<()>,
     ) -> Result<Self> {
         let new_paths = scratch.map(NewPaths::create).transpose()?;
-        Ok(Self { previous, new_paths, each, plan: Plan::default() })
+        let (missing, plan) = <(RangeSet, Plan)>::default();
+        Ok(Self { previous, new_paths, each, missing, plan })
     }
 
     pub(super) fn previous_files(&self) -> Option<&PreviousFiles> {
@@ -94,12 +98,26 @@ impl<'a> Comparison<'a> {
         self.previous.as_mut().map_or(Ok(None), |previous| previous.files.find(path))
     }
 
-    /// Takes a file at a path of the previous generation.
-    pub(super) fn same_path(&mut self, file: &FileEntry, change: FileChange) -> Result<()> {
+    /// Takes a file at a path at which the previous generation has the file `previous`. A file that
+    /// is as before, and is missing at the receiver, is named for that.
+    pub(super) fn same_path(
+        &mut self,
+        file: &FileEntry,
+        previous: &FileEntry,
+        change: FileChange,
+    ) -> Result<()> {
         let FileChange { kind, bytes, send_bytes, assumed_bytes } = change;
         self.count(file.size);
         self.plan.assumed_bytes += assumed_bytes;
-        self.file(&PlannedChange { kind, node: None, path: &file.path, from: None, bytes, send_bytes })
+        let change = PlannedChange { kind, node: None, path: &file.path, from: None, bytes, send_bytes };
+        if let (ChangeKind::Unchanged | ChangeKind::Touched, Some(generation)) = (kind, &self.previous) {
+            let missing_bytes = missing_bytes(&generation.reader, previous, &self.missing)?;
+            if missing_bytes > 0 {
+                self.plan.add_file(&change);
+                return (self.each)(&PlannedChange::of_file(ChangeKind::Missing, file, missing_bytes));
+            }
+        }
+        self.file(&change)
     }
 
     /// Takes a file at a new path; `key` finds the path that it had before.
@@ -224,6 +242,24 @@ pub(super) fn content_key(file: &FileEntry) -> Option<Vec<u8>> {
     Some([&file.size.to_le_bytes()[..], md5.as_bytes(), blake3].concat())
 }
 
+/// How many bytes of `file` lie in `missing` ranges of the archive.
+pub(in super::super) fn missing_bytes(
+    reader: &IndexReader,
+    file: &FileEntry,
+    missing: &RangeSet,
+) -> Result<u64> {
+    let mut bytes = 0;
+    if missing.covered() > 0 {
+        reader.pieces_of(file, |piece| {
+            let present = missing.missing(piece.range.clone());
+            bytes += piece.range.end - piece.range.start;
+            bytes -= present.map(|range| range.end - range.start).sum::<u64>();
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
+    Ok(bytes)
+}
+
 /// Counts a file as progress; fails if the user has interrupted the run.
 pub(super) fn count_file(file: &FileEntry, monitor: &dyn Monitor) -> Result<()> {
     let counters = monitor.counters();
@@ -235,7 +271,7 @@ pub(super) fn count_file(file: &FileEntry, monitor: &dyn Monitor) -> Result<()> 
 }
 
 /// Fails if the user has interrupted the run.
-pub(super) fn check_cancelled(monitor: &dyn Monitor) -> Result<()> {
+pub(in super::super) fn check_cancelled(monitor: &dyn Monitor) -> Result<()> {
     if monitor.is_cancelled() { Err(Error::new(ErrorKind::Interrupted, "interrupted")) } else { Ok(()) }
 }
 

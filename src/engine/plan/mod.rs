@@ -8,5 +8,6 @@ mod compare;
 mod source;
 
 pub use between::{BetweenOptions, between};
-pub use changes::{ChangeKind, Plan, PlannedChange, Tally};
+pub use changes::{ChangeKind, EntrySink, Plan, PlannedChange, Tally};
+pub(super) use compare::{check_cancelled, missing_bytes};
 pub use source::{PlanOptions, plan};

@@ -6,6 +6,7 @@ use super::compare::{
 };
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::layout::BlockLayout;
+use crate::archive::ranges::RangeSet;
 use crate::db::generation::History;
 use crate::db::listing::{ListedObject, Listing};
 use crate::engine::index::{
@@ -27,10 +28,13 @@ pub struct PlanOptions {
     pub block_size: u64,
     /// A folder for temporary files.
     pub scratch: PathBuf,
+    /// What the receiver is missing of the archive of the newest generation, if it was asked.
+    pub missing: RangeSet,
 }
 
 /// Compares the source with the newest generation of its index, and gives `each` every entry that
-/// differs. It uses only names, sizes, times and owners; of a bucket, its list.
+/// differs or is [missing](PlanOptions::missing). It uses only names, sizes, times and owners; of a
+/// bucket, its list.
 ///
 /// Entries come in the order of the walk, with two exceptions: removed directories and links come
 /// later, and new, removed and renamed files come at the end.
@@ -60,6 +64,7 @@ pub fn plan(
     let has_moves = previous.is_some() && index.bucket.is_none();
     let mut comparison = Comparison::new(previous, has_moves.then_some(&*options.scratch), &mut each)?;
     comparison.plan.from = generation;
+    comparison.missing = options.missing.clone();
     match &index.bucket {
         None => plan_folder(index, &mut comparison, monitor)?,
         Some(bucket) => plan_bucket(options, bucket, &mut comparison, monitor)?,
@@ -76,7 +81,7 @@ pub fn plan(
 }
 
 fn skip(skipped: &SkippedEntry, plan: &mut Plan, monitor: &dyn Monitor) {
-    plan.skipped += 1;
+    plan.skipped.add(skipped.kind, &skipped.path);
     skipped.report(monitor);
 }
 
@@ -100,7 +105,7 @@ fn plan_folder(options: &IndexOptions, comparison: &mut Comparison<'_>, monitor:
                     None => comparison.new_path(&file, moved_key(&file).as_deref(), file.size),
                     Some(previous) => {
                         let change = by_stat(comparison.previous_files(), &previous, &file);
-                        comparison.same_path(&file, change)
+                        comparison.same_path(&file, &previous, change)
                     }
                 }
             }
@@ -140,8 +145,7 @@ fn plan_bucket(
     monitor: &dyn Monitor,
 ) -> Result<()> {
     let listing = Listing::create(&options.scratch)?;
-    comparison.plan.skipped +=
-        list_bucket_reporting(bucket, &options.index.exclude, &listing, monitor)?.total();
+    comparison.plan.skipped = list_bucket_reporting(bucket, &options.index.exclude, &listing, monitor)?;
     // The metadata of a folder's key are only in the answer to a HEAD, which a plan does not
     // request.
     let folder = |comparison: &mut Comparison<'_>, node: &Node| {
@@ -159,7 +163,9 @@ fn plan_bucket(
                 count_file(&file, monitor)?;
                 match comparison.previous_at(&file.path)? {
                     None => comparison.new_path(&file, None, file.size)?,
-                    Some(previous) => comparison.same_path(&file, by_list(&previous, &object))?,
+                    Some(previous) => {
+                        comparison.same_path(&file, &previous, by_list(&previous, &object))?;
+                    }
                 }
             }
         }

@@ -6,6 +6,7 @@ use super::super::index::{
     BatchContent, CONTENT_BATCH_BYTES, ContentUse, HashedFile, HashedLarge, IndexOptions, IndexReport,
     LargeFile, LargeReader, SIDE_BY_SIDE, Scan, ScannedEntry,
 };
+use super::super::plan::{ChangeKind, EntrySink, PlannedChange};
 use super::assemble::{Assembler, Block, Closed};
 use crate::archive::entry::FileEntry;
 use crate::archive::log::{self, FileRow, LogEnd, LogRecord};
@@ -34,6 +35,8 @@ pub(super) struct LogPart {
 pub(super) struct Plan {
     pub(super) index: IndexOptions,
     pub(super) block_size: u64,
+    /// Gets each entry when it is laid out.
+    pub(super) entries: Option<EntrySink>,
     pub(super) log: AsyncSender<LogPart>,
     /// Told when the receiver has all of the log.
     pub(super) log_taken: oneshot::Receiver<()>,
@@ -82,6 +85,7 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
             writer,
             records: Vec::new(),
             block_size: plan.block_size,
+            entries: plan.entries,
             log: plan.log,
             assembler: &assembler,
             jobs: jobs_in,
@@ -177,6 +181,7 @@ struct Layout<'a> {
     writer: IndexWriter,
     records: Vec<u8>,
     block_size: u64,
+    entries: Option<EntrySink>,
     log: AsyncSender<LogPart>,
     assembler: &'a Assembler,
     jobs: SyncSender<Job>,
@@ -202,6 +207,7 @@ impl Layout<'_> {
         while let Ok(done) = self.done.try_recv() {
             self.note_done(&done)?;
         }
+        self.name(&scanned)?;
         match scanned {
             ScannedEntry::File(HashedFile { file, content, chunk_map, .. }) => {
                 let id = self.writer.files();
@@ -228,6 +234,16 @@ impl Layout<'_> {
             }
         }
         if self.records.len() >= PART_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn name(&self, scanned: &ScannedEntry) -> Result<()> {
+        let Some(sink) = &self.entries else { return Ok(()) };
+        let name = |file: &FileEntry| sink.take(&PlannedChange::of_file(ChangeKind::New, file, file.size));
+        match scanned {
+            ScannedEntry::File(HashedFile { file, .. }) => name(file),
+            ScannedEntry::Large(large) => name(&large.entry()),
+            ScannedEntry::Node(node) => sink.take(&PlannedChange::of_node(ChangeKind::New, node)),
+        }
     }
 
     /// Neighbours of one batch go on as one piece: a block may have room for a hundred thousand
@@ -330,6 +346,7 @@ impl Layout<'_> {
             files: written.files,
             nodes: written.nodes,
             total_bytes: written.total_bytes,
+            content_bytes: written.total_bytes,
             skipped: skipped.total(),
             unchanged: false,
             generation: 1,

@@ -16,6 +16,7 @@ mod layout;
 mod send;
 
 use super::index::{IndexOptions, IndexReport, record_top_of};
+use super::plan::EntrySink;
 use super::tasks::blocking;
 use super::upload::UploadOptions;
 use crate::archive::log::LogDigest;
@@ -32,7 +33,7 @@ const LOG_PARTS: usize = 16;
 
 /// Indexes the folder and sends it to `client` at the same time. Afterwards the index is in place
 /// here and at the receiver, and the receiver has most of the contents. `stream` is a number that
-/// was never used.
+/// was never used; `entries` gets each entry when it is laid out.
 ///
 /// # Errors
 /// The folder cannot be read, the index cannot be written, or the receiver refuses or is
@@ -41,6 +42,7 @@ pub async fn stream(
     index: IndexOptions,
     upload: &UploadOptions,
     stream: LogDigest,
+    entries: Option<EntrySink>,
     client: Arc<dyn ReceiverClient>,
     monitor: Arc<dyn Monitor>,
 ) -> Result<IndexReport> {
@@ -57,6 +59,7 @@ pub async fn stream(
     let plan = layout::Plan {
         index: index.clone(),
         block_size: upload.block_size,
+        entries,
         log: log_in,
         blocks: blocks_in,
         log_taken,

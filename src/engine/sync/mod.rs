@@ -18,6 +18,7 @@
 mod adopt;
 mod checks;
 mod dry_index;
+mod naming;
 mod precheck;
 #[cfg(test)]
 mod tests;
@@ -26,13 +27,14 @@ use super::destination::Destination;
 use super::index::{IndexOptions, IndexReport, index};
 use super::index_lock::IndexLock;
 use super::index_source::refuse_other_source;
-use super::plan::{Plan, PlanOptions, plan};
+use super::plan::{EntrySink, Plan, PlanOptions};
 use super::receive::compare_folder;
 use super::stream::stream;
 use super::tasks::{blocking, until_cancelled};
-use super::upload::{UploadOptions, UploadReport, compare, plan_from_nothing, upload};
+use super::upload::{DeletePolicy, UploadOptions, UploadReport, compare, plan_from_nothing, upload};
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{AdoptRequest, Similarity};
+use crate::archive::ranges::RangeSet;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::ReceiverClient;
 use crate::source::Source;
@@ -40,6 +42,7 @@ use crate::source::disk::DiskSource;
 use crate::telemetry::{Monitor, Notice};
 use adopt::Adoption;
 use dry_index::DryIndex;
+use naming::Names;
 use precheck::Precheck;
 use rand::RngExt;
 use std::path::{Path, PathBuf};
@@ -56,6 +59,10 @@ pub struct SyncOptions {
     pub upload: UploadOptions,
     /// Take what is in the destination for a previous copy, whatever program made it.
     pub adopt: bool,
+    /// Where the name of each entry goes that the run brings to the receiver, or would. The first
+    /// run names entries when it reads them, others when the receiver has confirmed everything. An
+    /// entry that failed is in the report.
+    pub entries: Option<EntrySink>,
 }
 
 /// What a run did, or would do.
@@ -142,14 +149,16 @@ impl Job {
 
     async fn run(self) -> Result<SyncReport> {
         let dry_run = self.options.upload.dry_run;
-        let plan = if dry_run && self.compares_by_stat() { Some(self.plan().await?) } else { None };
+        if dry_run && self.compares_by_stat() {
+            return self.plan().await;
+        }
         if let (true, Some(folder)) = (dry_run, self.destination.unused_folder()) {
             // To ask a receiver would mean to make its folder.
-            return self.compare_with_nothing(folder, plan).await;
+            return self.compare_with_nothing(folder).await;
         }
         // Not earlier: a run that is refused leaves nothing behind.
         let new_folder = self.destination.make_folder()?;
-        let transfer = async |client| self.transfer(&client, plan).await;
+        let transfer = async |client| self.transfer(&client).await;
         let outcome = self.destination.with_client(transfer).await;
         if let (Err(_), Some(folder)) = (&outcome, new_folder) {
             folder.remove_if_unused();
@@ -157,21 +166,66 @@ impl Job {
         outcome
     }
 
-    async fn plan(&self) -> Result<Plan> {
+    /// A dry run that asks the receiver what it has, and compares the source with the index.
+    async fn plan(&self) -> Result<SyncReport> {
+        let options = self.upload_options();
+        let mut upload = match self.destination.unused_folder() {
+            Some(_) => self.upload_to_nothing().await?,
+            None => {
+                let ask = async |client| self.upload(&client, options).await;
+                self.destination.with_client(ask).await?
+            }
+        };
         self.monitor.notice(Notice::Phase("planning"));
-        let UploadOptions { block_size, scratch, .. } = &self.options.upload;
-        let (index, block_size, scratch) = (self.index_options(), *block_size, scratch.clone());
-        let monitor = self.monitor.clone();
-        blocking(move || plan(&PlanOptions { index, block_size, scratch }, &*monitor, |_| Ok(()))).await
+        self.monitor.counters().restart();
+        let UploadOptions { block_size, scratch, delete, .. } = self.options.upload.clone();
+        let (index, missing) = (self.index_options(), RangeSet::default());
+        let options = PlanOptions { index, block_size, scratch, missing };
+        let (mut names, monitor) = (self.names(), self.monitor.clone());
+        blocking(move || {
+            let plan = names.compare_source(&options, &upload.before, &*monitor)?;
+            if let Some(policy) = delete {
+                let database = &options.index.database;
+                let now = (plan.total_files, plan.total_entries());
+                if let Some(request) = policy.planned_request(database, now, &plan.skipped, &*monitor)? {
+                    names.would_delete(request, &mut upload)?;
+                }
+            }
+            Ok(SyncReport::Planned { plan, upload })
+        })
+        .await
+    }
+
+    fn names(&self) -> Names {
+        Names::new(self.options.entries.clone(), &self.options.upload.scratch)
+    }
+
+    /// Names what was sent, or would be, and what was deleted.
+    async fn name(&self, mut upload: UploadReport) -> Result<UploadReport> {
+        let UploadOptions { dry_run, delete, .. } = &self.options.upload;
+        let policy = delete.clone().filter(|_| *dry_run);
+        let names_all = upload.dry_run || upload.complete || is_all_named(&upload);
+        if !self.upload_options().tells_before || !names_all {
+            return Ok(upload);
+        }
+        let (mut names, monitor, database) = (self.names(), self.monitor.clone(), self.database());
+        blocking(move || {
+            names.compare_generations(&database, &upload, &*monitor)?;
+            let request =
+                policy.map(|policy: DeletePolicy| policy.request(&database, &*monitor)).transpose()?;
+            match request.flatten() {
+                Some(request) => names.would_delete(request, &mut upload)?,
+                None => names.deleted(&upload, &*monitor)?,
+            }
+            Ok(upload)
+        })
+        .await
     }
 
     /// A dry run to a folder into which nothing was ever received.
-    async fn compare_with_nothing(&self, folder: &Path, plan: Option<Plan>) -> Result<SyncReport> {
-        if let Some(plan) = plan {
-            return Ok(SyncReport::Planned { plan, upload: self.upload_to_nothing().await? });
-        }
+    async fn compare_with_nothing(&self, folder: &Path) -> Result<SyncReport> {
         let index = self.index().await?;
-        let upload = self.upload_to_nothing().await?;
+        let upload = self.name(self.upload_to_nothing().await?).await?;
         let similarity = match self.adopt.clone() {
             Some(request) => Some(self.compare_here(folder.to_path_buf(), request).await?),
             None => None,
@@ -198,13 +252,7 @@ impl Job {
     }
 
     /// Everything that needs the receiver.
-    async fn transfer(&self, client: &Arc<dyn ReceiverClient>, plan: Option<Plan>) -> Result<SyncReport> {
-        if let Some(plan) = plan {
-            return Ok(SyncReport::Planned {
-                plan,
-                upload: self.upload(client, self.upload_options()).await?,
-            });
-        }
+    async fn transfer(&self, client: &Arc<dyn ReceiverClient>) -> Result<SyncReport> {
         let mut options = self.upload_options();
         let kept = &self.options.index.database;
         let adoption = match self.adopt.clone() {
@@ -215,8 +263,8 @@ impl Job {
         let mut precheck = None;
         let index = match self.stream(client).await? {
             Some(index) => {
-                // Everything was sent a moment ago.
-                options.ignore_done = false;
+                // Everything was sent, and named, a moment ago.
+                (options.ignore_done, options.tells_before) = (false, false);
                 index
             }
             None => {
@@ -235,7 +283,7 @@ impl Job {
                 similarity = Some(compare(&**client, &options, &*self.monitor).await?);
             }
         }
-        let upload = self.upload(client, options).await?;
+        let upload = self.name(self.upload(client, options).await?).await?;
         Ok(SyncReport::Copied { index, upload, similarity })
     }
 
@@ -259,7 +307,8 @@ impl Job {
             }
             let name = LogDigest::from(rand::rng().random::<[u8; 32]>());
             let index = self.index_options();
-            stream(index, upload, name, client.clone(), self.monitor.clone()).await.map(Some)
+            let (entries, monitor) = (self.options.entries.clone(), self.monitor.clone());
+            stream(index, upload, name, entries, client.clone(), monitor).await.map(Some)
         })
         .await
     }
@@ -294,6 +343,13 @@ impl Job {
     }
 
     fn upload_options(&self) -> UploadOptions {
-        UploadOptions { database: self.database(), ..self.options.upload.clone() }
+        let upload = self.options.upload.clone();
+        let tells_before = self.options.entries.is_some() || (upload.dry_run && upload.delete.is_some());
+        UploadOptions { database: self.database(), tells_before, ..upload }
     }
+}
+
+/// Whether every entry that is not in place is in the report.
+fn is_all_named(upload: &UploadReport) -> bool {
+    upload.others_bytes == 0 && !upload.legacy && upload.failed_total == upload.failed.len() as u64
 }

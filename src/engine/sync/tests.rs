@@ -47,6 +47,7 @@ impl Lab {
                 ..UploadOptions::default()
             },
             adopt: false,
+            entries: None,
         }
     }
 

@@ -12,8 +12,8 @@ use crate::telemetry::Notice;
 use std::path::Path;
 
 impl Upload<'_> {
-    /// The way from the generation that `digest` names to ours, if our history knows it.
-    pub(super) async fn steps_from(&self, digest: &str) -> Result<Option<Vec<Step>>> {
+    /// The generation that `digest` names and the way from it to ours, if our history knows it.
+    pub(super) async fn steps_from(&self, digest: &str) -> Result<Option<(u64, Vec<Step>)>> {
         let Ok(digest) = digest.parse() else { return Ok(None) };
         let (database, to) = (self.options.database.clone(), self.summary.generation);
         blocking(move || {
@@ -22,7 +22,8 @@ impl Upload<'_> {
             }
             let history = History::open(&database)?;
             let from = history.with_digest(&digest).map(|generation| generation.number);
-            Ok(from.and_then(|from| history.way(from, to)).filter(|steps| !steps.is_empty()))
+            let way = from.and_then(|from| Some((from, history.way(from, to)?)));
+            Ok(way.filter(|(_, steps)| !steps.is_empty()))
         })
         .await
     }

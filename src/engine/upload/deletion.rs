@@ -3,7 +3,7 @@
 use crate::archive::protocol::DeleteRequest;
 use crate::archive::skipped::SkippedList;
 use crate::db::generation::History;
-use crate::db::index_read::{IndexReader, Summary};
+use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use std::path::Path;
@@ -54,7 +54,11 @@ impl DeletePolicy {
     ///
     /// # Errors
     /// The index cannot be read, or is empty.
-    pub(super) fn request(&self, database: &Path, monitor: &dyn Monitor) -> Result<Option<DeleteRequest>> {
+    pub(in super::super) fn request(
+        &self,
+        database: &Path,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<DeleteRequest>> {
         let index = IndexReader::open(database)?;
         let summary = index.summary()?;
         if index.is_of_one_file(&summary)? {
@@ -62,31 +66,60 @@ impl DeletePolicy {
             return Ok(None);
         }
         if summary.files + summary.nodes == 0 {
-            let what = format!(
-                "the index {} is empty: --delete would leave nothing at the receiver",
-                database.display()
-            );
-            return Err(Error::new(ErrorKind::Source, what)
-                .with_hint("is the source mounted? Delete by hand what really is to go"));
+            return Err(empty(&format!("index {}", database.display())));
         }
-        let spare = match self.spared(index.skipped()?.as_ref(), database) {
+        let history = History::open(database)?;
+        let previous = history.active()?.parent.and_then(|parent| history.generation(parent));
+        let previous_files = previous.map_or(0, |previous| previous.files);
+        let skipped = index.skipped()?;
+        Ok(self.request_for((previous_files, summary.files), skipped.as_ref(), database, monitor))
+    }
+
+    /// What the receiver would be asked to delete if the index at `database` got another generation
+    /// with `entries`, of which so many are `files`, and without `skipped`; `None` where nothing
+    /// would be deleted.
+    ///
+    /// # Errors
+    /// The index cannot be read, or the generation would be empty.
+    pub(in super::super) fn planned_request(
+        &self,
+        database: &Path,
+        (files, entries): (u64, u64),
+        skipped: &SkippedList,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<DeleteRequest>> {
+        let index = IndexReader::open(database)?;
+        let summary = index.summary()?;
+        if index.is_of_one_file(&summary)? {
+            return Ok(None);
+        }
+        if entries == 0 {
+            return Err(empty(&format!("source of {}", database.display())));
+        }
+        Ok(self.request_for((summary.files, files), Some(skipped), database, monitor))
+    }
+
+    /// The request of a run that had so many files before, and has so many now.
+    fn request_for(
+        &self,
+        (previous_files, files): (u64, u64),
+        skipped: Option<&SkippedList>,
+        database: &Path,
+        monitor: &dyn Monitor,
+    ) -> Option<DeleteRequest> {
+        let spare = match self.spared(skipped, database) {
             Ok(spare) => spare,
             Err(why) => {
                 monitor.notice(Notice::Warning(format!("nothing is deleted in this run: {why}")));
-                return Ok(None);
+                return None;
             }
         };
-        let most = self.limit(&summary, &History::open(database)?)?;
-        Ok(Some(DeleteRequest { most, backup: self.backup.clone(), only_reverted: false, spare }))
-    }
-
-    fn limit(&self, summary: &Summary, history: &History) -> Result<u64> {
-        let Some(limit) = self.limit else {
-            return Ok(DEFAULT_LIMIT.max(DeleteLimit::Percent(DEFAULT_LIMIT_PERCENT).entries(summary.files)));
+        let most = match self.limit {
+            None => DEFAULT_LIMIT.max(DeleteLimit::Percent(DEFAULT_LIMIT_PERCENT).entries(files)),
+            // The percentage is one of what there was before.
+            Some(limit) => limit.entries(previous_files.max(files)),
         };
-        // The percentage is one of what there was before.
-        let previous = history.active()?.parent.and_then(|parent| history.generation(parent));
-        Ok(limit.entries(previous.map_or(0, |previous| previous.files).max(summary.files)))
+        Some(DeleteRequest { most, backup: self.backup.clone(), only_reverted: false, spare })
     }
 
     /// What must stay although the index does not have it; or why nothing may be deleted.
@@ -114,6 +147,12 @@ impl DeletePolicy {
             )
         })
     }
+}
+
+fn empty(what: &str) -> Error {
+    let what = format!("the {what} is empty: --delete would leave nothing at the receiver");
+    Error::new(ErrorKind::Source, what)
+        .with_hint("is the source mounted? Delete by hand what really is to go")
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::super::tasks::blocking;
 use super::options::UploadOptions;
+use super::report::Before;
 use crate::archive::layout::{BlockLayout, intersect};
 use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest};
 use crate::archive::ranges::RangeSet;
@@ -11,6 +12,7 @@ use crate::error::Result;
 use crate::remote::ReceiverClient;
 use crate::source::Source;
 use crate::telemetry::{Monitor, Notice};
+use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +28,8 @@ pub(super) struct Upload<'a> {
     pub(super) summary: Summary,
     pub(super) block_layout: BlockLayout,
     pub(super) window: Range<u64>,
+    /// What the receiver had, if the report is to have it.
+    pub(super) before: Mutex<Before>,
     /// The receiver had an index of this archive, or took ours.
     pub(super) has_index: AtomicBool,
     /// The receiver takes parts of blocks.
@@ -77,12 +81,28 @@ impl Upload<'_> {
         outside.covered()
     }
 
+    /// What progress counts up to, in bytes: the sizes of all files, or the part of the archive that
+    /// this run is to send.
+    pub(super) fn work_bytes(&self) -> u64 {
+        match self.window == (0..self.summary.total_bytes) {
+            true => self.summary.content_bytes,
+            false => self.window.end - self.window.start,
+        }
+    }
+
     /// Progress starts from what is there already.
     pub(super) fn record_present(&self, missing: &RangeSet) {
-        let present = (self.window.end - self.window.start).saturating_sub(self.inside(missing).covered());
+        let present = self.work_bytes().saturating_sub(self.inside(missing).covered());
         if !self.options.ignore_done {
             self.monitor.counters().done_bytes.set(present);
             self.monitor.counters().resumed_bytes.set(present);
+        }
+    }
+
+    /// Remembers what the receiver had before this upload.
+    pub(super) fn record_before(&self, before: impl FnOnce() -> Before) {
+        if self.options.tells_before {
+            *self.before.lock() = before();
         }
     }
 

@@ -26,6 +26,8 @@ pub struct UploadOptions {
     pub ignore_done: bool,
     /// Only say what would be sent.
     pub dry_run: bool,
+    /// The report has what the receiver had before.
+    pub tells_before: bool,
     /// The [precheck](crate::remote::ReceiverClient::precheck) that has just ended.
     pub precheck: Option<u64>,
     /// Have the receiver delete what previous generations put in place.
@@ -56,6 +58,7 @@ impl Default for UploadOptions {
             workers: 5,
             ignore_done: false,
             dry_run: false,
+            tells_before: false,
             precheck: None,
             delete: None,
             adopt: None,

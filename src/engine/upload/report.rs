@@ -1,5 +1,7 @@
 //! What an upload ends with.
 
+use crate::archive::ranges::RangeSet;
+
 /// A file that is not at the receiver as the index says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedEntry {
@@ -9,6 +11,23 @@ pub struct FailedEntry {
     pub reason: String,
 }
 
+/// What the receiver had of the archive when an upload began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Before {
+    /// The newest generation of the index, without these bytes of the archive.
+    Same(RangeSet),
+    /// This previous generation, from which the newest one was made.
+    Generation(u64),
+    /// Another index or none. When it had ours, these bytes of the archive were missing.
+    Other(RangeSet),
+}
+
+impl Default for Before {
+    fn default() -> Self {
+        Self::Same(RangeSet::default())
+    }
+}
+
 /// What an upload did, or would do.
 #[derive(Debug, Clone, Default)]
 pub struct UploadReport {
@@ -16,6 +35,8 @@ pub struct UploadReport {
     pub files: u64,
     /// Size of the archive, in bytes.
     pub total_bytes: u64,
+    /// The sum of the sizes of all files, in bytes.
+    pub content_bytes: u64,
     /// Blocks that were accepted.
     pub sent_blocks: u64,
     /// Bytes of content in them.
@@ -32,8 +53,10 @@ pub struct UploadReport {
     pub failed: Vec<FailedEntry>,
     /// How many failed.
     pub failed_total: u64,
-    /// Entries of previous generations that the receiver deleted.
+    /// Entries of previous generations that the receiver deleted, or moved to `moved_to`.
     pub deleted: u64,
+    /// The folder below the receiver's base folder to which entries are moved instead.
+    pub moved_to: Option<String>,
     /// So many would have had to be deleted, more than was allowed: none was.
     pub too_many: Option<u64>,
     /// Of what failed, so many would get their places at the receiver if more were allowed to be
@@ -48,4 +71,6 @@ pub struct UploadReport {
     pub legacy: bool,
     /// Nothing was sent: this is a plan.
     pub dry_run: bool,
+    /// What the receiver had before; only with [`super::UploadOptions::tells_before`].
+    pub before: Before,
 }

@@ -137,6 +137,7 @@ impl BlockSender {
         UploadReport {
             files: summary.files,
             total_bytes: summary.total_bytes,
+            content_bytes: summary.content_bytes,
             sent_blocks: counters.sent_blocks.get(),
             sent_bytes: counters.sent_bytes.get(),
             wire_bytes: counters.wire_bytes.get(),
