@@ -71,6 +71,8 @@ pub enum ErrorKind {
     InUse,
     /// More was to be deleted than the user allows: everything else is done.
     TooManyDeletions,
+    /// Who read standard output has closed it.
+    ReaderGone,
     /// The user interrupted the work.
     Interrupted,
     /// A state that the program's own logic excludes.
@@ -106,6 +108,7 @@ impl ErrorKind {
             | Self::Database
             | Self::InUse
             | Self::TooManyDeletions
+            | Self::ReaderGone
             | Self::Interrupted
             | Self::Internal => 500,
         }
@@ -132,6 +135,8 @@ impl ErrorKind {
             Self::NoSpace | Self::Degraded => 4,
             Self::TooManyDeletions => 25,
             Self::Interrupted => 130,
+            // As a shell shows the end of a process by SIGPIPE.
+            Self::ReaderGone => 141,
             _ => 1,
         }
     }

@@ -266,7 +266,6 @@ async fn run_save(args: SaveArgs, output: &Arc<Output>) -> Result<Outcome> {
     output.notice(Notice::Phase("save"));
     let watch = output.takes_terminal().then(|| output.watch());
     let report = work(output, move |monitor| save(&options, data, monitor)).await?;
-    output.verified();
     drop(watch);
     let mut text = format!("save: {} written", human_bytes(report.written_bytes));
     if args.dry_run {
@@ -297,7 +296,6 @@ async fn run_save(args: SaveArgs, output: &Arc<Output>) -> Result<Outcome> {
 async fn run_undo(args: UndoArgs, output: &Arc<Output>) -> Result<Outcome> {
     let watch = output.watch();
     let report = work(output, move |monitor| undo(&args.backup, &args.file, args.moved, monitor)).await?;
-    output.verified();
     drop(watch);
     Ok(Outcome {
         command: "blockcopy undo",

@@ -1,5 +1,5 @@
-//! The command line: flags, environment, terminal, exit codes. The only place for clap, indicatif,
-//! `std::env` and stdout.
+//! The command line: flags, environment, terminal, exit codes. The only place for clap, `std::env`
+//! and stdout.
 //!
 //! Its files form layers. A file imports from lower layers only, and files of one layer do not know
 //! each other:
@@ -12,6 +12,8 @@
 //! connect s3 append rsync_flags                      groups of flags, and what they stand for
 //! tls args bind environment signals settings variables    values of flags; variables; SIGINT and SIGTERM
 //! output rc_file limits systemd usage                the terminal, the settings file, the system; wrong usage
+//! log progress_line meter                            log lines; the progress line, and its figures
+//! terminal numbers                                   standard error with a line at its end; numbers for people
 //! ```
 
 mod append;
@@ -34,8 +36,12 @@ mod index;
 mod index_file;
 mod limits;
 mod local_receiver;
+mod log;
+mod meter;
+mod numbers;
 mod output;
 mod plan;
+mod progress_line;
 mod proxy;
 mod rc_file;
 mod report;
@@ -46,6 +52,7 @@ mod settings;
 mod signals;
 mod sync;
 mod systemd;
+mod terminal;
 mod tls;
 mod token;
 mod transfer;
@@ -75,7 +82,7 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes: 0 done and confirmed, 1 stopped by an error (check: differences found), 2 wrong usage, 3
 finished, but some files or blocks failed, 4 receiver full or degraded, 25 more to delete than
-allowed, 130 interrupted.
+allowed, 130 interrupted, 141 the reader of standard output has gone.
 
 Examples:
   tar-like sync /data http://backup:8000/tar       the whole job in one command
@@ -135,7 +142,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let definition = definition();
     let settings = Settings::load(&arguments, &|name| variables::has(&definition, name));
     // Between the processes of blockcopy, standard output is no place for lines.
-    let is_stream = arguments.iter().any(|argument| argument == "blockcopy");
+    let is_stream = arguments.iter().find(|word| ["blockcopy", "config"].iter().any(|name| *word == name));
+    let is_stream = is_stream.is_some_and(|command| command == "blockcopy");
     let json = !is_stream
         && (arguments.iter().any(|argument| argument == "--json") || variables::is_on("TARLIKE_JSON"));
     let parsed = variables::without_unused(definition.clone(), &arguments)
@@ -159,7 +167,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let debug = matches!(&cli.command, Command::Blockcopy(args) if args.wants_debug());
-    let output = Output::new(&cli.global, debug);
+    let output = match Output::new(&cli.global, debug) {
+        Ok(output) => output,
+        Err(e) => return ExitCode::from(output::usage_error(&e, json)),
+    };
     if matches!(&cli.command, Command::Blockcopy(args) if args.is_stream()) {
         output.keep_stdout_for_stream();
     }

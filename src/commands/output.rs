@@ -1,24 +1,22 @@
 //! The output of all commands: progress on a terminal, notices, JSON lines, the summary.
 
-pub(super) use crate::archive::shown::{counted, separated as human_count};
+use super::log::{self, LogFile, LogOptions, local_time};
+use super::meter::Meter;
+pub(super) use super::numbers::{counted, human_bytes, human_count, human_seconds};
+use super::progress_line::{Figures, progress_line, short_time};
+use super::terminal::Terminal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Counters, Monitor, Notice};
 use clap::Args;
-use indicatif::{
-    FormattedDuration, HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState,
-    ProgressStyle,
-};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tracing::Level;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// The flags that every command has.
 #[derive(Args, Clone)]
@@ -32,6 +30,9 @@ pub(super) struct Global {
     /// Write JSON to standard output, one object a line, with a summary at the end
     #[arg(long, global = true)]
     pub(super) json: bool,
+    /// Append messages, and the summary, to this file, with their times
+    #[arg(long, global = true, value_name = "FILE")]
+    log_file: Option<PathBuf>,
     /// The settings file, or '' for none [default: ~/.tar_like_rc]
     #[arg(long, global = true, value_name = "FILE", env = "TARLIKE_RC")]
     rc_file: Option<OsString>,
@@ -54,74 +55,69 @@ pub(super) struct Output {
     json: bool,
     quiet: bool,
     verbose: bool,
-    terminal: bool,
-    bar: ProgressBar,
+    /// The progress line can be shown.
+    has_line: bool,
+    terminal: Arc<Terminal>,
+    log_file: Option<LogFile>,
     counters: Counters,
     cancelled: AtomicBool,
-    verified: Arc<AtomicBool>,
-    is_total_open: Arc<AtomicBool>,
     /// Standard output carries a stream of data, so lines go to standard error.
     stdout_is_stream: AtomicBool,
     /// Progress is shown as lines where there is no terminal.
     shows_lines: AtomicBool,
     /// The progress line shows the percentage of equal bytes instead of the number of files.
     shows_equal: AtomicBool,
-    phase: Mutex<&'static str>,
+    work: Mutex<Work>,
     start: Instant,
 }
 
-const TICK: Duration = Duration::from_millis(100);
-const JSON_TICK: Duration = Duration::from_secs(1);
+/// What is being done at present.
+#[derive(Default)]
+struct Work {
+    phase: &'static str,
+    meter: Meter,
+}
+
+const TICK: Duration = Duration::from_millis(200);
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Output {
     /// Sets up logging, and looks whether standard error is a terminal. `debug` raises the log
     /// level unless flags or `LOGLEVEL` set it.
-    pub(super) fn new(global: &Global, debug: bool) -> Arc<Self> {
-        let terminal = std::io::stderr().is_terminal() && !global.quiet && !global.json;
-        let (verified, is_total_open) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
-        bar.set_style(style(verified.clone(), is_total_open.clone()));
-        let output = Arc::new(Self {
+    ///
+    /// # Errors
+    /// The log file cannot be opened.
+    pub(super) fn new(global: &Global, debug: bool) -> Result<Arc<Self>> {
+        let is_terminal = std::io::stderr().is_terminal() && !global.quiet && !global.json;
+        let log_file = global.log_file.as_deref().map(LogFile::open).transpose()?;
+        let terminal = Arc::new(Terminal::default());
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let colours = is_terminal && set("NO_COLOR").is_none();
+        let file = log_file.clone();
+        log::start(LogOptions { level: log_level(global, debug), colours, file }, terminal.clone());
+        Ok(Arc::new(Self {
             json: global.json,
             quiet: global.quiet,
             verbose: global.verbose > 0,
+            has_line: is_terminal && set("TERM").is_none_or(|term| term != "dumb"),
             terminal,
-            bar,
+            log_file,
             counters: Counters::default(),
             cancelled: AtomicBool::new(false),
-            verified,
-            is_total_open,
             stdout_is_stream: AtomicBool::new(false),
             shows_lines: AtomicBool::new(false),
             shows_equal: AtomicBool::new(false),
-            phase: Mutex::new(""),
+            work: Mutex::default(),
             start: Instant::now(),
-        });
-        let bar = output.bar.clone();
-        let level = log_level(global, debug);
-        let lines = tracing_subscriber::fmt::layer()
-            .with_target(level >= Level::DEBUG)
-            .with_ansi(terminal)
-            .with_writer(move || BarWriter(bar.clone()));
-        // The SDK logs whole requests, signatures included. Its errors become errors of this
-        // program where they matter.
-        let sdk = if level >= Level::INFO { LevelFilter::WARN } else { LevelFilter::OFF };
-        let targets = Targets::new().with_default(level).with_target("aws", sdk);
-        tracing_subscriber::registry().with(lines).with(targets).init();
-        output
+        }))
     }
 
     /// Shows the counters until the guard is dropped.
     pub(super) fn watch(self: &Arc<Self>) -> Watch {
         let stop = Arc::new(AtomicBool::new(false));
         let lines = self.shows_lines.load(Ordering::Relaxed) && !self.quiet;
-        if !self.terminal && !self.json && !lines {
+        if !self.has_line && !self.json && !lines {
             return Watch { stop, thread: None, output: self.clone() };
-        }
-        if self.terminal {
-            // A bar that an earlier watch has finished shows no time left.
-            self.bar.reset();
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
         let (output, stopped) = (self.clone(), stop.clone());
         let thread =
@@ -131,49 +127,66 @@ impl Output {
 
     fn tick(&self, stop: &AtomicBool) {
         let mut last_line = Instant::now();
-        let mut resumed = 0;
         while !stop.load(Ordering::Relaxed) {
             std::thread::park_timeout(TICK);
-            let counters = &self.counters;
-            if self.terminal {
-                let now_resumed = counters.resumed_bytes.get();
-                let open = counters.totals_open.get() > 0;
-                self.is_total_open.store(open, Ordering::Relaxed);
-                // Without a known total there is no fraction to show.
-                self.bar.set_length(if open { u64::MAX } else { counters.total_bytes.get() });
-                self.bar.set_position(counters.done_bytes.get());
-                if now_resumed != resumed {
-                    // Resumed bytes say nothing about the speed.
-                    resumed = now_resumed;
-                    self.bar.reset_eta();
-                }
-                self.bar.set_prefix(match self.shows_equal.load(Ordering::Relaxed) {
-                    true => {
-                        let share = counters.equal_bytes.get() * 100 / counters.done_bytes.get().max(1);
-                        format!("{share}% equal")
-                    }
-                    false => counted(counters.files_total.get(), "file"),
-                });
-            } else if last_line.elapsed() >= JSON_TICK {
-                last_line = Instant::now();
-                let phase = *self.phase.lock();
-                if !self.json {
-                    let (done, total) = (counters.done_bytes.get(), counters.total_bytes.get());
-                    let total =
-                        if counters.totals_open.get() > 0 { "?".to_string() } else { human_bytes(total) };
-                    self.say(&format!("{phase}: {} of {total}", human_bytes(done)));
-                    continue;
-                }
-                let _ = self.json_line(&json!({
-                    "event": "progress", "phase": phase, "done_bytes": counters.done_bytes.get(),
-                    "total_bytes": counters.total_bytes.get(), "totals_open": counters.totals_open.get() > 0,
-                    "equal_bytes": counters.equal_bytes.get(), "files_done": counters.files_done.get(),
-                    "files_total": counters.files_total.get(), "sent_bytes": counters.sent_bytes.get(),
-                    "wire_bytes": counters.wire_bytes.get(), "retries": counters.retries.get(),
-                    "seconds": self.start.elapsed().as_secs_f64(),
-                }));
+            let figures = self.figures();
+            if self.has_line {
+                self.terminal.show(|columns| progress_line(&figures, columns));
+            } else if last_line.elapsed() >= LINE_INTERVAL {
+                last_line += LINE_INTERVAL;
+                self.progress_as_line(&figures);
             }
         }
+    }
+
+    /// What there is to tell now.
+    fn figures(&self) -> Figures {
+        let (counters, elapsed) = (&self.counters, self.start.elapsed());
+        let (done_bytes, total_bytes) = (counters.done_bytes.get(), counters.total_bytes.get());
+        let mut work = self.work.lock();
+        work.meter.observe(elapsed, self.moved_bytes());
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Figures { phase: "stopping", elapsed, ..Figures::default() };
+        }
+        let is_open = counters.totals_open.get() > 0;
+        let eta = work.meter.eta(total_bytes.saturating_sub(done_bytes)).filter(|_| !is_open);
+        let equal = || counters.equal_bytes.get() * 100 / done_bytes.max(1);
+        Figures {
+            phase: work.phase,
+            done_bytes,
+            total_bytes: (!is_open).then_some(total_bytes),
+            rate: work.meter.rate(),
+            average: work.meter.average(),
+            eta,
+            elapsed,
+            files: counters.files_total.get(),
+            equal_percent: self.shows_equal.load(Ordering::Relaxed).then(equal),
+        }
+    }
+
+    /// Bytes that this run has moved itself.
+    fn moved_bytes(&self) -> u64 {
+        self.counters.done_bytes.get().saturating_sub(self.counters.resumed_bytes.get())
+    }
+
+    fn progress_as_line(&self, figures: &Figures) {
+        let (phase, counters) = (figures.phase, &self.counters);
+        if !self.json {
+            let total = figures.total_bytes.map_or_else(|| "?".to_string(), human_bytes);
+            self.say(&format!("{phase}: {} of {total}", human_bytes(figures.done_bytes)));
+            return;
+        }
+        let whole = |rate: Option<f64>| rate.map(|rate| rate as u64);
+        let _ = self.json_line(json!({
+            "event": "progress", "phase": phase, "done_bytes": counters.done_bytes.get(),
+            "total_bytes": counters.total_bytes.get(), "totals_open": figures.total_bytes.is_none(),
+            "resumed_bytes": counters.resumed_bytes.get(), "equal_bytes": counters.equal_bytes.get(),
+            "files_done": counters.files_done.get(), "files_total": counters.files_total.get(),
+            "sent_bytes": counters.sent_bytes.get(), "wire_bytes": counters.wire_bytes.get(),
+            "retries": counters.retries.get(), "rate": whole(figures.rate),
+            "average_rate": whole(figures.average), "eta_s": figures.eta.map(|eta| eta.as_secs_f64()),
+            "seconds": figures.elapsed.as_secs_f64(),
+        }));
     }
 
     /// Shows the percentage of equal bytes instead of the number of files.
@@ -196,12 +209,7 @@ impl Output {
     pub(super) fn takes_terminal(&self) -> bool {
         use rustix::fs::{FlockOperation, fcntl_lock};
         let taken = || fcntl_lock(std::io::stderr(), FlockOperation::NonBlockingLockExclusive);
-        !self.terminal || !matches!(taken(), Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS))
-    }
-
-    /// Shows on the progress line that everything is verified.
-    pub(super) fn verified(&self) {
-        self.verified.store(true, Ordering::Relaxed);
+        !self.has_line || !matches!(taken(), Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS))
     }
 
     /// Whether more messages are wanted.
@@ -214,91 +222,124 @@ impl Output {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    fn json_line(&self, value: &Value) -> Result<()> {
-        self.line(&value.to_string())
+    fn json_line(&self, value: Value) -> Result<()> {
+        self.line(&timed(value).to_string())
     }
 
     /// Writes a line of data to standard output.
     ///
     /// # Errors
-    /// The reader has closed it, or the disk behind it is full.
+    /// [`ErrorKind::ReaderGone`], or the disk behind it is full.
     fn line(&self, text: &str) -> Result<()> {
         if self.stdout_is_stream.load(Ordering::Relaxed) {
             self.say(text);
             return Ok(());
         }
-        self.bar.suspend(|| {
+        self.terminal.above(|| {
             let mut stdout = std::io::stdout().lock();
-            writeln!(stdout, "{text}")
-                .and_then(|()| stdout.flush())
+            writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(|e| {
+                let is_gone = e.kind() == std::io::ErrorKind::BrokenPipe;
                 // A full disk there is not a full receiver.
-                .map_err(|e| Error::io("cannot write to standard output", e).with_kind(ErrorKind::Io))
+                let kind = if is_gone { ErrorKind::ReaderGone } else { ErrorKind::Io };
+                Error::io("cannot write to standard output", e).with_kind(kind)
+            })
         })
     }
 
     /// Writes a line of data to standard output, as text or as JSON.
     ///
     /// # Errors
-    /// The reader has closed it, or the disk behind it is full.
+    /// [`ErrorKind::ReaderGone`], or the disk behind it is full.
     pub(super) fn data(&self, text: &str, value: impl FnOnce() -> Value) -> Result<()> {
-        if self.json { self.json_line(&value()) } else { self.line(text) }
+        if self.json { self.json_line(value()) } else { self.line(text) }
     }
 
     /// Writes a line to standard error even if it is not a terminal; with `--json`, also `value` to
     /// standard output.
     pub(super) fn announce(&self, text: &str, value: &Value) {
         if self.json {
-            let _ = self.json_line(value);
+            let _ = self.json_line(value.clone());
         }
         self.say(text);
     }
 
     fn say(&self, text: &str) {
-        self.bar.suspend(|| {
+        self.log(text);
+        self.terminal.above(|| {
             // There is no other place to report that standard error is closed.
             let _ = writeln!(std::io::stderr().lock(), "{text}");
         });
     }
 
+    /// Appends to the log file, if there is one.
+    fn log(&self, text: &str) {
+        self.log_file.iter().for_each(|file| file.say(text));
+    }
+
     /// Ends the output with a summary; gives the exit code.
     pub(super) fn summary(&self, outcome: &Outcome) -> u8 {
-        let seconds = self.start.elapsed().as_secs_f64();
+        let (elapsed, average) = (self.start.elapsed(), self.average_rate());
         if self.json {
-            let mut object = json!({"event": "summary", "command": outcome.command, "exit": outcome.exit, "seconds": seconds});
+            let mut object = json!({
+                "event": "summary", "command": outcome.command, "exit": outcome.exit,
+                "seconds": elapsed.as_secs_f64(), "average_rate": average,
+            });
             if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), &outcome.fields) {
                 object.extend(fields.clone());
             }
-            if let Err(e) = self.json_line(&object) {
-                self.say(&format!("tar-like: {e}"));
-                return 1;
+            if let Err(e) = self.json_line(object) {
+                return self.error(&e);
             }
         }
+        let average = average.map(|rate| format!(", {}/s", human_bytes(rate))).unwrap_or_default();
+        let text = format!("{} ({}{average})", outcome.text, time_taken(elapsed));
         if outcome.fields["dry_run"] == true && !self.json {
+            self.log(&text);
             // The plan is the result of the command, so it goes to standard output.
             return match self.line(&outcome.text) {
                 Ok(()) => outcome.exit,
                 Err(e) => self.error(&e),
             };
         }
-        let wanted = self.terminal
+        let wanted = self.has_line
             || self.verbose
             || outcome.exit != 0
             || matches!(outcome.command, "check" | "compact" | "history compact" | "gc");
         if wanted && !self.quiet && !self.json {
-            self.say(&format!("{} ({seconds:.1} s)", outcome.text));
+            self.say(&text);
+        } else {
+            self.log(&text);
         }
         outcome.exit
+    }
+
+    /// Bytes of content a second, on average over the whole command; `None` if none moved.
+    fn average_rate(&self) -> Option<u64> {
+        let bytes = match self.counters.sent_bytes.get() {
+            0 => self.moved_bytes(),
+            sent => sent,
+        };
+        (bytes > 0).then(|| (bytes as f64 / self.start.elapsed().as_secs_f64()) as u64)
     }
 
     /// Ends the output with an error; gives the exit code.
     pub(super) fn error(&self, error: &Error) -> u8 {
         let exit = error.kind().exit_code();
-        self.say(&format!("tar-like: {error}"));
-        if let Some(hint) = error.hint() {
-            self.say(&format!("  hint: {hint}"));
+        if error.kind() == ErrorKind::ReaderGone {
+            // As cat does: whoever closed standard output has read enough.
+            return exit;
+        }
+        match error.hint() {
+            Some(hint) if error.kind() == ErrorKind::Interrupted => {
+                self.say(&format!("tar-like: {error}; {hint}"));
+            }
+            hint => {
+                self.say(&format!("tar-like: {error}"));
+                hint.iter().for_each(|hint| self.say(&format!("  hint: {hint}")));
+            }
         }
         if self.json {
-            let _ = self.json_line(&json!({
+            let _ = self.json_line(json!({
                 "event": "summary", "exit": exit, "error": error.to_string(), "hint": error.hint(),
                 "seconds": self.start.elapsed().as_secs_f64(),
             }));
@@ -311,23 +352,26 @@ impl Monitor for Output {
     fn notice(&self, notice: Notice) {
         match notice {
             Notice::Phase(phase) => {
-                *self.phase.lock() = phase;
-                self.bar.set_message(phase);
                 // Each phase has a speed of its own.
-                self.bar.reset_eta();
+                let mut work = self.work.lock();
+                work.phase = phase;
+                work.meter.restart(self.start.elapsed(), self.moved_bytes());
+                drop(work);
                 tracing::info!("{phase}");
             }
             Notice::Failed { path, reason } => {
                 if self.json {
-                    let _ = self.json_line(&json!({"event": "failed", "path": path, "reason": reason}));
+                    let _ = self.json_line(json!({"event": "failed", "path": path, "reason": reason}));
                 }
                 self.say(&format!("failed: {path}: {reason}"));
             }
             Notice::Warning(text) => {
                 if self.json {
-                    let _ = self.json_line(&json!({"event": "warning", "text": text}));
+                    let _ = self.json_line(json!({"event": "warning", "text": text}));
                 }
-                if !self.quiet {
+                if self.quiet {
+                    self.log(&format!("warning: {text}"));
+                } else {
                     self.say(&format!("warning: {text}"));
                 }
             }
@@ -358,50 +402,25 @@ impl Drop for Watch {
             thread.thread().unpark();
             let _ = thread.join();
         }
-        if self.output.verified.load(Ordering::Relaxed) {
-            self.output.bar.finish();
-        } else {
-            // A run that is not verified must not leave a line that looks like a result.
-            self.output.bar.finish_and_clear();
-        }
-        self.output.bar.set_draw_target(ProgressDrawTarget::hidden());
+        // The summary says how it ended; a line that stays would look like a result.
+        self.output.terminal.clear();
     }
 }
 
-/// `open` says that the total is not known yet.
-fn style(verified: Arc<AtomicBool>, open: Arc<AtomicBool>) -> ProgressStyle {
-    let (no_total, no_end) = (open.clone(), open.clone());
-    let total = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
-        let _ = match state.len().filter(|_| !no_total.load(Ordering::Relaxed)) {
-            Some(total) => write!(text, "{}", HumanBytes(total)),
-            None => write!(text, "?"),
-        };
-    };
-    let left = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
-        let _ = match no_end.load(Ordering::Relaxed) {
-            true => write!(text, "?"),
-            false => write!(text, "{:#}", HumanDuration(state.eta())),
-        };
-    };
-    let percent = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
-        if open.load(Ordering::Relaxed) {
-            let _ = write!(text, "?");
-            return;
-        }
-        let fraction = f64::from(state.fraction()) * 100.0;
-        // 100 % means verified, not sent.
-        let percent = if verified.load(Ordering::Relaxed) { 100.0 } else { fraction.floor().min(99.0) };
-        let _ = write!(text, "{percent:.0}%");
-    };
-    let template = "{msg:16} [{bar:30}] {checked} {bytes}/{total} {prefix} {bytes_per_sec} ETA {left}";
-    match ProgressStyle::with_template(template) {
-        Ok(style) => style
-            .with_key("checked", percent)
-            .with_key("total", total)
-            .with_key("left", left)
-            .progress_chars("=> "),
-        Err(_) => ProgressStyle::default_bar(),
+/// How long a command took: 0.3 s, or 1:34 from a minute on.
+fn time_taken(elapsed: Duration) -> String {
+    match elapsed.as_secs() {
+        0..60 => format!("{:.1} s", elapsed.as_secs_f64()),
+        _ => short_time(elapsed),
     }
+}
+
+/// A JSON line with the time at which it is written.
+fn timed(mut value: Value) -> Value {
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("time".to_owned(), local_time().into());
+    }
+    value
 }
 
 /// `-q` and `-v` win over `LOGLEVEL`, which takes the spellings of Python and of Rust. The default
@@ -423,19 +442,6 @@ fn log_level(global: &Global, debug: bool) -> Level {
     }
 }
 
-/// Writes log lines above the progress line.
-struct BarWriter(ProgressBar);
-
-impl Write for BarWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.suspend(|| std::io::stderr().write(bytes))
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stderr().flush()
-    }
-}
-
 /// Says what is wrong with the command line, before there is an [`Output`]. Gives the exit code.
 pub(super) fn usage_error(error: &Error, json: bool) -> u8 {
     let exit = error.kind().exit_code();
@@ -445,17 +451,7 @@ pub(super) fn usage_error(error: &Error, json: bool) -> u8 {
     if json {
         let line =
             json!({"event": "summary", "exit": exit, "error": error.to_string(), "hint": error.hint()});
-        let _ = writeln!(std::io::stdout().lock(), "{line}");
+        let _ = writeln!(std::io::stdout().lock(), "{}", timed(line));
     }
     exit
-}
-
-/// Bytes in binary units, as 1.23 MiB.
-pub(super) fn human_bytes(bytes: u64) -> String {
-    HumanBytes(bytes).to_string()
-}
-
-/// A duration in hours, minutes and seconds.
-pub(super) fn human_seconds(seconds: u64) -> String {
-    FormattedDuration(Duration::from_secs(seconds)).to_string()
 }

@@ -114,7 +114,11 @@ pub(super) async fn run(args: ProxyArgs, settings: &Settings, output: &Arc<Outpu
     };
     // Signals are handled before the address is announced: a stop right after that must be a
     // graceful one.
-    let stop = std::pin::pin!(stop_signal());
+    let signal = stop_signal();
+    let stop = std::pin::pin!(async {
+        signal.await;
+        tracing::info!("stopping: finishing what is in flight");
+    });
     let reloader = CredentialReloader::start(access, tls, output.clone());
     let receiver = serve(&args, listener, options, stop, output).await?;
     drop(reloader);

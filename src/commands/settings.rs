@@ -43,6 +43,7 @@ pub(super) struct Variable {
 pub(super) const VARIABLES: &[Variable] = &[
     Variable { name: "LOGLEVEL", default: "WARNING" },
     Variable { name: "DEBUG", default: "" },
+    Variable { name: "NO_COLOR", default: "" },
     Variable { name: "TARLIKE_TOKEN", default: "" },
     Variable { name: "TARLIKE_S3_TLS_VERIFY", default: "yes" },
     Variable { name: "AWS_ACCESS_KEY_ID", default: "" },

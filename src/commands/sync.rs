@@ -110,9 +110,6 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     let options = SyncOptions { index, upload, adopt: args.adopt, entries };
     let watch = output.watch();
     let copied = cancelled_by_signal(output, sync(options, destination, output.clone())).await;
-    if copied.as_ref().is_ok_and(|report| report.upload().complete) {
-        output.verified();
-    }
     drop(watch);
     Ok(match copied? {
         SyncReport::Planned { plan, upload } => report::planned(&plan, upload),

@@ -82,9 +82,6 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
     };
     let watch = output.watch();
     let sent = cancelled_by_signal(output, upload(source, client, &options, output.clone())).await;
-    if sent.as_ref().is_ok_and(|report| report.complete) {
-        output.verified();
-    }
     drop(watch);
     let report = sent?;
     Ok(Outcome {

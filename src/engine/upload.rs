@@ -129,7 +129,7 @@ impl Upload<'_> {
         let progress = self.open_progress(true).await;
         let sender = Arc::new(BlockSender::new(self, progress));
         let mut todo = self.blocks_of(if self.options.ignore_done { None } else { Some(&missing) });
-        self.record_present(&missing);
+        sender.record_present(self, &missing);
         self.limit(&sender, &missing);
         for round in 1.. {
             self.monitor.notice(Notice::Phase("sending"));
@@ -145,6 +145,7 @@ impl Upload<'_> {
                 return self.conclude(&sender, answer).await;
             }
             let missing = self.missing().await?;
+            sender.record_missing(self, &missing);
             self.limit(&sender, &missing);
             todo = self.remaining(sender.failed_ranges(), &missing);
             if todo.is_empty() || round >= ROUNDS {
@@ -296,6 +297,7 @@ impl Upload<'_> {
 
     async fn conclude(&self, sender: &BlockSender, answer: FinishAnswer) -> Result<UploadReport> {
         if answer.complete {
+            sender.record_missing(self, &RangeSet::default());
             // Also what could not be read here any more had arrived before.
             sender.forgive();
         } else {

@@ -5,6 +5,7 @@ use super::stall_timeout::StallTimeout;
 use super::throughput::Sending;
 use crate::archive::frame::Frame;
 use crate::error::{Error, Result};
+use crate::telemetry::Departure;
 use bytes::Bytes;
 use reqwest::Body;
 use std::fs::File;
@@ -53,13 +54,32 @@ pub(super) fn of_file(
     Ok(Body::wrap_stream(pieces))
 }
 
+/// A piece of a body. The HTTP client drops it when the socket has taken all of it.
+struct DepartingPiece {
+    bytes: Bytes,
+    departure: Departure,
+}
+
+impl AsRef<[u8]> for DepartingPiece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for DepartingPiece {
+    fn drop(&mut self) {
+        self.departure.record(self.bytes.len());
+    }
+}
+
 /// A body whose pieces tell that it moves: whatever the rate of the link, only a body that stands
-/// still is given up.
+/// still is given up. `departure` is told what the socket has taken.
 pub(super) fn of_frame(
     frame: &Frame,
     bandwidth: Option<Arc<Bandwidth>>,
     sending: Sending,
     timeout: &StallTimeout,
+    departure: Option<Departure>,
 ) -> Body {
     struct Unsent {
         pieces: std::vec::IntoIter<Bytes>,
@@ -67,6 +87,7 @@ pub(super) fn of_frame(
         bandwidth: Option<Arc<Bandwidth>>,
         timeout: StallTimeout,
         sending: Sending,
+        departure: Option<Departure>,
         piece_bytes: usize,
     }
     let piece_bytes = piece_bytes(bandwidth.as_deref(), frame.length());
@@ -76,6 +97,7 @@ pub(super) fn of_frame(
         bandwidth,
         timeout: timeout.clone(),
         sending,
+        departure,
         piece_bytes,
     };
     let pieces = futures_util::stream::unfold(unsent, |mut unsent| async move {
@@ -88,6 +110,10 @@ pub(super) fn of_frame(
         }
         unsent.timeout.record(piece.len());
         unsent.sending.record(piece.len());
+        let piece = match unsent.departure.clone() {
+            Some(departure) => Bytes::from_owner(DepartingPiece { bytes: piece, departure }),
+            None => piece,
+        };
         Some((Ok::<_, std::io::Error>(piece), unsent))
     });
     Body::wrap_stream(pieces)

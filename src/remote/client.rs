@@ -20,7 +20,7 @@ use crate::archive::protocol::{
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry_budget::RetryBudget;
-use crate::telemetry::Monitor;
+use crate::telemetry::{Departure, Monitor};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -246,8 +246,8 @@ impl Client {
         Failed { error: failed.error.with_kind(ErrorKind::BadBlock), ..failed }
     }
 
-    fn frame_body(&self, frame: &Frame, timeout: &StallTimeout) -> Body {
-        body::of_frame(frame, self.bandwidth.clone(), self.throughput.begin(), timeout)
+    fn frame_body(&self, frame: &Frame, timeout: &StallTimeout, departure: Option<Departure>) -> Body {
+        body::of_frame(frame, self.bandwidth.clone(), self.throughput.begin(), timeout, departure)
     }
 }
 
@@ -317,7 +317,7 @@ impl ReceiverClient for Client {
                     .header(HEADER_STREAM, batch.stream.to_string())
                     .header(HEADER_INDEX, batch.before.to_string())
                     .header(HEADER_LENGTH, batch.length)
-                    .body(self.frame_body(&batch.body, &timeout));
+                    .body(self.frame_body(&batch.body, &timeout, None));
                 let exchange = async { self.read(self.send(request).await?).await };
                 let work_s = batch.rows.map_or(0, |rows| rows / INDEX_ROWS_PER_S);
                 timeout.watch(self.answer_deadline(work_s), exchange).await
@@ -351,7 +351,8 @@ impl ReceiverClient for Client {
                     request = request.header(HEADER_FAILED, format_ids(&block.failed));
                 }
                 let timeout = StallTimeout::new(movement.clone());
-                let request = request.body(self.frame_body(&block.body, &timeout));
+                let departure = block.in_flight.begin(block.body.length());
+                let request = request.body(self.frame_body(&block.body, &timeout, Some(departure)));
                 let exchange = async {
                     let response = self.accepted(self.send(request).await?).await?;
                     match self.who(&response) {
@@ -364,6 +365,7 @@ impl ReceiverClient for Client {
                 self.monitor.counters().wire_bytes.add(block.body.length());
                 self.record_time(claim, start.elapsed(), &outcome);
                 outcome.map_err(|failed| {
+                    block.in_flight.take_back();
                     let is_final = claim.is_outdated();
                     Failed { is_final, ..self.without_zstd(block, failed) }
                 })

@@ -56,7 +56,8 @@ pub trait ReceiverClient: Send + Sync {
     /// # Errors
     /// The receiver refuses it, or what the retries ended with.
     fn append_log<'a>(&'a self, batch: &'a LogBatch) -> Answer<'a, LogAnswer>;
-    /// Puts a block, for which `claim` was made; gives what our receiver answers, or `None` where a
+    /// Puts a block, for which `claim` was made, and tells its [`InFlight`](crate::telemetry::InFlight)
+    /// what leaves; gives what our receiver answers, or `None` where a
     /// receiver of the original's kind accepted it.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{HEADER_FROM, HEADER_KEEP, HEADER_REWIND};
+use crate::telemetry::InFlight;
 
 /// A block, ready to be sent.
 pub struct BlockBody {
@@ -22,6 +23,9 @@ pub struct BlockBody {
     pub digest: BlockDigest,
     /// Ids, ascending, of files whose bytes are zeros because they could not be read.
     pub failed: Vec<u64>,
+    /// Its content that is not done yet: the client says what leaves, and the caller that it is
+    /// confirmed.
+    pub in_flight: InFlight,
 }
 
 /// A batch of a log, ready to be sent.

@@ -15,6 +15,10 @@ pub(super) fn failure(error: &Error) -> Response {
         ErrorKind::NotFound | ErrorKind::MethodNotAllowed => tracing::debug!("{error}"),
         // Who checks tokens has said so, and whose request it was.
         ErrorKind::Unauthorized | ErrorKind::Forbidden | ErrorKind::Limited => {}
+        // The sender was interrupted, or the link: no other sender learns anything from it.
+        ErrorKind::TooSlow if error.cause::<axum::Error>().is_some() => {
+            tracing::info!("refused: {error}");
+        }
         _ => match error.hint() {
             Some(hint) => tracing::warn!("refused: {error} ({hint})"),
             None => tracing::warn!("refused: {error}"),

@@ -109,7 +109,6 @@ impl Listener {
             server.stop();
         }
         self.stopping.send_replace(true);
-        tracing::info!("stopping: finishing what is in flight");
         if tokio::time::timeout(STOP_TIMEOUT, self.graceful.shutdown()).await.is_err() {
             tracing::warn!(
                 "some requests were still running after {} s and were cut",

@@ -49,6 +49,7 @@ mod placed;
 mod placing;
 mod plan;
 mod power;
+mod progress;
 mod proxy;
 mod ranges;
 mod release;

@@ -127,7 +127,7 @@ impl FileHasher<'_> {
                 ScanItem::Node(node) => Some(ScanOutcome::Scanned(ScannedEntry::Node(node))),
                 ScanItem::Skipped(skipped) => Some(ScanOutcome::Skipped { skipped, is_shared: false }),
                 ScanItem::File(Candidate { unmodified: Some(unmodified), .. }) => {
-                    self.add_progress(unmodified.file.size);
+                    self.add_unread(unmodified.file.size);
                     Some(HashedFile::from(unmodified).into())
                 }
                 ScanItem::File(candidate) => work.read(at, candidate, 0),
@@ -143,6 +143,14 @@ impl FileHasher<'_> {
     fn add_progress(&self, bytes: u64) {
         if !self.contents.has_contents() {
             self.monitor.counters().done_bytes.add(bytes);
+        }
+    }
+
+    /// Bytes that need not be read, because the previous index knows them.
+    fn add_unread(&self, bytes: u64) {
+        self.add_progress(bytes);
+        if !self.contents.has_contents() {
+            self.monitor.counters().resumed_bytes.add(bytes);
         }
     }
 

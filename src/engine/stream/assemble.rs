@@ -26,6 +26,16 @@ pub(super) struct Block {
     pub(super) slot: Option<OwnedSemaphorePermit>,
 }
 
+impl Block {
+    /// How many of its bytes before `at`, a place in the archive, mean something, if those that do
+    /// are spread evenly.
+    pub(super) fn good_bytes_before(&self, at: u64) -> u64 {
+        let (before, length) = (at - self.range.start, self.range.end - self.range.start);
+        let share = u128::from(self.good_bytes) * u128::from(before) / u128::from(length.max(1));
+        u64::try_from(share).unwrap_or(u64::MAX)
+    }
+}
+
 /// No task takes blocks any more.
 #[derive(Debug)]
 pub(super) struct Closed;

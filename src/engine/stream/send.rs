@@ -15,7 +15,7 @@ use crate::archive::log::{LogDigest, first_digest, next_digest};
 use crate::archive::ranges::RangeSet;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{BlockBody, LogBatch, ReceiverClient};
-use crate::telemetry::{Monitor, Notice};
+use crate::telemetry::{InFlight, Monitor, Notice};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::ops::Range;
@@ -176,8 +176,12 @@ impl StreamSender {
             let (body, coding) = blocking(move || Ok(this.encode(&whole, part))).await?;
             drop(core);
             match self.client.put_block(&body, &prefix, &claim).await {
-                Ok(_) if at == block.range.start => coding.count(counters),
-                Ok(_) => {}
+                Ok(_) => {
+                    body.in_flight.confirm();
+                    if at == block.range.start {
+                        coding.count(counters);
+                    }
+                }
                 // It is missing then, and read and sent again afterwards.
                 Err(e) if e.kind() == ErrorKind::BadBlock => {
                     self.monitor.notice(Notice::Warning(format!(
@@ -194,7 +198,6 @@ impl StreamSender {
         drop((block, slot));
         counters.sent_blocks.add(1);
         counters.sent_bytes.add(good_bytes);
-        counters.done_bytes.add(good_bytes);
         Ok(())
     }
 
@@ -215,6 +218,7 @@ impl StreamSender {
         let mut hasher = BlockHasher::default();
         pieces.iter().for_each(|piece| hasher.update(piece));
         let (body, coding) = self.compression.encode(pieces);
+        let content_bytes = block.good_bytes_before(part.end) - block.good_bytes_before(part.start);
         let body = BlockBody {
             number: block.number,
             block_size: self.block_size,
@@ -223,6 +227,7 @@ impl StreamSender {
             part: (part != block.range).then_some(part),
             digest: hasher.finish(),
             failed: block.failed.clone(),
+            in_flight: InFlight::new(self.monitor.clone(), content_bytes),
         };
         (body, coding)
     }

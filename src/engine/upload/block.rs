@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::queue::range::RangeQueue;
 use crate::remote::{BlockBody, Claim, ReceiverClient};
 use crate::source::{Piece, Source};
-use crate::telemetry::{Monitor, Notice};
+use crate::telemetry::{InFlight, Monitor, Notice};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
@@ -57,6 +57,8 @@ struct SendState {
     failed_total: u64,
     /// What the receiver misses, if it takes parts of blocks.
     missing: Option<RangeSet>,
+    /// What of the archive does not count as done yet.
+    undone: RangeSet,
     /// Files that the receiver refused once; the second time they count as failed.
     refused: BTreeSet<u64>,
     /// Files that may have given bytes that are not as indexed, by id: who shares these bytes is
@@ -102,8 +104,8 @@ struct Reading {
 struct Prepared {
     block: BlockBody,
     coding: Coding,
-    /// Bytes that could be read.
-    good_bytes: u64,
+    /// What of the archive could be read.
+    have: RangeSet,
     /// Every file in it could be read.
     whole: bool,
 }
@@ -191,7 +193,7 @@ impl BlockSender {
         for attempt in 1..=2 {
             let (this, block, range) = (self.clone(), block.clone(), part.clone());
             let prepared = blocking(move || this.prepare(number, &block, range)).await?;
-            if prepared.good_bytes == 0 {
+            if prepared.have.covered() == 0 {
                 return Ok(());
             }
             match self.client.put_block(&prepared.block, &self.digest, claim).await {
@@ -224,16 +226,17 @@ impl BlockSender {
     fn prepare(&self, number: u64, whole_range: &Range<u64>, range: Range<u64>) -> Result<Prepared> {
         let part = (range != *whole_range).then(|| range.clone());
         let Reading { content, have, lost, .. } = self.read(range)?;
-        let good_bytes = have.covered();
         let failed = self.fail_lost(&have, lost);
         let mut hasher = BlockHasher::default();
         hasher.update(&content);
         let digest = hasher.finish();
         let (body, coding) = self.compression.encode(vec![bytes::Bytes::from_owner(content)]);
         let zstd = matches!(coding, Coding::Zstd(_));
-        let block = BlockBody { number, block_size: self.block_size, body, zstd, part, digest, failed };
-        let whole = good_bytes == whole_range.end - whole_range.start;
-        Ok(Prepared { block, coding, good_bytes, whole })
+        let in_flight = InFlight::new(self.monitor.clone(), self.undone_bytes(&have));
+        let block =
+            BlockBody { number, block_size: self.block_size, body, zstd, part, digest, failed, in_flight };
+        let whole = have.covered() == whole_range.end - whole_range.start;
+        Ok(Prepared { block, coding, have, whole })
     }
 
     /// Reads `range` from the files that have it; suspects come last.
@@ -325,6 +328,31 @@ impl BlockSender {
         self.state.lock().missing = Some(missing.clone());
     }
 
+    /// Progress starts from what is there already. Of that, what this run has sent itself is not
+    /// resumed.
+    pub(super) fn record_present(&self, upload: &Upload<'_>, missing: &RangeSet) {
+        let all = std::iter::once(upload.window.clone()).collect();
+        self.record_missing(upload, if upload.options.ignore_done { &all } else { missing });
+        let counters = self.monitor.counters();
+        counters.resumed_bytes.set(counters.done_bytes.get().saturating_sub(counters.sent_bytes.get()));
+    }
+
+    /// Everything counts as done but `missing`.
+    pub(super) fn record_missing(&self, upload: &Upload<'_>, missing: &RangeSet) {
+        let undone = upload.inside(missing);
+        let done_bytes = upload.work_bytes().saturating_sub(undone.covered());
+        self.monitor.counters().done_bytes.set(done_bytes);
+        self.state.lock().undone = undone;
+    }
+
+    /// How many bytes of `have` do not count as done yet.
+    fn undone_bytes(&self, have: &RangeSet) -> u64 {
+        let state = self.state.lock();
+        let done =
+            |range: Range<u64>| state.undone.missing(range).map(|gap| gap.end - gap.start).sum::<u64>();
+        have.covered() - have.iter().map(done).sum::<u64>()
+    }
+
     /// The receiver still misses `missing` after it was sent: who was read for it may have changed
     /// without a trace. Others that share these bytes are read first from now on; a file must not
     /// fail for what became of another one.
@@ -402,8 +430,12 @@ impl BlockSender {
             counters.sent_blocks.add(1);
             prepared.coding.count(counters);
         }
-        counters.sent_bytes.add(prepared.good_bytes);
-        counters.done_bytes.add(prepared.good_bytes);
+        counters.sent_bytes.add(prepared.have.covered());
+        prepared.block.in_flight.confirm();
+        {
+            let mut state = self.state.lock();
+            prepared.have.iter().for_each(|range| state.undone.remove(range));
+        }
         if !prepared.whole {
             // Not done as a whole: the next run must send it again.
             return;

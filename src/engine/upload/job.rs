@@ -90,15 +90,6 @@ impl Upload<'_> {
         }
     }
 
-    /// Progress starts from what is there already.
-    pub(super) fn record_present(&self, missing: &RangeSet) {
-        let present = self.work_bytes().saturating_sub(self.inside(missing).covered());
-        if !self.options.ignore_done {
-            self.monitor.counters().done_bytes.set(present);
-            self.monitor.counters().resumed_bytes.set(present);
-        }
-    }
-
     /// Remembers what the receiver had before this upload.
     pub(super) fn record_before(&self, before: impl FnOnce() -> Before) {
         if self.options.tells_before {

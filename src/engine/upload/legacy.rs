@@ -45,8 +45,8 @@ impl Upload<'_> {
             }
         }
         let missing: RangeSet = done.missing(0..self.summary.total_bytes).collect();
-        self.record_present(&missing);
         let sender = Arc::new(BlockSender::new(self, progress));
+        sender.record_present(self, &missing);
         let todo = self.blocks_of(Some(&missing));
         self.monitor.notice(Notice::Phase("sending"));
         sender.send_all(&todo, self.options.workers).await?;

@@ -13,6 +13,7 @@ pub(crate) mod device;
 pub(crate) mod folding;
 pub(crate) mod http;
 pub(crate) mod index;
+pub(crate) mod link;
 pub(crate) mod original;
 pub(crate) mod proxy;
 pub(crate) mod relay;
@@ -20,6 +21,7 @@ pub(crate) mod s3;
 pub(crate) mod same;
 pub(crate) mod stop;
 pub(crate) mod stress;
+pub(crate) mod terminal;
 pub(crate) mod tls;
 pub(crate) mod tree;
 

@@ -210,14 +210,22 @@ impl Cmd {
         Proxy::start(self)
     }
 
-    /// Starts without waiting.
-    pub(crate) fn spawn(self) -> Running {
-        let mut child = Command::new(&self.program[0])
+    /// The same for the standard library.
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program[0]);
+        command
             .args(&self.program[1..])
             .args(&self.args)
             .env_clear()
             .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .current_dir(&self.cwd)
+            .current_dir(&self.cwd);
+        command
+    }
+
+    /// Starts without waiting.
+    pub(crate) fn spawn(self) -> Running {
+        let mut child = self
+            .command()
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
