@@ -1,11 +1,14 @@
-//! The flag of commands that work on an index alone, and a warning that concerns any index.
+//! The flag of commands that work on an index alone, and what is said before an index is dropped or
+//! ignored.
 
 use super::environment::default_database;
 use super::output::Output;
+use crate::db::generation::History;
 use crate::db::index_read::IndexReader;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
+use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
@@ -31,4 +34,39 @@ pub(super) fn warn_of_overwritten(database: &Path, output: &Output) -> Result<()
         )));
     }
     Ok(())
+}
+
+/// Says what a fresh index in the place of the one at `database` drops. Where a person can answer
+/// and has not done so in advance (`yes`), asks before more than one generation is lost.
+///
+/// # Errors
+/// The answer is no.
+pub(super) fn confirm_clean(database: &Path, yes: bool, dry_run: bool, output: &Output) -> Result<()> {
+    // What is no index, or cannot be read, has no generations; the run says so itself.
+    let Ok(history) = History::open(database) else { return Ok(()) };
+    let base = IndexReader::open(database)?.summary()?.base;
+    let source = base.map_or_else(|| "an unknown source".to_string(), |base| base.display().to_string());
+    let count = history.generations().len();
+    let generations = if count == 1 { "1 generation".to_string() } else { format!("{count} generations") };
+    let what = format!("the index {} of {source}, {generations}", database.display());
+    output.notice(Notice::Warning(match dry_run {
+        true => format!("--clean would drop {what}"),
+        false => format!("--clean drops {what}"),
+    }));
+    let can_answer = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if count < 2 || yes || dry_run || !can_answer {
+        return Ok(());
+    }
+    let question = b"Neither rewind nor check --generation can use them after that. Go on? [y/N] ";
+    let (mut terminal, mut answer) = (std::io::stderr(), String::new());
+    terminal
+        .write_all(question)
+        .and_then(|()| terminal.flush())
+        .and_then(|()| std::io::stdin().lock().read_line(&mut answer))
+        .map_err(|e| Error::io("cannot read the answer", e))?;
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Error::new(ErrorKind::Interrupted, "nothing was changed")
+            .with_hint("--checksum reads every file and keeps the index; --yes answers in advance")),
+    }
 }

@@ -4,6 +4,7 @@ use super::append::AppendArgs;
 use super::args;
 use super::destination::{destination, refuse_remote_source};
 use super::environment::{default_database, threads};
+use super::index_file::confirm_clean;
 use super::output::{Outcome, Output};
 use super::report;
 use super::rsync_flags::RsyncFlags;
@@ -55,9 +56,13 @@ pub(super) struct SyncArgs {
     /// Leave out relative paths that match this regular expression; may be given several times
     #[arg(short = 'x', long, value_name = "REGEX", value_parser = args::regex, allow_hyphen_values = true)]
     exclude: Vec<regex::bytes::Regex>,
-    /// Drop the index and its generations, and read every file again
+    /// Drop the index and its generations, and read every file again. On a terminal, asks before
+    /// more than one generation is lost
     #[arg(long)]
     clean: bool,
+    /// Answer the question of --clean with yes
+    #[arg(long)]
+    yes: bool,
     /// Read every file, even if its size and times say that it has not changed
     #[arg(long)]
     checksum: bool,
@@ -94,6 +99,9 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         }
     };
     let database = args.database.map_or_else(default_database, Ok)?;
+    if args.clean {
+        confirm_clean(&database, args.yes, upload.dry_run, output)?;
+    }
     let index = IndexOptions {
         base: args.source,
         bucket,

@@ -2,10 +2,11 @@
 
 use super::belonging;
 use super::file::{folder_of, open_private};
+use super::index_read::check_replaceable;
 use super::index_state;
 use super::meta::{self, Md5s};
 use super::running::RunningDigest;
-use super::{check_file, db_error, schema, sql_int, text_or_blob};
+use super::{db_error, schema, sql_int, text_or_blob};
 use crate::archive::change::ChangeEnd;
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::{FileEntry, Meta, Node, ObjectId};
@@ -124,9 +125,9 @@ impl IndexWriter {
     /// Starts an index that will become `target`; the partial file lies beside it.
     ///
     /// # Errors
-    /// The folder of `target` cannot be written to.
+    /// The folder of `target` cannot be written to, or `target` is a file that is no index.
     pub fn create(target: &Path) -> Result<Self> {
-        check_file(target)?;
+        check_replaceable(target)?;
         let what = || format!("cannot write the index {}", target.display());
         let mut prefix = target.file_name().unwrap_or_default().to_os_string();
         prefix.push(PARTIAL_INFIX);

@@ -4,7 +4,7 @@
 //! leaves that file without a lock, which the next run takes.
 
 use crate::archive::path::LOCK_SUFFIX;
-use crate::db::check_file;
+use crate::db::index_read::check_replaceable;
 use crate::error::{Error, ErrorKind, Result};
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -29,10 +29,10 @@ impl IndexLock {
     /// cannot change the index either.
     ///
     /// # Errors
-    /// Another run holds it ([`ErrorKind::InUse`]), or `database` is no file
-    /// ([`ErrorKind::Usage`]).
+    /// Another run holds it ([`ErrorKind::InUse`]), `database` is no file ([`ErrorKind::Usage`]), or
+    /// a file that is no index ([`ErrorKind::BadIndex`]).
     pub fn take(database: &Path) -> Result<Option<Self>> {
-        check_file(database)?;
+        check_replaceable(database)?;
         let path = path_of(database);
         for _ in 0..MAX_ATTEMPTS {
             let options = OpenOptions::new()

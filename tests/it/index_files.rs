@@ -1,10 +1,10 @@
 //! The file of an index: locked, replaced by another program, in use, or no file at all.
 
 use crate::support::index::{rows, rows_of};
-use crate::support::{Lab, Tree, assert_same_tree, index, wait_until};
+use crate::support::{Lab, Tree, assert_same_tree, index, need_tool, wait_until};
 use rusqlite::Connection;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What the original's `index -c` does to a database: it makes its own table and indexes again, and
@@ -354,4 +354,90 @@ fn an_empty_file_says_how_to_make_an_index() {
     let db = lab.path("i.sqlite");
     std::fs::write(&db, "").unwrap();
     lab.run(args!["history", "-db", db]).code(1).says("it has no table 'tar'").says("index -c");
+}
+
+/// Files that are no index, with their contents: of text, and of a database of another program.
+fn other_files(lab: &Lab) -> Vec<(PathBuf, Vec<u8>)> {
+    let (text, database) = (lab.file("notes", "not to be lost"), lab.path("mail.sqlite"));
+    Connection::open(&database).unwrap().execute_batch("CREATE TABLE mail(id, path, size, hash)").unwrap();
+    [text, database].into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn no_command_overwrites_a_file_that_is_no_index() {
+    let lab = Lab::new();
+    let (src, dst, db, backup) = (lab.path("src"), lab.path("dst"), lab.path("i.sqlite"), lab.path("backup"));
+    Tree::new(&src, 184).file("a", "one");
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    lab.run(args!["history", "backup", "--init", backup, "-db", db]).code(0);
+    for (file, content) in other_files(&lab) {
+        for command in [
+            args!["index", "-c", "-b", src, "-db", file],
+            args!["index", "-b", src, "-db", file],
+            args!["sync", "--clean", src, dst, "-db", file],
+            args!["sync", "--clean", "--dry-run", src, dst, "-db", file],
+            args!["sync", src, dst, "-db", file],
+            args!["history", "restore", "-c", backup, "-db", file],
+            args!["plan", "-b", src, "-db", file],
+            args!["check", "-b", src, "-db", file],
+        ] {
+            let output = lab.run(command).code(1).says("is no index").says("give -db the name of an index");
+            for overwriting in ["index -c", "--clean"] {
+                assert!(!output.stderr.contains(overwriting), "{}", output.stderr);
+            }
+            assert!(std::fs::read(&file).unwrap() == content, "{}", output.stderr);
+        }
+    }
+    assert!(!dst.exists());
+    // An empty file is no loss.
+    let empty = lab.file("empty", "");
+    lab.run(args!["index", "-c", "-b", src, "-db", empty]).code(0);
+    lab.check(&src, &empty, vec![]).code(0);
+}
+
+#[test]
+fn clean_says_what_it_drops() {
+    let lab = Lab::new();
+    let (src, dst, db) = (lab.path("src"), lab.path("dst"), lab.path("i.sqlite"));
+    let mut tree = Tree::new(&src, 185);
+    for content in ["one", "two, and longer"] {
+        tree.file("a", content);
+        lab.sync(&src, &dst, args!["-db", db]).code(0);
+    }
+    let what = format!("the index {} of {}, 2 generations", db.display(), src.display());
+    lab.sync(&src, &dst, args!["-db", db, "--clean", "-n"]).code(0).says(&format!("would drop {what}"));
+    // Without a terminal there is nobody to ask.
+    lab.sync(&src, &dst, args!["-db", db, "--clean"]).code(0).says(&format!("--clean drops {what}"));
+    lab.sync(&src, &dst, args!["-db", db, "--clean"]).code(0).says("1 generation");
+}
+
+/// `script` gives the command a terminal, and types what is written to it.
+#[test]
+fn on_a_terminal_clean_asks_before_generations_are_lost() {
+    need_tool("script", "apt-get install bsdutils");
+    let lab = Lab::new();
+    let (src, dst, db) = (lab.path("src"), lab.path("dst"), lab.path("i.sqlite"));
+    let mut tree = Tree::new(&src, 186);
+    for content in ["one", "two, and longer"] {
+        tree.file("a", content);
+        lab.sync(&src, &dst, args!["-db", db]).code(0);
+    }
+    let typed = |answer: &str, more: &str| {
+        let program = env!("CARGO_BIN_EXE_tar-like");
+        let command = format!(
+            "{program} sync {} {} -db {} --clean {more}",
+            src.display(),
+            dst.display(),
+            db.display()
+        );
+        let script = format!("printf '{answer}' | script -qec '{command}' /dev/null");
+        let output = lab.cmd(args!["-c", script]).program(Path::new("sh")).run();
+        (output.stdout.contains("Go on? [y/N]"), output.code)
+    };
+    let generations = || lab.run(args!["history", "-db", db]).stdout.lines().count();
+    let before = generations();
+    assert_eq!(typed("n\\n", ""), (true, Some(130)));
+    assert_eq!(generations(), before);
+    assert_eq!(typed("", "--yes"), (false, Some(0)));
+    assert_eq!(typed("n\\n", ""), (false, Some(0)), "one generation is no loss");
 }

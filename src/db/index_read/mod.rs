@@ -11,6 +11,6 @@ mod walk;
 
 pub use at::Row;
 pub(super) use pieces::{Side, find_content, read_extents};
-pub use reader::{IndexReader, Summary};
+pub use reader::{IndexReader, Summary, check_replaceable};
 pub(super) use walk::WALK_ORDER;
 pub use walk::WalkRows;

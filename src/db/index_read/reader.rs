@@ -50,6 +50,34 @@ pub struct IndexReader {
 
 const NEW_INDEX: &str = "make a new one with: tar-like index -c";
 
+/// It is no index, as far as anyone can tell: no command overwrites it.
+const OTHER_FILE: &str =
+    "give -db the name of an index, or of a file that does not exist yet; move a damaged index away first";
+
+/// What to do about a file that is no index.
+fn no_index_hint(path: &Path) -> &'static str {
+    if is_empty(path) { NEW_INDEX } else { OTHER_FILE }
+}
+
+fn is_empty(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.len() == 0)
+}
+
+/// Refuses to replace a file that is no index, neither one of ours nor one of the original's. An
+/// empty file is replaced, and one that does not exist is made.
+///
+/// # Errors
+/// The file is something else, or another program has locked it.
+pub fn check_replaceable(path: &Path) -> Result<()> {
+    check_file(path)?;
+    if !path.exists() || is_empty(path) {
+        return Ok(());
+    }
+    let columns = "SELECT id, path, size, offset, offset_end, hash FROM tar LIMIT 0";
+    let has_columns = || open_to_read(path)?.prepare(columns).map(drop);
+    has_columns().map_err(|e| no_index(path, e))
+}
+
 const OTHER_VERSION: &str =
     "use the same version of tar-like on all hosts, or make a new index with: tar-like index -c";
 
@@ -69,7 +97,7 @@ fn no_index(path: &Path, error: rusqlite::Error) -> Error {
     }
     let error = db_error(format!("{} is no index", path.display()), error);
     match is_damage(&error) {
-        true => error.with_kind(ErrorKind::BadIndex).with_hint(NEW_INDEX),
+        true => error.with_kind(ErrorKind::BadIndex).with_hint(no_index_hint(path)),
         false => error,
     }
 }
@@ -157,7 +185,7 @@ impl IndexReader {
         let kind = kind_of(&connection).map_err(|e| no_index(path, e))?;
         let Some(kind) = kind else {
             let what = format!("{} is no index: it has no table 'tar'", path.display());
-            return Err(Error::new(ErrorKind::BadIndex, what).with_hint(NEW_INDEX));
+            return Err(Error::new(ErrorKind::BadIndex, what).with_hint(no_index_hint(path)));
         };
         let reader = Self { connection, path: path.to_path_buf(), kind };
         if !kind.is_ours() {

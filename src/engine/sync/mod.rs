@@ -35,6 +35,7 @@ use super::upload::{DeletePolicy, UploadOptions, UploadReport, compare, plan_fro
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{AdoptRequest, Similarity};
 use crate::archive::ranges::RangeSet;
+use crate::db::index_read::check_replaceable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::ReceiverClient;
 use crate::source::Source;
@@ -127,7 +128,10 @@ impl Job {
     fn new(options: SyncOptions, destination: Destination, monitor: Arc<dyn Monitor>) -> Result<Self> {
         let kept = &options.index.database;
         let destination = checks::resolve(destination, &options.index)?;
-        let lock = if options.upload.dry_run { None } else { IndexLock::take(kept)? };
+        let lock = match options.upload.dry_run {
+            true => check_replaceable(kept).map(|()| None)?,
+            false => IndexLock::take(kept)?,
+        };
         if options.index.reuse {
             refuse_other_source(&options.index)?;
         }
