@@ -39,6 +39,8 @@ pub enum ErrorKind {
     MethodNotAllowed,
     /// The request names another index than the active one.
     WrongIndex,
+    /// The archive number is that of another source.
+    OtherSource,
     /// The request names no index and the receiver does not serve legacy clients.
     NoIndexNamed,
     /// A block's frame, length or digest is wrong.
@@ -90,7 +92,7 @@ impl ErrorKind {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::TooSlow => 408,
-            Self::WrongIndex => 409,
+            Self::WrongIndex | Self::OtherSource => 409,
             Self::LengthRequired => 411,
             Self::NoIndexNamed => 412,
             Self::TooLarge => 413,

@@ -24,5 +24,6 @@ pub(crate) mod record;
 pub mod sha3;
 pub mod shown;
 pub mod skipped;
+pub mod source;
 pub mod verify;
 pub mod zstd;

@@ -46,6 +46,17 @@ pub const HEADER_REWIND: &str = "x-tar-like-rewind";
 /// In place of [`HEADER_ADOPT`]: nothing changes, and the answer is a [`Similarity`].
 pub const HEADER_COMPARE: &str = "x-tar-like-compare";
 
+/// On the PUT of an index, a batch of a log, an adoption and a `finish`: the source of the index
+/// ([`super::source::SourceId`]), as 32 hex digits. The receiver binds the number of the archive to
+/// it.
+pub const HEADER_SOURCE_ID: &str = "x-tar-like-source-id";
+/// With [`HEADER_SOURCE_ID`]: what people call the source
+/// ([`super::source::SourceIdentity::name`]), percent-encoded.
+pub const HEADER_SOURCE: &str = "x-tar-like-source";
+/// With [`HEADER_SOURCE_ID`], with the value 1: the number is taken from the source that it is
+/// bound to.
+pub const HEADER_REPLACE_SOURCE: &str = "x-tar-like-replace-source";
+
 /// How many missing ranges one status answer has. The sender asks for the rest with `from`.
 pub const STATUS_RANGES: usize = 10_000;
 /// How many failed files an answer names ...
@@ -163,6 +174,12 @@ pub struct Status {
     /// All of the index is here.
     #[serde(default)]
     pub sealed: bool,
+    /// The source that the number is bound to ([`HEADER_SOURCE_ID`]), if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_id: Option<String>,
+    /// What people call that source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// Body of `POST finish`.

@@ -13,9 +13,10 @@ use std::time::Duration;
 /// Which archive of the receiver, and how to talk to it.
 #[derive(Args)]
 pub(super) struct ConnectArgs {
-    /// The number of the archive at the receiver: each source needs a number of its own
-    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
-    pub(super) tar_id: u64,
+    /// The number of the archive at the receiver; each source needs one of its own [default: sync
+    /// and rewind: derived from the source; upload: 0]
+    #[arg(long, value_name = "NUMBER", env = "TARLIKE_TAR_ID", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    pub(super) tar_id: Option<u64>,
     #[command(flatten)]
     tls: TlsArgs,
     /// A file with the receiver's token [default: environment TARLIKE_TOKEN]
@@ -56,7 +57,6 @@ impl Connection {
         }
         let client = ClientOptions {
             url,
-            tar_id: connect.tar_id,
             token,
             tls: connect.tls.options(),
             connections: self.connections,

@@ -5,7 +5,9 @@ use super::credential_reloader::CredentialReloader;
 use super::output::{Outcome, Output, counted};
 use super::settings::Settings;
 use super::{args, connect::read_token, signals::stop_signal};
+use crate::archive::source::SourceClaim;
 use crate::db::index_read::IndexReader;
+use crate::engine::identity::identity_of_index;
 use crate::engine::receive::{Receiver, ReceiverOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{self, Access, AccessOptions, Network, ServerOptions, Tls, TlsFiles};
@@ -325,6 +327,10 @@ fn take_shared_index(receiver: &Arc<Receiver>, database: &Path) -> Result<()> {
             Ok(())
         }
         Ok(_) => Ok(()),
-        Err(_) => receiver.put_index(0, database, Some(&digest), None).map(drop),
+        Err(_) => {
+            let source = identity_of_index(database, false)?;
+            let claim = SourceClaim { source, replaces: false };
+            receiver.put_index(0, database, Some(&digest), None, &claim).map(drop)
+        }
     }
 }

@@ -159,8 +159,8 @@ pub(super) fn upload_fields(report: &UploadReport) -> Map<String, Value> {
     let failed: Vec<Value> =
         report.failed.iter().map(|entry| json!({"path": entry.path, "reason": entry.reason})).collect();
     object(json!({
-        "files": report.files, "total_bytes": report.total_bytes, "content_bytes": report.content_bytes,
-        "sent_blocks": report.sent_blocks, "sent_bytes": report.sent_bytes, "wire_bytes": report.wire_bytes, "stored_blocks": report.stored_blocks,
+        "tar_id": report.tar_id, "files": report.files, "total_bytes": report.total_bytes,
+        "content_bytes": report.content_bytes, "sent_blocks": report.sent_blocks, "sent_bytes": report.sent_bytes, "wire_bytes": report.wire_bytes, "stored_blocks": report.stored_blocks,
         "zstd_blocks": report.zstd_blocks,
         "retries": report.retries, "failed": failed, "failed_total": report.failed_total,
         "complete": report.complete, "others_bytes": report.others_bytes, "legacy": report.legacy,

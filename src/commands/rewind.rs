@@ -6,7 +6,7 @@ use super::index_file::IndexFile;
 use super::output::{Outcome, Output, counted, human_count};
 use super::signals::cancelled_by_signal;
 use crate::archive::protocol::FinishAnswer;
-use crate::engine::rewind::{RewindReport, RewoundReceiver, rewind};
+use crate::engine::rewind::{RewindDestination, RewindReport, RewoundReceiver, rewind};
 use crate::error::{ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
@@ -47,9 +47,11 @@ pub(super) struct RewindArgs {
 
 pub(super) async fn run(args: RewindArgs, output: &Arc<Output>) -> Result<Outcome> {
     let database = args.index.path()?;
+    let tar_id = args.connect.tar_id;
     let connection =
         Connection { connect: args.connect, connections: 1, bandwidth: None, output: output.clone() };
     let destination = args.destination.map(|given| destination(&given, connection)).transpose()?;
+    let destination = destination.map(|destination| RewindDestination { destination, tar_id });
     let job = rewind(database.clone(), destination, std::env::temp_dir(), output.clone());
     let RewindReport { abandoned, generation, index, receiver } = cancelled_by_signal(output, job).await?;
     let end = index;

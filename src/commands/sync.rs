@@ -90,6 +90,7 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         output.notice(Notice::Warning(warning.to_owned()));
     }
     let upload = args.transfer.options()?;
+    let (tar_id, replace_source) = (args.transfer.connect.tar_id, args.transfer.replace_source);
     let destination = destination(&args.destination, args.transfer.connection(output))?;
     let bucket = match args.source.to_str().and_then(Place::of_url) {
         Some(place) => Some(args.s3.connect(place, output).await?),
@@ -115,7 +116,7 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         threads: threads(),
     };
     let entries = entry_sink(args.itemize, upload.delete.is_some(), output);
-    let options = SyncOptions { index, upload, adopt: args.adopt, entries };
+    let options = SyncOptions { index, upload, adopt: args.adopt, entries, tar_id, replace_source };
     let watch = output.watch();
     let copied = cancelled_by_signal(output, sync(options, destination, output.clone())).await;
     drop(watch);

@@ -28,7 +28,11 @@ pub(super) struct TransferArgs {
     #[arg(long)]
     ignore_done: bool,
     #[command(flatten)]
-    connect: ConnectArgs,
+    pub(super) connect: ConnectArgs,
+    /// Take the archive number from another source that has it at the receiver. With --delete, what
+    /// that source has put there goes
+    #[arg(long)]
+    pub(super) replace_source: bool,
     /// Send at most this many bytes a second; K, M, G are powers of 1024, KB, MB, GB of 1000
     #[arg(long, value_name = "RATE", env = "TARLIKE_BWLIMIT", value_parser = args::some_bytes)]
     bwlimit: Option<u64>,
@@ -79,7 +83,7 @@ impl TransferArgs {
         };
         Ok(UploadOptions {
             progress: self.database_progress.clone().map_or_else(default_progress, Ok)?,
-            tar_id: self.connect.tar_id,
+            tar_id: self.connect.tar_id.unwrap_or(0),
             block_size: self.block_size,
             workers: usize::from(self.no_processes),
             ignore_done: self.ignore_done,

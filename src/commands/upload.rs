@@ -8,6 +8,8 @@ use super::report::{upload_exit, upload_fields, upload_text};
 use super::s3::S3Args;
 use super::signals::cancelled_by_signal;
 use super::transfer::TransferArgs;
+use crate::archive::source::SourceClaim;
+use crate::engine::identity::identity_of_index;
 use crate::engine::upload::{UploadOptions, upload};
 use crate::error::Result;
 use crate::source::Source;
@@ -74,8 +76,11 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
     warn_of_overwritten(&database, output)?;
     let (first, last) = (args.first_block, args.last_block);
     let options = UploadOptions { database, first, last, ..args.transfer.options()? };
+    let source = identity_of_index(&options.database, false)?;
+    let claim = SourceClaim { source, replaces: args.transfer.replace_source };
     let connection = args.transfer.connection(output);
     let client = connection.client(args.upload_url, connection.token()?)?;
+    let client = client.for_archive(options.tar_id, claim);
     let source: Arc<dyn Source> = match args.use_s3 {
         true => args.s3.connect(args.s3.place(&args.base_folder, DEFAULT_BASE)?, output).await?,
         false => Arc::new(DiskSource::open(&args.base_folder)?),

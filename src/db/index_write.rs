@@ -14,6 +14,7 @@ use crate::archive::index_digest::IndexDigester;
 use crate::archive::log::Digests;
 use crate::archive::path::PARTIAL_INFIX;
 use crate::archive::skipped::SkippedList;
+use crate::archive::source::SourceId;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::{Connection, params};
 use std::path::{Path, PathBuf};
@@ -288,6 +289,14 @@ impl IndexWriter {
     /// SQLite fails.
     pub fn skipped(&self, generation: u64, list: &SkippedList) -> Result<()> {
         meta::set_skipped(&self.connection, generation, list).map_err(|e| self.error(e))
+    }
+
+    /// Says which source the index is of.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn source(&self, source: &SourceId) -> Result<()> {
+        meta::SOURCE.set(&self.connection, source).map_err(|e| self.error(e))
     }
 
     /// For tables that only one kind of index has.

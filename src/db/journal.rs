@@ -4,8 +4,9 @@
 use super::{db_error, from_sql_int, is_corrupt, schema, sql_int};
 use crate::archive::digest::IndexDigest;
 use crate::archive::ranges::RangeSet;
+use crate::archive::source::SourceIdentity;
 use crate::error::{Error, ErrorKind, Result};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use std::ops::Range;
 use std::path::Path;
 
@@ -28,6 +29,8 @@ pub struct ArchiveState {
     pub done: RangeSet,
     /// Ids of files that have their final name, also after a power loss.
     pub published: RangeSet,
+    /// The source that the number is bound to.
+    pub source: Option<SourceIdentity>,
 }
 
 /// One change, to be made durable together with others.
@@ -128,8 +131,9 @@ impl Journal {
             let mut archives = Vec::new();
             let mut statement =
                 self.connection.prepare(
-                    "SELECT a.tar_id, digest, a.generation, finished, finished OR coalesce(a.generation = m.generation, 0)
-                     FROM archive a LEFT JOIN made m ON m.tar_id = a.tar_id",
+                    "SELECT a.tar_id, digest, a.generation, finished, finished OR coalesce(a.generation = m.generation, 0),
+                            s.id, s.name
+                     FROM archive a LEFT JOIN made m ON m.tar_id = a.tar_id LEFT JOIN source s ON s.tar_id = a.tar_id",
                 )?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
@@ -144,6 +148,7 @@ impl Journal {
                     made: row.get(4)?,
                     done: self.set("SELECT first, end FROM done WHERE tar_id=?", tar_id)?,
                     published: self.set("SELECT first, end FROM published WHERE tar_id=?", tar_id)?,
+                    source: source_of(row)?,
                 });
             }
             Ok(archives)
@@ -178,6 +183,7 @@ impl Journal {
     pub fn activate(&mut self, state: &ArchiveState) -> Result<()> {
         self.write(|tx| {
             set_ranges(tx, state)?;
+            bind(tx, state.tar_id, state.source.as_ref())?;
             tx.execute(
                 "INSERT OR REPLACE INTO archive VALUES(?,?,?,?)",
                 params![
@@ -298,6 +304,14 @@ impl Journal {
         })
     }
 
+    /// Binds an archive number to a source.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn bind(&mut self, tar_id: u64, source: &SourceIdentity) -> Result<()> {
+        self.write(|tx| bind(tx, tar_id, Some(source)))
+    }
+
     /// Writes the merged ranges of `state` instead of the many rows that made them.
     ///
     /// # Errors
@@ -305,6 +319,23 @@ impl Journal {
     pub fn compact(&mut self, state: &ArchiveState) -> Result<()> {
         self.write(|tx| set_ranges(tx, state))
     }
+}
+
+/// The source of a row of [`Journal::archives`].
+fn source_of(row: &Row<'_>) -> rusqlite::Result<Option<SourceIdentity>> {
+    let (id, name): (Option<String>, Option<String>) = (row.get(5)?, row.get(6)?);
+    let id = id.and_then(|id| id.parse().ok());
+    Ok(id.zip(name).map(|(id, name)| SourceIdentity { id, name }))
+}
+
+fn bind(connection: &Connection, tar_id: u64, source: Option<&SourceIdentity>) -> rusqlite::Result<()> {
+    let tar_id = sql_int(tar_id);
+    match source {
+        Some(SourceIdentity { id, name }) => connection
+            .execute("INSERT OR REPLACE INTO source VALUES(?,?,?)", params![tar_id, id.to_string(), name]),
+        None => connection.execute("DELETE FROM source WHERE tar_id=?", [tar_id]),
+    }
+    .map(drop)
 }
 
 fn set_ranges(connection: &Connection, state: &ArchiveState) -> rusqlite::Result<()> {
@@ -327,7 +358,16 @@ mod tests {
     /// Nothing is done.
     fn fresh(tar_id: u64, digest: IndexDigest, generation: u64) -> ArchiveState {
         let (done, published) = Default::default();
-        ArchiveState { tar_id, digest, generation, finished: false, made: false, done, published }
+        ArchiveState {
+            tar_id,
+            digest,
+            generation,
+            finished: false,
+            made: false,
+            done,
+            published,
+            source: None,
+        }
     }
 
     fn done(generation: u64, range: Range<u64>) -> Record {

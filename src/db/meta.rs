@@ -5,6 +5,7 @@ use crate::archive::digest::{Blake3, Digest, IndexDigest};
 use crate::archive::entry::Meta;
 use crate::archive::log::LogDigest;
 use crate::archive::skipped::SkippedList;
+use crate::archive::source::SourceId;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::borrow::Cow;
@@ -28,6 +29,8 @@ pub(super) const COUNTS: Key<Counts> = Key::new("counts");
 pub(super) const ROWS: Key<Blake3> = Key::new("rows");
 pub(super) const COUNTER: Key<u64> = Key::new("counter");
 pub(super) const TOP: Key<Meta> = Key::new("top");
+/// Which source the index is of.
+pub(super) const SOURCE: Key<SourceId> = Key::new("source");
 /// Earlier versions read this one; it counts the entries of the newest list.
 pub(super) const SKIPPED: Key<u64> = Key::new("skipped");
 pub(super) const LOG_END: Key<u64> = Key::new("log_end");
@@ -147,7 +150,7 @@ impl<T: Text> Stored for T {
     }
 }
 
-impl Text for Digest<32> {
+impl<const N: usize> Text for Digest<N> {
     fn to_text(&self) -> String {
         self.to_string()
     }

@@ -97,7 +97,8 @@ pub(super) const PROGRESS: &str = "
     CREATE TABLE IF NOT EXISTS res(tar_id INT64, blk_size INT64, blk_id INT64);
     CREATE TABLE IF NOT EXISTS tarlike_bound(tar_id INTEGER PRIMARY KEY, digest TEXT NOT NULL, url TEXT NOT NULL);";
 
-/// The receiver's journal. Earlier versions do not know the table `made`, and leave it as it is.
+/// The receiver's journal. Earlier versions do not know the tables `made` and `source`, and leave
+/// them as they are.
 pub(super) const JOURNAL: &str = "
     CREATE TABLE IF NOT EXISTS archive(tar_id INTEGER PRIMARY KEY, digest TEXT NOT NULL, generation INT NOT NULL,
                                        finished INT NOT NULL);
@@ -105,7 +106,8 @@ pub(super) const JOURNAL: &str = "
     CREATE TABLE IF NOT EXISTS published(tar_id INT NOT NULL, first INT NOT NULL, end INT NOT NULL);
     CREATE INDEX IF NOT EXISTS done_tar ON done(tar_id);
     CREATE INDEX IF NOT EXISTS published_tar ON published(tar_id);
-    CREATE TABLE IF NOT EXISTS made(tar_id INTEGER PRIMARY KEY, generation INT NOT NULL);";
+    CREATE TABLE IF NOT EXISTS made(tar_id INTEGER PRIMARY KEY, generation INT NOT NULL);
+    CREATE TABLE IF NOT EXISTS source(tar_id INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT NOT NULL);";
 
 /// Temporary: paths by their sort keys, with what is there.
 pub(super) const PATHS: &str = "CREATE TABLE path(key BLOB PRIMARY KEY, kind TEXT) WITHOUT ROWID;";

@@ -1,15 +1,18 @@
-//! The top folder: owner, permissions and time of the folder that an index is of. It has no row,
-//! since its path would be empty, and is in no digest.
+//! What an index notes of its source as a whole, in no row and in no digest: the identity of the
+//! source, and owner, permissions and time of the top folder, whose path would be empty.
 
 use super::file::open_shared;
 use super::index_read::{IndexReader, Summary};
-use super::{belonging, index_state, meta};
+use super::meta::{self, Key, Stored};
+use super::{belonging, index_state};
 use crate::archive::entry::Meta;
+use crate::archive::source::SourceId;
 use crate::error::Result;
 use rusqlite::Connection;
+use std::ffi::OsString;
 use std::ops::ControlFlow;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long other programs may use the index meanwhile.
@@ -21,13 +24,28 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// # Errors
 /// SQLite fails.
 pub fn set_top(path: &Path, top: &Meta) -> Result<()> {
-    if IndexReader::open(path)?.top()? == Some(*top) {
+    if IndexReader::open(path)?.top()? == Some(*top) { Ok(()) } else { set(path, &meta::TOP, top) }
+}
+
+/// Notes in the index at `path` that it is of `source`. Nothing is written if it is not one of
+/// ours, or names a source already.
+///
+/// # Errors
+/// SQLite fails.
+pub fn set_source(path: &Path, source: &SourceId) -> Result<()> {
+    let index = IndexReader::open(path)?;
+    if !index.is_ours() || index.source_id()?.is_some() {
         return Ok(());
     }
+    drop(index);
+    set(path, &meta::SOURCE, source)
+}
+
+fn set<T: Stored>(path: &Path, key: &Key<T>, value: &T) -> Result<()> {
     let begin = || -> rusqlite::Result<Connection> {
         let connection = open_shared(path, LOCK_TIMEOUT)?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
-        meta::TOP.set(&connection, top)?;
+        key.set(&connection, value)?;
         belonging::expect_write(&connection)?;
         Ok(connection)
     };
@@ -41,6 +59,23 @@ impl IndexReader {
     /// SQLite fails.
     pub fn top(&self) -> Result<Option<Meta>> {
         if self.is_ours() { self.meta(&meta::TOP) } else { Ok(None) }
+    }
+
+    /// Which source the index is of, if it says so.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn source_id(&self) -> Result<Option<SourceId>> {
+        if self.is_ours() { self.meta(&meta::SOURCE) } else { Ok(None) }
+    }
+
+    /// The folder, file, device or address of a bucket that was indexed, if the index says so.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn base(&self) -> Result<Option<PathBuf>> {
+        let base = if self.is_ours() { self.meta(&meta::BASE)? } else { None };
+        Ok(base.filter(|base| !base.is_empty()).map(|base| PathBuf::from(OsString::from_vec(base))))
     }
 
     /// Whether a file, a device or an object alone was indexed, and no folder. The index says so by

@@ -10,6 +10,7 @@ use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, IndexAnswer, LogAnswer, Similarity,
     Status,
 };
+use crate::archive::source::SourceClaim;
 use crate::engine::destination::{Destination, StartReceiver, StartedReceiver};
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{
@@ -25,8 +26,11 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One archive of a receiver in this process.
+#[derive(Clone)]
 pub(super) struct DirectClient {
     receiver: Arc<Receiver>,
+    tar_id: u64,
+    claim: SourceClaim,
     throughput: Throughput,
     window: Arc<Window>,
     budget: RetryBudget,
@@ -86,6 +90,8 @@ impl StartReceiver for DirectStarter {
             let receiver = Receiver::open(&folder, ReceiverOptions::default())?;
             let client = DirectClient {
                 receiver: receiver.clone(),
+                tar_id: 0,
+                claim: SourceClaim::default(),
                 throughput: Throughput::default(),
                 window: Window::new(4, None),
                 budget: RetryBudget::new(TIMEOUT, TIMEOUT, TIMEOUT),
@@ -97,8 +103,6 @@ impl StartReceiver for DirectStarter {
         })
     }
 }
-
-const TAR_ID: u64 = 0;
 
 impl DirectClient {
     fn request<'a, T: Send + 'static>(
@@ -130,6 +134,10 @@ impl DirectClient {
 }
 
 impl ReceiverClient for DirectClient {
+    fn for_archive(&self, tar_id: u64, claim: SourceClaim) -> Arc<dyn ReceiverClient> {
+        Arc::new(Self { tar_id, claim, ..self.clone() })
+    }
+
     fn address(&self) -> &str {
         "direct"
     }
@@ -155,7 +163,7 @@ impl ReceiverClient for DirectClient {
     }
 
     fn status(&self, block_size: u64, from: u64) -> Answer<'_, Option<Status>> {
-        self.request("status", move |receiver| receiver.status(TAR_ID, block_size, from).map(Some))
+        self.request("status", move |receiver| receiver.status(self.tar_id, block_size, from).map(Some))
     }
 
     fn put_index<'a>(&'a self, index: &'a IndexBody) -> Answer<'a, IndexAnswer> {
@@ -163,7 +171,7 @@ impl ReceiverClient for DirectClient {
             let (_folder, unpacked) = self.unpacked(index)?;
             match &index.form {
                 IndexForm::Whole { adopt, .. } => {
-                    receiver.put_index(TAR_ID, &unpacked, Some(&index.digest), *adopt)
+                    receiver.put_index(self.tar_id, &unpacked, Some(&index.digest), *adopt, &self.claim)
                 }
                 IndexForm::Change { from, kind } => {
                     let options = ChangeOptions {
@@ -171,7 +179,7 @@ impl ReceiverClient for DirectClient {
                         prune: *kind == ChangeKind::Prune,
                         rewind: *kind == ChangeKind::Rewind,
                     };
-                    receiver.put_change(TAR_ID, &unpacked, from, &index.digest, options)
+                    receiver.put_change(self.tar_id, &unpacked, from, &index.digest, options, &self.claim)
                 }
             }
         })
@@ -181,7 +189,7 @@ impl ReceiverClient for DirectClient {
         self.request("compare", move |receiver| {
             let (_folder, unpacked) = self.unpacked(index)?;
             let IndexForm::Whole { adopt: Some(name), .. } = index.form else { panic!("no adoption") };
-            receiver.compare(TAR_ID, &unpacked, &index.digest, name)
+            receiver.compare(self.tar_id, &unpacked, &index.digest, name)
         })
     }
 
@@ -189,7 +197,7 @@ impl ReceiverClient for DirectClient {
         self.request("append_log", move |receiver| {
             let mut records = Vec::new();
             codec::decode(&batch.body.pieces().concat(), batch.length as usize, &mut records).unwrap();
-            receiver.append_log(TAR_ID, &batch.stream, &batch.before, &records)
+            receiver.append_log(self.tar_id, &batch.stream, &batch.before, &records, &self.claim)
         })
     }
 
@@ -207,7 +215,7 @@ impl ReceiverClient for DirectClient {
                 false => intake.finish(&mut body).unwrap(),
             };
             let put = BlockPut {
-                tar_id: TAR_ID,
+                tar_id: self.tar_id,
                 block_size: block.block_size,
                 number: block.number,
                 body,
@@ -223,16 +231,19 @@ impl ReceiverClient for DirectClient {
     }
 
     fn finish<'a>(&'a self, index: &'a IndexDigest, finish: FinishRequest) -> Answer<'a, FinishAnswer> {
-        let job = self.request("finish", move |receiver| receiver.finish(TAR_ID, Some(*index), finish));
+        let job = self.request("finish", move |receiver| {
+            receiver.bind_source(self.tar_id, index, &self.claim)?;
+            receiver.finish(self.tar_id, Some(*index), finish)
+        });
         Box::pin(async { Ok(job.await?.wait(TIMEOUT).await?.unwrap()) })
     }
 
     fn adopt<'a>(&'a self, adopt: &'a AdoptRequest) -> Answer<'a, AdoptAnswer> {
-        let job = self.request("adopt", move |receiver| receiver.adopt(TAR_ID, adopt.clone()));
+        let job = self.request("adopt", move |receiver| receiver.adopt(self.tar_id, adopt.clone()));
         Box::pin(async { Ok(job.await?.wait(TIMEOUT).await?.1) })
     }
 
     fn precheck<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()> {
-        self.request("look", move |receiver| receiver.precheck(TAR_ID, index, name, &|| true))
+        self.request("look", move |receiver| receiver.precheck(self.tar_id, index, name, &|| true))
     }
 }

@@ -2,6 +2,7 @@
 //! never reads the environment; it speaks through the [`Monitor`](crate::telemetry::Monitor) of a
 //! run, which also says when the user has cancelled the run.
 
+mod archive_number;
 pub mod blockcopy;
 pub mod buffers;
 pub mod check;
@@ -10,6 +11,7 @@ pub mod destination;
 #[cfg(test)]
 mod direct;
 pub mod history;
+pub mod identity;
 pub mod index;
 pub mod index_body;
 pub mod index_lock;

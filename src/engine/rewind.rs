@@ -4,7 +4,9 @@
 //! removed last. So a run that was cut off finds the index as it was, or the mark, and the same
 //! command goes on. The run holds the lock of the index ([`IndexLock`]).
 
+use super::archive_number::archive_of;
 use super::destination::Destination;
+use super::identity::identity_of_index;
 use super::index_lock::IndexLock;
 use super::tasks::{blocking, interrupted, until_cancelled};
 use super::upload::change_body;
@@ -13,6 +15,7 @@ use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest};
 use crate::archive::shown::counted;
 use crate::archive::skipped::SkippedList;
+use crate::archive::source::SourceClaim;
 use crate::db::generation::Rewound;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{ChangeKind, ReceiverClient};
@@ -42,6 +45,14 @@ pub struct RewoundReceiver {
     pub undeleted: u64,
 }
 
+/// The receiver that goes back with the index.
+pub struct RewindDestination {
+    /// Where it is.
+    pub destination: Destination,
+    /// The number of the archive there; `None` has it derived from the source.
+    pub tar_id: Option<u64>,
+}
+
 /// Takes the index at `database` back to the generation that its newest one was made of, and first
 /// the receiver at `destination`, if one is given. `scratch` is a folder for temporary files. Ends
 /// early when the monitor says that the run is cancelled.
@@ -51,7 +62,7 @@ pub struct RewoundReceiver {
 /// back, or has not retained all of the previous content: then nothing has changed.
 pub async fn rewind(
     database: PathBuf,
-    destination: Option<Destination>,
+    destination: Option<RewindDestination>,
     scratch: PathBuf,
     monitor: Arc<dyn Monitor>,
 ) -> Result<RewindReport> {
@@ -63,15 +74,23 @@ pub async fn rewind(
     }
     let receiver = match &destination {
         None => None,
-        Some(destination) => {
+        Some(RewindDestination { destination, tar_id }) => {
             if let Some(folder) = destination.unused_folder() {
                 let what = format!("nothing was ever received into the folder {}", folder.display());
                 return Err(
                     Error::new(ErrorKind::Usage, what).with_hint("name the destination of the earlier runs")
                 );
             }
+            let path = database.clone();
+            let source = blocking(move || identity_of_index(&path, true)).await?;
             let work = async |client: Arc<dyn ReceiverClient>| {
-                let work = rewind_receiver(&*client, &rewound, &database, &scratch, &*monitor);
+                let work = async {
+                    let client = match source {
+                        Some(source) => archive_of(&client, *tar_id, source, false, &database).await?.1,
+                        None => client.for_archive(tar_id.unwrap_or(0), SourceClaim::default()),
+                    };
+                    rewind_receiver(&*client, &rewound, &database, &scratch, &*monitor).await
+                };
                 until_cancelled(&*monitor, work).await
             };
             Some(destination.with_client(work).await?)

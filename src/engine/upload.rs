@@ -86,7 +86,8 @@ pub async fn upload(
     };
     upload.monitor.counters().total_bytes.set(upload.work_bytes());
     upload.client.budget().restart();
-    until_cancelled(&*upload.monitor, upload.run()).await
+    let report = until_cancelled(&*upload.monitor, upload.run()).await?;
+    Ok(UploadReport { tar_id: Some(options.tar_id), ..report })
 }
 
 /// What a receiver said when it was asked for the first time.

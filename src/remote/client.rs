@@ -14,9 +14,11 @@ use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
 use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, HEADER_ADOPT, HEADER_COMPARE,
-    HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE, HEADER_SERVER, HEADER_STREAM,
-    IndexAnswer, LogAnswer, PrecheckRequest, Similarity, Status, VERSION, format_ids,
+    HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE, HEADER_REPLACE_SOURCE,
+    HEADER_SERVER, HEADER_SOURCE, HEADER_SOURCE_ID, HEADER_STREAM, IndexAnswer, LogAnswer, PrecheckRequest,
+    Similarity, Status, VERSION, format_ids,
 };
+use crate::archive::source::{SourceClaim, encode_name};
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry_budget::RetryBudget;
@@ -32,8 +34,6 @@ use tokio::time::Instant;
 pub struct ClientOptions {
     /// The base address, `http://host:port/tar` by default.
     pub url: String,
-    /// Which archive.
-    pub tar_id: u64,
     /// The receiver's token, if it wants one.
     pub token: Option<String>,
     /// Whom to trust, and how to be trusted.
@@ -47,12 +47,15 @@ pub struct ClientOptions {
 }
 
 /// A receiver, seen from a sender.
+#[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     base: Url,
     /// The HTTP proxy of the environment that leads there.
     proxy: Option<String>,
     tar_id: u64,
+    /// Whose archive that is.
+    claim: SourceClaim,
     token: Option<String>,
     block_deadline: Duration,
     bandwidth: Option<Arc<Bandwidth>>,
@@ -64,10 +67,10 @@ pub struct Client {
     /// The receiver has said that it takes Zstandard …
     zstd: Arc<AtomicBool>,
     /// … but it, or something on the way to it, did not.
-    zstd_refused: AtomicBool,
+    zstd_refused: Arc<AtomicBool>,
     /// A receiver of ours has answered: from then on, other answers are those of something on the
     /// way to it.
-    was_reached: AtomicBool,
+    was_reached: Arc<AtomicBool>,
 }
 
 const SHORT_DEADLINE: Duration = Duration::from_secs(60);
@@ -83,8 +86,8 @@ const INDEX_ROWS_PER_S: u64 = 10_000;
 const INDEX_BYTES_PER_S: u64 = 500_000;
 
 impl Client {
-    /// Makes a client that gives up when nothing has succeeded or moved for `stall_timeout`;
-    /// nothing is sent yet.
+    /// Makes a client of archive 0 that gives up when nothing has succeeded or moved for
+    /// `stall_timeout`; nothing is sent yet.
     ///
     /// # Errors
     /// The address or a file of certificates is not valid.
@@ -103,7 +106,8 @@ impl Client {
             base,
             proxy,
             window,
-            tar_id: options.tar_id,
+            tar_id: 0,
+            claim: SourceClaim::default(),
             token: options.token,
             block_deadline: options.block_deadline,
             bandwidth: options.bandwidth,
@@ -112,8 +116,8 @@ impl Client {
             throughput: Throughput::default(),
             local,
             zstd: Arc::default(),
-            zstd_refused: AtomicBool::new(false),
-            was_reached: AtomicBool::new(false),
+            zstd_refused: Arc::default(),
+            was_reached: Arc::default(),
         })
     }
 
@@ -131,9 +135,29 @@ impl Client {
         Ok(request)
     }
 
+    /// The same request with what the sender says of its source.
+    fn claiming(&self, mut request: RequestBuilder) -> RequestBuilder {
+        if let Some(source) = &self.claim.source {
+            request = request
+                .header(HEADER_SOURCE_ID, source.id.to_string())
+                .header(HEADER_SOURCE, encode_name(&source.name));
+        }
+        if self.claim.replaces { request.header(HEADER_REPLACE_SOURCE, 1) } else { request }
+    }
+
     async fn send(&self, request: RequestBuilder) -> std::result::Result<Response, Failed> {
         let was_reached = self.was_reached.load(Ordering::Relaxed);
         request.send().await.map_err(|e| connect::failure(e, was_reached, self.proxy.as_deref()))
+    }
+
+    /// Refuses an archive of another source before anything is sent.
+    fn check_source(&self, status: &Status) -> Result<()> {
+        match (&self.claim.source, status.source_id.as_ref().and_then(|id| id.parse().ok())) {
+            (Some(_), Some(bound)) => {
+                self.claim.check(self.tar_id, &bound, status.source.as_deref().unwrap_or_default())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Nothing may stand still longer than requests may fail.
@@ -146,7 +170,7 @@ impl Client {
         retry(&self.budget, &*self.monitor, || async {
             let timeout = StallTimeout::new(movement.clone());
             let request = self
-                .request(Method::PUT, "db", None)?
+                .claiming(self.request(Method::PUT, "db", None)?)
                 .header(header::CONTENT_LENGTH, index.length)
                 .header(HEADER_INDEX, index.digest.to_string())
                 .body(body::of_file(&index.file, index.length, self.bandwidth.clone(), &timeout)?);
@@ -268,6 +292,10 @@ impl ReceiverClient for Client {
         self.local && self.bandwidth.is_none()
     }
 
+    fn for_archive(&self, tar_id: u64, claim: SourceClaim) -> Arc<dyn ReceiverClient> {
+        Arc::new(Self { tar_id, claim, ..self.clone() })
+    }
+
     fn takes_zstd(&self) -> Arc<AtomicBool> {
         self.zstd.clone()
     }
@@ -292,7 +320,9 @@ impl ReceiverClient for Client {
                 if self.who(&response) == Who::Unknown && unknown.contains(&response.status()) {
                     return Ok(None);
                 }
-                self.read(response).await.map(Some)
+                let status: Status = self.read(response).await?;
+                self.check_source(&status)?;
+                Ok(Some(status))
             })
             .await
         })
@@ -312,7 +342,7 @@ impl ReceiverClient for Client {
             retry(&self.budget, &*self.monitor, || async {
                 let timeout = StallTimeout::new(movement.clone());
                 let request = self
-                    .request(Method::POST, "log", None)?
+                    .claiming(self.request(Method::POST, "log", None)?)
                     .header(header::CONTENT_LENGTH, batch.body.length())
                     .header(HEADER_STREAM, batch.stream.to_string())
                     .header(HEADER_INDEX, batch.before.to_string())
@@ -379,8 +409,9 @@ impl ReceiverClient for Client {
             let finish = FinishRequest { name: Some(rand::random()), ..finish };
             loop {
                 let answer = retry(&self.budget, &*self.monitor, || async {
+                    let deadline = Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE));
                     let request = self
-                        .request(Method::POST, "finish", Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE)))?
+                        .claiming(self.request(Method::POST, "finish", deadline)?)
                         .header(HEADER_INDEX, index.to_string())
                         .json(&finish);
                     let response = self.accepted(self.send(request).await?).await?;
@@ -401,9 +432,8 @@ impl ReceiverClient for Client {
         Box::pin(async move {
             loop {
                 let (ready, answer) = retry(&self.budget, &*self.monitor, || async {
-                    let request = self
-                        .request(Method::POST, "adopt", Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE)))?
-                        .json(adopt);
+                    let deadline = Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE));
+                    let request = self.claiming(self.request(Method::POST, "adopt", deadline)?).json(adopt);
                     let response = self.accepted(self.send(request).await?).await?;
                     Ok((response.status() != StatusCode::ACCEPTED, self.read(response).await?))
                 })

@@ -9,6 +9,7 @@ use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, IndexAnswer, LogAnswer, Similarity,
     Status,
 };
+use crate::archive::source::SourceClaim;
 use crate::error::Result;
 use crate::retry_budget::RetryBudget;
 use std::pin::Pin;
@@ -21,6 +22,10 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 /// One archive of a receiver. Each request is repeated until it succeeds, is refused for good, or
 /// the retry budget is used up.
 pub trait ReceiverClient: Send + Sync {
+    /// A client for archive `tar_id` of the same receiver, whose sender says of its source what
+    /// `claim` says. What is known of the link stays shared. Its [`ReceiverClient::status`] refuses
+    /// an archive of another source.
+    fn for_archive(&self, tar_id: u64, claim: SourceClaim) -> Arc<dyn ReceiverClient>;
     /// The base address, for people and the progress database.
     fn address(&self) -> &str;
     /// How fast the link takes what is sent.

@@ -76,7 +76,6 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let options = ClientOptions {
             url: format!("http://{}/tar", listener.local_addr().unwrap()),
-            tar_id: 0,
             token: None,
             tls: TlsOptions::default(),
             connections: 1,

@@ -7,7 +7,9 @@ use super::body::Incoming;
 use super::call::Call;
 use super::connection::Peer;
 use super::failure::{failure, refusal};
-use super::headers::{coding_header, digest_header, failed_header, range_header, required_digest};
+use super::headers::{
+    claim_header, coding_header, digest_header, failed_header, range_header, required_digest,
+};
 use super::permits::Requester;
 use super::route::{Route, route};
 use super::slots::Doing;
@@ -197,8 +199,14 @@ async fn finish(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     let request: FinishRequest = short_json(call, body, MAX_FINISH_BYTES).await?.unwrap_or_default();
     server.check_running()?;
     let index = digest_header::<IndexDigest>(call.headers, HEADER_INDEX)?;
-    let receiver = server.receiver.clone();
-    let job = blocking(move || receiver.finish(tar_id, index, request)).await?;
+    let (receiver, claim) = (server.receiver.clone(), claim_header(call.headers)?);
+    let start = move || {
+        if let (Some(index), Some(_)) = (&index, &claim.source) {
+            receiver.bind_source(tar_id, index, &claim)?;
+        }
+        receiver.finish(tar_id, index, request)
+    };
+    let job = blocking(start).await?;
     Ok(match job.wait(FINISH_TIMEOUT).await? {
         Some(answer) => Json(answer).into_response(),
         None => (StatusCode::ACCEPTED, Json(FinishAnswer::default())).into_response(),
@@ -230,6 +238,7 @@ async fn adopt(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     let request: Option<AdoptRequest> = short_json(call, body, MAX_SHORT_BYTES).await?;
     let request = request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the adoption has no name"))?;
     server.check_running()?;
+    server.receiver.check_source(tar_id, &claim_header(call.headers)?)?;
     let receiver = server.receiver.clone();
     let job = blocking(move || receiver.adopt(tar_id, request)).await?;
     let (ready, answer) = job.wait(FINISH_TIMEOUT).await?;

@@ -2,8 +2,12 @@
 
 use crate::archive::intake::Taken;
 use crate::archive::log::LogDigest;
-use crate::archive::protocol::{HEADER_FAILED, HEADER_LENGTH, HEADER_RANGE, parse_ids};
+use crate::archive::protocol::{
+    HEADER_FAILED, HEADER_LENGTH, HEADER_RANGE, HEADER_REPLACE_SOURCE, HEADER_SOURCE, HEADER_SOURCE_ID,
+    parse_ids,
+};
 use crate::archive::ranges::RangeSet;
+use crate::archive::source::{SourceClaim, SourceIdentity, decode_name};
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -42,6 +46,19 @@ pub(super) fn only_header<'h>(headers: &'h HeaderMap, name: &str) -> Result<Opti
         (value, None) => Ok(value),
         _ => Err(Error::new(ErrorKind::Malformed, format!("header {name} is there more than once"))),
     }
+}
+
+/// What the sender says of the source whose archive it sends.
+pub(super) fn claim_header(headers: &HeaderMap) -> Result<SourceClaim> {
+    let replaces = number_header(headers, HEADER_REPLACE_SOURCE)? == Some(1);
+    let Some(id) = digest_header(headers, HEADER_SOURCE_ID)? else {
+        return Ok(SourceClaim { source: None, replaces });
+    };
+    let name =
+        only_header(headers, HEADER_SOURCE)?.map_or(Some(String::new()), |name| decode_name(name.as_bytes()));
+    let name =
+        name.ok_or_else(|| Error::new(ErrorKind::Malformed, format!("header {HEADER_SOURCE} is no name")))?;
+    Ok(SourceClaim { source: Some(SourceIdentity { id, name }), replaces })
 }
 
 /// What the body of a block is, as far as the request says.

@@ -61,6 +61,7 @@ mod scripts;
 mod settings;
 mod single;
 mod skipped;
+mod sources;
 mod standby;
 mod stream;
 mod symlinks;

@@ -70,6 +70,9 @@ fn write(target: &Path, history: History, generation: u64, created_s: u64) -> Re
     if let Some(skipped) = reader.skipped()? {
         writer.skipped(generation, &skipped)?;
     }
+    if let Some(source) = reader.source_id()? {
+        writer.source(&source)?;
+    }
     write_former(&writer, &history).map_err(|e| failed(target, e))?;
     drop(history);
     let mode = std::fs::metadata(target).map(|meta| meta.permissions());

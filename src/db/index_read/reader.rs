@@ -16,7 +16,6 @@ use crate::db::{
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::{Connection, OptionalExtension};
 use std::ops::{ControlFlow, Range};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// What is known of an index as a whole.
@@ -290,10 +289,7 @@ impl IndexReader {
         (summary.files, summary.nodes, summary.content_bytes) = (files, nodes, content_bytes);
         summary.created_s = self.meta(&meta::CREATED)?.unwrap_or(0);
         summary.generation = self.meta(&meta::GENERATION)?.unwrap_or(1);
-        summary.base = self
-            .meta(&meta::BASE)?
-            .filter(|base| !base.is_empty())
-            .map(|base| PathBuf::from(std::ffi::OsString::from_vec(base)));
+        summary.base = self.base()?;
         Ok(summary)
     }
 

@@ -37,8 +37,10 @@ pub(super) use previous::{PreviousFiles, PreviousNodes};
 pub(super) use scan::{Scan, previous_index};
 pub(super) use stat::{HardLinks, StatRow, record_top_of, stat_all, walk_of};
 
+use crate::archive::source::SourceIdentity;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::index_write::{IndexWriter, Written};
+use crate::engine::identity::record_identity;
 use crate::engine::spill::IdSpill;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::base::folder_of;
@@ -52,15 +54,22 @@ use next::NextRows;
 /// The base folder cannot be read, or the database cannot be written.
 pub fn index(options: &IndexOptions, monitor: &dyn Monitor) -> Result<IndexReport> {
     let started_s = now_s();
+    let source = options.identity()?;
     let report = match previous_index(options)? {
         Some((reader, summary)) => next_generation(options, monitor, reader, summary, started_s),
-        None => first_generation(options, monitor, started_s),
+        None => first_generation(options, monitor, &source, started_s),
     }?;
     record_top_of(options)?;
+    record_identity(&options.database, &source)?;
     Ok(report)
 }
 
-fn first_generation(options: &IndexOptions, monitor: &dyn Monitor, started_s: u64) -> Result<IndexReport> {
+fn first_generation(
+    options: &IndexOptions,
+    monitor: &dyn Monitor,
+    source: &SourceIdentity,
+    started_s: u64,
+) -> Result<IndexReport> {
     let mut writer = IndexWriter::create(&options.database)?;
     let scan = Scan::new(options, None, ContentUse::Digests)?;
     let skipped = scan.run(options.threads, monitor, |scanned| match scanned {
@@ -74,6 +83,7 @@ fn first_generation(options: &IndexOptions, monitor: &dyn Monitor, started_s: u6
         ScannedEntry::Large(_) => Err(unread()),
     })?;
     writer.skipped(1, &skipped)?;
+    writer.source(&source.id)?;
     let Written { digest, files, nodes, total_bytes } =
         writer.finish(&options.source_bytes(), 1, started_s)?;
     // The first generation has no holes, and no two files share content.

@@ -1,6 +1,9 @@
 //! What to index, and how.
 
 use super::append::Append;
+use crate::archive::source::SourceIdentity;
+use crate::engine::identity::identity_of;
+use crate::error::Result;
 use crate::source::base::resolved;
 use crate::source::s3::Bucket;
 use regex::bytes::Regex;
@@ -40,6 +43,14 @@ impl IndexOptions {
     #[must_use]
     pub fn source_name(&self) -> PathBuf {
         PathBuf::from(std::ffi::OsString::from_vec(self.source_bytes()))
+    }
+
+    /// Which source that is, as receivers know it.
+    ///
+    /// # Errors
+    /// There is an index, and it cannot be read.
+    pub fn identity(&self) -> Result<SourceIdentity> {
+        identity_of(&self.source_bytes(), &self.database, self.reuse)
     }
 
     /// [`IndexOptions::source_name`] as bytes.

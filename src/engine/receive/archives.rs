@@ -4,6 +4,7 @@
 use super::archive::Archive;
 use super::archive::log::Transition;
 use super::names::Names;
+use crate::archive::source::{SourceClaim, SourceIdentity};
 use crate::db::journal::ArchiveState;
 use crate::error::{Error, ErrorKind, Result};
 use parking_lot::{Mutex, RwLock};
@@ -16,6 +17,8 @@ pub(crate) struct Archives {
     served: RwLock<HashMap<u64, Arc<Archive>>>,
     unserved: Mutex<Unserved>,
     transitions: Mutex<HashMap<u64, Arc<Transition>>>,
+    /// The sources that numbers are bound to.
+    sources: Mutex<HashMap<u64, SourceIdentity>>,
     /// The lock over what all of them put in place.
     pub(crate) names: Names,
 }
@@ -48,6 +51,29 @@ impl Archives {
     /// The lock for changing the index of an archive number.
     pub(crate) fn transition(&self, tar_id: u64) -> Arc<Transition> {
         self.transitions.lock().entry(tar_id).or_default().clone()
+    }
+
+    /// The source that a number is bound to.
+    pub(crate) fn source_of(&self, tar_id: u64) -> Option<SourceIdentity> {
+        self.sources.lock().get(&tar_id).cloned()
+    }
+
+    /// The source that a number is bound to is now what the journal says.
+    pub(crate) fn set_source(&self, tar_id: u64, source: Option<SourceIdentity>) {
+        let mut sources = self.sources.lock();
+        match source {
+            Some(source) => sources.insert(tar_id, source),
+            None => sources.remove(&tar_id),
+        };
+    }
+
+    /// Makes sure that a sender with this claim may send archive `tar_id`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OtherSource`]: the number is bound to another source, or the sender does not
+    /// say which one it sends.
+    pub(crate) fn check_source(&self, tar_id: u64, claim: &SourceClaim) -> Result<()> {
+        self.source_of(tar_id).map_or(Ok(()), |bound| claim.check(tar_id, &bound.id, &bound.name))
     }
 
     /// The served archive of this number.

@@ -17,6 +17,7 @@ use crate::archive::intake::Taken;
 use crate::archive::layout::BlockLayout;
 use crate::archive::protocol::BlockAnswer;
 use crate::archive::ranges::RangeSet;
+use crate::archive::source::SourceClaim;
 use crate::archive::verify::is_content_of;
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
@@ -178,6 +179,10 @@ fn content_of(context: &Context, put: &mut BlockPut, range: &Range<u64>) -> Resu
 
 /// The bytes of the archive that the block is, by the index that it names.
 fn range_of(context: &Context, archive: &Archive, put: &BlockPut) -> Result<Range<u64>> {
+    if put.index.is_none() {
+        // An original sender names no index, so that nothing else tells that it sends another one.
+        context.archives.check_source(put.tar_id, &SourceClaim::default())?;
+    }
     let end = match &put.index {
         Some(digest) => archive.end_of(digest)?.ok_or_else(|| {
             let active = archive.progress.head().digest;

@@ -261,7 +261,8 @@ mod invalidate_tests {
         let (done, published) = Default::default();
         let digest = Digest::from([1; 32]);
         let (tar_id, generation, finished, made) = (0, 1, false, false);
-        let state = ArchiveState { tar_id, digest, generation, finished, made, done, published };
+        let state =
+            ArchiveState { tar_id, digest, generation, finished, made, done, published, source: None };
         journal.activate(&state).unwrap();
         let committer = Committer::new(sink, journal);
         let record = |ids: Range<u64>| Record { tar_id: 0, generation: 1, change: Change::Published(ids) };
@@ -329,6 +330,7 @@ mod tests {
             made: false,
             done,
             published,
+            source: None,
         };
         journal.activate(&state).unwrap();
         Committer::new(storage, journal)

@@ -47,6 +47,7 @@ use crate::archive::log::LogDigest;
 use crate::archive::protocol::{
     AdoptRequest, BlockAnswer, FinishRequest, IndexAnswer, LogAnswer, Similarity, Status,
 };
+use crate::archive::source::SourceClaim;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::DiskSink;
 use crate::sink::{Sink, Storage};
@@ -126,6 +127,9 @@ impl Receiver {
         }
         .start(requests)?;
         empty_state_folder(&context.sink, "incoming", |_| false)?;
+        for state in &states {
+            context.archives.set_source(state.tar_id, state.source.clone());
+        }
         context.sink.put_back(&context.sink.left_overs());
         retention::remove_unknown(&context.sink, &states)?;
         let indexes: Vec<String> = states.iter().map(active_index_name).collect();
@@ -186,7 +190,10 @@ impl Receiver {
     /// # Errors
     /// There is no such archive, or the block size is 0.
     pub fn status(&self, tar_id: u64, block_size: u64, from: u64) -> Result<Status> {
-        open::get(&self.context, tar_id)?.progress.status(block_size, from)
+        let status = open::get(&self.context, tar_id)?.progress.status(block_size, from)?;
+        let bound = self.context.archives.source_of(tar_id);
+        let (source_id, source) = bound.map(|bound| (bound.id.to_string(), bound.name)).unzip();
+        Ok(Status { source_id, source, ..status })
     }
 
     /// Makes everything so far durable and known to the journal: for a graceful stop.
@@ -255,19 +262,20 @@ impl Receiver {
     /// Takes in an index for archive `tar_id`: validates it and makes it the active one. The same
     /// index again changes nothing; another one replaces what was there, files that are in place
     /// stay. `expected` is the digest that the sender names; a legacy sender names none. `adopt`
-    /// names the adoption whose result counts as what there was.
+    /// names the adoption whose result counts as what there was, and `claim` says whose index it is.
     ///
     /// # Errors
-    /// The index is refused, there is no such adoption ([`ErrorKind::NotFound`]), or our disk
-    /// fails.
+    /// The number is that of another source ([`ErrorKind::OtherSource`]), the index is refused,
+    /// there is no such adoption ([`ErrorKind::NotFound`]), or our disk fails.
     pub fn put_index(
         &self,
         tar_id: u64,
         uploaded: &Path,
         expected: Option<&IndexDigest>,
         adopt: Option<u64>,
+        claim: &SourceClaim,
     ) -> Result<IndexAnswer> {
-        index::whole::put(&self.context, &self.adoptions, tar_id, uploaded, expected, adopt)
+        index::whole::put(&self.context, &self.adoptions, tar_id, uploaded, expected, adopt, claim)
     }
 
     /// Makes the index that `expected` names of the one that `from` names, by the change in the
@@ -284,8 +292,9 @@ impl Receiver {
         from: &IndexDigest,
         expected: &IndexDigest,
         options: ChangeOptions,
+        claim: &SourceClaim,
     ) -> Result<IndexAnswer> {
-        index::change::put(&self.context, tar_id, uploaded, (from, expected), options)
+        index::change::put(&self.context, tar_id, uploaded, (from, expected), options, claim)
     }
 
     /// Adds a batch to the index of `tar_id`. `stream` names the sender's run, and `before` the
@@ -301,8 +310,26 @@ impl Receiver {
         stream: &LogDigest,
         before: &LogDigest,
         batch: &[u8],
+        claim: &SourceClaim,
     ) -> Result<LogAnswer> {
-        index::stream::append(&self.context, tar_id, stream, before, batch)
+        index::stream::append(&self.context, tar_id, stream, before, batch, claim)
+    }
+
+    /// Makes sure that a sender with this claim may send archive `tar_id`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OtherSource`]: the number is bound to another source.
+    pub fn check_source(&self, tar_id: u64, claim: &SourceClaim) -> Result<()> {
+        self.context.archives.check_source(tar_id, claim)
+    }
+
+    /// Binds archive `tar_id` to the source that `claim` names, if `index` is its active index and
+    /// it is not bound yet.
+    ///
+    /// # Errors
+    /// As [`Receiver::check_source`], or storage fails.
+    pub fn bind_source(&self, tar_id: u64, index: &IndexDigest, claim: &SourceClaim) -> Result<()> {
+        index::replace::bind_active(&self.context, tar_id, index, claim)
     }
 
     /// Prunes all that is retained of an archive, if `from` is its active index, or whatever is its

@@ -122,7 +122,7 @@ impl World {
         let copy =
             without_private(&self.path("index.sqlite"), &self.path("scratch"), adopt.is_some()).unwrap();
         let uploaded = copy.as_ref().map_or_else(|| self.path("index.sqlite"), |copy| copy.to_path_buf());
-        receiver.put_index(TAR_ID, &uploaded, Some(digest), adopt)
+        receiver.put_index(TAR_ID, &uploaded, Some(digest), adopt, &SourceClaim::default())
     }
 
     /// Puts the last step from generation `from` to `to` as a change.
@@ -144,7 +144,14 @@ impl World {
         history.batches(&step, add).unwrap();
         std::fs::write(self.path("scratch/change"), file).unwrap();
         let digest = |number| history.generation(number).unwrap().digest;
-        receiver.put_change(TAR_ID, &self.path("scratch/change"), &digest(from), &digest(to), options)
+        receiver.put_change(
+            TAR_ID,
+            &self.path("scratch/change"),
+            &digest(from),
+            &digest(to),
+            options,
+            &SourceClaim::default(),
+        )
     }
 
     /// Puts the change of generation `from` to the next one without its last byte.
@@ -160,7 +167,7 @@ impl World {
         let end = change.len() - 1;
         let file = [&(end as u32).to_le_bytes()[..], &change[..end]].concat();
         std::fs::write(self.path("scratch/change"), file).unwrap();
-        receiver.put_change(TAR_ID, &self.path("scratch/change"), old, new, options)
+        receiver.put_change(TAR_ID, &self.path("scratch/change"), old, new, options, &SourceClaim::default())
     }
 
     /// The folders of what is retained.
@@ -198,7 +205,13 @@ impl World {
     /// Puts the index as the stream of this number.
     fn put_stream(&self, receiver: &Receiver, digest: &IndexDigest, number: u8) -> Result<LogAnswer> {
         let stream = LogDigest::from([number; 32]);
-        receiver.append_log(TAR_ID, &stream, &first_digest(&stream), &self.batch(digest))
+        receiver.append_log(
+            TAR_ID,
+            &stream,
+            &first_digest(&stream),
+            &self.batch(digest),
+            &SourceClaim::default(),
+        )
     }
 
     /// Sends what is missing of the index.

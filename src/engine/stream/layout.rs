@@ -73,6 +73,7 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
     let started_s = now_s();
     let pool = Buffers::new(KEPT_BUFFERS);
     let writer = IndexWriter::create(&plan.index.database)?;
+    writer.source(&plan.index.identity()?.id)?;
     let scan = Scan::new(&plan.index, None, ContentUse::Contents(pool.clone()))?;
     let assembler = Assembler::new(plan.block_size, plan.blocks, plan.slots, plan.runtime);
     let (jobs_in, jobs_out) = sync_channel::<Job>(0);

@@ -23,6 +23,7 @@ mod precheck;
 #[cfg(test)]
 mod tests;
 
+use super::archive_number::archive_of;
 use super::destination::Destination;
 use super::index::{IndexOptions, IndexReport, index};
 use super::index_lock::IndexLock;
@@ -64,6 +65,10 @@ pub struct SyncOptions {
     /// run names entries when it reads them, others when the receiver has confirmed everything. An
     /// entry that failed is in the report.
     pub entries: Option<EntrySink>,
+    /// The number of the archive at the receiver; `None` has it derived from the source.
+    pub tar_id: Option<u64>,
+    /// Take the number from another source that has it.
+    pub replace_source: bool,
 }
 
 /// What a run did, or would do.
@@ -162,7 +167,10 @@ impl Job {
         }
         // Not earlier: a run that is refused leaves nothing behind.
         let new_folder = self.destination.make_folder()?;
-        let transfer = async |client| self.transfer(&client).await;
+        let transfer = async |client| {
+            let (tar_id, client) = self.archive_of(&client).await?;
+            self.transfer(tar_id, &client).await
+        };
         let outcome = self.destination.with_client(transfer).await;
         if let (Err(_), Some(folder)) = (&outcome, new_folder) {
             folder.remove_if_unused();
@@ -176,7 +184,10 @@ impl Job {
         let mut upload = match self.destination.unused_folder() {
             Some(_) => self.upload_to_nothing().await?,
             None => {
-                let ask = async |client| self.upload(&client, options).await;
+                let ask = async |client| {
+                    let (tar_id, client) = self.archive_of(&client).await?;
+                    self.upload(&client, UploadOptions { tar_id, ..options }).await
+                };
                 self.destination.with_client(ask).await?
             }
         };
@@ -256,8 +267,8 @@ impl Job {
     }
 
     /// Everything that needs the receiver.
-    async fn transfer(&self, client: &Arc<dyn ReceiverClient>) -> Result<SyncReport> {
-        let mut options = self.upload_options();
+    async fn transfer(&self, tar_id: u64, client: &Arc<dyn ReceiverClient>) -> Result<SyncReport> {
+        let mut options = UploadOptions { tar_id, ..self.upload_options() };
         let kept = &self.options.index.database;
         let adoption = match self.adopt.clone() {
             Some(request) => Adoption::begin(kept, request, client.clone(), &*self.monitor).await?,
@@ -289,6 +300,16 @@ impl Job {
         }
         let upload = self.name(self.upload(client, options).await?).await?;
         Ok(SyncReport::Copied { index, upload, similarity })
+    }
+
+    /// The number of the archive, and a client that says whose it is.
+    async fn archive_of(&self, client: &Arc<dyn ReceiverClient>) -> Result<(u64, Arc<dyn ReceiverClient>)> {
+        let SyncOptions { index, tar_id, replace_source, .. } = &self.options;
+        self.monitor.notice(Notice::Phase("asking"));
+        let find = archive_of(client, *tar_id, index.identity()?, *replace_source, &index.database);
+        let (number, client) = until_cancelled(&*self.monitor, find).await?;
+        self.monitor.notice(Notice::Info(format!("this source is archive {number} of {}", client.address())));
+        Ok((number, client))
     }
 
     /// Indexes and sends at the same time; `None` where that makes no sense, or the receiver cannot

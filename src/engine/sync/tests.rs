@@ -48,6 +48,8 @@ impl Lab {
             },
             adopt: false,
             entries: None,
+            tar_id: None,
+            replace_source: false,
         }
     }
 

@@ -31,6 +31,8 @@ impl Default for Before {
 /// What an upload did, or would do.
 #[derive(Debug, Clone, Default)]
 pub struct UploadReport {
+    /// The number of the archive at the receiver; `None` where no receiver was asked.
+    pub tar_id: Option<u64>,
     /// Files of the index.
     pub files: u64,
     /// Size of the archive, in bytes.

@@ -2,7 +2,7 @@
 
 use super::super::body::{self, Incoming, Saved};
 use super::super::call::{Call, TURN_TIMEOUT};
-use super::super::headers::{digest_header, length_header, number_header, required_digest};
+use super::super::headers::{claim_header, digest_header, length_header, number_header, required_digest};
 use super::super::permits::busy;
 use super::super::state::Server;
 use crate::archive::codec::{self, frame_bound};
@@ -12,6 +12,7 @@ use crate::archive::protocol::{
     HEADER_ADOPT, HEADER_COMPARE, HEADER_FROM, HEADER_INDEX, HEADER_KEEP, HEADER_REWIND, HEADER_STREAM,
     IndexAnswer,
 };
+use crate::archive::source::SourceClaim;
 use crate::engine::index_body::{self, Kind};
 use crate::engine::receive::{ChangeOptions, Receiver};
 use crate::engine::tasks::blocking;
@@ -39,11 +40,13 @@ pub(super) async fn append_log(call: &Call<'_>, tar_id: u64, body: Body) -> Resu
         }
         let stream = required_digest(headers, HEADER_STREAM)?;
         let before = required_digest(headers, HEADER_INDEX)?;
+        let claim = claim_header(headers)?;
+        server.receiver.check_source(tar_id, &claim)?;
         let receiver = server.receiver.clone();
         blocking(move || receiver.check_space(MAX_BATCH_BYTES)).await?;
-        Ok((content_bytes, stream, before, call.permit(&server.saved, &mut body, "indexes").await?))
+        Ok((content_bytes, (stream, before), claim, call.permit(&server.saved, &mut body, "indexes").await?))
     };
-    let (content_bytes, stream, before, permit) = match admitted.await {
+    let (content_bytes, (stream, before), claim, permit) = match admitted.await {
         Ok(admitted) => admitted,
         Err(e) => {
             call.drain(body, server.max_body_bytes()).await;
@@ -61,7 +64,7 @@ pub(super) async fn append_log(call: &Call<'_>, tar_id: u64, body: Body) -> Resu
             Error::new(ErrorKind::BadBlock, "a batch of the index was changed on the way").with_source(e)
         })?;
         drop(whole);
-        let outcome = receiver.append_log(tar_id, &stream, &before, &batch);
+        let outcome = receiver.append_log(tar_id, &stream, &before, &batch, &claim);
         drop(permit);
         outcome
     })
@@ -76,6 +79,7 @@ struct IndexPut {
     adopt: Option<u64>,
     compare: Option<u64>,
     options: ChangeOptions,
+    claim: SourceClaim,
 }
 
 impl IndexPut {
@@ -92,7 +96,7 @@ impl IndexPut {
         }
         let prune = keep == Some(0) && compare.is_none();
         let options = ChangeOptions { keep: keep == Some(1), prune, rewind: rewind == Some(1) };
-        Ok(Self { expected, from, adopt, compare, options })
+        Ok(Self { expected, from, adopt, compare, options, claim: claim_header(headers)? })
     }
 
     /// Refuses what can be refused before the body is read; gives the answer to an index that the
@@ -107,6 +111,7 @@ impl IndexPut {
         server.check_running()?;
         let receiver = &server.receiver;
         receiver.check_index(self.expected.as_ref())?;
+        receiver.check_source(tar_id, &self.claim)?;
         match self.from {
             Some(_) => receiver.check_space_for_change(length)?,
             None => receiver.check_space(length)?,
@@ -139,13 +144,15 @@ impl IndexPut {
                 return Ok(Json(receiver.compare(tar_id, &unpacked, expected, name)?).into_response());
             }
             (Some(from), Some(expected)) => {
-                receiver.put_change(tar_id, &unpacked, from, expected, self.options)?
+                receiver.put_change(tar_id, &unpacked, from, expected, self.options, &self.claim)?
             }
             (Some(_), None) => {
                 let what = "a change of an index comes without its digest";
                 return Err(Error::new(ErrorKind::Malformed, what));
             }
-            (None, _) => receiver.put_index(tar_id, &unpacked, self.expected.as_ref(), self.adopt)?,
+            (None, expected) => {
+                receiver.put_index(tar_id, &unpacked, expected.as_ref(), self.adopt, &self.claim)?
+            }
         };
         Ok(Json(answer).into_response())
     }

@@ -567,7 +567,7 @@ impl Progress {
         starts.zip(ends).filter(|(start, end)| start < end).take(STATUS_RANGES).collect()
     }
 
-    /// How far the archive is; `missing` starts at byte `from`.
+    /// How far the archive is; `missing` starts at byte `from`. The source is not known here.
     ///
     /// # Errors
     /// The block size is 0.
@@ -609,6 +609,8 @@ impl Progress {
             failed: state.failed.clone().into_named(),
             complete: state.finalized,
             sealed: head.sealed,
+            source_id: None,
+            source: None,
         })
     }
 }

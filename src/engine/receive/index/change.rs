@@ -17,6 +17,7 @@ use crate::archive::change::{ChangeRecord, MAX_BATCH_BYTES};
 use crate::archive::chunk_map::KnownPrefix;
 use crate::archive::digest::IndexDigest;
 use crate::archive::protocol::IndexAnswer;
+use crate::archive::source::SourceClaim;
 use crate::db::generation::{Applied, apply, each_record, set_reverted};
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
@@ -95,9 +96,11 @@ pub(crate) fn put(
     uploaded: &Path,
     (from, expected): (&IndexDigest, &IndexDigest),
     options: ChangeOptions,
+    claim: &SourceClaim,
 ) -> Result<IndexAnswer> {
     let transition = context.archives.transition(tar_id);
     let mut log = transition.lock();
+    context.archives.check_source(tar_id, claim)?;
     let previous = open::get(context, tar_id)?;
     let head = previous.progress.head();
     if head.sealed && head.digest == *expected {
@@ -107,7 +110,8 @@ pub(crate) fn put(
     let _finish = previous.lock_finish();
     log.checkpoint(previous.generation, &previous.index_path, context.options.max_index_bytes)?;
     let mark = context.committer.mark();
-    let mut replacement = Replacement::begin(context, &mut log, (tar_id, *expected), Some(&previous), mark)?;
+    let identity = (tar_id, *expected);
+    let mut replacement = Replacement::begin(context, &mut log, identity, Some(&previous), mark, claim)?;
     replacement.prunes = options.prune;
     replacement.close_previous()?;
     let archive = make(context, replacement, &previous, uploaded, options).map_err(|e| context.judged(e))?;

@@ -40,6 +40,7 @@ use super::super::reuse::Reusable;
 use super::super::state_files::{remove_index, staging_name};
 use crate::archive::digest::IndexDigest;
 use crate::archive::log::LogDigest;
+use crate::archive::source::{SourceClaim, SourceIdentity};
 use crate::db::growing::GrowingIndex;
 use crate::db::journal::ArchiveState;
 use crate::error::{Error, Result};
@@ -66,6 +67,8 @@ pub(crate) struct Replacement<'a> {
     mark: Mark,
     /// Nothing is to be retained once the new index is active.
     pub(crate) prunes: bool,
+    /// The source that the number is bound to with the new index.
+    source: Option<SourceIdentity>,
     is_active: bool,
 }
 
@@ -84,17 +87,21 @@ pub(crate) enum Step {
 
 impl<'a> Replacement<'a> {
     /// Begins to put the index `digest` in place for archive `tar_id`, of which `previous` is
-    /// active. Nothing changes yet. `mark` was taken before anything of the new index was written.
+    /// active. Nothing changes yet. `mark` was taken before anything of the new index was written;
+    /// `claim` is what its sender says of the source.
     ///
     /// # Errors
-    /// The journal cannot be read.
+    /// The number is bound to another source ([`crate::error::ErrorKind::OtherSource`]), or the
+    /// journal cannot be read.
     pub(crate) fn begin(
         context: &'a Context,
         log: &'a mut OpenLog,
         (tar_id, digest): (u64, IndexDigest),
         previous: Option<&'a Arc<Archive>>,
         mark: Mark,
+        claim: &SourceClaim,
     ) -> Result<Self> {
+        context.archives.check_source(tar_id, claim)?;
         let generation = context.committer.rewrite(|journal| journal.next_generation(tar_id))?;
         let path = context.index_path(tar_id, &digest, generation);
         let (closing, prunes, is_active) = (None, false, false);
@@ -109,6 +116,7 @@ impl<'a> Replacement<'a> {
             closing,
             mark,
             prunes,
+            source: claim.source.clone(),
             is_active,
         })
     }
@@ -205,6 +213,7 @@ impl<'a> Replacement<'a> {
             made: false,
             done: reusable.durable.clone(),
             published: reusable.published.clone(),
+            source: self.source.clone(),
         };
         // Everything that can fail comes before the journal says which index is active.
         let archive = load(context, state.clone())?;
@@ -213,6 +222,7 @@ impl<'a> Replacement<'a> {
         }
         context.committer.rewrite(|journal| journal.activate(&state))?;
         self.is_active = true;
+        context.archives.set_source(self.tar_id, self.source.clone());
         self.log.close();
         {
             let _placing = context.archives.names.place();
@@ -265,6 +275,39 @@ pub(crate) fn restart_in_place(
     log.set(archive.generation, growing);
     retention::prune_all(&context.sink, archive.tar_id);
     Ok(())
+}
+
+/// Binds the number of an archive to the source that its sender claims, where it is not bound to
+/// that yet. The caller has checked the claim, and holds the transition of the number.
+///
+/// # Errors
+/// Storage fails.
+pub(crate) fn bind(context: &Context, tar_id: u64, claim: &SourceClaim) -> Result<()> {
+    let Some(source) = &claim.source else { return Ok(()) };
+    if context.archives.source_of(tar_id).as_ref() == Some(source) {
+        return Ok(());
+    }
+    context.committer.rewrite(|journal| journal.bind(tar_id, source))?;
+    context.archives.set_source(tar_id, Some(source.clone()));
+    Ok(())
+}
+
+/// Binds an archive to the source that `claim` names, if `index` is its active index: its sender
+/// has that index, and has nothing else to send.
+///
+/// # Errors
+/// The number is bound to another source, or storage fails.
+pub(crate) fn bind_active(
+    context: &Context,
+    tar_id: u64,
+    index: &IndexDigest,
+    claim: &SourceClaim,
+) -> Result<()> {
+    let transition = context.archives.transition(tar_id);
+    let _log = transition.lock();
+    context.archives.check_source(tar_id, claim)?;
+    open::get(context, tar_id)?.check_active(index)?;
+    bind(context, tar_id, claim)
 }
 
 /// Prunes all that is retained of an archive, if `from` is its active index, or whatever is its

@@ -9,10 +9,11 @@ use super::super::context::Context;
 use super::super::open;
 use super::super::reuse::Reusable;
 use super::super::state_files::remove_index;
-use super::replace::{Replacement, restart_in_place};
+use super::replace::{Replacement, bind, restart_in_place};
 use crate::archive::log::{self, LogDigest, first_digest, next_digest};
 use crate::archive::protocol::LogAnswer;
 use crate::archive::ranges::RangeSet;
+use crate::archive::source::SourceClaim;
 use crate::db::generation::add_tombstones;
 use crate::db::growing::{Appended, Differences, GrowingIndex};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,6 +33,7 @@ pub(crate) fn append(
     stream: &LogDigest,
     before: &LogDigest,
     batch: &[u8],
+    claim: &SourceClaim,
 ) -> Result<LogAnswer> {
     context.committer.check()?;
     if let Some(e) = log::records(batch).find_map(std::result::Result::err) {
@@ -41,7 +43,8 @@ pub(crate) fn append(
     let mark = context.committer.mark();
     let transition = context.archives.transition(tar_id);
     let mut log = transition.lock();
-    let archive = archive_of(context, &mut log, tar_id, stream, before)?;
+    context.archives.check_source(tar_id, claim)?;
+    let archive = archive_of(context, &mut log, tar_id, (stream, before), claim)?;
     let growing = log.open(archive.generation, &archive.index_path, context.options.max_index_bytes)?;
     let growing = growing.filter(|growing| growing.stream() == stream).ok_or_else(|| other_stream(tar_id))?;
     context.caches.use_log(&transition);
@@ -79,8 +82,8 @@ fn archive_of(
     context: &Context,
     log: &mut OpenLog,
     tar_id: u64,
-    stream: &LogDigest,
-    before: &LogDigest,
+    (stream, before): (&LogDigest, &LogDigest),
+    claim: &SourceClaim,
 ) -> Result<Arc<Archive>> {
     let previous = open::find(context, tar_id)?;
     if let Some(archive) = previous.as_ref().filter(|archive| archive.progress.stream() == Some(*stream)) {
@@ -92,10 +95,11 @@ fn archive_of(
     match previous {
         // Rows of an index with generations cannot be compared with those of a stream one by one.
         Some(archive) if !archive.with_index(|index| Ok(index.is_fragmented()))? => {
+            bind(context, tar_id, claim)?;
             restart_in_place(context, log, &archive, stream)?;
             Ok(archive)
         }
-        previous => begin(context, log, tar_id, stream, previous.as_ref()),
+        previous => begin(context, log, (tar_id, *stream), previous.as_ref(), claim),
     }
 }
 
@@ -103,16 +107,16 @@ fn archive_of(
 fn begin(
     context: &Context,
     log: &mut OpenLog,
-    tar_id: u64,
-    stream: &LogDigest,
+    (tar_id, stream): (u64, LogDigest),
     previous: Option<&Arc<Archive>>,
+    claim: &SourceClaim,
 ) -> Result<Arc<Archive>> {
     let mark = context.committer.mark();
-    let mut replacement = Replacement::begin(context, log, (tar_id, *stream), previous, mark)?;
+    let mut replacement = Replacement::begin(context, log, (tar_id, stream), previous, mark, claim)?;
     replacement.close_previous()?;
     replacement.write(|path| {
         remove_index(path);
-        drop(GrowingIndex::create(path, stream, context.options.max_index_bytes)?);
+        drop(GrowingIndex::create(path, &stream, context.options.max_index_bytes)?);
         match previous {
             None => Ok(()),
             Some(previous) => {

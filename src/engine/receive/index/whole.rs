@@ -11,6 +11,7 @@ use super::adopt::{AdoptJob, Adoptions, other_digest, reusable_of_found};
 use super::replace::Replacement;
 use crate::archive::digest::IndexDigest;
 use crate::archive::protocol::IndexAnswer;
+use crate::archive::source::SourceClaim;
 use crate::db::generation::{Placed, add_tombstones};
 use crate::db::import::import;
 use crate::db::index_read::IndexReader;
@@ -60,7 +61,7 @@ pub(super) fn answer(digest: &IndexDigest, complete: bool) -> IndexAnswer {
 /// Takes in an index for archive `tar_id`: validates it and makes it the active one. The same index
 /// again changes nothing; another one replaces what was there, and files that are in place stay.
 /// `expected` is the digest that the sender names; a legacy sender names none. `adopt` names the
-/// adoption whose result counts as the previous index.
+/// adoption whose result counts as the previous index, and `claim` says whose index it is.
 ///
 /// # Errors
 /// The index is refused, there is no such adoption ([`ErrorKind::NotFound`]), or storage fails.
@@ -71,6 +72,7 @@ pub(crate) fn put(
     uploaded: &Path,
     expected: Option<&IndexDigest>,
     adopt: Option<u64>,
+    claim: &SourceClaim,
 ) -> Result<IndexAnswer> {
     check(context, expected)?;
     let adopted = adopt.map(|name| adoptions.get(tar_id, name)).transpose()?;
@@ -86,6 +88,7 @@ pub(crate) fn put(
     }
     let transition = context.archives.transition(tar_id);
     let mut log = transition.lock();
+    context.archives.check_source(tar_id, claim)?;
     let previous = open::find(context, tar_id)?;
     if let Some(previous) =
         previous.as_ref().filter(|previous| adopted.is_none() && is_active(previous, &written.digest))
@@ -96,7 +99,7 @@ pub(crate) fn put(
         context.archives.check_alone(tar_id)?;
     }
     let identity = (tar_id, written.digest);
-    let mut replacement = Replacement::begin(context, &mut log, identity, previous.as_ref(), mark)?;
+    let mut replacement = Replacement::begin(context, &mut log, identity, previous.as_ref(), mark, claim)?;
     replacement.close_previous()?;
     replacement.write(|path| place_index(&imported, path))?;
     // A legacy sender's index says nothing by which its files could be known again.

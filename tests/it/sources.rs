@@ -1,0 +1,232 @@
+//! Which source an archive number of a receiver belongs to: two sources never take each other's
+//! place by mistake.
+
+use crate::support::{Cmd, Lab, Output, Proxy, Tree, index};
+use rusqlite::Connection;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Two sources of 50 files each, with an index each.
+struct Site {
+    lab: Lab,
+    base: PathBuf,
+}
+
+impl Site {
+    fn new() -> Self {
+        let lab = Lab::new();
+        for (seed, name) in [(190, "one"), (191, "two")] {
+            let mut tree = Tree::new(&lab.path(name), seed);
+            for number in 0..50 {
+                tree.file(&format!("{name}-{number}"), format!("{number} of {name}"));
+            }
+        }
+        let base = lab.dir("base");
+        Self { lab, base }
+    }
+
+    fn proxy(&self) -> Proxy {
+        self.lab.proxy(&self.base)
+    }
+
+    fn db(&self, name: &str) -> PathBuf {
+        self.lab.path(&format!("{name}.sqlite"))
+    }
+
+    /// `sync` of the source `name`, with the number that is derived unless `more` has one.
+    fn sync(&self, name: &str, dest: impl AsRef<std::ffi::OsStr>, more: Vec<OsString>) -> Output {
+        let args = args!["sync", self.lab.path(name), dest, "-db", self.db(name)];
+        without_number(self.lab.cmd(args)).args(more).run()
+    }
+
+    #[track_caller]
+    fn assert_copied(&self, name: &str) {
+        for number in 0..50 {
+            let file = format!("{name}-{number}");
+            let read = |folder: &Path| std::fs::read(folder.join(&file)).unwrap();
+            assert!(read(&self.base) == read(&self.lab.path(name)), "{file}");
+        }
+    }
+
+    /// The numbers of the receiver's archives, and the names of their sources.
+    fn bound(&self) -> Vec<(u64, Option<String>)> {
+        let journal = Connection::open(self.base.join(".tar-like/journal.sqlite")).unwrap();
+        let query = "SELECT a.tar_id, s.name FROM archive a LEFT JOIN source s USING(tar_id) ORDER BY 1";
+        let mut statement = journal.prepare(query).unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?))).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+}
+
+/// The tests' usual archive number is not given.
+fn without_number(cmd: Cmd) -> Cmd {
+    cmd.env("TARLIKE_TAR_ID", "")
+}
+
+fn meta(db: &Path, key: &str) -> Option<String> {
+    let query = "SELECT value FROM tarlike_meta WHERE key=?";
+    Connection::open(db).unwrap().query_row(query, [key], |row| row.get(0)).ok()
+}
+
+#[test]
+fn two_sources_of_one_receiver_never_meet() {
+    let site = Site::new();
+    let proxy = site.proxy();
+    for _ in 0..2 {
+        for name in ["one", "two"] {
+            site.sync(name, &proxy.url, args!["--delete"]).code(0);
+        }
+    }
+    drop(proxy);
+    site.assert_copied("one");
+    site.assert_copied("two");
+    let bound = site.bound();
+    assert_eq!(bound.len(), 2);
+    for (number, name) in bound {
+        assert!(number > 0 && name.as_ref().is_some_and(|name| name.contains(":/")), "{number} {name:?}");
+    }
+    // The same of a folder of this host.
+    let folder = site.lab.path("folder");
+    for name in ["one", "two", "one"] {
+        site.sync(name, &folder, args!["--delete"]).code(0);
+    }
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 101);
+}
+
+#[test]
+fn a_second_source_is_refused_at_the_number_of_the_first() {
+    let site = Site::new();
+    let proxy = site.proxy();
+    let at_7 = |name: &str, more: Vec<OsString>| {
+        site.sync(name, &proxy.url, [args!["--tar-id", "7", "--delete"], more].concat())
+    };
+    at_7("one", vec![]).code(0);
+    let (one, two) = (site.lab.path("one"), site.lab.path("two"));
+    for more in [vec![], args!["--dry-run"], args!["--adopt"], args!["--adopt", "--dry-run"]] {
+        let refused = at_7("two", more).code(1);
+        let refused = refused.says("archive 7").says("--tar-id").says("--replace-source");
+        refused.says(&format!(":{}", one.display())).says(&format!(":{}", two.display()));
+    }
+    // Also with an index that is there, by steps, and with one of the original program.
+    site.lab.run(args!["index", "-b", two, "-db", site.db("two")]).code(0);
+    at_7("two", vec![]).code(1).says("archive 7");
+    let upload = |db: &Path, more: Vec<OsString>| {
+        site.lab.upload(&two, db, &proxy.url, [args!["--tar-id", "7"], more].concat())
+    };
+    upload(&site.db("two"), vec![]).code(1).says("archive 7");
+    let original = site.lab.path("original.sqlite");
+    index::write_original(&original, &index::rows_of(&[(b"two-1", b"1 of two")]));
+    upload(&original, vec![]).code(1).says("does not say of which source");
+    site.assert_copied("one");
+    assert!(!site.base.join("two-1").exists());
+    at_7("one", vec![]).code(0);
+    // On purpose.
+    at_7("two", args!["--replace-source", "--dry-run"]).code(0);
+    at_7("two", args!["--replace-source", "--max-delete", "50"]).code(0);
+    site.assert_copied("two");
+    assert!(!site.base.join("one-1").exists());
+    at_7("one", vec![]).code(1).says("archive 7");
+}
+
+#[test]
+fn the_number_stays_bound_when_the_receiver_starts_again() {
+    let site = Site::new();
+    let seven = || args!["--tar-id", "7"];
+    site.sync("one", &site.proxy().url, seven()).code(0);
+    let proxy = site.proxy();
+    site.sync("two", &proxy.url, seven()).code(1).says("archive 7");
+    // An index that is read anew, or has another place, is one of the same source.
+    site.sync("one", &proxy.url, [seven(), args!["--clean"]].concat()).code(0);
+    std::fs::rename(site.db("one"), site.lab.path("moved.sqlite")).unwrap();
+    let moved = args!["-db", site.lab.path("moved.sqlite"), "--tar-id", "7"];
+    without_number(site.lab.cmd(args!["sync", site.lab.path("one"), proxy.url])).args(moved).run().code(0);
+}
+
+#[test]
+fn a_copy_of_an_earlier_version_stays_archive_0() {
+    let site = Site::new();
+    site.sync("one", &site.proxy().url, args!["--tar-id", "0"]).code(0);
+    // As an earlier version left both sides.
+    let journal = Connection::open(site.base.join(".tar-like/journal.sqlite")).unwrap();
+    journal.execute_batch("DROP TABLE source").unwrap();
+    drop(journal);
+    let index = Connection::open(site.db("one")).unwrap();
+    index.execute_batch("DELETE FROM tarlike_meta WHERE key='source'").unwrap();
+    drop(index);
+    let proxy = site.proxy();
+    site.sync("one", &proxy.url, vec![]).code(0);
+    assert!(meta(&site.db("one"), "source").is_some_and(|id| id.len() == 32));
+    // The other one does not meet it, and neither does a fresh index of the first.
+    site.sync("two", &proxy.url, args!["--delete"]).code(0);
+    site.sync("one", &proxy.url, args!["--delete", "--clean"]).code(0);
+    drop(proxy);
+    let bound = site.bound();
+    assert_eq!(bound.len(), 2, "{bound:?}");
+    assert!(bound[0].0 == 0 && bound[0].1.as_ref().is_some_and(|name| name.ends_with("/one")), "{bound:?}");
+    site.assert_copied("one");
+    site.assert_copied("two");
+}
+
+#[test]
+fn rewind_finds_the_number_of_its_source() {
+    let site = Site::new();
+    let proxy = site.proxy();
+    site.sync("two", &proxy.url, vec![]).code(0);
+    site.sync("one", &proxy.url, args!["--keep", "1"]).code(0);
+    std::fs::write(site.lab.path("one").join("one-1"), "changed, and longer").unwrap();
+    site.sync("one", &proxy.url, args!["--keep", "1"]).code(0);
+    let rewind = args!["rewind", proxy.url, "-db", site.db("one")];
+    without_number(site.lab.cmd(rewind)).run().code(0);
+    assert_eq!(std::fs::read(site.base.join("one-1")).unwrap(), b"1 of one");
+    site.assert_copied("two");
+}
+
+#[test]
+fn the_identity_stays_through_compaction_and_backup() {
+    let site = Site::new();
+    let (src, db, backup) = (site.lab.path("one"), site.db("one"), site.lab.path("backup"));
+    site.lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    // As if it came from another host.
+    let id = "00112233445566778899aabbccddeeff";
+    let connection = Connection::open(&db).unwrap();
+    connection.execute("UPDATE tarlike_meta SET value=? WHERE key='source'", [id]).unwrap();
+    drop(connection);
+    let same = |what: &str| assert_eq!(meta(&db, "source").as_deref(), Some(id), "{what}");
+    std::fs::write(src.join("one-1"), "changed, and longer").unwrap();
+    site.lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    same("the next generation");
+    site.lab.run(args!["history", "backup", "--init", backup, "-db", db]).code(0);
+    site.lab.run(args!["history", "restore", "-c", backup, "-db", db]).code(0);
+    same("a restored index");
+    site.lab.run(args!["rewind", "-db", db]).code(0);
+    same("an earlier generation");
+    site.lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    site.lab.run(args!["compact", "-db", db]).code(0);
+    same("a compact index");
+    site.lab.run(args!["index", "-c", "-b", src, "-db", db]).code(0);
+    same("a fresh index");
+    // One of another folder has another identity.
+    site.lab.run(args!["index", "-c", "-b", site.lab.path("two"), "-db", db]).code(0);
+    assert_ne!(meta(&db, "source").as_deref(), Some(id));
+}
+
+#[test]
+fn a_token_that_is_not_for_the_number_says_which_one_it_needs() {
+    let site = Site::new();
+    let tokens = site.lab.path("tokens");
+    let token = |ids: &str| {
+        let args = args!["token", "new", "--name", format!("t{}", ids.len()), "--tokens", tokens];
+        site.lab.cmd(args).args(args!["--tar-id", ids]).run().code(0).stdout.trim().to_string()
+    };
+    let (zero, seven) = (token("0"), token("0,7"));
+    let proxy = site.lab.proxy_with(&site.base, args!["--tokens", tokens]);
+    let sync = |token: &str, more: Vec<OsString>| {
+        let args = args!["sync", site.lab.path("one"), proxy.url, "-db", site.db("one"), "--json"];
+        without_number(site.lab.cmd(args)).args(more).env("TARLIKE_TOKEN", token).run()
+    };
+    let refused = sync(&zero, vec![]).code(1).summary();
+    assert!(refused["hint"].as_str().unwrap().contains("tar-id="), "{refused}");
+    // With a number, and then without: archive 0 is that of this source.
+    sync(&seven, args!["--tar-id", "0"]).code(0);
+    assert_eq!(sync(&zero, vec![]).code(0).summary()["tar_id"], 0);
+}
