@@ -15,7 +15,7 @@ use std::time::Duration;
 pub(super) struct ConnectArgs {
     /// The number of the archive at the receiver; each source needs one of its own [default: sync
     /// and rewind: derived from the source; upload: 0]
-    #[arg(long, value_name = "NUMBER", env = "TARLIKE_TAR_ID", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub(super) tar_id: Option<u64>,
     #[command(flatten)]
     tls: TlsArgs,

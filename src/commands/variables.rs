@@ -16,7 +16,7 @@ const PREFIX: &str = "TARLIKE_";
 
 /// Flags that give up a protection or earlier work. Whoever wants that says so in the command line,
 /// each time: as a setting, it would hold for runs that nobody thought of.
-const WITHOUT: &[&str] = &["clean", "insecure", "ignore-ca", "ignore-errors", "moved"];
+const WITHOUT: &[&str] = &["clean", "insecure", "ignore-ca", "ignore-errors", "moved", "yes"];
 
 /// The same for each flag whose name begins so.
 const WITHOUT_PREFIX: &str = "replace-";

@@ -345,9 +345,10 @@ impl DiskSink {
     }
 
     /// Makes the symbolic link `path`, unless it is there already; tells whether it was made.
+    /// `before` is asked before it takes the place of something else.
     ///
     /// # Errors
-    /// The system's error.
+    /// The system's error, or one of `before`.
     pub fn symlink(
         &self,
         staging: &Staging,
@@ -355,6 +356,7 @@ impl DiskSink {
         target: &[u8],
         meta: Option<&Meta>,
         cache: &mut FolderCache,
+        before: impl FnOnce() -> Result<()>,
     ) -> Result<bool> {
         let (folder, name) = (
             self.folder_of(path, cache)
@@ -369,6 +371,7 @@ impl DiskSink {
         if set(meta)? {
             return Ok(false);
         }
+        before()?;
         let make = || -> std::result::Result<(), Errno> {
             // Left over from a link that could not be put in place.
             let _ = rustix::fs::unlinkat(&staging.folder, "link", AtFlags::empty());
@@ -384,16 +387,17 @@ impl DiskSink {
     }
 
     /// Makes `path` a further name of the file `target`, unless it is already; tells whether it was
-    /// made.
+    /// made. `before` is asked before it takes the place of something else.
     ///
     /// # Errors
-    /// The system's error.
+    /// The system's error, or one of `before`.
     pub fn hardlink(
         &self,
         staging: &Staging,
         path: &EntryPath,
         target: &EntryPath,
         cache: &mut FolderCache,
+        before: impl FnOnce() -> Result<()>,
     ) -> Result<bool> {
         let what = |e: Errno| Error::io(format!("cannot make the hard link \"{path}\" to \"{target}\""), e);
         let Some(wanted) = self.stat(target, cache)? else { return Err(what(Errno::NOENT)) };
@@ -406,6 +410,7 @@ impl DiskSink {
         {
             return Ok(false);
         }
+        before()?;
         let _ = rustix::fs::unlinkat(&staging.folder, "link", AtFlags::empty());
         let folder = self.folder_of(target, cache).map_err(what)?;
         rustix::fs::linkat(&*folder, target.split().1, &staging.folder, "link", AtFlags::empty())

@@ -412,7 +412,8 @@ fn no_present_content_is_sent() {
         tree.noise(name, 500_000);
     }
     let sent = |source: &Path, dst: &Path, more: Vec<OsString>| {
-        let summary = lab.sync(source, dst, [args!["--json"], more].concat()).code(0).summary();
+        let flags = args!["--json", "--replace-source"];
+        let summary = lab.sync(source, dst, [flags, more].concat()).code(0).summary();
         summary["sent_bytes"].as_u64().unwrap()
     };
     sent(&src, &dst, args!["-db", db]);

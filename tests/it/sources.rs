@@ -1,7 +1,7 @@
 //! Which source an archive number of a receiver belongs to: two sources never take each other's
 //! place by mistake.
 
-use crate::support::{Cmd, Lab, Output, Proxy, Tree, index};
+use crate::support::{Lab, Output, Proxy, Tree, index};
 use rusqlite::Connection;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ impl Site {
     /// `sync` of the source `name`, with the number that is derived unless `more` has one.
     fn sync(&self, name: &str, dest: impl AsRef<std::ffi::OsStr>, more: Vec<OsString>) -> Output {
         let args = args!["sync", self.lab.path(name), dest, "-db", self.db(name)];
-        without_number(self.lab.cmd(args)).args(more).run()
+        self.lab.cmd(args).args(more).derived().run()
     }
 
     #[track_caller]
@@ -56,11 +56,6 @@ impl Site {
         let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?))).unwrap();
         rows.map(Result::unwrap).collect()
     }
-}
-
-/// The tests' usual archive number is not given.
-fn without_number(cmd: Cmd) -> Cmd {
-    cmd.env("TARLIKE_TAR_ID", "")
 }
 
 fn meta(db: &Path, key: &str) -> Option<String> {
@@ -128,6 +123,58 @@ fn a_second_source_is_refused_at_the_number_of_the_first() {
     at_7("one", vec![]).code(1).says("archive 7");
 }
 
+/// Two sources with the same paths, and different contents at some of them.
+#[test]
+fn the_same_path_of_two_sources_is_told_and_stays_as_it_is() {
+    let site = Site::new();
+    for (seed, name) in [(192, "one"), (193, "two")] {
+        Tree::new(&site.lab.path(name), seed)
+            .file("shared/same", "of both")
+            .file("shared/file", format!("of {name}, {seed}"))
+            .file("shared/large", vec![b'0' + (seed % 10) as u8; 3_000_000])
+            .file("shared/empty-or-not", if name == "one" { "full" } else { "" })
+            .symlink("shared/link", name)
+            .symlink("shared/same-link", "same")
+            .file("shared/kind", "a file")
+            .hardlink("shared/further", "shared/file");
+    }
+    let two = site.lab.path("two");
+    std::fs::remove_file(two.join("shared/kind")).unwrap();
+    std::os::unix::fs::symlink("same", two.join("shared/kind")).unwrap();
+    let proxy = site.proxy();
+    let small = || args!["-s", "1000000", "--delete"];
+    site.sync("one", &proxy.url, small()).code(0);
+    let snapshot = || {
+        let read = |name: &str| std::fs::read(site.base.join("shared").join(name)).unwrap();
+        let link = std::fs::read_link(site.base.join("shared/link")).unwrap();
+        (["same", "file", "large", "empty-or-not", "kind", "further"].map(read), link)
+    };
+    let of_one = snapshot();
+    for _ in 0..2 {
+        let refused = site.sync("two", &proxy.url, small()).code(3);
+        for path in ["file", "large", "empty-or-not", "link", "kind"] {
+            let line = format!("failed: shared/{path}: archive ");
+            let line = refused.stderr.lines().find(|found| found.starts_with(&line));
+            let says = line.is_some_and(|line| line.contains("has put another content at this path"));
+            assert!(says, "{path}: {}", refused.stderr);
+        }
+        assert!(refused.stderr.contains("failed: shared/further: "), "{}", refused.stderr);
+        assert!(!refused.stderr.contains("shared/same"), "{}", refused.stderr);
+        assert!(snapshot() == of_one);
+        site.assert_copied("two");
+        // The first one is not disturbed.
+        site.sync("one", &proxy.url, small()).code(0);
+    }
+    // When the first source has these paths no more, the second one gets them.
+    std::fs::remove_dir_all(site.lab.path("one").join("shared")).unwrap();
+    site.sync("one", &proxy.url, small()).code(0);
+    site.sync("two", &proxy.url, small()).code(0);
+    for name in ["same", "file", "large", "empty-or-not", "kind", "further", "same-link"] {
+        let read = |folder: &Path| std::fs::read(folder.join("shared").join(name)).unwrap();
+        assert!(read(&site.base) == read(&two), "{name}");
+    }
+}
+
 #[test]
 fn the_number_stays_bound_when_the_receiver_starts_again() {
     let site = Site::new();
@@ -139,7 +186,7 @@ fn the_number_stays_bound_when_the_receiver_starts_again() {
     site.sync("one", &proxy.url, [seven(), args!["--clean"]].concat()).code(0);
     std::fs::rename(site.db("one"), site.lab.path("moved.sqlite")).unwrap();
     let moved = args!["-db", site.lab.path("moved.sqlite"), "--tar-id", "7"];
-    without_number(site.lab.cmd(args!["sync", site.lab.path("one"), proxy.url])).args(moved).run().code(0);
+    site.lab.cmd(args!["sync", site.lab.path("one"), proxy.url]).args(moved).run().code(0);
 }
 
 #[test]
@@ -176,7 +223,7 @@ fn rewind_finds_the_number_of_its_source() {
     std::fs::write(site.lab.path("one").join("one-1"), "changed, and longer").unwrap();
     site.sync("one", &proxy.url, args!["--keep", "1"]).code(0);
     let rewind = args!["rewind", proxy.url, "-db", site.db("one")];
-    without_number(site.lab.cmd(rewind)).run().code(0);
+    site.lab.cmd(rewind).derived().run().code(0);
     assert_eq!(std::fs::read(site.base.join("one-1")).unwrap(), b"1 of one");
     site.assert_copied("two");
 }
@@ -222,7 +269,7 @@ fn a_token_that_is_not_for_the_number_says_which_one_it_needs() {
     let proxy = site.lab.proxy_with(&site.base, args!["--tokens", tokens]);
     let sync = |token: &str, more: Vec<OsString>| {
         let args = args!["sync", site.lab.path("one"), proxy.url, "-db", site.db("one"), "--json"];
-        without_number(site.lab.cmd(args)).args(more).env("TARLIKE_TOKEN", token).run()
+        site.lab.cmd(args).args(more).derived().env("TARLIKE_TOKEN", token).run()
     };
     let refused = sync(&zero, vec![]).code(1).summary();
     assert!(refused["hint"].as_str().unwrap().contains("tar-id="), "{refused}");

@@ -160,6 +160,7 @@ fn objects_that_come_one_after_the_other_delete_nothing_of_each_other() {
         job.stub.put(key, Object::new(key));
         let db = job.lab.path("each.sqlite");
         job.cmd(args!["sync", format!("s3://bkt/{key}"), job.dest(), "--delete", "--clean", "-db", db])
+            .derived()
             .run()
             .code(0);
     }

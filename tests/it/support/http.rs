@@ -46,6 +46,10 @@ pub(crate) fn request(
     {
         head.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
+    // No source is said: as a sender that takes the number from whatever source has it.
+    if matches!(method, "PUT" | "POST") && !says("x-tar-like-source-id") {
+        head.push_str("x-tar-like-replace-source: 1\r\n");
+    }
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }

@@ -181,6 +181,11 @@ impl Cmd {
         self
     }
 
+    /// Has `sync` and `rewind` derive the number of the archive from the source.
+    pub(crate) fn derived(self) -> Self {
+        self.env("TARLIKE_TAR_ID", "")
+    }
+
     /// Runs another copy of the program.
     pub(crate) fn program(mut self, path: &Path) -> Self {
         self.program = args!(path);

@@ -5,6 +5,7 @@
 pub(crate) mod content;
 pub(crate) mod invalidate;
 pub(crate) mod metadata;
+pub(crate) mod others;
 pub(crate) mod publish;
 pub(crate) mod published;
 pub(crate) mod verify;

@@ -4,6 +4,7 @@ use super::super::archive::Archive;
 use super::super::context::Context;
 use super::super::names::Placing;
 use super::super::reason::reason;
+use super::others::{Leaf, conflicts, refuse_conflict};
 use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
 use crate::error::Result;
@@ -27,10 +28,16 @@ pub(crate) fn publish_staged(
     mut each: impl FnMut(&FileEntry),
 ) -> Result<()> {
     let mut cache = FolderCache::default();
+    let leaves: Vec<Leaf<'_>> = files.iter().map(Leaf::File).collect();
+    let mut conflicts = conflicts(context, archive, &leaves, &mut cache)?;
     for files in files.chunks(MAX_NAMED_AT_ONCE) {
         let (placing, mut named) = (context.archives.names.place(), RangeSet::default());
         let outcome = files.iter().try_for_each(|file| {
-            match context.sink.publish(&archive.staging, file.id, &file.path, &mut cache) {
+            let outcome = match conflicts.remove(&file.path) {
+                Some(conflict) => Err(conflict),
+                None => context.sink.publish(&archive.staging, file.id, &file.path, &mut cache),
+            };
+            match outcome {
                 Ok(()) => named.insert(file.id..file.id + 1),
                 Err(e) => {
                     let e = context.judged(e);
@@ -53,13 +60,14 @@ pub(crate) fn publish_staged(
 /// Gives one staged file, which is verified, its name.
 ///
 /// # Errors
-/// The system's error.
+/// Another archive has put another content there, or the system's error.
 pub(crate) fn publish_one(
     context: &Context,
     archive: &Archive,
     file: &FileEntry,
     cache: &mut FolderCache,
 ) -> Result<()> {
+    refuse_conflict(context, archive, Leaf::File(file), cache)?;
     let placing = context.archives.names.place();
     context.sink.publish(&archive.staging, file.id, &file.path, cache)?;
     record_published(context, archive, &std::iter::once(file.id..file.id + 1).collect(), &placing);

@@ -2,6 +2,7 @@
 
 use super::super::archive::Archive;
 use super::super::context::Context;
+use super::super::files::others::{Leaf, refuse_conflict};
 use super::super::files::publish::publish_one;
 use super::cache::WalkCache;
 use super::failures::Failures;
@@ -82,6 +83,7 @@ fn make_node(
     cache: &mut FolderCache,
 ) -> Result<bool> {
     let (sink, meta) = (&context.sink, node.meta.as_ref());
+    let before = || refuse_conflict(context, archive, Leaf::Link(node), &mut FolderCache::default());
     match node.kind {
         NodeKind::Dir => match sink.folder_stands(&node.path, meta, cache) {
             Ok(true) => Ok(false),
@@ -92,8 +94,8 @@ fn make_node(
             // What hinders looking hinders making, too, and says it better.
             Ok(false) | Err(_) => sink.make_folder(&node.path).map(|()| true),
         },
-        NodeKind::Symlink => sink.symlink(&archive.staging, &node.path, &node.target, meta, cache),
-        NodeKind::Hardlink => hardlink(context, archive, index, node, cache),
+        NodeKind::Symlink => sink.symlink(&archive.staging, &node.path, &node.target, meta, cache, before),
+        NodeKind::Hardlink => hardlink(context, archive, index, node, cache, before),
     }
 }
 
@@ -111,6 +113,7 @@ fn hardlink(
     index: &IndexReader,
     node: &Node,
     cache: &mut FolderCache,
+    before: impl FnOnce() -> Result<()>,
 ) -> Result<bool> {
     let target = EntryPath::new(node.target.clone()).map_err(|e| {
         Error::new(ErrorKind::BadIndex, format!("the target of hard link \"{}\" {e}", node.path))
@@ -122,7 +125,7 @@ fn hardlink(
             format!("\"{target}\", of which it is another name, is not in place"),
         ));
     }
-    context.sink.hardlink(&archive.staging, &node.path, &target, cache)
+    context.sink.hardlink(&archive.staging, &node.path, &target, cache, before)
 }
 
 /// Sets the metadata of all directories again: something was made or removed in them, which has
