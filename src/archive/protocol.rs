@@ -167,6 +167,10 @@ pub struct Status {
     /// ([`HEADER_REWIND`]).
     #[serde(default)]
     pub keeps: bool,
+    /// The receiver reads what it has published, and compares it with the index
+    /// ([`VerifyRequest`]).
+    #[serde(default)]
+    pub verifies: bool,
     /// Files that could not be published so far; at most [`FAILED_NAMES`].
     pub failed: Vec<FailedFile>,
     /// The archive is finalized: files are published, and directories, links and metadata in place.
@@ -300,6 +304,36 @@ pub struct DeleteRequest {
 pub struct PrecheckRequest {
     /// Names the precheck; chosen at random.
     pub name: u64,
+}
+
+/// Body of `POST verify`: the receiver reads the files that have their final names, and asks for
+/// those again whose contents are not what the index says. The repeated request asks how far it is.
+/// The answer is 202 with a [`VerifyAnswer`] while the receiver reads, and 200 with one at the end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyRequest {
+    /// A number that no other sender uses. A new number reads anew.
+    pub name: u64,
+    /// Only the files of these paths, as [`super::path::printable`] text; all files without any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+    /// Only say what differs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// Answer to `POST verify`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyAnswer {
+    /// Files that were read so far.
+    pub files: u64,
+    /// Bytes of content that were read so far.
+    pub bytes: u64,
+    /// Files of which the content is another one, or that are gone.
+    pub different: u64,
+    /// The bytes that these files have in the index.
+    pub different_bytes: u64,
+    /// Files that the receiver may not read.
+    pub unreadable: u64,
 }
 
 /// Answer to `POST finish`: the outcome with status 200; with 202 how far it is, and the sender

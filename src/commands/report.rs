@@ -111,7 +111,7 @@ pub(super) fn upload_exit(report: &UploadReport) -> u8 {
 pub(super) fn upload_text(report: &UploadReport) -> String {
     let deleted = deleted_text(report);
     if report.dry_run {
-        return would_send(report) + &deleted;
+        return would_send(report) + &deleted + &verified_text(report);
     }
     let state = if report.failed_total > 0 {
         format!("{} FAILED", human_count(report.failed_total))
@@ -127,8 +127,21 @@ pub(super) fn upload_text(report: &UploadReport) -> String {
     } else {
         "NOT confirmed by the receiver".to_string()
     };
-    let blocks = blocks_text(report);
-    format!("sent {blocks} ({} on the wire){deleted}; {state}", human_bytes(report.wire_bytes))
+    let (blocks, wire) = (blocks_text(report), human_bytes(report.wire_bytes));
+    format!("sent {blocks} ({wire} on the wire){deleted}{}; {state}", verified_text(report))
+}
+
+/// What the receiver found when it read its files, if it did.
+fn verified_text(report: &UploadReport) -> String {
+    let Some(found) = report.verified else { return String::new() };
+    let read = counted(found.files, "file");
+    match found.different {
+        0 => format!("; the receiver read {read}: none differs"),
+        different => {
+            let bytes = human_bytes(found.different_bytes);
+            format!("; the receiver read {read}: {} with {bytes} differed", human_count(different))
+        }
+    }
 }
 
 fn blocks_text(report: &UploadReport) -> String {
@@ -166,6 +179,10 @@ pub(super) fn upload_fields(report: &UploadReport) -> Map<String, Value> {
         "complete": report.complete, "others_bytes": report.others_bytes, "legacy": report.legacy,
         "dry_run": report.dry_run, "deleted": report.deleted, "moved_to": report.moved_to,
         "too_many_to_delete": report.too_many,
+        "verified": report.verified.map(|found| json!({
+            "files": found.files, "bytes": found.bytes, "different": found.different,
+            "different_bytes": found.different_bytes, "unreadable": found.unreadable,
+        })),
     }))
 }
 

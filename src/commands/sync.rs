@@ -14,6 +14,7 @@ use super::transfer::TransferArgs;
 use crate::engine::index::IndexOptions;
 use crate::engine::plan::{ChangeKind, EntrySink};
 use crate::engine::sync::{SyncOptions, SyncReport, sync};
+use crate::engine::upload::{ContentScope, UploadOptions};
 use crate::error::Result;
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
@@ -63,7 +64,8 @@ pub(super) struct SyncArgs {
     /// Answer the question of --clean with yes
     #[arg(long)]
     yes: bool,
-    /// Read every file, even if its size and times say that it has not changed
+    /// Read every file on both sides, even if size and times say that it has not changed. What is
+    /// damaged at the destination is sent again
     #[arg(long)]
     checksum: bool,
     #[command(flatten)]
@@ -89,7 +91,8 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     for warning in args.rsync.warnings() {
         output.notice(Notice::Warning(warning.to_owned()));
     }
-    let upload = args.transfer.options()?;
+    let verify = if args.checksum { ContentScope::All } else { ContentScope::Nothing };
+    let upload = UploadOptions { verify, ..args.transfer.options()? };
     let (tar_id, replace_source) = (args.transfer.connect.tar_id, args.transfer.replace_source);
     let destination = destination(&args.destination, args.transfer.connection(output))?;
     let bucket = match args.source.to_str().and_then(Place::of_url) {

@@ -8,7 +8,7 @@ use crate::archive::digest::IndexDigest;
 use crate::archive::intake::{Intake, Taken};
 use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, IndexAnswer, LogAnswer, Similarity,
-    Status,
+    Status, VerifyAnswer, VerifyRequest,
 };
 use crate::archive::source::SourceClaim;
 use crate::engine::destination::{Destination, StartReceiver, StartedReceiver};
@@ -241,6 +241,15 @@ impl ReceiverClient for DirectClient {
     fn adopt<'a>(&'a self, adopt: &'a AdoptRequest) -> Answer<'a, AdoptAnswer> {
         let job = self.request("adopt", move |receiver| receiver.adopt(self.tar_id, adopt.clone()));
         Box::pin(async { Ok(job.await?.wait(TIMEOUT).await?.1) })
+    }
+
+    fn verify<'a>(
+        &'a self,
+        index: &'a IndexDigest,
+        verify: &'a VerifyRequest,
+    ) -> Answer<'a, (bool, VerifyAnswer)> {
+        let check = self.request("verify", move |receiver| receiver.verify(TAR_ID, index, verify.clone()));
+        Box::pin(async { check.await?.wait(TIMEOUT).await })
     }
 
     fn precheck<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()> {

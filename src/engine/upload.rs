@@ -7,11 +7,12 @@ mod job;
 mod legacy;
 mod options;
 mod report;
+mod verify;
 mod whole;
 
 pub(super) use change::change_body;
 pub use deletion::{DeleteLimit, DeletePolicy};
-pub use options::UploadOptions;
+pub use options::{ContentScope, UploadOptions};
 pub use report::{Before, FailedEntry, UploadReport};
 pub use whole::compare;
 
@@ -31,7 +32,7 @@ use job::Upload;
 use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use whole::EDITED_INDEX;
 
 /// How often what is missing after all was sent is sent again, before the files that it belongs to
@@ -69,7 +70,7 @@ pub async fn upload(
         .ok_or_else(|| Error::new(ErrorKind::Usage, "the block size must not be 0"))?;
     let window = block_layout.window(options.first, options.last);
     monitor.counters().files_total.set(summary.files);
-    let (has_index, takes_parts, can_spare) = <(AtomicBool, AtomicBool, AtomicBool)>::default();
+    let (has_index, takes_parts, can_spare, can_verify, verified) = Default::default();
     let upload = Upload {
         source,
         client,
@@ -83,6 +84,8 @@ pub async fn upload(
         has_index,
         takes_parts,
         can_spare,
+        can_verify,
+        verified,
     };
     upload.monitor.counters().total_bytes.set(upload.work_bytes());
     upload.client.budget().restart();
@@ -113,16 +116,21 @@ impl Upload<'_> {
             }
             other => other,
         };
-        Ok(UploadReport { before: std::mem::take(&mut self.before.lock()), ..report? })
+        let (before, verified) = (std::mem::take(&mut *self.before.lock()), *self.verified.lock());
+        Ok(UploadReport { before, verified, ..report? })
     }
 
     async fn attempt(&self) -> Result<UploadReport> {
         let receiver = self.ask().await?;
         if self.options.dry_run {
+            if let Receiver::Ours(missing) = &receiver {
+                self.verify_contents(missing.clone()).await?;
+            }
             return Ok(self.plan(&receiver));
         }
         let missing = self.put(receiver).await?;
         let Some(missing) = missing else { return self.run_legacy().await };
+        let missing = self.verify_contents(missing).await?;
         if self.options.keep == Some(0) {
             // Before anything is sent: there may be no room for it.
             self.finish(FinishRequest { keep: Some(0), ..FinishRequest::default() }).await?;
@@ -278,6 +286,7 @@ impl Upload<'_> {
         let mut missing = RangeSet::default();
         self.takes_parts.store(status.parts, Ordering::Relaxed);
         self.can_spare.store(status.spares, Ordering::Relaxed);
+        self.can_verify.store(status.verifies, Ordering::Relaxed);
         loop {
             for (start, end) in &status.missing {
                 missing.insert(*start..*end);

@@ -16,7 +16,7 @@ use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, HEADER_ADOPT, HEADER_COMPARE,
     HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE, HEADER_REPLACE_SOURCE,
     HEADER_SERVER, HEADER_SOURCE, HEADER_SOURCE_ID, HEADER_STREAM, IndexAnswer, LogAnswer, PrecheckRequest,
-    Similarity, Status, VERSION, format_ids,
+    Similarity, Status, VERSION, VerifyAnswer, VerifyRequest, format_ids,
 };
 use crate::archive::source::{SourceClaim, encode_name};
 use crate::archive::zstd;
@@ -442,6 +442,24 @@ impl ReceiverClient for Client {
                     return Ok(answer);
                 }
             }
+        })
+    }
+
+    fn verify<'a>(
+        &'a self,
+        index: &'a IndexDigest,
+        verify: &'a VerifyRequest,
+    ) -> Answer<'a, (bool, VerifyAnswer)> {
+        Box::pin(async move {
+            retry(&self.budget, &*self.monitor, || async {
+                let request = self
+                    .request(Method::POST, "verify", Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE)))?
+                    .header(HEADER_INDEX, index.to_string())
+                    .json(verify);
+                let response = self.accepted(self.send(request).await?).await?;
+                Ok((response.status() != StatusCode::ACCEPTED, self.read(response).await?))
+            })
+            .await
         })
     }
 

@@ -7,7 +7,7 @@ use super::window::{Claim, Window};
 use crate::archive::digest::IndexDigest;
 use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, IndexAnswer, LogAnswer, Similarity,
-    Status,
+    Status, VerifyAnswer, VerifyRequest,
 };
 use crate::archive::source::SourceClaim;
 use crate::error::Result;
@@ -92,4 +92,14 @@ pub trait ReceiverClient: Send + Sync {
     /// # Errors
     /// Whatever there is.
     fn precheck<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()>;
+    /// Has the receiver read what it has published of `index`, and gives whether it has and how far
+    /// it is; the same request asks again. Only for receivers that say [`Status::verifies`].
+    ///
+    /// # Errors
+    /// The receiver refuses, or what the retries ended with.
+    fn verify<'a>(
+        &'a self,
+        index: &'a IndexDigest,
+        verify: &'a VerifyRequest,
+    ) -> Answer<'a, (bool, VerifyAnswer)>;
 }

@@ -22,7 +22,7 @@ use crate::archive::intake::Taken;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::protocol::{
     AdoptRequest, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_INDEX, HEADER_SERVER, PrecheckRequest,
-    VERSION,
+    VERSION, VerifyRequest,
 };
 use crate::archive::skipped::MAX_SPARED_BYTES;
 use crate::archive::zstd;
@@ -46,9 +46,12 @@ const SHORT_TIMEOUT: Duration = Duration::from_secs(15);
 const MIN_SHORT_BYTES_PER_S: u64 = 4 << 10;
 /// How long one `finish` request waits for the work; then the sender asks again.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same of a `verify` request, whose progress the sender shows.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest body of `look` and `adopt`, in bytes.
 const MAX_SHORT_BYTES: u64 = 64 << 10;
-/// The largest body of `finish`, in bytes: it may name what is not to be deleted.
+/// The largest body of `finish` and `verify`, in bytes: it may name what is not to be deleted, or
+/// what is to be read.
 const MAX_FINISH_BYTES: u64 = MAX_SHORT_BYTES + MAX_SPARED_BYTES as u64;
 
 pub(super) fn router(server: Arc<Server>) -> Router {
@@ -114,6 +117,7 @@ async fn serve(server: &Arc<Server>, caller: Option<&Peer>, parts: Parts, body: 
         Route::Finish { tar_id } => finish(&call, tar_id, body).await,
         Route::Precheck { tar_id } => precheck(&call, tar_id, body).await,
         Route::Adopt { tar_id } => adopt(&call, tar_id, body).await,
+        Route::Verify { tar_id } => verify(&call, tar_id, body).await,
         Route::Log { tar_id } => index::append_log(&call, tar_id, body).await,
         Route::PutIndex { tar_id } => index::put_index(&call, tar_id, body).await,
         Route::PutBlock { tar_id, block_size, number } => {
@@ -242,6 +246,19 @@ async fn adopt(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     let receiver = server.receiver.clone();
     let job = blocking(move || receiver.adopt(tar_id, request)).await?;
     let (ready, answer) = job.wait(FINISH_TIMEOUT).await?;
+    let status = if ready { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(answer)).into_response())
+}
+
+async fn verify(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
+    let server = call.server;
+    let request: Option<VerifyRequest> = short_json(call, body, MAX_FINISH_BYTES).await?;
+    let request = request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the check has no name"))?;
+    server.check_running()?;
+    let index = required_digest(call.headers, HEADER_INDEX)?;
+    let receiver = server.receiver.clone();
+    let check = blocking(move || receiver.verify(tar_id, &index, request)).await?;
+    let (ready, answer) = check.wait(VERIFY_TIMEOUT).await?;
     let status = if ready { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(answer)).into_response())
 }

@@ -13,6 +13,7 @@ pub(super) enum Route {
     Finish { tar_id: u64 },
     Precheck { tar_id: u64 },
     Adopt { tar_id: u64 },
+    Verify { tar_id: u64 },
     Log { tar_id: u64 },
     Health,
     Ready,
@@ -36,6 +37,7 @@ impl Route {
             | Self::Finish { tar_id }
             | Self::Precheck { tar_id }
             | Self::Adopt { tar_id }
+            | Self::Verify { tar_id }
             | Self::Log { tar_id } => Need::Archive(Scope::Upload, tar_id),
             Self::Status { tar_id } => Need::Archive(Scope::Status, tar_id),
             Self::Metrics => Need::Metrics,
@@ -60,6 +62,7 @@ pub(super) fn route(method: &str, path: &str) -> Result<Route> {
         [.., tar_id, "finish"] => (Route::Finish { tar_id: number("tar_id", tar_id)? }, "POST"),
         [.., tar_id, "look"] => (Route::Precheck { tar_id: number("tar_id", tar_id)? }, "POST"),
         [.., tar_id, "adopt"] => (Route::Adopt { tar_id: number("tar_id", tar_id)? }, "POST"),
+        [.., tar_id, "verify"] => (Route::Verify { tar_id: number("tar_id", tar_id)? }, "POST"),
         [.., tar_id, block_size, block] => (
             Route::PutBlock {
                 tar_id: number("tar_id", tar_id)?,

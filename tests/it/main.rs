@@ -19,6 +19,7 @@ mod chunk_map;
 mod citations;
 mod cli;
 mod containers;
+mod contents;
 mod damaged;
 mod defects;
 mod deleting;

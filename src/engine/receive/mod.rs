@@ -36,6 +36,7 @@ mod watch;
 
 pub use block::BlockPut;
 pub use context::{ReceiverCounters, ReceiverOptions};
+pub use finish::contents::ContentCheck;
 pub use finish::jobs::FinishJob;
 pub use gc::{Garbage, collect_garbage};
 pub use index::adopt::{AdoptJob, compare_folder};
@@ -45,7 +46,7 @@ use super::buffers::Buffers;
 use crate::archive::digest::IndexDigest;
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{
-    AdoptRequest, BlockAnswer, FinishRequest, IndexAnswer, LogAnswer, Similarity, Status,
+    AdoptRequest, BlockAnswer, FinishRequest, IndexAnswer, LogAnswer, Similarity, Status, VerifyRequest,
 };
 use crate::archive::source::SourceClaim;
 use crate::error::{Error, ErrorKind, Result};
@@ -54,6 +55,7 @@ use crate::sink::{Sink, Storage};
 use archives::Archives;
 use commit::{Committer, open_journal};
 use context::Context;
+use finish::contents::ContentChecks;
 use finish::jobs::FinishJobs;
 use index::adopt::Adoptions;
 use state_files::{active_index_name, staging_name};
@@ -67,6 +69,8 @@ pub struct Receiver {
     finishing: Arc<FinishJobs>,
     /// What is found, or was, below the base folder.
     adoptions: Arc<Adoptions>,
+    /// Published files that are read.
+    content_checks: ContentChecks,
     /// Bodies and contents of blocks.
     pub buffers: Arc<Buffers>,
     /// What it did since it started.
@@ -140,7 +144,8 @@ impl Receiver {
         context.sink.remove_other_staging(&|name| staging.iter().any(|kept| kept == name))?;
         open::open_all(&context, states)?;
         watch::hold_reserve(&context);
-        Ok(Arc::new(Self { context, finishing, adoptions, buffers, counters }))
+        let content_checks = ContentChecks::default();
+        Ok(Arc::new(Self { context, finishing, adoptions, content_checks, buffers, counters }))
     }
 }
 
@@ -409,6 +414,21 @@ impl Receiver {
         wanted: &(dyn Fn() -> bool + Sync),
     ) -> Result<()> {
         self.finishing.prechecks.run(&self.context, tar_id, index, name, wanted)
+    }
+
+    /// Starts to read the published files of `index`, or joins the same request that runs already,
+    /// or has ended. Files that are not what the index says are asked for again.
+    ///
+    /// # Errors
+    /// There is no such archive, another index is active, another sender's check runs
+    /// ([`ErrorKind::Busy`]), or storage failed earlier.
+    pub fn verify(
+        &self,
+        tar_id: u64,
+        index: &IndexDigest,
+        request: VerifyRequest,
+    ) -> Result<Arc<ContentCheck>> {
+        self.content_checks.start(&self.context, tar_id, index, request)
     }
 
     /// Starts to finish an archive, or joins the same `finish` that runs or waits already: there

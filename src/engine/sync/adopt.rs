@@ -63,7 +63,9 @@ impl Adoption {
         };
         if let Some(status) = status.filter(|status| has_content_of(status, previous)) {
             monitor.notice(match status.complete {
-                true => Notice::Info("the receiver has this archive already, so nothing is adopted".into()),
+                true => Notice::Info(
+                    "the receiver has this archive already, so nothing is adopted: it reads what it has".into(),
+                ),
                 false => Notice::Warning(format!(
                     "the receiver has {} of {} bytes of this archive: it goes on with these, and adopts nothing",
                     status.done_bytes, status.total_bytes

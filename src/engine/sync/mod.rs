@@ -32,7 +32,9 @@ use super::plan::{EntrySink, Plan, PlanOptions};
 use super::receive::compare_folder;
 use super::stream::stream;
 use super::tasks::{blocking, until_cancelled};
-use super::upload::{DeletePolicy, UploadOptions, UploadReport, compare, plan_from_nothing, upload};
+use super::upload::{
+    ContentScope, DeletePolicy, UploadOptions, UploadReport, compare, plan_from_nothing, upload,
+};
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{AdoptRequest, Similarity};
 use crate::archive::ranges::RangeSet;
@@ -274,12 +276,20 @@ impl Job {
             Some(request) => Adoption::begin(kept, request, client.clone(), &*self.monitor).await?,
             None => None,
         };
+        if self.adopt.is_some() && adoption.is_none() {
+            // The receiver has a copy that it knows: it reads that one.
+            options.verify = ContentScope::All;
+        }
         // Dropped after the upload: the receiver gives a precheck up when its request ends.
         let mut precheck = None;
         let index = match self.stream(client).await? {
-            Some(index) => {
+            Some((index, is_new)) => {
                 // Everything was sent, and named, a moment ago.
                 (options.ignore_done, options.tells_before) = (false, false);
+                if is_new {
+                    // And verified.
+                    options.verify = ContentScope::Nothing;
+                }
                 index
             }
             None => {
@@ -312,9 +322,9 @@ impl Job {
         Ok((number, client))
     }
 
-    /// Indexes and sends at the same time; `None` where that makes no sense, or the receiver cannot
-    /// take it.
-    async fn stream(&self, client: &Arc<dyn ReceiverClient>) -> Result<Option<IndexReport>> {
+    /// Indexes and sends at the same time, and gives whether the receiver had nothing before; `None`
+    /// where that makes no sense, or the receiver cannot take it.
+    async fn stream(&self, client: &Arc<dyn ReceiverClient>) -> Result<Option<(IndexReport, bool)>> {
         let SyncOptions { index, upload, .. } = &self.options;
         if upload.dry_run || self.adopt.is_some() || (index.reuse && self.has_previous) {
             return Ok(None);
@@ -322,18 +332,19 @@ impl Job {
         self.monitor.notice(Notice::Phase("asking"));
         until_cancelled(&*self.monitor, async {
             client.budget().restart();
-            match client.status(upload.block_size, 0).await {
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
+            let is_new = match client.status(upload.block_size, 0).await {
+                Err(e) if e.kind() == ErrorKind::NotFound => true,
                 Ok(None) => return Ok(None),
                 // The receiver has a copy. A stream lays the archive out from its start, a whole
                 // index finds published files by path.
                 Ok(Some(status)) if status.sealed && status.files_published > 0 => return Ok(None),
-                answer => drop(answer?),
-            }
+                answer => answer?.is_none_or(|status| status.files_published == 0),
+            };
             let name = LogDigest::from(rand::rng().random::<[u8; 32]>());
             let index = self.index_options();
             let (entries, monitor) = (self.options.entries.clone(), self.monitor.clone());
-            stream(index, upload, name, entries, client.clone(), monitor).await.map(Some)
+            let report = stream(index, upload, name, entries, client.clone(), monitor).await?;
+            Ok(Some((report, is_new)))
         })
         .await
     }

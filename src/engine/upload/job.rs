@@ -4,7 +4,7 @@ use super::super::tasks::blocking;
 use super::options::UploadOptions;
 use super::report::Before;
 use crate::archive::layout::{BlockLayout, intersect};
-use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest};
+use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest, VerifyAnswer};
 use crate::archive::ranges::RangeSet;
 use crate::db::index_read::Summary;
 use crate::db::progress::Progress;
@@ -36,6 +36,10 @@ pub(super) struct Upload<'a> {
     pub(super) takes_parts: AtomicBool,
     /// The receiver leaves alone what a deletion has to spare.
     pub(super) can_spare: AtomicBool,
+    /// The receiver reads what it has published.
+    pub(super) can_verify: AtomicBool,
+    /// What it found there.
+    pub(super) verified: Mutex<Option<VerifyAnswer>>,
 }
 
 impl Upload<'_> {

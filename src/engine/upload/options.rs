@@ -5,6 +5,19 @@ use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use std::path::PathBuf;
 
+/// Which files the receiver reads before it says what it misses. It goes by size and time
+/// otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ContentScope {
+    /// None.
+    #[default]
+    Nothing,
+    /// All that it has published.
+    All,
+    /// Those of these paths, as printable text.
+    Paths(Vec<String>),
+}
+
 /// What to send, and how.
 #[derive(Debug, Clone)]
 pub struct UploadOptions {
@@ -22,6 +35,8 @@ pub struct UploadOptions {
     pub last: Option<u64>,
     /// Blocks that are read, compressed and sent at once.
     pub workers: usize,
+    /// What the receiver reads: contents that are not what the index says are sent again.
+    pub verify: ContentScope,
     /// Send what the receiver has already, too.
     pub ignore_done: bool,
     /// Only say what would be sent.
@@ -56,6 +71,7 @@ impl Default for UploadOptions {
             first: 0,
             last: None,
             workers: 5,
+            verify: ContentScope::Nothing,
             ignore_done: false,
             dry_run: false,
             tells_before: false,

@@ -1,5 +1,6 @@
 //! What an upload ends with.
 
+use crate::archive::protocol::VerifyAnswer;
 use crate::archive::ranges::RangeSet;
 
 /// A file that is not at the receiver as the index says.
@@ -71,6 +72,8 @@ pub struct UploadReport {
     /// The receiver knows only the original's protocol (FORMAT.md 5.1), so that nothing is
     /// confirmed.
     pub legacy: bool,
+    /// What the receiver found when it read its files, if it was asked to.
+    pub verified: Option<VerifyAnswer>,
     /// Nothing was sent: this is a plan.
     pub dry_run: bool,
     /// What the receiver had before; only with [`super::UploadOptions::tells_before`].

@@ -606,6 +606,7 @@ impl Progress {
             parts: true,
             spares: true,
             keeps: true,
+            verifies: true,
             failed: state.failed.clone().into_named(),
             complete: state.finalized,
             sealed: head.sealed,

@@ -17,20 +17,33 @@ const READ_BYTES: usize = 1 << 20;
 /// # Errors
 /// It cannot be read.
 pub(crate) fn is_as_indexed(content: &File, file: &FileEntry) -> Result<bool> {
-    let read = || -> std::io::Result<bool> {
-        let meta = content.metadata()?;
-        if !meta.is_file() || meta.len() != file.size {
-            return Ok(false);
-        }
-        let mut verifier = Verifier::of(file);
-        let mut buffer = vec![0; READ_BYTES.min(file.size as usize + 1)];
-        let mut reader = content;
-        loop {
-            match reader.read(&mut buffer)? {
-                0 => return Ok(verifier.is_verified()),
-                n => verifier.update(&buffer[..n]),
+    is_as_indexed_while(content, file, |_| Ok(()))
+}
+
+/// The same; `each` is told of the bytes that were read, and may end it.
+///
+/// # Errors
+/// It cannot be read, or the error of `each`.
+pub(crate) fn is_as_indexed_while(
+    content: &File,
+    file: &FileEntry,
+    mut each: impl FnMut(u64) -> Result<()>,
+) -> Result<bool> {
+    let failed = |e: std::io::Error| Error::io(format!("cannot read back \"{}\"", file.path), e);
+    let meta = content.metadata().map_err(failed)?;
+    if !meta.is_file() || meta.len() != file.size {
+        return Ok(false);
+    }
+    let mut verifier = Verifier::of(file);
+    let mut buffer = vec![0; READ_BYTES.min(file.size as usize + 1)];
+    let mut reader = content;
+    loop {
+        match reader.read(&mut buffer).map_err(failed)? {
+            0 => return Ok(verifier.is_verified()),
+            n => {
+                verifier.update(&buffer[..n]);
+                each(n as u64)?;
             }
         }
-    };
-    read().map_err(|e| Error::io(format!("cannot read back \"{}\"", file.path), e))
+    }
 }

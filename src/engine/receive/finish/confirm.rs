@@ -7,7 +7,7 @@ use super::super::context::Context;
 use super::super::files::invalidate::invalidate;
 use super::super::files::published::{Condition, condition, mend};
 use super::super::reason::reason;
-use super::precheck::in_parts;
+use super::precheck::{PART_FILES, in_parts};
 use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
 use crate::error::Result;
@@ -28,7 +28,7 @@ pub(super) fn confirm(
 ) -> Result<()> {
     let mut published = archive.progress.published();
     skipped.iter().flat_map(|ids| ids.iter()).for_each(|ids| published.remove(ids));
-    in_parts(&published, |ids, cache| {
+    in_parts(&published, PART_FILES, |ids, cache| {
         let mut lost = Vec::new();
         archive.with_index(|index| {
             index.files_of(ids, |file| {

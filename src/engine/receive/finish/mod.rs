@@ -4,6 +4,7 @@
 mod cache;
 mod collide;
 mod confirm;
+pub(crate) mod contents;
 mod create;
 mod delete;
 mod failures;

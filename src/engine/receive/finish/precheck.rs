@@ -35,7 +35,7 @@ struct Precheck {
 /// A precheck that ended longer ago does not count any more.
 const FRESH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Files of one part, which one thread takes.
-const PART_FILES: u64 = 4096;
+pub(super) const PART_FILES: u64 = 4096;
 /// Threads of one precheck.
 const MAX_THREADS: usize = 8;
 
@@ -62,7 +62,7 @@ impl Prechecks {
         // Ends also if a thread crashes: a `finish` may wait for the end.
         let running = self.begin(tar_id, index, name)?;
         let ids = Mutex::new(RangeSet::default());
-        in_parts(&archive.progress.published(), |part, cache| {
+        in_parts(&archive.progress.published(), PART_FILES, |part, cache| {
             if !is_wanted() {
                 return Err(Error::new(ErrorKind::Busy, "the receiver is stopping"));
             }
@@ -140,16 +140,17 @@ impl Drop for RunningPrecheck<'_> {
     }
 }
 
-/// Does `work` for `ids`, a part of them at a time, on several threads; each has a cache of folders
-/// of its own. The first error ends it.
+/// Does `work` for `ids`, a part of `part_files` of them at a time, on several threads; each has a
+/// cache of folders of its own. The first error ends it.
 ///
 /// # Errors
 /// Those of `work`.
 pub(super) fn in_parts(
     ids: &RangeSet,
+    part_files: u64,
     work: impl Fn(&RangeSet, &mut FolderCache) -> Result<()> + Sync,
 ) -> Result<()> {
-    let parts = Mutex::new(parts_of(ids));
+    let parts = Mutex::new(parts_of(ids, part_files));
     let run = || -> Result<()> {
         loop {
             let Some(part) = parts.lock().next() else { return Ok(()) };
@@ -172,19 +173,19 @@ pub(super) fn in_parts(
     })
 }
 
-/// Parts of `ids`, ascending, each with the neighbours that it has within [`PART_FILES`]: after
+/// Parts of `ids`, ascending, each with the neighbours that it has within `part_files`: after
 /// some generations there are many gaps.
-fn parts_of(ids: &RangeSet) -> impl Iterator<Item = RangeSet> {
-    let pieces = ids.iter().flat_map(|ids| {
-        let windows = ids.start / PART_FILES..ids.end.div_ceil(PART_FILES);
-        windows.map(move |window| ids.start.max(window * PART_FILES)..ids.end.min((window + 1) * PART_FILES))
+fn parts_of(ids: &RangeSet, part_files: u64) -> impl Iterator<Item = RangeSet> {
+    let pieces = ids.iter().flat_map(move |ids| {
+        let windows = ids.start / part_files..ids.end.div_ceil(part_files);
+        windows.map(move |window| ids.start.max(window * part_files)..ids.end.min((window + 1) * part_files))
     });
     let mut pieces = pieces.peekable();
     std::iter::from_fn(move || {
         let first = pieces.next()?;
-        let window = first.start / PART_FILES;
+        let window = first.start / part_files;
         let mut part: RangeSet = std::iter::once(first).collect();
-        while let Some(next) = pieces.next_if(|next| next.start / PART_FILES == window) {
+        while let Some(next) = pieces.next_if(|next| next.start / part_files == window) {
             part.insert(next);
         }
         Some(part)
@@ -204,7 +205,7 @@ mod tests {
                 ids.insert(at + gap..at + gap + length);
                 at += gap + length;
             }
-            let parts: Vec<RangeSet> = parts_of(&ids).collect();
+            let parts: Vec<RangeSet> = parts_of(&ids, PART_FILES).collect();
             prop_assert_eq!(parts.iter().map(RangeSet::covered).sum::<u64>(), ids.covered());
             let all: RangeSet = parts.iter().flat_map(|part| part.iter()).collect();
             prop_assert_eq!(all, ids);
