@@ -30,6 +30,9 @@ impl Backoff {
     }
 }
 
+/// The same failure is told of again after this time.
+const REPEAT_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// For how long every request may fail: one budget for all requests to the same address.
 #[derive(Debug, Clone)]
 pub struct RetryBudget(Arc<Inner>);
@@ -52,6 +55,8 @@ struct State {
     /// Since when requests fail.
     failing: Option<Instant>,
     failed: Option<Instant>,
+    /// What was last said of failures, and when.
+    told: Option<(&'static str, Instant)>,
 }
 
 impl RetryBudget {
@@ -103,6 +108,17 @@ impl RetryBudget {
         let is_first = state.failing.is_none();
         state.failing.get_or_insert(since);
         is_first
+    }
+
+    /// Whether to tell people of a failure: not where the same was said less than a minute ago,
+    /// since now and then a request may succeed in between.
+    pub fn tells(&self, what: &'static str) -> bool {
+        let mut state = self.0.state.lock();
+        if state.told.is_some_and(|(told, at)| told == what && at.elapsed() < REPEAT_TIMEOUT) {
+            return false;
+        }
+        state.told = Some((what, Instant::now()));
+        true
     }
 
     /// For how long every request has failed and nothing has moved.
@@ -199,6 +215,18 @@ mod tests {
             let delay = backoff.delay();
             assert!(delay <= longest && delay >= longest / 2, "{delay:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_failure_is_told_once_a_minute() {
+        let budget = RetryBudget::new(60 * SECOND, 30 * SECOND, 20 * SECOND);
+        assert!(budget.tells("full"));
+        budget.record_success();
+        tokio::time::advance(59 * SECOND).await;
+        assert!(!budget.tells("full") && budget.tells("busy"));
+        assert!(budget.tells("full"));
+        tokio::time::advance(60 * SECOND).await;
+        assert!(budget.tells("full"));
     }
 
     #[tokio::test(start_paused = true)]

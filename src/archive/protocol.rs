@@ -184,6 +184,19 @@ pub struct Status {
     /// What people call that source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// Whether what is missing fits on the disk, where the request asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<Space>,
+}
+
+/// What a receiver needs to take what it misses, and what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Space {
+    /// What is missing of the archive, less what the files have now that will be replaced. More
+    /// may be needed for a while; metadata of the file system are not counted.
+    pub needed_bytes: u64,
+    /// Free for content.
+    pub free_bytes: u64,
 }
 
 /// Body of `POST finish`.

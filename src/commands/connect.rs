@@ -48,6 +48,20 @@ impl Connection {
 
     /// A client for the receiver at `url`. Warns of what is not protected.
     pub(super) fn client(&self, url: String, token: Option<String>) -> Result<Arc<dyn ReceiverClient>> {
+        self.client_for(url, token, false)
+    }
+
+    /// The same for a receiver in this process: nobody else frees space for it meanwhile.
+    pub(super) fn local_client(&self, url: String, token: String) -> Result<Arc<dyn ReceiverClient>> {
+        self.client_for(url, Some(token), true)
+    }
+
+    fn client_for(
+        &self,
+        url: String,
+        token: Option<String>,
+        ends_when_full: bool,
+    ) -> Result<Arc<dyn ReceiverClient>> {
         let connect = &self.connect;
         connect.tls.warn(&self.output);
         if token.is_some() && is_readable_on_the_way(&url) {
@@ -61,6 +75,7 @@ impl Connection {
             tls: connect.tls.options(),
             connections: self.connections,
             block_deadline: Duration::from_secs(connect.block_timeout),
+            ends_when_full,
             bandwidth: self.bandwidth.map(|rate| Arc::new(Bandwidth::new(rate))),
         };
         let stall_timeout = Duration::from_secs(connect.stall_timeout);

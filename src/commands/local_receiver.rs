@@ -42,7 +42,7 @@ impl LocalReceiver {
             // An error says that the sender was dropped, which is a reason to stop, too.
             let _ = stopped.await;
         }));
-        let client = self.0.client(format!("http://{address}/tar"), Some(token))?;
+        let client = self.0.local_client(format!("http://{address}/tar"), token)?;
         let stop = Box::pin(async move {
             // An error says that the server has ended already; its own outcome says why.
             let _ = stop.send(());

@@ -6,7 +6,7 @@ use super::environment::{default_progress, threads};
 use super::output::Output;
 use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
-use crate::engine::upload::{DeleteLimit, DeletePolicy, UploadOptions};
+use crate::engine::upload::{DeleteLimit, DeletePolicy, SpacePolicy, UploadOptions};
 use crate::error::Result;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -36,6 +36,9 @@ pub(super) struct TransferArgs {
     /// Send at most this many bytes a second; K, M, G are powers of 1024, KB, MB, GB of 1000
     #[arg(long, value_name = "RATE", env = "TARLIKE_BWLIMIT", value_parser = args::some_bytes)]
     bwlimit: Option<u64>,
+    /// Send although the destination seems to have no room for it, as far as there is room
+    #[arg(long)]
+    no_space_check: bool,
     /// Change nothing; say what would be sent
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -87,6 +90,7 @@ impl TransferArgs {
             block_size: self.block_size,
             workers: usize::from(self.no_processes),
             ignore_done: self.ignore_done,
+            space: if self.no_space_check { SpacePolicy::Ignore } else { SpacePolicy::Warn },
             dry_run: self.dry_run,
             delete: self.delete.then_some(delete),
             keep: self.keep.map(u64::from),

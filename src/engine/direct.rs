@@ -8,7 +8,7 @@ use crate::archive::digest::IndexDigest;
 use crate::archive::intake::{Intake, Taken};
 use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, IndexAnswer, LogAnswer, Similarity,
-    Status, VerifyAnswer, VerifyRequest,
+    Space, Status, VerifyAnswer, VerifyRequest,
 };
 use crate::archive::source::SourceClaim;
 use crate::engine::destination::{Destination, StartReceiver, StartedReceiver};
@@ -164,6 +164,12 @@ impl ReceiverClient for DirectClient {
 
     fn status(&self, block_size: u64, from: u64) -> Answer<'_, Option<Status>> {
         self.request("status", move |receiver| receiver.status(self.tar_id, block_size, from).map(Some))
+    }
+
+    fn space(&self) -> Answer<'_, Option<Space>> {
+        self.request("space", move |receiver| {
+            receiver.status_with_space(TAR_ID, 1, 0).map(|status| status.space)
+        })
     }
 
     fn put_index<'a>(&'a self, index: &'a IndexBody) -> Answer<'a, IndexAnswer> {

@@ -7,13 +7,15 @@ mod job;
 mod legacy;
 mod options;
 mod report;
+mod space;
 mod verify;
 mod whole;
 
 pub(super) use change::change_body;
 pub use deletion::{DeleteLimit, DeletePolicy};
-pub use options::{ContentScope, UploadOptions};
+pub use options::{ContentScope, SpacePolicy, UploadOptions};
 pub use report::{Before, FailedEntry, UploadReport};
+pub use space::no_room;
 pub use whole::compare;
 
 use super::tasks::{blocking, until_cancelled};
@@ -135,6 +137,7 @@ impl Upload<'_> {
             // Before anything is sent: there may be no room for it.
             self.finish(FinishRequest { keep: Some(0), ..FinishRequest::default() }).await?;
         }
+        self.check_space(&missing).await?;
         let progress = self.open_progress(true).await;
         let sender = Arc::new(BlockSender::new(self, progress));
         let mut todo = self.blocks_of(if self.options.ignore_done { None } else { Some(&missing) });

@@ -16,7 +16,7 @@ use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, HEADER_ADOPT, HEADER_COMPARE,
     HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE, HEADER_REPLACE_SOURCE,
     HEADER_SERVER, HEADER_SOURCE, HEADER_SOURCE_ID, HEADER_STREAM, IndexAnswer, LogAnswer, PrecheckRequest,
-    Similarity, Status, VERSION, VerifyAnswer, VerifyRequest, format_ids,
+    Similarity, Space, Status, VERSION, VerifyAnswer, VerifyRequest, format_ids,
 };
 use crate::archive::source::{SourceClaim, encode_name};
 use crate::archive::zstd;
@@ -44,6 +44,8 @@ pub struct ClientOptions {
     pub block_deadline: Duration,
     /// The limit on what is sent.
     pub bandwidth: Option<Arc<Bandwidth>>,
+    /// A receiver without space is an error at once, and not waited for.
+    pub ends_when_full: bool,
 }
 
 /// A receiver, seen from a sender.
@@ -59,6 +61,7 @@ pub struct Client {
     token: Option<String>,
     block_deadline: Duration,
     bandwidth: Option<Arc<Bandwidth>>,
+    ends_when_full: bool,
     window: Arc<Window>,
     budget: RetryBudget,
     monitor: Arc<dyn Monitor>,
@@ -111,6 +114,7 @@ impl Client {
             token: options.token,
             block_deadline: options.block_deadline,
             bandwidth: options.bandwidth,
+            ends_when_full: options.ends_when_full,
             budget: retry::budget(stall_timeout),
             monitor,
             throughput: Throughput::default(),
@@ -207,7 +211,11 @@ impl Client {
     /// that stands in for the receiver.
     async fn accepted(&self, response: Response) -> std::result::Result<Response, Failed> {
         match self.who(&response) {
-            who if !response.status().is_success() => Err(answer::refusal(response, who, &self.base).await),
+            who if !response.status().is_success() => {
+                let failed = answer::refusal(response, who, &self.base).await;
+                let is_final = self.ends_when_full && failed.error.kind() == ErrorKind::NoSpace;
+                Err(Failed { is_final: failed.is_final || is_final, ..failed })
+            }
             Who::Between => Err(answer::stand_in(&response, &self.base)),
             _ => Ok(response),
         }
@@ -270,6 +278,24 @@ impl Client {
         Failed { error: failed.error.with_kind(ErrorKind::BadBlock), ..failed }
     }
 
+    fn ask_status(&self, tail: String) -> Answer<'_, Option<Status>> {
+        Box::pin(async move {
+            retry(&self.budget, &*self.monitor, || async {
+                let deadline = self.deadline(MIN_STATUS_DEADLINE, SHORT_DEADLINE);
+                let response = self.send(self.request(Method::GET, &tail, Some(deadline))?).await?;
+                let unknown =
+                    [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
+                if self.who(&response) == Who::Unknown && unknown.contains(&response.status()) {
+                    return Ok(None);
+                }
+                let status: Status = self.read(response).await?;
+                self.check_source(&status)?;
+                Ok(Some(status))
+            })
+            .await
+        })
+    }
+
     fn frame_body(&self, frame: &Frame, timeout: &StallTimeout, departure: Option<Departure>) -> Body {
         body::of_frame(frame, self.bandwidth.clone(), self.throughput.begin(), timeout, departure)
     }
@@ -305,27 +331,13 @@ impl ReceiverClient for Client {
     }
 
     fn status(&self, block_size: u64, from: u64) -> Answer<'_, Option<Status>> {
-        Box::pin(async move {
-            retry(&self.budget, &*self.monitor, || async {
-                let tail = format!("status?blk_size={block_size}&from={from}");
-                let response = self
-                    .send(self.request(
-                        Method::GET,
-                        &tail,
-                        Some(self.deadline(MIN_STATUS_DEADLINE, SHORT_DEADLINE)),
-                    )?)
-                    .await?;
-                let unknown =
-                    [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
-                if self.who(&response) == Who::Unknown && unknown.contains(&response.status()) {
-                    return Ok(None);
-                }
-                let status: Status = self.read(response).await?;
-                self.check_source(&status)?;
-                Ok(Some(status))
-            })
-            .await
-        })
+        self.ask_status(format!("status?blk_size={block_size}&from={from}"))
+    }
+
+    fn space(&self) -> Answer<'_, Option<Space>> {
+        // Nothing is missing from there on.
+        let status = self.ask_status(format!("status?from={}&space=1", i64::MAX));
+        Box::pin(async { Ok(status.await?.and_then(|status| status.space)) })
     }
 
     fn put_index<'a>(&'a self, index: &'a IndexBody) -> Answer<'a, IndexAnswer> {

@@ -7,7 +7,7 @@ use super::window::{Claim, Window};
 use crate::archive::digest::IndexDigest;
 use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, IndexAnswer, LogAnswer, Similarity,
-    Status, VerifyAnswer, VerifyRequest,
+    Space, Status, VerifyAnswer, VerifyRequest,
 };
 use crate::archive::source::SourceClaim;
 use crate::error::Result;
@@ -45,6 +45,11 @@ pub trait ReceiverClient: Send + Sync {
     /// [`crate::error::ErrorKind::NotFound`] if the receiver has no index for this archive, or what
     /// the retries ended with.
     fn status(&self, block_size: u64, from: u64) -> Answer<'_, Option<Status>>;
+    /// Whether what is missing fits on the receiver's disk; `None` if it does not say.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    fn space(&self) -> Answer<'_, Option<Space>>;
     /// Puts the index.
     ///
     /// # Errors

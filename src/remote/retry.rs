@@ -70,14 +70,14 @@ where
             return Err(Error::new(error.kind(), gave_up).with_hint(hint));
         }
         monitor.counters().retries.add(1);
-        if is_first {
-            let what = match error.kind() {
-                ErrorKind::NoSpace => "the receiver has no space left",
-                ErrorKind::Degraded => "the receiver's storage failed",
-                ErrorKind::Busy => "the receiver is busy",
-                _ if answered => "the receiver could not do it",
-                _ => "the receiver does not answer",
-            };
+        let what = match error.kind() {
+            ErrorKind::NoSpace => "the receiver has no space left",
+            ErrorKind::Degraded => "the receiver's storage failed",
+            ErrorKind::Busy => "the receiver is busy",
+            _ if answered => "the receiver could not do it",
+            _ => "the receiver does not answer",
+        };
+        if is_first && budget.tells(what) {
             monitor
                 .notice(Notice::Warning(format!("{what}; trying again for {} s ({error})", left.as_secs())));
         }

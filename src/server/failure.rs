@@ -75,6 +75,7 @@ mod tests {
     async fn at_sender(answer: Response) -> Error {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let options = ClientOptions {
+            ends_when_full: false,
             url: format!("http://{}/tar", listener.local_addr().unwrap()),
             token: None,
             tls: TlsOptions::default(),

@@ -157,15 +157,20 @@ struct StatusQuery {
     blk_size: Option<u64>,
     #[serde(default)]
     from: u64,
+    #[serde(default)]
+    space: u8,
 }
 
 async fn status(server: &Arc<Server>, tar_id: u64, parts: &Parts) -> Result<Response> {
     let Query(query) = Query::<StatusQuery>::try_from_uri(&parts.uri)
         .map_err(|e| Error::new(ErrorKind::Malformed, "the query is malformed").with_source(e))?;
     let receiver = server.receiver.clone();
-    blocking(move || receiver.status(tar_id, query.blk_size.unwrap_or(DEFAULT_BLOCK_SIZE), query.from))
-        .await
-        .map(|status| Json(status).into_response())
+    let block_size = query.blk_size.unwrap_or(DEFAULT_BLOCK_SIZE);
+    let status = blocking(move || match query.space {
+        0 => receiver.status(tar_id, block_size, query.from),
+        _ => receiver.status_with_space(tar_id, block_size, query.from),
+    });
+    status.await.map(|status| Json(status).into_response())
 }
 
 /// The JSON in a short body.

@@ -92,7 +92,7 @@ fn other_flags_that_read_everything_find_damage_too() {
     assert_eq!(world.sync(&to, args!["--checksum"])["verified"], Value::Null);
     for flag in ["--ignore-done", "--adopt"] {
         rot(&world.dst.join("other"));
-        std::fs::remove_file(world.dst.join("a/small")).unwrap();
+        std::fs::remove_file(world.dst.join("grows")).unwrap();
         let summary = world.sync(&to, args![flag]);
         assert_eq!(summary["verified"]["different"], 2, "{summary}");
         assert_same_tree(&world.src, &world.dst);
@@ -117,7 +117,7 @@ fn a_check_of_contents_is_refused_like_other_requests() {
     assert_eq!(ask(&digest, "").status, 400);
     assert_eq!(ask(&digest, "{\"name\": 1, \"paths\": [\"../x\"]}").status, 400);
     assert_eq!(ask(&"0".repeat(64), "{\"name\": 1}").status, 409);
-    let answer = ask(&digest, "{\"name\": 1, \"paths\": [\"a/small\", \"none\"]}");
+    let answer = ask(&digest, "{\"name\": 1, \"paths\": [\"a/small\", \"a/link\", \"none\"]}");
     assert_eq!(
         (answer.status, &answer.json()["files"], &answer.json()["bytes"]),
         (200, &1.into(), &5.into())

@@ -313,6 +313,77 @@ fn a_change_without_room_delays_no_other_archive() {
     }
 }
 
+/// A copy to a folder of this host says what it needs before it copies anything, and waits for
+/// nothing.
+#[test]
+fn a_local_copy_without_room_ends_at_once() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    let mut tree = Tree::new(&src, 230);
+    for number in 0..10 {
+        tree.noise(format!("{number}"), 2_000_000);
+    }
+    let Some(disk) = Mount::tmpfs(&lab.path("mnt"), "size=40m") else { return };
+    let first = ballast(&disk.path, 24 << 20);
+    let dst = disk.path.join("dst");
+    let sync = |more: Vec<std::ffi::OsString>| {
+        let start = Instant::now();
+        let flags = args!["-db", lab.path("i"), "-dbp", lab.path("p"), "-s", "300000", "-p", "2"];
+        let output = lab.sync(&src, &dst, [flags, more].concat());
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+        output
+    };
+    let output = sync(vec![]).code(4);
+    assert!(output.stderr.contains("the copy needs 20,000,000 bytes"), "{}", output.stderr);
+    assert!(output.stderr.contains(&format!("{} has 1", dst.display())), "{}", output.stderr);
+    assert!(output.stderr.contains("--no-space-check"), "{}", output.stderr);
+    assert!(!dst.exists());
+    // Where the forecast is wrong, the copy goes as far as there is room.
+    let output = sync(args!["--no-space-check"]).code(4);
+    assert!(!output.stderr.contains("the copy needs"), "{}", output.stderr);
+    assert!(!output.stderr.contains("trying again"), "{}", output.stderr);
+    assert!(nothing_torn(&src, &dst) > 0);
+    // What is there already is not needed.
+    std::fs::remove_file(&first).unwrap();
+    sync(vec![]).code(0);
+    assert_same_tree(&src, &dst);
+    // All is changed: each file gives its room to the next one.
+    for number in 0..10 {
+        tree.noise(format!("{number}"), 2_000_000);
+    }
+    let stat = rustix::fs::statvfs(&disk.path).unwrap();
+    ballast(&disk.path, (stat.f_bavail * stat.f_frsize) as usize - 12_000_000);
+    sync(vec![]).code(0);
+    assert_same_tree(&src, &dst);
+    // A later run says it, too.
+    tree.noise("new", 30_000_000);
+    sync(vec![]).code(4).says("the copy needs 30,000,000 bytes");
+    disk.unmount();
+}
+
+/// A receiver that others may free is waited for; what it lacks is said at once, and once.
+#[test]
+fn a_remote_copy_without_room_warns_once() {
+    let lab = Lab::new();
+    let (src, db) = source(&lab);
+    let Some(disk) = Mount::tmpfs(&lab.path("dst"), "size=16m") else { return };
+    let ballast = ballast(&disk.path, 8 << 20);
+    let proxy = lab.proxy(&disk.path);
+    let mut sender = lab.upload_cmd(&src, &db, &proxy.url, args!["-s", "100000"]).spawn();
+    wait_until("the sender waits for space", PATIENCE, || {
+        sender.has_ended() || sender.stderr_so_far().contains("no space left")
+    });
+    std::thread::sleep(Duration::from_secs(8));
+    let said = sender.stderr_so_far();
+    assert_eq!(said.matches("the copy needs ").count(), 1, "{said}");
+    assert_eq!(said.matches("no space left").count(), 1, "{said}");
+    std::fs::remove_file(ballast).unwrap();
+    sender.wait().code(0);
+    assert_same_tree(&src, &disk.path);
+    drop(proxy);
+    disk.unmount();
+}
+
 /// Writes to the file system of `dst` until nothing fits any more.
 fn fill(disk: &Path) -> PathBuf {
     let path = disk.join("fill");

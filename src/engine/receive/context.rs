@@ -135,6 +135,15 @@ impl Context {
 
 /// Space.
 impl Context {
+    /// The bytes that are free for content: not the reserve.
+    ///
+    /// # Errors
+    /// The file system does not answer.
+    pub(crate) fn free_for_content(&self) -> Result<u64> {
+        let reserve = RESERVE_BYTES.saturating_sub(self.sink.held_bytes());
+        Ok(self.sink.free_bytes()?.saturating_sub(reserve))
+    }
+
     /// Checks that `needed_bytes` fit on the disk.
     ///
     /// # Errors

@@ -201,6 +201,16 @@ impl Receiver {
         Ok(Status { source_id, source, ..status })
     }
 
+    /// The same, with whether what is missing fits on the disk.
+    ///
+    /// # Errors
+    /// As [`Receiver::status`], or the file system does not answer.
+    pub fn status_with_space(&self, tar_id: u64, block_size: u64, from: u64) -> Result<Status> {
+        let archive = open::get(&self.context, tar_id)?;
+        let space = Some(files::space::forecast(&self.context, &archive)?);
+        Ok(Status { space, ..archive.progress.status(block_size, from)? })
+    }
+
     /// Makes everything so far durable and known to the journal: for a graceful stop.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ mod checks;
 mod dry_index;
 mod naming;
 mod precheck;
+mod space;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +34,7 @@ use super::receive::compare_folder;
 use super::stream::stream;
 use super::tasks::{blocking, until_cancelled};
 use super::upload::{
-    ContentScope, DeletePolicy, UploadOptions, UploadReport, compare, plan_from_nothing, upload,
+    ContentScope, DeletePolicy, SpacePolicy, UploadOptions, UploadReport, compare, plan_from_nothing, upload,
 };
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{AdoptRequest, Similarity};
@@ -167,6 +168,7 @@ impl Job {
             // To ask a receiver would mean to make its folder.
             return self.compare_with_nothing(folder).await;
         }
+        self.check_first_copy().await?;
         // Not earlier: a run that is refused leaves nothing behind.
         let new_folder = self.destination.make_folder()?;
         let transfer = async |client| {
@@ -271,6 +273,9 @@ impl Job {
     /// Everything that needs the receiver.
     async fn transfer(&self, tar_id: u64, client: &Arc<dyn ReceiverClient>) -> Result<SyncReport> {
         let mut options = UploadOptions { tar_id, ..self.upload_options() };
+        if let (Destination::Folder { path, .. }, SpacePolicy::Warn) = (&self.destination, &options.space) {
+            options.space = SpacePolicy::Refuse(path.clone());
+        }
         let kept = &self.options.index.database;
         let adoption = match self.adopt.clone() {
             Some(request) => Adoption::begin(kept, request, client.clone(), &*self.monitor).await?,

@@ -18,6 +18,18 @@ pub enum ContentScope {
     Paths(Vec<String>),
 }
 
+/// What to do before a byte is sent for which the receiver seems to have no room.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum SpacePolicy {
+    /// Say so, and go on: space may be freed meanwhile.
+    #[default]
+    Warn,
+    /// Say so, and stop: it is this folder of this host, and nobody waits for space there.
+    Refuse(PathBuf),
+    /// Nothing: the file system may hold more than it says.
+    Ignore,
+}
+
 /// What to send, and how.
 #[derive(Debug, Clone)]
 pub struct UploadOptions {
@@ -35,6 +47,8 @@ pub struct UploadOptions {
     pub last: Option<u64>,
     /// Blocks that are read, compressed and sent at once.
     pub workers: usize,
+    /// What to do where the receiver has no room for what it misses.
+    pub space: SpacePolicy,
     /// What the receiver reads: contents that are not what the index says are sent again.
     pub verify: ContentScope,
     /// Send what the receiver has already, too.
@@ -71,6 +85,7 @@ impl Default for UploadOptions {
             first: 0,
             last: None,
             workers: 5,
+            space: SpacePolicy::Warn,
             verify: ContentScope::Nothing,
             ignore_done: false,
             dry_run: false,

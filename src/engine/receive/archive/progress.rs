@@ -612,6 +612,7 @@ impl Progress {
             sealed: head.sealed,
             source_id: None,
             source: None,
+            space: None,
         })
     }
 }

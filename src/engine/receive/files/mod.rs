@@ -8,4 +8,5 @@ pub(crate) mod metadata;
 pub(crate) mod others;
 pub(crate) mod publish;
 pub(crate) mod published;
+pub(crate) mod space;
 pub(crate) mod verify;

@@ -157,7 +157,8 @@ impl ContentCheck {
             for path in &self.request.paths {
                 let bytes = unprintable(path).ok_or_else(no_path)?;
                 let path = EntryPath::new(bytes).map_err(|_| no_path())?;
-                if let Some(id) = index.id_of(&path)?.filter(|&id| published.contains(id..id + 1)) {
+                let file = index.hardlink_at(&path)?.unwrap_or(path);
+                if let Some(id) = index.id_of(&file)?.filter(|&id| published.contains(id..id + 1)) {
                     wanted.insert(id..id + 1);
                 }
             }
