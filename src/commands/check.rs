@@ -4,11 +4,14 @@ use super::args;
 use super::environment::{default_database, threads};
 use super::index_file::warn_of_overwritten;
 use super::output::{Outcome, Output, human_count};
+use super::repair::{self, Damage};
+use super::report::{upload_fields, upload_text};
 use super::s3::S3Args;
-use super::signals::interruptible;
+use super::signals::{cancelled_by_signal, interruptible};
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::db::generation::rebuild;
 use crate::engine::check::{CheckOptions, CheckReport, Finding, check};
+use crate::engine::upload::UploadReport;
 use crate::error::{ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
@@ -25,8 +28,9 @@ Examples:
   tar-like check -b /srv/copy -db /tmp/data.sqlite --extra
   tar-like check -b /srv/copy -f 0 -l 99          only files of the first 100 blocks
   tar-like check -b /srv/old-copy --generation 3  compare with an earlier generation
+  tar-like check -b /srv/copy --repair /data      take what differs from /data again
 
-Exit codes: 0 no difference, 1 differences, unverified files or an error, 2 wrong usage.";
+Exit codes: 0 no difference, or all was repaired, 1 differences, unverified files or an error, 2 wrong usage.";
 
 const DEFAULT_BASE: &str = "tmp/recv";
 
@@ -60,6 +64,10 @@ pub(super) struct CheckArgs {
     /// Compare names and contents only, not permissions, times and owners
     #[arg(long)]
     no_metadata: bool,
+    /// Take what differs or is missing from here again: the folder that was copied, or
+    /// s3://bucket/prefix. No receiver may be running on the copy
+    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["use_s3", "generation"])]
+    repair: Option<PathBuf>,
     #[command(flatten)]
     s3: S3Args,
 }
@@ -82,6 +90,11 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
         }
         None => None,
     };
+    let source = match args.repair {
+        Some(given) => Some((repair::source(&given, &args.base_folder, args.s3, output).await?, given)),
+        None => None,
+    };
+    let (base, index) = (args.base_folder.clone(), database.clone());
     let options = CheckOptions {
         base: args.base_folder,
         bucket,
@@ -96,19 +109,55 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
     };
     output.notice(Notice::Phase("checking"));
     let watch = output.watch();
-    let monitor = output.clone();
-    let report =
-        interruptible(output, move || check(&options, &*monitor, |finding| tell(finding, &monitor))).await?;
+    let (report, damage) = compare(options, output).await?;
+    let repaired = match source {
+        Some((source, given)) if damage.count > 0 => {
+            let job = repair::run(source, base, index, damage, output.clone());
+            Some((cancelled_by_signal(output, job).await?, given))
+        }
+        _ => None,
+    };
+    let outcome = outcome(&report, repaired.as_ref());
     drop(watch);
-    Ok(Outcome {
+    Ok(outcome)
+}
+
+/// Compares, and collects what could be repaired.
+async fn compare(options: CheckOptions, output: &Arc<Output>) -> Result<(CheckReport, Damage)> {
+    let monitor = output.clone();
+    interruptible(output, move || {
+        let mut damage = Damage::default();
+        let report = check(&options, &*monitor, |finding| {
+            damage.add(finding);
+            tell(finding, &monitor)
+        })?;
+        Ok((report, damage))
+    })
+    .await
+}
+
+fn outcome(report: &CheckReport, repaired: Option<&(UploadReport, PathBuf)>) -> Outcome {
+    let is_equal = match repaired {
+        None => report.is_equal(),
+        // Neither what the index does not have nor what it cannot verify was repaired.
+        Some((upload, _)) => {
+            upload.complete && upload.failed_total == 0 && (report.extra, report.unverified) == (0, 0)
+        }
+    };
+    let mut text = describe(report);
+    if let Some((upload, given)) = repaired {
+        let state = if upload.complete { "repaired" } else { "NOT repaired" };
+        text.push_str(&format!("; {state} from {}: {}", given.display(), upload_text(upload)));
+    }
+    Outcome {
         command: "check",
-        exit: if report.is_equal() { 0 } else { ErrorKind::Different.exit_code() },
-        text: describe(&report),
+        exit: if is_equal { 0 } else { ErrorKind::Different.exit_code() },
+        text,
         fields: json!({
             "ok": report.ok, "different": report.different, "missing": report.missing, "extra": report.extra,
-            "unverified": report.unverified,
+            "unverified": report.unverified, "repair": repaired.map(|(upload, _)| upload_fields(upload)),
         }),
-    })
+    }
 }
 
 /// Writes a finding as a line, with tabs between the columns.

@@ -41,6 +41,18 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// For a receiver in this process alone.
+    pub(super) fn of_this_process(output: &Arc<Output>) -> Self {
+        let connect = ConnectArgs {
+            tar_id: None,
+            tls: TlsArgs::default(),
+            token_file: None,
+            stall_timeout: 900,
+            block_timeout: 300,
+        };
+        Self { connect, connections: 5, bandwidth: None, output: output.clone() }
+    }
+
     /// The token that the flags or the environment give.
     pub(super) fn token(&self) -> Result<Option<String>> {
         read_token(self.connect.token_file.as_deref())

@@ -44,6 +44,7 @@ mod plan;
 mod progress_line;
 mod proxy;
 mod rc_file;
+mod repair;
 mod report;
 mod rewind;
 mod rsync_flags;

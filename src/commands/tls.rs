@@ -6,7 +6,7 @@ use crate::telemetry::{Monitor, Notice};
 use clap::Args;
 use std::path::PathBuf;
 
-#[derive(Args)]
+#[derive(Default, Args)]
 pub(super) struct TlsArgs {
     /// Do not verify the receiver's certificate
     #[arg(long)]

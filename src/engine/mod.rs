@@ -20,6 +20,7 @@ mod opener;
 mod pipeline;
 pub mod plan;
 pub mod receive;
+pub mod repair;
 pub mod rewind;
 mod spill;
 pub mod stream;

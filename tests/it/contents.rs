@@ -4,7 +4,7 @@
 use crate::support::{Lab, Tree, assert_same_tree, set_mtime};
 use serde_json::Value;
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A source in its second generation, and its copy at `to`.
@@ -126,4 +126,68 @@ fn a_check_of_contents_is_refused_like_other_requests() {
         proxy.request("POST", "/tar/7/verify", &[("x-tar-like-index", &*digest)], b"{\"name\":1}").status,
         404
     );
+}
+
+/// `check --repair` asks for exactly what it found, from a folder whose copy a receiver made, and
+/// from one that only looks like it.
+#[test]
+fn a_check_repairs_what_it_finds() {
+    for is_known in [true, false] {
+        let world = World::new(403);
+        let to: OsString = world.dst.clone().into();
+        world.sync(&to, vec![]);
+        world.grow();
+        world.sync(&to, vec![]);
+        if !is_known {
+            std::fs::remove_dir_all(world.dst.join(".tar-like")).unwrap();
+        }
+        std::fs::write(world.dst.join("foreign"), "stays").unwrap();
+        let check = |more: Vec<OsString>| {
+            world
+                .lab
+                .run([args!["check", "-b", world.dst, "-db", world.lab.path("db"), "--json"], more].concat())
+        };
+        let repair = || check(args!["--repair", world.src]);
+        assert_eq!(repair().code(0).summary()["repair"], Value::Null);
+        rot(&world.dst.join("grows"));
+        std::fs::remove_file(world.dst.join("a/small")).unwrap();
+        std::fs::remove_file(world.dst.join("other")).unwrap();
+        std::fs::set_permissions(world.dst.join("large"), PermissionsExt::from_mode(0o600)).unwrap();
+        let found = check(vec![]).code(1).summary();
+        let summary = repair().code(0).summary();
+        assert_eq!((&summary["different"], &summary["missing"]), (&found["different"], &found["missing"]));
+        let sent = summary["repair"]["sent_bytes"].as_u64().unwrap();
+        assert!((570_000..3_000_000).contains(&sent), "{summary}");
+        check(vec![]).code(0);
+        assert_eq!(std::fs::read(world.dst.join("foreign")).unwrap(), b"stays");
+        std::fs::remove_file(world.dst.join("foreign")).unwrap();
+        assert_same_tree(&world.src, &world.dst);
+        // What the source has no more as it was indexed cannot be repaired.
+        rot(&world.dst.join("other"));
+        std::fs::write(world.src.join("other"), "other now").unwrap();
+        let output = repair().code(1);
+        assert!(output.stdout.contains("\"failed_total\":1"), "{}", output.stdout);
+    }
+}
+
+#[test]
+fn a_repair_needs_a_source_and_the_index_of_the_copy() {
+    let world = World::new(404);
+    let to: OsString = world.dst.clone().into();
+    world.sync(&to, vec![]);
+    let other = world.lab.path("other.sqlite");
+    world.lab.run(args!["index", "-b", world.src.join("a"), "-db", other]).code(0);
+    let check = |db: &Path, from: &std::ffi::OsStr| {
+        world.lab.run(args!["check", "-b", world.dst, "-db", db, "--repair", from])
+    };
+    check(&world.lab.path("db"), "http://localhost:1/tar".as_ref())
+        .code(2)
+        .says("sync SOURCE URL --checksum");
+    check(&world.lab.path("db"), "host:/x".as_ref()).code(2);
+    check(&other, world.src.as_os_str()).code(1).says("the copy is of another index");
+    let proxy = world.lab.proxy(&world.dst);
+    rot(&world.dst.join("other"));
+    check(&world.lab.path("db"), world.src.as_os_str()).code(1);
+    drop(proxy);
+    check(&world.lab.path("db"), world.src.as_os_str()).code(0);
 }

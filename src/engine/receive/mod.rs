@@ -41,6 +41,7 @@ pub use finish::jobs::FinishJob;
 pub use gc::{Garbage, collect_garbage};
 pub use index::adopt::{AdoptJob, compare_folder};
 pub use index::change::ChangeOptions;
+pub use state_files::archive_with;
 
 use super::buffers::Buffers;
 use crate::archive::digest::IndexDigest;
@@ -208,7 +209,7 @@ impl Receiver {
     pub fn status_with_space(&self, tar_id: u64, block_size: u64, from: u64) -> Result<Status> {
         let archive = open::get(&self.context, tar_id)?;
         let space = Some(files::space::forecast(&self.context, &archive)?);
-        Ok(Status { space, ..archive.progress.status(block_size, from)? })
+        Ok(Status { space, ..self.status(tar_id, block_size, from)? })
     }
 
     /// Makes everything so far durable and known to the journal: for a graceful stop.

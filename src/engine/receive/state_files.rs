@@ -2,6 +2,7 @@
 //! never used twice in an archive, so neither are these names.
 
 use crate::archive::digest::IndexDigest;
+use crate::archive::path::STATE_DIR;
 use crate::db::file;
 use crate::db::journal::ArchiveState;
 use crate::error::{Error, Result};
@@ -10,6 +11,23 @@ use std::path::{Path, PathBuf};
 /// The name of an index in the folder `archives`.
 pub(crate) fn index_name(tar_id: u64, digest: &IndexDigest, generation: u64) -> String {
     format!("{tar_id}-{digest}.{generation}.sqlite")
+}
+
+/// The number of the archive whose index in the folder `base` of a receiver has this digest; if none
+/// has, that of the only archive there is, whose index may have come as a log.
+#[must_use]
+pub fn archive_with(base: &Path, digest: &IndexDigest) -> Option<u64> {
+    let names = std::fs::read_dir(base.join(STATE_DIR).join("archives")).ok()?;
+    let names = names.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let archives: Vec<(u64, bool)> = names
+        .filter(|name| name.ends_with(".sqlite"))
+        .filter_map(|name| {
+            let (number, rest) = name.split_once('-')?;
+            Some((number.parse().ok()?, rest.starts_with(&digest.to_string())))
+        })
+        .collect();
+    let named = archives.iter().find(|(_, is_named)| *is_named);
+    named.or(archives.first().filter(|_| archives.len() == 1)).map(|(number, _)| *number)
 }
 
 /// The name of the active index of an archive in the journal.

@@ -1,0 +1,94 @@
+//! `check --repair`: what the check has found is taken from the source again.
+
+use super::connect::Connection;
+use super::destination::refuse_remote_source;
+use super::environment::threads;
+use super::local_receiver::LocalReceiver;
+use super::output::Output;
+use super::s3::{Place, S3Args};
+use crate::engine::check::Finding;
+use crate::engine::destination::Destination;
+use crate::engine::repair::{archive_number, repair};
+use crate::engine::upload::{ContentScope, UploadOptions, UploadReport};
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::Source;
+use crate::source::disk::DiskSource;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What of a list of paths fits into a request, in bytes. With more, all files are read again.
+const MAX_PATHS_BYTES: usize = 512 << 10;
+
+/// Paths that are to be repaired.
+#[derive(Default)]
+pub(super) struct Damage {
+    paths: Vec<String>,
+    bytes: usize,
+    pub(super) count: u64,
+}
+
+impl Damage {
+    pub(super) fn add(&mut self, finding: &Finding) {
+        let (Finding::Different(path, _) | Finding::Missing(path)) = finding else { return };
+        self.count += 1;
+        self.bytes += 2 * path.len() + 8;
+        match self.bytes <= MAX_PATHS_BYTES {
+            true => self.paths.push(path.clone()),
+            false => self.paths.clear(),
+        }
+    }
+
+    fn scope(self) -> ContentScope {
+        if self.bytes <= MAX_PATHS_BYTES { ContentScope::Paths(self.paths) } else { ContentScope::All }
+    }
+}
+
+/// Where the files of the copy `base` come from.
+pub(super) async fn source(
+    given: &Path,
+    base: &Path,
+    s3: S3Args,
+    output: &Arc<Output>,
+) -> Result<Arc<dyn Source>> {
+    if !base.is_dir() {
+        let what = format!("{} is not a folder", base.display());
+        return Err(Error::new(ErrorKind::Usage, what).with_hint("only a folder can be repaired"));
+    }
+    let text = given.to_str().unwrap_or_default();
+    if text.starts_with("http://") || text.starts_with("https://") {
+        let what = format!("{text} is a receiver, which sends nothing");
+        return Err(Error::new(ErrorKind::Usage, what).with_hint(
+            "give the folder that was copied, or s3://bucket/prefix. If it is on another host only, run there: \
+             tar-like sync SOURCE URL --checksum",
+        ));
+    }
+    if let Some(place) = Place::of_url(text) {
+        return Ok(s3.connect(place, output).await?);
+    }
+    refuse_remote_source(given)?;
+    Ok(Arc::new(DiskSource::open(given)?))
+}
+
+/// Brings `base` to what the index at `database` says.
+pub(super) async fn run(
+    source: Arc<dyn Source>,
+    base: PathBuf,
+    database: PathBuf,
+    damage: Damage,
+    output: Arc<Output>,
+) -> Result<UploadReport> {
+    let tar_id = archive_number(&base, &database)?.unwrap_or(0);
+    let scratch = std::env::temp_dir();
+    let own = tempfile::tempdir_in(&scratch).map_err(|e| Error::io("cannot make a temporary folder", e))?;
+    let options = UploadOptions {
+        database,
+        progress: own.path().join("progress.sqlite"),
+        tar_id,
+        verify: damage.scope(),
+        cores: threads(),
+        scratch,
+        ..UploadOptions::default()
+    };
+    let starter = Arc::new(LocalReceiver(Connection::of_this_process(&output)));
+    repair(source, Destination::Folder { path: base, starter }, options, output).await
+}
