@@ -95,13 +95,8 @@ impl Site {
         clean_up_after_the_dead();
         let site = Self { lab, name, gateway: gateway(), port: free_port() };
         docker_says(&["import", base_archive().to_str().unwrap(), &site.image("base")]);
-        // Most of the test's binary is debug information.
-        let binary = site.lab.path("tar-like");
-        let mut strip = Command::new("strip");
-        let stripped = run(strip.arg("-o").arg(&binary).arg(env!("CARGO_BIN_EXE_tar-like")));
-        assert!(stripped.status.success(), "{stripped:?}");
-        let made =
-            site.script("make-image", &["--base", &site.image("base"), "--binary", binary.to_str().unwrap()]);
+        let binary = env!("CARGO_BIN_EXE_tar-like");
+        let made = site.script("make-image", &["--base", &site.image("base"), "--binary", binary]);
         assert!(made.status.success(), "{made:?}");
         site
     }

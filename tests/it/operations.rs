@@ -21,12 +21,13 @@ fn names(text: &str, pattern: &str) -> BTreeSet<String> {
     pattern.find_iter(text).map(|name| name.as_str().to_owned()).collect()
 }
 
-const UNITS: [&str; 2] = ["tar-like-proxy.service", "tar-like-upload@.service"];
+const UNITS: [&str; 3] = ["tar-like-proxy.service", "tar-like-upload@.service", "tar-like-sync@.service"];
+const TIMERS: [&str; 2] = ["tar-like-upload@.timer", "tar-like-sync@.timer"];
 
 /// The units in a folder of the lab, with the built program in place of the installed one.
 fn units(lab: &Lab) -> PathBuf {
     let folder = lab.dir("units");
-    for unit in UNITS.into_iter().chain(["tar-like-upload@.timer"]) {
+    for unit in UNITS.into_iter().chain(TIMERS) {
         let text = read(&format!("systemd/{unit}"));
         // A manual page that is not installed here would count as a fault, too.
         let text: String =
@@ -57,8 +58,8 @@ fn systemd_finds_no_fault_with_the_units() {
     }
     let lab = Lab::new();
     let folder = units(&lab);
-    for unit in ["tar-like-proxy.service", "tar-like-upload@x.service", "tar-like-upload@x.timer"] {
-        let path = folder.join(unit);
+    for unit in UNITS.into_iter().chain(TIMERS).map(|unit| unit.replace('@', "@x")) {
+        let path = folder.join(&unit);
         if let Some((name, rest)) = unit.split_once("@x") {
             std::fs::copy(folder.join(format!("{name}@{rest}")), &path).unwrap();
         }
@@ -68,8 +69,8 @@ fn systemd_finds_no_fault_with_the_units() {
         assert!(ours.is_empty() && output.code == 0, "{unit}: {output:?}");
     }
     // In tenths: 0 is a service that may do nothing, 100 one that may do everything.
-    for (unit, most) in UNITS.into_iter().zip(["20", "25"]) {
-        let path = folder.join(unit);
+    for (unit, most) in UNITS.into_iter().zip(["20", "25", "25"]) {
+        let path = folder.join(&unit);
         analyze(&lab, args!["security", "--offline=yes", format!("--threshold={most}"), path]).code(0);
     }
 }
@@ -140,6 +141,8 @@ fn the_filters_of_the_units_let_our_system_calls_pass() {
         .wrap(traced("upload"))
         .run()
         .code(0);
+    let sync = args!["sync", src, proxy.url, "--tar-id", "1", "--compress", "zstd"];
+    lab.cmd(sync).wrap(traced("sync")).run().code(0);
     assert_eq!(proxy.request("GET", "/metrics", &[], b"").status, 200);
     let pid = proxy.pid();
     proxy.term_and_wait().code(0);
@@ -148,7 +151,7 @@ fn the_filters_of_the_units_let_our_system_calls_pass() {
         trace.lines().any(|line| line.starts_with(&format!("{pid} ")) && line.contains("+++ exited"))
     });
     let call = Regex::new(r"(?m)^\d+ +(?:<\.\.\. )?([a-z_0-9]+)(?:\(| resumed)").unwrap();
-    for (file, unit) in ["proxy", "upload"].into_iter().zip(UNITS) {
+    for (file, unit) in ["proxy", "upload", "sync"].into_iter().zip(UNITS) {
         let trace = std::fs::read_to_string(lab.path(file)).unwrap();
         let made: BTreeSet<String> = call.captures_iter(&trace).map(|found| found[1].to_owned()).collect();
         assert!(made.len() > 25 && made.contains("openat"), "the trace is not understood: {made:?}");

@@ -29,7 +29,7 @@ fn a_release_has_everything_twice_the_same_and_a_program_that_runs() {
     assert_eq!(sums[0], sums[1], "two runs differ");
     let name = sums[0].split_whitespace().nth(1).unwrap();
     assert!(name.starts_with(&format!("tar-like-{}-", env!("CARGO_PKG_VERSION"))), "{name}");
-    assert_eq!(std::fs::read_dir(&outs[0]).unwrap().count(), 2, "nothing but the archive and its sum");
+    assert_eq!(std::fs::read_dir(&outs[0]).unwrap().count(), 3, "nothing but these and their sums");
     let shell =
         |line: &str| lab.cmd(args!["-euc", line, outs[0]]).program(Path::new("sh")).run().code(0).stdout;
     shell("cd \"$0\"; sha256sum -c --quiet SHA256SUMS; tar -xf *.tar.gz");
@@ -48,6 +48,11 @@ fn a_release_has_everything_twice_the_same_and_a_program_that_runs() {
         "docs/cli.md",
         "docs/guide/first-copy.md",
         "docs/systemd/tar-like-proxy.service",
+        "docs/systemd/tar-like-sync@.service",
+        "docs/systemd/tar-like-sync@.timer",
+        "scripts/docker/sync",
+        "scripts/ca-fetch",
+        "scripts/ca-check",
         "docs/monitoring/alerts.yaml",
     ] {
         assert!(std::fs::metadata(root.join(file)).is_ok_and(|m| m.len() > 0), "{file} is not there");
@@ -55,6 +60,11 @@ fn a_release_has_everything_twice_the_same_and_a_program_that_runs() {
     // Stripped, and still working.
     let packed = root.join("tar-like");
     assert!(std::fs::metadata(&packed).unwrap().len() < std::fs::metadata(binary).unwrap().len());
+    // What was stripped is beside it, under the name that the program has for it.
+    let debug = name.replace(".tar.gz", ".debug");
+    assert!(std::fs::metadata(outs[0].join(&debug)).unwrap().len() > 0);
+    let link = lab.cmd(args!["-p", ".gnu_debuglink", packed]).program(Path::new("readelf")).run().code(0);
+    assert!(link.stdout.contains(&debug), "{}", link.stdout);
     assert_eq!(
         lab.cmd(args!["--version"]).program(&packed).run().code(0).stdout,
         lab.run(args!["--version"]).stdout

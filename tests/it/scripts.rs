@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const RUNNING: [&str; 6] = ["shell", "index", "proxy", "upload", "check", "upload-s3"];
+const RUNNING: [&str; 7] = ["shell", "index", "proxy", "upload", "sync", "check", "upload-s3"];
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 fn script(name: &str) -> PathBuf {
@@ -190,6 +190,9 @@ fn the_default_commands_of_the_scripts() {
     ends("check", &[], &["tar-like", "check", "-b", "/data/rw/recv-test"]);
     ends("upload", &[], &["tar-like", "upload", "-b", "/data/ro", "-u", "http://172.17.0.1:8000/tar"]);
     ends("upload", &["-u", "http://x/"], &["tar-like", "upload", "-b", "/data/ro", "-u", "http://x/"]);
+    let url = "http://172.17.0.1:8000/tar";
+    let db = "/data/rw/.tar_like.sqlite";
+    ends("sync", &["--delete"], &["tar-like", "sync", "/data/ro", url, "-db", db, "--delete"]);
     ends("upload-s3", &[], &["tar-like", "upload", "--use-s3", "-u", "http://172.17.0.1:8000/tar"]);
     let end = ["tar-like", "proxy", "8000", "--bind", "0.0.0.0", "-b", "/data/rw/recv-test"];
     let asked = ends("proxy", &[], &end);
@@ -334,4 +337,47 @@ fn haproxy_gets_what_it_needs() {
     // A second start changes nothing.
     bench.asked("proxy-with-haproxy", &["--profile", "two", "up", "-d"]);
     assert_eq!(std::fs::read_to_string(secrets.join("token")).unwrap(), token);
+}
+
+/// The scripts for certificates, with a server of openssl.
+#[test]
+fn certificates_are_fetched_and_checked() {
+    need_tool("openssl", "apt-get install openssl");
+    let lab = Lab::new();
+    let at = |script: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
+    let run = |script: &str, more: Vec<OsString>| lab.cmd(more).program(&at(script)).run();
+    let certs = lab.path("certs");
+    run("make-certificate", args!["-o", certs, "localhost", "127.0.0.1"]).code(0);
+    let dst = lab.dir("dst");
+    let tls = args![
+        "--tls-cert",
+        certs.join("server.pem"),
+        "--tls-key",
+        certs.join("server-key.pem"),
+        "--insecure"
+    ];
+    // The receiver shows its own certificate alone, and with that of its authority.
+    let alone = lab.proxy_with(&dst, tls.clone());
+    run("ca-fetch", args![alone.url, lab.path("none.pem")]).code(1).says("ask its operator");
+    let chain = ["server.pem", "ca.pem"].map(|name| std::fs::read_to_string(certs.join(name)).unwrap());
+    let chain = lab.file("chain.pem", chain.concat());
+    let mut whole = tls;
+    whole[1] = chain.into();
+    let proxy = lab.proxy_with(&lab.dir("other"), whole);
+    let file = lab.path("fetched.pem");
+    let fetched = run("ca-fetch", args![proxy.url, file]).code(0);
+    assert!(fetched.stdout.contains("Fingerprint="), "{fetched:?}");
+    let pem = |path: &Path| std::fs::read_to_string(path).unwrap().trim().to_owned();
+    assert_eq!(pem(&file), pem(&certs.join("ca.pem")));
+    run("ca-fetch", args![proxy.url, file]).code(1).says("exists");
+    let checked = run("ca-check", args![proxy.url, file]).code(0).says("is accepted");
+    assert!(checked.stdout.contains("DNS:localhost"), "{checked:?}");
+    run("ca-check", args![proxy.url]).code(1).says("is refused");
+    run("ca-check", args!["127.0.0.1:1", file]).code(1).says("shows no certificate");
+    for wrong in [args!["ca-check"], args!["ca-check", "a b"], args!["ca-fetch", "x"]] {
+        run(wrong[0].to_str().unwrap(), wrong[1..].to_vec()).code(2);
+    }
+    for script in ["ca-check", "ca-fetch"] {
+        assert!(run(script, args!["--help"]).code(0).stdout.starts_with("Usage: scripts/ca-"));
+    }
 }
