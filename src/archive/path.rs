@@ -53,6 +53,15 @@ pub enum PathError {
     Reserved,
 }
 
+/// The folder below the receiver's base folder that takes what is deleted. A `/` at its end
+/// changes nothing.
+///
+/// # Errors
+/// It is absolute, or breaks another rule of paths in an archive.
+pub fn backup_folder(path: &[u8]) -> Result<EntryPath, PathError> {
+    EntryPath::new(path.strip_suffix(b"/").unwrap_or(path))
+}
+
 impl EntryPath {
     /// Checks `bytes`.
     ///

@@ -1,5 +1,6 @@
 //! Values and spellings of flags that clap does not know.
 
+use crate::archive::path;
 use crate::engine::upload::DeleteLimit;
 use crate::error::{Error, ErrorKind};
 use std::ffi::{OsStr, OsString};
@@ -10,19 +11,28 @@ const OLD: [(&[u8], &str); 2] = [(b"-db", "--database"), (b"-dbp", "--database-p
 
 /// Replaces `-db` and `-dbp` by `--database` and `--database-progress`.
 pub(super) fn old_spellings(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let (mut only_values, mut is_sync) = (false, false);
-    arguments
-        .into_iter()
-        .map(|argument| {
-            only_values |= argument == "--";
-            is_sync |= argument == "sync";
-            match (only_values, is_sync) {
-                (true, _) => argument,
-                (false, true) => without_help(replace(argument)),
-                (false, false) => replace(argument),
-            }
-        })
-        .collect()
+    let (mut only_values, mut is_sync, mut of_sync) = (false, false, 0);
+    let mut all: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        only_values |= argument == "--";
+        of_sync += usize::from(is_sync);
+        is_sync |= argument == "sync";
+        all.push(match (only_values, is_sync) {
+            (true, _) => argument,
+            (false, true) => without_help(replace(argument)),
+            (false, false) => replace(argument),
+        });
+    }
+    // As rsync's: help if it is alone, and otherwise sizes that people can read.
+    if of_sync > 1 {
+        let end = all.iter().position(|argument| argument == "--").unwrap_or(all.len());
+        let (mut number, sync) = (0, all.iter().position(|argument| argument == "sync").unwrap_or(end));
+        all.retain(|argument| {
+            number += 1;
+            argument != "-h" || number <= sync || number > end
+        });
+    }
+    all
 }
 
 /// The flags of `sync` that take no value, by their letters, `-h` among them.
@@ -104,6 +114,17 @@ pub(super) fn limit(text: &str) -> Result<DeleteLimit, String> {
     }
 }
 
+/// A folder below the receiver's base folder. The receiver checks it, too, but only when
+/// everything is sent.
+pub(super) fn backup_folder(text: &str) -> Result<String, String> {
+    match path::backup_folder(text.as_bytes()) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(why) => {
+            Err(format!("the path {why}; name a folder below the receiver's base folder, by a relative path"))
+        }
+    }
+}
+
 /// Checks `-f` and `-l`, both inclusive.
 pub(super) fn block_range(first: u64, last: Option<u64>) -> Result<(), Error> {
     match last {
@@ -134,6 +155,20 @@ mod tests {
         let wanted =
             ["t", "upload", "--database", "a", "--database-progress=b", "--", "-db"].map(OsString::from);
         assert_eq!(old_spellings(given), wanted);
+    }
+
+    #[test]
+    fn h_is_help_alone_and_human_readable_among_others() {
+        let read = |line: &str| {
+            let all = old_spellings(line.split(' ').map(OsString::from));
+            all.join(OsStr::new(" ")).into_string().unwrap()
+        };
+        assert_eq!(read("t sync -h"), "t sync -h");
+        assert_eq!(read("t -h"), "t -h");
+        assert_eq!(read("t index -b x -h"), "t index -b x -h");
+        assert_eq!(read("t sync -av -h a b"), "t sync -av a b");
+        assert_eq!(read("t sync -avh a b"), "t sync -av a b");
+        assert_eq!(read("t sync -av a -- -h"), "t sync -av a -- -h");
     }
 
     #[test]

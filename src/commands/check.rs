@@ -24,7 +24,7 @@ Each difference is a line on standard output: `different`, `missing` or `extra`,
 it differs. `unverified` is a file whose digest the index does not have.
 
 Examples:
-  tar-like check -b /srv/copy
+  tar-like check /srv/copy
   tar-like check -b /srv/copy -db /tmp/data.sqlite --extra
   tar-like check -b /srv/copy -f 0 -l 99          only files of the first 100 blocks
   tar-like check -b /srv/old-copy --generation 3  compare with an earlier generation
@@ -37,6 +37,9 @@ const DEFAULT_BASE: &str = "tmp/recv";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct CheckArgs {
+    /// The same as -b, or s3://bucket/prefix
+    #[arg(value_name = "FOLDER", conflicts_with = "base_folder")]
+    folder: Option<PathBuf>,
     /// The folder to compare, or the file or block device that was indexed
     #[arg(short, long, value_name = "PATH", default_value = DEFAULT_BASE)]
     base_folder: PathBuf,
@@ -74,10 +77,8 @@ pub(super) struct CheckArgs {
 
 pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome> {
     args::block_range(args.first_block, args.last_block)?;
-    let bucket = match args.use_s3 {
-        true => Some(args.s3.connect(args.s3.place(&args.base_folder, DEFAULT_BASE)?, output).await?),
-        false => None,
-    };
+    let base = args.folder.unwrap_or(args.base_folder);
+    let bucket = args.s3.bucket(args.use_s3, &base, DEFAULT_BASE, output).await?;
     let mut database = args.database.map_or_else(default_database, Ok)?;
     warn_of_overwritten(&database, output)?;
     // Removed when this function ends.
@@ -96,7 +97,7 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
     };
     let (base, index) = (args.base_folder.clone(), database.clone());
     let options = CheckOptions {
-        base: args.base_folder,
+        base,
         bucket,
         database,
         first: args.first_block,

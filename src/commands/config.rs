@@ -23,7 +23,7 @@ over /etc/tar-like.conf, and this one over the default.
 The variable of an option is TARLIKE_ and its name in upper case, with _ for -: TARLIKE_DRY_RUN for
 --dry-run. 1, yes, true and on switch an option on; 0, no, false, off and an empty text do not. An
 option that may be given several times takes one value a line. These have no variable, and must be
-given each time: --clean, --insecure, --ignore-ca, --ignore-errors, --moved.
+given each time: --clean, --replace-source, --insecure, --ignore-ca, --ignore-errors, --moved.
 
 Examples:
   tar-like config                                 every variable that tar-like reads

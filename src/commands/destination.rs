@@ -12,6 +12,7 @@ use std::sync::Arc;
 /// # Errors
 /// The address is of another kind, or the client cannot be made.
 pub(super) fn destination(given: &Path, connection: Connection) -> Result<Destination> {
+    refuse_mistyped(given)?;
     let address = given.to_str().filter(|text| text.contains("://"));
     match address {
         Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
@@ -36,6 +37,7 @@ pub(super) fn destination(given: &Path, connection: Connection) -> Result<Destin
 /// # Errors
 /// [`ErrorKind::Usage`], with what to type.
 pub(super) fn refuse_remote_source(given: &Path) -> Result<()> {
+    refuse_mistyped(given)?;
     match given.to_str().filter(|text| text.contains("://")) {
         Some(url) => {
             let error = Error::new(ErrorKind::Usage, format!("{url} is no source that can be read"));
@@ -45,6 +47,26 @@ pub(super) fn refuse_remote_source(given: &Path) -> Result<()> {
             ))
         }
         None => refuse_remote(given),
+    }
+}
+
+/// Refuses what looks like an address with a colon or a slash too few: it would be a path.
+///
+/// # Errors
+/// [`ErrorKind::Usage`], with the address that may be meant.
+fn refuse_mistyped(given: &Path) -> Result<()> {
+    let text = given.to_string_lossy();
+    let meant = ["http", "https", "s3"].into_iter().find_map(|scheme| {
+        let (first, rest) = text.split_at_checked(scheme.len())?;
+        let host = rest.trim_start_matches([':', '/']);
+        let between = &rest[..rest.len() - host.len()];
+        let is_address = matches!(between, ":" | ":/" | "//" | ":///");
+        (first.eq_ignore_ascii_case(scheme) && is_address).then(|| format!("{scheme}://{host}"))
+    });
+    match meant {
+        None => Ok(()),
+        Some(meant) => Err(Error::new(ErrorKind::Usage, format!("{text} is no address"))
+            .with_hint(format!("type {meant}; for a path of this host, ./{text}"))),
     }
 }
 
@@ -79,6 +101,20 @@ mod tests {
         }
         for local in ["", "x", "./h:x", "/h:x", "x/h:y", "../h:", "u@h"] {
             assert!(refuse_remote(Path::new(local)).is_ok(), "{local}");
+        }
+        for (wrong, meant) in [
+            ("http:/127.0.0.1:8000/tar", "http://127.0.0.1:8000/tar"),
+            ("https//host/tar", "https://host/tar"),
+            ("http:host:8000/tar", "http://host:8000/tar"),
+            ("HTTP:///host", "http://host"),
+            ("s3:/bucket/x", "s3://bucket/x"),
+        ] {
+            let hint = refuse_mistyped(Path::new(wrong)).unwrap_err().hint().map(str::to_owned);
+            assert!(hint.unwrap().contains(&format!("type {meant};")), "{wrong}");
+        }
+        for right in ["http://h/tar", "https://h", "s3://b", "http", "https/x", "s3x", "./http:/x", "httpd/x"]
+        {
+            assert!(refuse_mistyped(Path::new(right)).is_ok(), "{right}");
         }
         let hint = refuse_remote(Path::new("root@web:9000/tar")).unwrap_err().hint().map(str::to_owned);
         assert!(hint.unwrap().contains("http://web:9000/tar"));

@@ -28,7 +28,7 @@ Exit codes: 0 done, 1 error, 2 wrong usage.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct GcArgs {
-    /// The base folder of a receiver
+    /// The base folder of a receiver; this, or -db, is needed
     #[arg(short, long, value_name = "FOLDER", required_unless_present = "database")]
     base_folder: Option<PathBuf>,
     /// An index, or the backup of one, also -db

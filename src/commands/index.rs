@@ -18,10 +18,10 @@ use std::sync::Arc;
 
 const EXAMPLES: &str = "\
 Examples:
-  tar-like index -b /data
+  tar-like index /data
   tar-like index -c -b /data -db /tmp/data.sqlite -x '\\.tmp$' -x '^cache/'
   tar-like index -b /data/disk.img -db image.sqlite
-  tar-like index -b /var/log -db logs.sqlite --append spot
+  tar-like index /var/log -db logs.sqlite --append spot
   tar-like index --use-s3 --s3-bucket photos --s3-prefix 2024 -db photos.sqlite
 
 Exit codes: 0 everything is indexed, 1 error, 2 wrong usage, 3 some entries were skipped (they are
@@ -32,6 +32,9 @@ const DEFAULT_BASE: &str = ".";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct IndexArgs {
+    /// The same as -b, or s3://bucket/prefix
+    #[arg(value_name = "SOURCE", conflicts_with = "base_folder")]
+    source: Option<PathBuf>,
     /// The folder, file or block device to index; with --use-s3 a prefix of the bucket
     #[arg(short, long, value_name = "PATH", default_value = DEFAULT_BASE)]
     base_folder: PathBuf,
@@ -62,12 +65,10 @@ pub(super) struct IndexArgs {
 
 pub(super) async fn run(args: IndexArgs, output: &Arc<Output>) -> Result<Outcome> {
     let database = args.database.map_or_else(default_database, Ok)?;
-    let bucket = match args.use_s3 {
-        true => Some(args.s3.connect(args.s3.place(&args.base_folder, DEFAULT_BASE)?, output).await?),
-        false => None,
-    };
+    let base = args.source.unwrap_or(args.base_folder);
+    let bucket = args.s3.bucket(args.use_s3, &base, DEFAULT_BASE, output).await?;
     let options = IndexOptions {
-        base: args.base_folder,
+        base,
         bucket,
         read_contents: !args.s3_no_md5,
         database,

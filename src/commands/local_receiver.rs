@@ -1,13 +1,15 @@
 //! A receiver on a folder of this host, in the process that sends to it.
 
 use super::connect::Connection;
+use super::output::Output;
 use crate::engine::destination::{StartReceiver, StartedReceiver};
-use crate::engine::receive::{Receiver, ReceiverOptions};
+use crate::engine::receive::{IN_USE_TIMEOUT, Receiver, ReceiverOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::Answer;
 use crate::server::{self, Access, AccessOptions, ServerOptions};
+use crate::telemetry::{Monitor, Notice};
 use rand::distr::{Alphanumeric, SampleString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
@@ -23,9 +25,21 @@ impl StartReceiver for LocalReceiver {
     }
 }
 
+/// Says that this process waits for another receiver.
+pub(super) fn tell_in_use(folder: &Path, output: &Output) {
+    output.notice(Notice::Warning(format!(
+        "another tar-like receiver uses {}; waiting up to {} seconds for its end",
+        folder.display(),
+        IN_USE_TIMEOUT.as_secs()
+    )));
+}
+
 impl LocalReceiver {
     async fn listen(&self, folder: PathBuf) -> Result<StartedReceiver> {
-        let open = move || Receiver::open(&folder, ReceiverOptions::default());
+        let output = self.0.output.clone();
+        let open = move || {
+            Receiver::open_when_free(&folder, ReceiverOptions::default(), || tell_in_use(&folder, &output))
+        };
         let receiver = tokio::task::spawn_blocking(open)
             .await
             .map_err(|e| Error::new(ErrorKind::Internal, "the receiver crashed").with_source(e))??;

@@ -87,10 +87,10 @@ allowed, 130 interrupted, 141 the reader of standard output has gone.
 
 Examples:
   tar-like sync /data http://backup:8000/tar       the whole job in one command
-  tar-like index -b /data                          make an index of /data in ~/.tar_like.sqlite
+  tar-like index /data                             make an index of /data in ~/.tar_like.sqlite
   tar-like proxy -b /srv/copy                      receive on 127.0.0.1:8000
   tar-like upload -b /data -u http://localhost:8000/tar
-  tar-like check -b /srv/copy                      verify a copy against the index";
+  tar-like check /srv/copy                         verify a copy against the index";
 
 #[derive(Subcommand)]
 enum Command {
@@ -120,6 +120,7 @@ enum Command {
     /// Write the manual pages into a folder
     ManPages(generate::ManPagesArgs),
     /// Copy a huge file or block device over any pipe: checksum | retrieve | save
+    /// | undo
     Blockcopy(blockcopy::BlockcopyArgs),
     /// Derive the keys for a Hitachi Content Platform from user name and password
     HcpCredentials(hcp_credentials::HcpCredentialsArgs),

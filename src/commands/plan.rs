@@ -44,7 +44,7 @@ With --paths, each entry that changed is a line, with tabs between the columns: 
 file also its previous path.
 
 Examples:
-  tar-like plan -b /data
+  tar-like plan /data
   tar-like plan -b /data -db /tmp/data.sqlite --rate 100M
   tar-like plan --use-s3 --s3-bucket photos --s3-prefix 2024 -db photos.sqlite --json
   tar-like plan -db photos.sqlite --from 3 --to 5 --paths
@@ -57,6 +57,9 @@ const DEFAULT_BASE: &str = ".";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct PlanArgs {
+    /// The same as -b, or s3://bucket/prefix
+    #[arg(value_name = "SOURCE", conflicts_with = "base_folder")]
+    source: Option<PathBuf>,
     /// The folder, file or block device to compare
     #[arg(short, long, value_name = "PATH", default_value = DEFAULT_BASE)]
     base_folder: PathBuf,
@@ -71,7 +74,7 @@ pub(super) struct PlanArgs {
     exclude: Vec<regex::bytes::Regex>,
     /// Compare this generation of the index with a later one, and ignore the source; tar-like
     /// history lists the generations
-    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["base_folder", "use_s3", "exclude"])]
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["source", "base_folder", "use_s3", "exclude"])]
     from: Option<u64>,
     /// The later generation [default: the newest]
     #[arg(long, value_name = "NUMBER", requires = "from")]
@@ -93,12 +96,10 @@ pub(super) struct PlanArgs {
 pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome> {
     let PlanArgs { block_size, rate, paths, from, to, .. } = args;
     let database = args.database.map_or_else(default_database, Ok)?;
-    let bucket = match args.use_s3 {
-        true => Some(args.s3.connect(args.s3.place(&args.base_folder, DEFAULT_BASE)?, output).await?),
-        false => None,
-    };
+    let base = args.source.unwrap_or(args.base_folder);
+    let bucket = args.s3.bucket(args.use_s3, &base, DEFAULT_BASE, output).await?;
     let index = IndexOptions {
-        base: args.base_folder,
+        base,
         bucket,
         read_contents: true,
         database: database.clone(),

@@ -2,6 +2,7 @@
 
 use super::bind::BindAddress;
 use super::credential_reloader::CredentialReloader;
+use super::local_receiver::tell_in_use;
 use super::output::{Outcome, Output, counted};
 use super::settings::Settings;
 use super::{args, connect::read_token, signals::stop_signal};
@@ -30,7 +31,7 @@ a changed file is invalid, its previous content stays in use.
 Examples:
   tar-like proxy -b /srv/copy
   tar-like proxy 8000 -b /srv/copy --bind 0.0.0.0 --token-file /etc/tar-like.token
-  tar-like proxy 8002 -b /srv/copy --standby          wait until the proxy on 8001 ends
+  tar-like proxy 8002 -b /srv/copy --standby          wait until the other proxy on it ends
   tar-like proxy -b /srv/copy --bind 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --tokens tokens
 
 Exit codes: 0 stopped by SIGTERM or SIGINT, 1 error, 2 wrong usage, 4 storage failed (with
@@ -140,7 +141,7 @@ async fn serve(
     listener: TcpListener,
     options: ServerOptions,
     stop: impl Future<Output = ()>,
-    output: &Output,
+    output: &Arc<Output>,
 ) -> Result<Option<Arc<Receiver>>> {
     let address = listener.local_addr().map_err(|e| Error::io("cannot ask for the address", e))?;
     let url = format!("{}://{address}", if options.tls.is_some() { "https" } else { "http" });
@@ -151,8 +152,12 @@ async fn serve(
     let base = args.base_folder.clone();
     let receiver_options = ReceiverOptions { legacy: args.legacy, max_index_bytes: args.max_index_size };
     let database = args.database.clone();
+    let (standby, theirs) = (args.standby, output.clone());
     let open = move || -> Result<Arc<Receiver>> {
-        let receiver = Receiver::open(&base, receiver_options)?;
+        let receiver = match standby {
+            true => Receiver::open(&base, receiver_options)?,
+            false => Receiver::open_when_free(&base, receiver_options, || tell_in_use(&base, &theirs))?,
+        };
         if let Some(database) = &database {
             take_shared_index(&receiver, database)?;
         }

@@ -27,6 +27,8 @@ pub(super) struct RsyncFlags {
     progress: u8,
     #[arg(long, hide = true, action = ArgAction::Count)]
     human_readable: u8,
+    #[arg(long, hide = true, action = ArgAction::Count)]
+    numeric_ids: u8,
     #[arg(short = 'D', long, hide = true, action = ArgAction::Count)]
     devices: u8,
     #[arg(short = 'A', long, hide = true, action = ArgAction::Count)]

@@ -106,6 +106,23 @@ impl S3Args {
         Ok(Place { bucket, prefix })
     }
 
+    /// The bucket, if `base` is `s3://bucket/prefix`, or `--use-s3` says that flags and variables
+    /// name one as [`Self::place`] says.
+    pub(super) async fn bucket(
+        &self,
+        use_s3: bool,
+        base: &Path,
+        default: &str,
+        output: &Arc<Output>,
+    ) -> Result<Option<Arc<Bucket>>> {
+        let place = match base.to_str().and_then(Place::of_url) {
+            Some(place) => place,
+            None if use_s3 => self.place(base, default)?,
+            None => return Ok(None),
+        };
+        self.connect(place, output).await.map(Some)
+    }
+
     /// Connects to the store.
     pub(super) async fn connect(&self, place: Place, output: &Arc<Output>) -> Result<Arc<Bucket>> {
         let verify_tls = !self.s3_ignore_ca && !is_no(std::env::var("TARLIKE_S3_TLS_VERIFY").ok().as_deref());
@@ -122,6 +139,7 @@ impl S3Args {
             prefix,
             endpoint: some(&self.s3_endpoint).or_else(usual_endpoint),
             region: some(&self.s3_region),
+            has_keys: std::env::var_os("AWS_ACCESS_KEY_ID").is_some_and(|key| !key.is_empty()),
             profile: some(&self.s3_profile),
             addressing: self.s3_addressing.map(|how| match how {
                 HowAddressed::Virtual => Addressing::Virtual,

@@ -23,8 +23,9 @@ use std::sync::Arc;
 
 const EXAMPLES: &str = "\
 The contents of SOURCE become the contents of DESTINATION, as with `rsync -a SOURCE/ DESTINATION/`.
-Nothing is deleted there without --delete. A file becomes a file of the same name in DESTINATION. A
-block device becomes a file with the content of the device. The index stays, so the same command
+A slash at the end of either changes nothing. Nothing is deleted there without --delete. DESTINATION
+is a folder also where SOURCE is a file: the file keeps its name in it. A block device becomes a
+file with the content of the device. The index stays, so the same command
 again reads only changed files, and sends only their changes. rsync's -a, -z, -P and the like are
 accepted: they say what happens anyway.
 

@@ -55,7 +55,7 @@ pub(super) struct TransferArgs {
     #[arg(long, value_name = "NUMBER|N%", requires = "delete", value_parser = args::limit)]
     max_delete: Option<DeleteLimit>,
     /// Move entries to this folder below the receiver's base folder instead of deleting them
-    #[arg(long, value_name = "FOLDER", requires = "delete")]
+    #[arg(long, value_name = "FOLDER", requires = "delete", value_parser = args::backup_folder)]
     backup_dir: Option<String>,
     /// Delete although parts of the source could not be read; these parts, and what is below them,
     /// stay

@@ -10,10 +10,12 @@ use super::signals::cancelled_by_signal;
 use super::transfer::TransferArgs;
 use crate::archive::source::SourceClaim;
 use crate::engine::identity::identity_of_index;
+use crate::engine::index_source::refuse_other_base;
 use crate::engine::upload::{UploadOptions, upload};
 use crate::error::Result;
 use crate::source::Source;
 use crate::source::disk::DiskSource;
+use crate::telemetry::{Monitor, Notice};
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,9 +83,13 @@ pub(super) async fn run(args: UploadArgs, output: &Arc<Output>) -> Result<Outcom
     let connection = args.transfer.connection(output);
     let client = connection.client(args.upload_url, connection.token()?)?;
     let client = client.for_archive(options.tar_id, claim);
-    let source: Arc<dyn Source> = match args.use_s3 {
-        true => args.s3.connect(args.s3.place(&args.base_folder, DEFAULT_BASE)?, output).await?,
-        false => Arc::new(DiskSource::open(&args.base_folder)?),
+    let bucket = args.s3.bucket(args.use_s3, &args.base_folder, DEFAULT_BASE, output).await?;
+    if let Some(warning) = refuse_other_base(&options.database, &args.base_folder, bucket.as_deref())? {
+        output.notice(Notice::Warning(warning));
+    }
+    let source: Arc<dyn Source> = match bucket {
+        Some(bucket) => bucket,
+        None => Arc::new(DiskSource::open(&args.base_folder)?),
     };
     let watch = output.watch();
     let sent = cancelled_by_signal(output, upload(source, client, &options, output.clone())).await;

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 const FORMAT: i64 = 1;
 
@@ -82,6 +83,8 @@ impl Journal {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let connection = Connection::open_with_flags(path, flags).map_err(|e| failed(what(), e))?;
+        // The caller knows whether to wait, and says so.
+        connection.busy_timeout(Duration::ZERO).map_err(|e| failed(what(), e))?;
         // Exclusive: the journal's owner is the only receiver on its base folder. It also keeps the
         // WAL index in memory, so that no shared-memory file is needed.
         let run = || -> rusqlite::Result<i64> {

@@ -87,7 +87,7 @@ impl DirectStarter {
 impl StartReceiver for DirectStarter {
     fn start(&self, folder: PathBuf) -> Answer<'_, StartedReceiver> {
         Box::pin(async move {
-            let receiver = Receiver::open(&folder, ReceiverOptions::default())?;
+            let receiver = Receiver::open_when_free(&folder, ReceiverOptions::default(), || {})?;
             let client = DirectClient {
                 receiver: receiver.clone(),
                 tar_id: 0,

@@ -12,7 +12,7 @@
 use super::aside::{REMOVED, make_folders, place, prune};
 use super::disk::DiskSink;
 use super::expected::Expected;
-use crate::archive::path::{EntryPath, printable};
+use crate::archive::path::{EntryPath, backup_folder, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::Folder;
 use rustix::fs::{AtFlags, Mode};
@@ -79,9 +79,7 @@ impl DiskSink {
             }
             Folder::open(path).map_err(failed)?
         } else {
-            let below = path.as_os_str().as_bytes();
-            let below = below.strip_suffix(b"/").unwrap_or(below);
-            let below = EntryPath::new(below).map_err(|why| refuse(&why.to_string()))?;
+            let below = backup_folder(path.as_os_str().as_bytes()).map_err(|why| refuse(&why.to_string()))?;
             make_folders(&self.base, below.as_bytes(), false).map_err(|e| match e {
                 Errno::LOOP | Errno::NOTDIR => refuse("something that is no folder has its name"),
                 e => failed(e.into()),

@@ -117,6 +117,24 @@ fn the_order_is_stable_and_the_digest_is_that_of_the_tree() {
     assert!(sorted.is_sorted_by_key(key));
 }
 
+/// Without that, every file of the index would be named as failed.
+#[test]
+fn an_upload_from_another_source_is_refused_or_warned_of() {
+    let lab = Lab::new();
+    let (src, other, moved) = (lab.path("src"), lab.dir("other"), lab.path("moved"));
+    Tree::new(&src, 46).noise("a", 1000).noise("b", 1000);
+    let db = lab.path("i.sqlite");
+    lab.run(args!["index", src, "-db", db]).code(0);
+    std::fs::write(other.join("x"), "x").unwrap();
+    let proxy = lab.proxy(&lab.dir("dst"));
+    let refused = lab.upload(&other, &db, &proxy.url, vec![]).code(1).says("has none of the first files");
+    assert!(refused.stderr.contains(&format!("-b {}", src.display())), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("failed"), "{}", refused.stderr);
+    std::fs::rename(&src, &moved).unwrap();
+    lab.upload(&moved, &db, &proxy.url, vec![]).code(0).says("is the index of");
+    lab.run(args!["check", lab.path("dst"), "-db", db]).code(0);
+}
+
 #[test]
 fn metadata_and_nodes_are_beside_it() {
     let lab = Lab::new();

@@ -69,9 +69,21 @@ fn without_the_flag_the_refusal_names_it() {
     let dst = lab.dir("dst");
     let _active = lab.proxy(&dst);
     let refused = lab.run(args!["proxy", "0", "-b", dst]).code(1);
-    for word in ["dst/.tar-like/journal.sqlite", "another tar-like receiver", "--standby"] {
+    let waiting = "waiting up to 5 seconds";
+    for word in ["dst/.tar-like/journal.sqlite", "another tar-like receiver", "--standby", waiting] {
         assert!(refused.stderr.contains(word), "{word}: {}", refused.stderr);
     }
+    // The same where sync starts a receiver on a folder: it says at once that it waits, and goes on
+    // when the other one ends.
+    let src = lab.path("src");
+    Tree::new(&src, 2).noise("a", 3000);
+    let (busy, other) = (lab.dir("busy"), lab.path("other.sqlite"));
+    let active = lab.proxy(&busy);
+    let sync = lab.cmd(args!["sync", src, busy, "-db", other]).spawn();
+    wait_until("it says that it waits", Duration::from_secs(4), || sync.stderr_so_far().contains(waiting));
+    active.term_and_wait().code(0);
+    sync.wait().code(0);
+    assert_same_tree(&src, &busy);
     // Something other than a receiver is an error with the flag, too.
     let occupied = lab.dir("occupied");
     std::fs::write(occupied.join(".tar-like"), "not ours").unwrap();

@@ -59,9 +59,11 @@ use context::Context;
 use finish::contents::ContentChecks;
 use finish::jobs::FinishJobs;
 use index::adopt::Adoptions;
+use rand::RngExt;
 use state_files::{active_index_name, staging_name};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 use watch::Watch;
 
 /// A base folder that takes in archives.
@@ -81,6 +83,9 @@ pub struct Receiver {
 /// Two for each of a few blocks at once; more than that are made and dropped.
 const MAX_POOLED_BUFFERS: usize = 16;
 
+/// How long a receiver waits for the end of another one that uses its folder.
+pub const IN_USE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Opening a receiver.
 impl Receiver {
     /// Opens `base`, which must exist, and takes up what an earlier receiver left in it.
@@ -92,6 +97,27 @@ impl Receiver {
             ErrorKind::NoSpace => e.of_receiver().with_hint("free space on the receiver's disk"),
             _ => e,
         })
+    }
+
+    /// Opens `base` as [`Self::open`] does. While another receiver uses it, waits for its end, up to
+    /// [`IN_USE_TIMEOUT`]; `tell` is called before that.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_when_free(base: &Path, options: ReceiverOptions, tell: impl FnOnce()) -> Result<Arc<Self>> {
+        let (start, mut tell) = (Instant::now(), Some(tell));
+        loop {
+            match Self::open(base, options) {
+                Err(e) if e.kind() == ErrorKind::InUse && start.elapsed() < IN_USE_TIMEOUT => {
+                    if let Some(tell) = tell.take() {
+                        tell();
+                    }
+                    // A random time, because two that try at the same time may refuse each other.
+                    std::thread::sleep(Duration::from_millis(rand::rng().random_range(50..200)));
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     fn take_up(base: &Path, options: ReceiverOptions) -> Result<Arc<Self>> {

@@ -37,11 +37,27 @@ fn folder(given: &Path, source: Option<&Path>) -> Result<PathBuf> {
         let what = format!("the source {} lies in the destination {}", source.display(), folder.display());
         return Err(usage(what, "the copy would replace its own source; choose another folder"));
     }
+    if source.is_file() && !folder.exists() && is_like(&source, &folder) {
+        let what = format!(
+            "the destination {} looks like a name for the file, but it is the folder that gets the file",
+            folder.display()
+        );
+        return Err(usage(
+            what,
+            "give the folder alone; or make it before, if a folder is to have this name",
+        ));
+    }
     if folder.starts_with(&source) {
         let what = format!("the destination {} lies in the source {}", folder.display(), source.display());
         return Err(usage(what, "the copy would contain itself; choose a destination outside of the source"));
     }
     Ok(folder)
+}
+
+/// Whether both have the same name or the same ending, such as `.img`.
+fn is_like(file: &Path, folder: &Path) -> bool {
+    let has_ending = file.extension().is_some() && file.extension() == folder.extension();
+    file.file_name() == folder.file_name() || has_ending
 }
 
 /// Whether both exist and are the same folder, by whatever names.

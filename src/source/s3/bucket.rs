@@ -2,7 +2,8 @@
 //! when one of them fails in a way that all others would (see [`Outage`]).
 
 use super::clock::Clock;
-use super::error::{S3Error, SKEWED_CODE, classify};
+use super::error::{OTHER_REGION, S3Error, SKEWED_CODE, classify};
+use super::http::WEB_PAGE;
 use super::object::{Head, Listed, ObjectState};
 use super::outage::{Outage, Refusals};
 use super::retry::StoreBudget;
@@ -21,6 +22,8 @@ use tokio::sync::Semaphore;
 /// block, not from those of the runtime.
 pub struct Bucket {
     pub(super) client: aws_sdk_s3::Client,
+    /// The endpoint, or the region of AWS, for messages.
+    pub(super) store: String,
     pub(super) name: String,
     /// Empty, or with a `/` at its end.
     pub(super) prefix: String,
@@ -65,6 +68,11 @@ impl Bucket {
     #[must_use]
     pub fn address(&self) -> String {
         format!("s3://{}/{}", self.name, self.only.as_deref().unwrap_or(&self.prefix))
+    }
+
+    /// The address with the store, for messages.
+    pub(super) fn place(&self) -> String {
+        format!("{} at {}", self.address(), self.store)
     }
 
     /// The key of the object with this path below the prefix.
@@ -162,7 +170,7 @@ impl Bucket {
             _ => (false, "", ""),
         };
         if is_outage && !self.monitor.is_cancelled() {
-            let why = format!("cannot read {}: {what}{}", self.address(), error.clone().message());
+            let why = format!("cannot read {}: {what}{}", self.place(), error.clone().message());
             let _ = self.outage.set(Outage { why, hint: self.hint_for(error) + more });
         }
     }
@@ -178,6 +186,10 @@ impl Bucket {
     /// What the user can do about an error.
     pub(super) fn hint_for(&self, error: &S3Error) -> String {
         let hint = match error {
+            error if error.why().contains(WEB_PAGE) => {
+                "is the endpoint right (TARLIKE_S3_ENDPOINT or --s3-endpoint)? It is the address of the store's S3 service, \
+                 without the bucket"
+            }
             S3Error::Credentials { were_valid: false, .. } => {
                 "are the credentials right (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile), and of this store?"
             }
@@ -190,11 +202,11 @@ impl Bucket {
             S3Error::NotFound(_) => {
                 "is the bucket's name right? A store that wants it before the host's name: --s3-addressing virtual"
             }
-            S3Error::Rejected(301 | 307, _) => return self.region_hint(),
+            S3Error::Rejected(301 | 307, why) => return self.region_hint(why),
             S3Error::Rejected(_, why)
                 if why.contains("region") || why.contains("AuthorizationHeaderMalformed") =>
             {
-                return self.region_hint();
+                return self.region_hint(why);
             }
             S3Error::Rejected(_, why) if why.contains(SKEWED_CODE) => "set the clock of this host",
             S3Error::Rejected(401 | 403, _) => {
@@ -221,7 +233,10 @@ impl Bucket {
         hint.to_owned()
     }
 
-    fn region_hint(&self) -> String {
+    fn region_hint(&self, why: &str) -> String {
+        if let Some((_, region)) = why.split_once(OTHER_REGION) {
+            return format!("give --s3-region {region}");
+        }
         match &self.region {
             None => "the bucket lies in another region: give --s3-region".to_owned(),
             Some(region) => format!("the bucket does not lie in the region {region}"),

@@ -12,6 +12,7 @@ use super::whole_objects::WholeObjects;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
 use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::provider_config::ProviderConfig;
@@ -45,6 +46,7 @@ impl Bucket {
         let config = sdk_config(options, &http).await;
         let requests = options.requests.max(1);
         let mut bucket = Self {
+            store: store_of(options, &config),
             client: client(options, &config, &http, clock.clone()),
             name: options.bucket.clone(),
             prefix: options.prefix.clone(),
@@ -102,15 +104,16 @@ async fn sdk_config(options: &BucketOptions, http: &Http) -> SdkConfig {
         loader = loader.profile_name(profile).credentials_provider(provider);
         profile_region = profile_region.profile_name(profile);
     }
-    let region = RegionProviderChain::first_try(options.region.clone().map(Region::new));
-    loader = loader.region(match &options.endpoint {
-        None => region.or_default_provider().or_else(Region::from_static(DEFAULT_REGION)),
-        // Outside of AWS, a host's role says nothing of the region.
-        Some(_) => region
-            .or_else(EnvironmentVariableRegionProvider::new())
-            .or_else(profile_region.build())
-            .or_else(Region::from_static(DEFAULT_REGION)),
-    });
+    let mut region = RegionProviderChain::first_try(options.region.clone().map(Region::new))
+        .or_else(EnvironmentVariableRegionProvider::new())
+        .or_else(profile_region.build());
+    // Outside of AWS, a host's role says nothing of the region. Asking for it takes seconds where
+    // there is none.
+    if options.endpoint.is_none() && options.profile.is_none() && !options.has_keys {
+        let provider = ProviderConfig::default().with_http_client(http.clone());
+        region = region.or_else(ImdsRegionProvider::builder().configure(&provider).build());
+    }
+    loader = loader.region(region.or_else(Region::from_static(DEFAULT_REGION)));
     if let Some(endpoint) = &options.endpoint {
         loader = loader.endpoint_url(endpoint);
     }
@@ -118,6 +121,15 @@ async fn sdk_config(options: &BucketOptions, http: &Http) -> SdkConfig {
         loader = loader.no_credentials();
     }
     loader.load().await
+}
+
+/// The store, as messages name it.
+fn store_of(options: &BucketOptions, config: &SdkConfig) -> String {
+    match (config.endpoint_url(), config.region()) {
+        (Some(endpoint), _) => endpoint.to_owned(),
+        (None, Some(region)) => format!("AWS, region {region}"),
+        (None, None) => format!("AWS, region {}", options.region.as_deref().unwrap_or(DEFAULT_REGION)),
+    }
 }
 
 fn client(options: &BucketOptions, config: &SdkConfig, http: &Http, clock: Clock) -> Client {

@@ -1,5 +1,6 @@
 //! Why a request to the store failed: classes that decide whether it is made again.
 
+use super::http::NO_CODE;
 use crate::archive::shown::shown;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -50,6 +51,18 @@ impl S3Error {
         match self {
             Self::NotFound(why) | Self::Rejected(_, why) => shown(&why),
             error => error.reason(),
+        }
+    }
+
+    /// The store's own words, or those about the connection.
+    pub(super) fn why(&self) -> &str {
+        match self {
+            Self::Changed => "it changed",
+            Self::Credentials { why, .. }
+            | Self::NotFound(why)
+            | Self::Rejected(_, why)
+            | Self::Transient(why)
+            | Self::Unreachable(why) => why,
         }
     }
 
@@ -122,9 +135,11 @@ where
     let unreadable = || format!("the answer ({status}) cannot be understood: {}", chain(Some(error)));
     match error {
         SdkError::DispatchFailure(failure) => {
-            // The connector's own text names only the kind of the error: its source has the cause.
             let connector = failure.as_connector_error().map(|e| e as &dyn std::error::Error);
-            let why = chain(connector.map(|e| e.source().unwrap_or(e)));
+            if let Some(why) = connector.and_then(missing_credentials) {
+                return S3Error::Rejected(0, why);
+            }
+            let why = connector.map_or_else(|| "the request failed".to_string(), cause);
             // A certificate that is refused now is refused again in a minute.
             if failure.as_other() == Some(ErrorKind::TransientError) {
                 S3Error::Transient(why)
@@ -139,15 +154,22 @@ where
         SdkError::ResponseError(_) => S3Error::Transient(unreadable()),
         SdkError::ServiceError(_) if (200..300).contains(&status) => S3Error::Transient(unreadable()),
         SdkError::ServiceError(answer) => {
-            let code = answer.err().code().unwrap_or_default();
-            let why = match (code, answer.err().message().unwrap_or_default()) {
+            let code = answer.err().code().filter(|code| *code != NO_CODE).unwrap_or_default();
+            let mut why = match (code, answer.err().message().unwrap_or_default()) {
                 ("", "") => format!("status {status}"),
+                ("", message) => format!("status {status}: {message}"),
                 (code, "") => format!("status {status}, {code}"),
                 (code, message) => format!("status {status}, {code}: {message}"),
             };
+            let headers = error.raw_response().map(HttpResponse::headers);
+            if let Some(region) = headers.and_then(|headers| headers.get("x-amz-bucket-region"))
+                && matches!(status, 301 | 307 | 400)
+            {
+                why.push_str(&format!("{OTHER_REGION}{region}"));
+            }
             by_status(status, code, why)
         }
-        other => S3Error::Rejected(0, chain(Some(other))),
+        other => S3Error::Rejected(0, missing_credentials(other).unwrap_or_else(|| chain(Some(other)))),
     }
 }
 
@@ -164,6 +186,47 @@ fn by_status(status: u16, code: &str, why: String) -> S3Error {
         408 | 429 | 500.. => S3Error::Transient(why),
         _ => S3Error::Rejected(status, why),
     }
+}
+
+/// Stands before the region in which the store says that the bucket lies.
+pub(super) const OTHER_REGION: &str = "; the bucket lies in the region ";
+
+/// What to say if the SDK has found no credentials: it names all places where it has looked.
+fn missing_credentials(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let all = chain(Some(error));
+    if !["loading credentials", "no credentials found"].iter().any(|text| all.contains(text)) {
+        return None;
+    }
+    Some(match cause(error) {
+        why if why.contains("profile") => format!("there are no credentials: {why}"),
+        _ => "there are no credentials".to_string(),
+    })
+}
+
+/// The first cause of a connection's failure, in words for a person. The errors above it say only
+/// that a request to an address failed.
+fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut first = error;
+    while let Some(source) = first.source() {
+        first = source;
+    }
+    let text = first.to_string();
+    if text.contains("corrupt message") {
+        return "it does not speak TLS; is its address one with http://?".to_string();
+    }
+    let Some((_, fault)) = text.split_once("invalid peer certificate: ") else { return text };
+    let known = [
+        ("UnknownIssuer", "its authority is not trusted"),
+        ("NotValidForName", "it is for another name"),
+        ("Expired", "it has expired"),
+        ("NotValidYet", "it is not valid yet"),
+        ("Revoked", "it was revoked"),
+        ("CaUsedAsEndEntity", "it is that of an authority, not of a server"),
+        ("not valid for name", "it is for another name"),
+        ("expired", "it has expired"),
+    ];
+    let fault = known.iter().find(|(name, _)| fault.contains(name)).map_or(fault, |(_, words)| words);
+    format!("the certificate of the store is refused: {fault}")
 }
 
 /// An error with all of its causes, each text once.

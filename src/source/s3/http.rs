@@ -124,14 +124,34 @@ async fn read_body(
     let is_success = response.status().is_success();
     if kind == RequestKind::List && is_success {
         let document = at_most(response, MAX_LIST_BYTES).await.map_err(cut)?;
-        return tolerant::list(&document)
-            .ok_or_else(|| cut("the list ends in the middle, or is none".into()));
+        return tolerant::list(&document).ok_or_else(|| match is_web_page(&document) {
+            true => cut(format!("the answer is {WEB_PAGE}").into()),
+            false => cut("the list ends in the middle, or is none".into()),
+        });
     }
     match at_most(response, MAX_OTHER_BYTES).await {
+        // The SDK gives the text of an error that is one of S3.
+        Ok(body) if !is_success && is_web_page(&body) => {
+            let message = format!("<Message>the answer is {WEB_PAGE}</Message>");
+            Ok(format!("<Error><Code>{NO_CODE}</Code>{message}</Error>").into_bytes())
+        }
         // The status tells enough.
         Err(_) if !is_success => Ok(Vec::new()),
         body => body.map_err(cut),
     }
+}
+
+/// What something else than a store answers with.
+pub(super) const WEB_PAGE: &str = "a web page, not one of an S3 store";
+
+/// The code of an error that is none of S3: the SDK drops the message of an error without a code.
+pub(super) const NO_CODE: &str = "tar-like:none";
+
+/// Whether the body is HTML.
+fn is_web_page(body: &[u8]) -> bool {
+    let start = body.trim_ascii_start();
+    let has = |tag: &[u8]| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag));
+    has(b"<!doctype html") || has(b"<html")
 }
 
 /// The body of an answer, which ends before `limit` bytes.

@@ -128,7 +128,7 @@ impl Bucket {
             let request = PageRequest { prefix: &self.prefix, start, v1, limit: None, says_truncated };
             match self.runtime.block_on(self.page(&request)) {
                 Err(error) if !v1 && *start == Start::First && is_unknown_request(&error) => {
-                    tracing::info!("ListObjectsV2 is refused ({error:?}); listing by ListObjects");
+                    tracing::info!("ListObjectsV2 is refused ({}); listing by ListObjects", error.why());
                     listing.v1 = true;
                 }
                 Err(S3Error::Rejected(400..=499, _)) if listing.take_other() => {}

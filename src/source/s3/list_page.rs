@@ -145,7 +145,7 @@ impl Bucket {
             return Error::new(ErrorKind::Interrupted, "interrupted");
         }
         let hint = self.hint_for(&error);
-        let what = format!("cannot list {}: {}", self.address(), error.message());
+        let what = format!("cannot list {}: {}", self.place(), error.message());
         Error::new(ErrorKind::Source, what).with_hint(hint)
     }
 }

@@ -25,6 +25,8 @@ pub struct BucketOptions {
     pub endpoint: Option<String>,
     /// The region; `None` takes that of the environment, a profile or the host's role.
     pub region: Option<String>,
+    /// The environment has keys, so the role of the host does not matter.
+    pub has_keys: bool,
     /// The profile; `None` takes that of the environment.
     pub profile: Option<String>,
     /// How an address names the bucket; `None` takes the usual way of the endpoint.

@@ -1,8 +1,9 @@
 //! Flags and variables, and secrets that must never be shown.
 
 use super::Job;
+use crate::support::Lab;
 use crate::support::index::paths;
-use crate::support::s3::{KEY, Object, SECRET, percent_encode};
+use crate::support::s3::{KEY, Object, RcloneServer, SECRET, percent_encode};
 
 const TOKEN: &str = "session/token+of-the-test";
 
@@ -76,6 +77,135 @@ fn credentials_come_from_variables_profiles_or_nowhere() {
     let signed = signer().unwrap();
     assert!(signed.contains("Credential=OTHER/"), "{signed}");
     assert_eq!(paths(&job.db()), ["k"]);
+}
+
+/// Gives each connection this answer; without one, none is accepted. Ends with the process.
+fn answering(answer: Option<&'static str>) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Some(answer) = answer {
+            use std::io::{Read, Write};
+            let Ok((mut stream, _)) = listener.accept() else { return };
+            let _ = stream.read(&mut [0; 8192]);
+            let _ = write!(stream, "{answer}");
+        }
+        std::thread::park();
+        drop(listener);
+    });
+    format!("http://{address}")
+}
+
+fn answer(head: &str, body: &str) -> &'static str {
+    let length = body.len();
+    format!("HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}").leak()
+}
+
+/// Each failure names the store, the bucket, status and code where there was an answer, and what to
+/// do. None shows how the SDK is made.
+#[test]
+fn every_failure_says_where_what_and_what_to_do() {
+    let html = "<!DOCTYPE html><html><body>It works!</body></html>";
+    let redirect = "<Error><Code>PermanentRedirect</Code><Message>Use the endpoint.</Message></Error>";
+    let malformed = "<Error><Code>AuthorizationHeaderMalformed</Code><Message>the region 'us-east-1' is wrong; \
+                     expecting 'eu-west-1'</Message></Error>";
+    let elsewhere = "301 Moved Permanently\r\nx-amz-bucket-region: eu-west-1";
+    let (store, tls) = (RcloneServer::start(), RcloneServer::start_tls());
+    let key = [("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)];
+    let wrong_key = [("AWS_ACCESS_KEY_ID", "NOBODY"), ("AWS_SECRET_ACCESS_KEY", SECRET)];
+    let wrong_secret = [("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", "wrong")];
+    let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let rclone = store.endpoint().to_owned();
+    let cases: Vec<(&str, String, &[(&str, &str)], &[&str])> = vec![
+        ("no credentials", rclone.clone(), &[], &["there are no credentials", "AWS_ACCESS_KEY_ID"]),
+        ("no credentials, AWS", String::new(), &[], &["there are no credentials", "AWS_ACCESS_KEY_ID"]),
+        ("no profile", rclone.clone(), &[("AWS_PROFILE", "nobody")], &["there are no credentials"]),
+        (
+            "wrong key",
+            rclone.clone(),
+            &wrong_key,
+            &["status 403", "InvalidAccessKeyId", "are the credentials right"],
+        ),
+        (
+            "wrong secret",
+            rclone.clone(),
+            &wrong_secret,
+            &["status 403", "SignatureDoesNotMatch", "are the credentials right"],
+        ),
+        ("no bucket", rclone, &key, &["status 404", "NoSuchBucket", "is the bucket's name right"]),
+        (
+            "redirect",
+            answering(Some(answer(elsewhere, redirect))),
+            &key,
+            &["status 301, PermanentRedirect", "give --s3-region eu-west-1"],
+        ),
+        (
+            "wrong region",
+            answering(Some(answer("400 Bad Request", malformed))),
+            &key,
+            &["status 400", "expecting 'eu-west-1'", "--s3-region"],
+        ),
+        (
+            "TLS",
+            tls.endpoint().to_owned(),
+            &key,
+            &["the certificate of the store is refused: it", "AWS_CA_BUNDLE"],
+        ),
+        (
+            "no TLS",
+            answering(Some(answer("200 OK", html))).replace("http:", "https:"),
+            &key,
+            &["does not speak TLS", "is the endpoint right"],
+        ),
+        ("refused", format!("http://{refused}"), &key, &["Connection refused", "is the endpoint right"]),
+        ("HTML", answering(Some(answer("200 OK", html))), &key, &["a web page", "is the endpoint right"]),
+        (
+            "HTML 404",
+            answering(Some(answer("404 Not Found", html))),
+            &key,
+            &["status 404", "a web page", "is the endpoint right"],
+        ),
+        ("silence", answering(None), &key, &["timed out", "--s3-timeout"]),
+    ];
+    std::thread::scope(|scope| {
+        let running: Vec<_> =
+            cases.into_iter().map(|case| (case.0, scope.spawn(move || fails(case)))).collect();
+        let faults: Vec<_> =
+            running.into_iter().filter_map(|(name, thread)| Some((name, thread.join().unwrap()?))).collect();
+        assert!(faults.is_empty(), "{faults:#?}");
+    });
+}
+
+/// What is wrong with the error of a case.
+fn fails((_, endpoint, env, words): (&str, String, &[(&str, &str)], &[&str])) -> Option<String> {
+    let lab = Lab::new();
+    let mut cmd = lab.cmd(args!["index", "s3://nobodys-bucket", "-db", lab.path("i"), "--s3-timeout", "1"]);
+    // No host answers for its role here.
+    cmd = cmd.env("AWS_EC2_METADATA_DISABLED", "true").env("AWS_CONFIG_FILE", lab.path("none"));
+    for (name, value) in env {
+        cmd = cmd.env(name, value);
+    }
+    let place = if endpoint.is_empty() { "AWS, region us-east-1" } else { &endpoint };
+    if !endpoint.is_empty() {
+        cmd = cmd.env("TARLIKE_S3_ENDPOINT", &endpoint);
+    }
+    let output = cmd.run();
+    let said = &output.stderr;
+    let inside = [
+        "DispatchFailure",
+        "ServiceError",
+        "Some(",
+        "Error {",
+        "OtherError",
+        "IMDS",
+        "error sending",
+        "(Connect)",
+    ];
+    let always = ["s3://nobodys-bucket/", place, "hint:"];
+    let lacks: Vec<_> = words.iter().chain(&always).filter(|word| !said.contains(**word)).collect();
+    let shows: Vec<_> = inside.iter().filter(|word| said.contains(**word)).collect();
+    let is_good = output.code == 1 && lacks.is_empty() && shows.is_empty();
+    (!is_good).then(|| format!("exit {}, lacks {lacks:?}, shows {shows:?}: {said}", output.code))
 }
 
 #[test]
