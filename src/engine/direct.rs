@@ -168,7 +168,7 @@ impl ReceiverClient for DirectClient {
 
     fn space(&self) -> Answer<'_, Option<Space>> {
         self.request("space", move |receiver| {
-            receiver.status_with_space(TAR_ID, 1, 0).map(|status| status.space)
+            receiver.status_with_space(self.tar_id, 1, 0).map(|status| status.space)
         })
     }
 
@@ -254,7 +254,8 @@ impl ReceiverClient for DirectClient {
         index: &'a IndexDigest,
         verify: &'a VerifyRequest,
     ) -> Answer<'a, (bool, VerifyAnswer)> {
-        let check = self.request("verify", move |receiver| receiver.verify(TAR_ID, index, verify.clone()));
+        let check =
+            self.request("verify", move |receiver| receiver.verify(self.tar_id, index, verify.clone()));
         Box::pin(async { check.await?.wait(TIMEOUT).await })
     }
 
