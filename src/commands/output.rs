@@ -55,7 +55,9 @@ pub(super) struct Output {
     json: bool,
     quiet: bool,
     verbose: bool,
-    /// The progress line can be shown.
+    /// Standard error is a terminal, for people …
+    is_terminal: bool,
+    /// … that can show the progress line.
     has_line: bool,
     terminal: Arc<Terminal>,
     log_file: Option<LogFile>,
@@ -99,6 +101,7 @@ impl Output {
             json: global.json,
             quiet: global.quiet,
             verbose: global.verbose > 0,
+            is_terminal,
             has_line: is_terminal && set("TERM").is_none_or(|term| term != "dumb"),
             terminal,
             log_file,
@@ -301,7 +304,7 @@ impl Output {
                 Err(e) => self.error(&e),
             };
         }
-        let wanted = self.has_line
+        let wanted = self.is_terminal
             || self.verbose
             || outcome.exit != 0
             || matches!(outcome.command, "check" | "compact" | "history compact" | "gc");

@@ -44,6 +44,8 @@ impl Page {
         self.counter("blocks_accepted_total", "Blocks on stable storage.", counters.blocks.get());
         self.counter("block_bytes_total", "Bytes of content in accepted blocks.", counters.block_bytes.get());
         self.counter("wire_bytes_total", "Bytes of bodies of accepted blocks.", counters.wire_bytes.get());
+        let help = "Bytes that have come of bodies of blocks, accepted or not.";
+        self.counter("received_bytes_total", help, server.inflight.received_bytes());
         let published = counters.files_published.get();
         self.counter("files_published_total", "Files that got their final name.", published);
         let help = "When the last block was accepted, 0 if none was since the start.";

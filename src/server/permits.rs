@@ -7,6 +7,7 @@
 //! an idle receiver for itself.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::Counter;
 use parking_lot::Mutex;
 use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
@@ -51,6 +52,8 @@ pub(super) struct Permits {
     total: usize,
     /// So many more there are for clients that hold none.
     spare: usize,
+    /// Bytes that have come of bodies with permits.
+    received: Counter,
     table: Mutex<Table>,
 }
 
@@ -216,7 +219,12 @@ impl Permits {
     /// `total` permits, and `spare` more of which each client gets one at most, so that a client
     /// that holds all others does not keep it waiting.
     pub(super) fn new(total: usize, spare: usize) -> Arc<Self> {
-        Arc::new(Self { total, spare, table: Mutex::default() })
+        Arc::new(Self { total, spare, received: Counter::default(), table: Mutex::default() })
+    }
+
+    /// Bytes that have come of bodies with permits, also of those that were given up.
+    pub(super) fn received_bytes(&self) -> u64 {
+        self.received.get()
     }
 
     /// How many are held.
@@ -307,6 +315,7 @@ impl Permit {
 
     /// Records `bytes` more of the body.
     pub(super) fn record_bytes(&self, bytes: u64) {
+        self.permits.received.add(bytes);
         if let Some(rate) = self.progress.rate.lock().as_mut() {
             rate.add(bytes, Instant::now());
         }

@@ -2,9 +2,12 @@
 //! width, of which nothing is left.
 
 use crate::support::link::Link;
+use crate::support::relay::{Fate, Relay};
 use crate::support::terminal::{Screen, Terminal};
 use crate::support::{Cmd, Lab, Output, Proxy, Tree, assert_same_tree};
 use serde_json::Value;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 /// A run whose rate is known.
@@ -115,10 +118,53 @@ fn resumed_bytes_are_not_counted_in_the_rate() {
     }
 }
 
+/// What of a body was lost with its connection is taken back.
+#[test]
+fn what_is_sent_again_counts_once() {
+    let lab = Lab::new();
+    let (src, bytes) = (lab.path("src"), 4_000_000);
+    Tree::new(&src, 39).noise("a", bytes);
+    let db = lab.index(&src);
+    let proxy = lab.proxy(&lab.dir("dst"));
+    // It takes whole requests in, and then loses the first of them.
+    let cuts = AtomicU64::new(6);
+    let relay = Relay::start(proxy.addr, move |_, request| {
+        let is_cut =
+            request.is_block() && cuts.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+        if is_cut { Fate::Cut(request.bytes().len() / 2) } else { Fate::Pass }
+    });
+    let more = args!["--json", "--bwlimit", "1M", "--compress", "none"];
+    let output = lab.upload(&src, &db, &relay.url, more).code(0);
+    let (lines, summary) = (progress(&output), output.summary());
+    assert!(lines.len() >= 3, "{lines:?}");
+    for line in &lines {
+        assert!(number(line, "done_bytes") <= bytes as f64, "{line}");
+    }
+    assert_eq!(summary["sent_bytes"], bytes, "{summary}");
+    assert!(number(&summary, "retries") >= 6.0 && number(&summary, "wire_bytes") > bytes as f64, "{summary}");
+}
+
+/// A dashboard sees a slow link move between two blocks.
+#[test]
+fn the_receivers_metrics_count_bytes_as_they_come() {
+    let slow = Slow::new(500_000, 30_000_000);
+    let _running = slow.cmd().spawn();
+    let received = || slow.proxy.metric("tarlike_received_bytes_total");
+    crate::support::wait_until("bytes come", Duration::from_secs(30), || received() > 0.0);
+    let mut seen = vec![received()];
+    for _ in 0..8 {
+        std::thread::sleep(Duration::from_millis(500));
+        seen.push(received());
+    }
+    let grew = seen.windows(2).filter(|pair| pair[1] > pair[0]).count();
+    assert!(grew >= 6, "{seen:?}");
+    assert!(received() >= slow.proxy.metric("tarlike_wire_bytes_total"));
+}
+
 /// A transfer that takes some seconds.
 struct Slow {
     lab: Lab,
-    _proxy: Proxy,
+    proxy: Proxy,
     link: Link,
 }
 
@@ -128,7 +174,7 @@ impl Slow {
         Tree::new(&lab.path("src"), 32).noise("a", bytes / 2).noise("b", bytes / 2);
         let proxy = lab.proxy(&lab.dir("dst"));
         let link = Link::start(proxy.addr, bytes_per_s);
-        Self { lab, _proxy: proxy, link }
+        Self { lab, proxy, link }
     }
 
     fn cmd(&self) -> Cmd {
