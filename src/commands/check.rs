@@ -92,12 +92,12 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
         None => None,
     };
     let source = match args.repair {
-        Some(given) => Some((repair::source(&given, &args.base_folder, args.s3, output).await?, given)),
+        Some(given) => Some((repair::source(&given, &base, args.s3, output).await?, given)),
         None => None,
     };
-    let (base, index) = (args.base_folder.clone(), database.clone());
+    let index = database.clone();
     let options = CheckOptions {
-        base,
+        base: base.clone(),
         bucket,
         database,
         first: args.first_block,
