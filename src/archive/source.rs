@@ -64,6 +64,23 @@ pub fn archive_number(id: &SourceId) -> u64 {
     u64::from(u32::from_le_bytes([a, b, c, d]) & 0x7fff_ffff).max(1)
 }
 
+/// The longest readable part of [`file_name`], in bytes.
+const MAX_READABLE_BYTES: usize = 40;
+
+/// The file name of the index that is kept for a source: the end of its name, as far as any file
+/// system takes it, and the start of its id.
+#[must_use]
+pub fn file_name(source: &SourceIdentity) -> String {
+    let last = source.name.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let readable: String =
+        last.chars().map(|c| if fits(c) { c } else { '_' }).take(MAX_READABLE_BYTES).collect();
+    let readable = readable.trim_start_matches('.');
+    let id = source.id.to_string();
+    let start = id.get(..8).unwrap_or_default();
+    format!("{}-{start}.sqlite", if readable.is_empty() { "source" } else { readable })
+}
+
 /// The name of a source as the value of a header: printable ASCII stays, all else is
 /// percent-encoded.
 #[must_use]
@@ -155,6 +172,17 @@ mod tests {
         // Part of the formats: receivers keep it.
         assert_eq!(id_of_bucket(b"s3://photos/2024").to_string(), "fabc8c1841990f79e1bc807d4faf4905");
         assert_eq!((archive_number(&[0; 16].into()), archive_number(&[255; 16].into())), (1, 0x7fff_ffff));
+    }
+
+    #[test]
+    fn the_file_of_an_index_is_named_after_its_source() {
+        let named = |name: &str| file_name(&SourceIdentity { id: [0xab; 16].into(), name: name.to_string() });
+        assert_eq!(named("host:/srv/photos"), "photos-abababab.sqlite");
+        assert_eq!(named("s3://bkt/2024/"), "2024-abababab.sqlite");
+        assert_eq!(named("host:/srv/caf\u{e9} 1"), "caf__1-abababab.sqlite");
+        for odd in ["host:/", "", "host:/.."] {
+            assert_eq!(named(odd), "source-abababab.sqlite", "{odd}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `tar-like check`
 
 use super::args;
-use super::environment::{default_database, threads};
-use super::index_file::warn_of_overwritten;
+use super::environment::threads;
+use super::index_file::{IndexFile, warn_of_overwritten};
 use super::output::{Outcome, Output, human_count};
 use super::repair::{self, Damage};
 use super::report::{upload_fields, upload_text};
@@ -26,6 +26,7 @@ it differs. `unverified` is a file whose digest the index does not have.
 Examples:
   tar-like check /srv/copy
   tar-like check -b /srv/copy -db /tmp/data.sqlite --extra
+  tar-like check -b /mnt/backup/photos --source /srv/photos
   tar-like check -b /srv/copy -f 0 -l 99          only files of the first 100 blocks
   tar-like check -b /srv/old-copy --generation 3  compare with an earlier generation
   tar-like check -b /srv/copy --repair /data      take what differs from /data again
@@ -46,9 +47,8 @@ pub(super) struct CheckArgs {
     /// Compare a bucket in S3, not a folder. All of its contents are read
     #[arg(long)]
     use_s3: bool,
-    /// The index, also -db [default: ~/.tar_like.sqlite]
-    #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
-    database: Option<PathBuf>,
+    #[command(flatten)]
+    index: IndexFile,
     /// Compare with an earlier generation of the index; tar-like history lists them
     #[arg(long, value_name = "NUMBER")]
     generation: Option<u64>,
@@ -79,7 +79,7 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
     args::block_range(args.first_block, args.last_block)?;
     let base = args.folder.unwrap_or(args.base_folder);
     let bucket = args.s3.bucket(args.use_s3, &base, DEFAULT_BASE, output).await?;
-    let mut database = args.database.map_or_else(default_database, Ok)?;
+    let mut database = args.index.path()?;
     warn_of_overwritten(&database, output)?;
     // Removed when this function ends.
     let _previous = match args.generation {

@@ -8,6 +8,14 @@ pub(super) fn default_database() -> Result<PathBuf> {
     home("-db FILE").map(|home| home.join(".tar_like.sqlite"))
 }
 
+/// The folder in which `sync` keeps an index for each source.
+pub(super) fn index_folder() -> Result<PathBuf> {
+    // A relative path is to be ignored, as the XDG base directory specification says.
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = state.map_or_else(|| home("-db FILE").map(|home| home.join(".local/state")), Ok)?;
+    Ok(state.join("tar-like"))
+}
+
 /// The progress database that commands use unless they are told otherwise.
 pub(super) fn default_progress() -> Result<PathBuf> {
     home("-dbp FILE").map(|home| home.join(".tar_like_progress.sqlite"))

@@ -1,10 +1,11 @@
 //! The flag of commands that work on an index alone, and what is said before an index is dropped or
 //! ignored.
 
-use super::environment::default_database;
+use super::environment::{default_database, index_folder};
 use super::output::Output;
 use crate::db::generation::History;
 use crate::db::index_read::IndexReader;
+use crate::engine::indexes::{index_of_source, kept_index, make_folder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
@@ -15,13 +16,36 @@ use std::path::{Path, PathBuf};
 pub(super) struct IndexFile {
     /// The index, also -db [default: ~/.tar_like.sqlite]
     #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
-    database: Option<PathBuf>,
+    pub(super) database: Option<PathBuf>,
+    /// Take the index that sync keeps for this source; tar-like indexes lists them
+    #[arg(long, value_name = "SOURCE")]
+    pub(super) source: Option<PathBuf>,
 }
 
 impl IndexFile {
     pub(super) fn path(self) -> Result<PathBuf> {
-        self.database.map_or_else(default_database, Ok)
+        match self.source {
+            Some(source) => index_of_source(&index_folder()?, default_database().ok().as_deref(), &source),
+            None => self.database.map_or_else(default_database, Ok),
+        }
     }
+}
+
+/// Where `sync` keeps the index of `source`, as an index records it. The folder is made, unless for
+/// a dry run.
+pub(super) fn database_of_source(source: &Path, dry_run: bool) -> Result<PathBuf> {
+    let folder = index_folder()?;
+    let database = kept_index(&folder, default_database().ok().as_deref(), source);
+    if !dry_run && database.starts_with(&folder) {
+        make_folder(&folder)?;
+    }
+    Ok(database)
+}
+
+/// The index with which `source` is compared: that of `sync`, or the one of all other commands.
+pub(super) fn database_to_plan(source: &Path) -> Result<PathBuf> {
+    let kept = database_of_source(source, true)?;
+    if kept.exists() { Ok(kept) } else { default_database() }
 }
 
 /// Warns where the tables of this program in an index are ignored, because the original program has

@@ -34,6 +34,7 @@ mod health;
 mod history;
 mod index;
 mod index_file;
+mod indexes;
 mod limits;
 mod local_receiver;
 mod log;
@@ -109,6 +110,8 @@ enum Command {
     /// List the generations of an index, save it to a backup, restore it: history | backup |
     /// restore | compact
     History(history::HistoryArgs),
+    /// List the indexes that sync keeps
+    Indexes(indexes::IndexesArgs),
     /// Take an index, and a receiver, back by one generation
     Rewind(rewind::RewindArgs),
     /// Close the gaps in the archive of an index, without reading a file
@@ -205,6 +208,7 @@ fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Ou
             Command::Check(args) => check::run(args, output).await.map_err(Error::as_sender),
             Command::Sync(args) => sync::run(args, output).await.map_err(Error::as_sender),
             Command::History(args) => history::run(args, output).await.map_err(Error::as_sender),
+            Command::Indexes(args) => indexes::run(&args, output),
             Command::Rewind(args) => rewind::run(args, output).await.map_err(Error::as_sender),
             Command::Compact(args) => compact::run(args, output).await.map_err(Error::as_sender),
             Command::Gc(args) => gc::run(args, output).await,

@@ -1,7 +1,8 @@
 //! `tar-like plan`
 
 use super::args;
-use super::environment::{default_database, default_progress, threads};
+use super::environment::{default_progress, threads};
+use super::index_file::database_to_plan;
 use super::output::{Outcome, Output, counted, human_bytes, human_seconds};
 use super::report::{plan_entry, plan_exit, plan_fields, plan_notes, plan_table};
 use super::s3::S3Args;
@@ -66,7 +67,8 @@ pub(super) struct PlanArgs {
     /// Compare a bucket in S3, not a folder
     #[arg(long)]
     use_s3: bool,
-    /// The index to compare with, also -db [default: ~/.tar_like.sqlite]
+    /// The index to compare with, also -db [default: that of sync for the same source, or
+    /// ~/.tar_like.sqlite]
     #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
     /// Leave out relative paths that match this regular expression; may be given several times
@@ -95,14 +97,13 @@ pub(super) struct PlanArgs {
 
 pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome> {
     let PlanArgs { block_size, rate, paths, from, to, .. } = args;
-    let database = args.database.map_or_else(default_database, Ok)?;
     let base = args.source.unwrap_or(args.base_folder);
     let bucket = args.s3.bucket(args.use_s3, &base, DEFAULT_BASE, output).await?;
-    let index = IndexOptions {
+    let mut index = IndexOptions {
         base,
         bucket,
         read_contents: true,
-        database: database.clone(),
+        database: args.database.clone().unwrap_or_default(),
         exclude: args.exclude,
         own_files: default_progress().into_iter().collect(),
         reuse: true,
@@ -110,6 +111,10 @@ pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome>
         append: Append::default(),
         threads: threads(),
     };
+    if args.database.is_none() {
+        index.database = database_to_plan(&index.source_name())?;
+    }
+    let database = index.database.clone();
     refuse_other_index(&index, from.is_none())?;
     output.notice(Notice::Phase("planning"));
     let watch = output.watch();

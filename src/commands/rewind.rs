@@ -23,7 +23,7 @@ newest generation is abandoned: its number is never used again, and neither hist
 upload returns to it. Only one generation can be taken back; a second rewind in a row is refused.
 
 Examples:
-  tar-like rewind -db photos.sqlite http://backup:8000/tar
+  tar-like rewind --source /srv/photos http://backup:8000/tar
   tar-like rewind -db photos.sqlite /mnt/disk/photos
   tar-like rewind -db photos.sqlite                         the index alone
 

@@ -56,6 +56,7 @@ pub(super) const VARIABLES: &[Variable] = &[
     Variable { name: "https_proxy", default: "" },
     Variable { name: "no_proxy", default: "" },
     Variable { name: "TMPDIR", default: "/tmp" },
+    Variable { name: "XDG_STATE_HOME", default: "~/.local/state" },
     Variable { name: SYSTEM_FILE_VARIABLE, default: SYSTEM_FILE },
 ];
 

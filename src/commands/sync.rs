@@ -3,8 +3,8 @@
 use super::append::AppendArgs;
 use super::args;
 use super::destination::{destination, refuse_remote_source};
-use super::environment::{default_database, threads};
-use super::index_file::confirm_clean;
+use super::environment::{index_folder, threads};
+use super::index_file::{confirm_clean, database_of_source};
 use super::output::{Outcome, Output};
 use super::report;
 use super::rsync_flags::RsyncFlags;
@@ -31,13 +31,13 @@ accepted: they say what happens anyway.
 
 Examples:
   tar-like sync /data http://backup:8000/tar
-  tar-like sync /data /mnt/disk/data -db /tmp/data.sqlite
+  tar-like sync /data /mnt/disk/data
   tar-like sync /data/disk.img http://backup:8000/tar -db disk.sqlite
-  tar-like sync /dev/vg/snapshot /mnt/disk -db snapshot.sqlite
+  tar-like sync /dev/vg/snapshot /mnt/disk
   tar-like sync s3://photos/2024 http://backup:8000/tar --s3-endpoint https://s3.example.org
   tar-like sync /data https://backup/tar --token-file token --dry-run
-  tar-like sync /data /mnt/disk/restored --adopt -db /tmp/data.sqlite
-  tar-like sync /var/log http://backup:8000/tar -db logs.sqlite --append spot
+  tar-like sync /data /mnt/disk/restored --adopt
+  tar-like sync /var/log http://backup:8000/tar --append spot
 
 Exit codes: 0 the receiver confirmed every file, 1 error, 2 wrong usage, 3 some files failed or were
 skipped (they are listed), 4 receiver full or degraded, 25 more to delete than --max-delete, 130
@@ -52,7 +52,8 @@ pub(super) struct SyncArgs {
     /// A receiver (http://host:8000/tar) or a folder on this host
     #[arg(value_name = "DESTINATION")]
     destination: PathBuf,
-    /// Where the index is kept, also -db [default: ~/.tar_like.sqlite]
+    /// Where the index is kept, also -db [default: a file for each source, which tar-like indexes
+    /// lists]
     #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
     /// Leave out relative paths that match this regular expression; may be given several times
@@ -103,22 +104,25 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
             None
         }
     };
-    let database = args.database.map_or_else(default_database, Ok)?;
-    if args.clean {
-        confirm_clean(&database, args.yes, upload.dry_run, output)?;
-    }
-    let index = IndexOptions {
+    let mut index = IndexOptions {
         base: args.source,
         bucket,
         read_contents: true,
-        database,
+        database: args.database.clone().unwrap_or_default(),
         exclude: args.exclude,
-        own_files: Vec::new(),
+        // The indexes of other sources are no content of this one.
+        own_files: index_folder().into_iter().collect(),
         reuse: !args.clean,
         checksum: args.checksum,
         append: args.append.append(),
         threads: threads(),
     };
+    if args.database.is_none() {
+        index.database = database_of_source(&index.source_name(), upload.dry_run)?;
+    }
+    if args.clean {
+        confirm_clean(&index.database, args.yes, upload.dry_run, output)?;
+    }
     let entries = entry_sink(args.itemize, upload.delete.is_some(), output);
     let options = SyncOptions { index, upload, adopt: args.adopt, entries, tar_id, replace_source };
     let watch = output.watch();

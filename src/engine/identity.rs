@@ -39,6 +39,11 @@ pub fn identity_of_index(database: &Path, computed: bool) -> Result<Option<Sourc
     })
 }
 
+/// The identity of a source that has no index yet, from what an index will record as its base.
+pub(super) fn identity_of_base(base: &[u8]) -> SourceIdentity {
+    compute(base)
+}
+
 /// Notes in an index of ours of which source it is, if an earlier version made it.
 ///
 /// # Errors

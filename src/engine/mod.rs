@@ -16,6 +16,7 @@ pub mod index;
 pub mod index_body;
 pub mod index_lock;
 pub mod index_source;
+pub mod indexes;
 mod opener;
 mod pipeline;
 pub mod plan;

@@ -95,10 +95,7 @@ impl Client {
     /// # Errors
     /// The address or a file of certificates is not valid.
     pub fn new(options: ClientOptions, stall_timeout: Duration, monitor: Arc<dyn Monitor>) -> Result<Self> {
-        let mut base = connect::address(&options.url)?;
-        if !base.path().ends_with('/') {
-            base.set_path(&format!("{}/", base.path()));
-        }
+        let base = connect::base(&options.url)?;
         let local = connect::is_loopback(&base);
         let proxy = connect::proxy_of(&base);
         let window = Window::new(options.connections, options.bandwidth.as_ref().map(|limit| limit.rate()));

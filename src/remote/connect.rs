@@ -49,6 +49,37 @@ pub(super) fn address(text: &str) -> Result<Url> {
     Ok(url)
 }
 
+/// The address of a receiver's archives, with a slash at its end. Without a path it is that of a
+/// receiver without a prefix.
+///
+/// # Errors
+/// It is no address, or its path does not end in `/tar`: it would name no folder.
+pub(super) fn base(text: &str) -> Result<Url> {
+    let mut url = address(text)?;
+    let path = url.path().trim_end_matches('/').to_owned();
+    let names: Vec<&str> = path.split('/').skip(1).collect();
+    let hint = match *names {
+        [] | [.., "tar"] => {
+            let path = if names.is_empty() { "/tar" } else { &*path };
+            url.set_path(&format!("{path}/"));
+            return Ok(url);
+        }
+        [.., "tar", number] if number.bytes().all(|b| b.is_ascii_digit()) => {
+            let end = text.trim_end_matches('/').len() - number.len();
+            let base = text.get(..end).unwrap_or(text).trim_end_matches('/');
+            format!("the number of an archive is an option: {base} --tar-id {number}")
+        }
+        _ => {
+            url.set_path("/tar");
+            format!(
+                "the path names no folder there, and is /tar unless a reverse proxy puts another one before it: \
+                 give {url}. Each source is an archive of its own (--tar-id)"
+            )
+        }
+    };
+    Err(usage(format!("the path of {text} is not that of a receiver, which ends in /tar")).with_hint(hint))
+}
+
 /// Whether an address is what this host calls itself.
 pub(super) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();

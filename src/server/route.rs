@@ -1,5 +1,6 @@
-//! Which request is which. The address of an archive may have any prefix (`/tar` by default, or
-//! what a reverse proxy adds).
+//! Which request is which. The address of an archive has the prefix `/tar`, or one that ends in it
+//! and that a reverse proxy adds; or none, where a reverse proxy removes it. Another path names no
+//! folder, and is not served: it would be taken for one.
 
 use super::auth::{Need, Scope};
 use crate::error::{Error, ErrorKind, Result};
@@ -48,22 +49,25 @@ impl Route {
 
 /// Finds the route of `method` and `path`.
 pub(super) fn route(method: &str, path: &str) -> Result<Route> {
-    let names: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
-    if !names.iter().all(|name| is_plain(name)) {
+    let all: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
+    if !all.iter().all(|name| is_plain(name)) {
         return Err(nothing());
     }
-    let (route, allowed) = match &*names {
-        ["healthz"] => (Route::Health, "GET"),
-        ["readyz"] => (Route::Ready, "GET"),
-        ["metrics"] => (Route::Metrics, "GET"),
-        [.., tar_id, "db"] => (Route::PutIndex { tar_id: number("tar_id", tar_id)? }, "PUT"),
-        [.., tar_id, "status"] => (Route::Status { tar_id: number("tar_id", tar_id)? }, "GET"),
-        [.., tar_id, "log"] => (Route::Log { tar_id: number("tar_id", tar_id)? }, "POST"),
-        [.., tar_id, "finish"] => (Route::Finish { tar_id: number("tar_id", tar_id)? }, "POST"),
-        [.., tar_id, "look"] => (Route::Precheck { tar_id: number("tar_id", tar_id)? }, "POST"),
-        [.., tar_id, "adopt"] => (Route::Adopt { tar_id: number("tar_id", tar_id)? }, "POST"),
-        [.., tar_id, "verify"] => (Route::Verify { tar_id: number("tar_id", tar_id)? }, "POST"),
-        [.., tar_id, block_size, block] => (
+    let prefix = all.iter().rposition(|name| *name == "tar");
+    let names = prefix.map_or(&*all, |tar| &all[tar + 1..]);
+    let (route, allowed) = match names {
+        ["healthz"] if all.len() == 1 => (Route::Health, "GET"),
+        ["readyz"] if all.len() == 1 => (Route::Ready, "GET"),
+        ["metrics"] if all.len() == 1 => (Route::Metrics, "GET"),
+        [first, _, ..] if prefix.is_none() && first.parse::<u64>().is_err() => return Err(nothing()),
+        [tar_id, "db"] => (Route::PutIndex { tar_id: number("tar_id", tar_id)? }, "PUT"),
+        [tar_id, "status"] => (Route::Status { tar_id: number("tar_id", tar_id)? }, "GET"),
+        [tar_id, "log"] => (Route::Log { tar_id: number("tar_id", tar_id)? }, "POST"),
+        [tar_id, "finish"] => (Route::Finish { tar_id: number("tar_id", tar_id)? }, "POST"),
+        [tar_id, "look"] => (Route::Precheck { tar_id: number("tar_id", tar_id)? }, "POST"),
+        [tar_id, "adopt"] => (Route::Adopt { tar_id: number("tar_id", tar_id)? }, "POST"),
+        [tar_id, "verify"] => (Route::Verify { tar_id: number("tar_id", tar_id)? }, "POST"),
+        [tar_id, block_size, block] => (
             Route::PutBlock {
                 tar_id: number("tar_id", tar_id)?,
                 block_size: match number("block size", block_size)? {
@@ -89,6 +93,7 @@ pub(super) fn route(method: &str, path: &str) -> Result<Route> {
 
 fn nothing() -> Error {
     Error::new(ErrorKind::NotFound, "nothing is served here")
+        .with_hint("the address of a receiver ends in /tar, as in http://host:8000/tar")
 }
 
 /// Whether a name in a path leads nowhere else. A prefix means nothing here, so it may be whatever
@@ -115,7 +120,7 @@ mod tests {
     #[test]
     fn any_prefix_and_the_original_paths() {
         let block = Route::PutBlock { tar_id: 0, block_size: 30_000_000, number: 7 };
-        for path in ["/tar/0/30000000/7", "/0/30000000/7", "/a/b/tar/0/30000000/7"] {
+        for path in ["/tar/0/30000000/7", "/0/30000000/7", "/a/b/tar/0/30000000/7", "/tar/tar/0/30000000/7"] {
             assert_eq!(route("PUT", path).unwrap(), block);
         }
         assert_eq!(route("PUT", "/tar/3/db").unwrap(), Route::PutIndex { tar_id: 3 });
@@ -128,6 +133,11 @@ mod tests {
         let kind = |method, path| route(method, path).unwrap_err().kind();
         assert_eq!(kind("GET", "/"), ErrorKind::NotFound);
         assert_eq!(kind("GET", "/etc/passwd"), ErrorKind::NotFound);
+        // Neither a folder nor a number of an archive is named by the path before it.
+        for path in ["/web1/0/status", "/tar/web1/0/status", "/tar/3/0/status", "/tar/metrics", "/tar/web/db"]
+        {
+            assert!(matches!(kind("GET", path), ErrorKind::NotFound | ErrorKind::Malformed), "{path}");
+        }
         assert_eq!(kind("GET", "/tar/0/db"), ErrorKind::MethodNotAllowed);
         assert_eq!(kind("GET", "/tar/0/1/2"), ErrorKind::MethodNotAllowed);
         assert_eq!(kind("DELETE", "/tar/0/finish"), ErrorKind::MethodNotAllowed);
@@ -150,7 +160,9 @@ mod tests {
 
     #[test]
     fn any_prefix_leads_here() {
-        for prefix in ["", "/tar", "//tar", "/my%20files/tar", "/a;v=1/tar", "/caf%C3%A9//x", "/a,b/c+d/~e"] {
+        for prefix in
+            ["", "/tar", "//tar", "/my%20files/tar", "/a;v=1/tar", "/caf%C3%A9//x/tar", "/a,b/c+d/~e/tar"]
+        {
             assert_eq!(route("PUT", &format!("{prefix}/3/db")).unwrap(), Route::PutIndex { tar_id: 3 });
         }
     }

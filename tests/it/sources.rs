@@ -277,3 +277,94 @@ fn a_token_that_is_not_for_the_number_says_which_one_it_needs() {
     sync(&seven, args!["--tar-id", "0"]).code(0);
     assert_eq!(sync(&zero, vec![]).code(0).summary()["tar_id"], 0);
 }
+
+#[test]
+fn each_source_has_an_index_of_its_own_unless_one_is_named() {
+    let site = Site::new();
+    let lab = &site.lab;
+    let folder = lab.path("home/.local/state/tar-like");
+    let sync = |source: &Path, more: Vec<OsString>| lab.cmd(args!["sync", source]).args(more).derived().run();
+    let (one, two) = (lab.path("one"), lab.path("two"));
+    let copies = lab.path("copies");
+    // A dry run makes nothing.
+    sync(&one, args![copies, "-n"]).code(0);
+    assert!(!folder.exists());
+    for source in [&one, &two, &one] {
+        sync(source, args![copies, "--delete"]).code(0);
+    }
+    assert_eq!(std::fs::read_dir(&copies).unwrap().count(), 101);
+    let mode = std::fs::metadata(&folder).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o700);
+    let lines = lab.run(args!["indexes", "--json"]).code(0).json();
+    let indexes: Vec<_> = lines.iter().filter(|line| line["event"] == "kept_index").collect();
+    assert_eq!(indexes.len(), 2, "{lines:?}");
+    for (index, source) in indexes.iter().zip([&one, &two]) {
+        assert_eq!(index["source"], source.to_str().unwrap());
+        assert_eq!((&index["files"], &index["generation"]), (&50.into(), &1.into()));
+        let name = source.file_name().unwrap().to_str().unwrap();
+        assert!(index["path"].as_str().unwrap().contains(&format!("/tar-like/{name}-")), "{index}");
+    }
+    // Other commands find it by the source.
+    lab.run(args!["check", "-b", copies, "--source", one]).code(0);
+    lab.run(args!["check", "-b", copies]).code(1).says("tar-like indexes");
+    lab.run(args!["check", "-b", copies, "--source", copies]).code(2).says("tar-like indexes");
+    lab.run(args!["history", "--source", lab.path("two/")]).code(0);
+    // A damaged one is named, and a source that is not there.
+    std::fs::write(folder.join("notes.sqlite"), "no index").unwrap();
+    std::fs::rename(&two, lab.path("three")).unwrap();
+    let text = lab.run(args!["indexes"]).code(0).stdout;
+    assert!(text.contains("notes.sqlite") && text.contains("is no index"), "{text}");
+    assert!(text.contains("/two (not there)"), "{text}");
+}
+
+#[test]
+fn the_index_of_an_earlier_version_is_gone_on_with() {
+    let site = Site::new();
+    let (lab, one, two) = (&site.lab, site.lab.path("one"), site.lab.path("two"));
+    lab.run(args!["index", "-b", one]).code(0);
+    let sync = |source: &Path, dest: &str| {
+        lab.cmd(args!["sync", source, lab.path(dest)]).derived().run().code(0);
+    };
+    sync(&one, "copy");
+    assert!(!lab.path("home/.local").join("state/tar-like").join("one").exists());
+    sync(&two, "copy");
+    let files = std::fs::read_dir(lab.path("home/.local/state/tar-like")).unwrap();
+    let names: Vec<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.len() == 1 && names[0].starts_with("two-"), "{names:?}");
+    // Another place for all of them, and none at all.
+    let cmd = || lab.cmd(args!["sync", two, lab.path("elsewhere")]).derived();
+    cmd().env("XDG_STATE_HOME", lab.path("state")).run().code(0);
+    assert!(lab.path("state/tar-like").is_dir());
+    cmd().env("HOME", "").run().code(2).says("HOME is not set");
+}
+
+/// The home folder is its own source: the indexes in it are no content.
+#[test]
+fn indexes_below_the_source_are_left_out() {
+    let lab = Lab::new();
+    let home = lab.path("home");
+    std::fs::write(home.join("letter"), "dear").unwrap();
+    for _ in 0..2 {
+        lab.cmd(args!["sync", home, lab.path("copy")]).derived().run().code(0);
+    }
+    assert!(lab.path("copy/letter").is_file() && lab.path("copy/.local/state").is_dir());
+    assert!(!lab.path("copy/.local/state/tar-like").exists());
+}
+
+#[test]
+fn a_path_in_the_address_that_means_nothing_is_refused() {
+    let site = Site::new();
+    let proxy = site.proxy();
+    let origin = proxy.url.strip_suffix("/tar").unwrap();
+    for path in ["/web1", "/tar/web", "/3", "/0"] {
+        let url = format!("{origin}{path}");
+        site.sync("one", &url, vec![]).code(2).says("ends in /tar").says(&format!("{origin}/tar"));
+    }
+    site.sync("one", format!("{origin}/tar/3"), vec![]).code(2).says("--tar-id 3");
+    for path in ["/web1/0/status", "/web1/0/db", "/tar/web1/0/status"] {
+        assert!(matches!(proxy.request("GET", path, &[], b"").status, 400 | 404), "{path}");
+    }
+    for path in ["", "/", "/tar", "/tar/"] {
+        site.sync("one", format!("{origin}{path}"), vec![]).code(0);
+    }
+}

@@ -136,8 +136,9 @@ impl IndexReader {
     /// There is none, it is no index, it was never completed, or a newer version wrote it.
     pub fn open(path: &Path) -> Result<Self> {
         if let Err(e) = std::fs::metadata(path) {
-            return Err(Error::io(format!("cannot open the index {}", path.display()), e)
-                .with_hint("make it with: tar-like index -b FOLDER -db FILE"));
+            return Err(Error::io(format!("cannot open the index {}", path.display()), e).with_hint(
+                "make it with: tar-like index -b FOLDER -db FILE; tar-like indexes lists those of sync",
+            ));
         }
         check_file(path)?;
         Self::on(Self::connect(path)?, path)
