@@ -2,6 +2,7 @@
 
 use super::entry::Meta;
 use super::ranges::RangeSet;
+use super::skipped::FilteredPaths;
 use crate::error::{Error, ErrorKind};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -163,6 +164,9 @@ pub struct Status {
     /// The receiver spares what [`DeleteRequest::spare`] names.
     #[serde(default)]
     pub spares: bool,
+    /// The receiver spares what [`DeleteRequest::filtered`] says.
+    #[serde(default)]
+    pub filters: bool,
     /// The receiver can retain what a generation replaces ([`HEADER_KEEP`]), and rewind to it
     /// ([`HEADER_REWIND`]).
     #[serde(default)]
@@ -254,7 +258,7 @@ impl From<Meta> for TopFolder {
 /// Body of `POST adopt`: the receiver indexes what is below its base folder, which another program
 /// may have copied there. The repeated request asks how far it is. The answer is 202 with an
 /// [`AdoptAnswer`] while the receiver reads, and 200 with one at the end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdoptRequest {
     /// A number that no other sender uses. A new number starts a new adoption.
     pub name: u64,
@@ -265,6 +269,9 @@ pub struct AdoptRequest {
     /// out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
+    /// Rules for such paths ([`super::path_rules::PathRule::to_text`]), in place of `exclude`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<String>,
 }
 
 /// Answer to `POST adopt`.
@@ -294,7 +301,7 @@ pub struct Similarity {
 }
 
 /// What may be deleted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteRequest {
     /// The most entries to delete. If there are more candidates, none is deleted.
     pub most: u64,
@@ -310,6 +317,10 @@ pub struct DeleteRequest {
     /// [`Status::spares`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spare: Vec<String>,
+    /// What a filter left out of the source, to spare as well. Only for receivers that say
+    /// [`Status::filters`].
+    #[serde(default, skip_serializing_if = "FilteredPaths::is_empty")]
+    pub filtered: FilteredPaths,
 }
 
 /// Body of `POST look`: a precheck of the files that have their final names. It changes nothing.

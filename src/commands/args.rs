@@ -138,11 +138,11 @@ pub(super) fn block_range(first: u64, last: Option<u64>) -> Result<(), Error> {
 
 /// A regular expression on the bytes of a relative path. Not the empty one, which every path
 /// matches.
-pub(super) fn regex(text: &str) -> Result<regex::bytes::Regex, String> {
+pub(super) fn regex(text: &str) -> Result<OsString, String> {
     if text.is_empty() {
         return Err("an empty expression matches every path".to_string());
     }
-    regex::bytes::Regex::new(text).map_err(|e| e.to_string())
+    regex::bytes::Regex::new(text).map(|_| text.into()).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! `tar-like index`
 
 use super::append::AppendArgs;
-use super::args;
 use super::environment::{default_database, default_progress, threads};
+use super::filter_flags::FilterFlags;
 use super::output::{Outcome, Output};
 use super::report::{index_exit, index_fields, index_text};
 use super::s3::S3Args;
@@ -20,6 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   tar-like index /data
   tar-like index -c -b /data -db /tmp/data.sqlite -x '\\.tmp$' -x '^cache/'
+  tar-like index -b /data -db src.sqlite --exclude-glob 'cache/' --filter-file .gitignore
   tar-like index -b /data/disk.img -db image.sqlite
   tar-like index /var/log -db logs.sqlite --append spot
   tar-like index --use-s3 --s3-bucket photos --s3-prefix 2024 -db photos.sqlite
@@ -48,9 +49,6 @@ pub(super) struct IndexArgs {
     /// Where the index goes, also -db [default: ~/.tar_like.sqlite]
     #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
-    /// Leave out relative paths that match this regular expression; may be given several times
-    #[arg(short = 'x', long, value_name = "REGEX", value_parser = args::regex, allow_hyphen_values = true)]
-    exclude: Vec<regex::bytes::Regex>,
     /// Replace an existing index by a fresh one. Without this flag, its next generation is made
     #[arg(short, long)]
     clean: bool,
@@ -59,6 +57,8 @@ pub(super) struct IndexArgs {
     checksum: bool,
     #[command(flatten)]
     append: AppendArgs,
+    #[command(flatten)]
+    filter: FilterFlags<true>,
     #[command(flatten)]
     s3: S3Args,
 }
@@ -69,10 +69,10 @@ pub(super) async fn run(args: IndexArgs, output: &Arc<Output>) -> Result<Outcome
     let bucket = args.s3.bucket(args.use_s3, &base, DEFAULT_BASE, output).await?;
     let options = IndexOptions {
         base,
+        filter: args.filter.filter(bucket.is_some(), output)?,
         bucket,
         read_contents: !args.s3_no_md5,
         database,
-        exclude: args.exclude,
         own_files: default_progress().into_iter().collect(),
         reuse: !args.clean,
         checksum: args.checksum,

@@ -27,6 +27,7 @@ mod connect;
 mod credential_reloader;
 mod destination;
 mod environment;
+mod filter_flags;
 mod gc;
 mod generate;
 mod hcp_credentials;

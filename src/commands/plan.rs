@@ -2,14 +2,15 @@
 
 use super::args;
 use super::environment::{default_progress, threads};
+use super::filter_flags::FilterFlags;
 use super::index_file::database_to_plan;
 use super::output::{Outcome, Output, counted, human_bytes, human_seconds};
-use super::report::{plan_entry, plan_exit, plan_fields, plan_notes, plan_table};
+use super::report::{explained, plan_entry, plan_exit, plan_fields, plan_notes, plan_table};
 use super::s3::S3Args;
 use super::signals::interruptible;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::ranges::RangeSet;
-use crate::engine::index::{Append, IndexOptions};
+use crate::engine::index::{Append, IndexOptions, explain};
 use crate::engine::index_source::refuse_other_index;
 use crate::engine::plan::{BetweenOptions, Plan, PlanOptions, PlannedChange, between, plan};
 use crate::error::Result;
@@ -71,12 +72,14 @@ pub(super) struct PlanArgs {
     /// ~/.tar_like.sqlite]
     #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
-    /// Leave out relative paths that match this regular expression; may be given several times
-    #[arg(short = 'x', long, value_name = "REGEX", value_parser = args::regex, allow_hyphen_values = true)]
-    exclude: Vec<regex::bytes::Regex>,
+    #[command(flatten)]
+    filter: FilterFlags<false>,
+    /// Say which rule decides whether PATH of the source is copied, and do nothing else
+    #[arg(long, value_name = "PATH")]
+    explain: Option<PathBuf>,
     /// Compare this generation of the index with a later one, and ignore the source; tar-like
     /// history lists the generations
-    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["source", "base_folder", "use_s3", "exclude"])]
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["source", "base_folder", "use_s3", "exclude-regex", "exclude", "explain"])]
     from: Option<u64>,
     /// The later generation [default: the newest]
     #[arg(long, value_name = "NUMBER", requires = "from")]
@@ -101,16 +104,19 @@ pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome>
     let bucket = args.s3.bucket(args.use_s3, &base, DEFAULT_BASE, output).await?;
     let mut index = IndexOptions {
         base,
+        filter: args.filter.filter(bucket.is_some(), output)?,
         bucket,
         read_contents: true,
         database: args.database.clone().unwrap_or_default(),
-        exclude: args.exclude,
         own_files: default_progress().into_iter().collect(),
         reuse: true,
         checksum: false,
         append: Append::default(),
         threads: threads(),
     };
+    if let Some(path) = &args.explain {
+        return Ok(explained("plan", &explain(&index, path)?));
+    }
     if args.database.is_none() {
         index.database = database_to_plan(&index.source_name())?;
     }

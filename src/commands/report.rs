@@ -1,8 +1,9 @@
 //! What indexing, planning and sending ended with, as a line for people and as fields for programs.
 
 use super::output::{Outcome, Output, counted, human_bytes, human_count};
+use crate::archive::path::printable;
 use crate::archive::protocol::Similarity;
-use crate::engine::index::IndexReport;
+use crate::engine::index::{Explanation, IndexReport};
 use crate::engine::plan::{ChangeKind, Plan, PlannedChange, Tally};
 use crate::engine::upload::UploadReport;
 use crate::error::{ErrorKind, Result};
@@ -50,7 +51,18 @@ fn nodes(count: u64) -> String {
     }
 }
 
-/// 3 if entries of the source were left out.
+/// The outcome of `--explain`.
+pub(super) fn explained(command: &'static str, explanation: &Explanation) -> Outcome {
+    let Explanation { path, decided, left_out, rule } = explanation;
+    // Has the text written to standard output: it is the result of the command.
+    let fields = json!({
+        "dry_run": true, "path": printable(path), "decided": printable(decided), "left_out": left_out,
+        "rule": rule,
+    });
+    Outcome { command, exit: 0, text: explanation.to_string(), fields }
+}
+
+/// 3 if entries of the source were skipped.
 pub(super) fn index_exit(report: &IndexReport) -> u8 {
     if report.skipped > 0 { ErrorKind::Partial.exit_code() } else { 0 }
 }
@@ -58,6 +70,10 @@ pub(super) fn index_exit(report: &IndexReport) -> u8 {
 pub(super) fn index_text(report: &IndexReport) -> String {
     let skipped =
         if report.skipped > 0 { format!(", {} skipped", human_count(report.skipped)) } else { String::new() };
+    let excluded = match report.excluded {
+        0 => String::new(),
+        excluded => format!(", {} left out", human_count(excluded)),
+    };
     let changes = match &report.changes {
         None => String::new(),
         Some(_) if report.unchanged => format!("; nothing changed since generation {}", report.generation),
@@ -76,7 +92,7 @@ pub(super) fn index_text(report: &IndexReport) -> String {
         ),
     };
     format!(
-        "indexed {}, {}, {}{skipped}{changes}",
+        "indexed {}, {}, {}{skipped}{excluded}{changes}",
         counted(report.files, "file"),
         nodes(report.nodes),
         human_bytes(report.content_bytes)
@@ -87,6 +103,7 @@ pub(super) fn index_fields(report: &IndexReport) -> Map<String, Value> {
     object(json!({
         "files": report.files, "nodes": report.nodes, "total_bytes": report.total_bytes,
         "content_bytes": report.content_bytes, "skipped": report.skipped,
+        "excluded": report.excluded,
         "digest": report.digest.to_string(), "unchanged": report.unchanged, "generation": report.generation,
         "changes": report.changes.map(|changes| json!({
             "added": changes.added, "changed": changes.changed, "known": changes.known, "touched": changes.touched,
@@ -285,6 +302,9 @@ pub(super) fn plan_notes(plan: &Plan) -> String {
     if plan.skipped.total() > 0 {
         text.push_str(&format!("\n{} would be skipped", counted(plan.skipped.total(), "entry")));
     }
+    if plan.excluded > 0 {
+        text.push_str(&format!("\n{} would be left out by the filter", counted(plan.excluded, "entry")));
+    }
     text
 }
 
@@ -299,6 +319,7 @@ pub(super) fn plan_fields(plan: &Plan) -> Map<String, Value> {
     }
     fields.extend(object(json!({
         "generation": plan.from, "to_generation": plan.to, "skipped": plan.skipped.total(),
+        "excluded": plan.excluded,
         "total_files": plan.total_files, "total_bytes": plan.total_bytes, "send_bytes": plan.send_bytes,
         "at_most": plan.at_most, "believed_bytes": plan.assumed_bytes, "blocks": plan.blocks,
     })));

@@ -1,9 +1,9 @@
 //! `tar-like sync`
 
 use super::append::AppendArgs;
-use super::args;
 use super::destination::{destination, refuse_remote_source};
 use super::environment::{index_folder, threads};
+use super::filter_flags::FilterFlags;
 use super::index_file::{confirm_clean, database_of_source};
 use super::output::{Outcome, Output};
 use super::report;
@@ -11,7 +11,7 @@ use super::rsync_flags::RsyncFlags;
 use super::s3::{Place, S3Args};
 use super::signals::cancelled_by_signal;
 use super::transfer::TransferArgs;
-use crate::engine::index::IndexOptions;
+use crate::engine::index::{IndexOptions, explain};
 use crate::engine::plan::{ChangeKind, EntrySink};
 use crate::engine::sync::{SyncOptions, SyncReport, sync};
 use crate::engine::upload::{ContentScope, UploadOptions};
@@ -35,6 +35,7 @@ Examples:
   tar-like sync /data/disk.img http://backup:8000/tar -db disk.sqlite
   tar-like sync /dev/vg/snapshot /mnt/disk
   tar-like sync s3://photos/2024 http://backup:8000/tar --s3-endpoint https://s3.example.org
+  tar-like sync /home /mnt/disk/home --exclude '*.tmp' --exclude cache/ --filter-file .gitignore
   tar-like sync /data https://backup/tar --token-file token --dry-run
   tar-like sync /data /mnt/disk/restored --adopt
   tar-like sync /var/log http://backup:8000/tar --append spot
@@ -56,9 +57,6 @@ pub(super) struct SyncArgs {
     /// lists]
     #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
-    /// Leave out relative paths that match this regular expression; may be given several times
-    #[arg(short = 'x', long, value_name = "REGEX", value_parser = args::regex, allow_hyphen_values = true)]
-    exclude: Vec<regex::bytes::Regex>,
     /// Drop the index and its generations, and read every file again. On a terminal, asks before
     /// more than one generation is lost
     #[arg(long)]
@@ -72,6 +70,11 @@ pub(super) struct SyncArgs {
     checksum: bool,
     #[command(flatten)]
     append: AppendArgs,
+    #[command(flatten)]
+    filter: FilterFlags<false>,
+    /// Say which rule decides whether PATH of the source is copied, and do nothing else
+    #[arg(long, value_name = "PATH")]
+    explain: Option<PathBuf>,
     /// Use the contents of the destination as a previous copy, whichever program made them. The
     /// receiver reads them, and only differences are sent. With --dry-run, say how much is the same
     #[arg(long)]
@@ -106,10 +109,10 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     };
     let mut index = IndexOptions {
         base: args.source,
+        filter: args.filter.filter(bucket.is_some(), output)?,
         bucket,
         read_contents: true,
         database: args.database.clone().unwrap_or_default(),
-        exclude: args.exclude,
         // The indexes of other sources are no content of this one.
         own_files: index_folder().into_iter().collect(),
         reuse: !args.clean,
@@ -117,6 +120,9 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
         append: args.append.append(),
         threads: threads(),
     };
+    if let Some(path) = &args.explain {
+        return Ok(report::explained("sync", &explain(&index, path)?));
+    }
     if args.database.is_none() {
         index.database = database_of_source(&index.source_name(), upload.dry_run)?;
     }

@@ -50,6 +50,9 @@ pub(super) struct TransferArgs {
     /// does not have
     #[arg(long)]
     delete: bool,
+    /// Delete also what the filter left out of the source, which stays otherwise; implies --delete
+    #[arg(long)]
+    delete_excluded: bool,
     /// Delete nothing if more entries than this would go: a number, or a percentage of the files
     /// [default: 1000 or 10%, whichever is more]
     #[arg(long, value_name = "NUMBER|N%", requires = "delete", value_parser = args::limit)]
@@ -83,6 +86,7 @@ impl TransferArgs {
             limit: self.max_delete,
             backup: self.backup_dir.clone(),
             ignore_errors: self.ignore_errors,
+            filtered: self.delete_excluded,
         };
         Ok(UploadOptions {
             progress: self.database_progress.clone().map_or_else(default_progress, Ok)?,
@@ -92,7 +96,7 @@ impl TransferArgs {
             ignore_done: self.ignore_done,
             space: if self.no_space_check { SpacePolicy::Ignore } else { SpacePolicy::Warn },
             dry_run: self.dry_run,
-            delete: self.delete.then_some(delete),
+            delete: (self.delete || self.delete_excluded).then_some(delete),
             keep: self.keep.map(u64::from),
             compression: match self.compress {
                 Compress::Auto => Compression::Auto,

@@ -43,13 +43,12 @@ fn hint(error: &clap::Error, arguments: &[OsString]) -> Option<&'static str> {
             let command = error.get(ContextKind::InvalidSubcommand).map(ToString::to_string)?;
             of_command(&command)
         }
-        clap::error::ErrorKind::MissingRequiredArgument if has_short(arguments, 'x') => Some(
-            "-x takes the next argument as a regular expression; file systems that are mounted below \
-             the source are copied as well",
-        ),
-        _ if flag == "--exclude" => Some(
-            "this is a regular expression on the relative path, not a pattern as rsync's: '*.pyc' is \
-             written '\\.pyc$'",
+        clap::error::ErrorKind::MissingRequiredArgument if has_short(arguments, 'x') => {
+            Some("-x takes the next argument as a regular expression; rsync's -x is --one-file-system here")
+        }
+        _ if matches!(flag, "--exclude-regex" | "--exclude") => Some(
+            "this is a regular expression on the relative path: '*.pyc' is written '\\.pyc$', or given to \
+             --exclude of sync and plan, or to --exclude-glob of index",
         ),
         _ if flag == "--no-processes" => Some(
             "-p is the number of workers, for example -p 8; permissions are always kept, so rsync's \
@@ -97,17 +96,16 @@ const FLAGS: Hints = &[
         &["--delete-before", "--delete-during", "--del", "--delete-delay", "--delete-after"],
         "--delete deletes when everything else is in place and verified",
     ),
-    (
-        &["--delete-excluded", "--force"],
-        "--delete deletes what an earlier run put there and this one does not have",
-    ),
+    (&["--force"], "--delete deletes what an earlier run put there and this one does not have"),
     (&["-b", "--backup"], "--delete --backup-dir FOLDER moves entries away instead of deleting them"),
     (
-        &["--include", "--include-from", "--exclude-from", "--filter", "-f", "--files-from", "-F", "-C"],
-        "-x REGEX leaves out the relative paths that match a regular expression; it may be given \
-         several times",
+        &["--filter", "-f", "-F", "-C", "--cvs-exclude", "--filter-from", "--iexclude"],
+        "--exclude, --include, --exclude-from and --include-from take patterns; --filter-file .gitignore \
+         reads a file in each folder",
     ),
-    (&["--one-file-system"], "file systems that are mounted below the source are copied as well"),
+    (&["-0", "--from0"], "--files-from0 FILE reads a list of paths with a zero byte behind each"),
+    (&["--max-age", "--min-age"], "--newer 7d leaves out files that have not changed for so long"),
+    (&["--exclude-if-present", "--exclude-caches"], "--exclude PATTERN leaves out the folders"),
     (
         &["--append-verify", "--append-only", "--inplace"],
         "--append spot reads only the end of files that have grown; the copy is never written in place",
@@ -144,7 +142,6 @@ const FLAGS: Hints = &[
         ],
         "modes, owners and times are copied as they are",
     ),
-    (&["--max-size", "--min-size"], "files of every size are copied"),
     (&["--existing", "--ignore-existing"], "every file of the source is copied"),
     (&["--remove-source-files", "--delete-source"], "nothing is ever deleted at the source"),
     (&["--password-file"], "--token-file FILE has the token of the receiver"),

@@ -16,7 +16,8 @@ const PREFIX: &str = "TARLIKE_";
 
 /// Flags that give up a protection or earlier work. Whoever wants that says so in the command line,
 /// each time: as a setting, it would hold for runs that nobody thought of.
-const WITHOUT: &[&str] = &["clean", "insecure", "ignore-ca", "ignore-errors", "moved", "yes"];
+const WITHOUT: &[&str] =
+    &["clean", "insecure", "ignore-ca", "ignore-errors", "delete-excluded", "moved", "yes"];
 
 /// The same for each flag whose name begins so.
 const WITHOUT_PREFIX: &str = "replace-";
@@ -30,6 +31,12 @@ const OTHERWISE: &[&str] = &["s3-ignore-ca", "s3-profile", "s3-region"];
 const OF_COMMAND: &[(&str, &str, &str)] = &[
     ("proxy", "base-folder", "TARLIKE_PROXY_BASE_FOLDER"),
     ("proxy", "database", "TARLIKE_PROXY_DATABASE"),
+    // Globs and regular expressions have one variable each.
+    ("index", "exclude", "TARLIKE_EXCLUDE_REGEX"),
+    ("index", "exclude-glob", "TARLIKE_EXCLUDE"),
+    ("index", "include-glob", "TARLIKE_INCLUDE"),
+    ("index", "exclude-glob-from", "TARLIKE_EXCLUDE_FROM"),
+    ("index", "include-glob-from", "TARLIKE_INCLUDE_FROM"),
     ("gc", "base-folder", "TARLIKE_GC_BASE_FOLDER"),
     ("gc", "database", "TARLIKE_GC_DATABASE"),
     ("check", "base-folder", "TARLIKE_CHECK_BASE_FOLDER"),
@@ -264,7 +271,7 @@ mod tests {
                 argument.get_value_names().unwrap_or_default().iter().map(ToString::to_string).collect();
             let choices: Vec<_> =
                 argument.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
-            let kind = format!("--{flag} {values:?} {choices:?} {:?}", argument.get_action());
+            let kind = format!("{values:?} {choices:?} {:?}", argument.get_action());
             let first = kinds.entry(variable).or_insert_with(|| (command.clone(), kind.clone()));
             assert_eq!(first.1, kind, "{} and {command}", first.0);
         }

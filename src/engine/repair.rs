@@ -73,7 +73,7 @@ async fn has_index(client: &dyn ReceiverClient, digest: &IndexDigest) -> Result<
 /// Has the receiver read what is in its folder; gives the name of the adoption.
 async fn adopt(client: &dyn ReceiverClient, monitor: &dyn Monitor) -> Result<u64> {
     monitor.notice(Notice::Phase("the receiver reads what it has"));
-    let request = AdoptRequest { name: rand::rng().random(), only: None, exclude: Vec::new() };
+    let request = AdoptRequest { name: rand::rng().random(), ..AdoptRequest::default() };
     client.adopt(&request).await?;
     Ok(request.name)
 }

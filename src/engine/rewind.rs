@@ -14,7 +14,7 @@ use crate::archive::change::ChangeEnd;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest};
 use crate::archive::shown::counted;
-use crate::archive::skipped::SkippedList;
+use crate::archive::skipped::{FilteredPaths, SkippedList};
 use crate::archive::source::SourceClaim;
 use crate::db::generation::Rewound;
 use crate::error::{Error, ErrorKind, Result};
@@ -134,11 +134,16 @@ async fn rewind_receiver(
     }
     monitor.notice(Notice::Phase("verifying"));
     let spare = rewound.skipped.as_ref().and_then(SkippedList::spared);
-    let delete = spare.filter(|spare| spare.is_empty() || status.spares).map(|spare| DeleteRequest {
+    let filtered = rewound.skipped.as_ref().and_then(SkippedList::filtered).cloned();
+    let can_spare = |(spare, filtered): &(Vec<String>, FilteredPaths)| {
+        (spare.is_empty() || status.spares) && (filtered.is_empty() || status.filters)
+    };
+    let delete = spare.zip(filtered).filter(can_spare).map(|(spare, filtered)| DeleteRequest {
         most: u64::MAX,
-        backup: None,
         only_reverted: true,
         spare,
+        filtered,
+        ..DeleteRequest::default()
     });
     let undeleted = if delete.is_none() { rewound.added_entries()? } else { 0 };
     if undeleted > 0 {

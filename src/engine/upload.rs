@@ -72,7 +72,7 @@ pub async fn upload(
         .ok_or_else(|| Error::new(ErrorKind::Usage, "the block size must not be 0"))?;
     let window = block_layout.window(options.first, options.last);
     monitor.counters().files_total.set(summary.files);
-    let (has_index, takes_parts, can_spare, can_verify, verified) = Default::default();
+    let (has_index, takes_parts, can_spare, can_filter, can_verify, verified) = Default::default();
     let upload = Upload {
         source,
         client,
@@ -88,6 +88,7 @@ pub async fn upload(
         can_spare,
         can_verify,
         verified,
+        can_filter,
     };
     upload.monitor.counters().total_bytes.set(upload.work_bytes());
     upload.client.budget().restart();
@@ -290,6 +291,7 @@ impl Upload<'_> {
         self.takes_parts.store(status.parts, Ordering::Relaxed);
         self.can_spare.store(status.spares, Ordering::Relaxed);
         self.can_verify.store(status.verifies, Ordering::Relaxed);
+        self.can_filter.store(status.filters, Ordering::Relaxed);
         loop {
             for (start, end) in &status.missing {
                 missing.insert(*start..*end);

@@ -20,6 +20,7 @@ use crate::archive::codec::frame_bound;
 use crate::archive::digest::IndexDigest;
 use crate::archive::intake::Taken;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
+use crate::archive::path_rules::MAX_RULE_BYTES;
 use crate::archive::protocol::{
     AdoptRequest, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_INDEX, HEADER_SERVER, PrecheckRequest,
     VERSION, VerifyRequest,
@@ -48,11 +49,13 @@ const MIN_SHORT_BYTES_PER_S: u64 = 4 << 10;
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same of a `verify` request, whose progress the sender shows.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(2);
-/// The largest body of `look` and `adopt`, in bytes.
+/// The largest body of `look`, in bytes.
 const MAX_SHORT_BYTES: u64 = 64 << 10;
-/// The largest body of `finish` and `verify`, in bytes: it may name what is not to be deleted, or
+/// The largest body of `adopt`, in bytes: it may have rules.
+const MAX_ADOPT_BYTES: u64 = MAX_SHORT_BYTES + MAX_RULE_BYTES as u64;
+/// The largest body of `finish` and `verify`, in bytes: it may say what is not to be deleted, or
 /// what is to be read.
-const MAX_FINISH_BYTES: u64 = MAX_SHORT_BYTES + MAX_SPARED_BYTES as u64;
+const MAX_FINISH_BYTES: u64 = MAX_ADOPT_BYTES + 2 * MAX_SPARED_BYTES as u64;
 
 pub(super) fn router(server: Arc<Server>) -> Router {
     // One entry: the address of an archive may have any prefix, which no route pattern can say.
@@ -244,7 +247,7 @@ async fn precheck(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> 
 
 async fn adopt(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     let server = call.server;
-    let request: Option<AdoptRequest> = short_json(call, body, MAX_SHORT_BYTES).await?;
+    let request: Option<AdoptRequest> = short_json(call, body, MAX_ADOPT_BYTES).await?;
     let request = request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the adoption has no name"))?;
     server.check_running()?;
     server.receiver.check_source(tar_id, &claim_header(call.headers)?)?;

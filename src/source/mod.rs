@@ -3,6 +3,7 @@
 pub mod base;
 pub mod device;
 pub mod disk;
+pub mod filter;
 mod read;
 pub mod s3;
 mod skipped;

@@ -25,8 +25,16 @@ impl SkippedEntry {
         Self { path: path.to_vec(), kind: SkipKind::Unsupported, reason: reason.into() }
     }
 
-    /// Reports it to `monitor`, and counts it as failed.
+    /// An entry that a filter left out by `limit`.
+    pub fn filtered(path: &[u8], limit: &str) -> Self {
+        Self { path: path.to_vec(), kind: SkipKind::Filtered, reason: format!("{limit} leaves it out") }
+    }
+
+    /// Reports it to `monitor`, and counts it as failed. What was left out on purpose is neither.
     pub fn report(&self, monitor: &dyn Monitor) {
+        if self.kind == SkipKind::Filtered {
+            return;
+        }
         monitor.counters().files_failed.add(1);
         let (path, reason) = (printable(&self.path), self.reason.clone());
         monitor.notice(Notice::Failed { path, reason });

@@ -1,13 +1,13 @@
 //! Walking a folder in a stable order: names first, then their attributes.
 
 use super::base::Base;
+use super::filter::{Filter, IgnoreFiles, PathVerdict, Verdict};
 use super::skipped::SkippedEntry;
 use crate::archive::entry::Meta;
 use crate::archive::path::{EntryPath, LOCK_SUFFIX, MAX_PATH_BYTES, PARTIAL_INFIX, PathError, printable};
 use crate::archive::skipped::SkipKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::{Folder, meta_of, mtime_ns};
-use regex::bytes::Regex;
 use rustix::fs::{Access, AtFlags, FileType, Stat};
 use rustix::io::Errno;
 use std::collections::HashSet;
@@ -51,12 +51,34 @@ pub enum StatKind {
     Symlink(Vec<u8>),
 }
 
+/// A name that a walk gives: an entry, or one that is left out.
+pub type WalkedName = std::result::Result<ListedName, SkippedEntry>;
+
+/// How messages name the limit to one file system.
+const ONE_FILE_SYSTEM: &str = "--one-file-system";
+
+/// What is decided about a name, and by what.
+enum Decided {
+    Kept(PathVerdict),
+    /// By a rule of a file in a folder.
+    KeptByFile(String),
+    ByRule(PathVerdict),
+    /// By a rule of a file in a folder.
+    ByFile(String),
+}
+
+impl Decided {
+    fn is_kept(&self) -> bool {
+        matches!(self, Self::Kept(_) | Self::KeptByFile(_))
+    }
+}
+
 /// Which entries of a base are walked.
 pub struct Walk {
     base: PathBuf,
     /// The base is this single file.
     single: Option<EntryPath>,
-    exclude: Vec<Regex>,
+    filter: Filter,
     /// Relative paths of database files of this program.
     own_files: HashSet<Vec<u8>>,
     /// The folders of `own_files`. Writing these files changes the folder's time, which is no
@@ -65,13 +87,12 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Walks `base`, which was opened at `path`. It leaves out every relative path that `exclude`
-    /// matches, a directory with everything in it, and `own_files`: databases of this program that
-    /// may lie in the folder.
+    /// Walks `base`, which was opened at `path`. It leaves out what `filter` does, a directory with
+    /// everything in it, and `own_files`: databases of this program that may lie in the folder.
     ///
     /// # Errors
     /// The base folder cannot be resolved, or a single file is one of `own_files`.
-    pub fn new(base: &Base, path: &Path, exclude: Vec<Regex>, own_files: &[&Path]) -> Result<Self> {
+    pub fn new(base: &Base, path: &Path, filter: Filter, own_files: &[&Path]) -> Result<Self> {
         if let Some(single) = base.single() {
             if own_files.iter().any(|own| own.canonicalize().is_ok_and(|own| own == single.real_path())) {
                 let message = format!("{} is a database that this command itself uses", path.display());
@@ -81,7 +102,7 @@ impl Walk {
             }
             let (base, single) = (single.real_path().to_path_buf(), Some(single.path().clone()));
             let (own_files, own_folders) = (HashSet::new(), HashSet::new());
-            return Ok(Self { base, single, exclude, own_files, own_folders });
+            return Ok(Self { base, single, filter, own_files, own_folders });
         }
         let resolved = path
             .canonicalize()
@@ -97,7 +118,7 @@ impl Walk {
                 own_paths.insert([&path, suffix.as_bytes()].concat());
             }
         }
-        Ok(Self { base: resolved, single: None, exclude, own_files: own_paths, own_folders })
+        Ok(Self { base: resolved, single: None, filter, own_files: own_paths, own_folders })
     }
 
     /// Gives the name of every entry except the base itself to `each`, which returns false to stop.
@@ -106,46 +127,78 @@ impl Walk {
     ///
     /// # Errors
     /// The base folder itself cannot be read.
-    pub fn run(
-        &self,
-        mut each: impl FnMut(std::result::Result<ListedName, SkippedEntry>) -> bool,
-    ) -> Result<()> {
+    pub fn run(&self, mut each: impl FnMut(WalkedName) -> bool) -> Result<()> {
+        self.filter.restart();
         if let Some(path) = &self.single {
-            if !self.is_excluded(path.as_bytes()) {
+            if self.decide(path.as_bytes(), false, &mut None, |_| {}).is_kept() {
                 each(Ok(ListedName { path: path.clone(), is_dir: false, has_own_files: false }));
+            } else {
+                self.filter.count(path.as_bytes());
             }
             return Ok(());
         }
+        let device = self.one_device();
+        let mut rules = self.ignore_files();
         let mut entries = WalkDir::new(&self.base).min_depth(1).sort_by_file_name().into_iter();
+        let mut names = Vec::new();
         while let Some(entry) = entries.next() {
-            let name = match entry {
+            match entry {
                 Ok(entry) => {
-                    let name = self.name_of(&entry);
-                    if !matches!(name, Some(Ok(_))) && entry.file_type().is_dir() {
+                    let is_entered = self.names_of(&entry, device, &mut rules, &mut names);
+                    if !is_entered && entry.file_type().is_dir() {
                         entries.skip_current_dir();
                     }
-                    name
                 }
-                Err(e) => Some(Err(self.unreadable(e)?)),
-            };
-            if name.is_some_and(|name| !each(name)) {
+                Err(e) => {
+                    let unreadable = self.unreadable(e)?;
+                    self.filter.not_missing(&unreadable.path);
+                    names.push(Err(unreadable));
+                }
+            }
+            if !names.drain(..).all(&mut each) {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// An entry that the walk has met; `None` if it is left out on purpose.
-    fn name_of(&self, entry: &DirEntry) -> Option<std::result::Result<ListedName, SkippedEntry>> {
-        let relative = self.relative(entry.path());
-        if self.is_own(relative) || self.is_excluded(relative) {
-            return None;
+    /// Adds the name of an entry that the walk has met to `names`, unless it is left out on
+    /// purpose. Gives whether the walk goes on into it.
+    fn names_of(
+        &self,
+        entry: &DirEntry,
+        device: Option<u64>,
+        rules: &mut Option<IgnoreFiles<'_>>,
+        names: &mut Vec<WalkedName>,
+    ) -> bool {
+        let (relative, is_dir) = (self.relative(entry.path()), entry.file_type().is_dir());
+        if self.is_own(relative) {
+            self.filter.not_missing(relative);
+            return false;
+        }
+        match self.decide(relative, is_dir, rules, |failed| names.push(Err(failed))) {
+            Decided::Kept(_) | Decided::KeptByFile(_) => {}
+            Decided::ByRule(_) => {
+                self.filter.count(relative);
+                return false;
+            }
+            Decided::ByFile(rule) => {
+                self.filter.count(relative);
+                names.push(Err(SkippedEntry::filtered(relative, &rule)));
+                return false;
+            }
         }
         match EntryPath::new(relative) {
             Ok(path) => {
-                let is_dir = entry.file_type().is_dir();
                 let has_own_files = is_dir && self.own_folders.contains(entry.path());
-                Some(Ok(ListedName { path, is_dir, has_own_files }))
+                names.push(Ok(ListedName { path, is_dir, has_own_files }));
+                if is_dir && is_elsewhere(entry.path(), device) {
+                    // The folder is kept, as rsync does; what is mounted there is not.
+                    self.filter.count(relative);
+                    names.push(Err(SkippedEntry::filtered(relative, ONE_FILE_SYSTEM)));
+                    return false;
+                }
+                true
             }
             // A receiver's state is no content. Any other entry without a legal path is reported.
             Err(PathError::Reserved) => {
@@ -153,10 +206,81 @@ impl Walk {
                     "left out {}: it is the state of a tar-like receiver",
                     printable(entry.path().as_os_str().as_bytes())
                 );
-                None
+                self.filter.not_missing(relative);
+                false
             }
-            Err(why) => Some(Err(SkippedEntry::unsupported(relative, format!("its path {why}")))),
+            Err(why) => {
+                names.push(Err(SkippedEntry::unsupported(relative, format!("its path {why}"))));
+                false
+            }
         }
+    }
+
+    /// What the filter decides about `path` itself, by the path and the files of `rules`. A file
+    /// of rules that cannot be used goes to `failed`.
+    fn decide(
+        &self,
+        path: &[u8],
+        is_dir: bool,
+        rules: &mut Option<IgnoreFiles<'_>>,
+        failed: impl FnOnce(SkippedEntry),
+    ) -> Decided {
+        let verdict = self.filter.of_path(path, is_dir);
+        match (verdict, rules) {
+            (PathVerdict::Kept, Some(rules)) => match rules.of_path(path, is_dir, failed) {
+                None => Decided::Kept(verdict),
+                Some(decision) if decision.leaves_out => Decided::ByFile(decision.rule),
+                Some(decision) => Decided::KeptByFile(decision.rule),
+            },
+            (PathVerdict::Kept | PathVerdict::Included(_), _) => Decided::Kept(verdict),
+            (PathVerdict::Excluded(_) | PathVerdict::Unlisted, _) => Decided::ByRule(verdict),
+        }
+    }
+
+    /// What is left out.
+    #[must_use]
+    pub fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    fn ignore_files(&self) -> Option<IgnoreFiles<'_>> {
+        let name = self.filter.options().ignore_files.as_deref()?;
+        self.single.is_none().then(|| IgnoreFiles::new(&self.base, name))
+    }
+
+    /// The device of the base, if the walk stays on it.
+    fn one_device(&self) -> Option<u64> {
+        let stays = self.filter.options().one_file_system;
+        stays.then(|| self.base.metadata().ok().map(|metadata| metadata.dev())).flatten()
+    }
+
+    /// What is decided about `path`, relative to the base, and about which part of the path: itself
+    /// or a folder above it. A path that the base does not have counts as that of a file.
+    #[must_use]
+    pub fn explain<'p>(&self, path: &'p [u8]) -> (Verdict, &'p [u8]) {
+        let (mut rules, device) = (self.ignore_files(), self.one_device());
+        let top = path.len();
+        let metadata = self.base.join(OsStr::from_bytes(path)).symlink_metadata().ok();
+        let is_dir = metadata.as_ref().is_some_and(std::fs::Metadata::is_dir);
+        Filter::explain(path, is_dir, |part, is_dir| {
+            let kept = match self.decide(part, is_dir, &mut rules, |_| {}) {
+                Decided::ByRule(verdict) => return self.filter.verdict(verdict),
+                Decided::ByFile(rule) => return Verdict::LeftOut(rule),
+                Decided::KeptByFile(rule) => Verdict::Kept(Some(rule)),
+                Decided::Kept(verdict) => self.filter.verdict(verdict),
+            };
+            let limit = match &metadata {
+                Some(file) if part.len() == top && file.is_file() => {
+                    self.filter.of_file(file.len(), mtime_of(file))
+                }
+                _ if part.len() < top => {
+                    let folder = self.base.join(OsStr::from_bytes(part));
+                    is_elsewhere(&folder, device).then_some(ONE_FILE_SYSTEM)
+                }
+                _ => None,
+            };
+            limit.map_or(kept, |limit| Verdict::LeftOut(limit.to_owned()))
+        })
     }
 
     /// An entry that the walk could not read.
@@ -188,15 +312,9 @@ impl Walk {
             .flatten()
             .filter(|entry| !self.is_own(self.relative(&entry.path())))
             .filter_map(|entry| entry.metadata().ok())
-            .map(|metadata| {
-                metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
-            })
+            .map(|metadata| mtime_of(&metadata))
             .max()
             .unwrap_or(0)
-    }
-
-    fn is_excluded(&self, relative: &[u8]) -> bool {
-        self.exclude.iter().any(|regex| regex.is_match(relative))
     }
 
     /// Whether it is a database file of this program, complete or partial.
@@ -210,6 +328,16 @@ impl Walk {
         let rest = path.strip_prefix(self.base.as_os_str().as_bytes()).unwrap_or(path);
         rest.strip_prefix(b"/").unwrap_or(rest)
     }
+}
+
+fn mtime_of(metadata: &std::fs::Metadata) -> i64 {
+    metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
+}
+
+/// Whether the folder `path` is on another device than `device`.
+fn is_elsewhere(path: &Path, device: Option<u64>) -> bool {
+    let is_other = |device| path.symlink_metadata().is_ok_and(|metadata| metadata.dev() != device);
+    device.is_some_and(is_other)
 }
 
 /// Whether `path` is a partial index that is being written to replace `database`, or that a killed
@@ -259,6 +387,13 @@ impl<'a> StatWorker<'a> {
                 let has_own_files = has_own_files && matches!(kind, StatKind::Dir);
                 let mtime_ns =
                     if has_own_files { self.walk.newest_inside(path.as_bytes()) } else { mtime_ns(&stat) };
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                if matches!(kind, StatKind::File)
+                    && let Some(limit) = self.walk.filter.of_file(size, mtime_ns)
+                {
+                    self.walk.filter.count(path.as_bytes());
+                    return Err(SkippedEntry::filtered(path.as_bytes(), limit));
+                }
                 Ok(StatEntry { path, kind, stat, mtime_ns, is_closed })
             }
             Err((kind, reason)) => Err(SkippedEntry { path: path.as_bytes().to_vec(), kind, reason }),
@@ -325,7 +460,7 @@ mod tests {
         std::fs::write(at("folder/inside"), "").unwrap();
         std::fs::write(at("file"), "").unwrap();
         let folder = Base::open(base.path()).unwrap();
-        let walk = Walk::new(&folder, base.path(), Vec::new(), &[]).unwrap();
+        let walk = Walk::new(&folder, base.path(), Filter::default(), &[]).unwrap();
         let mut names = Vec::new();
         walk.run(|item| {
             names.extend(item.ok());

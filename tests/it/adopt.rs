@@ -152,7 +152,8 @@ fn malformed_requests_for_an_adoption_are_refused() {
         (r#"{"name":1,"only":"../up"}"#, 400),
         (r#"{"name":1,"only":"a/b"}"#, 400),
         (r#"{"name":1,"exclude":["("]}"#, 400),
-        (&format!(r#"{{"name":1,"only":"{}"}}"#, "x".repeat(70_000)), 413),
+        (r#"{"name":1,"rules":["*.tmp"]}"#, 400),
+        (&format!(r#"{{"name":1,"only":"{}"}}"#, "x".repeat(700_000)), 413),
     ] {
         let answer = proxy.request("POST", "/tar/0/adopt", &[], body.as_bytes());
         assert_eq!(answer.status, status, "{body:.100}: {}", answer.text());

@@ -24,6 +24,7 @@ mod damaged;
 mod defects;
 mod deleting;
 mod documents;
+mod filter;
 mod full;
 mod generated;
 mod generations;

@@ -440,10 +440,10 @@ fn variables_of_flags() {
     // flag does not hinder the one that is typed.
     sync().env("TARLIKE_MAX_DELETE", "5").env("TARLIKE_QUIET", "1").args(args!["-v"]).run().code(0);
     assert!(dst.join("c").exists());
-    rc(&lab, "TARLIKE_EXCLUDE=$'^a$\\n^b$'\nTARLIKE_DELETE=yes\n");
+    rc(&lab, "TARLIKE_EXCLUDE_REGEX=$'^a$\\n^b$'\nTARLIKE_DELETE=yes\n");
     let config = lab.run(args!["--json", "config", "sync"]).code(0).json();
     assert_eq!(setting(&config, "TARLIKE_DELETE")["value"], "yes");
-    sync().run().code(0);
+    sync().args(args!["--delete-excluded"]).run().code(0);
     let there = |name: &str| dst.join(name).exists();
     assert!(!there("a") && !there("b") && there("c"), "both are left out, and deleted");
     // The environment switches off what the file switches on, and a flag replaces all values.
@@ -454,7 +454,7 @@ fn variables_of_flags() {
     let wrong = sync().env("TARLIKE_JSON", "1").args(args!["--nonsense"]).run().code(2);
     assert!(wrong.summary()["error"].as_str().unwrap().contains("--nonsense"));
     // An empty line would leave out every path.
-    sync().env("TARLIKE_EXCLUDE", "^a$\n").run().code(2).says("matches every path");
+    sync().env("TARLIKE_EXCLUDE_REGEX", "^a$\n").run().code(2).says("matches every path");
     let index = lab.cmd(args!["index", src, "-db", lab.path("i.sqlite")]);
     index.env("TARLIKE_BASE_FOLDER", "/nowhere").run().code(0);
     // These are asked for in the command line, or not at all.

@@ -13,6 +13,7 @@ use crate::engine::index::list_bucket;
 use crate::error::{Error, Result};
 use crate::folder::is_same_time;
 use crate::source::SkippedEntry;
+use crate::source::filter::Filter;
 use crate::source::s3::{Bucket, Head, Listed, ObjectReader, ObjectState};
 use crate::telemetry::{Monitor, Notice};
 use parking_lot::Mutex;
@@ -44,7 +45,7 @@ impl<'a> BucketComparer<'a> {
         monitor.notice(Notice::Phase("listing"));
         let listing = Listing::create(&options.scratch)?;
         let mut unfit = Vec::new();
-        list_bucket(bucket, &[], &listing, |skipped| {
+        list_bucket(bucket, &Filter::default(), &listing, |skipped| {
             if unfit.len() < MAX_UNFIT {
                 unfit.push(skipped);
             }

@@ -10,6 +10,7 @@ use crate::engine::opener::Opener;
 use crate::error::Result;
 use crate::folder::{is_kept_time, is_kind, meta_of};
 use crate::source::base::Base;
+use crate::source::filter::Filter;
 use crate::source::walk::Walk;
 use crate::telemetry::Monitor;
 use rustix::fs::{FileType, Stat};
@@ -255,7 +256,7 @@ pub(super) fn report_extra(
     index.nodes(|node| known.add(&node.path, node.kind.letter()).map(|_| ControlFlow::Continue(())))?;
     let (mut count, mut outcome) = (0, Ok(()));
     let is_original = !index.is_ours();
-    Walk::new(&Base::open(&options.base)?, &options.base, Vec::new(), &[&options.database])?.run(
+    Walk::new(&Base::open(&options.base)?, &options.base, Filter::default(), &[&options.database])?.run(
         |found| {
             let path = match found {
                 // An index of the original program has no directories, so they are not extra.

@@ -9,9 +9,9 @@ use super::previous::PreviousFiles;
 use crate::archive::skipped::SkippedList;
 use crate::db::listing::{ListedObject, Listing};
 use crate::error::Result;
+use crate::source::filter::Filter;
 use crate::source::s3::Bucket;
 use crate::telemetry::Monitor;
-use regex::bytes::Regex;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ const MIN_THREADS: usize = 4;
 pub(in crate::engine) struct BucketScan {
     bucket: Arc<Bucket>,
     listing: Listing,
-    exclude: Vec<Regex>,
+    filter: Filter,
     previous: Option<PreviousFiles>,
     contents: ContentUse,
     read_contents: bool,
@@ -44,9 +44,9 @@ impl BucketScan {
     ) -> Result<Self> {
         let folder = options.database.parent().filter(|folder| !folder.as_os_str().is_empty());
         let listing = Listing::create(folder.unwrap_or(Path::new(".")))?;
-        let (exclude, read_contents) = (options.exclude.clone(), options.read_contents);
+        let (filter, read_contents) = (options.filter.clone(), options.read_contents);
         let checksum = options.checksum;
-        Ok(Self { bucket, listing, exclude, previous, contents, read_contents, checksum })
+        Ok(Self { bucket, listing, filter, previous, contents, read_contents, checksum })
     }
 
     /// Gives every entry to `each`; reports those that are left out, and gives their list.
@@ -62,7 +62,7 @@ impl BucketScan {
             window: if has_contents { WINDOW_WITH_CONTENTS } else { WINDOW },
             limits: BatchLimits { items: BATCH_OBJECTS, bytes: self.contents.batch_bytes() },
             monitor,
-            skipped: list_bucket_reporting(&self.bucket, &self.exclude, &self.listing, monitor)?,
+            skipped: list_bucket_reporting(&self.bucket, &self.filter, &self.listing, monitor)?,
         };
         let hasher = ObjectHasher {
             bucket: &self.bucket,

@@ -8,6 +8,7 @@ use super::entry::{
 use super::files::FileHasher;
 use super::hash::LARGE_BYTES;
 use super::large::SIDE_BY_SIDE;
+use super::listing::end_of_filter;
 use super::options::IndexOptions;
 use super::previous::PreviousFiles;
 use super::stat::{HardLinks, StatRow, stat_all, walk_of};
@@ -94,7 +95,8 @@ impl FolderScan {
         let list = |batches: &mut Batches<FileSource>| {
             list(walk, base, threads, batches, max_file_bytes, previous, monitor)
         };
-        let skipped_list = scan.run(list, |items| hasher.examine(items), || None, each)?;
+        let mut skipped_list = scan.run(list, |items| hasher.examine(items), || None, each)?;
+        end_of_filter(walk.filter(), &mut skipped_list, monitor);
         if let Some(previous) = &mut self.previous {
             previous.end()?;
         }

@@ -6,9 +6,9 @@ use crate::archive::skipped::SkippedList;
 use crate::db::listing::{Clash, ListedObject, Listing};
 use crate::error::Result;
 use crate::source::SkippedEntry;
+use crate::source::filter::Filter;
 use crate::source::s3::{Bucket, Listed, Taken};
 use crate::telemetry::{Monitor, Notice};
-use regex::bytes::Regex;
 use std::ops::ControlFlow;
 
 /// Lists `bucket` into `listing`; reports the keys that are left out, and gives their list.
@@ -17,36 +17,65 @@ use std::ops::ControlFlow;
 /// As [`list_bucket`].
 pub(in crate::engine) fn list_bucket_reporting(
     bucket: &Bucket,
-    exclude: &[Regex],
+    filter: &Filter,
     listing: &Listing,
     monitor: &dyn Monitor,
 ) -> Result<SkippedList> {
     let mut skipped_list = SkippedList::default();
     monitor.counters().totals_open.set(1);
-    list_bucket(bucket, exclude, listing, |skipped| {
+    list_bucket(bucket, filter, listing, |skipped| {
         skipped_list.add(skipped.kind, &skipped.path);
         skipped.report(monitor);
     })?;
-    if skipped_list.total() == 0 && listing.is_empty()? {
+    if skipped_list.total() + filter.left_out() == 0 && listing.is_empty()? {
         let text = format!("nothing lies below {}: is the prefix right?", bucket.address());
         monitor.notice(Notice::Warning(text));
     }
+    end_of_filter(filter, &mut skipped_list, monitor);
     Ok(skipped_list)
 }
 
-/// Lists `bucket` into `listing`; gives the keys that are no paths to `skip`.
+/// A scan is at its end: adds to `skipped_list` what a receiver has to know of the filter, and
+/// reports what it has not found.
+pub(in crate::engine) fn end_of_filter(
+    filter: &Filter,
+    skipped_list: &mut SkippedList,
+    monitor: &dyn Monitor,
+) {
+    skipped_list.set_filter(filter.rule_texts(), filter.options().listed.is_some());
+    for path in filter.missing() {
+        let missing = SkippedEntry::unsupported(&path, "it is listed, and the source does not have it");
+        skipped_list.add(missing.kind, &missing.path);
+        missing.report(monitor);
+    }
+    for warning in filter.unmatched() {
+        monitor.notice(Notice::Warning(warning));
+    }
+}
+
+/// Lists `bucket` into `listing`; gives the keys that are no paths, or that a limit leaves out, to
+/// `skip`.
 ///
 /// # Errors
 /// The store refuses, or the disk is full.
 pub(in crate::engine) fn list_bucket(
     bucket: &Bucket,
-    exclude: &[Regex],
+    filter: &Filter,
     listing: &Listing,
     mut skip: impl FnMut(SkippedEntry),
 ) -> Result<()> {
-    let mut excluded = Excluded { exclude, last_folder: (Vec::new(), false) };
+    filter.restart();
+    let mut excluded = Excluded { filter, last_folder: (Vec::new(), false) };
     bucket.list(|listed| {
         if excluded.matches(&listed.path) {
+            filter.count(&listed.path);
+            return Ok(Taken::LeftOut);
+        }
+        if !listed.path.ends_with(b"/")
+            && let Some(limit) = filter.of_file(listed.size, listed.modified_ns)
+        {
+            filter.count(&listed.path);
+            skip(SkippedEntry::filtered(&listed.path, limit));
             return Ok(Taken::LeftOut);
         }
         match object_of(&listed) {
@@ -86,27 +115,25 @@ fn object_of(listed: &Listed) -> std::result::Result<ListedObject, UnfitKey> {
     Ok(ListedObject { path, is_folder, size, etag, modified_ns, clash: Clash::None })
 }
 
-/// Matches keys as paths of a folder: a folder that matches is left out with everything in it.
+/// Filters keys as paths of a folder: a folder that is left out is left out with everything in it.
 struct Excluded<'a> {
-    exclude: &'a [Regex],
+    filter: &'a Filter,
     /// The last folder, and whether it is left out. Neighbours mostly lie in the same folder.
     last_folder: (Vec<u8>, bool),
 }
 
 impl Excluded<'_> {
     fn matches(&mut self, path: &[u8]) -> bool {
-        if self.exclude.is_empty() {
+        if !self.filter.has_path_rules() {
             return false;
         }
-        let any = |path: &[u8]| self.exclude.iter().any(|regex| regex.is_match(path));
-        let path = path.strip_suffix(b"/").unwrap_or(path);
         let folder = path.iter().rposition(|&b| b == b'/').map_or(&[][..], |at| &path[..at]);
         if folder != self.last_folder.0 {
-            let ends = (0..=folder.len()).filter(|&at| at == folder.len() || folder[at] == b'/');
-            let is_excluded = ends.map(|end| &folder[..end]).filter(|folder| !folder.is_empty()).any(any);
+            let is_excluded = !folder.is_empty() && self.filter.leaves_out_key(&path[..=folder.len()]);
             self.last_folder = (folder.to_vec(), is_excluded);
         }
-        self.last_folder.1 || any(path)
+        // The key of a folder is the folder.
+        self.last_folder.1 || (folder.len() + 1 < path.len() && self.filter.leaves_out_name(path))
     }
 }
 
@@ -187,11 +214,19 @@ fn new_folders(folder: &[u8], object: &ListedObject) -> Vec<EntryPath> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::path_rules::PathRule;
+    use crate::source::filter::{FilterOptions, FilterRule};
 
     #[test]
     fn an_excluded_folder_is_left_out_with_its_content() {
-        let exclude = [Regex::new("(^|/)cache$").unwrap(), Regex::new(r"\.tmp$").unwrap()];
-        let mut excluded = Excluded { exclude: &exclude, last_folder: (Vec::new(), false) };
+        let rule = |text: &str| FilterRule {
+            rule: PathRule::parse(text).unwrap(),
+            name: text.to_owned(),
+            file: None,
+        };
+        let rules = ["x (^|/)cache$", "+ keep.tmp", "- *.tmp", "- only/"].map(rule).to_vec();
+        let filter = Filter::new(FilterOptions { rules, ..FilterOptions::default() }).unwrap();
+        let mut excluded = Excluded { filter: &filter, last_folder: (Vec::new(), false) };
         for (path, expected) in [
             (&b"cache"[..], true),
             (b"cache/", true),
@@ -201,7 +236,12 @@ mod tests {
             (b"a/cached/b", false),
             (b"x.tmp", true),
             (b"x.tmp/y", true),
+            (b"keep.tmp", false),
+            (b"only", false),
+            (b"only/", true),
+            (b"only/a", true),
             (b"x", false),
+            (b"x/", false),
         ] {
             assert_eq!(excluded.matches(path), expected, "{}", printable(path));
         }

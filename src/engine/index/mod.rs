@@ -2,13 +2,14 @@
 //!
 //! The modules from bottom to top: `entry` (the stages of an entry), `file_stat`, `report`, `hash`;
 //! `append`, `etag`, `shared_extents`; `options`, `large`, `previous`, `listing`; `stat`, `files`,
-//! `objects`, `batches`; `folder`, `bucket`, `next`; `scan`.
+//! `explain`, `objects`, `batches`; `folder`, `bucket`, `next`; `scan`.
 
 mod append;
 mod batches;
 mod bucket;
 mod entry;
 mod etag;
+mod explain;
 mod file_stat;
 mod files;
 mod folder;
@@ -25,13 +26,14 @@ mod shared_extents;
 mod stat;
 
 pub use append::{Append, SAMPLES};
+pub use explain::{Explanation, explain};
 pub use options::IndexOptions;
 pub use report::{GenerationChanges, IndexReport};
 
 pub(super) use append::costs_its_growth;
 pub(super) use entry::{BatchContent, CONTENT_BATCH_BYTES, ContentUse, HashedFile, LargeFile, ScannedEntry};
 pub(super) use large::{HashedLarge, LargeReader, SIDE_BY_SIDE};
-pub(super) use listing::{ListedEntry, list_bucket, list_bucket_reporting, listed_entries};
+pub(super) use listing::{ListedEntry, end_of_filter, list_bucket, list_bucket_reporting, listed_entries};
 pub(super) use objects::is_same_object;
 pub(super) use previous::{PreviousFiles, PreviousNodes};
 pub(super) use scan::{Scan, previous_index};
@@ -88,6 +90,7 @@ fn first_generation(
         writer.finish(&options.source_bytes(), 1, started_s)?;
     // The first generation has no holes, and no two files share content.
     let (content_bytes, skipped, unchanged) = (total_bytes, skipped.total(), false);
+    let excluded = options.filter.left_out();
     let (generation, changes) = (1, None);
     Ok(IndexReport {
         digest,
@@ -96,6 +99,7 @@ fn first_generation(
         total_bytes,
         content_bytes,
         skipped,
+        excluded,
         unchanged,
         generation,
         changes,
@@ -134,7 +138,7 @@ fn next_generation(
         None => summary,
     };
     let Summary { digest, generation, files, nodes, total_bytes, content_bytes, .. } = summary;
-    let (changes, skipped) = (Some(changes), skipped.total());
+    let (changes, skipped, excluded) = (Some(changes), skipped.total(), options.filter.left_out());
     Ok(IndexReport {
         digest,
         files,
@@ -142,6 +146,7 @@ fn next_generation(
         total_bytes,
         content_bytes,
         skipped,
+        excluded,
         unchanged,
         generation,
         changes,

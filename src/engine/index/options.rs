@@ -5,8 +5,8 @@ use crate::archive::source::SourceIdentity;
 use crate::engine::identity::identity_of;
 use crate::error::Result;
 use crate::source::base::resolved;
+use crate::source::filter::Filter;
 use crate::source::s3::Bucket;
-use regex::bytes::Regex;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ pub struct IndexOptions {
     pub read_contents: bool,
     /// Where the index goes.
     pub database: PathBuf,
-    /// Relative paths that match are left out.
-    pub exclude: Vec<Regex>,
+    /// What of the source is left out.
+    pub filter: Filter,
     /// Other files of this program that may lie in the folder and are left out.
     pub own_files: Vec<PathBuf>,
     /// Make the next generation of the index at `database`, if there is one: unmodified files are

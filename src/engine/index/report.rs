@@ -17,6 +17,8 @@ pub struct IndexReport {
     pub content_bytes: u64,
     /// Entries that were left out because they could not be read or have no content to copy.
     pub skipped: u64,
+    /// Entries that the filter left out; a folder is one, with everything in it.
+    pub excluded: u64,
     /// Nothing changed: the previous index stays.
     pub unchanged: bool,
     /// The number of the generation, counted from 1.

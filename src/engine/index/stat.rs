@@ -19,7 +19,7 @@ pub(in crate::engine) fn walk_of(options: &IndexOptions) -> Result<(Base, Walk)>
     let mut own_files: Vec<&Path> = options.own_files.iter().map(PathBuf::as_path).collect();
     own_files.push(&options.database);
     let base = Base::open(&options.base)?;
-    let walk = Walk::new(&base, &options.base, options.exclude.clone(), &own_files)?;
+    let walk = Walk::new(&base, &options.base, options.filter.clone(), &own_files)?;
     Ok((base, walk))
 }
 

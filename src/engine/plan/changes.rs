@@ -143,7 +143,9 @@ pub struct Plan {
     files: [Tally; ChangeKind::ALL.len()],
     nodes: [u64; ChangeKind::ALL.len()],
     /// Entries that were left out because their stat failed or they have no content to copy.
-    pub skipped: SkippedList,
+    pub skipped: Box<SkippedList>,
+    /// Entries that the filter left out; a folder is one, with everything in it.
+    pub excluded: u64,
     /// Files that exist now.
     pub total_files: u64,
     /// The sum of their sizes.

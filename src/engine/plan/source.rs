@@ -10,8 +10,8 @@ use crate::archive::ranges::RangeSet;
 use crate::db::generation::History;
 use crate::db::listing::{ListedObject, Listing};
 use crate::engine::index::{
-    HardLinks, IndexOptions, ListedEntry, PreviousFiles, StatRow, costs_its_growth, is_same_object,
-    list_bucket_reporting, listed_entries, previous_index, stat_all, walk_of,
+    HardLinks, IndexOptions, ListedEntry, PreviousFiles, StatRow, costs_its_growth, end_of_filter,
+    is_same_object, list_bucket_reporting, listed_entries, previous_index, stat_all, walk_of,
 };
 use crate::error::Result;
 use crate::source::SkippedEntry;
@@ -71,6 +71,7 @@ pub fn plan(
     }
     let mut plan = comparison.finish(moved_key)?;
     plan.at_most = plan.send_bytes > 0;
+    plan.excluded = index.filter.left_out();
     let block_layout = end
         .checked_add(plan.send_bytes)
         .and_then(|total_bytes| BlockLayout::new(total_bytes, options.block_size))
@@ -112,6 +113,7 @@ fn plan_folder(options: &IndexOptions, comparison: &mut Comparison<'_>, monitor:
         }
     })?;
     monitor.counters().totals_open.set(0);
+    end_of_filter(walk.filter(), &mut comparison.plan.skipped, monitor);
     Ok(())
 }
 
@@ -145,7 +147,7 @@ fn plan_bucket(
     monitor: &dyn Monitor,
 ) -> Result<()> {
     let listing = Listing::create(&options.scratch)?;
-    comparison.plan.skipped = list_bucket_reporting(bucket, &options.index.exclude, &listing, monitor)?;
+    *comparison.plan.skipped = list_bucket_reporting(bucket, &options.index.filter, &listing, monitor)?;
     // The metadata of a folder's key are only in the answer to a HEAD, which a plan does not
     // request.
     let folder = |comparison: &mut Comparison<'_>, node: &Node| {

@@ -11,6 +11,7 @@ use crate::archive::ranges::RangeSet;
 use crate::db::generation::{History, without_private};
 use crate::db::index_read::IndexReader;
 use crate::engine::index::{Append, IndexOptions, index};
+use crate::source::filter::Filter;
 use crate::telemetry::Silent;
 use std::collections::BTreeMap;
 use std::fs::{File, FileTimes};
@@ -84,7 +85,7 @@ impl World {
             bucket: None,
             read_contents: true,
             database: self.path("index.sqlite"),
-            exclude: Vec::new(),
+            filter: Filter::default(),
             own_files: Vec::new(),
             reuse: true,
             checksum: false,
@@ -251,7 +252,7 @@ impl World {
     }
 
     fn finish(&self, receiver: &Receiver, digest: &IndexDigest, keep: Option<u64>) -> FinishAnswer {
-        let delete = Some(DeleteRequest { most: 100, backup: None, only_reverted: false, spare: Vec::new() });
+        let delete = Some(DeleteRequest { most: 100, ..DeleteRequest::default() });
         let request = FinishRequest { delete, keep, ..FinishRequest::default() };
         let job = receiver.finish(TAR_ID, Some(*digest), request).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -544,7 +545,7 @@ fn a_crash_of_an_adoption_leaves_what_was_found_in_place() {
     std::fs::rename(world.path("base/source/d/moved"), world.path("base/other")).unwrap();
     let digest = world.index();
     let adopt = |receiver: &Receiver| {
-        let request = AdoptRequest { name: 7, only: None, exclude: Vec::new() };
+        let request = AdoptRequest { name: 7, ..AdoptRequest::default() };
         let job = receiver.adopt(TAR_ID, request).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         assert!(runtime.block_on(job.wait(PATIENCE)).unwrap().0);

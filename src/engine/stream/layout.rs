@@ -349,6 +349,7 @@ impl Layout<'_> {
             total_bytes: written.total_bytes,
             content_bytes: written.total_bytes,
             skipped: skipped.total(),
+            excluded: options.filter.left_out(),
             unchanged: false,
             generation: 1,
             changes: None,

@@ -29,8 +29,12 @@ pub(super) fn request(index: &IndexOptions) -> Result<AdoptRequest> {
     } else {
         None
     };
-    let exclude = index.exclude.iter().map(|regex| regex.as_str().to_owned()).collect();
-    Ok(AdoptRequest { name: rand::rng().random(), only, exclude })
+    Ok(AdoptRequest {
+        name: rand::rng().random(),
+        only,
+        exclude: Vec::new(),
+        rules: index.filter.rule_texts(),
+    })
 }
 
 /// An adoption under way. Ends when it is dropped.

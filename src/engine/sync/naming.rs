@@ -6,14 +6,14 @@ use super::super::plan::{
 };
 use super::super::spill::PathSpill;
 use super::super::upload::{Before, UploadReport};
-use crate::archive::entry::FileEntry;
+use crate::archive::entry::{FileEntry, NodeKind};
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::protocol::DeleteRequest;
 use crate::archive::ranges::RangeSet;
 use crate::archive::skipped::SparedPaths;
 use crate::db::generation::rebuild;
 use crate::db::index_read::IndexReader;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::telemetry::{Counters, Monitor, Notice};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -116,11 +116,10 @@ impl Names {
 
     /// Names what a run would delete that asks for `request`, and counts it in `upload`.
     pub(super) fn would_delete(&mut self, request: DeleteRequest, upload: &mut UploadReport) -> Result<()> {
-        let spared = SparedPaths::parse(&request.spare)
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "what is to be spared is no path"))?;
+        let spared = SparedPaths::parse(&request.spare, &request.filtered)?;
         let mut count = self.renamed;
-        self.removed.each(|_, _, path| {
-            count += u64::from(!spared.has(path));
+        self.removed.each(|node, _, path| {
+            count += u64::from(!spared.has(path, node == Some(NodeKind::Dir)));
             Ok(())
         })?;
         if count > request.most {
@@ -151,7 +150,7 @@ impl Names {
         self.removed.each(|node, bytes, path| {
             let kind = ChangeKind::Removed;
             let change = PlannedChange { kind, node, path, from: None, bytes, send_bytes: 0 };
-            if spared.has(path) { Ok(()) } else { sink.take(&change) }
+            if spared.has(path, node == Some(NodeKind::Dir)) { Ok(()) } else { sink.take(&change) }
         })
     }
 }

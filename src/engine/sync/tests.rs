@@ -1,6 +1,7 @@
 use super::*;
 use crate::engine::direct::{DirectStarter, Fault};
 use crate::engine::index::Append;
+use crate::source::filter::Filter;
 use crate::telemetry::Silent;
 
 /// A source, a destination and an index in folders of their own.
@@ -33,7 +34,7 @@ impl Lab {
                 bucket: None,
                 read_contents: true,
                 database: self.path("index"),
-                exclude: Vec::new(),
+                filter: Filter::default(),
                 own_files: Vec::new(),
                 reuse: true,
                 checksum: false,

@@ -1,7 +1,7 @@
 //! What the receiver may delete.
 
 use crate::archive::protocol::DeleteRequest;
-use crate::archive::skipped::SkippedList;
+use crate::archive::skipped::{FilteredPaths, SkippedList};
 use crate::db::generation::History;
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +20,8 @@ pub struct DeletePolicy {
     /// Delete also where parts of the source could not be read. These, and what is below them,
     /// stay.
     pub ignore_errors: bool,
+    /// Delete also what a filter left out of the source.
+    pub filtered: bool,
 }
 
 /// How many entries may be deleted in one run. If there are more, none is deleted.
@@ -107,8 +109,8 @@ impl DeletePolicy {
         database: &Path,
         monitor: &dyn Monitor,
     ) -> Option<DeleteRequest> {
-        let spare = match self.spared(skipped, database) {
-            Ok(spare) => spare,
+        let (spare, filtered) = match self.spared(skipped, database) {
+            Ok(spared) => spared,
             Err(why) => {
                 monitor.notice(Notice::Warning(format!("nothing is deleted in this run: {why}")));
                 return None;
@@ -119,7 +121,7 @@ impl DeletePolicy {
             // The percentage is one of what there was before.
             Some(limit) => limit.entries(previous_files.max(files)),
         };
-        Some(DeleteRequest { most, backup: self.backup.clone(), only_reverted: false, spare })
+        Some(DeleteRequest { most, backup: self.backup.clone(), only_reverted: false, spare, filtered })
     }
 
     /// What must stay although the index does not have it; or why nothing may be deleted.
@@ -127,7 +129,7 @@ impl DeletePolicy {
         &self,
         skipped: Option<&SkippedList>,
         database: &Path,
-    ) -> std::result::Result<Vec<String>, String> {
+    ) -> std::result::Result<(Vec<String>, FilteredPaths), String> {
         let skipped = skipped.ok_or_else(|| {
             format!(
                 "{} does not say what of the source was left out when it was made; run index, or sync, again",
@@ -140,12 +142,19 @@ impl DeletePolicy {
                 skipped.unreadable()
             ));
         }
-        skipped.spared().ok_or_else(|| {
+        let spare = skipped.spared().ok_or_else(|| {
             format!(
                 "{} entries of the source were left out, and not all of their names are known",
                 skipped.total()
             )
-        })
+        })?;
+        if self.filtered {
+            return Ok((spare, FilteredPaths::default()));
+        }
+        let filtered = skipped.filtered().cloned().ok_or(
+            "the filter left out more of the source than can be named; --delete-excluded deletes that as well",
+        )?;
+        Ok((spare, filtered))
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Upload<'a> {
     pub(super) can_verify: AtomicBool,
     /// What it found there.
     pub(super) verified: Mutex<Option<VerifyAnswer>>,
+    /// The receiver leaves alone what a filter left out.
+    pub(super) can_filter: AtomicBool,
 }
 
 impl Upload<'_> {
@@ -133,7 +135,8 @@ impl Upload<'_> {
     /// entries, is asked for nothing if there are any to spare.
     pub(super) fn delete_request(&self) -> Option<DeleteRequest> {
         let request = self.delete.clone()?;
-        if request.spare.is_empty() || self.can_spare.load(Ordering::Relaxed) {
+        let spares = request.spare.is_empty() || self.can_spare.load(Ordering::Relaxed);
+        if spares && (request.filtered.is_empty() || self.can_filter.load(Ordering::Relaxed)) {
             return Some(request);
         }
         let text = "nothing is deleted in this run: the receiver is of an earlier version, which cannot spare what was left out of the index";

@@ -241,3 +241,29 @@ fn sync_reads_each_object_once_and_later_only_what_changed() {
         .code(1)
         .says("is the index of s3://bkt/");
 }
+
+/// Rules, lists and limits hold for keys as for paths.
+#[test]
+fn a_filter_holds_for_keys() {
+    let job = Job::new();
+    for key in ["a.tmp", "keep.tmp", "cache/x", "d/cache/y", "d/b.tmp", "d/c", "only/"] {
+        job.stub.put(key, Object::new(""));
+    }
+    job.stub.put("large", Object::new("0123456789"));
+    let indexed = |flags: &str, excluded: u64| {
+        let flags = flags.split(' ').map(Into::into).chain(args!["--json"]).collect();
+        let summary = job.index(flags).code(0).summary();
+        assert_eq!(summary["excluded"], excluded, "{summary}");
+        crate::support::index::paths(&job.db()).join(" ")
+    };
+    assert_eq!(
+        indexed("--include-glob keep.tmp --exclude-glob *.tmp --exclude-glob cache/", 4),
+        "d/c keep.tmp large"
+    );
+    assert_eq!(indexed("--exclude-glob /cache --max-size 9", 2), "a.tmp d/b.tmp d/c d/cache/y keep.tmp");
+    let list = job.lab.file("list", "d/c\nlarge\n");
+    assert_eq!(indexed(&format!("--files-from {}", list.display()), 6), "d/c large");
+    job.index(args!["--filter-file", ".gitignore"]).code(2).says("not for a bucket");
+    let explained = job.cmd(args!["plan", "--use-s3", "--exclude", "cache/", "--explain", "d/cache/y"]).run();
+    assert_eq!(explained.code(0).stdout, "d/cache/y is left out: --exclude 'cache/' leaves out d/cache\n");
+}

@@ -605,6 +605,7 @@ impl Progress {
             files_published: state.published.covered(),
             parts: true,
             spares: true,
+            filters: true,
             keeps: true,
             verifies: true,
             failed: state.failed.clone().into_named(),

@@ -12,17 +12,17 @@ use super::super::reuse::similar::{ContentMatches, SimilarFiles, similarity};
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
 use crate::archive::path::EntryPath;
+use crate::archive::path_rules::{PathRule, PathRules, RuleAction, RuleSyntax};
 use crate::archive::protocol::{AdoptAnswer, AdoptRequest, Similarity};
-use crate::archive::shown::shown;
 use crate::db::import::{import, open_uploaded};
 use crate::db::index_read::IndexReader;
 use crate::engine::index::{Append, IndexOptions, index};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::{FolderCache, Staging};
+use crate::source::filter::{Filter, FilterOptions, FilterRule};
 use crate::telemetry::{Counters, Monitor, Notice};
 use crate::unix_time::now_s;
 use parking_lot::Mutex;
-use regex::bytes::{Regex, RegexBuilder};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -248,37 +248,26 @@ fn top_name(name: &str) -> Result<EntryPath> {
         .ok_or_else(|| Error::new(ErrorKind::Malformed, "what is to be adopted is no name of a file"))
 }
 
-/// How many patterns a request may have ...
-const MAX_PATTERNS: usize = 100;
-/// ... and how much memory all of them may take when they are compiled, in bytes: a short one can
-/// become a very large program.
-const MAX_PATTERN_BYTES: usize = 8 << 20;
-
 /// What is to be adopted.
 struct AdoptFilter {
     only: Option<EntryPath>,
-    exclude: Vec<Regex>,
+    filter: Filter,
 }
 
 impl AdoptFilter {
     fn of(request: &AdoptRequest) -> Result<Self> {
-        let count = request.exclude.len();
-        if count > MAX_PATTERNS {
-            let what = format!("{count} patterns to exclude are too many: {MAX_PATTERNS} are the most");
-            return Err(Error::new(ErrorKind::Malformed, what).with_hint("combine some of them by |"));
-        }
-        let limit_bytes = MAX_PATTERN_BYTES / count.max(1);
-        let regex = |pattern: &String| {
-            RegexBuilder::new(pattern).size_limit(limit_bytes).dfa_size_limit(limit_bytes).build().map_err(
-                |e| {
-                    let what = format!("{pattern:?} is no regular expression, or too large a one");
-                    // It shows the pattern in lines of its own.
-                    Error::new(ErrorKind::Malformed, what).with_source(shown(&e.to_string()))
-                },
-            )
-        };
-        let exclude = request.exclude.iter().map(regex).collect::<Result<Vec<_>>>()?;
-        Ok(Self { only: request.only.as_deref().map(top_name).transpose()?, exclude })
+        // A sender of an earlier version has regular expressions only.
+        let excluded = request.exclude.iter().map(|pattern| PathRule {
+            action: RuleAction::Exclude,
+            syntax: RuleSyntax::Regex,
+            pattern: pattern.as_bytes().into(),
+        });
+        let sent = PathRules::parse(&request.rules)?;
+        let rules = excluded.chain(sent.rules().iter().cloned());
+        let rules = rules.map(|rule| FilterRule { rule, name: String::new(), file: None }).collect();
+        let filter = Filter::new(FilterOptions { rules, ..FilterOptions::default() })
+            .map_err(|e| Error::new(ErrorKind::Malformed, e.to_string()))?;
+        Ok(Self { only: request.only.as_deref().map(top_name).transpose()?, filter })
     }
 }
 
@@ -301,7 +290,7 @@ fn find(base: &Path, wanted: AdoptFilter, target: &Path, monitor: &dyn Monitor) 
         bucket: None,
         read_contents: true,
         database: target.to_path_buf(),
-        exclude: wanted.exclude,
+        filter: wanted.filter,
         own_files: Vec::new(),
         reuse: false,
         checksum: false,

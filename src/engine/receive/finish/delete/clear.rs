@@ -11,9 +11,10 @@ use crate::archive::path::EntryPath;
 use crate::archive::protocol::FAILED_NAMES;
 use crate::db::index_read::Row;
 use crate::error::Result;
+use crate::folder::is_kind;
 use crate::sink::Scratch;
 use crate::sink::disk::FolderCache;
-use rustix::fs::Stat;
+use rustix::fs::{FileType, Stat};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
@@ -116,7 +117,7 @@ impl Deletion<'_> {
                 bytes.extend(name);
                 let Ok(path) = EntryPath::new(bytes) else { return Ok(stranger(&folder)) };
                 let Some(stat) = sink.stat(&path, &mut FolderCache::default())? else { continue };
-                if self.spared.has(&path) {
+                if self.spared.has(&path, is_kind(&stat, FileType::Directory)) {
                     return Ok(Some(format!("\"{path}\" in it is left alone: the source may still have it")));
                 }
                 let mut is_folder = false;
@@ -153,7 +154,8 @@ impl Deletion<'_> {
         stat: &Stat,
         mut then: impl FnMut(Form<'_>) -> Result<()>,
     ) -> Result<bool> {
-        let Some(since) = self.since.filter(|_| !self.spared.has(path)) else { return Ok(false) };
+        let is_dir = is_kind(stat, FileType::Directory);
+        let Some(since) = self.since.filter(|_| !self.spared.has(path, is_dir)) else { return Ok(false) };
         let mut rows = Vec::new();
         self.archive.with_index(|index| {
             index.file_tombstones_at(path, since, |file| {

@@ -24,7 +24,7 @@ use crate::archive::path::EntryPath;
 use crate::archive::protocol::{DeleteRequest, FailedFile};
 use crate::archive::skipped::SparedPaths;
 use crate::db::index_read::{IndexReader, Row};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::folder::{Folder, is_kind};
 use crate::sink::{Backup, Outcome, Removal, Scratch};
 use form::{Form, form_of, leaf_above};
@@ -81,8 +81,7 @@ const MAX_REPLACEMENTS: usize = 1 << 16;
 impl<'a> Deletion<'a> {
     /// Counts what would go.
     pub(super) fn begin(context: &'a Context, archive: &'a Archive, request: &DeleteRequest) -> Result<Self> {
-        let spared = SparedPaths::parse(&request.spare)
-            .ok_or_else(|| Error::new(ErrorKind::Malformed, "what is to be spared is no path"))?;
+        let spared = SparedPaths::parse(&request.spare, &request.filtered)?;
         let mut since = match request.only_reverted {
             false => Some(0),
             true => archive.with_index(IndexReader::reverted_generation)?.map(|_| archive.generation),
@@ -212,7 +211,8 @@ impl<'a> Deletion<'a> {
         let (mut last, mut page) = (None, Vec::new());
         let mut add = |row: Row| -> Result<()> {
             // A path may have had several files; one row is enough to know the one that is there.
-            if last.as_ref() == Some(row.path()) || self.spared.has(row.path()) {
+            let is_dir = matches!(&row, Row::Node(node) if node.kind == NodeKind::Dir);
+            if last.as_ref() == Some(row.path()) || self.spared.has(row.path(), is_dir) {
                 return Ok(());
             }
             // A `stat` that fails hinders no other candidate.
