@@ -8,12 +8,13 @@ use super::report::{index_exit, index_fields, index_text};
 use super::s3::S3Args;
 use super::signals::interruptible;
 use crate::db::index_read::IndexReader;
-use crate::engine::index::{IndexOptions, index, refuse_foreign};
+use crate::engine::index::{IndexOptions, IndexReport, index, index_from_list, refuse_foreign};
 use crate::engine::index_lock::IndexLock;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
@@ -24,6 +25,8 @@ Examples:
   tar-like index -b /data/disk.img -db image.sqlite
   tar-like index /var/log -db logs.sqlite --append spot
   tar-like index --use-s3 --s3-bucket photos --s3-prefix 2024 -db photos.sqlite
+  cd /data && find . -type f -exec md5sum {} + > /tmp/list
+  tar-like index -c --from-list /tmp/list -b /data
 
 Exit codes: 0 everything is indexed, 1 error, 2 wrong usage, 3 some entries were skipped (they are
 listed).";
@@ -49,6 +52,11 @@ pub(super) struct IndexArgs {
     /// Where the index goes, also -db [default: ~/.tar_like.sqlite]
     #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
+    /// Make the index from lines of this file, without reading contents; `-` is standard input. A
+    /// line is `MD5  PATH`, as md5sum writes it, or `MD5 SIZE PATH`. Paths are relative to the base
+    /// folder, which is asked for what the list does not say
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["use_s3", "checksum"])]
+    from_list: Option<PathBuf>,
     /// Replace an existing index by a fresh one. Without this flag, its next generation is made
     #[arg(short, long)]
     clean: bool,
@@ -85,7 +93,10 @@ pub(super) async fn run(args: IndexArgs, output: &Arc<Output>) -> Result<Outcome
     output.notice(Notice::Phase("indexing"));
     let watch = output.watch();
     let monitor = output.clone();
-    let report = interruptible(output, move || index(&options, &*monitor)).await?;
+    let report = match args.from_list {
+        Some(list) => interruptible(output, move || from_list(&list, &options, &monitor)).await?,
+        None => interruptible(output, move || index(&options, &*monitor)).await?,
+    };
     drop(watch);
     Ok(Outcome {
         command: "index",
@@ -93,6 +104,23 @@ pub(super) async fn run(args: IndexArgs, output: &Arc<Output>) -> Result<Outcome
         text: index_text(&report),
         fields: index_fields(&report).into(),
     })
+}
+
+/// Makes a fresh index of the list in a file.
+fn from_list(list: &Path, options: &IndexOptions, monitor: &Output) -> Result<IndexReport> {
+    if options.reuse && options.database.exists() {
+        let what = format!("{} exists, and a list makes no next generation", options.database.display());
+        return Err(Error::new(ErrorKind::Usage, what)
+            .with_hint("give -c to replace that index, or -db to write another one"));
+    }
+    let read: Box<dyn BufRead> = if list.as_os_str() == "-" {
+        Box::new(std::io::stdin().lock())
+    } else {
+        let file = std::fs::File::open(list)
+            .map_err(|e| Error::io(format!("cannot read the list {}", list.display()), e))?;
+        Box::new(BufReader::new(file))
+    };
+    index_from_list(read, options, monitor)
 }
 
 /// Warns where an index is continued with another source. The folder may have been moved, or be a

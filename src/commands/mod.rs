@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! mod                                                the program: all commands, and which one runs
-//! sync upload rewind index plan check history …      one file for each command
+//! sync upload rewind index plan check history ls …      one file for each command
 //! destination                                        the destination of sync and rewind
 //! local_receiver transfer index_file credential_reloader report
 //! connect s3 append rsync_flags                      groups of flags, and what they stand for
@@ -39,6 +39,7 @@ mod indexes;
 mod limits;
 mod local_receiver;
 mod log;
+mod ls;
 mod meter;
 mod numbers;
 mod output;
@@ -113,6 +114,8 @@ enum Command {
     History(history::HistoryArgs),
     /// List the indexes that sync keeps
     Indexes(indexes::IndexesArgs),
+    /// List what an index has
+    Ls(ls::LsArgs),
     /// Take an index, and a receiver, back by one generation
     Rewind(rewind::RewindArgs),
     /// Close the gaps in the archive of an index, without reading a file
@@ -210,6 +213,7 @@ fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Ou
             Command::Sync(args) => sync::run(args, output).await.map_err(Error::as_sender),
             Command::History(args) => history::run(args, output).await.map_err(Error::as_sender),
             Command::Indexes(args) => indexes::run(&args, output),
+            Command::Ls(args) => ls::run(args, output).await.map_err(Error::as_sender),
             Command::Rewind(args) => rewind::run(args, output).await.map_err(Error::as_sender),
             Command::Compact(args) => compact::run(args, output).await.map_err(Error::as_sender),
             Command::Gc(args) => gc::run(args, output).await,

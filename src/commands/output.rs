@@ -240,12 +240,7 @@ impl Output {
         }
         self.terminal.above(|| {
             let mut stdout = std::io::stdout().lock();
-            writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(|e| {
-                let is_gone = e.kind() == std::io::ErrorKind::BrokenPipe;
-                // A full disk there is not a full receiver.
-                let kind = if is_gone { ErrorKind::ReaderGone } else { ErrorKind::Io };
-                Error::io("cannot write to standard output", e).with_kind(kind)
-            })
+            writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(cannot_write)
         })
     }
 
@@ -255,6 +250,27 @@ impl Output {
     /// [`ErrorKind::ReaderGone`], or the disk behind it is full.
     pub(super) fn data(&self, text: &str, value: impl FnOnce() -> Value) -> Result<()> {
         if self.json { self.json_line(value()) } else { self.line(text) }
+    }
+
+    /// Writes bytes of data to standard output as they are.
+    ///
+    /// # Errors
+    /// As [`Output::data`].
+    pub(super) fn bytes(&self, bytes: &[u8]) -> Result<()> {
+        std::io::stdout().lock().write_all(bytes).map_err(cannot_write)
+    }
+
+    /// Writes lines for people to standard output; nothing with `--json`.
+    ///
+    /// # Errors
+    /// As [`Output::data`].
+    pub(super) fn text(&self, text: &str) -> Result<()> {
+        if self.json { Ok(()) } else { self.line(text) }
+    }
+
+    /// How long the command has been running.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
     }
 
     /// Writes a line to standard error even if it is not a terminal; with `--json`, also `value` to
@@ -349,6 +365,13 @@ impl Output {
         }
         exit
     }
+}
+
+fn cannot_write(error: std::io::Error) -> Error {
+    let is_gone = error.kind() == std::io::ErrorKind::BrokenPipe;
+    // A full disk there is not a full receiver.
+    let kind = if is_gone { ErrorKind::ReaderGone } else { ErrorKind::Io };
+    Error::io("cannot write to standard output", error).with_kind(kind)
 }
 
 impl Monitor for Output {

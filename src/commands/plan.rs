@@ -127,12 +127,9 @@ pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome>
     let monitor = output.clone();
     let planned = interruptible(output, move || {
         let entry = |change: &PlannedChange<'_>| if paths { plan_entry(change, &monitor) } else { Ok(()) };
-        let scratch = std::env::temp_dir();
+        let (scratch, missing) = (std::env::temp_dir(), RangeSet::default());
         match from {
-            None => {
-                let missing = RangeSet::default();
-                plan(&PlanOptions { index, block_size, scratch, missing }, &*monitor, entry)
-            }
+            None => plan(&PlanOptions { index, block_size, scratch, missing }, &*monitor, entry),
             Some(from) => {
                 between(&BetweenOptions { database, from, to, block_size, scratch }, &*monitor, entry)
             }

@@ -5,9 +5,11 @@ use crate::archive::path::printable;
 use crate::archive::protocol::Similarity;
 use crate::engine::index::{Explanation, IndexReport};
 use crate::engine::plan::{ChangeKind, Plan, PlannedChange, Tally};
+use crate::engine::sync::SyncReport;
 use crate::engine::upload::UploadReport;
 use crate::error::{ErrorKind, Result};
 use serde_json::{Map, Value, json};
+use std::time::Duration;
 
 /// The outcome of `sync`.
 pub(super) fn copied(index: &IndexReport, upload: &UploadReport, similarity: Option<Similarity>) -> Outcome {
@@ -190,7 +192,9 @@ pub(super) fn upload_fields(report: &UploadReport) -> Map<String, Value> {
         report.failed.iter().map(|entry| json!({"path": entry.path, "reason": entry.reason})).collect();
     object(json!({
         "tar_id": report.tar_id, "files": report.files, "total_bytes": report.total_bytes,
-        "content_bytes": report.content_bytes, "sent_blocks": report.sent_blocks, "sent_bytes": report.sent_bytes, "wire_bytes": report.wire_bytes, "stored_blocks": report.stored_blocks,
+        "content_bytes": report.content_bytes, "sent_blocks": report.sent_blocks,
+        "sent_bytes": report.sent_bytes, "reused_bytes": reused_bytes(report),
+        "wire_bytes": report.wire_bytes, "stored_blocks": report.stored_blocks,
         "zstd_blocks": report.zstd_blocks,
         "retries": report.retries, "failed": failed, "failed_total": report.failed_total,
         "complete": report.complete, "others_bytes": report.others_bytes, "legacy": report.legacy,
@@ -201,6 +205,51 @@ pub(super) fn upload_fields(report: &UploadReport) -> Map<String, Value> {
             "different_bytes": found.different_bytes, "unreadable": found.unreadable,
         })),
     }))
+}
+
+/// The figures of a run, a line each.
+pub(super) fn stats(report: &SyncReport, elapsed: Duration) -> String {
+    let upload = report.upload();
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    let files = match report {
+        SyncReport::Planned { plan, .. } => {
+            let (files, entries) = (plan.total_files, plan.total_entries());
+            lines.push(("folders and links", human_count(entries - files)));
+            lines.push(("left out", human_count(plan.skipped.total())));
+            for kind in &ChangeKind::ALL[1..] {
+                lines.push((kind.word(), human_count(plan.files(*kind).files)));
+            }
+            lines.push(("to send, at most", human_bytes(upload.sent_bytes.saturating_add(plan.send_bytes))));
+            (files, plan.total_bytes)
+        }
+        SyncReport::Copied { index, .. } => {
+            lines.push(("folders and links", human_count(index.nodes)));
+            lines.push(("left out", human_count(index.skipped)));
+            if let Some(changes) = &index.changes {
+                lines.push(("new", human_count(changes.added.saturating_sub(changes.changed))));
+                lines.push(("changed", human_count(changes.changed)));
+                lines.push(("with new metadata", human_count(changes.touched)));
+                lines.push(("removed", human_count(changes.removed)));
+            }
+            let rate = upload.sent_bytes as f64 / elapsed.as_secs_f64().max(0.001);
+            lines.push(("sent", format!("{} ({} a second)", blocks_text(upload), human_bytes(rate as u64))));
+            lines.push(("on the wire", human_bytes(upload.wire_bytes)));
+            lines.push(("reused", human_bytes(reused_bytes(upload))));
+            (index.files, index.content_bytes)
+        }
+    };
+    lines.insert(0, ("files", format!("{}, {}", human_count(files.0), human_bytes(files.1))));
+    let deleted = if upload.moved_to.is_some() { "moved to the backup folder" } else { "deleted" };
+    lines.push((deleted, human_count(upload.deleted)));
+    lines.push(("failed", human_count(upload.failed_total)));
+    lines.push(("time", format!("{:.1} s", elapsed.as_secs_f64())));
+    let line = |(name, value): &(&str, String)| format!("{:27}{value}", format!("{name}:"));
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Bytes of files that did not have to be sent: the receiver has them, or another file has the same.
+fn reused_bytes(report: &UploadReport) -> u64 {
+    report.content_bytes.saturating_sub(report.sent_bytes)
 }
 
 /// Rounded down to tenths: 100 means all of it.

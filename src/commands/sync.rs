@@ -84,6 +84,9 @@ pub(super) struct SyncArgs {
     /// the names alone
     #[arg(short, long, visible_alias = "itemize-changes")]
     itemize: bool,
+    /// Write the figures of the run to standard output at its end
+    #[arg(long)]
+    stats: bool,
     #[command(flatten)]
     transfer: TransferArgs,
     #[command(flatten)]
@@ -134,7 +137,11 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     let watch = output.watch();
     let copied = cancelled_by_signal(output, sync(options, destination, output.clone())).await;
     drop(watch);
-    Ok(match copied? {
+    let copied = copied?;
+    if args.stats {
+        output.text(&report::stats(&copied, output.elapsed()))?;
+    }
+    Ok(match copied {
         SyncReport::Planned { plan, upload } => report::planned(&plan, upload),
         SyncReport::Copied { index, upload, similarity } => report::copied(&index, &upload, similarity),
     })

@@ -120,7 +120,7 @@ const FLAGS: Hints = &[
     ),
     (&["--bw-limit", "--limit-upload", "--limit", "--throttle"], "--bwlimit RATE limits what is sent"),
     (
-        &["--stats", "--info", "--out-format", "--log-format"],
+        &["--info", "--out-format", "--log-format"],
         "the last line is a summary; -v names what is sent, --itemize says what is new about it, and \
          --json gives both for machines",
     ),

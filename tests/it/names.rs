@@ -1,6 +1,6 @@
 //! What is said of a run: its figures, and the names of entries.
 
-use crate::support::{Lab, Output, Tree};
+use crate::support::{Lab, Output, Tree, index};
 use std::ffi::OsString;
 
 /// A file that was written again has holes in the archive. They are no part of the folder.
@@ -218,4 +218,90 @@ fn a_file_that_failed_is_not_named() {
     std::fs::create_dir_all(dst.join("in-the-way/x")).unwrap();
     let output = lab.sync(&src, &dst, args!["-i"]).code(3);
     assert_eq!(names(&output), ["N\tf\t100\tb"], "{output:?}");
+}
+
+#[test]
+fn an_index_of_a_list_is_that_of_the_folder() {
+    let lab = Lab::new();
+    let (src, dst, db) = (lab.path("src"), lab.path("dst"), lab.path("i.sqlite"));
+    Tree::new(&src, 9).noise("c", 3000).noise("a b", 10).mode("a b", 0o600).noise("d/\n\\", 70);
+    lab.sync(&src, &dst, vec![]).code(0);
+    let list = |text: &str, more: Vec<OsString>| {
+        let list = lab.file("list", text);
+        lab.run([args!["index", "-c", "--from-list", list, "-b", src, "-db", db, "--json"], more].concat())
+    };
+    let md5 = |name: &str| index::md5_hex(&std::fs::read(src.join(name)).unwrap());
+    let lines = [
+        format!("\\{}  ./d/\\n\\\\", md5("d/\n\\")),
+        format!("{} *a b", md5("a b")),
+        format!("{}\t3000\tc", md5("c")),
+    ];
+    let summary = list(&(lines.join("\n") + "\n\n"), vec![]).code(0).summary();
+    assert_eq!((&summary["files"], &summary["content_bytes"]), (&3.into(), &3080.into()), "{summary}");
+    lab.check(&dst, &db, args!["--extra"]).code(0);
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    // Another size, a path twice, one that leads out, one without a size, no md5 at all.
+    let summary = list(&format!("{}\t7\tc\n", md5("c")), vec![]).code(3).says("the list says 7").summary();
+    assert_eq!((&summary["files"], &summary["skipped"]), (&0.into(), &1.into()), "{summary}");
+    let one = &lines[1];
+    list(&format!("{one}\n{one}\n"), vec![]).code(2).says("line 2 of the list: a b comes twice");
+    list(&format!("{one}\n{}  ../x\n", md5("c")), vec![]).code(2).says("line 2 of the list: ../x");
+    list(&format!("{}  nowhere\n", md5("c")), vec![]).code(2).says("no size");
+    list("nonsense\n", vec![]).code(2).says("line 1 of the list");
+    lab.run(args!["index", "--from-list", "list", "-b", src, "-db", db]).code(2).says("give -c");
+}
+
+#[test]
+fn figures_at_the_end() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.path("dst"));
+    let mut tree = Tree::new(&src, 10);
+    tree.noise("a", 3000).noise("b", 1000).dir("d");
+    let first = lab.sync(&src, &dst, args!["--stats"]).code(0).stdout;
+    let has = |text: &str, name: &str, value: &str| {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name}:"))).map(str::to_owned);
+        assert!(line.as_ref().is_some_and(|line| line.contains(&format!("  {value}"))), "{name}: {text}");
+    };
+    for (name, value) in [("files", "2, 3.91 KiB"), ("folders and links", "1"), ("sent", "1 block, 3.91 KiB")]
+    {
+        has(&first, name, value);
+    }
+    tree.noise("b", 500).remove("d").noise("c", 10);
+    let second = lab.sync(&src, &dst, args!["--stats", "--delete"]).code(0).stdout;
+    for (name, value) in [("changed", "1"), ("new", "1"), ("deleted", "1"), ("sent", "1 block, 510 B")] {
+        has(&second, name, value);
+    }
+    has(&second, "reused", "2.93 KiB");
+    let dry = lab.sync(&src, &dst, args!["--stats", "-n"]).code(0).stdout;
+    has(&dry, "to send, at most", "0 B");
+    let json = lab.sync(&src, &dst, args!["--stats", "--json"]).code(0);
+    assert_eq!(json.summary()["reused_bytes"], 3510);
+}
+
+#[test]
+fn ls_lists_an_index() {
+    let lab = Lab::new();
+    let (src, db) = (lab.path("src"), lab.path("i.sqlite"));
+    let mut tree = Tree::new(&src, 11);
+    tree.noise("b", 10).noise("a/x.c", 20).noise("a\nb", 1).symlink("z", "b").hardlink("y", "b");
+    tree.mode("b", 0o640).mtime("b", 1_700_000_000_000_000_000);
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    let ls = |more: Vec<OsString>| lab.run([args!["ls", "-db", db], more].concat());
+    assert_eq!(ls(vec![]).code(0).stdout, "a\na/x.c\na\\x0ab\nb\ny\nz\n");
+    assert_eq!(ls(args!["-0", "a*"]).code(0).stdout, "a\0a/x.c\0a\nb\0");
+    let long = ls(args!["-l", "b", "y", "z"]).code(0).stdout;
+    let lines: Vec<&str> = long.lines().collect();
+    assert_eq!(lines[0], "f 0640\t10\t2023-11-14T22:13:20+00:00\tb");
+    assert!(lines[1].starts_with("h ") && lines[1].ends_with("\ty -> b"), "{long}");
+    assert!(lines[2].starts_with("l ") && lines[2].ends_with("\tz -> b"), "{long}");
+    ls(args!["nothing"]).code(1).says("nothing matches");
+    let json = ls(args!["--json", "*.c"]).code(0).json();
+    assert_eq!((json[0]["path"].as_str(), json[0]["bytes"].as_u64()), (Some("a/x.c"), Some(20)));
+    assert_eq!(json[1]["entries"], 1);
+    // Rows of later generations are in their places, and earlier generations are there.
+    tree.remove("b").remove("y").noise("a/w", 5).noise("aa", 5);
+    lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    assert_eq!(ls(vec![]).code(0).stdout, "a\na/w\na/x.c\na\\x0ab\naa\nz\n");
+    assert_eq!(ls(args!["--generation", "1", "b"]).code(0).stdout, "b\n");
+    lab.run(args!["ls", "-db", lab.path("none")]).code(1).says("none");
 }

@@ -95,7 +95,7 @@ const TYPED: &[(&str, Becomes)] = &[
     ("sync -avni SRC DST", Says("N\tf\t3000\ta")),
     ("sync -n --itemize-changes SRC DST", Says("N\tf\t2000\tb/c")),
     ("sync -nv SRC DST", Says("\nb/c\n")),
-    ("sync -a --stats SRC DST", Refused("--json")),
+    ("sync -a --stats SRC DST", Copy("")),
     ("sync -aL SRC DST", Refused("links are copied as links")),
     ("sync -a --chmod=D755 SRC DST", Refused("copied as they are")),
     ("sync -a --remove-source-files SRC DST", Refused("nothing is ever deleted at the source")),

@@ -16,6 +16,7 @@ use crate::source::SkippedEntry;
 use crate::source::filter::Filter;
 use crate::source::s3::{Bucket, Head, Listed, ObjectReader, ObjectState};
 use crate::telemetry::{Monitor, Notice};
+use crate::unix_time::local_date;
 use parking_lot::Mutex;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -185,8 +186,9 @@ impl<'a> BucketComparer<'a> {
         if found.mode != expected_mode {
             return Some(format!("its mode is {:04o}, not {expected_mode:04o}", found.mode));
         }
-        (!is_same_time(found.mtime_ns, expected.mtime_ns))
-            .then(|| format!("its time is {}, not {} ns", found.mtime_ns, expected.mtime_ns))
+        (!is_same_time(found.mtime_ns, expected.mtime_ns)).then(|| {
+            format!("its time is {}, not {}", local_date(found.mtime_ns), local_date(expected.mtime_ns))
+        })
     }
 
     /// A bucket has a folder where a key lies in it. It has no links.

@@ -13,6 +13,7 @@ use crate::source::base::Base;
 use crate::source::filter::Filter;
 use crate::source::walk::Walk;
 use crate::telemetry::Monitor;
+use crate::unix_time::local_date;
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 use std::fs::File;
@@ -225,7 +226,11 @@ impl<'a> FolderComparer<'a> {
         }
         // A device does not tell when its content changed.
         if !self.base.is_device() && !is_kept_time(found.mtime_ns, expected.mtime_ns) {
-            return Some(format!("its time is {}, not {} ns", found.mtime_ns, expected.mtime_ns));
+            return Some(format!(
+                "its time is {}, not {}",
+                local_date(found.mtime_ns),
+                local_date(expected.mtime_ns)
+            ));
         }
         if self.is_root && (found.uid, found.gid) != (expected.uid, expected.gid) {
             return Some(format!(

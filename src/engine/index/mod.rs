@@ -2,7 +2,8 @@
 //!
 //! The modules from bottom to top: `entry` (the stages of an entry), `file_stat`, `report`, `hash`;
 //! `append`, `etag`, `shared_extents`; `options`, `large`, `previous`, `listing`; `stat`, `files`,
-//! `explain`, `objects`, `batches`; `folder`, `bucket`, `next`; `scan`.
+//! `explain`, `objects`, `batches`; `folder`, `bucket`, `next`; `scan`. `from_list` makes one of a list
+//! instead.
 
 mod append;
 mod batches;
@@ -13,6 +14,7 @@ mod explain;
 mod file_stat;
 mod files;
 mod folder;
+mod from_list;
 mod hash;
 mod large;
 mod listing;
@@ -27,6 +29,7 @@ mod stat;
 
 pub use append::{Append, SAMPLES};
 pub use explain::{Explanation, explain};
+pub use from_list::index_from_list;
 pub use options::IndexOptions;
 pub use report::{GenerationChanges, IndexReport};
 

@@ -29,7 +29,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap", &["commands"]),
     ("clap_complete", &["commands"]),
     ("clap_mangen", &["commands"]),
-    ("jiff", &["commands"]),
+    ("jiff", &["commands", "unix_time"]),
     ("tracing_subscriber", &["commands"]),
     ("axum", &["server"]),
     ("hyper", &["server"]),

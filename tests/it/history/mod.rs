@@ -130,7 +130,7 @@ fn generations_are_listed_for_people_and_programs() {
     assert_eq!(list[1].1, digest);
     let text = world.lab.run(args!["history", "-db", world.db]).code(0).stdout;
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["generation", "date", "(UTC)", "files", "bytes", "added", "digest"]);
+    assert_eq!(lines[0], ["generation", "date", "files", "bytes", "added", "digest"]);
     assert_eq!((lines[1][0], lines[2].last(), lines[3].last()), ("1", Some(&"*"), Some(&"-")));
     assert!(lines[2].contains(&&digest[..12]), "{text}");
     let widths: Vec<usize> = text.lines().map(|line| line.find("  ").map_or(0, |_| line.len())).collect();
