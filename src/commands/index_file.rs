@@ -5,7 +5,7 @@ use super::environment::{default_database, index_folder};
 use super::output::Output;
 use crate::db::generation::History;
 use crate::db::index_read::IndexReader;
-use crate::engine::indexes::{index_of_source, kept_index, make_folder};
+use crate::engine::indexes::{index_of_source, kept_index};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
@@ -31,20 +31,14 @@ impl IndexFile {
     }
 }
 
-/// Where `sync` keeps the index of `source`, as an index records it. The folder is made, unless for
-/// a dry run.
-pub(super) fn database_of_source(source: &Path, dry_run: bool) -> Result<PathBuf> {
-    let folder = index_folder()?;
-    let database = kept_index(&folder, default_database().ok().as_deref(), source);
-    if !dry_run && database.starts_with(&folder) {
-        make_folder(&folder)?;
-    }
-    Ok(database)
+/// Where `sync` keeps the index of `source`, as an index records it.
+pub(super) fn database_of_source(source: &Path) -> Result<PathBuf> {
+    Ok(kept_index(&index_folder()?, default_database().ok().as_deref(), source))
 }
 
 /// The index with which `source` is compared: that of `sync`, or the one of all other commands.
 pub(super) fn database_to_plan(source: &Path) -> Result<PathBuf> {
-    let kept = database_of_source(source, true)?;
+    let kept = database_of_source(source)?;
     if kept.exists() { Ok(kept) } else { default_database() }
 }
 

@@ -126,14 +126,16 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     if let Some(path) = &args.explain {
         return Ok(report::explained("sync", &explain(&index, path)?));
     }
-    if args.database.is_none() {
-        index.database = database_of_source(&index.source_name(), upload.dry_run)?;
+    let index_folder = args.database.is_none().then(index_folder).transpose()?;
+    if index_folder.is_some() {
+        index.database = database_of_source(&index.source_name())?;
     }
     if args.clean {
         confirm_clean(&index.database, args.yes, upload.dry_run, output)?;
     }
     let entries = entry_sink(args.itemize, upload.delete.is_some(), output);
-    let options = SyncOptions { index, upload, adopt: args.adopt, entries, tar_id, replace_source };
+    let options =
+        SyncOptions { index, index_folder, upload, adopt: args.adopt, entries, tar_id, replace_source };
     let watch = output.watch();
     let copied = cancelled_by_signal(output, sync(options, destination, output.clone())).await;
     drop(watch);

@@ -17,7 +17,7 @@ const PREFIX: &str = "TARLIKE_";
 /// Flags that give up a protection or earlier work. Whoever wants that says so in the command line,
 /// each time: as a setting, it would hold for runs that nobody thought of.
 const WITHOUT: &[&str] =
-    &["clean", "insecure", "ignore-ca", "ignore-errors", "delete-excluded", "moved", "yes"];
+    &["clean", "explain", "insecure", "ignore-ca", "ignore-errors", "delete-excluded", "moved", "yes"];
 
 /// The same for each flag whose name begins so.
 const WITHOUT_PREFIX: &str = "replace-";
@@ -296,7 +296,10 @@ mod tests {
         let tls = ["tls-cert", "tls-key", "client-ca", "client-key"];
         let values = ["3", "x", "4096", "127.0.0.1", "2099-01-31", "upload"];
         let mut seen = 0;
-        for command in all_commands(&with_variables(Cli::command())) {
+        let mut program = with_variables(Cli::command());
+        // Commands get the flags that all of them have.
+        program.build();
+        for command in all_commands(&program) {
             let always = missing(command, &["x".into()]).unwrap_or_default();
             for argument in command.get_arguments().filter(|argument| argument.get_env().is_some()) {
                 let Some(flag) = argument.get_long() else { continue };

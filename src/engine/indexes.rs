@@ -35,7 +35,7 @@ pub fn kept_index(folder: &Path, earlier: Option<&Path>, source: &Path) -> PathB
 ///
 /// # Errors
 /// The system's error.
-pub fn make_folder(folder: &Path) -> Result<()> {
+pub(super) fn make_folder(folder: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| {
         Error::io(format!("cannot make the folder of the indexes {}", folder.display()), e)
             .with_hint("give -db FILE, or set XDG_STATE_HOME to a folder that can be written to")

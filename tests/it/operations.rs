@@ -70,7 +70,7 @@ fn systemd_finds_no_fault_with_the_units() {
     }
     // In tenths: 0 is a service that may do nothing, 100 one that may do everything.
     for (unit, most) in UNITS.into_iter().zip(["20", "25", "25"]) {
-        let path = folder.join(&unit);
+        let path = folder.join(unit);
         analyze(&lab, args!["security", "--offline=yes", format!("--threshold={most}"), path]).code(0);
     }
 }

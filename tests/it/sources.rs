@@ -18,7 +18,7 @@ impl Site {
         for (seed, name) in [(190, "one"), (191, "two")] {
             let mut tree = Tree::new(&lab.path(name), seed);
             for number in 0..50 {
-                tree.file(&format!("{name}-{number}"), format!("{number} of {name}"));
+                tree.file(format!("{name}-{number}"), format!("{number} of {name}"));
             }
         }
         let base = lab.dir("base");

@@ -29,6 +29,7 @@ use super::destination::Destination;
 use super::index::{IndexOptions, IndexReport, index};
 use super::index_lock::IndexLock;
 use super::index_source::refuse_other_source;
+use super::indexes::make_folder;
 use super::plan::{EntrySink, Plan, PlanOptions};
 use super::receive::compare_folder;
 use super::stream::stream;
@@ -59,6 +60,8 @@ pub struct SyncOptions {
     /// The source, and where its index is kept between runs. With `reuse`, that index is gone on
     /// with, and must be one of this source.
     pub index: IndexOptions,
+    /// The folder of this program's own in which the index may be; a run that is not refused makes it.
+    pub index_folder: Option<PathBuf>,
     /// How the archive is sent. The job itself says which index, the whole archive, and what was
     /// prechecked or adopted.
     pub upload: UploadOptions,
@@ -136,6 +139,12 @@ impl Job {
     fn new(options: SyncOptions, destination: Destination, monitor: Arc<dyn Monitor>) -> Result<Self> {
         let kept = &options.index.database;
         let destination = checks::resolve(destination, &options.index)?;
+        if let Some(folder) = &options.index_folder
+            && !options.upload.dry_run
+            && kept.starts_with(folder)
+        {
+            make_folder(folder)?;
+        }
         let lock = match options.upload.dry_run {
             true => check_replaceable(kept).map(|()| None)?,
             false => IndexLock::take(kept)?,

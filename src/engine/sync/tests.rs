@@ -41,6 +41,7 @@ impl Lab {
                 append: Append::default(),
                 threads: 2,
             },
+            index_folder: None,
             upload: UploadOptions {
                 progress: self.path("progress"),
                 block_size: 10_000,

@@ -101,6 +101,9 @@ fn answer(head: &str, body: &str) -> &'static str {
     format!("HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}").leak()
 }
 
+/// The failure, the address of the store, the environment, and what the message has.
+type StoreFailure<'a> = (&'a str, String, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
 /// Each failure names the store, the bucket, status and code where there was an answer, and what to
 /// do. None shows how the SDK is made.
 #[test]
@@ -116,7 +119,7 @@ fn every_failure_says_where_what_and_what_to_do() {
     let wrong_secret = [("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", "wrong")];
     let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let rclone = store.endpoint().to_owned();
-    let cases: Vec<(&str, String, &[(&str, &str)], &[&str])> = vec![
+    let cases: Vec<StoreFailure<'_>> = vec![
         ("no credentials", rclone.clone(), &[], &["there are no credentials", "AWS_ACCESS_KEY_ID"]),
         ("no credentials, AWS", String::new(), &[], &["there are no credentials", "AWS_ACCESS_KEY_ID"]),
         ("no profile", rclone.clone(), &[("AWS_PROFILE", "nobody")], &["there are no credentials"]),
@@ -177,7 +180,7 @@ fn every_failure_says_where_what_and_what_to_do() {
 }
 
 /// What is wrong with the error of a case.
-fn fails((_, endpoint, env, words): (&str, String, &[(&str, &str)], &[&str])) -> Option<String> {
+fn fails((_, endpoint, env, words): StoreFailure<'_>) -> Option<String> {
     let lab = Lab::new();
     let mut cmd = lab.cmd(args!["index", "s3://nobodys-bucket", "-db", lab.path("i"), "--s3-timeout", "1"]);
     // No host answers for its role here.
