@@ -48,10 +48,11 @@ pub fn separated(count: u64) -> String {
 #[must_use]
 pub fn counted(count: u64, noun: &str) -> String {
     let number = separated(count);
-    match noun.strip_suffix('y') {
+    match (noun.strip_suffix('y'), noun.strip_suffix('x')) {
         _ if count == 1 => format!("{number} {noun}"),
-        Some(stem) => format!("{number} {stem}ies"),
-        None => format!("{number} {noun}s"),
+        (Some(stem), _) => format!("{number} {stem}ies"),
+        (_, Some(_)) => format!("{number} {noun}es"),
+        _ => format!("{number} {noun}s"),
     }
 }
 
@@ -78,6 +79,7 @@ mod tests {
         assert_eq!(counted(1_234_567, "block"), "1,234,567 blocks");
         assert_eq!(counted(1, "entry"), "1 entry");
         assert_eq!(counted(100, "entry"), "100 entries");
+        assert_eq!(counted(2, "index"), "2 indexes");
         assert_eq!([999, 1000, u64::MAX].map(separated), ["999", "1,000", "18,446,744,073,709,551,615"]);
     }
 

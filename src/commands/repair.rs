@@ -77,18 +77,17 @@ pub(super) async fn run(
     damage: Damage,
     output: Arc<Output>,
 ) -> Result<UploadReport> {
-    let tar_id = archive_number(&base, &database)?.unwrap_or(0);
+    let tar_id = archive_number(&base, &database)?;
     let scratch = std::env::temp_dir();
     let own = tempfile::tempdir_in(&scratch).map_err(|e| Error::io("cannot make a temporary folder", e))?;
     let options = UploadOptions {
         database,
         progress: own.path().join("progress.sqlite"),
-        tar_id,
         verify: damage.scope(),
         cores: threads(),
         scratch,
         ..UploadOptions::default()
     };
     let starter = Arc::new(LocalReceiver(Connection::of_this_process(&output)));
-    repair(source, Destination::Folder { path: base, starter }, options, output).await
+    repair(source, Destination::Folder { path: base, starter }, tar_id, options, output).await
 }

@@ -2,7 +2,9 @@
 //! asks for these files again, and an upload sends them. A folder that no receiver knows is adopted,
 //! which reads all of it once more.
 
+use super::archive_number::archive_of;
 use super::destination::Destination;
+use super::identity::identity_of_index;
 use super::receive::archive_with;
 use super::tasks::until_cancelled;
 use super::upload::{ContentScope, SpacePolicy, UploadOptions, UploadReport, upload};
@@ -29,24 +31,33 @@ pub fn archive_number(base: &Path, database: &Path) -> Result<Option<u64>> {
 }
 
 /// Sends from `source` to the folder `destination` what `options.verify` names of the index at
-/// `options.database`, if it is not there as the index says.
+/// `options.database`, if it is not there as the index says. `tar_id` is the number of the archive
+/// there; `None` has it derived from the source.
 ///
 /// # Errors
 /// The folder has another index, or what stopped the run. Files that failed are in the report.
 pub async fn repair(
     source: Arc<dyn Source>,
     destination: Destination,
+    tar_id: Option<u64>,
     options: UploadOptions,
     monitor: Arc<dyn Monitor>,
 ) -> Result<UploadReport> {
+    let source_id = identity_of_index(&options.database, true)?;
     let digest = IndexReader::open(&options.database)?.summary()?.digest;
     let space = match &destination {
         Destination::Folder { path, .. } => SpacePolicy::Refuse(path.clone()),
         Destination::Receiver(_) => SpacePolicy::Warn,
     };
     let work = async |client: Arc<dyn ReceiverClient>| {
-        let client = client.for_archive(options.tar_id, SourceClaim::default());
-        let mut options = UploadOptions { space, ..options };
+        let (tar_id, client) = match source_id {
+            Some(source_id) => archive_of(&client, tar_id, source_id, false, &options.database).await?,
+            None => {
+                let tar_id = tar_id.unwrap_or(0);
+                (tar_id, client.for_archive(tar_id, SourceClaim::default()))
+            }
+        };
+        let mut options = UploadOptions { space, tar_id, ..options };
         if !has_index(&*client, &digest).await? {
             options.verify = ContentScope::Nothing;
             options.adopt = Some(until_cancelled(&*monitor, adopt(&*client, &*monitor)).await?);

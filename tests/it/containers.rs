@@ -337,7 +337,8 @@ fn the_image_and_the_compose_file() {
 
     // From this machine.
     let db = lab.index(&src);
-    site.upload(&db, vec![]).run().code(0);
+    site.upload(&db, vec![]).run().code(1).says("is the copy of");
+    site.upload(&db, args!["--replace-source"]).run().code(0);
     assert_same_files(&src, &received);
     let elsewhere = format!("http://{}:{}/tar", site.gateway, site.port);
     let refused = |cmd: crate::support::Cmd| cmd.args(args!["--stall-timeout", "2"]).run().code(1);

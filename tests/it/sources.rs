@@ -88,6 +88,60 @@ fn two_sources_of_one_receiver_never_meet() {
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 101);
 }
 
+/// A receiver that starts again finds the refused content in its staging folder: that is no reason
+/// to put it in the first one's place.
+#[test]
+fn the_first_content_of_a_path_stays_when_the_receiver_starts_again() {
+    let site = Site::new();
+    for name in ["one", "two"] {
+        Tree::new(&site.lab.path(name), 192).file("shared", format!("the content of {name}"));
+    }
+    for more in [vec![], args!["-s", "1000"]] {
+        site.sync("one", &site.base, more.clone()).code(0);
+        for _ in 0..2 {
+            site.sync("two", &site.base, more.clone()).code(3).says("has put another content");
+            site.sync("one", &site.base, more.clone()).code(0);
+        }
+        let proxy = site.proxy();
+        site.sync("one", &proxy.url, more.clone()).code(0);
+        drop(proxy);
+        assert_eq!(std::fs::read(site.base.join("shared")).unwrap(), b"the content of one");
+    }
+}
+
+/// A folder of one source does not take the place of another one's file, nor the other way round.
+#[test]
+fn a_folder_takes_no_files_place() {
+    let site = Site::new();
+    Tree::new(&site.lab.path("one"), 193).file("p", "a file").dir("q").file("r/in", "x").symlink("s", "p");
+    Tree::new(&site.lab.path("two"), 194).file("p/in", "y").file("q", "a file").dir("s").file("other", "z");
+    site.sync("one", &site.base, vec![]).code(0);
+    for _ in 0..2 {
+        let refused = site.sync("two", &site.base, vec![]).code(3);
+        let refused =
+            refused.says("failed: p/in: archive").says("failed: q: archive").says("failed: s: archive");
+        refused.says("has put another content");
+        site.lab.check(&site.base, &site.db("one"), vec![]).code(0);
+        assert!(site.base.join("other").exists());
+        site.sync("one", &site.base, vec![]).code(0);
+    }
+}
+
+/// A repair is one of the archive that the index is of, also where there are others.
+#[test]
+fn one_source_of_several_is_repaired() {
+    let site = Site::new();
+    for name in ["one", "two"] {
+        site.sync(name, &site.base, vec![]).code(0);
+    }
+    std::fs::remove_file(site.base.join("two-7")).unwrap();
+    std::fs::write(site.base.join("two-8"), "rotten").unwrap();
+    let (db, source) = (site.db("two"), site.lab.path("two"));
+    site.lab.check(&site.base, &db, args!["--repair", source]).code(0);
+    site.assert_copied("one");
+    site.assert_copied("two");
+}
+
 #[test]
 fn a_second_source_is_refused_at_the_number_of_the_first() {
     let site = Site::new();

@@ -5,7 +5,7 @@ use super::listing::{ListedEntry, listed_entries};
 use super::options::IndexOptions;
 use super::report::IndexReport;
 use super::stat::record_top_of;
-use crate::archive::digest::Md5;
+use crate::archive::digest::{Md5, md5};
 use crate::archive::entry::{FileEntry, Meta, Node};
 use crate::archive::path::{EntryPath, printable};
 use crate::archive::skipped::SkippedList;
@@ -66,6 +66,9 @@ pub fn index_from_list(
             Some(size) => size,
             None => base.size(&path)?,
         };
+        if size == 0 && line.md5 != md5(b"") {
+            return Err(format!("{path} has 0 bytes, of which this is not the md5"));
+        }
         let (etag, clash) = (line.md5.to_string(), Clash::None);
         let object = ListedObject { path, is_folder: false, size, etag, modified_ns: 0, clash };
         match listing.add(&object, None) {

@@ -8,8 +8,8 @@
 //! Rows tell nothing of pages that hold none of them. Such damage shows when the page is needed:
 //! then all pages of all indexes are read, and what is damaged is given up as at the start.
 
-use super::archive::Archive;
 use super::archive::progress::{IndexHead, OpenedIndex, Progress};
+use super::archive::{Archive, Unpublished};
 use super::context::{Context, WatchRequest};
 use super::retention;
 use super::state_files::{active_index_name, staging_name};
@@ -37,7 +37,7 @@ pub(crate) fn find(context: &Context, tar_id: u64) -> Result<Option<Arc<Archive>
         return Ok(Some(archive));
     }
     if let Some(state) = context.archives.begin_opening(tar_id) {
-        try_open(context, state);
+        verify_all(context, try_open(context, state));
     }
     context.archives.check_readable(tar_id)?;
     Ok(context.archives.get(tar_id))
@@ -59,33 +59,47 @@ pub(crate) fn get(context: &Context, tar_id: u64) -> Result<Arc<Archive>> {
 /// # Errors
 /// No thread can be started.
 pub(crate) fn open_all(context: &Arc<Context>, states: Vec<ArchiveState>) -> Result<()> {
-    let mut later = Vec::new();
+    let (mut later, mut opened) = (Vec::new(), Vec::new());
     for state in states {
         context.archives.add_unserved(state.clone());
         let path = path_of(context, &state);
         match std::fs::metadata(&path).is_ok_and(|meta| meta.len() > MAX_BYTES_CHECKED_AT_START) {
             true => later.push(state),
-            false => try_open(context, state),
+            false => opened.extend(try_open(context, state)),
         }
     }
     if later.is_empty() {
+        verify_all(context, opened);
         return Ok(());
     }
     let context = context.clone();
-    let work = move || later.into_iter().for_each(|state| try_open(&context, state));
+    let work = move || {
+        opened.extend(later.into_iter().filter_map(|state| try_open(&context, state)));
+        verify_all(&context, opened);
+    };
     let spawned = std::thread::Builder::new().name("check".into()).spawn(work);
     spawned.map(drop).map_err(Error::thread)
+}
+
+/// Verifies what of opened archives is here and has no name yet. Not before all archives are open:
+/// such a file may wait because another archive has put something else at its path.
+fn verify_all(context: &Context, opened: impl IntoIterator<Item = Arc<Archive>>) {
+    opened.into_iter().for_each(|archive| context.verify_unpublished_from(&archive, Unpublished::FIRST));
 }
 
 fn path_of(context: &Context, state: &ArchiveState) -> PathBuf {
     context.sink.state_path().join("archives").join(active_index_name(state))
 }
 
-/// Opens an archive that this thread has been given to open.
-fn try_open(context: &Context, state: ArchiveState) {
+/// Opens an archive that this thread has been given to open. Those who wait for verifiers wait until
+/// the archive is handed to [`verify_all`].
+fn try_open(context: &Context, state: ArchiveState) -> Option<Arc<Archive>> {
     let tar_id = state.tar_id;
     match open(context, state) {
-        Ok(()) => context.archives.opened(tar_id),
+        Ok(archive) => {
+            context.archives.opened(tar_id);
+            return Some(archive);
+        }
         Err(e) if is_damage(&e) => context.archives.give_up(tar_id, loss_of(context, tar_id, &e)),
         Err(e) => {
             let reason = context.text_of(&e);
@@ -93,9 +107,10 @@ fn try_open(context: &Context, state: ArchiveState) {
             context.archives.not_opened(tar_id, reason);
         }
     }
+    None
 }
 
-fn open(context: &Context, state: ArchiveState) -> Result<()> {
+fn open(context: &Context, state: ArchiveState) -> Result<Arc<Archive>> {
     let tar_id = state.tar_id;
     let path = path_of(context, &state);
     let is_gone = std::fs::symlink_metadata(&path)
@@ -113,14 +128,14 @@ fn open(context: &Context, state: ArchiveState) -> Result<()> {
     }
     let is_finalized = archive.progress.is_finalized();
     archive.progress.set_unrecorded_names(!is_finalized);
-    context.verify_unpublished(&archive);
+    archive.progress.begin_queueing();
     context.archives.serve(archive.clone());
     // A legacy sender puts its index once, and never says that it is done.
     if context.options.legacy && archive.progress.head().sealed && !is_finalized {
         // Fails only when the watching thread has ended, and it ends with the receiver.
         let _ = context.watch.send(WatchRequest::FinishLegacy(tar_id));
     }
-    Ok(())
+    Ok(archive)
 }
 
 /// The archive of `state`, with its index opened once.

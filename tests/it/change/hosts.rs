@@ -71,13 +71,14 @@ fn another_host_with_another_index() {
     wait_until("some is sent", Duration::from_secs(60), || {
         proxy.request("GET", "/tar/0/status", &[], b"").status == 200 && proxy.blocks_accepted() > 2
     });
-    setting.lab.upload(&other, &other_db, &proxy.url, args!["-s", SIZE]).code(0);
+    setting.lab.upload(&other, &other_db, &proxy.url, args!["-s", SIZE]).code(1).says("is the copy of");
+    setting.lab.upload(&other, &other_db, &proxy.url, args!["-s", SIZE, "--replace-source"]).code(0);
     assert_same_tree(&other, &dst);
     let output = ours.wait().code(1);
     let active = format!("but index {} is active", crate::support::index::digest(&other_db));
     assert!(output.stderr.contains(&active), "{}", output.stderr);
     assert_same_tree(&other, &dst);
-    setting.upload(Replaced, &proxy.url, &[]).run().code(0);
+    setting.upload(Replaced, &proxy.url, &["--replace-source"]).run().code(0);
     assert_same_tree(&setting.twin, &dst);
 }
 

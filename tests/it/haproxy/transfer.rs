@@ -83,9 +83,13 @@ fn a_whole_transfer_with_tls_and_token() {
     lab.check(&dst, &db, args!["--extra"]).code(0);
     // A sync streams its index through haproxy, too, with POST.
     let again = lab.path("again");
-    Tree::new(&again, 51).rich(50_000);
+    // Below a folder of its own: the paths of the first archive are the first archive's.
+    Tree::new(&again.join("again"), 51).rich(50_000);
     let mut more = args!["--tar-id", "1"];
     more.extend(secured);
+    lab.sync(&again, haproxy.url(), more.clone()).code(0);
+    // The receiver reads its copy on request of a sender, also through haproxy.
+    more.push("--checksum".into());
     lab.sync(&again, haproxy.url(), more).code(0);
     // One line a request, with what is needed to find it again.
     let log = haproxy.log();

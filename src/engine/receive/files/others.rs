@@ -16,13 +16,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::folder::is_kind;
 use crate::sink::disk::FolderCache;
 use rustix::fs::{FileType, Stat};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is to be put in place, by its path.
 pub(crate) enum Leaf<'a> {
     File(&'a FileEntry),
-    /// A symbolic link, or a further name of a file.
-    Link(&'a Node),
+    /// A folder, a symbolic link, or a further name of a file.
+    Node(&'a Node),
 }
 
 /// What makes two leaves the same.
@@ -30,6 +30,7 @@ pub(crate) enum Leaf<'a> {
 enum Content {
     File { size: u64, md5: Option<Md5>, blake3: Option<Blake3> },
     Link(Vec<u8>),
+    Folder,
 }
 
 impl Content {
@@ -39,7 +40,7 @@ impl Content {
 
     fn of_node(node: &Node, index: &IndexReader) -> Result<Option<Self>> {
         match node.kind {
-            NodeKind::Dir => Ok(None),
+            NodeKind::Dir => Ok(Some(Self::Folder)),
             NodeKind::Symlink => Ok(Some(Self::Link(node.target.to_vec()))),
             NodeKind::Hardlink => {
                 let Ok(target) = EntryPath::new(node.target.clone()) else { return Ok(None) };
@@ -81,14 +82,11 @@ pub(crate) fn conflicts(
     if others.len() < 2 {
         return Ok(found);
     }
-    let mut wanted: BTreeMap<EntryPath, (&Leaf<'_>, Stat)> = BTreeMap::new();
+    let mut wanted: BTreeMap<EntryPath, (Vec<&Leaf<'_>>, Stat)> = BTreeMap::new();
+    let mut folders = BTreeSet::new();
     for leaf in leaves {
-        let path = leaf.path();
-        // What cannot be looked at cannot get a name either, and that says why.
-        if let Ok(Some(stat)) = context.sink.stat(path, cache)
-            && !is_kind(&stat, FileType::Directory)
-        {
-            wanted.insert(path.clone(), (leaf, stat));
+        if let Some((path, stat)) = in_the_way(context, leaf.path(), &mut folders, cache) {
+            wanted.entry(path).or_insert_with(|| (Vec::new(), stat)).0.push(leaf);
         }
     }
     let paths: Vec<&EntryPath> = wanted.keys().collect();
@@ -116,13 +114,44 @@ pub(crate) fn conflicts(
             Ok(())
         })?;
         for (path, theirs) in placed {
-            let Some((leaf, _)) = wanted.get(&path) else { continue };
-            if leaf.content(archive)?.is_none_or(|ours| !ours.is_same(&theirs)) {
-                found.entry(path).or_insert_with(|| refused(context, other.tar_id));
+            for leaf in wanted.get(&path).map(|(leaves, _)| leaves).into_iter().flatten() {
+                // Above a leaf, a folder is wanted.
+                let is_above = path != *leaf.path();
+                let ours = if is_above { Some(Content::Folder) } else { leaf.content(archive)? };
+                if ours.is_none_or(|ours| !ours.is_same(&theirs)) {
+                    found.entry(leaf.path().clone()).or_insert_with(|| refused(context, other.tar_id));
+                }
             }
         }
     }
     Ok(found)
+}
+
+/// What has the name `path`, or the name of a folder above it and is no folder. What cannot be looked
+/// at cannot be replaced either, and that says why. `folders` are paths that are known to be folders.
+fn in_the_way(
+    context: &Context,
+    path: &EntryPath,
+    folders: &mut BTreeSet<EntryPath>,
+    cache: &mut FolderCache,
+) -> Option<(EntryPath, Stat)> {
+    let mut path = path.clone();
+    if let Ok(Some(stat)) = context.sink.stat(&path, cache) {
+        return Some((path, stat));
+    }
+    loop {
+        path = EntryPath::new(path.split().0.to_vec()).ok()?;
+        if folders.contains(&path) {
+            return None;
+        }
+        if let Ok(Some(stat)) = context.sink.stat(&path, cache) {
+            if !is_kind(&stat, FileType::Directory) {
+                return Some((path, stat));
+            }
+            folders.insert(path);
+            return None;
+        }
+    }
 }
 
 /// Refuses to put `leaf` where another archive has put something else.
@@ -142,21 +171,25 @@ impl Leaf<'_> {
     fn path(&self) -> &EntryPath {
         match self {
             Self::File(file) => &file.path,
-            Self::Link(node) => &node.path,
+            Self::Node(node) => &node.path,
         }
     }
 
     fn content(&self, archive: &Archive) -> Result<Option<Content>> {
         match self {
             Self::File(file) => Ok(Some(Content::of_file(file))),
-            Self::Link(node) => archive.with_index(|index| Content::of_node(node, index)),
+            Self::Node(node) => archive.with_index(|index| Content::of_node(node, index)),
         }
     }
 }
 
-/// Whether `stat` may be of the link that `node` says.
+/// Whether `stat` may be of the folder or link that `node` says.
 fn may_be(node: &Node, stat: &Stat) -> bool {
-    let kind = if node.kind == NodeKind::Symlink { FileType::Symlink } else { FileType::RegularFile };
+    let kind = match node.kind {
+        NodeKind::Dir => FileType::Directory,
+        NodeKind::Symlink => FileType::Symlink,
+        NodeKind::Hardlink => FileType::RegularFile,
+    };
     is_kind(stat, kind)
 }
 

@@ -83,7 +83,7 @@ fn make_node(
     cache: &mut FolderCache,
 ) -> Result<bool> {
     let (sink, meta) = (&context.sink, node.meta.as_ref());
-    let before = || refuse_conflict(context, archive, Leaf::Link(node), &mut FolderCache::default());
+    let before = || refuse_conflict(context, archive, Leaf::Node(node), &mut FolderCache::default());
     match node.kind {
         NodeKind::Dir => match sink.folder_stands(&node.path, meta, cache) {
             Ok(true) => Ok(false),
@@ -92,7 +92,10 @@ fn make_node(
                 Ok(false)
             }
             // What hinders looking hinders making, too, and says it better.
-            Ok(false) | Err(_) => sink.make_folder(&node.path).map(|()| true),
+            Ok(false) | Err(_) => {
+                before()?;
+                sink.make_folder(&node.path).map(|()| true)
+            }
         },
         NodeKind::Symlink => sink.symlink(&archive.staging, &node.path, &node.target, meta, cache, before),
         NodeKind::Hardlink => hardlink(context, archive, index, node, cache, before),
