@@ -17,7 +17,7 @@ mod send;
 
 use super::index::{IndexOptions, IndexReport, record_top_of};
 use super::plan::EntrySink;
-use super::tasks::blocking;
+use super::tasks::{blocking, interrupted};
 use super::upload::UploadOptions;
 use crate::archive::log::LogDigest;
 use crate::error::{Error, ErrorKind, Result};
@@ -66,7 +66,7 @@ pub async fn stream(
         slots,
         runtime: tokio::runtime::Handle::current(),
     };
-    let theirs = monitor.clone();
+    let (theirs, ours) = (monitor.clone(), monitor.clone());
     let sender = send::StreamSender::new(upload, stream, client, monitor);
     // When sending ends early, the thread that lays out finds its channels closed, and ends as
     // well.
@@ -75,7 +75,8 @@ pub async fn stream(
         sender.run(log_out, log_taken_in, blocks_out)
     );
     sent?;
-    let report = laid_out?;
+    // A sender that was cancelled may have closed the channels before the other thread saw it.
+    let report = laid_out.map_err(|e| if ours.is_cancelled() { interrupted() } else { e })?;
     record_top_of(&index)?;
     Ok(report)
 }

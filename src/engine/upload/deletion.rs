@@ -152,7 +152,7 @@ impl DeletePolicy {
             return Ok((spare, FilteredPaths::default()));
         }
         let filtered = skipped.filtered().cloned().ok_or(
-            "the filter left out more of the source than can be named; --delete-excluded deletes that as well",
+            "what --files-from or the filter left out of the source has no list of names; --delete-excluded deletes all of it as well",
         )?;
         Ok((spare, filtered))
     }

@@ -454,7 +454,7 @@ fn a_store_that_refuses_every_object_ends_the_run_and_one_that_refuses_some_does
         job.stub.fault(On::Any, usize::MAX, Fault::Status(403));
     };
     let stopped = |name: &str, output: crate::support::Output| {
-        let output = output.code(1).says("cannot read s3://bkt/: the store refuses every object");
+        let output = output.code(1).says("cannot read s3://bkt/").says("the store refuses every object");
         assert!(output.says("AccessDenied").stderr.lines().count() < 8, "{name}");
     };
     job.index(vec![]).code(0);
