@@ -1,5 +1,5 @@
-//! The command line: flags, environment, terminal, exit codes. The only place for clap, `std::env`
-//! and stdout.
+//! The command line: flags, environment, terminal, exit codes. The only place for clap, indicatif,
+//! `std::env` and stdout.
 //!
 //! Its files form layers. A file imports from lower layers only, and files of one layer do not know
 //! each other:

@@ -1,25 +1,17 @@
 //! Numbers as people read them.
 
 pub(super) use crate::archive::shown::{counted, separated as human_count};
+use indicatif::{FormattedDuration, HumanBytes};
+use std::time::Duration;
 
 /// Bytes in binary units, as 1.23 MiB.
 pub(super) fn human_bytes(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"].into_iter();
-    let mut unit = "B";
-    while value >= 1024.0
-        && let Some(next) = units.next()
-    {
-        (value, unit) = (value / 1024.0, next);
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.2} {unit}") }
+    HumanBytes(bytes).to_string()
 }
 
 /// A duration in hours, minutes and seconds.
 pub(super) fn human_seconds(seconds: u64) -> String {
-    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
-    let days = if days > 0 { format!("{days}d ") } else { String::new() };
-    format!("{days}{hours:02}:{:02}:{:02}", seconds / 60 % 60, seconds % 60)
+    FormattedDuration(Duration::from_secs(seconds)).to_string()
 }
 
 #[cfg(test)]
