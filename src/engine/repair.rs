@@ -64,7 +64,10 @@ pub async fn repair(
         }
         upload(source, client, &options, monitor.clone()).await
     };
-    destination.with_client(work).await
+    destination.with_client(work).await.map_err(|e| match e.kind() {
+        ErrorKind::OtherSource => e.with_hint("give the index of this copy with -db FILE or --source SOURCE"),
+        _ => e,
+    })
 }
 
 /// Whether the receiver has the index; false if it has none.

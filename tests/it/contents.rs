@@ -184,7 +184,7 @@ fn a_repair_needs_a_source_and_the_index_of_the_copy() {
         .code(2)
         .says("sync SOURCE URL --checksum");
     check(&world.lab.path("db"), "host:/x".as_ref()).code(2);
-    check(&other, world.src.as_os_str()).code(1).says("the copy is of another index");
+    check(&other, world.src.as_os_str()).code(1).says("is the copy of").says("give the index of this copy");
     let proxy = world.lab.proxy(&world.dst);
     rot(&world.dst.join("other"));
     check(&world.lab.path("db"), world.src.as_os_str()).code(1);
