@@ -142,13 +142,13 @@ impl InFlight {
     /// A body of `length` bytes begins to bring the content, in place of any earlier one.
     #[must_use]
     pub fn begin(&self, length: u64) -> Departure {
-        let attempt = self.0.take_back();
+        let attempt = self.0.revert();
         Departure { flight: self.0.clone(), attempt, length }
     }
 
     /// The attempt has failed: nothing of it counts any more.
-    pub fn take_back(&self) {
-        self.0.take_back();
+    pub fn revert(&self) {
+        self.0.revert();
     }
 
     /// The receiver has all of it.
@@ -161,13 +161,13 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.take_back();
+        self.0.revert();
     }
 }
 
 impl Flight {
     /// Ends the present attempt; gives the number of the next one.
-    fn take_back(&self) -> u64 {
+    fn revert(&self) -> u64 {
         let mut state = self.state.lock();
         if !state.is_confirmed {
             (state.attempt, state.left_bytes) = (state.attempt + 1, 0);
@@ -257,7 +257,7 @@ mod tests {
         let first = flight.begin(20_000_000);
         first.record(10_000_000);
         assert!(done() > 14_000_000);
-        flight.take_back();
+        flight.revert();
         assert_eq!(done(), 0);
         first.record(10_000_000);
         assert_eq!(done(), 0, "a piece of the failed attempt was dropped");

@@ -335,7 +335,7 @@ pub struct PrecheckRequest {
 /// The answer is 202 with a [`VerifyAnswer`] while the receiver reads, and 200 with one at the end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyRequest {
-    /// A number that no other sender uses. A new number reads anew.
+    /// A number that no other sender uses. A new number reads once more.
     pub name: u64,
     /// Only the files of these paths, as [`super::path::printable`] text; all files without any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -63,7 +63,7 @@ impl Connection {
         self.client_for(url, token, false)
     }
 
-    /// The same for a receiver in this process: nobody else frees space for it meanwhile.
+    /// The same for a receiver in this process: no other process frees space for it meanwhile.
     pub(super) fn local_client(&self, url: String, token: String) -> Result<Arc<dyn ReceiverClient>> {
         self.client_for(url, Some(token), true)
     }

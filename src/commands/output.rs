@@ -345,7 +345,7 @@ impl Output {
     pub(super) fn error(&self, error: &Error) -> u8 {
         let exit = error.kind().exit_code();
         if error.kind() == ErrorKind::ReaderGone {
-            // As cat does: whoever closed standard output has read enough.
+            // As cat does: the reader that closed standard output has read enough.
             return exit;
         }
         match error.hint() {

@@ -31,7 +31,7 @@ struct Line {
 }
 
 impl Terminal {
-    /// Shows a line in place of the one before; `text` gets its greatest length in characters.
+    /// Shows a line in place of the previous line; `text` gets its greatest length in characters.
     pub(super) fn show(&self, text: impl FnOnce(usize) -> String) {
         let mut line = self.line.lock();
         let columns = columns();

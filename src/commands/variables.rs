@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 const PREFIX: &str = "TARLIKE_";
 
 /// Flags that give up a protection or earlier work. Whoever wants that says so in the command line,
-/// each time: as a setting, it would hold for runs that nobody thought of.
+/// each time: as a setting, it would hold for runs that were not thought of.
 const WITHOUT: &[&str] =
     &["clean", "explain", "insecure", "ignore-ca", "ignore-errors", "delete-excluded", "moved", "yes"];
 

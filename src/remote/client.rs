@@ -404,7 +404,7 @@ impl ReceiverClient for Client {
                 self.monitor.counters().wire_bytes.add(block.body.length());
                 self.record_time(claim, start.elapsed(), &outcome);
                 outcome.map_err(|failed| {
-                    block.in_flight.take_back();
+                    block.in_flight.revert();
                     let is_final = claim.is_outdated();
                     Failed { is_final, ..self.without_zstd(block, failed) }
                 })

@@ -406,7 +406,7 @@ fn clean_says_what_it_drops() {
     }
     let what = format!("the index {} of {}, 2 generations", db.display(), src.display());
     lab.sync(&src, &dst, args!["-db", db, "--clean", "-n"]).code(0).says(&format!("would drop {what}"));
-    // Without a terminal there is nobody to ask.
+    // Without a terminal, the question cannot be asked.
     lab.sync(&src, &dst, args!["-db", db, "--clean"]).code(0).says(&format!("--clean drops {what}"));
     lab.sync(&src, &dst, args!["-db", db, "--clean"]).code(0).says("1 generation");
 }

@@ -52,7 +52,7 @@ impl Case {
         let end = number(&summary, "seconds");
         let wanted = self.bytes as f64 / self.bytes_per_s as f64;
         assert!(end > wanted - 1.0, "{}: {end} s are too few", self.name);
-        // A busy machine may not be able to keep the rate, and then nobody can tell what it will be.
+        // A busy machine may not be able to keep the rate, and then the rate is unknown.
         let has_kept_up = end < wanted * 1.1 + 1.5;
         let (mut judged, mut errors) = (0, Vec::new());
         for line in &lines {

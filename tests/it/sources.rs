@@ -236,7 +236,7 @@ fn the_number_stays_bound_when_the_receiver_starts_again() {
     site.sync("one", &site.proxy().url, seven()).code(0);
     let proxy = site.proxy();
     site.sync("two", &proxy.url, seven()).code(1).says("archive 7");
-    // An index that is read anew, or has another place, is one of the same source.
+    // An index that is read again, or has another place, is one of the same source.
     site.sync("one", &proxy.url, [seven(), args!["--clean"]].concat()).code(0);
     std::fs::rename(site.db("one"), site.lab.path("moved.sqlite")).unwrap();
     let moved = args!["-db", site.lab.path("moved.sqlite"), "--tar-id", "7"];

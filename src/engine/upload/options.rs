@@ -24,7 +24,7 @@ pub enum SpacePolicy {
     /// Say so, and go on: space may be freed meanwhile.
     #[default]
     Warn,
-    /// Say so, and stop: it is this folder of this host, and nobody waits for space there.
+    /// Say so, and stop: it is this folder of this host, where no sender waits for space.
     Refuse(PathBuf),
     /// Nothing: the file system may hold more than it says.
     Ignore,

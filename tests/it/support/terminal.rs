@@ -58,7 +58,7 @@ impl Terminal {
         self.keys.write_all(&[key]).unwrap();
     }
 
-    /// Makes the window narrower or wider; lines are wrapped anew.
+    /// Makes the window narrower or wider; lines are wrapped again.
     pub(crate) fn resize(&self, columns: u16) {
         let mut screen = self.screen.lock().unwrap();
         set_size(&self.keys, columns);
@@ -233,7 +233,7 @@ impl Screen {
         self.column += 1;
     }
 
-    /// As terminals do that wrap their lines anew.
+    /// As terminals do that wrap their lines again.
     fn resize(&mut self, columns: usize) {
         let (mut rows, mut start) = (Vec::new(), 0);
         let mut cursor = None;
