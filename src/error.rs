@@ -41,6 +41,8 @@ pub enum ErrorKind {
     WrongIndex,
     /// The archive number is that of another source.
     OtherSource,
+    /// The request is for another one of several receivers, or for none that is a slice.
+    WrongSlice,
     /// The request names no index and the receiver does not serve legacy clients.
     NoIndexNamed,
     /// A block's frame, length or digest is wrong.
@@ -97,6 +99,7 @@ impl ErrorKind {
             Self::NoIndexNamed => 412,
             Self::TooLarge => 413,
             Self::BadBlock | Self::BadIndex => 422,
+            Self::WrongSlice => 421,
             Self::Limited => 429,
             Self::Degraded | Self::Busy | Self::Exhausted => 503,
             Self::NoSpace => 507,

@@ -75,6 +75,12 @@ impl RetryBudget {
         }))
     }
 
+    /// A full budget of the same length, for requests to another address.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::new(self.0.limit, self.0.first_contact_limit, self.0.max_pause)
+    }
+
     /// Records a success.
     pub fn record_success(&self) {
         self.record_contact();

@@ -74,6 +74,17 @@ impl Counters {
             counter.set(0);
         }
     }
+
+    /// Sets everything to 0, for another run of the same command.
+    pub fn clear(&self) {
+        self.restart();
+        let Self { files_failed, totals_open, equal_bytes, sent_blocks, sent_bytes, .. } = self;
+        let Self { wire_bytes, retries, stored_blocks, zstd_blocks, .. } = self;
+        let of_progress = [files_failed, totals_open, equal_bytes, sent_blocks, sent_bytes];
+        for counter in of_progress.into_iter().chain([wire_bytes, retries, stored_blocks, zstd_blocks]) {
+            counter.set(0);
+        }
+    }
 }
 
 /// Something a user wants to know while the work goes on. The engine never prints: it tells a
@@ -82,7 +93,14 @@ impl Counters {
 pub enum Notice {
     /// A new phase of the work begins; the text is for people.
     Phase(&'static str),
-    /// A file was skipped or failed: its printable path, and why.
+    /// An entry has no content to copy: its printable path, and why.
+    Skipped {
+        /// The path, printable.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// A file failed: its printable path, and why.
     Failed {
         /// The path, printable.
         path: String,
@@ -208,6 +226,34 @@ impl Departure {
         let share = u128::from(self.flight.content_bytes) * u128::from(gone_bytes);
         let counted = share / u128::from(self.length.max(1));
         self.flight.count(&mut state, u64::try_from(counted).unwrap_or(u64::MAX));
+    }
+}
+
+/// Speaks for one of several that do the same work side by side: its warnings say which one, and it
+/// begins no phases, which are those of the whole work.
+pub struct NamedMonitor {
+    /// Who is told.
+    pub monitor: Arc<dyn Monitor>,
+    /// Which one it is.
+    pub name: String,
+}
+
+impl Monitor for NamedMonitor {
+    fn notice(&self, notice: Notice) {
+        match notice {
+            Notice::Phase(_) => {}
+            Notice::Warning(text) => self.monitor.notice(Notice::Warning(format!("{}: {text}", self.name))),
+            Notice::Info(text) => self.monitor.notice(Notice::Info(format!("{}: {text}", self.name))),
+            other => self.monitor.notice(other),
+        }
+    }
+
+    fn counters(&self) -> &Counters {
+        self.monitor.counters()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.monitor.is_cancelled()
     }
 }
 

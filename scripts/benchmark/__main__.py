@@ -18,9 +18,11 @@ import delta
 import folders
 import link
 import million
+import queues
 import report
 import rows
 import s3
+import slices
 from bench import Bench, Stop, say
 from measure import Unavailable
 from sets import KINDS
@@ -31,6 +33,8 @@ SECTIONS = [
     *blockcopy.SECTIONS,
     *delta.SECTIONS,
     *link.SECTIONS,
+    *queues.SECTIONS,
+    *slices.SECTIONS,
     *s3.SECTIONS,
     million.SECTION,
     rows.SECTION,

@@ -48,6 +48,8 @@ class Bench:
         self.runner = Runner(timeout)
         self.rounds = rounds
         self.place = LOOPBACK
+        self.senders: list[tuple] = [()]  # what the commands of each of several senders begin with
+        self.receivers: list[Place] = []  # where each of several receivers is
         self._claim(space)
 
     def _claim(self, space: int) -> None:
@@ -85,7 +87,7 @@ class Bench:
         say(f"working in {self.keep}")
         if self._run_script([ROOT / "scripts/setup", "bench"]) != 0:
             say("goes on with the tools that are there")
-        for name in ("cp", "tar", "diff", "rsync", "lz4", "ip", "tc"):
+        for name in ("cp", "tar", "diff", "rsync", "lz4", "ip", "tc", "redis-server"):
             self._tool(name, shutil.which(name), f"{name} is not installed (scripts/setup bench)")
         time = "/usr/bin/time"
         self.runner.time = time if first_line([time, "--version"]).startswith("time (GNU") else None

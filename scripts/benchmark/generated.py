@@ -14,6 +14,7 @@ SMALLEST, LARGEST = 100, 600
 
 OBJECTS = 20_000
 OBJECT_BYTES = 2_000_000_000
+SHARED_BYTES = 600_000_000
 IMAGE_BYTES = 4_000_000_000
 
 
@@ -68,6 +69,13 @@ def make_objects(tree: Path, scale: float) -> str:
         start = choose.randrange(len(noise) - size)
         (folder / f"object-{number:05d}.dat").write_bytes(noise[start : start + size])
     return "random bytes, 10 to 90 kB in an object, 200 objects in a folder"
+
+
+def make_shared(tree: Path, scale: float) -> str:
+    """60 files of 10 MB."""
+    for number in range(60):
+        write_noise(tree / f"file-{number:02d}", int(SHARED_BYTES / 60 * scale))
+    return "random bytes"
 
 
 def make_object(tree: Path, scale: float) -> str:

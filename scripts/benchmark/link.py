@@ -21,65 +21,84 @@ ADDRESSES = ["192.0.2.1", "192.0.2.2"]  # for documentation only: no real networ
 CABLE = "cable"
 
 
-class Link:
-    """Lives as long as the two processes that hold the namespaces, which end when this script does, however it ends.
-    Nothing of it has a name outside: no mount, no interface of the host."""
+class Namespaces:
+    """Live as long as the processes that hold them, which end when this script does, however it ends.
+    Nothing of them has a name outside: no mount, no interface of the host."""
 
-    def __init__(self, megabits: int):
-        self._holders: list[subprocess.Popen] = []
+    def __init__(self):
+        self.holders: list[subprocess.Popen] = []
         try:
-            self._connect(f"{megabits}mbit")
+            self.connect()
         except (OSError, subprocess.CalledProcessError) as error:
             self.close()
             said = (getattr(error, "stderr", None) or str(error)).strip()
             raise Unavailable(f"no network namespaces with a limited link here: {said}") from None
 
-    def _connect(self, rate: str) -> None:
-        for _ in ADDRESSES:
+    def connect(self) -> None:
+        raise NotImplementedError
+
+    def hold(self, count: int) -> None:
+        for _ in range(count):
             holder = subprocess.Popen(
                 ["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
-            self._holders.append(holder)
+            self.holders.append(holder)
             # The answer comes out of the new namespace.
             with contextlib.suppress(BrokenPipeError):
                 holder.stdin.write(b"\n")
                 holder.stdin.flush()
             if not holder.stdout.readline():
                 raise OSError(holder.stderr.read().decode(errors="replace"))
-        other = str(self._holders[1].pid)
-        self._run(0, "ip", "link", "add", CABLE, "type", "veth", "peer", "name", CABLE, "netns", other)
-        for end, address in enumerate(ADDRESSES):
-            self._run(end, "ip", "address", "add", f"{address}/30", "dev", CABLE)
-            self._run(end, "ip", "link", "set", "lo", "up")
-            self._run(end, "ip", "link", "set", CABLE, "up")
-            limit = ["rate", rate, "burst", "256kb", "latency", "50ms"]
-            self._run(end, "tc", "qdisc", "add", "dev", CABLE, "root", "tbf", *limit)
 
     def inside(self, end: int) -> tuple:
-        return ("nsenter", f"--net=/proc/{self._holders[end].pid}/ns/net", "--")
+        return ("nsenter", f"--net=/proc/{self.holders[end].pid}/ns/net", "--")
 
-    def _run(self, end: int, *command: str) -> None:
+    def command(self, end: int, *command: str) -> None:
         subprocess.run([*self.inside(end), *command], check=True, capture_output=True, text=True)
+
+    def limit(self, end: int, rate: str) -> None:
+        limit = ["rate", rate, "burst", "256kb", "latency", "50ms"]
+        self.command(end, "tc", "qdisc", "add", "dev", CABLE, "root", "tbf", *limit)
+
+    def close(self) -> None:
+        for holder in self.holders:
+            holder.kill()
+            holder.communicate()
+
+
+class Link(Namespaces):
+    def __init__(self, megabits: int):
+        self.rate = f"{megabits}mbit"
+        super().__init__()
+
+    def connect(self) -> None:
+        self.hold(len(ADDRESSES))
+        other = str(self.holders[1].pid)
+        self.command(0, "ip", "link", "add", CABLE, "type", "veth", "peer", "name", CABLE, "netns", other)
+        for end, address in enumerate(ADDRESSES):
+            self.command(end, "ip", "address", "add", f"{address}/30", "dev", CABLE)
+            self.command(end, "ip", "link", "set", "lo", "up")
+            self.command(end, "ip", "link", "set", CABLE, "up")
+            self.limit(end, self.rate)
 
     def sent(self) -> int:
         """Bytes that have left the sender's end, headers included."""
-        table = Path(f"/proc/{self._holders[0].pid}/net/dev").read_text()
+        table = Path(f"/proc/{self.holders[0].pid}/net/dev").read_text()
         return int(re.search(rf"{CABLE}:\s*(.*)", table)[1].split()[8])
 
-    def close(self) -> None:
-        for holder in self._holders:
-            holder.kill()
-            holder.communicate()
+
+def require_namespaces(bench: Bench) -> None:
+    if os.geteuid() != 0:
+        raise Unavailable("network namespaces need root")
+    missing = bench.missing(["ip", "tc"])
+    if missing:
+        raise Unavailable(missing)
 
 
 def linked(megabits: int):
     @contextlib.contextmanager
     def around(bench: Bench):
-        if os.geteuid() != 0:
-            raise Unavailable("network namespaces need root")
-        missing = bench.missing(["ip", "tc"])
-        if missing:
-            raise Unavailable(missing)
+        require_namespaces(bench)
         with contextlib.closing(Link(megabits)) as link:
             bench.place = Place(ADDRESSES[1], link.inside(0), link.inside(1), link.sent)
             try:

@@ -55,6 +55,7 @@ class Sample:
     sender: Cost | None = None
     receiver: Cost | None = None
     wire: int | None = None  # bytes that went over a link, where that was measured
+    complete: float | None = None  # when the first of several senders had the receiver's word for everything
 
 
 class Process:
@@ -233,6 +234,12 @@ class Runner:
         sender, receiver = costs[: len(sending)], costs[len(sending) :]
         nothing = Cost(0.0, 0)
         return Sample(wall, sum(sender, nothing), sum(receiver, nothing))
+
+    def run_beside(self, commands: list[list], logs: list[Path], env=None) -> Sample:
+        """Several processes at the same time, timed until all have ended; the cost is that of all."""
+        began = time.perf_counter()
+        costs = self._finish([Process(self, command, log, env=env) for command, log in zip(commands, logs)])
+        return Sample(time.perf_counter() - began, sum(costs, Cost(0.0, 0)))
 
     def run_piped(self, commands: list[list], log: Path) -> Sample:
         """A pipeline, timed until all of it has ended."""

@@ -111,6 +111,7 @@ KINDS = {
     "100k": Kind(functools.partial(generated.make_files, files=100_000), 5.5e8),
     "1m": Kind(functools.partial(generated.make_files, files=1_000_000), 5.5e9),
     "objects": Kind(generated.make_objects, generated.OBJECTS * 52_000),
+    "shared": Kind(generated.make_shared, generated.SHARED_BYTES),
     "object": Kind(generated.make_object, generated.OBJECT_BYTES),
     "image": Kind(generated.make_image, generated.IMAGE_BYTES),
     **{name: Kind(version.make, version.size) for name, version in generated.VERSIONED.items()},

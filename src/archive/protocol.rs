@@ -1,5 +1,6 @@
 //! The messages between sender and receiver over HTTP (FORMAT.md 5.1 and 8).
 
+use super::digest::IndexDigest;
 use super::entry::Meta;
 use super::ranges::RangeSet;
 use super::skipped::FilteredPaths;
@@ -44,8 +45,18 @@ pub const HEADER_KEEP: &str = "x-tar-like-keep";
 /// refused unless the receiver has all content of the previous generation. Only for receivers that
 /// say [`Status::keeps`].
 pub const HEADER_REWIND: &str = "x-tar-like-rewind";
+/// On an index or a change of one: the folder below the base folder
+/// ([`super::source::encode_header`]) that gets what is about to be replaced. Only receivers that say
+/// [`Status::backs_up`] do that; [`DeleteRequest::backup`] is for what is deleted.
+pub const HEADER_BACKUP: &str = "x-tar-like-backup";
 /// In place of [`HEADER_ADOPT`]: nothing changes, and the answer is a [`Similarity`].
 pub const HEADER_COMPARE: &str = "x-tar-like-compare";
+
+/// On every request of a sender that knows of slices ([`super::slice::Slice`]): which one it speaks
+/// to, as `I/N`. A receiver that is another slice refuses it. Then a status is about the files of
+/// that slice alone, and blocks may have none of other slices. Without it, the first slice speaks
+/// for the whole archive, and takes no blocks. On every answer of a slice: which one it is.
+pub const HEADER_SLICE: &str = "x-tar-like-slice";
 
 /// On the PUT of an index, a batch of a log, an adoption and a `finish`: the source of the index
 /// ([`super::source::SourceId`]), as 32 hex digits. The receiver binds the number of the archive to
@@ -58,12 +69,18 @@ pub const HEADER_SOURCE: &str = "x-tar-like-source";
 /// bound to.
 pub const HEADER_REPLACE_SOURCE: &str = "x-tar-like-replace-source";
 
+/// On the 404 of a status that asks for space, where the archive has no index yet: what is free for
+/// content ([`Space::free_bytes`]), in decimal.
+pub const HEADER_FREE: &str = "x-tar-like-free";
+
 /// How many missing ranges one status answer has. The sender asks for the rest with `from`.
 pub const STATUS_RANGES: usize = 10_000;
 /// How many failed files an answer names ...
 pub const FAILED_NAMES: usize = 1_000;
 /// ... if what is said of them has no more bytes than this.
 pub const FAILED_BYTES: usize = 1 << 20;
+/// How many bytes of paths one page of candidates has.
+pub const PAGE_BYTES: u64 = 1 << 20;
 
 /// Answer to the PUT of an index.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -175,6 +192,12 @@ pub struct Status {
     /// ([`VerifyRequest`]).
     #[serde(default)]
     pub verifies: bool,
+    /// The receiver moves also what it replaces to a backup folder ([`HEADER_BACKUP`]).
+    #[serde(default)]
+    pub backs_up: bool,
+    /// The receiver says what it could delete ([`CandidatesRequest`]).
+    #[serde(default)]
+    pub lists: bool,
     /// Files that could not be published so far; at most [`FAILED_NAMES`].
     pub failed: Vec<FailedFile>,
     /// The archive is finalized: files are published, and directories, links and metadata in place.
@@ -188,9 +211,34 @@ pub struct Status {
     /// What people call that source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// A random number that this receiver's state folder has for ever, in hexadecimal: whichever
+    /// address a sender reaches it by, it is this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receiver_id: Option<String>,
     /// Whether what is missing fits on the disk, where the request asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<Space>,
+    /// Which of several receivers on one folder it is, if there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slice: Option<SliceStatus>,
+}
+
+/// One of several receivers on one folder ([`super::slice`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SliceStatus {
+    /// Its number, from 1 on.
+    pub number: u64,
+    /// How many there are.
+    pub count: u64,
+    /// The length of a stripe ([`super::slice::Stripes`]), in bytes.
+    pub stripe_bytes: u64,
+    /// A random number that the folder has for ever, in hexadecimal: receivers that do not say the
+    /// same are not on one folder.
+    pub tree: String,
+    /// The base addresses of all slices, in their order; empty where all are reached by one address
+    /// that leads on by [`HEADER_SLICE`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<String>,
 }
 
 /// What a receiver needs to take what it misses, and what it has.
@@ -219,10 +267,18 @@ pub struct FinishRequest {
     /// How many generations stay retained ([`HEADER_KEEP`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<u64>,
+    /// A folder below the base folder that gets what is about to be replaced, as with
+    /// [`HEADER_BACKUP`]: here that is what was changed since it was put in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
     /// Metadata of the source folder itself, which has no row. The base folder gets them, if it has
     /// this archive alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top: Option<TopFolder>,
+    /// Ids of empty files that the source does not have, as [`format_ids`] writes them: they are not
+    /// made.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub failed: String,
     /// A number that no other sender uses. A repeated request, after a 202 or a lost answer, has
     /// the same number. Its answer is that of the `finish` which the first request started or
     /// joined.
@@ -323,11 +379,129 @@ pub struct DeleteRequest {
     pub filtered: FilteredPaths,
 }
 
+/// Body of `POST candidates`: the receiver lists the entries that a `finish` with a deletion would
+/// take away now, if nothing was spared. It changes nothing. The answer is 202 with an empty
+/// [`CandidatesAnswer`] while the receiver looks, and 200 with a page of the list at the end. Only
+/// for receivers that say [`Status::lists`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CandidatesRequest {
+    /// A number that no other sender uses. A new number makes a new list.
+    pub name: u64,
+    /// List also what the active index has in place: all of that would be a candidate if an index
+    /// without any of it took its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// List instead what this adoption ([`AdoptRequest`]) has found: all of that would be a candidate
+    /// if an index without any of it came with it. The archive need not exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<u64>,
+    /// Say also what is no candidate because it was changed or removed, of what the active index
+    /// has in place and of what previous ones have left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub changed: bool,
+    /// Which page of the list: the first one is 0.
+    #[serde(default)]
+    pub page: u64,
+}
+
+/// Answer to `POST candidates`: a page of the list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CandidatesAnswer {
+    /// The letter of each entry's kind (`f` for a file), its size in bytes, and its path as
+    /// [`super::path::printable`] text. In all about [`PAGE_BYTES`] of paths at most.
+    pub entries: Vec<(String, u64, String)>,
+    /// There are more pages.
+    #[serde(default)]
+    pub more: bool,
+    /// Why the receiver would delete nothing, as a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// What was changed since it was put in place, if the request wants that; the same on each page.
+    #[serde(default, skip_serializing_if = "EntryPaths::is_empty")]
+    pub changed: EntryPaths,
+    /// What the active index had in place and was removed since, likewise.
+    #[serde(default, skip_serializing_if = "EntryPaths::is_empty")]
+    pub absent: EntryPaths,
+}
+
+/// Entries by their paths, named as far as an answer has room for them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryPaths {
+    /// Their paths, as [`super::path::printable`] text; at most [`FAILED_NAMES`], and
+    /// [`FAILED_BYTES`] in all.
+    pub paths: Vec<String>,
+    /// How many there are, named or not.
+    pub total: u64,
+}
+
+impl EntryPaths {
+    /// Adds the path of an entry.
+    pub fn add(&mut self, path: String) {
+        self.total += 1;
+        let bytes: usize = self.paths.iter().map(String::len).sum();
+        if self.paths.len() < FAILED_NAMES && bytes + path.len() <= FAILED_BYTES {
+            self.paths.push(path);
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+}
+
 /// Body of `POST look`: a precheck of the files that have their final names. It changes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrecheckRequest {
     /// Names the precheck; chosen at random.
     pub name: u64,
+    /// Instead of a precheck, the answer says which of these entries another archive would keep out
+    /// of their places, and whether there is any. With an empty list, it says that of the entries
+    /// of the active index that are not in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entries: Option<Vec<ProposedEntry>>,
+}
+
+/// An entry that a sender would bring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProposedEntry {
+    /// Its path, as [`super::path::printable`] text.
+    pub path: String,
+    /// The letter of its kind: `f` for each name of a file.
+    pub kind: String,
+    /// The size of a file, in bytes.
+    #[serde(default)]
+    pub size: u64,
+    /// The digests of a file that the sender has read, as hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub md5: Option<String>,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
+    /// The metadata of a file, as far as they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta: Option<TopFolder>,
+    /// The target of a symbolic link, as printable text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// Answer to `POST look`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrecheckAnswer {
+    /// Where the files are in the archive that are gone or were changed since they got their final
+    /// names, as half-open byte ranges; at most [`STATUS_RANGES`].
+    pub changed: Vec<(u64, u64)>,
+    /// Of a request with `entries`: other archives are received into the folder, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
+    /// Which entries these keep out of their places, and why; at most [`FAILED_NAMES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<FailedFile>,
+    /// How many there are, named or not.
+    #[serde(default)]
+    pub conflicts_total: u64,
 }
 
 /// Body of `POST verify`: the receiver reads the files that have their final names, and asks for
@@ -346,22 +520,39 @@ pub struct VerifyRequest {
 }
 
 /// Answer to `POST verify`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyAnswer {
     /// Files that were read so far.
     pub files: u64,
     /// Bytes of content that were read so far.
     pub bytes: u64,
-    /// Files of which the content is another one, or that are gone.
+    /// Files of which the content is another one, or that are missing.
     pub different: u64,
+    /// How many of these are missing. Earlier receivers do not count them.
+    #[serde(default)]
+    pub missing: u64,
     /// The bytes that these files have in the index.
     pub different_bytes: u64,
     /// Files that the receiver may not read.
     pub unreadable: u64,
+    /// At the end of a check that only says what differs: where these files are in the archive, as
+    /// half-open byte ranges; at most [`STATUS_RANGES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<(u64, u64)>,
 }
 
-/// Answer to `POST finish`: the outcome with status 200; with 202 how far it is, and the sender
-/// asks again.
+/// Answer to `POST finish` with status 202: how far it is, and the sender asks again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FinishProgress {
+    /// Files that are done: a file counts half when it has its final name, and whole when it was
+    /// confirmed there.
+    pub files_done: u64,
+    /// Files of the index.
+    pub files_total: u64,
+}
+
+/// Answer to `POST finish` with status 200: the outcome.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct FinishAnswer {
     /// Everything that the index says is in place and verified.
@@ -380,6 +571,9 @@ pub struct FinishAnswer {
     /// The number of candidates, if it is more than the request allows. None was deleted then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub too_many: Option<u64>,
+    /// Entries of previous generations that stay because they were changed.
+    #[serde(default, skip_serializing_if = "EntryPaths::is_empty")]
+    pub changed: EntryPaths,
     /// What the receiver has lost of its state of the archive, as a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
@@ -413,21 +607,28 @@ impl From<&Error> for ErrorAnswer {
     }
 }
 
+/// The name that a job has in a queue (FORMAT.md 8.7): all hosts that send blocks of `block_size` of
+/// this index to this archive of this receiver find it.
+#[must_use]
+pub fn job_name(index: &IndexDigest, tar_id: u64, block_size: u64, receiver: &str) -> String {
+    let digest = blake3::hash(format!("{index} {tar_id} {block_size} {receiver}").as_bytes());
+    digest.to_hex().chars().take(32).collect()
+}
+
 /// Writes ids, ascending, as the value of [`HEADER_FAILED`].
 #[must_use]
 pub fn format_ids(ids: &[u64]) -> String {
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    for &id in ids {
-        match runs.last_mut() {
-            Some((_, last)) if last.checked_add(1) == Some(id) => *last = id,
-            _ => runs.push((id, id)),
-        }
-    }
-    let runs: Vec<String> = runs
-        .iter()
-        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
-        .collect();
-    runs.join(",")
+    format_runs(&ids.iter().map(|&id| id..id.saturating_add(1)).collect())
+}
+
+/// Writes a set of ids in the same way.
+#[must_use]
+pub fn format_runs(ids: &RangeSet) -> String {
+    let run = |ids: std::ops::Range<u64>| match (ids.start, ids.end - 1) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    };
+    ids.iter().map(run).collect::<Vec<_>>().join(",")
 }
 
 /// Reads the value of [`HEADER_FAILED`]; `None` if it is malformed.

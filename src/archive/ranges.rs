@@ -75,6 +75,21 @@ impl RangeSet {
         self.ranges.iter().map(|(&s, &e)| s..e)
     }
 
+    /// The ranges of `window` that are in the set, ascending.
+    pub fn common(&self, window: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        let first = self.ranges.range(..=window.start).next_back().map_or(window.start, |(&s, _)| s);
+        self.ranges
+            .range(first..window.end.max(first))
+            .map(move |(&s, &e)| s.max(window.start)..e.min(window.end))
+            .filter(|range| range.start < range.end)
+    }
+
+    /// What is in both sets.
+    #[must_use]
+    pub fn in_common(&self, other: &Self) -> Self {
+        other.iter().flat_map(|range| self.common(range)).collect()
+    }
+
     /// The ranges of `window` that are not in the set, ascending.
     pub fn missing(&self, window: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
         let first = self.ranges.range(..=window.start).next_back().map_or(window.start, |(&s, _)| s);
@@ -132,6 +147,7 @@ mod tests {
             prop_assert!(all.windows(2).all(|w| w[0].end < w[1].start));
             let window = window.0..window.0 + window.1;
             prop_assert_eq!(set.missing(window.clone()).flatten().collect::<Vec<_>>(), window.clone().filter(|i| !model.contains(i)).collect::<Vec<_>>());
+            prop_assert_eq!(set.common(window.clone()).flatten().collect::<Vec<_>>(), window.clone().filter(|i| model.contains(i)).collect::<Vec<_>>());
             prop_assert_eq!(set.contains(window.clone()), window.clone().all(|i| model.contains(&i)));
         }
     }

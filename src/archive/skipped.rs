@@ -3,6 +3,7 @@
 
 use super::path::{EntryPath, printable, unprintable};
 use super::path_rules::PathRules;
+use super::shown::shown;
 use crate::error::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -26,6 +27,9 @@ pub enum SkipKind {
 pub const MAX_SPARED_BYTES: usize = 1 << 20;
 /// What a path costs on that way beside its own characters.
 const ENTRY_BYTES: usize = 8;
+
+/// How many rules of a filter are shown to people.
+const SHOWN_RULES: usize = 5;
 
 /// The entries that a run left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -149,6 +153,21 @@ impl SkippedList {
     #[must_use]
     pub fn filtered(&self) -> Option<&FilteredPaths> {
         (!self.filtered_cut).then_some(&self.filtered)
+    }
+
+    /// What the filter was, for people: its first rules, and whether it was more than rules. `None`:
+    /// it left out nothing.
+    #[must_use]
+    pub fn filter_text(&self) -> Option<String> {
+        let FilteredPaths { rules, paths } = &self.filtered;
+        let mut parts: Vec<String> = rules.iter().take(SHOWN_RULES).map(|rule| shown(rule)).collect();
+        if rules.len() > SHOWN_RULES {
+            parts.push(format!("{} more rules", rules.len() - SHOWN_RULES));
+        }
+        if self.filtered_cut || !paths.is_empty() {
+            parts.push("limits, lists or files of rules".to_string());
+        }
+        (!parts.is_empty()).then(|| parts.join(", "))
     }
 
     /// The list as an index keeps it: `S1`, a byte (1: the paths that were not filtered are cut, 2:

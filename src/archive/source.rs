@@ -81,13 +81,24 @@ pub fn file_name(source: &SourceIdentity) -> String {
     format!("{}-{start}.sqlite", if readable.is_empty() { "source" } else { readable })
 }
 
-/// The name of a source as the value of a header: printable ASCII stays, all else is
-/// percent-encoded.
+/// The name of a source as the value of a header, as [`encode_header`] writes it.
 #[must_use]
 pub fn encode_name(name: &str) -> String {
-    let end = name.floor_char_boundary(MAX_NAME_BYTES);
+    encode_header(&name.as_bytes()[..name.floor_char_boundary(MAX_NAME_BYTES)])
+}
+
+/// The reverse of [`encode_name`], fit to be shown; `None` if it is too long or malformed.
+#[must_use]
+pub fn decode_name(encoded: &[u8]) -> Option<String> {
+    let bytes = decode_header(encoded)?;
+    (bytes.len() <= MAX_NAME_BYTES).then(|| shown(&String::from_utf8_lossy(&bytes)))
+}
+
+/// Any bytes as the value of a header: printable ASCII stays, all else is percent-encoded.
+#[must_use]
+pub fn encode_header(bytes: &[u8]) -> String {
     let mut encoded = String::new();
-    for &byte in &name.as_bytes()[..end] {
+    for &byte in bytes {
         match byte {
             b'!'..=b'$' | b'&'..=b'~' => encoded.push(char::from(byte)),
             _ => encoded.push_str(&format!("%{byte:02X}")),
@@ -96,9 +107,9 @@ pub fn encode_name(name: &str) -> String {
     encoded
 }
 
-/// The reverse of [`encode_name`], fit to be shown; `None` if it is too long or malformed.
+/// The reverse of [`encode_header`]; `None` if it is malformed.
 #[must_use]
-pub fn decode_name(encoded: &[u8]) -> Option<String> {
+pub fn decode_header(encoded: &[u8]) -> Option<Vec<u8>> {
     let (mut bytes, mut rest) = (Vec::new(), encoded);
     while let [first, tail @ ..] = rest {
         rest = tail;
@@ -110,7 +121,7 @@ pub fn decode_name(encoded: &[u8]) -> Option<String> {
         rest = tail;
         bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
     }
-    (bytes.len() <= MAX_NAME_BYTES).then(|| shown(&String::from_utf8_lossy(&bytes)))
+    Some(bytes)
 }
 
 impl SourceClaim {

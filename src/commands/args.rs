@@ -11,43 +11,12 @@ const OLD: [(&[u8], &str); 2] = [(b"-db", "--database"), (b"-dbp", "--database-p
 
 /// Replaces `-db` and `-dbp` by `--database` and `--database-progress`.
 pub(super) fn old_spellings(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let (mut only_values, mut is_sync, mut of_sync) = (false, false, 0);
-    let mut all: Vec<OsString> = Vec::new();
-    for argument in arguments {
+    let mut only_values = false;
+    let spelled = |argument: OsString| {
         only_values |= argument == "--";
-        of_sync += usize::from(is_sync);
-        is_sync |= argument == "sync";
-        all.push(match (only_values, is_sync) {
-            (true, _) => argument,
-            (false, true) => without_help(replace(argument)),
-            (false, false) => replace(argument),
-        });
-    }
-    // As rsync's: help if it is alone, and otherwise sizes that people can read.
-    if of_sync > 1 {
-        let end = all.iter().position(|argument| argument == "--").unwrap_or(all.len());
-        let (mut number, sync) = (0, all.iter().position(|argument| argument == "sync").unwrap_or(end));
-        all.retain(|argument| {
-            number += 1;
-            argument != "-h" || number <= sync || number > end
-        });
-    }
-    all
-}
-
-/// The flags of `sync` that take no value, by their letters, `-h` among them.
-const SWITCHES: &[u8] = b"aAcDgHhilnoPqrStvXz";
-
-/// Takes `h` out of a group such as `-avh`: it stands for sizes that people can read, as rsync's
-/// does, and not for help.
-fn without_help(argument: OsString) -> OsString {
-    match argument.as_bytes() {
-        [b'-', letters @ ..] if letters.len() > 1 && letters.iter().all(|l| SWITCHES.contains(l)) => {
-            let rest = letters.iter().filter(|&&letter| letter != b'h').copied();
-            OsString::from_vec([b'-'].into_iter().chain(rest).collect())
-        }
-        _ => argument,
-    }
+        if only_values { argument } else { replace(argument) }
+    };
+    arguments.into_iter().map(spelled).collect()
 }
 
 fn replace(argument: OsString) -> OsString {
@@ -155,20 +124,6 @@ mod tests {
         let wanted =
             ["t", "upload", "--database", "a", "--database-progress=b", "--", "-db"].map(OsString::from);
         assert_eq!(old_spellings(given), wanted);
-    }
-
-    #[test]
-    fn h_is_help_alone_and_human_readable_among_others() {
-        let read = |line: &str| {
-            let all = old_spellings(line.split(' ').map(OsString::from));
-            all.join(OsStr::new(" ")).into_string().unwrap()
-        };
-        assert_eq!(read("t sync -h"), "t sync -h");
-        assert_eq!(read("t -h"), "t -h");
-        assert_eq!(read("t index -b x -h"), "t index -b x -h");
-        assert_eq!(read("t sync -av -h a b"), "t sync -av a b");
-        assert_eq!(read("t sync -avh a b"), "t sync -av a b");
-        assert_eq!(read("t sync -av a -- -h"), "t sync -av a -- -h");
     }
 
     #[test]

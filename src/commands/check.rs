@@ -10,13 +10,14 @@ use super::s3::S3Args;
 use super::signals::{cancelled_by_signal, interruptible};
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::db::generation::rebuild;
-use crate::engine::check::{CheckOptions, CheckReport, Finding, check};
+use crate::db::index_read::IndexReader;
+use crate::engine::check::{CheckOptions, CheckReport, Finding, check, other_generation};
 use crate::engine::upload::UploadReport;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
@@ -31,7 +32,12 @@ Examples:
   tar-like check -b /srv/old-copy --generation 3  compare with an earlier generation
   tar-like check -b /srv/copy --repair /data      take what differs from /data again
 
-Exit codes: 0 no difference, or all was repaired, 1 differences, unverified files or an error, 2 wrong usage.";
+The copy is compared with the newest generation of the index, which has what the filter of its last
+run left. If that run was one to another destination, a warning names the generation that this copy
+was made of.
+
+Exit codes: 0 no difference, or all was repaired, 1 differences, unverified files, an error, or
+nothing left to compare, 2 wrong usage.";
 
 const DEFAULT_BASE: &str = "tmp/recv";
 
@@ -41,7 +47,8 @@ pub(super) struct CheckArgs {
     /// The same as -b, or s3://bucket/prefix
     #[arg(value_name = "FOLDER", conflicts_with = "base_folder")]
     folder: Option<PathBuf>,
-    /// The folder to compare, or the file or block device that was indexed
+    /// The folder to compare, or the file or block device that was indexed; the default is that of
+    /// the original program
     #[arg(short, long, value_name = "PATH", default_value = DEFAULT_BASE)]
     base_folder: PathBuf,
     /// Compare a bucket in S3, not a folder. All of its contents are read
@@ -78,8 +85,15 @@ pub(super) struct CheckArgs {
 pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome> {
     args::block_range(args.first_block, args.last_block)?;
     let base = args.folder.unwrap_or(args.base_folder);
+    if !args.use_s3 && base == Path::new(DEFAULT_BASE) && !base.exists() {
+        let what = format!("no folder to compare is given, and {DEFAULT_BASE} is not there");
+        return Err(Error::new(ErrorKind::Usage, what).with_hint(
+            "give the folder of the copy: tar-like check FOLDER. Without it, the original program's default \
+             counts, which is that path below the present folder",
+        ));
+    }
     let bucket = args.s3.bucket(args.use_s3, &base, DEFAULT_BASE, output).await?;
-    let mut database = args.index.path()?;
+    let mut database = index_of(args.index, args.repair.as_deref())?;
     warn_of_overwritten(&database, output)?;
     // Removed when this function ends.
     let _previous = match args.generation {
@@ -91,11 +105,13 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
         }
         None => None,
     };
+    warn_of_other_generation(&base, &database, args.generation.is_some() || bucket.is_some(), output)?;
     let source = match args.repair {
-        Some(given) => Some((repair::source(&given, &base, args.s3, output).await?, given)),
+        Some(given) => Some((repair::source(&given, &base, &database, args.s3, output).await?, given)),
         None => None,
     };
     let index = database.clone();
+    let filter = IndexReader::open(&index)?.skipped()?.and_then(|skipped| skipped.filter_text());
     let options = CheckOptions {
         base: base.clone(),
         bucket,
@@ -113,14 +129,69 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
     let (report, damage) = compare(options, output).await?;
     let repaired = match source {
         Some((source, given)) if damage.count > 0 => {
-            let job = repair::run(source, base, index, damage, output.clone());
+            let job = repair::run(source, base, index.clone(), damage, output.clone());
             Some((cancelled_by_signal(output, job).await?, given))
         }
         _ => None,
     };
-    let outcome = outcome(&report, repaired.as_ref());
     drop(watch);
-    Ok(outcome)
+    if report.compared() == 0 {
+        output.notice(Notice::Warning(compared_nothing(&index, args.first_block, args.last_block)?));
+    }
+    let is_all = is_unlimited(filter.as_deref(), args.first_block, args.last_block);
+    let has_compared = is_all || report.compared() > 0;
+    Ok(outcome(&report, has_compared, args.extra, filter.as_deref(), repaired.as_ref()))
+}
+
+/// The index to compare with.
+///
+/// # Errors
+/// None is named, and there is none at the usual place.
+fn index_of(named: IndexFile, repair: Option<&Path>) -> Result<PathBuf> {
+    let is_named = named.database.is_some() || named.source.is_some();
+    let database = named.path_of(repair)?;
+    if is_named || database.exists() {
+        return Ok(database);
+    }
+    let what = format!("no index is given, and {} is not there", database.display());
+    Err(Error::new(ErrorKind::Io, what).with_hint(
+        "name the source of the copy, whose index sync keeps: --source SOURCE (tar-like indexes lists them); or an index: -db FILE",
+    ))
+}
+
+/// Warns where the copy in `base` is of another generation than the newest one, with which it is
+/// compared: the last run was one to another destination, perhaps with another filter.
+fn warn_of_other_generation(base: &Path, database: &Path, is_chosen: bool, output: &Output) -> Result<()> {
+    let Some((theirs, newest)) = (if is_chosen { None } else { other_generation(base, database)? }) else {
+        return Ok(());
+    };
+    output.notice(Notice::Warning(format!(
+        "{} is a copy of generation {theirs} of the index, and is compared with generation {newest}; \
+         --generation {theirs} compares it with what it was made of",
+        base.display()
+    )));
+    Ok(())
+}
+
+/// Whether all of the source is compared. The copy of an empty source is right if it is empty; where a
+/// filter or a range leaves nothing to compare, that is not known.
+fn is_unlimited(filter: Option<&str>, first: u64, last: Option<u64>) -> bool {
+    filter.is_none() && first == 0 && last.is_none()
+}
+
+/// Why nothing was compared.
+fn compared_nothing(index: &Path, first: u64, last: Option<u64>) -> Result<String> {
+    let summary = IndexReader::open(index)?.summary()?;
+    let base =
+        summary.base.map_or_else(|| "an unknown source".to_string(), |base| base.display().to_string());
+    let index = format!("the index {} of {base}", index.display());
+    Ok(match summary.files + summary.nodes {
+        0 => format!("nothing was compared: {index} has no entries"),
+        _ => match last {
+            Some(last) => format!("nothing was compared: {index} has no file in blocks {first} to {last}"),
+            None => format!("nothing was compared: {index} has no file from block {first} on"),
+        },
+    })
 }
 
 /// Compares, and collects what could be repaired.
@@ -137,15 +208,24 @@ async fn compare(options: CheckOptions, output: &Arc<Output>) -> Result<(CheckRe
     .await
 }
 
-fn outcome(report: &CheckReport, repaired: Option<&(UploadReport, PathBuf)>) -> Outcome {
+fn outcome(
+    report: &CheckReport,
+    has_compared: bool,
+    looks_for_extra: bool,
+    filter: Option<&str>,
+    repaired: Option<&(UploadReport, PathBuf)>,
+) -> Outcome {
     let is_equal = match repaired {
-        None => report.is_equal(),
+        None => report.is_equal() && has_compared,
         // Neither what the index does not have nor what it cannot verify was repaired.
         Some((upload, _)) => {
             upload.complete && upload.failed_total == 0 && (report.extra, report.unverified) == (0, 0)
         }
     };
-    let mut text = describe(report);
+    let mut text = describe(report, looks_for_extra);
+    if let Some(filter) = filter {
+        text.push_str(&format!("; the index is without {filter}"));
+    }
     if let Some((upload, given)) = repaired {
         let state = if upload.complete { "repaired" } else { "NOT repaired" };
         text.push_str(&format!("; {state} from {}: {}", given.display(), upload_text(upload)));
@@ -156,7 +236,7 @@ fn outcome(report: &CheckReport, repaired: Option<&(UploadReport, PathBuf)>) -> 
         text,
         fields: json!({
             "ok": report.ok, "different": report.different, "missing": report.missing, "extra": report.extra,
-            "unverified": report.unverified, "repair": repaired.map(|(upload, _)| upload_fields(upload)),
+            "unverified": report.unverified, "filter": filter, "repair": repaired.map(|(upload, _)| upload_fields(upload)),
         }),
     }
 }
@@ -176,16 +256,18 @@ fn tell(finding: &Finding, output: &Output) -> Result<()> {
     output.data(&text, || json!({"event": event, "path": path, "reason": reason}))
 }
 
-fn describe(report: &CheckReport) -> String {
+fn describe(report: &CheckReport, looks_for_extra: bool) -> String {
     let unverified = match report.unverified {
         0 => String::new(),
         count => format!(", {} UNVERIFIED: the index has no md5 for them", human_count(count)),
     };
+    // Not looked for is not none.
+    let extra =
+        if looks_for_extra { format!(", {} extra", human_count(report.extra)) } else { String::new() };
     format!(
-        "{} ok, {} different, {} missing, {} extra{unverified}",
+        "{} ok, {} different, {} missing{extra}{unverified}",
         human_count(report.ok),
         human_count(report.different),
         human_count(report.missing),
-        human_count(report.extra)
     )
 }

@@ -40,6 +40,19 @@ pub(super) struct ConfigArgs {
     command_line: Vec<OsString>,
 }
 
+/// Variables that have no flag of their own, each with the flag beside which alone a command reads
+/// them.
+const OF_FLAGS: &[(&str, &str)] = &[
+    ("TARLIKE_TOKEN", "token-file"),
+    ("TARLIKE_QUEUE_PASSWORD", "queue-password-file"),
+    ("TARLIKE_S3_TLS_VERIFY", "s3-ignore-ca"),
+    ("AWS_ACCESS_KEY_ID", "s3-profile"),
+    ("AWS_SECRET_ACCESS_KEY", "s3-profile"),
+    ("AWS_SESSION_TOKEN", "s3-profile"),
+    ("AWS_PROFILE", "s3-profile"),
+    ("AWS_REGION", "s3-region"),
+];
+
 /// Where a value comes from.
 enum Origin {
     Flag,
@@ -166,7 +179,8 @@ fn of_command(line: Vec<OsString>, mut definition: Command, settings: &Settings)
         Err(e) if e.kind() == MissingRequiredArgument => parse(true),
         other => other,
     };
-    let matches = matches.map_err(|e| usage::error(&e, &arguments, at_fault(&definition, &e).as_deref()))?;
+    let matches = matches
+        .map_err(|e| usage::error(&e, &definition, &arguments, at_fault(&definition, &e).as_deref()))?;
     definition.build();
     let (mut command, mut matches) = (&definition, &matches);
     while let Some((name, below)) = matches.subcommand() {
@@ -182,7 +196,13 @@ fn of_command(line: Vec<OsString>, mut definition: Command, settings: &Settings)
     };
     let of_this = command.get_arguments().filter(is_setting);
     let mut rows: Vec<Row> = of_this.map(|argument| of_argument(argument, matches, settings)).collect();
-    rows.extend(of_other_variables(settings));
+    // A source or destination is a setting only where it was typed.
+    rows.retain(|row| row.flag.is_some() || matches!(row.origin, Origin::Flag));
+    let has_flag = |name: &str| command.get_arguments().any(|argument| argument.get_long() == Some(name));
+    rows.extend(of_other_variables(settings).into_iter().filter(|row| {
+        let of_flag = OF_FLAGS.iter().find(|(name, _)| *name == row.name);
+        of_flag.is_none_or(|(_, flag)| has_flag(flag))
+    }));
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(rows)
 }

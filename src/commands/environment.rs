@@ -16,6 +16,13 @@ pub(super) fn index_folder() -> Result<PathBuf> {
     Ok(state.join("tar-like"))
 }
 
+/// The folder in which a worker keeps the indexes that it has got from receivers.
+pub(super) fn cache_folder() -> Result<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = cache.map_or_else(|| home("--index-cache FOLDER").map(|home| home.join(".cache")), Ok)?;
+    Ok(cache.join("tar-like"))
+}
+
 /// The progress database that commands use unless they are told otherwise.
 pub(super) fn default_progress() -> Result<PathBuf> {
     home("-dbp FILE").map(|home| home.join(".tar_like_progress.sqlite"))

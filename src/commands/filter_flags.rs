@@ -6,6 +6,7 @@ use super::output::Output;
 use crate::archive::glob::GlobSyntax;
 use crate::archive::path::printable;
 use crate::archive::path_rules::{PathRule, RuleAction, RuleSyntax};
+use crate::archive::shard::Shard;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::filter::{Filter, FilterOptions, FilterRule, ListedPaths};
 use crate::telemetry::{Monitor, Notice};
@@ -48,9 +49,23 @@ pub(super) struct FilterFlags<const OF_INDEX: bool> {
     /// an age such as 36h or 7d; or since FILE has changed
     #[arg(long, value_name = "TIME|FILE", value_parser = newer, allow_hyphen_values = true)]
     newer: Option<i64>,
+    /// Only part I of N: each host copies another part, and needs to know of no other. The files of a
+    /// folder are of one part; folders are of all. Each part is an archive of its own
+    #[arg(long, value_name = "I/N", value_parser = clap::value_parser!(Shard))]
+    shard: Option<Shard>,
 }
 
 impl<const OF_INDEX: bool> FilterFlags<OF_INDEX> {
+    /// Whether only listed paths are copied.
+    pub(super) fn has_list(&self) -> bool {
+        self.files_from.is_some() || self.files_from0.is_some()
+    }
+
+    /// Whether only a part of the source is copied.
+    pub(super) fn has_shard(&self) -> bool {
+        self.shard.is_some()
+    }
+
     /// The filter for a bucket, or for a folder. Warns of patterns that look like those of another
     /// flag.
     pub(super) fn filter(&self, is_bucket: bool, output: &Output) -> Result<Filter> {
@@ -77,6 +92,7 @@ impl<const OF_INDEX: bool> FilterFlags<OF_INDEX> {
             max_size: self.max_size,
             newer_ns: self.newer,
             one_file_system: self.one_file_system,
+            shard: self.shard,
         })
     }
 }

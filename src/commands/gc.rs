@@ -6,6 +6,7 @@ use crate::archive::path::printable;
 use crate::engine::history::collect_partial;
 use crate::engine::receive::collect_garbage;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sink::disk::Places;
 use clap::Args;
 use serde_json::json;
 use std::os::unix::ffi::OsStrExt;
@@ -34,20 +35,23 @@ pub(super) struct GcArgs {
     /// An index, or the backup of one, also -db
     #[arg(long, value_name = "FILE")]
     database: Option<PathBuf>,
+    /// The folder that the proxy's --state names; needed if it names one
+    #[arg(long, value_name = "FOLDER", requires = "base_folder")]
+    state: Option<PathBuf>,
     /// Remove nothing; name what would be removed
     #[arg(long)]
     dry_run: bool,
 }
 
 pub(super) async fn run(args: GcArgs, output: &Arc<Output>) -> Result<Outcome> {
-    let GcArgs { base_folder, database, dry_run } = args;
+    let GcArgs { base_folder, database, state, dry_run } = args;
     if let Some(database) = database.as_ref().filter(|database| database.file_name().is_none()) {
         return Err(Error::new(ErrorKind::Usage, format!("{} does not name a file", database.display())));
     }
     let found = interruptible(output, move || {
         let mut found = Vec::new();
         if let Some(base) = base_folder {
-            let garbage = collect_garbage(&base, dry_run)?;
+            let garbage = collect_garbage(&base, &Places { slice: None, state }, dry_run)?;
             found.extend(
                 garbage
                     .into_iter()

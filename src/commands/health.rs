@@ -22,7 +22,7 @@ Exit codes: 0 the answer is 200, 1 anything else, 2 wrong usage.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct HealthArgs {
-    /// The address; without a path, /readyz is requested
+    /// The address; without a path, or with the /tar of senders, /readyz is requested
     #[arg(value_name = "URL")]
     url: String,
     /// The time limit for the answer, in seconds

@@ -123,6 +123,9 @@ pub(super) async fn run(args: HistoryArgs, output: &Arc<Output>) -> Result<Outco
     }
 }
 
+/// How wide a line of the list is.
+const LINE_COLUMNS: usize = 96;
+
 /// The local time when a generation was made, if the index says so.
 fn date(created_s: u64) -> String {
     let ns = i64::try_from(created_s).ok().and_then(|s| s.checked_mul(1_000_000_000));
@@ -134,6 +137,7 @@ fn list(database: &Path, output: &Output) -> Result<Outcome> {
     let history = History::open(database)?;
     let active = history.active()?.number;
     let widths = [10, 25, 12, 12, 12];
+    let heads = ["generation", "date", "files", "bytes", "added"];
     let row = |cells: [&str; 5], digest: &str, mark: &str| {
         let mut line = format!("{:>1$}", cells[0], widths[0]);
         for (cell, width) in cells.iter().zip(widths).skip(1) {
@@ -141,7 +145,7 @@ fn list(database: &Path, output: &Output) -> Result<Outcome> {
         }
         format!("{line}  {digest:12} {mark}").trim_end().to_string()
     };
-    let mut head = Some(row(["generation", "date", "files", "bytes", "added"], "digest", ""));
+    output.heads(LINE_COLUMNS, &row(heads, "digest", ""))?;
     for generation in history.generations() {
         let mark = match generation {
             g if g.number == active => "*",
@@ -149,22 +153,19 @@ fn list(database: &Path, output: &Output) -> Result<Outcome> {
             _ => "",
         };
         let digest = generation.digest.to_string();
-        let line = row(
-            [
-                &generation.number.to_string(),
-                &date(generation.created_s),
-                &human_count(generation.files),
-                &human_bytes(generation.bytes),
-                &human_bytes(generation.appended_bytes),
-            ],
-            digest.get(..12).unwrap_or_default(),
-            mark,
-        );
-        let text = match head.take() {
-            Some(head) => format!("{head}\n{line}"),
-            None => line,
-        };
-        output.data(&text, || fields(generation, active))?;
+        let digest = digest.get(..12).unwrap_or_default();
+        let cells = [
+            format!("{}", generation.number),
+            date(generation.created_s),
+            human_count(generation.files),
+            human_bytes(generation.bytes),
+            human_bytes(generation.appended_bytes),
+        ];
+        let line = row(cells.each_ref().map(String::as_str), digest, mark);
+        let marked = format!("{digest} {mark}");
+        let named = heads.into_iter().zip(cells.iter().map(String::as_str));
+        let named: Vec<_> = named.chain([("digest", &*marked)]).collect();
+        output.row(LINE_COLUMNS, &line, &named, || fields(generation, active))?;
     }
     let count = history.generations().len();
     Ok(Outcome {

@@ -4,12 +4,13 @@ use super::append::AppendArgs;
 use super::environment::{default_database, default_progress, threads};
 use super::filter_flags::FilterFlags;
 use super::output::{Outcome, Output};
-use super::report::{index_exit, index_fields, index_text};
+use super::report::{index_exit, index_fields, index_text, of_empty_source};
 use super::s3::S3Args;
 use super::signals::interruptible;
 use crate::db::index_read::IndexReader;
 use crate::engine::index::{IndexOptions, IndexReport, index, index_from_list, refuse_foreign};
 use crate::engine::index_lock::IndexLock;
+use crate::engine::index_source::{refuse_other_base, refuse_other_source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
@@ -89,7 +90,7 @@ pub(super) async fn run(args: IndexArgs, output: &Arc<Output>) -> Result<Outcome
     };
     let _lock = IndexLock::take(&options.database)?;
     refuse_foreign(&options)?;
-    warn_of_another_source(&options, output)?;
+    refuse_another_source(&options, output)?;
     output.notice(Notice::Phase("indexing"));
     let watch = output.watch();
     let monitor = output.clone();
@@ -98,6 +99,9 @@ pub(super) async fn run(args: IndexArgs, output: &Arc<Output>) -> Result<Outcome
         None => interruptible(output, move || index(&options, &*monitor)).await?,
     };
     drop(watch);
+    if let Some(why) = of_empty_source(report.files + report.nodes, report.excluded, report.skipped) {
+        output.notice(Notice::Warning(why.to_string()));
+    }
     Ok(Outcome {
         command: "index",
         exit: index_exit(&report),
@@ -123,21 +127,24 @@ fn from_list(list: &Path, options: &IndexOptions, monitor: &Output) -> Result<In
     index_from_list(read, options, monitor)
 }
 
-/// Warns where an index is continued with another source. The folder may have been moved, or be a
-/// snapshot; or it is a mistake.
-fn warn_of_another_source(options: &IndexOptions, output: &Arc<Output>) -> Result<()> {
+/// Refuses to go on with the index of another source. Where the folder of that source is gone, and
+/// this one has files of the index, it may have been moved, or be another snapshot: that is a warning.
+fn refuse_another_source(options: &IndexOptions, output: &Arc<Output>) -> Result<()> {
     if !options.reuse || !options.database.exists() {
         return Ok(());
     }
-    let previous = IndexReader::open(&options.database)?.summary()?.base;
+    let previous = IndexReader::open(&options.database)?.base()?;
     let base = options.source_name();
-    if let Some(previous) = previous.filter(|previous| *previous != base) {
-        output.notice(Notice::Warning(format!(
-            "{} was the index of {} until now; its next generation is one of {}",
-            options.database.display(),
-            previous.display(),
-            base.display()
-        )));
+    let Some(previous) = previous.filter(|previous| *previous != base) else { return Ok(()) };
+    let may_have_moved = previous.is_absolute() && !previous.exists() && options.bucket.is_none();
+    if !may_have_moved || refuse_other_base(&options.database, &options.base, None).is_err() {
+        return refuse_other_source(options);
     }
+    output.notice(Notice::Warning(format!(
+        "{} was the index of {} until now; its next generation is one of {}",
+        options.database.display(),
+        previous.display(),
+        base.display()
+    )));
     Ok(())
 }

@@ -23,6 +23,17 @@ pub(super) struct IndexFile {
 }
 
 impl IndexFile {
+    /// The index that is named; `copied` is the source of a copy, whose index `sync` may have kept.
+    pub(super) fn path_of(self, copied: Option<&Path>) -> Result<PathBuf> {
+        if let (None, None, Some(copied)) = (&self.source, &self.database, copied) {
+            let kept = index_of_source(&index_folder()?, default_database().ok().as_deref(), copied);
+            if kept.is_ok() {
+                return kept;
+            }
+        }
+        self.path()
+    }
+
     pub(super) fn path(self) -> Result<PathBuf> {
         match self.source {
             Some(source) => index_of_source(&index_folder()?, default_database().ok().as_deref(), &source),

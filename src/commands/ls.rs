@@ -66,7 +66,11 @@ pub(super) async fn run(args: LsArgs, output: &Arc<Output>) -> Result<Outcome> {
         let database: PathBuf = previous.as_deref().map_or(database, Path::to_path_buf);
         each_entry(&database, &rules, &*theirs, |entry| match (print0, long) {
             (true, _) => theirs.bytes(&[entry.path().as_bytes(), b"\0"].concat()),
-            (false, true) => theirs.data(&entry.line(), || entry.fields()),
+            (false, true) => {
+                let cells = entry.cells();
+                let named: Vec<_> = HEADS.into_iter().zip(cells.each_ref().map(String::as_str)).collect();
+                theirs.row(LINE_COLUMNS, &cells.join("\t"), &named, || entry.fields())
+            }
             (false, false) => theirs.data(&entry.path().to_string(), || entry.fields()),
         })
     })
@@ -75,6 +79,10 @@ pub(super) async fn run(args: LsArgs, output: &Arc<Output>) -> Result<Outcome> {
     let text = if exit == 0 { counted(count, "entry") } else { "nothing matches".to_string() };
     Ok(Outcome { command: "ls", exit, text, fields: json!({"entries": count}) })
 }
+
+const HEADS: [&str; 4] = ["mode", "size", "time", "path"];
+/// How wide a line is with a short path.
+const LINE_COLUMNS: usize = 60;
 
 /// A row of an index.
 enum Entry {
@@ -105,12 +113,13 @@ impl Entry {
         }
     }
 
-    fn line(&self) -> String {
+    /// The cells of its line.
+    fn cells(&self) -> [String; 4] {
         let (kind, size, meta, target) = self.parts();
         let mode = meta.map_or("-".to_string(), |meta| format!("{:04o}", meta.mode));
         let time = meta.map_or("-".to_string(), |meta| local_date(meta.mtime_ns));
         let arrow = target.map(|target| format!(" -> {target}")).unwrap_or_default();
-        format!("{kind} {mode}\t{size}\t{time}\t{}{arrow}", self.path())
+        [format!("{kind} {mode}"), size.to_string(), time, format!("{}{arrow}", self.path())]
     }
 
     fn fields(&self) -> serde_json::Value {

@@ -7,15 +7,16 @@
 //! ```text
 //! mod                                                the program: all commands, and which one runs
 //! sync upload rewind index plan check history ls …      one file for each command
-//! destination                                        the destination of sync and rewind
+//! destination several                                the places that sync and rewind are given
 //! local_receiver transfer index_file credential_reloader report
 //! connect s3 append rsync_flags                      groups of flags, and what they stand for
-//! tls args bind environment signals settings variables    values of flags; variables; SIGINT and SIGTERM
+//! tls args address bind environment signals settings variables    values of flags; variables; SIGINT and SIGTERM
 //! output rc_file limits systemd usage                the terminal, the settings file, the system; wrong usage
 //! log progress_line meter                            log lines; the progress line, and its figures
 //! terminal numbers                                   standard error with a line at its end; numbers for people
 //! ```
 
+mod address;
 mod append;
 mod args;
 mod bind;
@@ -32,6 +33,7 @@ mod gc;
 mod generate;
 mod hcp_credentials;
 mod health;
+mod help;
 mod history;
 mod index;
 mod index_file;
@@ -46,6 +48,7 @@ mod output;
 mod plan;
 mod progress_line;
 mod proxy;
+mod queue;
 mod rc_file;
 mod repair;
 mod report;
@@ -53,6 +56,7 @@ mod rewind;
 mod rsync_flags;
 mod s3;
 mod settings;
+mod several;
 mod signals;
 mod sync;
 mod systemd;
@@ -63,6 +67,7 @@ mod transfer;
 mod upload;
 mod usage;
 mod variables;
+mod worker;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
@@ -105,6 +110,8 @@ enum Command {
     Proxy(proxy::ProxyArgs),
     /// Send the parts of an indexed source that are missing at a receiver
     Upload(upload::UploadArgs),
+    /// Help hosts that upload with --queue: send a part of what they send
+    Worker(worker::WorkerArgs),
     /// Compare a folder with an index
     Check(check::CheckArgs),
     /// Index, send and verify in one command
@@ -141,13 +148,13 @@ enum Command {
 
 /// The definition of the command line.
 fn definition() -> clap::Command {
-    variables::with_variables(Cli::command())
+    help::wrapped(variables::with_variables(Cli::command()))
 }
 
 /// Runs the program with these arguments, the first of which is its name. Before anything else: it
 /// may start the program again.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = args::old_spellings(arguments);
+    let arguments = rsync_flags::as_meant(args::old_spellings(arguments));
     let definition = definition();
     let settings = Settings::load(&arguments, &|name| variables::has(&definition, name));
     // Between the processes of blockcopy, standard output is no place for lines.
@@ -155,6 +162,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let is_stream = is_stream.is_some_and(|command| command == "blockcopy");
     let json = !is_stream
         && (arguments.iter().any(|argument| argument == "--json") || variables::is_on("TARLIKE_JSON"));
+    if let Some(error) = rsync_flags::misread(&arguments) {
+        return ExitCode::from(output::usage_error(&error, json));
+    }
     let parsed = variables::without_unused(definition.clone(), &arguments)
         .try_get_matches_from(&arguments)
         .and_then(|matches| Cli::from_arg_matches(&matches));
@@ -171,12 +181,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(ErrorKind::Usage.exit_code());
         }
         Err(e) => {
-            let error = usage::error(&e, &arguments, variables::at_fault(&definition, &e).as_deref());
+            let error =
+                usage::error(&e, &definition, &arguments, variables::at_fault(&definition, &e).as_deref());
             return ExitCode::from(output::usage_error(&error, json));
         }
     };
     let debug = matches!(&cli.command, Command::Blockcopy(args) if args.wants_debug());
-    let output = match Output::new(&cli.global, debug) {
+    let names = matches!(&cli.command, Command::Sync(_) | Command::Upload(_));
+    let output = match Output::new(&cli.global, debug, names) {
         Ok(output) => output,
         Err(e) => return ExitCode::from(output::usage_error(&e, json)),
     };
@@ -209,6 +221,7 @@ fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Ou
             Command::Plan(args) => plan::run(args, output).await.map_err(Error::as_sender),
             Command::Proxy(args) => proxy::run(args, settings, output).await,
             Command::Upload(args) => upload::run(args, output).await.map_err(Error::as_sender),
+            Command::Worker(args) => worker::run(args, output).await.map_err(Error::as_sender),
             Command::Check(args) => check::run(args, output).await.map_err(Error::as_sender),
             Command::Sync(args) => sync::run(args, output).await.map_err(Error::as_sender),
             Command::History(args) => history::run(args, output).await.map_err(Error::as_sender),

@@ -4,7 +4,7 @@ use super::log::{self, LogFile, LogOptions, local_time};
 use super::meter::Meter;
 pub(super) use super::numbers::{counted, human_bytes, human_count, human_seconds};
 use super::progress_line::{Figures, progress_line, short_time};
-use super::terminal::Terminal;
+use super::terminal::{Terminal, columns_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Counters, Monitor, Notice};
 use clap::Args;
@@ -21,7 +21,7 @@ use tracing::Level;
 /// The flags that every command has.
 #[derive(Args, Clone)]
 pub(super) struct Global {
-    /// Show more messages (-vv: even more)
+    /// Show more messages, or names of entries (-vv: even more)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     /// Show errors only
@@ -85,18 +85,20 @@ const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Output {
     /// Sets up logging, and looks whether standard error is a terminal. `debug` raises the log
-    /// level unless flags or `LOGLEVEL` set it.
+    /// level unless flags or `LOGLEVEL` set it. `names` says that the first `-v` has the command name
+    /// entries, which log lines between them would tear apart.
     ///
     /// # Errors
     /// The log file cannot be opened.
-    pub(super) fn new(global: &Global, debug: bool) -> Result<Arc<Self>> {
+    pub(super) fn new(global: &Global, debug: bool, names: bool) -> Result<Arc<Self>> {
         let is_terminal = std::io::stderr().is_terminal() && !global.quiet && !global.json;
         let log_file = global.log_file.as_deref().map(LogFile::open).transpose()?;
         let terminal = Arc::new(Terminal::default());
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let colours = is_terminal && set("NO_COLOR").is_none();
         let file = log_file.clone();
-        log::start(LogOptions { level: log_level(global, debug), colours, file }, terminal.clone());
+        let level = log_level(global, debug, names);
+        log::start(LogOptions { level, colours, file }, terminal.clone());
         Ok(Arc::new(Self {
             json: global.json,
             quiet: global.quiet,
@@ -163,6 +165,7 @@ impl Output {
             eta,
             elapsed,
             files: counters.files_total.get(),
+            files_done: counters.files_done.get(),
             equal_percent: self.shows_equal.load(Ordering::Relaxed).then(equal),
         }
     }
@@ -260,6 +263,35 @@ impl Output {
         std::io::stdout().lock().write_all(bytes).map_err(cannot_write)
     }
 
+    /// Writes an item of a table: `line`, or each cell on a line of its own behind its head where
+    /// standard output is a terminal with fewer columns than `width`.
+    ///
+    /// # Errors
+    /// As [`Output::data`].
+    pub(super) fn row(
+        &self,
+        width: usize,
+        line: &str,
+        cells: &[(&str, &str)],
+        value: impl FnOnce() -> Value,
+    ) -> Result<()> {
+        match columns_of(std::io::stdout()) {
+            Some(columns) if columns < width => self.data(&stacked(cells), value),
+            _ => self.data(line, value),
+        }
+    }
+
+    /// Writes the heads of a table to standard output, where its lines have such columns.
+    ///
+    /// # Errors
+    /// As [`Output::data`].
+    pub(super) fn heads(&self, width: usize, line: &str) -> Result<()> {
+        match columns_of(std::io::stdout()) {
+            Some(columns) if columns < width => Ok(()),
+            _ => self.text(line),
+        }
+    }
+
     /// Writes lines for people to standard output; nothing with `--json`.
     ///
     /// # Errors
@@ -282,6 +314,15 @@ impl Output {
         self.say(text);
     }
 
+    /// Names an entry that was not copied; `how` is the word for people. Programs get one event for
+    /// all of them.
+    fn entry_failed(&self, how: &str, path: &str, reason: &str) {
+        if self.json {
+            let _ = self.json_line(json!({"event": "failed", "path": path, "reason": reason}));
+        }
+        self.say(&format!("{how}: {path}: {reason}"));
+    }
+
     fn say(&self, text: &str) {
         self.log(text);
         self.terminal.above(|| {
@@ -299,37 +340,63 @@ impl Output {
     pub(super) fn summary(&self, outcome: &Outcome) -> u8 {
         let (elapsed, average) = (self.start.elapsed(), self.average_rate());
         if self.json {
-            let mut object = json!({
+            let object = json!({
                 "event": "summary", "command": outcome.command, "exit": outcome.exit,
                 "seconds": elapsed.as_secs_f64(), "average_rate": average,
             });
-            if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), &outcome.fields) {
-                object.extend(fields.clone());
-            }
-            if let Err(e) = self.json_line(object) {
+            if let Err(e) = self.json_line(with_fields(object, &outcome.fields)) {
                 return self.error(&e);
             }
         }
         let average = average.map(|rate| format!(", {}/s", human_bytes(rate))).unwrap_or_default();
         let text = format!("{} ({}{average})", outcome.text, time_taken(elapsed));
+        match self.tell(outcome, &outcome.text, &text) {
+            Ok(()) => outcome.exit,
+            Err(e) => self.error(&e),
+        }
+    }
+
+    /// Says how the run of one of several sources ended.
+    ///
+    /// # Errors
+    /// As [`Output::data`].
+    pub(super) fn source_summary(&self, source: &str, ended: &Result<Outcome>, took: Duration) -> Result<()> {
+        let event = |exit: u8| json!({"event": "source", "source": source, "exit": exit, "seconds": took.as_secs_f64()});
+        match ended {
+            Ok(outcome) => {
+                if self.json {
+                    self.json_line(with_fields(event(outcome.exit), &outcome.fields))?;
+                }
+                let text = format!("{source}: {} ({})", outcome.text, time_taken(took));
+                self.tell(outcome, &format!("{source}:\n{}", outcome.text), &text)
+            }
+            Err(e) if e.kind() == ErrorKind::ReaderGone => Ok(()),
+            Err(e) => {
+                self.say_error(&format!("{source}: {e}"), e);
+                let mut object = event(e.kind().exit_code());
+                (object["error"], object["hint"]) = (e.to_string().into(), e.hint().into());
+                if self.json { self.json_line(object) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Says how a command, or a part of it, ended: `plan` to standard output if that is its result,
+    /// otherwise `text` to standard error, where it is wanted.
+    fn tell(&self, outcome: &Outcome, plan: &str, text: &str) -> Result<()> {
         if outcome.fields["dry_run"] == true && !self.json {
-            self.log(&text);
-            // The plan is the result of the command, so it goes to standard output.
-            return match self.line(&outcome.text) {
-                Ok(()) => outcome.exit,
-                Err(e) => self.error(&e),
-            };
+            self.log(text);
+            return self.line(plan);
         }
         let wanted = self.is_terminal
             || self.verbose
             || outcome.exit != 0
             || matches!(outcome.command, "check" | "compact" | "history compact" | "gc");
         if wanted && !self.quiet && !self.json {
-            self.say(&text);
+            self.say(text);
         } else {
-            self.log(&text);
+            self.log(text);
         }
-        outcome.exit
+        Ok(())
     }
 
     /// Bytes of content a second, on average over the whole command; `None` if none moved.
@@ -348,15 +415,7 @@ impl Output {
             // As cat does: the reader that closed standard output has read enough.
             return exit;
         }
-        match error.hint() {
-            Some(hint) if error.kind() == ErrorKind::Interrupted => {
-                self.say(&format!("tar-like: {error}; {hint}"));
-            }
-            hint => {
-                self.say(&format!("tar-like: {error}"));
-                hint.iter().for_each(|hint| self.say(&format!("  hint: {hint}")));
-            }
-        }
+        self.say_error(&error.to_string(), error);
         if self.json {
             let _ = self.json_line(json!({
                 "event": "summary", "exit": exit, "error": error.to_string(), "hint": error.hint(),
@@ -364,6 +423,21 @@ impl Output {
             }));
         }
         exit
+    }
+}
+
+impl Output {
+    /// Writes `text` as an error, with the hint of `error`.
+    fn say_error(&self, text: &str, error: &Error) {
+        match error.hint() {
+            Some(hint) if error.kind() == ErrorKind::Interrupted => {
+                self.say(&format!("tar-like: {text}; {hint}"));
+            }
+            hint => {
+                self.say(&format!("tar-like: {text}"));
+                hint.iter().for_each(|hint| self.say(&format!("  hint: {hint}")));
+            }
+        }
     }
 }
 
@@ -385,12 +459,8 @@ impl Monitor for Output {
                 drop(work);
                 tracing::info!("{phase}");
             }
-            Notice::Failed { path, reason } => {
-                if self.json {
-                    let _ = self.json_line(json!({"event": "failed", "path": path, "reason": reason}));
-                }
-                self.say(&format!("failed: {path}: {reason}"));
-            }
+            Notice::Failed { path, reason } => self.entry_failed("failed", &path, &reason),
+            Notice::Skipped { path, reason } => self.entry_failed("skipped", &path, &reason),
             Notice::Warning(text) => {
                 if self.json {
                     let _ = self.json_line(json!({"event": "warning", "text": text}));
@@ -433,12 +503,28 @@ impl Drop for Watch {
     }
 }
 
+/// The cells of an item of a table, a line each.
+fn stacked(cells: &[(&str, &str)]) -> String {
+    let line = |(number, (head, cell)): (usize, &(&str, &str))| {
+        format!("{}{head}: {}", if number == 0 { "" } else { "  " }, cell.trim())
+    };
+    cells.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// How long a command took: 0.3 s, or 1:34 from a minute on.
 fn time_taken(elapsed: Duration) -> String {
     match elapsed.as_secs() {
         0..60 => format!("{:.1} s", elapsed.as_secs_f64()),
         _ => short_time(elapsed),
     }
+}
+
+/// `object` with more fields.
+fn with_fields(mut object: Value, fields: &Value) -> Value {
+    if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), fields) {
+        object.extend(fields.clone());
+    }
+    object
 }
 
 /// A JSON line with the time at which it is written.
@@ -451,8 +537,8 @@ fn timed(mut value: Value) -> Value {
 
 /// `-q` and `-v` win over `LOGLEVEL`, which takes the spellings of Python and of Rust. The default
 /// is warnings.
-fn log_level(global: &Global, debug: bool) -> Level {
-    match (global.quiet, global.verbose) {
+fn log_level(global: &Global, debug: bool, names: bool) -> Level {
+    match (global.quiet, global.verbose.saturating_sub(u8::from(names))) {
         (true, _) => Level::ERROR,
         (_, 1) => Level::INFO,
         (_, 2) => Level::DEBUG,

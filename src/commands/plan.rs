@@ -3,7 +3,7 @@
 use super::args;
 use super::environment::{default_progress, threads};
 use super::filter_flags::FilterFlags;
-use super::index_file::database_to_plan;
+use super::index_file::{IndexFile, database_to_plan};
 use super::output::{Outcome, Output, counted, human_bytes, human_seconds};
 use super::report::{explained, plan_entry, plan_exit, plan_fields, plan_notes, plan_table};
 use super::s3::S3Args;
@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
@@ -34,6 +34,7 @@ a receiver that has that generation. Each file is one of these:
   touched    only its mode, owner, inode or inode's time changed, or it changed just when the
              index was begun: assumed to have nothing to send
   removed    its path is gone
+  filtered   the filter leaves it out now; it stays in the copy
 
 The next run reads the file and shows whether an assumption was right. In a bucket, no file is grown
 or renamed; touched is an object that was written again with the same size and ETag. With --from,
@@ -41,8 +42,8 @@ plan compares two generations of the index. Their contents are known, so everyth
 is a file that is larger than before, renamed a file at a new path with the content of a removed
 file.
 
-With --paths, each entry that changed is a line, with tabs between the columns: N, C, G, R, T or D
-(removed); f, d, l or h for file, folder, symbolic link and hard link; bytes; path; for a renamed
+With --paths, each entry that changed is a line, with tabs between the columns: N, C, G, R, T, D
+(removed) or F (filtered); f, d, l or h for file, folder, symbolic link and hard link; bytes; path; for a renamed
 file also its previous path.
 
 Examples:
@@ -50,6 +51,7 @@ Examples:
   tar-like plan -b /data -db /tmp/data.sqlite --rate 100M
   tar-like plan --use-s3 --s3-bucket photos --s3-prefix 2024 -db photos.sqlite --json
   tar-like plan -db photos.sqlite --from 3 --to 5 --paths
+  tar-like plan --source /srv/photos --from 3
 
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 some entries would be skipped (they are listed), 130
 interrupted.";
@@ -61,7 +63,7 @@ const DEFAULT_BASE: &str = ".";
 pub(super) struct PlanArgs {
     /// The same as -b, or s3://bucket/prefix
     #[arg(value_name = "SOURCE", conflicts_with = "base_folder")]
-    source: Option<PathBuf>,
+    folder: Option<PathBuf>,
     /// The folder, file or block device to compare
     #[arg(short, long, value_name = "PATH", default_value = DEFAULT_BASE)]
     base_folder: PathBuf,
@@ -72,6 +74,10 @@ pub(super) struct PlanArgs {
     /// ~/.tar_like.sqlite]
     #[arg(long, value_name = "FILE", env = "TARLIKE_DATABASE")]
     database: Option<PathBuf>,
+    /// Take the index that sync keeps for this source, and compare this source unless another one is
+    /// given; tar-like indexes lists them
+    #[arg(long, value_name = "SOURCE")]
+    source: Option<PathBuf>,
     #[command(flatten)]
     filter: FilterFlags<false>,
     /// Say which rule decides whether PATH of the source is copied, and do nothing else
@@ -79,7 +85,7 @@ pub(super) struct PlanArgs {
     explain: Option<PathBuf>,
     /// Compare this generation of the index with a later one, and ignore the source; tar-like
     /// history lists the generations
-    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["source", "base_folder", "use_s3", "exclude-regex", "exclude", "explain"])]
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["folder", "base_folder", "use_s3", "exclude-regex", "exclude", "explain"])]
     from: Option<u64>,
     /// The later generation [default: the newest]
     #[arg(long, value_name = "NUMBER", requires = "from")]
@@ -98,9 +104,20 @@ pub(super) struct PlanArgs {
     s3: S3Args,
 }
 
+impl PlanArgs {
+    /// What to compare: the source whose index is named, unless another one is given.
+    fn base(&self) -> PathBuf {
+        let given = self.folder.as_ref().unwrap_or(&self.base_folder);
+        match &self.source {
+            Some(source) if given == Path::new(DEFAULT_BASE) => source.clone(),
+            _ => given.clone(),
+        }
+    }
+}
+
 pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome> {
     let PlanArgs { block_size, rate, paths, from, to, .. } = args;
-    let base = args.source.unwrap_or(args.base_folder);
+    let base = args.base();
     let bucket = args.s3.bucket(args.use_s3, &base, DEFAULT_BASE, output).await?;
     let mut index = IndexOptions {
         base,
@@ -117,8 +134,8 @@ pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome>
     if let Some(path) = &args.explain {
         return Ok(explained("plan", &explain(&index, path)?));
     }
-    if args.database.is_none() {
-        index.database = database_to_plan(&index.source_name())?;
+    if args.source.is_some() || args.database.is_none() {
+        index.database = index_of(args.source, &index)?;
     }
     let database = index.database.clone();
     refuse_other_index(&index, from.is_none())?;
@@ -131,7 +148,8 @@ pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome>
         match from {
             None => plan(&PlanOptions { index, block_size, scratch, missing }, &*monitor, entry),
             Some(from) => {
-                between(&BetweenOptions { database, from, to, block_size, scratch }, &*monitor, entry)
+                let options = BetweenOptions { database, from, to, block_size, scratch, missing };
+                between(&options, &*monitor, entry)
             }
         }
     });
@@ -157,10 +175,18 @@ pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome>
     })
 }
 
+/// The index that `sync` keeps for `source`, or that belongs to the source to compare.
+fn index_of(source: Option<PathBuf>, options: &IndexOptions) -> Result<PathBuf> {
+    match source {
+        Some(source) => IndexFile { database: None, source: Some(source) }.path(),
+        None => database_to_plan(&options.source_name()),
+    }
+}
+
 /// How much would be sent. `time` says how long that takes.
 fn totals(plan: &Plan, block_size: u64, time: &str) -> String {
     let at_most = if plan.at_most { "at most " } else { "" };
     let (bytes, blocks) = (human_bytes(plan.send_bytes), counted(plan.blocks, "block"));
     let size = human_bytes(block_size);
-    format!("{at_most}{bytes} to send in {blocks} of {size}{time}{}", plan_notes(plan))
+    format!("{at_most}{bytes} to send in {blocks} of {size}{time}{}", plan_notes(plan, plan.send_bytes))
 }

@@ -22,6 +22,8 @@ pub(super) struct Figures {
     pub(super) elapsed: Duration,
     /// Files to be done.
     pub(super) files: u64,
+    /// Files done, where the receiver has said it.
+    pub(super) files_done: u64,
     /// Of what is done, what was equal at the other side, in percent, where that is what counts.
     pub(super) equal_percent: Option<u64>,
 }
@@ -71,8 +73,11 @@ fn fields(figures: &Figures) -> Vec<Field> {
     let field = |importance, text: String| Field { importance, text };
     let mut fields = vec![field(1, format!("{:9}", figures.phase))];
     let elapsed = short_time(figures.elapsed);
+    // 100 % means confirmed, and then there is no line any more.
+    let percent = share(figures).map(|share| format!("{:2.0}%", (share * 100.0).floor().min(99.0)));
     if figures.phase == VERIFYING {
         let files = counted(figures.files, "file");
+        fields.extend(percent.map(|percent| field(0, percent)));
         fields.push(field(2, format!("waiting for the receiver to confirm {files}")));
         fields.push(field(0, elapsed));
         return fields;
@@ -81,10 +86,7 @@ fn fields(figures: &Figures) -> Vec<Field> {
         fields.push(field(0, elapsed));
         return fields;
     }
-    if let Some(share) = share(figures) {
-        // 100 % means confirmed, and then there is no line any more.
-        fields.push(field(0, format!("{:2.0}%", (share * 100.0).floor().min(99.0))));
-    }
+    fields.extend(percent.map(|percent| field(0, percent)));
     let total = figures.total_bytes.map_or_else(|| "?".to_owned(), human_bytes);
     fields.push(field(4, format!("{} of {total}", human_bytes(figures.done_bytes))));
     let rate = figures.rate.map_or_else(|| "--".to_owned(), |rate| human_bytes(rate as u64));
@@ -99,10 +101,14 @@ fn fields(figures: &Figures) -> Vec<Field> {
     fields
 }
 
-/// How much is done, from 0 to 1.
+/// How much is done, from 0 to 1: of the bytes, and when all are sent, of the files.
 fn share(figures: &Figures) -> Option<f64> {
-    let total = figures.total_bytes.filter(|total| *total > 0 && figures.phase != VERIFYING)?;
-    Some((figures.done_bytes as f64 / total as f64).min(1.0))
+    let (done, total) = match figures.phase {
+        VERIFYING => (figures.files_done, Some(figures.files).filter(|_| figures.files_done > 0)),
+        _ => (figures.done_bytes, figures.total_bytes),
+    };
+    let total = total.filter(|total| *total > 0)?;
+    Some((done as f64 / total as f64).min(1.0))
 }
 
 /// A bar with `room` characters between its brackets.
@@ -137,6 +143,7 @@ mod tests {
             eta: Some(Duration::from_secs(52)),
             elapsed: Duration::from_secs(42),
             files: 12_345,
+            files_done: 0,
             equal_percent: None,
         }
     }
@@ -203,6 +210,14 @@ mod tests {
             "verifying  waiting for the receiver to confirm 1 file  0:42"
         );
         assert_eq!(progress_line(&waiting, 39), "verifying  0:42");
+        let confirming = Figures { files: 12_345, files_done: 9_000, ..waiting };
+        assert_eq!(
+            progress_line(&confirming, 79),
+            "verifying  72%  waiting for the receiver to confirm 12,345 files  0:42"
+        );
+        assert_eq!(progress_line(&confirming, 39), "verifying  [==========>    ]  72%  0:42");
+        let confirmed = Figures { files_done: 12_345, ..confirming };
+        assert_eq!(progress_line(&confirmed, 20), "verifying  99%  0:42");
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! `tar-like proxy`
 
+use super::address::{is_filled_by_others, refuse_remote};
 use super::bind::BindAddress;
 use super::credential_reloader::CredentialReloader;
 use super::local_receiver::tell_in_use;
 use super::output::{Outcome, Output, counted};
 use super::settings::Settings;
 use super::{args, connect::read_token, signals::stop_signal};
+use crate::archive::slice::Slice;
 use crate::archive::source::SourceClaim;
 use crate::db::index_read::IndexReader;
 use crate::engine::identity::identity_of_index;
-use crate::engine::receive::{Receiver, ReceiverOptions};
+use crate::engine::receive::{Receiver, ReceiverOptions, SliceOptions, WholeOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{self, Access, AccessOptions, Network, ServerOptions, Tls, TlsFiles};
 use crate::telemetry::{Monitor, Notice};
@@ -23,14 +25,15 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 const EXAMPLES: &str = "\
-Partial files and the receiver's journal are in FOLDER/.tar-like. All other files in FOLDER are
-complete and verified. If there is a token, every request needs it, except those for /healthz and
-/readyz. The proxy reads changed token files within seconds, and changed certificates on SIGHUP. If
-a changed file is invalid, its previous content stays in use.
+Partial files and the receiver's journal are in FOLDER/.tar-like; with --state, the journal is
+there. All other files in FOLDER are complete and verified. If there is a token, every request needs
+it, except those for /healthz and /readyz. The proxy reads changed token files within seconds, and
+changed certificates on SIGHUP. If a changed file is invalid, its previous content stays in use.
 
 Examples:
   tar-like proxy -b /srv/copy
   tar-like proxy 8000 -b /srv/copy --bind 0.0.0.0 --token-file /etc/tar-like.token
+  tar-like proxy -b /mnt/nfs/copy --state /var/lib/tar-like/copy
   tar-like proxy 8002 -b /srv/copy --standby          wait until the other proxy on it ends
   tar-like proxy -b /srv/copy --bind 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --tokens tokens
 
@@ -46,6 +49,10 @@ pub(super) struct ProxyArgs {
     /// The folder to receive into; a missing one is made
     #[arg(short, long, value_name = "FOLDER", default_value = "tmp/recv")]
     base_folder: PathBuf,
+    /// A folder of this host for the journal and the copies of indexes, instead of
+    /// BASE/.tar-like: needed where the base folder is on a network file system
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
     /// Use this index for archive 0 unless a sender has put one, also -db
     #[arg(long, value_name = "FILE")]
     database: Option<PathBuf>,
@@ -82,6 +89,18 @@ pub(super) struct ProxyArgs {
     /// when storage fails
     #[arg(long)]
     standby: bool,
+    /// Be one of N receivers that share the base folder, which all of them have mounted: I/N, from
+    /// 1/N to N/N
+    #[arg(long, value_name = "I/N", conflicts_with = "legacy")]
+    slice: Option<Slice>,
+    /// The addresses at which senders reach the slices, in their order and separated by commas;
+    /// without them, senders reach all slices by the address of the first one
+    #[arg(long, value_name = "URL,URL", value_delimiter = ',', requires = "slice")]
+    peers: Vec<String>,
+    /// How many bytes of the archive go to one slice before it is the next one's turn; the same for
+    /// all slices
+    #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = args::some_bytes)]
+    stripe_size: u64,
     /// The largest block to accept, in bytes; K, M, G are powers of 1024, KB, MB, GB of 1000
     #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = args::some_bytes)]
     max_block_size: u64,
@@ -94,12 +113,22 @@ pub(super) struct ProxyArgs {
 }
 
 pub(super) async fn run(args: ProxyArgs, settings: &Settings, output: &Arc<Output>) -> Result<Outcome> {
+    let peers = checked_peers(&args)?;
     let access = Arc::new(load_access(&args, output)?);
     let tls = load_tls(&args)?.map(Arc::new);
     check_protection(&args, &access, tls.as_deref(), settings, output)?;
+    refuse_remote(&args.base_folder).map_err(|e| {
+        e.with_hint("a receiver writes into a folder of its own host; a name with a colon is given as ./NAME")
+    })?;
     std::fs::create_dir_all(&args.base_folder)
         .map_err(|e| Error::io(format!("cannot make the base folder {}", args.base_folder.display()), e))?;
     refuse_settings_of_senders(settings, &args.base_folder)?;
+    if is_filled_by_others(&args.base_folder) {
+        output.notice(Notice::Warning(format!(
+            "{} has entries that no run of tar-like has put there; sync --adopt takes them for a copy",
+            args.base_folder.display()
+        )));
+    }
     let address = args.bind.with_port(args.port);
     let listener = TcpListener::bind(address).await.map_err(|e| {
         Error::io(format!("cannot listen on {address}"), e)
@@ -111,6 +140,7 @@ pub(super) async fn run(args: ProxyArgs, settings: &Settings, output: &Arc<Outpu
         max_index_bytes: args.max_index_size,
         max_inflight: usize::from(args.max_inflight),
         max_connections: max_connections(),
+        peers,
         // A receiver that refuses everything would only stand in the way of the one that waits.
         stop_degraded: args.standby,
         ..ServerOptions::new(access.clone())
@@ -150,13 +180,22 @@ async fn serve(
         super::systemd::ready();
     };
     let base = args.base_folder.clone();
-    let receiver_options = ReceiverOptions { legacy: args.legacy, max_index_bytes: args.max_index_size };
+    let stripe_bytes = args.stripe_size;
+    let receiver_options = ReceiverOptions {
+        legacy: args.legacy,
+        max_index_bytes: args.max_index_size,
+        state: args.state.clone(),
+        slice: args.slice.map(|slice| SliceOptions { slice, stripe_bytes }),
+    };
     let database = args.database.clone();
     let (standby, theirs) = (args.standby, output.clone());
     let open = move || -> Result<Arc<Receiver>> {
         let receiver = match standby {
-            true => Receiver::open(&base, receiver_options)?,
-            false => Receiver::open_when_free(&base, receiver_options, || tell_in_use(&base, &theirs))?,
+            true => Receiver::open(&base, receiver_options.clone())?,
+            false => {
+                Receiver::open_when_free(&base, receiver_options.clone(), || tell_in_use(&base, &theirs))
+                    .map_err(|e| if e.kind() == ErrorKind::InUse { e.with_hint(IN_USE_HINT) } else { e })?
+            }
         };
         if let Some(database) = &database {
             take_shared_index(&receiver, database)?;
@@ -171,6 +210,18 @@ async fn serve(
     listening();
     server::run(listener, receiver.clone(), options, stop).await?;
     Ok(Some(receiver))
+}
+
+/// The addresses of all slices, in their order.
+fn checked_peers(args: &ProxyArgs) -> Result<Vec<String>> {
+    let count = args.slice.map_or(0, Slice::count);
+    let given = args.peers.len() as u64;
+    if given == 0 || given == count {
+        return Ok(args.peers.clone());
+    }
+    let what =
+        format!("--peers has {}, and there are {}", counted(given, "address"), counted(count, "slice"));
+    Err(Error::new(ErrorKind::Usage, what).with_hint("give the address of each slice, in their order"))
 }
 
 /// The tokens that senders may give.
@@ -288,6 +339,9 @@ fn opened<T>(outcome: std::result::Result<Result<T>, tokio::task::JoinError>) ->
     outcome.map_err(|e| Error::new(ErrorKind::Internal, "the start crashed").with_source(e))?
 }
 
+const IN_USE_HINT: &str = "stop the other one, or give this one its own base folder, or start it with --standby: then it takes over when \
+                           the other one ends";
+
 /// Opens the receiver as soon as no other receiver uses its folder.
 async fn open_when_free(
     open: impl Fn() -> Result<Arc<Receiver>> + Clone + Send + 'static,
@@ -323,7 +377,7 @@ fn take_shared_index(receiver: &Arc<Receiver>, database: &Path) -> Result<()> {
         return Ok(());
     }
     let digest = IndexReader::open(database)?.summary()?.digest;
-    match receiver.status(0, 1, 0) {
+    match receiver.status(0, 1, 0, false) {
         Ok(status) if status.digest != digest.to_string() => {
             tracing::warn!(
                 "archive 0 has another index than {}; the index that a sender has put stays",
@@ -335,7 +389,7 @@ fn take_shared_index(receiver: &Arc<Receiver>, database: &Path) -> Result<()> {
         Err(_) => {
             let source = identity_of_index(database, false)?;
             let claim = SourceClaim { source, replaces: false };
-            receiver.put_index(0, database, Some(&digest), None, &claim).map(drop)
+            receiver.put_index(0, database, Some(&digest), &WholeOptions::default(), &claim).map(drop)
         }
     }
 }

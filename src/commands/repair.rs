@@ -1,23 +1,29 @@
 //! `check --repair`: what the check has found is taken from the source again.
 
+use super::address::refuse_remote_source;
 use super::connect::Connection;
-use super::destination::refuse_remote_source;
 use super::environment::threads;
 use super::local_receiver::LocalReceiver;
 use super::output::Output;
 use super::s3::{Place, S3Args};
 use crate::engine::check::Finding;
 use crate::engine::destination::Destination;
+use crate::engine::index_source::refuse_other_base;
 use crate::engine::repair::{archive_number, repair};
 use crate::engine::upload::{ContentScope, UploadOptions, UploadReport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Source;
 use crate::source::disk::DiskSource;
+use crate::source::s3::Bucket;
+use crate::telemetry::{Monitor, Notice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What of a list of paths fits into a request, in bytes. With more, all files are read again.
 const MAX_PATHS_BYTES: usize = 512 << 10;
+
+const IN_USE_HINT: &str = "if a proxy receives into this folder, stop it; or let it run, and send to its address with: tar-like sync SOURCE \
+                           http://HOST:8000/tar --checksum";
 
 /// Paths that are to be repaired.
 #[derive(Default)]
@@ -43,10 +49,14 @@ impl Damage {
     }
 }
 
-/// Where the files of the copy `base` come from.
+/// Where the files of the copy `base` come from, which is compared with the index at `database`.
+///
+/// # Errors
+/// `given` cannot be read, or is no source of this index: a check of hours would have been in vain.
 pub(super) async fn source(
     given: &Path,
     base: &Path,
+    database: &Path,
     s3: S3Args,
     output: &Arc<Output>,
 ) -> Result<Arc<dyn Source>> {
@@ -62,11 +72,26 @@ pub(super) async fn source(
              tar-like sync SOURCE URL --checksum",
         ));
     }
+    let refuse_other = |bucket: Option<&Bucket>| {
+        let warning = refuse_other_base(database, given, bucket).map_err(|e| match e.kind() {
+            ErrorKind::Source => e.with_hint(
+                "give the source that was copied: --repair SOURCE; or the index of this copy: -db FILE or \
+                 --source SOURCE",
+            ),
+            _ => e,
+        })?;
+        warning.into_iter().for_each(|warning| output.notice(Notice::Warning(warning)));
+        Ok::<_, Error>(())
+    };
     if let Some(place) = Place::of_url(text) {
-        return Ok(s3.connect(place, output).await?);
+        let bucket = s3.connect(place, output).await?;
+        refuse_other(Some(&bucket))?;
+        return Ok(bucket);
     }
     refuse_remote_source(given)?;
-    Ok(Arc::new(DiskSource::open(given)?))
+    let source = DiskSource::open(given)?;
+    refuse_other(None)?;
+    Ok(Arc::new(source))
 }
 
 /// Brings `base` to what the index at `database` says.
@@ -88,6 +113,7 @@ pub(super) async fn run(
         scratch,
         ..UploadOptions::default()
     };
-    let starter = Arc::new(LocalReceiver(Connection::of_this_process(&output)));
+    let connection = Connection::of_this_process(&output);
+    let starter = Arc::new(LocalReceiver { connection, in_use_hint: IN_USE_HINT });
     repair(source, Destination::Folder { path: base, starter }, tar_id, options, output).await
 }

@@ -1,14 +1,16 @@
 //! What indexing, planning and sending ended with, as a line for people and as fields for programs.
 
 use super::output::{Outcome, Output, counted, human_bytes, human_count};
+use super::terminal::columns_of;
 use crate::archive::path::printable;
 use crate::archive::protocol::Similarity;
 use crate::engine::index::{Explanation, IndexReport};
-use crate::engine::plan::{ChangeKind, Plan, PlannedChange, Tally};
+use crate::engine::plan::{ChangeKind, EntrySink, Plan, PlannedChange, Tally};
 use crate::engine::sync::SyncReport;
 use crate::engine::upload::UploadReport;
 use crate::error::{ErrorKind, Result};
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The outcome of `sync`.
@@ -18,7 +20,7 @@ pub(super) fn copied(index: &IndexReport, upload: &UploadReport, similarity: Opt
     fields.insert("index".to_string(), index_fields(index).into());
     if let Some(similarity) = similarity {
         fields.insert("similarity".to_string(), similarity_fields(&similarity));
-        text = similarity_text(&similarity);
+        text = similarity_text(&similarity) + &deleted_text(upload) + &would_fail(upload);
     }
     let exit = upload_exit(upload).max(index_exit(index));
     Outcome { command: "sync", exit, text, fields: fields.into() }
@@ -28,7 +30,7 @@ pub(super) fn copied(index: &IndexReport, upload: &UploadReport, similarity: Opt
 /// the newest generation of the index.
 pub(super) fn planned(plan: &Plan, upload: UploadReport) -> Outcome {
     let report = UploadReport {
-        sent_bytes: upload.sent_bytes.saturating_add(plan.send_bytes),
+        sent_bytes: planned_bytes(plan, &upload),
         sent_blocks: upload.sent_blocks.saturating_add(plan.blocks),
         total_bytes: upload.total_bytes.saturating_add(plan.send_bytes),
         content_bytes: plan.total_bytes,
@@ -40,9 +42,26 @@ pub(super) fn planned(plan: &Plan, upload: UploadReport) -> Outcome {
     fields.insert("plan".to_string(), plan_fields(plan).into());
     let at_most = if plan.at_most { ", at most" } else { "" };
     let (table, sends, deletes) = (plan_table(plan), would_send(&report), deleted_text(&report));
-    let text = format!("{table}\n{sends}{at_most}{deletes}{}", plan_notes(plan));
+    let (fails, notes) = (would_fail(&report), plan_notes(plan, report.sent_bytes));
+    let text = format!("{table}\n{sends}{at_most}{deletes}{fails}{notes}");
     let exit = plan_exit(plan).max(upload_exit(&report));
     Outcome { command: "sync", exit, text, fields: fields.into() }
+}
+
+/// What a run sends at most. What the receiver misses of the newest generation may be of files that
+/// are left out, changed or gone by now: a run sends no more than the source has.
+fn planned_bytes(plan: &Plan, upload: &UploadReport) -> u64 {
+    upload.sent_bytes.saturating_add(plan.send_bytes).min(plan.total_bytes)
+}
+
+/// Why the source has no entries, if it has none: it may not be mounted.
+pub(super) fn of_empty_source(entries: u64, excluded: u64, skipped: u64) -> Option<&'static str> {
+    match (entries, excluded, skipped) {
+        (1.., ..) => None,
+        (_, 0, 0) => Some("the source is empty: is it mounted?"),
+        (_, 0, _) => Some("nothing of the source is copied: all of it was skipped"),
+        _ => Some("nothing of the source is copied: the filter leaves out all of it"),
+    }
 }
 
 /// What of an index is not a file.
@@ -130,7 +149,7 @@ pub(super) fn upload_exit(report: &UploadReport) -> u8 {
 pub(super) fn upload_text(report: &UploadReport) -> String {
     let deleted = deleted_text(report);
     if report.dry_run {
-        return would_send(report) + &deleted + &verified_text(report);
+        return would_send(report) + &deleted + &verified_text(report) + &would_fail(report);
     }
     let state = if report.failed_total > 0 {
         format!("{} FAILED", human_count(report.failed_total))
@@ -152,15 +171,17 @@ pub(super) fn upload_text(report: &UploadReport) -> String {
 
 /// What the receiver found when it read its files, if it did.
 fn verified_text(report: &UploadReport) -> String {
-    let Some(found) = report.verified else { return String::new() };
+    let Some(found) = &report.verified else { return String::new() };
     let read = counted(found.files, "file");
-    match found.different {
-        0 => format!("; the receiver read {read}: none differs"),
-        different => {
-            let bytes = human_bytes(found.different_bytes);
-            format!("; the receiver read {read}: {} with {bytes} differed", human_count(different))
-        }
-    }
+    let bytes = human_bytes(found.different_bytes);
+    let (missing, changed) = (found.missing, found.different.saturating_sub(found.missing));
+    let what = match (missing, changed) {
+        (0, 0) => return format!("; the receiver looked at {read}: none differs"),
+        (0, _) => format!("{} with {bytes} differed", human_count(changed)),
+        (_, 0) => format!("{} with {bytes} missing", human_count(missing)),
+        _ => format!("{} missing and {} different, with {bytes}", human_count(missing), human_count(changed)),
+    };
+    format!("; the receiver looked at {read}: {what}")
 }
 
 fn blocks_text(report: &UploadReport) -> String {
@@ -173,6 +194,14 @@ fn would_send(report: &UploadReport) -> String {
     format!("would send {blocks} of {} in {files}{to}", human_bytes(report.content_bytes))
 }
 
+/// What a run would end without.
+fn would_fail(report: &UploadReport) -> String {
+    match report.failed_total {
+        0 => String::new(),
+        failed => format!("; {} would FAIL", human_count(failed)),
+    }
+}
+
 /// What was deleted, or would be.
 fn deleted_text(report: &UploadReport) -> String {
     let would = if report.dry_run { "would be " } else { "" };
@@ -181,6 +210,7 @@ fn deleted_text(report: &UploadReport) -> String {
             let nothing = if report.dry_run { "NOTHING WOULD BE DELETED" } else { "NOTHING DELETED" };
             format!("; {nothing}: {} would go, more than --max-delete allows", counted(count, "entry"))
         }
+        (None, 0, _) if report.deletes_nothing => "; NOTHING DELETED: not everything is in place".to_string(),
         (None, 0, _) => String::new(),
         (None, count, Some(folder)) => format!("; {} {would}moved to {folder}", human_count(count)),
         (None, count, None) => format!("; {} {would}deleted", human_count(count)),
@@ -199,10 +229,10 @@ pub(super) fn upload_fields(report: &UploadReport) -> Map<String, Value> {
         "retries": report.retries, "failed": failed, "failed_total": report.failed_total,
         "complete": report.complete, "others_bytes": report.others_bytes, "legacy": report.legacy,
         "dry_run": report.dry_run, "deleted": report.deleted, "moved_to": report.moved_to,
-        "too_many_to_delete": report.too_many,
-        "verified": report.verified.map(|found| json!({
+        "too_many_to_delete": report.too_many, "deletes_nothing": report.deletes_nothing,
+        "verified": report.verified.as_ref().map(|found| json!({
             "files": found.files, "bytes": found.bytes, "different": found.different,
-            "different_bytes": found.different_bytes, "unreadable": found.unreadable,
+            "missing": found.missing, "different_bytes": found.different_bytes, "unreadable": found.unreadable,
         })),
     }))
 }
@@ -215,16 +245,18 @@ pub(super) fn stats(report: &SyncReport, elapsed: Duration) -> String {
         SyncReport::Planned { plan, .. } => {
             let (files, entries) = (plan.total_files, plan.total_entries());
             lines.push(("folders and links", human_count(entries - files)));
-            lines.push(("left out", human_count(plan.skipped.total())));
+            lines.push(("left out", human_count(plan.excluded)));
+            lines.push(("skipped", human_count(plan.skipped.total())));
             for kind in &ChangeKind::ALL[1..] {
                 lines.push((kind.word(), human_count(plan.files(*kind).files)));
             }
-            lines.push(("to send, at most", human_bytes(upload.sent_bytes.saturating_add(plan.send_bytes))));
+            lines.push(("to send, at most", human_bytes(planned_bytes(plan, upload))));
             (files, plan.total_bytes)
         }
         SyncReport::Copied { index, .. } => {
             lines.push(("folders and links", human_count(index.nodes)));
-            lines.push(("left out", human_count(index.skipped)));
+            lines.push(("left out", human_count(index.excluded)));
+            lines.push(("skipped", human_count(index.skipped)));
             if let Some(changes) = &index.changes {
                 lines.push(("new", human_count(changes.added.saturating_sub(changes.changed))));
                 lines.push(("changed", human_count(changes.changed)));
@@ -294,10 +326,23 @@ pub(super) fn plan_entry(change: &PlannedChange<'_>, output: &Output) -> Result<
     output.data(&format!("{letter}\t{node}\t{bytes}\t{path}{before}"), || entry_fields(change))
 }
 
+/// Writes the names of entries to standard output, if they are wanted: `itemize` with what is new
+/// about each. Without `deletes`, what left the source is no change of the destination.
+pub(super) fn entry_sink(itemize: bool, deletes: bool, output: &Arc<Output>) -> Option<EntrySink> {
+    let output = output.clone();
+    (itemize || output.is_verbose()).then(|| {
+        EntrySink::new(move |change| match change.kind {
+            kind if kind.is_absent() && !deletes => Ok(()),
+            _ if itemize => plan_entry(change, &output),
+            _ => entry_name(change, &output),
+        })
+    })
+}
+
 /// Writes the name of an entry alone, as rsync does.
-pub(super) fn entry_name(change: &PlannedChange<'_>, output: &Output) -> Result<()> {
+fn entry_name(change: &PlannedChange<'_>, output: &Output) -> Result<()> {
     let PlannedChange { kind, path, .. } = change;
-    let deleting = if *kind == ChangeKind::Removed { "deleting " } else { "" };
+    let deleting = if kind.is_absent() { "deleting " } else { "" };
     output.data(&format!("{deleting}{path}"), || entry_fields(change))
 }
 
@@ -310,6 +355,11 @@ fn entry_fields(change: &PlannedChange<'_>) -> Value {
     })
 }
 
+/// The heads of the table of a plan, ...
+const PLAN_HEADS: [&str; 5] = ["", "files", "bytes", "to send", "folders and links"];
+/// ... and the width of its rows.
+const PLAN_COLUMNS: usize = 71;
+
 fn plan_row(cells: [&str; 5]) -> String {
     let widths = [0, 12, 12, 12, 18];
     let mut line = format!("{:9}", cells[0]);
@@ -320,31 +370,47 @@ fn plan_row(cells: [&str; 5]) -> String {
 }
 
 pub(super) fn plan_table(plan: &Plan) -> String {
-    let mut lines = vec![
-        match (plan.from, plan.to) {
-            (None, _) => "there is no index yet: everything is new".to_string(),
-            (Some(from), None) => format!("since generation {from}"),
-            (Some(from), Some(to)) => format!("from generation {from} to generation {to}"),
-        },
-        plan_row(["", "files", "bytes", "to send", "folders and links"]),
-    ];
-    lines.extend(ChangeKind::ALL.map(|kind| {
+    let columns = columns_of(std::io::stdout());
+    table_in(plan, columns.is_some_and(|columns| columns < PLAN_COLUMNS))
+}
+
+/// The table; in a narrow window each cell has a line of its own, and rows without a count are left
+/// out.
+fn table_in(plan: &Plan, is_narrow: bool) -> String {
+    let mut lines = vec![match (plan.from, plan.to) {
+        (None, _) => "there is no index yet: everything is new".to_string(),
+        (Some(from), None) => format!("since generation {from}"),
+        (Some(from), Some(to)) => format!("from generation {from} to generation {to}"),
+    }];
+    if !is_narrow {
+        lines.push(plan_row(PLAN_HEADS));
+    }
+    let is_always_shown = |kind: &ChangeKind| match kind {
+        // Only a receiver that was asked, or a filter, makes these.
+        ChangeKind::Missing | ChangeKind::Filtered => false,
+        _ => !is_narrow,
+    };
+    let is_shown =
+        |kind: &ChangeKind| is_always_shown(kind) || plan.files(*kind).files + plan.nodes(*kind) > 0;
+    lines.extend(ChangeKind::ALL.into_iter().filter(is_shown).map(|kind| {
         let Tally { files, bytes, send_bytes } = plan.files(kind);
-        plan_row([
-            kind.word(),
-            &human_count(files),
-            &human_bytes(bytes),
-            &human_bytes(send_bytes),
-            &human_count(plan.nodes(kind)),
-        ])
+        let (bytes, send_bytes) = (human_bytes(bytes), human_bytes(send_bytes));
+        let (files, nodes) = (human_count(files), human_count(plan.nodes(kind)));
+        let cells = [kind.word(), &files, &bytes, &send_bytes, &nodes];
+        if !is_narrow {
+            return plan_row(cells);
+        }
+        let rows: Vec<String> =
+            (1..cells.len()).map(|cell| format!("  {}: {}", PLAN_HEADS[cell], cells[cell])).collect();
+        format!("{}\n{}", kind.word(), rows.join("\n"))
     }));
     lines.join("\n")
 }
 
-/// What else there is to know, each on a line of its own.
-pub(super) fn plan_notes(plan: &Plan) -> String {
+/// What else there is to know, each on a line of its own, where so many bytes are to be sent.
+pub(super) fn plan_notes(plan: &Plan, send_bytes: u64) -> String {
     let mut text = String::new();
-    if plan.assumed_bytes > 0 {
+    if plan.assumed_bytes > 0 && send_bytes > 0 {
         let bytes = human_bytes(plan.assumed_bytes);
         text.push_str(&format!("\n{bytes} more are assumed to be unchanged until they are read"));
     }
@@ -379,5 +445,20 @@ fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(fields) => fields,
         _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_a_plan_fits_its_window() {
+        let mut plan = Plan::default();
+        plan.from = Some(1);
+        let wide = table_in(&plan, false);
+        assert!(wide.lines().all(|line| line.len() <= PLAN_COLUMNS), "{wide}");
+        assert_eq!(wide.lines().count(), 9, "{wide}");
+        assert_eq!(table_in(&plan, true), "since generation 1");
     }
 }

@@ -1,5 +1,6 @@
 //! The flags and variables of a source in S3.
 
+use super::address::refuse_address;
 use super::output::Output;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::s3::{Addressing, Bucket, BucketOptions};
@@ -118,7 +119,7 @@ impl S3Args {
         let place = match base.to_str().and_then(Place::of_url) {
             Some(place) => place,
             None if use_s3 => self.place(base, default)?,
-            None => return Ok(None),
+            None => return refuse_address(base).map(|()| None),
         };
         self.connect(place, output).await.map(Some)
     }

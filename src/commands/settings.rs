@@ -45,6 +45,7 @@ pub(super) const VARIABLES: &[Variable] = &[
     Variable { name: "DEBUG", default: "" },
     Variable { name: "NO_COLOR", default: "" },
     Variable { name: "TARLIKE_TOKEN", default: "" },
+    Variable { name: "TARLIKE_QUEUE_PASSWORD", default: "" },
     Variable { name: "TARLIKE_S3_TLS_VERIFY", default: "yes" },
     Variable { name: "AWS_ACCESS_KEY_ID", default: "" },
     Variable { name: "AWS_SECRET_ACCESS_KEY", default: "" },
@@ -57,6 +58,7 @@ pub(super) const VARIABLES: &[Variable] = &[
     Variable { name: "no_proxy", default: "" },
     Variable { name: "TMPDIR", default: "/tmp" },
     Variable { name: "XDG_STATE_HOME", default: "~/.local/state" },
+    Variable { name: "XDG_CACHE_HOME", default: "~/.cache" },
     Variable { name: SYSTEM_FILE_VARIABLE, default: SYSTEM_FILE },
 ];
 
@@ -65,6 +67,8 @@ pub(super) const OF_SCRIPTS: &[&str] = &[
     "TARLIKE_ENGINE",
     "TARLIKE_IMAGE",
     "TARLIKE_HAPROXY_IMAGE",
+    "TARLIKE_QUEUE_IMAGE",
+    "TARLIKE_HOST",
     "TARLIKE_USER",
     "TARLIKE_SECRETS",
     "TARLIKE_BASE",
@@ -79,6 +83,7 @@ pub(super) const OF_SCRIPTS: &[&str] = &[
 const GROUPS: &[&[&str]] = &[
     &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"],
     &["TARLIKE_TOKEN", "TARLIKE_TOKEN_FILE"],
+    &["TARLIKE_QUEUE_PASSWORD", "TARLIKE_QUEUE_PASSWORD_FILE"],
     &["AWS_REGION", "AWS_DEFAULT_REGION"],
     &["http_proxy", "HTTP_PROXY"],
     &["https_proxy", "HTTPS_PROXY"],
@@ -301,7 +306,8 @@ pub(super) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     // TARLIKE_TOKEN_FILE holds the path of a file, which is no secret.
     let ends = ["TOKEN", "SECRET", "PASSWORD", "_KEY", "_KEY_ID"];
-    name == "TARLIKE_TOKEN" || name.starts_with("AWS_") && ends.iter().any(|end| name.ends_with(end))
+    matches!(&*name, "TARLIKE_TOKEN" | "TARLIKE_QUEUE_PASSWORD")
+        || name.starts_with("AWS_") && ends.iter().any(|end| name.ends_with(end))
 }
 
 /// The settings files that may exist, those first that later ones override, and whether each is the

@@ -5,6 +5,7 @@
 
 use parking_lot::Mutex;
 use std::io::Write;
+use std::os::fd::AsFd;
 
 /// Assumed where the terminal does not tell its width.
 const DEFAULT_COLUMNS: usize = 80;
@@ -85,8 +86,11 @@ fn write(text: &str) {
 }
 
 fn columns() -> usize {
-    match rustix::termios::tcgetwinsize(std::io::stderr()) {
-        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
-        _ => DEFAULT_COLUMNS,
-    }
+    columns_of(std::io::stderr()).unwrap_or(DEFAULT_COLUMNS)
+}
+
+/// How wide the terminal is that `stream` leads to; `None` if it is no terminal, or does not tell.
+pub(super) fn columns_of(stream: impl AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(stream).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col.into())
 }

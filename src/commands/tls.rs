@@ -4,9 +4,10 @@ use super::output::Output;
 use crate::remote::TlsOptions;
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-#[derive(Default, Args)]
+#[derive(Clone, Default, Args)]
 pub(super) struct TlsArgs {
     /// Do not verify the receiver's certificate
     #[arg(long)]
@@ -31,6 +32,17 @@ impl TlsArgs {
             client_cert: self.client_cert.clone(),
             client_key: self.client_key.clone(),
         }
+    }
+
+    /// The flags as they are typed.
+    pub(super) fn flags(&self) -> Vec<OsString> {
+        let files = [
+            ("--ca-file", &self.ca_file),
+            ("--client-cert", &self.client_cert),
+            ("--client-key", &self.client_key),
+        ];
+        let files = files.into_iter().filter_map(|(flag, file)| Some([flag.into(), file.as_ref()?.into()]));
+        self.ignore_ca.then(|| "--ignore-ca".into()).into_iter().chain(files.flatten()).collect()
     }
 
     /// Warns that the certificate is not verified.

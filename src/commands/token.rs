@@ -20,6 +20,7 @@ hash: with --tokens it is added to that file, otherwise it is written to standar
 Examples:
   tar-like token new --name web1 --tokens /etc/tar-like.tokens > web1.token
   tar-like token new --name web2 --tar-id 2,3 --expires 2027-01-31 --tokens /etc/tar-like.tokens
+  tar-like token new --name worker --scope upload,index --tokens /etc/tar-like.tokens > worker.token
   tar-like token new --name prometheus --scope metrics 2>> tokens > prometheus.token
 To revoke a token, delete its line. A running proxy notices that within seconds.
 
@@ -43,8 +44,8 @@ struct NewArgs {
     /// The name of the token, for the file and for messages
     #[arg(long, value_name = "NAME")]
     name: String,
-    /// What the token allows: upload (which includes status), status, metrics; several are
-    /// separated by commas
+    /// What the token allows: upload (which includes status), index (to read the index, as a worker
+    /// does), status, metrics; several are separated by commas
     #[arg(long, value_name = "SCOPES", default_value = "upload", value_delimiter = ',', value_parser = clap::value_parser!(Scope))]
     scope: Vec<Scope>,
     /// The archives that it is for, separated by commas, or * for all

@@ -6,13 +6,15 @@ use super::environment::{default_progress, threads};
 use super::output::Output;
 use crate::archive::codec::Compression;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
-use crate::engine::upload::{DeleteLimit, DeletePolicy, SpacePolicy, UploadOptions};
+use crate::engine::upload::{DeleteLimit, DeletePolicy, UploadOptions};
 use crate::error::Result;
-use clap::{Args, ValueEnum};
+use crate::remote::Bandwidth;
+use clap::{ArgGroup, Args, ValueEnum};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 #[derive(Args)]
+#[command(group = ArgGroup::new("deletes").args(["delete", "delete_excluded"]).multiple(true))]
 pub(super) struct TransferArgs {
     /// A cache of the blocks that the receiver has accepted, also -dbp [default:
     /// ~/.tar_like_progress.sqlite]
@@ -35,7 +37,7 @@ pub(super) struct TransferArgs {
     pub(super) replace_source: bool,
     /// Send at most this many bytes a second; K, M, G are powers of 1024, KB, MB, GB of 1000
     #[arg(long, value_name = "RATE", env = "TARLIKE_BWLIMIT", value_parser = args::some_bytes)]
-    bwlimit: Option<u64>,
+    pub(super) bwlimit: Option<u64>,
     /// Send although the destination seems to have no room for it, as far as there is room
     #[arg(long)]
     no_space_check: bool,
@@ -55,14 +57,15 @@ pub(super) struct TransferArgs {
     delete_excluded: bool,
     /// Delete nothing if more entries than this would go: a number, or a percentage of the files
     /// [default: 1000 or 10%, whichever is more]
-    #[arg(long, value_name = "NUMBER|N%", requires = "delete", value_parser = args::limit)]
+    #[arg(long, value_name = "NUMBER|N%", requires = "deletes", value_parser = args::limit)]
     max_delete: Option<DeleteLimit>,
-    /// Move entries to this folder below the receiver's base folder instead of deleting them
-    #[arg(long, value_name = "FOLDER", requires = "delete", value_parser = args::backup_folder)]
+    /// Move what is replaced, and with --delete what is deleted, to this folder below the receiver's
+    /// base folder
+    #[arg(long, value_name = "FOLDER", value_parser = args::backup_folder)]
     backup_dir: Option<String>,
     /// Delete although parts of the source could not be read; these parts, and what is below them,
     /// stay
-    #[arg(long, requires = "delete")]
+    #[arg(long, requires = "deletes")]
     ignore_errors: bool,
     /// Have the receiver retain what the last NUMBER generations replaced or removed, for `rewind`.
     /// It lies below .tar-like/kept and takes disk space there. 0 removes what is retained
@@ -71,12 +74,24 @@ pub(super) struct TransferArgs {
     keep: Option<u32>,
 }
 
+/// The compressions of blocks, as `--compress` names them.
 #[derive(Clone, Copy, ValueEnum)]
-enum Compress {
+pub(super) enum Compress {
     Auto,
     Lz4,
     Zstd,
     None,
+}
+
+impl From<Compress> for Compression {
+    fn from(how: Compress) -> Self {
+        match how {
+            Compress::Auto => Self::Auto,
+            Compress::Lz4 => Self::Lz4,
+            Compress::Zstd => Self::Zstd,
+            Compress::None => Self::None,
+        }
+    }
 }
 
 impl TransferArgs {
@@ -94,16 +109,13 @@ impl TransferArgs {
             block_size: self.block_size,
             workers: usize::from(self.no_processes),
             ignore_done: self.ignore_done,
-            space: if self.no_space_check { SpacePolicy::Ignore } else { SpacePolicy::Warn },
+            checks_space: !self.no_space_check,
             dry_run: self.dry_run,
+            // What would be deleted depends on that.
             delete: (self.delete || self.delete_excluded).then_some(delete),
+            backup: self.backup_dir.clone(),
             keep: self.keep.map(u64::from),
-            compression: match self.compress {
-                Compress::Auto => Compression::Auto,
-                Compress::Lz4 => Compression::Lz4,
-                Compress::Zstd => Compression::Zstd,
-                Compress::None => Compression::None,
-            },
+            compression: self.compress.into(),
             cores: threads(),
             scratch: std::env::temp_dir(),
             ..UploadOptions::default()
@@ -111,11 +123,11 @@ impl TransferArgs {
     }
 
     /// How receivers are reached.
-    pub(super) fn connection(self, output: &Arc<Output>) -> Connection {
+    pub(super) fn connection(&self, output: &Arc<Output>) -> Connection {
         Connection {
-            connect: self.connect,
+            connect: self.connect.clone(),
             connections: usize::from(self.no_processes),
-            bandwidth: self.bwlimit,
+            bandwidth: self.bwlimit.map(|rate| Arc::new(Bandwidth::new(rate))),
             output: output.clone(),
         }
     }

@@ -46,14 +46,17 @@ const OF_COMMAND: &[(&str, &str, &str)] = &[
     ("retrieve", "compress", "TARLIKE_BLOCKCOPY_COMPRESS"),
 ];
 
-/// Arguments whose variable counts only if the second argument is given. As a setting they stand
-/// for every run, also for those that do not use them.
-const NEEDS: &[(&str, &str)] = &[
-    ("max_delete", "delete"),
-    ("backup_dir", "delete"),
-    ("s3_no_md5", "use_s3"),
-    ("to", "from"),
-    ("block_size", "native"),
+/// Arguments whose variable counts only if one of the other arguments is given. As a setting they
+/// stand for every run, also for those that do not use them.
+const NEEDS: &[(&str, &[&str])] = &[
+    ("max_delete", &["delete", "delete_excluded"]),
+    ("s3_no_md5", &["use_s3"]),
+    ("to", &["from"]),
+    ("block_size", &["native"]),
+    ("bwlimit_total", &["queue"]),
+    ("queue_password_file", &["queue"]),
+    ("queue_ca_file", &["queue"]),
+    ("peers", &["slice"]),
 ];
 
 /// What separates the values of a flag that may be given several times.
@@ -177,14 +180,14 @@ fn counts(command: &Command, argument: &Arg, typed: &ArgMatches) -> bool {
         command.get_arguments().any(|other| other.get_id() == id && (is_typed(other) || is_on(other)))
     };
     let has = |id: &str| command.get_arguments().any(|other| other.get_id() == id);
-    let needs = NEEDS.iter().find(|(id, needed)| argument.get_id() == id && has(needed));
+    let needs = NEEDS.iter().find(|(id, needed)| argument.get_id() == id && needed.iter().any(|id| has(id)));
     let excludes = |one: &Arg, other: &Arg| {
         command.get_arg_conflicts_with(one).iter().any(|found| found.get_id() == other.get_id())
     };
     let is_excluded = command
         .get_arguments()
         .any(|other| is_typed(other) && (excludes(other, argument) || excludes(argument, other)));
-    !is_excluded && needs.is_none_or(|(_, needed)| is_given(needed))
+    !is_excluded && needs.is_none_or(|(_, needed)| needed.iter().any(|id| is_given(id)))
 }
 
 /// The variable that has the value which `error` refuses.
@@ -286,7 +289,9 @@ mod tests {
             Err(_) => return None,
         };
         let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg) else { return None };
-        Some(missing.iter().filter(|name| name.starts_with("--")).cloned().collect())
+        // Of a group: <--delete|--delete-excluded>.
+        let is_flag = |name: &&String| name.trim_start_matches('<').starts_with("--");
+        Some(missing.iter().filter(is_flag).cloned().collect())
     }
 
     /// A variable stands for all runs, so it must not make runs wrong that do not use it. Half of a

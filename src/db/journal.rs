@@ -105,10 +105,7 @@ impl Journal {
         let version = run().map_err(|e| match e.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseBusy) => Error::new(ErrorKind::InUse, what())
                 .with_source("another tar-like receiver uses this base folder")
-                .with_hint(
-                    "stop the other one, or give this one its own base folder, or start it with --standby: \
-                     then it takes over when the other one ends",
-                ),
+                .with_hint("stop the other one, or use another base folder"),
             _ => failed(what(), e),
         })?;
         if version != 0 && version != FORMAT {
@@ -123,6 +120,16 @@ impl Journal {
 
     fn error(error: rusqlite::Error) -> Error {
         failed("cannot write the journal", error)
+    }
+
+    /// The number that this journal got when it was made.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn receiver_id(&self) -> Result<String> {
+        self.connection
+            .query_row("SELECT id FROM receiver", [], |row| row.get(0))
+            .map_err(|e| failed("cannot read the journal", e))
     }
 
     /// All archives.

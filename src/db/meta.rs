@@ -44,6 +44,23 @@ pub(super) const REVERTED: Key<u64> = Key::new("taken_back");
 /// Earlier versions made tombstones of all that an index had, placed or not.
 pub(super) const TOMBSTONES_ARE_PLACED: Key<u64> = Key::new("gone_placed");
 
+/// How the top folder was in the generation that the present one was made of.
+pub(super) fn top_of(generation: u64) -> Key<Meta> {
+    Key { name: format!("{TOP_PREFIX}{generation}").into(), value: PhantomData }
+}
+
+const TOP_PREFIX: &str = "top.";
+
+/// Another generation follows: what is noted of the top folder was that of the present one.
+pub(super) fn end_top(connection: &Connection) -> rusqlite::Result<()> {
+    let (top, generation) = (TOP.get(connection)?, GENERATION.get(connection)?.unwrap_or(1));
+    connection.execute("DELETE FROM tarlike_meta WHERE key GLOB ?1 || '*'", [TOP_PREFIX])?;
+    if let Some(top) = top {
+        top_of(generation).set(connection, &top)?;
+    }
+    TOP.remove(connection)
+}
+
 /// What the run that made a generation left out. A generation without it was not seen whole.
 pub(super) fn skipped_of(generation: u64) -> Key<SkippedList> {
     Key { name: format!("{SKIPPED_PREFIX}{generation}").into(), value: PhantomData }

@@ -2,6 +2,7 @@
 //! and SQL.
 
 mod belonging;
+pub mod export;
 pub mod file;
 pub mod generation;
 pub mod growing;

@@ -85,6 +85,10 @@ pub(super) const NO_LOG: &str = "DROP TABLE IF EXISTS tarlike_log; DROP INDEX IF
 pub(super) const SENT: [&str; 6] =
     ["tar", "tarlike_meta", "tarlike_file", "tarlike_node", "tarlike_object", "tarlike_extent"];
 
+/// What only a receiver's index has.
+pub(super) const RECEIVED: [&str; 4] =
+    ["tarlike_log", "tarlike_gone", "tarlike_gone_extent", "tarlike_gone_node"];
+
 /// What only the sender's index has: no receiver reads these, but some have met them.
 pub(super) const PRIVATE: [&str; 4] =
     [CHUNK_MAP_NAME, "tarlike_generation", "tarlike_change", "tarlike_former"];
@@ -97,8 +101,8 @@ pub(super) const PROGRESS: &str = "
     CREATE TABLE IF NOT EXISTS res(tar_id INT64, blk_size INT64, blk_id INT64);
     CREATE TABLE IF NOT EXISTS tarlike_bound(tar_id INTEGER PRIMARY KEY, digest TEXT NOT NULL, url TEXT NOT NULL);";
 
-/// The receiver's journal. Earlier versions do not know the tables `made` and `source`, and leave
-/// them as they are.
+/// The receiver's journal. Earlier versions do not know the tables `made`, `source` and `receiver`,
+/// and leave them as they are.
 pub(super) const JOURNAL: &str = "
     CREATE TABLE IF NOT EXISTS archive(tar_id INTEGER PRIMARY KEY, digest TEXT NOT NULL, generation INT NOT NULL,
                                        finished INT NOT NULL);
@@ -107,7 +111,9 @@ pub(super) const JOURNAL: &str = "
     CREATE INDEX IF NOT EXISTS done_tar ON done(tar_id);
     CREATE INDEX IF NOT EXISTS published_tar ON published(tar_id);
     CREATE TABLE IF NOT EXISTS made(tar_id INTEGER PRIMARY KEY, generation INT NOT NULL);
-    CREATE TABLE IF NOT EXISTS source(tar_id INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT NOT NULL);";
+    CREATE TABLE IF NOT EXISTS source(tar_id INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS receiver(id TEXT NOT NULL);
+    INSERT INTO receiver SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT 1 FROM receiver);";
 
 /// Temporary: paths by their sort keys, with what is there.
 pub(super) const PATHS: &str = "CREATE TABLE path(key BLOB PRIMARY KEY, kind TEXT) WITHOUT ROWID;";

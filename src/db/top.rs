@@ -61,6 +61,14 @@ impl IndexReader {
         if self.is_ours() { self.meta(&meta::TOP) } else { Ok(None) }
     }
 
+    /// How the folder was in `generation`, of which the present one was made, where the index says so.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub(super) fn top_of(&self, generation: u64) -> Result<Option<Meta>> {
+        if self.is_ours() { self.meta(&meta::top_of(generation)) } else { Ok(None) }
+    }
+
     /// Which source the index is of, if it says so.
     ///
     /// # Errors

@@ -4,10 +4,14 @@
 use crate::archive::path::STATE_DIR;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{Answer, ReceiverClient};
+use crate::sink::is_used;
+use rustix::fs::{Access, PROC_SUPER_MAGIC, access, statfs};
+use rustix::io::Errno;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Where a run sends to.
+#[derive(Clone)]
 pub enum Destination {
     /// A receiver that is reached by this client.
     Receiver(Arc<dyn ReceiverClient>),
@@ -39,12 +43,17 @@ pub struct StartedReceiver {
 }
 
 impl Destination {
+    /// The folder, if it is one of this host.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Folder { path, .. } => Some(path),
+            Self::Receiver(_) => None,
+        }
+    }
+
     /// The folder, if nothing was ever received into it.
     pub(super) fn unused_folder(&self) -> Option<&Path> {
-        match self {
-            Self::Folder { path, .. } if !path.join(STATE_DIR).join("journal.sqlite").is_file() => Some(path),
-            _ => None,
-        }
+        self.folder().filter(|path| !is_used(path))
     }
 
     /// Does `work` with a client of the receiver, which is started before and stopped afterwards if
@@ -76,16 +85,33 @@ impl Destination {
         if path.exists() {
             return Ok(None);
         }
-        std::fs::create_dir_all(path).map_err(|e| {
-            let error = Error::io(format!("cannot make the destination folder {}", path.display()), e);
-            // The same kinds as where the folder exists: it is the receiver that cannot store
-            // anything.
-            match error.os_error() {
-                Some(rustix::io::Errno::ROFS) => error.with_kind(ErrorKind::Degraded),
-                _ => error.of_receiver(),
-            }
-        })?;
+        std::fs::create_dir_all(path).map_err(|e| cannot_make(path, e))?;
         Ok(Some(NewFolder(path.clone())))
+    }
+
+    /// Says ahead of [`make_folder`](Self::make_folder) where it fails, and makes nothing.
+    ///
+    /// # Errors
+    /// The folder is missing, and the nearest folder above it takes no new one.
+    pub(super) fn check_new_folder(&self) -> Result<()> {
+        let Self::Folder { path, .. } = self else { return Ok(()) };
+        let above = path.ancestors().find(|above| above.exists());
+        let Some(above) = above.filter(|above| above != path) else { return Ok(()) };
+        let check = || {
+            access(above, Access::WRITE_OK | Access::EXEC_OK)?;
+            // By its modes root may write to it, and it takes no folder of any user.
+            if statfs(above)?.f_type == PROC_SUPER_MAGIC { Err(Errno::NOENT) } else { Ok(()) }
+        };
+        check().map_err(|e: Errno| cannot_make(path, e.into()))
+    }
+}
+
+/// The same kinds as where the folder exists: it is the receiver that cannot store anything.
+fn cannot_make(path: &Path, error: std::io::Error) -> Error {
+    let error = Error::io(format!("cannot make the destination folder {}", path.display()), error);
+    match error.os_error() {
+        Some(Errno::ROFS) => error.with_kind(ErrorKind::Degraded),
+        _ => error.of_receiver(),
     }
 }
 

@@ -2,14 +2,16 @@
 
 use super::buffers::Buffers;
 use super::index_body::{Kind, unpack};
-use super::receive::{BlockPut, ChangeOptions, Receiver, ReceiverOptions};
+use super::receive::{BlockPut, ChangeOptions, Receiver, ReceiverOptions, WholeOptions};
 use crate::archive::codec;
 use crate::archive::digest::IndexDigest;
 use crate::archive::intake::{Intake, Taken};
 use crate::archive::protocol::{
-    AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, IndexAnswer, LogAnswer, Similarity,
-    Space, Status, VerifyAnswer, VerifyRequest,
+    AdoptAnswer, AdoptRequest, BlockAnswer, CandidatesAnswer, CandidatesRequest, FinishAnswer, FinishRequest,
+    IndexAnswer, LogAnswer, PrecheckAnswer, ProposedEntry, Similarity, Space, Status, VerifyAnswer,
+    VerifyRequest,
 };
+use crate::archive::slice::Slice;
 use crate::archive::source::SourceClaim;
 use crate::engine::destination::{Destination, StartReceiver, StartedReceiver};
 use crate::error::{Error, ErrorKind, Result};
@@ -17,6 +19,7 @@ use crate::remote::{
     Answer, BlockBody, ChangeKind, Claim, IndexBody, IndexForm, LogBatch, ReceiverClient, Throughput, Window,
 };
 use crate::retry_budget::RetryBudget;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -138,6 +141,10 @@ impl ReceiverClient for DirectClient {
         Arc::new(Self { tar_id, claim, ..self.clone() })
     }
 
+    fn for_slice(&self, _: Slice, _: Option<&str>) -> Result<Arc<dyn ReceiverClient>> {
+        Err(Error::new(ErrorKind::Usage, "no slices"))
+    }
+
     fn address(&self) -> &str {
         "direct"
     }
@@ -158,17 +165,26 @@ impl ReceiverClient for DirectClient {
         Arc::default()
     }
 
+    fn is_slice(&self) -> bool {
+        self.receiver.slice().is_some()
+    }
+
     fn budget(&self) -> &RetryBudget {
         &self.budget
     }
 
     fn status(&self, block_size: u64, from: u64) -> Answer<'_, Option<Status>> {
-        self.request("status", move |receiver| receiver.status(self.tar_id, block_size, from).map(Some))
+        self.request("status", move |receiver| {
+            receiver.status(self.tar_id, block_size, from, false).map(Some)
+        })
     }
 
     fn space(&self) -> Answer<'_, Option<Space>> {
-        self.request("space", move |receiver| {
-            receiver.status_with_space(self.tar_id, 1, 0).map(|status| status.space)
+        self.request("space", move |receiver| match receiver.status_with_space(self.tar_id, 1, 0, false) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                Ok(Some(Space { needed_bytes: 0, free_bytes: receiver.free_for_content()? }))
+            }
+            other => other.map(|status| status.space),
         })
     }
 
@@ -177,15 +193,17 @@ impl ReceiverClient for DirectClient {
             let (_folder, unpacked) = self.unpacked(index)?;
             match &index.form {
                 IndexForm::Whole { adopt, .. } => {
-                    receiver.put_index(self.tar_id, &unpacked, Some(&index.digest), *adopt, &self.claim)
+                    let options = WholeOptions { adopt: *adopt, backup: index.backup.clone() };
+                    receiver.put_index(self.tar_id, &unpacked, Some(&index.digest), &options, &self.claim)
                 }
                 IndexForm::Change { from, kind } => {
                     let options = ChangeOptions {
                         keep: *kind == ChangeKind::Retain,
                         prune: *kind == ChangeKind::Prune,
                         rewind: *kind == ChangeKind::Rewind,
+                        backup: index.backup.clone(),
                     };
-                    receiver.put_change(self.tar_id, &unpacked, from, &index.digest, options, &self.claim)
+                    receiver.put_change(self.tar_id, &unpacked, from, &index.digest, &options, &self.claim)
                 }
             }
         })
@@ -244,6 +262,34 @@ impl ReceiverClient for DirectClient {
         Box::pin(async { Ok(job.await?.wait(TIMEOUT).await?.unwrap()) })
     }
 
+    fn get_index<'a>(
+        &'a self,
+        index: &'a IndexDigest,
+        _: u64,
+        _: u64,
+        mut target: &'a File,
+    ) -> Answer<'a, ()> {
+        self.request("get_index", move |receiver| {
+            let (mut body, _) = receiver.pack_index(self.tar_id, index)?;
+            let copied = std::io::copy(&mut body, &mut target);
+            copied.map(drop).map_err(|e| Error::io("cannot copy the index", e))
+        })
+    }
+
+    fn candidates<'a>(
+        &'a self,
+        index: &'a IndexDigest,
+        candidates: CandidatesRequest,
+    ) -> Answer<'a, CandidatesAnswer> {
+        let list =
+            self.request("candidates", move |receiver| receiver.candidates(self.tar_id, index, candidates));
+        Box::pin(async move {
+            let list = list.await?;
+            assert!(list.wait(TIMEOUT).await?);
+            list.page(candidates.page)
+        })
+    }
+
     fn adopt<'a>(&'a self, adopt: &'a AdoptRequest) -> Answer<'a, AdoptAnswer> {
         let job = self.request("adopt", move |receiver| receiver.adopt(self.tar_id, adopt.clone()));
         Box::pin(async { Ok(job.await?.wait(TIMEOUT).await?.1) })
@@ -259,7 +305,15 @@ impl ReceiverClient for DirectClient {
         Box::pin(async { check.await?.wait(TIMEOUT).await })
     }
 
-    fn precheck<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()> {
+    fn conflicts<'a>(
+        &'a self,
+        index: &'a IndexDigest,
+        entries: Vec<ProposedEntry>,
+    ) -> Answer<'a, PrecheckAnswer> {
+        self.request("look", move |receiver| receiver.conflicts(self.tar_id, index, &entries))
+    }
+
+    fn precheck<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, PrecheckAnswer> {
         self.request("look", move |receiver| receiver.precheck(self.tar_id, index, name, &|| true))
     }
 }

@@ -2,6 +2,7 @@
 //! index is compared with its source before another one replaces it.
 
 use super::index::{IndexOptions, refuse_foreign};
+use crate::archive::shard::Shard;
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::base::resolved;
@@ -9,7 +10,7 @@ use crate::source::s3::Bucket;
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Refuses to go on with the index of another source.
 ///
@@ -34,6 +35,11 @@ pub fn refuse_other_source(options: &IndexOptions) -> Result<()> {
 /// How many files of an index are looked for in another source than the one that was indexed.
 const SAMPLE: usize = 100;
 
+/// The source of which `name` is a part, or `name` itself.
+pub(super) fn whole_of(name: &Path) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(Shard::whole_of(name.as_os_str().as_bytes())))
+}
+
 /// Refuses to send from a `base` that has none of the first files of the index at `database`. If it
 /// is another source than the one that was indexed, and has some, gives a warning: the folder may
 /// have been moved, or be a snapshot.
@@ -46,6 +52,7 @@ pub fn refuse_other_base(database: &Path, base: &Path, bucket: Option<&Bucket>) 
     }
     let index = IndexReader::open(database)?;
     let indexed = if index.is_ours() { index.summary()?.base } else { None };
+    let indexed = indexed.map(|base| whole_of(&base));
     let name =
         bucket.map_or_else(|| resolved(base).unwrap_or_else(|_| base.to_path_buf()), |b| b.address().into());
     if indexed.as_ref() == Some(&name) {

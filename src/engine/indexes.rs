@@ -1,8 +1,10 @@
 //! The indexes that `sync` keeps, one for each source, in a folder of their own.
 
 use super::identity::identity_of_base;
+use crate::archive::skipped::SkippedList;
 use crate::archive::source::file_name;
-use crate::db::index_read::{IndexReader, Summary};
+use crate::db::generation::{Generation, History};
+use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::base::resolved;
 use std::os::unix::ffi::OsStrExt;
@@ -13,8 +15,37 @@ use std::path::{Path, PathBuf};
 pub struct KeptIndex {
     /// The file.
     pub path: PathBuf,
-    /// What is known of it, and the bytes of all its files together.
-    pub summary: Result<(Summary, u64)>,
+    /// What is known of it.
+    pub newest: Result<KeptGeneration>,
+}
+
+/// The newest generation of an index.
+pub struct KeptGeneration {
+    /// Its number.
+    pub number: u64,
+    /// When it was made, in seconds since 1970. Later runs that found nothing new do not count.
+    pub created_s: u64,
+    /// Regular files.
+    pub files: u64,
+    /// The bytes of all files together.
+    pub bytes: u64,
+    /// The source.
+    pub base: Option<PathBuf>,
+    /// What the last run left out of the source ([`SkippedList::filter_text`]).
+    pub filter: Option<String>,
+}
+
+impl KeptGeneration {
+    fn read(path: &Path) -> Result<Self> {
+        let reader = IndexReader::open(path)?;
+        let filter = reader.skipped()?.as_ref().and_then(SkippedList::filter_text);
+        let base = reader.base()?;
+        drop(reader);
+        let history = History::open(path)?;
+        let newest = history.active()?;
+        let Generation { number, created_s, files, bytes, .. } = *newest;
+        Ok(Self { number, created_s, files, bytes, base, filter })
+    }
 }
 
 /// Where the index of `source`, as an index records it, is in `folder`. One that earlier versions
@@ -62,11 +93,7 @@ pub fn list(folder: &Path, earlier: Option<&Path>) -> Result<Vec<KeptIndex>> {
         }
     }
     paths.sort();
-    let read = |path: &Path| {
-        let reader = IndexReader::open(path)?;
-        Ok((reader.summary()?, reader.content_bytes()?))
-    };
-    Ok(paths.into_iter().map(|path| KeptIndex { summary: read(&path), path }).collect())
+    Ok(paths.into_iter().map(|path| KeptIndex { newest: KeptGeneration::read(&path), path }).collect())
 }
 
 /// The index of `source`, a path or an address as people give it.
@@ -76,10 +103,8 @@ pub fn list(folder: &Path, earlier: Option<&Path>) -> Result<Vec<KeptIndex>> {
 pub fn index_of_source(folder: &Path, earlier: Option<&Path>, source: &Path) -> Result<PathBuf> {
     let wanted = resolved(source).unwrap_or_else(|_| source.to_path_buf());
     let is_of_source = |index: &KeptIndex| {
-        index
-            .summary
-            .as_ref()
-            .is_ok_and(|(summary, _)| summary.base.as_ref().is_some_and(|base| same_address(base, &wanted)))
+        let base = index.newest.as_ref().ok().and_then(|newest| newest.base.as_ref());
+        base.is_some_and(|base| same_address(base, &wanted))
     };
     list(folder, earlier)?.into_iter().find(is_of_source).map(|index| index.path).ok_or_else(|| {
         let what = format!("sync has no index of {}", source.display());

@@ -28,3 +28,4 @@ pub mod stream;
 pub mod sync;
 pub mod tasks;
 pub mod upload;
+pub mod worker;

@@ -7,7 +7,7 @@ use super::destination::Destination;
 use super::identity::identity_of_index;
 use super::receive::archive_with;
 use super::tasks::until_cancelled;
-use super::upload::{ContentScope, SpacePolicy, UploadOptions, UploadReport, upload};
+use super::upload::{ContentScope, UploadOptions, UploadReport, upload};
 use crate::archive::digest::IndexDigest;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::protocol::AdoptRequest;
@@ -45,10 +45,7 @@ pub async fn repair(
 ) -> Result<UploadReport> {
     let source_id = identity_of_index(&options.database, true)?;
     let digest = IndexReader::open(&options.database)?.summary()?.digest;
-    let space = match &destination {
-        Destination::Folder { path, .. } => SpacePolicy::Refuse(path.clone()),
-        Destination::Receiver(_) => SpacePolicy::Warn,
-    };
+    let folder = destination.folder().map(Path::to_path_buf);
     let work = async |client: Arc<dyn ReceiverClient>| {
         let (tar_id, client) = match source_id {
             Some(source_id) => archive_of(&client, tar_id, source_id, false, &options.database).await?,
@@ -57,7 +54,7 @@ pub async fn repair(
                 (tar_id, client.for_archive(tar_id, SourceClaim::default()))
             }
         };
-        let mut options = UploadOptions { space, tar_id, ..options };
+        let mut options = UploadOptions { folder, tar_id, ..options };
         if !has_index(&*client, &digest).await? {
             options.verify = ContentScope::Nothing;
             options.adopt = Some(until_cancelled(&*monitor, adopt(&*client, &*monitor)).await?);

@@ -2,7 +2,8 @@
 //!
 //! The receiver goes back first, then the index gets its name with a mark in it, and the mark is
 //! removed last. So a run that was cut off finds the index as it was, or the mark, and the same
-//! command goes on. The run holds the lock of the index ([`IndexLock`]).
+//! command goes on. A run without a receiver leaves the mark, so that one can go back afterwards.
+//! The run holds the lock of the index ([`IndexLock`]).
 
 use super::archive_number::archive_of;
 use super::destination::Destination;
@@ -43,6 +44,8 @@ pub struct RewoundReceiver {
     pub answer: FinishAnswer,
     /// So many entries of the abandoned generation stay there, since nothing could be deleted.
     pub undeleted: u64,
+    /// The number of the archive.
+    pub tar_id: u64,
 }
 
 /// The receiver that goes back with the index.
@@ -68,7 +71,8 @@ pub async fn rewind(
 ) -> Result<RewindReport> {
     let _lock = IndexLock::take(&database)?;
     let path = database.clone();
-    let rewound = blocking(move || Rewound::prepare(&path)).await?;
+    let has_copy = destination.is_some();
+    let rewound = blocking(move || Rewound::prepare(&path, has_copy)).await?;
     if monitor.is_cancelled() {
         return Err(interrupted());
     }
@@ -85,11 +89,16 @@ pub async fn rewind(
             let source = blocking(move || identity_of_index(&path, true)).await?;
             let work = async |client: Arc<dyn ReceiverClient>| {
                 let work = async {
-                    let client = match source {
-                        Some(source) => archive_of(&client, *tar_id, source, false, &database).await?.1,
-                        None => client.for_archive(tar_id.unwrap_or(0), SourceClaim::default()),
+                    let (tar_id, client) = match source {
+                        Some(source) => archive_of(&client, *tar_id, source, false, &database).await?,
+                        None => {
+                            let number = tar_id.unwrap_or(0);
+                            (number, client.for_archive(number, SourceClaim::default()))
+                        }
                     };
-                    rewind_receiver(&*client, &rewound, &database, &scratch, &*monitor).await
+                    let (answer, undeleted) =
+                        rewind_receiver(&*client, &rewound, &database, &scratch, &*monitor).await?;
+                    Ok(RewoundReceiver { answer, undeleted, tar_id })
                 };
                 until_cancelled(&*monitor, work).await
             };
@@ -102,14 +111,15 @@ pub async fn rewind(
 
 /// Takes the receiver back from the generation that `rewound` abandons to its parent, and has it
 /// delete what only the abandoned generation has. May be repeated after an interruption. `database`
-/// is the index as it was.
+/// is the index as it was. Gives the receiver's last answer, and how many entries of the abandoned
+/// generation stay there.
 async fn rewind_receiver(
     client: &dyn ReceiverClient,
     rewound: &Rewound,
     database: &Path,
     scratch: &Path,
     monitor: &dyn Monitor,
-) -> Result<RewoundReceiver> {
+) -> Result<(FinishAnswer, u64)> {
     monitor.notice(Notice::Phase("asking"));
     client.budget().restart();
     let status = client.status(DEFAULT_BLOCK_SIZE, 0).await?.filter(|status| status.keeps);
@@ -155,7 +165,7 @@ async fn rewind_receiver(
             parent.number
         )));
     }
-    let request = FinishRequest { delete, ..FinishRequest::default() };
+    let request = FinishRequest { delete, top: rewound.top.map(Into::into), ..FinishRequest::default() };
     let answer = client.finish(&parent.digest, request).await?;
-    Ok(RewoundReceiver { answer, undeleted })
+    Ok((answer, undeleted))
 }

@@ -62,7 +62,7 @@ pub(super) async fn body(mut response: Response, limit: usize) -> reqwest::Resul
 }
 
 /// The only place where text of a peer comes in: it is made fit to be shown.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
     let mut value = serde_json::from_slice(body)?;
     clean(&mut value);
     serde_json::from_value(value)
@@ -117,6 +117,7 @@ fn kind_of(status: u16, who: Who) -> ErrorKind {
         411 => ErrorKind::LengthRequired,
         412 => ErrorKind::NoIndexNamed,
         413 => ErrorKind::TooLarge,
+        421 => ErrorKind::WrongSlice,
         422 => ErrorKind::BadBlock,
         429 | 503 => ErrorKind::Busy,
         507 => ErrorKind::NoSpace,

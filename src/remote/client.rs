@@ -13,18 +13,21 @@ use super::window::{Claim, Window};
 use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
 use crate::archive::protocol::{
-    AdoptAnswer, AdoptRequest, BlockAnswer, FinishAnswer, FinishRequest, HEADER_ADOPT, HEADER_COMPARE,
-    HEADER_DIGEST, HEADER_FAILED, HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE, HEADER_REPLACE_SOURCE,
-    HEADER_SERVER, HEADER_SOURCE, HEADER_SOURCE_ID, HEADER_STREAM, IndexAnswer, LogAnswer, PrecheckRequest,
-    Similarity, Space, Status, VERSION, VerifyAnswer, VerifyRequest, format_ids,
+    AdoptAnswer, AdoptRequest, BlockAnswer, CandidatesAnswer, CandidatesRequest, FinishAnswer,
+    FinishProgress, FinishRequest, HEADER_ADOPT, HEADER_COMPARE, HEADER_DIGEST, HEADER_FAILED, HEADER_FREE,
+    HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE, HEADER_REPLACE_SOURCE, HEADER_SERVER, HEADER_SLICE,
+    HEADER_SOURCE, HEADER_SOURCE_ID, HEADER_STREAM, IndexAnswer, LogAnswer, PrecheckAnswer, PrecheckRequest,
+    ProposedEntry, Similarity, Space, Status, VERSION, VerifyAnswer, VerifyRequest, format_ids,
 };
+use crate::archive::slice::Slice;
 use crate::archive::source::{SourceClaim, encode_name};
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry_budget::RetryBudget;
-use crate::telemetry::{Departure, Monitor};
+use crate::telemetry::{Departure, Monitor, NamedMonitor};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::de::DeserializeOwned;
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -58,6 +61,10 @@ pub struct Client {
     tar_id: u64,
     /// Whose archive that is.
     claim: SourceClaim,
+    /// Which of several receivers it speaks to.
+    slice: Option<Slice>,
+    tls: TlsOptions,
+    connections: usize,
     token: Option<String>,
     block_deadline: Duration,
     bandwidth: Option<Arc<Bandwidth>>,
@@ -71,6 +78,8 @@ pub struct Client {
     zstd: Arc<AtomicBool>,
     /// … but it, or something on the way to it, did not.
     zstd_refused: Arc<AtomicBool>,
+    /// The receiver has said that it is one of several.
+    is_slice: Arc<AtomicBool>,
     /// A receiver of ours has answered: from then on, other answers are those of something on the
     /// way to it.
     was_reached: Arc<AtomicBool>,
@@ -108,6 +117,9 @@ impl Client {
             window,
             tar_id: 0,
             claim: SourceClaim::default(),
+            slice: None,
+            tls: options.tls,
+            connections: options.connections,
             token: options.token,
             block_deadline: options.block_deadline,
             bandwidth: options.bandwidth,
@@ -118,8 +130,32 @@ impl Client {
             local,
             zstd: Arc::default(),
             zstd_refused: Arc::default(),
+            is_slice: Arc::default(),
             was_reached: Arc::default(),
         })
+    }
+
+    /// The same client, of a receiver of which nothing is known yet.
+    fn unknown(self) -> Self {
+        // The slices share a limit, and perhaps the link.
+        let slices = self.slice.map_or(1, Slice::count);
+        let rate = self.bandwidth.as_ref().map(|limit| (limit.rate() / slices).max(1));
+        let name = self.slice.map(|slice| format!("slice {slice}")).unwrap_or_default();
+        Self {
+            window: Window::new(self.connections, rate),
+            budget: self.budget.another(),
+            throughput: Throughput::default(),
+            zstd: Arc::default(),
+            zstd_refused: Arc::default(),
+            was_reached: Arc::default(),
+            monitor: Arc::new(NamedMonitor { monitor: self.monitor.clone(), name }),
+            ..self
+        }
+    }
+
+    /// Whether what it tells of its work is the progress of the whole work.
+    fn is_of_all(&self) -> bool {
+        self.slice.is_none_or(Slice::is_first)
     }
 
     fn request(&self, method: Method, tail: &str, deadline: Option<Duration>) -> Result<RequestBuilder> {
@@ -132,6 +168,9 @@ impl Client {
         }
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
+        }
+        if let Some(slice) = self.slice {
+            request = request.header(HEADER_SLICE, slice.to_string());
         }
         Ok(request)
     }
@@ -238,6 +277,7 @@ impl Client {
             self.was_reached.store(true, Ordering::Relaxed);
             let takes = !self.zstd_refused.load(Ordering::Relaxed) && accepts_zstd(response.headers());
             self.zstd.store(takes, Ordering::Relaxed);
+            self.is_slice.store(response.headers().contains_key(HEADER_SLICE), Ordering::Relaxed);
             self.budget.record_contact();
         }
         ours
@@ -275,22 +315,34 @@ impl Client {
         Failed { error: failed.error.with_kind(ErrorKind::BadBlock), ..failed }
     }
 
-    fn ask_status(&self, tail: String) -> Answer<'_, Option<Status>> {
-        Box::pin(async move {
-            retry(&self.budget, &*self.monitor, || async {
-                let deadline = self.deadline(MIN_STATUS_DEADLINE, SHORT_DEADLINE);
-                let response = self.send(self.request(Method::GET, &tail, Some(deadline))?).await?;
-                let unknown =
-                    [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
-                if self.who(&response) == Who::Unknown && unknown.contains(&response.status()) {
-                    return Ok(None);
-                }
-                let status: Status = self.read(response).await?;
-                self.check_source(&status)?;
-                Ok(Some(status))
-            })
-            .await
+    /// Asks for the status, by the address that ends with `tail`. `of_missing` gives the answer of a
+    /// receiver of ours that has no index of this archive, if that is no error.
+    async fn ask_status<T>(
+        &self,
+        tail: &str,
+        of_status: impl Fn(Status) -> T,
+        of_missing: impl Fn(&Response) -> Option<T>,
+    ) -> Result<Option<T>> {
+        retry(&self.budget, &*self.monitor, || async {
+            let deadline = self.deadline(MIN_STATUS_DEADLINE, SHORT_DEADLINE);
+            let response = self.send(self.request(Method::GET, tail, Some(deadline))?).await?;
+            let unknown =
+                [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
+            let who = self.who(&response);
+            if who == Who::Unknown && unknown.contains(&response.status()) {
+                return Ok(None);
+            }
+            if who == Who::Ours
+                && response.status() == StatusCode::NOT_FOUND
+                && let Some(answer) = of_missing(&response)
+            {
+                return Ok(Some(answer));
+            }
+            let status: Status = self.read(response).await?;
+            self.check_source(&status)?;
+            Ok(Some(of_status(status)))
         })
+        .await
     }
 
     fn frame_body(&self, frame: &Frame, timeout: &StallTimeout, departure: Option<Departure>) -> Body {
@@ -319,8 +371,37 @@ impl ReceiverClient for Client {
         Arc::new(Self { tar_id, claim, ..self.clone() })
     }
 
+    fn for_slice(&self, slice: Slice, address: Option<&str>) -> Result<Arc<dyn ReceiverClient>> {
+        let Some(address) = address else {
+            // What leads to the other slices is not what leads to the first one.
+            let client = Self { slice: Some(slice), ..self.clone() };
+            return Ok(Arc::new(if slice.is_first() { client } else { client.unknown() }));
+        };
+        let base = connect::base(address)?;
+        if self.base.scheme() == "https" && base.scheme() != "https" {
+            let what =
+                format!("slice {slice} has the address {address}, where everybody can read what is sent");
+            return Err(Error::new(ErrorKind::Usage, what)
+                .with_hint("give the receivers the https addresses of all slices with --peers"));
+        }
+        let http = connect::builder(&base, &self.tls)?.pool_max_idle_per_host(self.connections);
+        let client = Self {
+            proxy: connect::proxy_of(&base),
+            local: connect::is_loopback(&base),
+            http: connect::build(http)?,
+            base,
+            slice: Some(slice),
+            ..self.clone()
+        };
+        Ok(Arc::new(client.unknown()))
+    }
+
     fn takes_zstd(&self) -> Arc<AtomicBool> {
         self.zstd.clone()
+    }
+
+    fn is_slice(&self) -> bool {
+        self.is_slice.load(Ordering::Relaxed)
     }
 
     fn budget(&self) -> &RetryBudget {
@@ -328,17 +409,59 @@ impl ReceiverClient for Client {
     }
 
     fn status(&self, block_size: u64, from: u64) -> Answer<'_, Option<Status>> {
-        self.ask_status(format!("status?blk_size={block_size}&from={from}"))
+        let tail = format!("status?blk_size={block_size}&from={from}");
+        Box::pin(async move { self.ask_status(&tail, |status| status, |_| None).await })
     }
 
     fn space(&self) -> Answer<'_, Option<Space>> {
         // Nothing is missing from there on.
-        let status = self.ask_status(format!("status?from={}&space=1", i64::MAX));
-        Box::pin(async { Ok(status.await?.and_then(|status| status.space)) })
+        let tail = format!("status?from={}&space=1", i64::MAX);
+        let of_missing = |response: &Response| {
+            let free_bytes = response.headers().get(HEADER_FREE)?.to_str().ok()?.parse().ok()?;
+            Some(Some(Space { needed_bytes: 0, free_bytes }))
+        };
+        Box::pin(async move {
+            match self.ask_status(&tail, |status| status.space, of_missing).await {
+                // An earlier receiver does not say it of an archive that it does not have.
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+                answer => Ok(answer?.flatten()),
+            }
+        })
     }
 
     fn put_index<'a>(&'a self, index: &'a IndexBody) -> Answer<'a, IndexAnswer> {
         Box::pin(self.put_or_compare(index, HEADER_ADOPT))
+    }
+
+    fn get_index<'a>(
+        &'a self,
+        index: &'a IndexDigest,
+        rows: u64,
+        limit_bytes: u64,
+        target: &'a File,
+    ) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let movement = self.budget.movement(limit_bytes);
+            retry(&self.budget, &*self.monitor, || async {
+                let timeout = StallTimeout::new(movement.clone());
+                let request = self.request(Method::GET, "db", None)?.header(HEADER_INDEX, index.to_string());
+                let exchange = async {
+                    let response = self.accepted(self.send(request).await?).await?;
+                    body::to_file(response, target, limit_bytes, &timeout).await
+                };
+                timeout.watch(self.answer_deadline(rows / INDEX_ROWS_PER_S), exchange).await
+            })
+            .await
+            .map_err(|e| match e.kind() {
+                ErrorKind::MethodNotAllowed => e.with_hint(
+                    "use the same version of tar-like on all hosts, or copy the index and use upload --queue",
+                ),
+                ErrorKind::Forbidden => {
+                    e.with_hint("a worker's token needs two scopes: tar-like token new --scope upload,index")
+                }
+                _ => e,
+            })
+        })
     }
 
     fn compare<'a>(&'a self, index: &'a IndexBody) -> Answer<'a, Similarity> {
@@ -405,7 +528,7 @@ impl ReceiverClient for Client {
                 self.record_time(claim, start.elapsed(), &outcome);
                 outcome.map_err(|failed| {
                     block.in_flight.revert();
-                    let is_final = claim.is_outdated();
+                    let is_final = failed.is_final || claim.is_outdated();
                     Failed { is_final, ..self.without_zstd(block, failed) }
                 })
             })
@@ -416,6 +539,10 @@ impl ReceiverClient for Client {
     fn finish<'a>(&'a self, index: &'a IndexDigest, finish: FinishRequest) -> Answer<'a, FinishAnswer> {
         Box::pin(async move {
             let finish = FinishRequest { name: Some(rand::random()), ..finish };
+            let counters = self.monitor.counters();
+            if self.is_of_all() {
+                counters.files_done.set(0);
+            }
             loop {
                 let answer = retry(&self.budget, &*self.monitor, || async {
                     let deadline = Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE));
@@ -425,13 +552,46 @@ impl ReceiverClient for Client {
                         .json(&finish);
                     let response = self.accepted(self.send(request).await?).await?;
                     if response.status() == StatusCode::ACCEPTED {
-                        return Ok(None);
+                        return self.read(response).await.map(Err);
                     }
-                    self.read(response).await.map(Some)
+                    self.read(response).await.map(Ok)
                 })
                 .await?;
-                if let Some(answer) = answer {
-                    return Ok(answer);
+                match answer {
+                    Ok(answer) => return Ok(answer),
+                    // An earlier receiver does not say how far it is.
+                    Err(FinishProgress { files_done, .. }) if self.is_of_all() => {
+                        counters.files_done.set(files_done);
+                    }
+                    Err(_) => {}
+                }
+            }
+        })
+    }
+
+    fn candidates<'a>(
+        &'a self,
+        index: &'a IndexDigest,
+        candidates: CandidatesRequest,
+    ) -> Answer<'a, CandidatesAnswer> {
+        Box::pin(async move {
+            loop {
+                let page = retry(&self.budget, &*self.monitor, || async {
+                    let request = self
+                        .request(
+                            Method::POST,
+                            "candidates",
+                            Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE)),
+                        )?
+                        .header(HEADER_INDEX, index.to_string())
+                        .json(&candidates);
+                    let response = self.accepted(self.send(request).await?).await?;
+                    let is_made = response.status() != StatusCode::ACCEPTED;
+                    Ok(is_made.then_some(self.read(response).await?))
+                })
+                .await?;
+                if let Some(page) = page {
+                    return Ok(page);
                 }
             }
         })
@@ -472,14 +632,40 @@ impl ReceiverClient for Client {
         })
     }
 
-    fn precheck<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, ()> {
+    fn conflicts<'a>(
+        &'a self,
+        index: &'a IndexDigest,
+        entries: Vec<ProposedEntry>,
+    ) -> Answer<'a, PrecheckAnswer> {
+        let body = PrecheckRequest { name: rand::random(), entries: Some(entries) };
+        Box::pin(async move {
+            retry(&self.budget, &*self.monitor, || async {
+                let request = self
+                    .request(Method::POST, "look", Some(self.deadline(MIN_DEADLINE, SHORT_DEADLINE)))?
+                    .header(HEADER_INDEX, index.to_string())
+                    .json(&body);
+                let response = self.accepted(self.send(request).await?).await?;
+                self.read(response).await
+            })
+            .await
+        })
+    }
+
+    fn precheck<'a>(&'a self, index: &'a IndexDigest, name: u64) -> Answer<'a, PrecheckAnswer> {
         Box::pin(async move {
             let request = self
                 .request(Method::POST, "look", None)?
                 .header(HEADER_INDEX, index.to_string())
-                .json(&PrecheckRequest { name });
-            let answered = async { self.accepted(self.send(request).await?).await };
-            answered.await.map(drop).map_err(|failed: Failed| failed.error)
+                .json(&PrecheckRequest { name, entries: None });
+            let answered = async {
+                let response = self.accepted(self.send(request).await?).await?;
+                match response.status() {
+                    // An earlier receiver tells nothing.
+                    StatusCode::NO_CONTENT => Ok(PrecheckAnswer::default()),
+                    _ => self.read(response).await,
+                }
+            };
+            answered.await.map_err(|failed: Failed| failed.error)
         })
     }
 }

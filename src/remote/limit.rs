@@ -1,15 +1,37 @@
 //! A limit on the bytes that all connections together send.
 
 use parking_lot::Mutex;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// What an answer of a [`SharedLimit`] ends with.
+pub type Grant<'a> = Pin<Box<dyn Future<Output = Duration> + Send + 'a>>;
+
+/// A limit on what several hosts send together.
+pub trait SharedLimit: Send + Sync {
+    /// After which time this host may send `bytes`.
+    fn grant(&self, bytes: u64) -> Grant<'_>;
+    /// How many bytes are best asked for at once by a host that sends at most `rate` bytes a second.
+    fn portion(&self, rate: u64) -> u64;
+}
+
 /// Shares a rate among all who send.
-#[derive(Debug)]
 pub struct Bandwidth {
     bytes_per_second: u64,
     /// When everything that was granted so far is through.
     free_at: Mutex<Option<Instant>>,
+    shared: OnceLock<Arc<dyn SharedLimit>>,
+    /// Bytes that the shared limit has granted, and that were not sent yet.
+    granted: tokio::sync::Mutex<u64>,
+}
+
+impl fmt::Debug for Bandwidth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bandwidth").field("bytes_per_second", &self.bytes_per_second).finish_non_exhaustive()
+    }
 }
 
 /// What is granted at once at most, in bytes ...
@@ -37,7 +59,17 @@ impl Bandwidth {
     /// A limit of `bytes_per_second`, which must not be 0.
     #[must_use]
     pub fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second: bytes_per_second.max(1), free_at: Mutex::new(None) }
+        Self {
+            bytes_per_second: bytes_per_second.max(1),
+            free_at: Mutex::default(),
+            shared: OnceLock::new(),
+            granted: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// From now on, what is sent needs the grant of `limit`, too.
+    pub fn share(&self, limit: Arc<dyn SharedLimit>) {
+        let _ = self.shared.set(limit);
     }
 
     /// Bytes a second.
@@ -55,5 +87,15 @@ impl Bandwidth {
             start
         };
         tokio::time::sleep_until(start).await;
+        if let Some(shared) = self.shared.get() {
+            // The next sender waits behind this one.
+            let mut granted = self.granted.lock().await;
+            if *granted < bytes as u64 {
+                let more = shared.portion(self.bytes_per_second).max(bytes as u64);
+                tokio::time::sleep(shared.grant(more).await).await;
+                *granted += more;
+            }
+            *granted -= bytes as u64;
+        }
     }
 }

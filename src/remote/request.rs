@@ -4,7 +4,8 @@ use crate::archive::block_digest::BlockDigest;
 use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
 use crate::archive::log::LogDigest;
-use crate::archive::protocol::{HEADER_FROM, HEADER_KEEP, HEADER_REWIND};
+use crate::archive::protocol::{HEADER_BACKUP, HEADER_FROM, HEADER_KEEP, HEADER_REWIND};
+use crate::archive::source::encode_header;
 use crate::telemetry::InFlight;
 
 /// A block, ready to be sent.
@@ -53,6 +54,8 @@ pub struct IndexBody {
     pub digest: IndexDigest,
     /// What the body is.
     pub form: IndexForm,
+    /// The folder below the receiver's base folder that gets what is about to be replaced.
+    pub backup: Option<String>,
     /// How long the receiver may have to work on it beside what its length says, in seconds.
     pub work_s: u64,
 }
@@ -97,7 +100,7 @@ pub enum ChangeKind {
 impl IndexBody {
     /// The headers that say what the body is; `adopt` is the one that names an adoption.
     pub(super) fn headers(&self, adopt: &'static str) -> Vec<(&'static str, String)> {
-        match self.form {
+        let mut headers: Vec<_> = match self.form {
             IndexForm::Whole { adopt: name, prune } => {
                 let name = name.map(|name| (adopt, name.to_string()));
                 name.into_iter().chain(prune.then(|| (HEADER_KEEP, "0".to_string()))).collect()
@@ -112,7 +115,9 @@ impl IndexBody {
                 let option = option.map(|(name, value)| (name, value.to_string()));
                 [(HEADER_FROM, from.to_string())].into_iter().chain(option).collect()
             }
-        }
+        };
+        headers.extend(self.backup.as_ref().map(|name| (HEADER_BACKUP, encode_header(name.as_bytes()))));
+        headers
     }
 
     /// Whether a receiver without space is not waited for.

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 const INITIAL_DELAY: Duration = Duration::from_millis(200);
 const MAX_DELAY: Duration = Duration::from_secs(20);
+/// So long a busy receiver is nothing to tell of.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 /// A receiver that was never reached may have been misspelt: nobody wants to wait a quarter of an
 /// hour to learn that.
 const FIRST_CONTACT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -77,7 +79,12 @@ where
             _ if answered => "the receiver could not do it",
             _ => "the receiver does not answer",
         };
-        if is_first && budget.tells(what) {
+        // A receiver may be busy for a moment, as when two senders begin at the same time.
+        let is_due = match error.kind() {
+            ErrorKind::Busy => budget.failing_for() >= BUSY_PATIENCE,
+            _ => is_first,
+        };
+        if is_due && budget.tells(what) {
             monitor
                 .notice(Notice::Warning(format!("{what}; trying again for {} s ({error})", left.as_secs())));
         }

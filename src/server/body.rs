@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -27,9 +28,25 @@ const INITIAL_BYTES: usize = 16 << 10;
 /// ... within this time.
 const INITIAL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// An answer from a file is read in pieces of so many bytes.
+const ANSWER_PIECE_BYTES: u64 = 256 << 10;
+
 /// The answer to a body in chunks, which no sender of ours makes.
 pub(super) fn refuse_chunks() -> Error {
     Error::new(ErrorKind::LengthRequired, "a body needs a Content-Length; chunked bodies are not taken")
+}
+
+/// The body of an answer: all of `file` from where it stands.
+pub(super) fn of_file(file: std::fs::File) -> Body {
+    Body::from_stream(futures_util::stream::unfold(file, |file| async move {
+        let read = tokio::task::spawn_blocking(move || {
+            let mut piece = Vec::new();
+            let outcome = (&file).take(ANSWER_PIECE_BYTES).read_to_end(&mut piece);
+            (file, outcome.map(|_| Bytes::from(piece)))
+        });
+        let (file, piece) = read.await.ok()?;
+        if piece.as_ref().is_ok_and(Bytes::is_empty) { None } else { Some((piece, file)) }
+    }))
 }
 
 /// The length that the request declares.

@@ -56,9 +56,11 @@ pub(super) fn refusal(error: &Error) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::block_digest::BlockHasher;
+    use crate::archive::digest::Digest;
     use crate::archive::protocol::{HEADER_SERVER, VERSION};
-    use crate::remote::{Client, ClientOptions, ReceiverClient, TlsOptions};
-    use crate::telemetry::Silent;
+    use crate::remote::{BlockBody, Client, ClientOptions, ReceiverClient, TlsOptions};
+    use crate::telemetry::{InFlight, Silent};
     use http_body_util::BodyExt;
     use std::sync::Arc;
     use std::time::Duration;
@@ -71,18 +73,22 @@ mod tests {
         kinds.map(|name| serde_json::from_value(name.into()).unwrap()).collect()
     }
 
-    /// The error at a sender whose request is answered by `answer`.
-    async fn at_sender(answer: Response) -> Error {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let options = ClientOptions {
+    fn options(url: String) -> ClientOptions {
+        ClientOptions {
             ends_when_full: false,
-            url: format!("http://{}/tar", listener.local_addr().unwrap()),
+            url,
             token: None,
             tls: TlsOptions::default(),
             connections: 1,
             block_deadline: Duration::from_secs(60),
             bandwidth: None,
-        };
+        }
+    }
+
+    /// The error at a sender whose request is answered by `answer`.
+    async fn at_sender(answer: Response) -> Error {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let options = options(format!("http://{}/tar", listener.local_addr().unwrap()));
         let client = Client::new(options, Duration::ZERO, Arc::<Silent>::default()).unwrap();
         let serve = async {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -107,6 +113,39 @@ mod tests {
             assert_eq!(heard.kind(), kind.as_answered(), "{kind:?}");
             assert!(heard.to_string().ends_with("the reason"), "{heard}");
         }
+    }
+
+    /// A run to a folder of this host does not wait for space, whatever it sends.
+    #[tokio::test]
+    async fn a_block_for_a_full_receiver_of_this_process_is_sent_once() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/tar", listener.local_addr().unwrap());
+        let options = ClientOptions { ends_when_full: true, ..options(url) };
+        let client = Client::new(options, Duration::from_secs(60), Arc::<Silent>::default()).unwrap();
+        let content = bytes::Bytes::from_static(b"content");
+        let block = BlockBody {
+            number: 0,
+            block_size: 7,
+            body: content.clone().into(),
+            zstd: false,
+            part: None,
+            digest: BlockHasher::default().finish(),
+            failed: Vec::new(),
+            in_flight: InFlight::new(Arc::<Silent>::default(), 7),
+        };
+        let claim = client.window().claim(7, false).await;
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+            let head =
+                format!("HTTP/1.1 507 Full\r\n{HEADER_SERVER}: {VERSION}\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+        };
+        let start = std::time::Instant::now();
+        let digest = Digest::from([1; 32]);
+        let error = tokio::join!(client.put_block(&block, &digest, &claim), serve).0.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use super::call::Call;
 use super::connection::Peer;
 use super::failure::{failure, refusal};
 use super::headers::{
-    claim_header, coding_header, digest_header, failed_header, range_header, required_digest,
+    claim_header, coding_header, digest_header, failed_header, range_header, required_digest, slice_header,
 };
 use super::permits::Requester;
 use super::route::{Route, route};
@@ -22,8 +22,8 @@ use crate::archive::intake::Taken;
 use crate::archive::layout::DEFAULT_BLOCK_SIZE;
 use crate::archive::path_rules::MAX_RULE_BYTES;
 use crate::archive::protocol::{
-    AdoptRequest, FinishAnswer, FinishRequest, HEADER_DIGEST, HEADER_INDEX, HEADER_SERVER, PrecheckRequest,
-    VERSION, VerifyRequest,
+    AdoptRequest, CandidatesAnswer, CandidatesRequest, FinishRequest, HEADER_DIGEST, HEADER_FREE,
+    HEADER_INDEX, HEADER_SERVER, HEADER_SLICE, PrecheckRequest, Status, VERSION, VerifyRequest,
 };
 use crate::archive::skipped::MAX_SPARED_BYTES;
 use crate::archive::zstd;
@@ -45,16 +45,16 @@ use std::time::Duration;
 /// A short body is there within this time, and longer ones come at this rate, in bytes a second.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(15);
 const MIN_SHORT_BYTES_PER_S: u64 = 4 << 10;
-/// How long one `finish` request waits for the work; then the sender asks again.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same of a `verify` request, whose progress the sender shows.
-const VERIFY_TIMEOUT: Duration = Duration::from_secs(2);
-/// The largest body of `look`, in bytes.
+/// How long one request waits for work whose progress the sender shows; then it asks again.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same of other work.
+const WORK_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest body of `candidates`, in bytes.
 const MAX_SHORT_BYTES: u64 = 64 << 10;
 /// The largest body of `adopt`, in bytes: it may have rules.
 const MAX_ADOPT_BYTES: u64 = MAX_SHORT_BYTES + MAX_RULE_BYTES as u64;
-/// The largest body of `finish` and `verify`, in bytes: it may say what is not to be deleted, or
-/// what is to be read.
+/// The largest body of `finish`, `verify` and `look`, in bytes: it may say what is not to be
+/// deleted, what is to be read, or what is to come.
 const MAX_FINISH_BYTES: u64 = MAX_ADOPT_BYTES + 2 * MAX_SPARED_BYTES as u64;
 
 pub(super) fn router(server: Arc<Server>) -> Router {
@@ -75,7 +75,10 @@ async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response
     }
     let mut response = match outcome {
         Ok(response) => response,
-        Err(e) => failure(&server.receiver.suspect(e)),
+        Err(e) => match (server.receiver.suspect(e), server.options.in_process) {
+            (e, true) => refusal(&e),
+            (e, false) => failure(&e),
+        },
     };
     let status = response.status();
     server.responses.count(status.as_u16());
@@ -83,6 +86,9 @@ async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response
     let headers = response.headers_mut();
     headers.insert(HEADER_SERVER, HeaderValue::from_static(VERSION));
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(zstd::CODING));
+    if let Some(slice) = server.receiver.slice().and_then(|slice| slice.to_string().try_into().ok()) {
+        headers.insert(HEADER_SLICE, slice);
+    }
     // Where chunks end is what two servers in a row may disagree on: nothing behind them is read.
     if chunked || server.is_stopping() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -109,6 +115,30 @@ async fn serve(server: &Arc<Server>, caller: Option<&Peer>, parts: Parts, body: 
     let slot = caller.map(|caller| caller.slot.clone());
     let call = Call { server, slot, requester, headers: &parts.headers };
     call.set(Doing::Serving);
+    let (asked, request) = (slice_header(&parts.headers)?, route.slice_request());
+    let refused = request.and_then(|request| server.receiver.check_slice(asked, request).err());
+    if let Some(e) = refused {
+        let length = body::declared_length(&parts.headers).unwrap_or_default();
+        call.drain(Incoming::new(body, length), server.max_body_bytes()).await;
+        // The first one itself refuses for other reasons.
+        let is_further = server.receiver.slice().is_some_and(|slice| !slice.is_first());
+        return Err(match server.options.peers.first().filter(|_| asked.is_none() && is_further) {
+            Some(first) => e.with_hint(format!("give the address of the first slice: {first}")),
+            None => e,
+        });
+    }
+    answer(&call, route, &parts, body, asked.is_some()).await
+}
+
+/// Does what an admitted request asks for.
+async fn answer(
+    call: &Call<'_>,
+    route: Route,
+    parts: &Parts,
+    body: Body,
+    as_slice: bool,
+) -> Result<Response> {
+    let server = call.server;
     match route {
         Route::Health | Route::Ready => Err(Error::new(ErrorKind::Internal, "answered above")),
         Route::Metrics => {
@@ -116,13 +146,15 @@ async fn serve(server: &Arc<Server>, caller: Option<&Peer>, parts: Parts, body: 
             let text = blocking(move || Ok(metrics::render(&server))).await?;
             Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
         }
-        Route::Status { tar_id } => status(server, tar_id, &parts).await,
-        Route::Finish { tar_id } => finish(&call, tar_id, body).await,
-        Route::Precheck { tar_id } => precheck(&call, tar_id, body).await,
-        Route::Adopt { tar_id } => adopt(&call, tar_id, body).await,
-        Route::Verify { tar_id } => verify(&call, tar_id, body).await,
-        Route::Log { tar_id } => index::append_log(&call, tar_id, body).await,
-        Route::PutIndex { tar_id } => index::put_index(&call, tar_id, body).await,
+        Route::Status { tar_id } => status(server, tar_id, parts, as_slice).await,
+        Route::Finish { tar_id } => finish(call, tar_id, body).await,
+        Route::Precheck { tar_id } => precheck(call, tar_id, body).await,
+        Route::Adopt { tar_id } => adopt(call, tar_id, body).await,
+        Route::Verify { tar_id } => verify(call, tar_id, body).await,
+        Route::Candidates { tar_id } => candidates(call, tar_id, body).await,
+        Route::Log { tar_id } => index::append_log(call, tar_id, body).await,
+        Route::GetIndex { tar_id } => index::get_index(call, tar_id).await,
+        Route::PutIndex { tar_id } => index::put_index(call, tar_id, body).await,
         Route::PutBlock { tar_id, block_size, number } => {
             let put = || {
                 Ok(BlockPut {
@@ -139,7 +171,7 @@ async fn serve(server: &Arc<Server>, caller: Option<&Peer>, parts: Parts, body: 
                 })
             };
             let length = body::declared_length(&parts.headers)?;
-            put_block(&call, put(), Incoming::new(body, length)).await
+            put_block(call, put(), Incoming::new(body, length)).await
         }
     }
 }
@@ -164,16 +196,28 @@ struct StatusQuery {
     space: u8,
 }
 
-async fn status(server: &Arc<Server>, tar_id: u64, parts: &Parts) -> Result<Response> {
+async fn status(server: &Arc<Server>, tar_id: u64, parts: &Parts, as_slice: bool) -> Result<Response> {
     let Query(query) = Query::<StatusQuery>::try_from_uri(&parts.uri)
         .map_err(|e| Error::new(ErrorKind::Malformed, "the query is malformed").with_source(e))?;
-    let receiver = server.receiver.clone();
+    let (receiver, server) = (server.receiver.clone(), server.clone());
     let block_size = query.blk_size.unwrap_or(DEFAULT_BLOCK_SIZE);
-    let status = blocking(move || match query.space {
-        0 => receiver.status(tar_id, block_size, query.from),
-        _ => receiver.status_with_space(tar_id, block_size, query.from),
+    let answer = |mut status: Status| {
+        if let Some(slice) = &mut status.slice {
+            slice.peers.clone_from(&server.options.peers);
+        }
+        Json(status).into_response()
+    };
+    let outcome = blocking(move || match query.space {
+        0 => receiver.status(tar_id, block_size, query.from, as_slice).map(Ok),
+        _ => match receiver.status_with_space(tar_id, block_size, query.from, as_slice) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Err((receiver.free_for_content()?, e))),
+            other => other.map(Ok),
+        },
     });
-    status.await.map(|status| Json(status).into_response())
+    Ok(match outcome.await? {
+        Ok(status) => answer(status),
+        Err((free_bytes, e)) => ([(HEADER_FREE, free_bytes.to_string())], failure(&e)).into_response(),
+    })
 }
 
 /// The JSON in a short body.
@@ -219,20 +263,24 @@ async fn finish(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
         receiver.finish(tar_id, index, request)
     };
     let job = blocking(start).await?;
-    Ok(match job.wait(FINISH_TIMEOUT).await? {
+    Ok(match job.wait(PROGRESS_TIMEOUT).await? {
         Some(answer) => Json(answer).into_response(),
-        None => (StatusCode::ACCEPTED, Json(FinishAnswer::default())).into_response(),
+        None => (StatusCode::ACCEPTED, Json(server.receiver.finish_progress(tar_id, &job))).into_response(),
     })
 }
 
 async fn precheck(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     let server = call.server;
-    let request: Option<PrecheckRequest> = short_json(call, body, MAX_SHORT_BYTES).await?;
-    let PrecheckRequest { name } =
+    let request: Option<PrecheckRequest> = short_json(call, body, MAX_FINISH_BYTES).await?;
+    let PrecheckRequest { name, entries } =
         request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the precheck has no name"))?;
     server.check_running()?;
     let index = required_digest(call.headers, HEADER_INDEX)?;
     let (receiver, server) = (server.receiver.clone(), server.clone());
+    if let Some(entries) = entries {
+        let answer = blocking(move || receiver.conflicts(tar_id, &index, &entries)).await?;
+        return Ok(Json(answer).into_response());
+    }
     let wanted = move || !server.is_stopping();
     match blocking(move || receiver.precheck(tar_id, &index, name, &wanted)).await {
         // Its sender has changed the index since, or sends to several receivers: neither is a
@@ -241,7 +289,7 @@ async fn precheck(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> 
             tracing::debug!("{e}");
             Ok(refusal(&e))
         }
-        outcome => outcome.map(|()| StatusCode::NO_CONTENT.into_response()),
+        outcome => outcome.map(|answer| Json(answer).into_response()),
     }
 }
 
@@ -253,7 +301,7 @@ async fn adopt(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     server.receiver.check_source(tar_id, &claim_header(call.headers)?)?;
     let receiver = server.receiver.clone();
     let job = blocking(move || receiver.adopt(tar_id, request)).await?;
-    let (ready, answer) = job.wait(FINISH_TIMEOUT).await?;
+    let (ready, answer) = job.wait(WORK_TIMEOUT).await?;
     let status = if ready { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(answer)).into_response())
 }
@@ -266,9 +314,23 @@ async fn verify(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
     let index = required_digest(call.headers, HEADER_INDEX)?;
     let receiver = server.receiver.clone();
     let check = blocking(move || receiver.verify(tar_id, &index, request)).await?;
-    let (ready, answer) = check.wait(VERIFY_TIMEOUT).await?;
+    let (ready, answer) = check.wait(PROGRESS_TIMEOUT).await?;
     let status = if ready { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(answer)).into_response())
+}
+
+async fn candidates(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
+    let server = call.server;
+    let request: Option<CandidatesRequest> = short_json(call, body, MAX_SHORT_BYTES).await?;
+    let request = request.ok_or_else(|| Error::new(ErrorKind::Malformed, "the list has no name"))?;
+    server.check_running()?;
+    let index = required_digest(call.headers, HEADER_INDEX)?;
+    let receiver = server.receiver.clone();
+    let list = blocking(move || receiver.candidates(tar_id, &index, request)).await?;
+    Ok(match list.wait(WORK_TIMEOUT).await? {
+        true => Json(blocking(move || list.page(request.page)).await?).into_response(),
+        false => (StatusCode::ACCEPTED, Json(CandidatesAnswer::default())).into_response(),
+    })
 }
 
 async fn put_block(call: &Call<'_>, put: Result<BlockPut>, mut body: Incoming) -> Result<Response> {

@@ -3,11 +3,12 @@
 use crate::archive::intake::Taken;
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{
-    HEADER_FAILED, HEADER_LENGTH, HEADER_RANGE, HEADER_REPLACE_SOURCE, HEADER_SOURCE, HEADER_SOURCE_ID,
-    parse_ids,
+    HEADER_BACKUP, HEADER_FAILED, HEADER_LENGTH, HEADER_RANGE, HEADER_REPLACE_SOURCE, HEADER_SLICE,
+    HEADER_SOURCE, HEADER_SOURCE_ID, parse_ids,
 };
 use crate::archive::ranges::RangeSet;
-use crate::archive::source::{SourceClaim, SourceIdentity, decode_name};
+use crate::archive::slice::Slice;
+use crate::archive::source::{SourceClaim, SourceIdentity, decode_header, decode_name};
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -59,6 +60,23 @@ pub(super) fn claim_header(headers: &HeaderMap) -> Result<SourceClaim> {
     let name =
         name.ok_or_else(|| Error::new(ErrorKind::Malformed, format!("header {HEADER_SOURCE} is no name")))?;
     Ok(SourceClaim { source: Some(SourceIdentity { id, name }), replaces })
+}
+
+/// Which of several receivers the sender speaks to.
+pub(super) fn slice_header(headers: &HeaderMap) -> Result<Option<Slice>> {
+    let Some(value) = only_header(headers, HEADER_SLICE)? else { return Ok(None) };
+    let slice = value.to_str().ok().and_then(|text| text.parse().ok());
+    slice
+        .map(Some)
+        .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("header {HEADER_SLICE} is no slice")))
+}
+
+/// The folder that gets what is about to be replaced.
+pub(super) fn backup_header(headers: &HeaderMap) -> Result<Option<String>> {
+    let Some(value) = only_header(headers, HEADER_BACKUP)? else { return Ok(None) };
+    let name = decode_header(value.as_bytes()).and_then(|name| String::from_utf8(name).ok());
+    name.map(Some)
+        .ok_or_else(|| Error::new(ErrorKind::Malformed, format!("header {HEADER_BACKUP} is no path")))
 }
 
 /// What the body of a block is, as far as the request says.

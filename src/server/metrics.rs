@@ -2,6 +2,7 @@
 
 use super::reload::Reloads;
 use super::state::Server;
+use crate::archive::slice::Slice;
 use std::fmt::Write;
 
 /// All metrics as text.
@@ -102,6 +103,16 @@ impl Page {
         let (finished, unfinished) = server.receiver.archives_by_state();
         let states = [("{state=\"finished\"}", finished), ("{state=\"unfinished\"}", unfinished)];
         self.labelled("archives", "gauge", "Archives by state.", states);
+        // What a slice misses is known to the first one: the others forget what that one has taken
+        // over.
+        if server.receiver.slice().is_none_or(Slice::is_first) {
+            let help = "Bytes that archives lack; of a first slice, as far as others have handed over.";
+            self.gauge("missing_bytes", help, server.receiver.missing_bytes());
+        }
+        if let Some(slice) = server.receiver.slice() {
+            let labels = format!("{{slice=\"{}\",of=\"{}\"}}", slice.number(), slice.count());
+            self.labelled("slice_info", "gauge", "Which of several receivers it is.", [(labels, 1)]);
+        }
         // Where the file system does not answer, no number is better than a wrong one.
         if let Ok(free_bytes) = server.receiver.free_bytes() {
             self.gauge("free_bytes", "Bytes free below the base folder.", free_bytes);

@@ -3,18 +3,21 @@
 //! folder, and is not served: it would be taken for one.
 
 use super::auth::{Need, Scope};
+use crate::engine::receive::SliceRequest;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A request that the receiver serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Route {
     PutIndex { tar_id: u64 },
+    GetIndex { tar_id: u64 },
     PutBlock { tar_id: u64, block_size: u64, number: u64 },
     Status { tar_id: u64 },
     Finish { tar_id: u64 },
     Precheck { tar_id: u64 },
     Adopt { tar_id: u64 },
     Verify { tar_id: u64 },
+    Candidates { tar_id: u64 },
     Log { tar_id: u64 },
     Health,
     Ready,
@@ -30,6 +33,21 @@ impl Route {
         }
     }
 
+    /// What a slice must be to serve it, if it is about an archive.
+    pub(super) fn slice_request(&self) -> Option<SliceRequest> {
+        match self {
+            Self::Status { .. } | Self::PutIndex { .. } | Self::Finish { .. } => Some(SliceRequest::OfEach),
+            Self::PutBlock { .. } => Some(SliceRequest::Block),
+            Self::Log { .. } => Some(SliceRequest::Log),
+            Self::GetIndex { .. }
+            | Self::Precheck { .. }
+            | Self::Adopt { .. }
+            | Self::Verify { .. }
+            | Self::Candidates { .. } => Some(SliceRequest::OfFirst),
+            Self::Health | Self::Ready | Self::Metrics => None,
+        }
+    }
+
     /// What a token must be for.
     pub(super) fn need(&self) -> Need {
         match *self {
@@ -39,7 +57,9 @@ impl Route {
             | Self::Precheck { tar_id }
             | Self::Adopt { tar_id }
             | Self::Verify { tar_id }
+            | Self::Candidates { tar_id }
             | Self::Log { tar_id } => Need::Archive(Scope::Upload, tar_id),
+            Self::GetIndex { tar_id } => Need::Archive(Scope::Index, tar_id),
             Self::Status { tar_id } => Need::Archive(Scope::Status, tar_id),
             Self::Metrics => Need::Metrics,
             Self::Health | Self::Ready => Need::Nothing,
@@ -60,12 +80,14 @@ pub(super) fn route(method: &str, path: &str) -> Result<Route> {
         ["readyz"] if all.len() == 1 => (Route::Ready, "GET"),
         ["metrics"] if all.len() == 1 => (Route::Metrics, "GET"),
         [first, _, ..] if prefix.is_none() && first.parse::<u64>().is_err() => return Err(nothing()),
+        [tar_id, "db"] if method == "GET" => (Route::GetIndex { tar_id: number("tar_id", tar_id)? }, "GET"),
         [tar_id, "db"] => (Route::PutIndex { tar_id: number("tar_id", tar_id)? }, "PUT"),
         [tar_id, "status"] => (Route::Status { tar_id: number("tar_id", tar_id)? }, "GET"),
         [tar_id, "log"] => (Route::Log { tar_id: number("tar_id", tar_id)? }, "POST"),
         [tar_id, "finish"] => (Route::Finish { tar_id: number("tar_id", tar_id)? }, "POST"),
         [tar_id, "look"] => (Route::Precheck { tar_id: number("tar_id", tar_id)? }, "POST"),
         [tar_id, "adopt"] => (Route::Adopt { tar_id: number("tar_id", tar_id)? }, "POST"),
+        [tar_id, "candidates"] => (Route::Candidates { tar_id: number("tar_id", tar_id)? }, "POST"),
         [tar_id, "verify"] => (Route::Verify { tar_id: number("tar_id", tar_id)? }, "POST"),
         [tar_id, block_size, block] => (
             Route::PutBlock {
@@ -124,6 +146,7 @@ mod tests {
             assert_eq!(route("PUT", path).unwrap(), block);
         }
         assert_eq!(route("PUT", "/tar/3/db").unwrap(), Route::PutIndex { tar_id: 3 });
+        assert_eq!(route("GET", "/tar/3/db").unwrap(), Route::GetIndex { tar_id: 3 });
         assert_eq!(route("GET", "/tar/3/status").unwrap(), Route::Status { tar_id: 3 });
         assert_eq!(route("HEAD", "/healthz").unwrap(), Route::Health);
     }
@@ -138,7 +161,7 @@ mod tests {
         {
             assert!(matches!(kind("GET", path), ErrorKind::NotFound | ErrorKind::Malformed), "{path}");
         }
-        assert_eq!(kind("GET", "/tar/0/db"), ErrorKind::MethodNotAllowed);
+        assert_eq!(kind("POST", "/tar/0/db"), ErrorKind::MethodNotAllowed);
         assert_eq!(kind("GET", "/tar/0/1/2"), ErrorKind::MethodNotAllowed);
         assert_eq!(kind("DELETE", "/tar/0/finish"), ErrorKind::MethodNotAllowed);
         for path in [

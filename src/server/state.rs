@@ -29,6 +29,11 @@ pub struct ServerOptions {
     /// Stop when storage has failed, so that a standby takes over, rather than refuse until a
     /// restart.
     pub stop_degraded: bool,
+    /// The addresses of all slices, in their order, if the receiver is one of several and senders are
+    /// to reach each one by its own.
+    pub peers: Vec<String>,
+    /// The sender is in this process, and says itself why it was refused.
+    pub in_process: bool,
 }
 
 impl ServerOptions {
@@ -43,6 +48,8 @@ impl ServerOptions {
             max_inflight: 16,
             max_connections: MAX_CONNECTIONS,
             stop_degraded: false,
+            peers: Vec::new(),
+            in_process: false,
         }
     }
 }

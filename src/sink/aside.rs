@@ -1,15 +1,17 @@
 //! The folder `.tar-like/removed`, and moving entries to names that nothing has.
 
+use super::expected::Expected;
 use crate::archive::path::{MAX_NAME_BYTES, printable};
-use crate::folder::{Folder, is_kind};
-use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, Stat};
+use crate::folder::{Folder, is_kind, meta_of, timestamps};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
+use std::fs::File;
 
 /// The folder in the state folder through which deleted entries leave.
 pub(super) const REMOVED: &str = "removed";
 
 /// How many names are tried for one entry.
-const MAX_NUMBERED: u32 = 10_000;
+pub(super) const MAX_NUMBERED: u32 = 10_000;
 
 /// Moves `from` to `name` in `to`, or to the first numbered name beside it that is free.
 pub(super) fn place(from: &Folder, aside: &[u8], to: &Folder, name: &[u8]) -> std::result::Result<(), Errno> {
@@ -24,7 +26,12 @@ pub(super) fn place(from: &Folder, aside: &[u8], to: &Folder, name: &[u8]) -> st
 }
 
 /// Renames to a name that nothing has.
-fn rename_new(from: &Folder, aside: &[u8], to: &Folder, name: &[u8]) -> std::result::Result<(), Errno> {
+pub(super) fn rename_new(
+    from: &Folder,
+    aside: &[u8],
+    to: &Folder,
+    name: &[u8],
+) -> std::result::Result<(), Errno> {
     match rustix::fs::renameat_with(from, aside, to, name, RenameFlags::NOREPLACE) {
         // A file system that cannot promise that: a hard link can.
         Err(Errno::INVAL | Errno::NOSYS) => {}
@@ -41,8 +48,28 @@ fn rename_new(from: &Folder, aside: &[u8], to: &Folder, name: &[u8]) -> std::res
     }
 }
 
+/// Copies the file `name` of `folder`, if it is as `expected`, to `own` in `to`, with its time.
+pub(super) fn copy(
+    folder: &Folder,
+    name: &[u8],
+    expected: &Expected<'_>,
+    to: &Folder,
+    own: &[u8],
+) -> std::result::Result<(), Errno> {
+    let source = folder.open_file(name)?;
+    let stat = rustix::fs::fstat(&source)?;
+    if !expected.is(&stat) {
+        return Err(Errno::NOENT);
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target = File::from(rustix::fs::openat(to, own, flags, Mode::from_raw_mode(0o600))?);
+    let io = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
+    std::io::copy(&mut &source, &mut &target).map_err(io)?;
+    rustix::fs::futimens(&target, &timestamps(&meta_of(&stat)))
+}
+
 /// `name` for 0, then `name.~1~` and so on, as `cp` and `mv` number their backups.
-fn numbered(name: &[u8], number: u32) -> Vec<u8> {
+pub(super) fn numbered(name: &[u8], number: u32) -> Vec<u8> {
     if number == 0 {
         return name.to_vec();
     }

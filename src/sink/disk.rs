@@ -2,14 +2,17 @@
 //! descriptors.
 
 pub use super::cache::FolderCache;
+pub use super::places::Places;
 pub use super::staging::Staging;
 
 use super::folding::{folds, says_whether_it_folds};
 use super::left::{LeftOver, left_overs, put_back};
-use super::mount::{is_fuse, is_suspicious, watched_mount};
+use super::mount::{is_fuse, watched_mount, write_below};
+use super::pairing;
+use super::places::{self, OwnFolders, unwritable};
 use super::port::Sink;
 use crate::archive::entry::Meta;
-use crate::archive::path::{EntryPath, STATE_DIR, printable};
+use crate::archive::path::{EntryPath, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::{Folder, apply_meta, is_kind};
 use parking_lot::Mutex;
@@ -26,8 +29,22 @@ use std::time::Instant;
 /// A base folder with the receiver's own folder in it.
 pub struct DiskSink {
     pub(super) base: Folder,
+    base_path: PathBuf,
     pub(super) state: Folder,
     state_path: PathBuf,
+    /// The folder for the journal, the copies of indexes and what is temporary: the same, unless it
+    /// has a place of its own.
+    pub(super) records: Folder,
+    records_path: PathBuf,
+    /// That folder is on another file system.
+    pub(super) records_apart: bool,
+    /// It has a place of its own.
+    has_state_folder: bool,
+    /// What all slices of the folder have the same, where there are any, and what a state folder
+    /// knows it by.
+    tree: Option<String>,
+    /// The right to receive into the folder.
+    _lock: File,
     pub(super) owner: bool,
     /// A folder whose mode forbids its owner to go in was given all rights, and has to get its mode
     /// back.
@@ -39,78 +56,79 @@ pub struct DiskSink {
     pub(super) folds: AtomicBool,
     /// Each folder can say for itself whether they may.
     folders_say: bool,
-    /// The mount that holds it all.
-    pub(super) mount: Option<u64>,
+    /// The mounts that hold it all.
+    pub(super) mounts: [Option<u64>; 2],
     /// When a thread began to find out that the state folder can be written to, the last time.
     pub(super) written: Mutex<Option<Instant>>,
     /// A sync of the whole file system does nothing here.
     syncs_each_file: bool,
 }
 
-/// The error that nothing can be stored below `base`, if `error` says so: that is the same as
-/// storage that fails later.
-fn unwritable(base: &Path, error: Errno) -> Option<Error> {
-    // A name that is not there says nothing: another receiver that starts at the same time tries to
-    // write, too.
-    (is_suspicious(error) && !matches!(error, Errno::NOENT | Errno::NOTDIR)).then(|| {
-        let what = format!("the base folder {} cannot be written to", base.display());
-        let error = Error::new(ErrorKind::Degraded, what).with_source(std::io::Error::from(error));
-        error.with_hint("look after the receiver's storage (mount, cables, the system's log), then run the same command again")
-    })
-}
-
 impl DiskSink {
     /// Opens `base`, which must exist, and makes `.tar-like` in it.
     ///
     /// # Errors
-    /// The base is no folder or cannot be written to, or `.tar-like` is something else than a
-    /// folder.
+    /// The base is no folder or cannot be written to, `.tar-like` is something else than a folder,
+    /// or another receiver uses the base ([`ErrorKind::InUse`]).
     pub fn open(base: &Path) -> Result<Self> {
+        Self::open_with(base, &Places::default())
+    }
+
+    /// The same with the receiver's own files elsewhere.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(base: &Path, places: &Places) -> Result<Self> {
         let folder = Folder::open(base)
             .map_err(|e| Error::io(format!("cannot open the base folder {}", base.display()), e))?;
         // Resolved once: only the way to the base may lead through symbolic links.
-        let state_path = base
+        let base_path = base
             .canonicalize()
-            .map_err(|e| Error::io(format!("cannot resolve the base folder {}", base.display()), e))?
-            .join(STATE_DIR);
-        let state = folder.make_folder(STATE_DIR, 0o700).map_err(|e| {
-            unwritable(base, e).unwrap_or_else(|| {
-                Error::io(format!("cannot make the receiver's folder {}", state_path.display()), e)
-            })
-        })?;
-        check_private(&state, &state_path)?;
-        for name in ["archives", "staging", "incoming"] {
-            state.make_folder(name, 0o700).map_err(|e| {
-                let what = || format!("cannot make {}", state_path.join(name).display());
-                unwritable(base, e).unwrap_or_else(|| Error::io(what(), e))
-            })?;
-        }
-        let (mount, owner) = (watched_mount(&state), rustix::process::geteuid().is_root());
-        let syncs_each_file = is_fuse(&state);
+            .map_err(|e| Error::io(format!("cannot resolve the base folder {}", base.display()), e))?;
+        let OwnFolders { state, state_path, records, records_path, tree, lock } =
+            places::open(&folder, &base_path, places)?;
+        let (mounts, owner) =
+            ([watched_mount(&state), watched_mount(&records)], rustix::process::geteuid().is_root());
+        let syncs_each_file = is_fuse(&state) || is_fuse(&records);
         if syncs_each_file {
             tracing::warn!(
                 "{} lies on a FUSE file system, which syncs no whole file system: each file is synced by itself, which is slow",
-                base.display()
+                if is_fuse(&state) { base.display() } else { records_path.display() }
             );
         }
+        let records_apart = are_apart(&state, &records);
         let (opened_up, forgets_meta) = (AtomicBool::new(false), AtomicBool::new(false));
         let folds = AtomicBool::new(folds(&folder, &state));
         let folders_say = says_whether_it_folds(&folder).is_some();
         let sink = Self {
             base: folder,
+            base_path,
             state,
             state_path,
+            records,
+            records_path,
+            records_apart,
+            has_state_folder: places.state.is_some(),
+            tree,
+            _lock: lock,
             owner,
             opened_up,
             forgets_meta,
             folds,
             folders_say,
-            mount,
+            mounts,
             written: Mutex::new(None),
             syncs_each_file,
         };
+        sink.remove_former(places.slice);
         // Before SQLite meets it, whose codes say nothing to anybody.
-        if let Some(error) = sink.try_to_write().err().and_then(|e| unwritable(base, e)) {
+        let failed = |error: std::result::Result<(), Errno>, folder: &str, path: &Path| {
+            error.err().and_then(|e| unwritable(folder, path, e))
+        };
+        if let Some(error) = failed(write_below(&sink.state), places::BASE, base) {
+            return Err(error);
+        }
+        if let Some(error) = failed(write_below(&sink.records), places::STATE, &sink.records_path) {
             return Err(error);
         }
         Ok(sink)
@@ -124,12 +142,50 @@ impl DiskSink {
         if held.exists() { held } else { self.state_path.clone() }
     }
 
+    /// The path of the folder for the journal, the copies of indexes and what is temporary, in the
+    /// same way.
+    #[must_use]
+    pub fn records_path(&self) -> PathBuf {
+        let held = PathBuf::from(format!("/proc/self/fd/{}", self.records.as_fd().as_raw_fd()));
+        if held.exists() { held } else { self.records_path.clone() }
+    }
+
+    /// The path that this folder had when it was opened, as [`Self::state_name`].
+    #[must_use]
+    pub fn records_name(&self) -> &Path {
+        &self.records_path
+    }
+
+    /// Whether that folder is another one than that of what is staged.
+    #[must_use]
+    pub fn has_state_folder(&self) -> bool {
+        self.has_state_folder
+    }
+
+    /// Sees to it that the journal with this number is the one of the base folder, and says so in
+    /// both folders if it is the first one. To be called before anything is received.
+    ///
+    /// # Errors
+    /// It is the journal of another base folder, or what is said cannot be written.
+    pub fn pair(&self, receiver_id: &str) -> Result<()> {
+        let (true, Some(tree)) = (self.has_state_folder(), &self.tree) else { return Ok(()) };
+        let Self { base_path, state, records, records_path, .. } = self;
+        pairing::Place { base_path, state, records, records_path }.pair(tree, receiver_id)
+    }
+
     /// The path of the base folder, in the same way.
     #[must_use]
     pub fn base_path(&self) -> PathBuf {
         let held = PathBuf::from(format!("/proc/self/fd/{}", self.base.as_fd().as_raw_fd()));
-        let named = self.state_path.parent().unwrap_or(Path::new("/")).to_path_buf();
-        if held.exists() { held } else { named }
+        if held.exists() { held } else { self.base_path.clone() }
+    }
+
+    /// A random number that the base folder of slices has for ever, in hexadecimal: receivers on one
+    /// folder say the same, and those on others do not. Without slices and a state folder, there is
+    /// none.
+    #[must_use]
+    pub fn tree(&self) -> Option<&str> {
+        self.tree.as_deref()
     }
 
     /// The path that the receiver's own folder had when it was opened, for people, and for what is
@@ -139,7 +195,7 @@ impl DiskSink {
         &self.state_path
     }
 
-    /// Fails unless the file `name` of the receiver's own folder is one that this process has open.
+    /// Fails unless the file `name` beside the journal is one that this process has open.
     /// SQLite opens by path: a user who may rename that folder could have put another one there
     /// since it was opened and checked.
     ///
@@ -147,9 +203,9 @@ impl DiskSink {
     /// Another file was opened.
     pub fn check_opened(&self, name: &str) -> Result<()> {
         let failed = |e: std::io::Error| {
-            Error::io(format!("cannot look at {}", self.state_path.join(name).display()), e)
+            Error::io(format!("cannot look at {}", self.records_path.join(name).display()), e)
         };
-        let Some(stat) = self.state.stat(name.as_bytes()).map_err(|e| failed(e.into()))? else {
+        let Some(stat) = self.records.stat(name.as_bytes()).map_err(|e| failed(e.into()))? else {
             return Ok(());
         };
         // Where there is no /proc, nothing tells.
@@ -161,7 +217,7 @@ impl DiskSink {
         if open.into_iter().any(is_this) {
             return Ok(());
         }
-        let what = format!("{} was replaced while it was opened", self.state_path.display());
+        let what = format!("{} was replaced while it was opened", self.records_path.display());
         Err(Error::new(ErrorKind::Io, what)
             .with_hint("let nobody else rename what is in the base folder, then start the receiver again"))
     }
@@ -461,17 +517,11 @@ impl Sink for DiskSink {
     }
 }
 
-/// Refuses a state folder in which another user could have put links or databases for us to
-/// follow.
-fn check_private(state: &Folder, path: &Path) -> Result<()> {
-    let stat =
-        rustix::fs::fstat(state).map_err(|e| Error::io(format!("cannot look at {}", path.display()), e))?;
-    if stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o022 == 0 {
-        return Ok(());
+/// Whether two folders are of two file systems, as far as can be told.
+fn are_apart(one: &Folder, other: &Folder) -> bool {
+    let device = |folder: &Folder| rustix::fs::fstat(folder).map(|stat| stat.st_dev);
+    match (device(one), device(other)) {
+        (Ok(one), Ok(other)) => one != other,
+        _ => true,
     }
-    Err(Error::new(
-        ErrorKind::Io,
-        format!("{} belongs to another user, or others may write there", path.display()),
-    )
-    .with_hint("run the receiver as the user who owns it; if nothing there is needed, remove the folder"))
 }

@@ -1,8 +1,9 @@
 //! What a receiver put under a final name, and whether it is still that.
 
 use crate::archive::entry::FileEntry;
-use crate::folder::{is_kept_time, is_kind, is_same_time, mtime_ns};
+use crate::folder::{Folder, is_kept_time, is_kind, is_same_time, mtime_ns};
 use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
 
 /// What has a final name as far as the receiver knows. A file is known by its size and time: its
 /// content was verified before it got the name, and a process that changes it later changes its
@@ -47,6 +48,22 @@ impl Expected<'_> {
             Self::File { size, mtime_ns: wanted } => {
                 is_file_of(stat, size) && wanted.is_none_or(|at| is_kept_time(mtime_ns(stat), at))
             }
+        }
+    }
+
+    /// Whether `name` in `folder` is that, with the target of a link; `None` if nothing has that
+    /// name.
+    pub(super) fn is_at(&self, folder: &Folder, name: &[u8]) -> Result<Option<bool>, Errno> {
+        let Some(stat) = folder.stat(name)? else { return Ok(None) };
+        if !self.is(&stat) {
+            return Ok(Some(false));
+        }
+        let Self::Link(target) = self else { return Ok(Some(true)) };
+        match rustix::fs::readlinkat(folder, name, Vec::new()) {
+            Ok(now) => Ok(Some(now.as_bytes() == *target)),
+            Err(Errno::INVAL) => Ok(Some(false)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(e),
         }
     }
 }

@@ -1,17 +1,23 @@
 //! What a generation replaces or takes away, under one more name:
-//! `.tar-like/kept/<archive>.<generation>/<file id>`.
+//! `.tar-like/kept/<archive>.<generation>/<file id>`. What earlier runs had left there, and this
+//! generation's run has deleted or replaced, has no row in the previous generation: it lies in
+//! `.tar-like/kept/<archive>.<generation>/left/<path>`.
 
-use super::Expected;
+use super::aside::{copy, each_below, make_folders, rename_new};
+use super::backup::Backup;
 use super::disk::{DiskSink, FolderCache, Staging};
+use super::expected::Expected;
 use crate::archive::entry::FileEntry;
+use crate::archive::path::{EntryPath, STATE_DIR};
 use crate::error::{Error, Result};
-use crate::folder::{Folder, is_kind, meta_of, timestamps};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use crate::folder::{Folder, is_kind};
+use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
-use std::fs::File;
 use std::ops::RangeInclusive;
 
 const FOLDER: &str = "kept";
+/// The folder of what earlier runs had left.
+const LEFT: &str = "left";
 
 /// What one generation has replaced or taken away.
 pub struct Kept {
@@ -27,6 +33,111 @@ impl DiskSink {
         let open = || self.state.make_folder(FOLDER, 0o700)?.make_folder(name, 0o700);
         let folder = open().map_err(|e| Error::io(format!("cannot make the folder {FOLDER}/{name}"), e))?;
         Ok(Kept { folder })
+    }
+
+    /// Opens the place in the folder `name` of what is kept that takes what earlier runs had left;
+    /// made if missing.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn kept_left(&self, name: &str) -> Result<Backup> {
+        let shown = Self::kept_left_path(name);
+        let folder = self.kept(name)?.folder.make_folder(LEFT, 0o700);
+        let folder = folder.map_err(|e| Error::io(format!("cannot make the folder {shown}"), e))?;
+        Ok(Backup::new(folder, shown))
+    }
+
+    /// That place, by its path below the base folder, for messages.
+    #[must_use]
+    pub fn kept_left_path(name: &str) -> String {
+        format!("{STATE_DIR}/{FOLDER}/{name}/{LEFT}")
+    }
+
+    /// Removes that place, and the folder `name`, as far as they are empty.
+    pub fn prune_kept_left(&self, name: &str) {
+        let prune = || -> std::result::Result<(), Errno> {
+            let kept = self.state.open_folder(FOLDER.as_bytes())?;
+            rustix::fs::unlinkat(&kept.open_folder(name.as_bytes())?, LEFT, AtFlags::REMOVEDIR)?;
+            rustix::fs::unlinkat(&kept, name, AtFlags::REMOVEDIR)
+        };
+        // It is not there, or has something in it.
+        let _ = prune();
+    }
+
+    /// Gives what the folder `name` of what is kept has of earlier runs: each path, and whether it
+    /// is a folder, which comes after what is in it. `each` may move it away.
+    ///
+    /// # Errors
+    /// The system's error, or an error of `each`.
+    pub fn each_kept_left(
+        &self,
+        name: &str,
+        mut each: impl FnMut(&EntryPath, bool) -> Result<()>,
+    ) -> Result<()> {
+        let Some(left) = self.left_of(name)? else { return Ok(()) };
+        let mut outcome = Ok(());
+        each_below(&left, b"", |path, stat| {
+            if let (Ok(()), Ok(path)) = (&outcome, EntryPath::new(path)) {
+                outcome = each(&path, stat.is_none());
+            }
+        });
+        outcome
+    }
+
+    /// Moves `path`, which [`Self::each_kept_left`] gave and which is no folder, to its place below
+    /// the base folder; false if something has that place, or that of a folder above it.
+    ///
+    /// # Errors
+    /// The system's error, about this entry alone.
+    pub fn restore_kept_left(&self, name: &str, path: &EntryPath) -> Result<bool> {
+        let Some(left) = self.left_of(name)? else { return Ok(false) };
+        let (parent, own) = path.split();
+        let move_back = || {
+            let to = make_folders(&self.base, parent, false)?;
+            rename_new(&left.open_folder(parent)?, own, &to, own)
+        };
+        is_placed(move_back()).map_err(|e| Error::io(format!("cannot bring \"{path}\" back"), e))
+    }
+
+    /// Makes the folder `path`, which [`Self::each_kept_left`] gave, below the base folder, unless
+    /// it is there; false if something else has that place, or that of a folder above it.
+    ///
+    /// # Errors
+    /// The system's error, about this folder alone.
+    pub fn restore_kept_folder(&self, path: &EntryPath) -> Result<bool> {
+        let made = make_folders(&self.base, path.as_bytes(), false).map(drop);
+        is_placed(made).map_err(|e| Error::io(format!("cannot bring the folder \"{path}\" back"), e))
+    }
+
+    /// Whether anything is left in the folder `path` of what earlier runs had left, of the folder
+    /// `name` of what is kept.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn has_kept_in(&self, name: &str, path: &EntryPath) -> Result<bool> {
+        let Some(left) = self.left_of(name)? else { return Ok(false) };
+        let names = left.open_folder(path.as_bytes()).and_then(|folder| folder.names());
+        let names = names.map_err(|e| Error::io(format!("cannot look at what is kept of \"{path}\""), e))?;
+        Ok(!names.is_empty())
+    }
+
+    /// Removes that folder if it is empty.
+    pub fn prune_kept_folder(&self, name: &str, path: &EntryPath) {
+        let (parent, own) = path.split();
+        if let Ok(Some(left)) = self.left_of(name)
+            && let Ok(folder) = left.open_folder(parent)
+        {
+            let _ = rustix::fs::unlinkat(&folder, own, AtFlags::REMOVEDIR);
+        }
+    }
+
+    /// The place in the folder `name` of what earlier runs had left, if it is there.
+    fn left_of(&self, name: &str) -> Result<Option<Folder>> {
+        let path = format!("{FOLDER}/{name}/{LEFT}");
+        match self.state.open_folder(path.as_bytes()) {
+            Err(Errno::NOENT) => Ok(None),
+            other => other.map(Some).map_err(|e| Error::io(format!("cannot open the folder {path}"), e)),
+        }
     }
 
     /// The names of all folders of what is kept.
@@ -72,6 +183,32 @@ impl DiskSink {
     /// # Errors
     /// The system's error, about this file alone.
     pub fn keep(&self, kept: &Kept, file: &FileEntry, cache: &mut FolderCache) -> Result<bool> {
+        self.link_by_id(&kept.folder, file, cache)
+            .map_err(|e| Error::io(format!("cannot keep \"{}\"", file.path), e))
+    }
+
+    /// Stages a published file, whole, as [`Self::keep`] keeps it. False as there.
+    ///
+    /// # Errors
+    /// The system's error, about this file alone.
+    pub fn stage_published(
+        &self,
+        staging: &Staging,
+        file: &FileEntry,
+        cache: &mut FolderCache,
+    ) -> Result<bool> {
+        staging.remove(file.id);
+        self.link_by_id(&staging.folder, file, cache)
+            .map_err(|e| Error::io(format!("cannot stage \"{}\" again", file.path), e))
+    }
+
+    /// Gives a published file its id as a further name, in `to`, or puts a copy there.
+    fn link_by_id(
+        &self,
+        to: &Folder,
+        file: &FileEntry,
+        cache: &mut FolderCache,
+    ) -> std::result::Result<bool, Errno> {
         let expected = Expected::of(file);
         let (name, own) = (file.path.split().1, Staging::name(file.id));
         let mut link = || -> std::result::Result<bool, Errno> {
@@ -79,46 +216,34 @@ impl DiskSink {
             if !folder.stat(name)?.is_some_and(|stat| expected.is(&stat)) {
                 return Ok(false);
             }
-            match rustix::fs::linkat(&*folder, name, &kept.folder, &*own, AtFlags::empty()) {
+            match rustix::fs::linkat(&*folder, name, to, &*own, AtFlags::empty()) {
                 Err(Errno::NOENT) => return Ok(false),
                 Err(Errno::PERM | Errno::ACCESS | Errno::MLINK | Errno::NOTSUP | Errno::XDEV) => {
-                    copy(&folder, name, &expected, kept, &own)?;
+                    copy(&folder, name, &expected, to, own.as_bytes())?;
                 }
                 other => other?,
             }
             // Another process may have put another file there since the check.
-            if kept.folder.stat(own.as_bytes())?.is_some_and(|stat| expected.is(&stat)) {
+            if to.stat(own.as_bytes())?.is_some_and(|stat| expected.is(&stat)) {
                 return Ok(true);
             }
-            rustix::fs::unlinkat(&kept.folder, &*own, AtFlags::empty())?;
+            rustix::fs::unlinkat(to, &*own, AtFlags::empty())?;
             Ok(false)
         };
-        link().map_err(|e| {
+        link().inspect_err(|_| {
             // Half a copy must not pass for the file.
-            let _ = rustix::fs::unlinkat(&kept.folder, &*own, AtFlags::empty());
-            Error::io(format!("cannot keep \"{}\"", file.path), e)
+            let _ = rustix::fs::unlinkat(to, &*own, AtFlags::empty());
         })
     }
 }
 
-/// Copies the file `name` of `folder`, if it is as `expected`, to `own` in `kept`, with its time.
-fn copy(
-    folder: &Folder,
-    name: &[u8],
-    expected: &Expected<'_>,
-    kept: &Kept,
-    own: &str,
-) -> std::result::Result<(), Errno> {
-    let source = folder.open_file(name)?;
-    let stat = rustix::fs::fstat(&source)?;
-    if !expected.is(&stat) {
-        return Err(Errno::NOENT);
+/// Whether an entry has got its place; false if another one has that.
+fn is_placed(outcome: std::result::Result<(), Errno>) -> std::result::Result<bool, Errno> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+        Err(e) => Err(e),
     }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let target = File::from(rustix::fs::openat(&kept.folder, own, flags, Mode::from_raw_mode(0o600))?);
-    let io = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
-    std::io::copy(&mut &source, &mut &target).map_err(io)?;
-    rustix::fs::futimens(&target, &timestamps(&meta_of(&stat)))
 }
 
 impl Kept {
@@ -172,7 +297,7 @@ mod tests {
     use super::*;
     use crate::archive::entry::Meta;
     use crate::archive::path::EntryPath;
-    use crate::folder::mtime_ns;
+    use crate::folder::{meta_of, mtime_ns};
     use crate::sink::Sink;
 
     fn entry(sink: &DiskSink, id: u64, name: &str) -> FileEntry {

@@ -62,6 +62,12 @@ impl DiskSink {
             .map_err(|e| Error::io(format!("cannot set mode, owner or time of \"{}\"", file.path), e))
     }
 
+    /// Whether files get the owners that the index says.
+    #[must_use]
+    pub fn sets_owners(&self) -> bool {
+        self.owner
+    }
+
     /// Whether `stat`, of the file that stands where `file` was published, has another owner or
     /// other permissions, and we could set them.
     #[must_use]

@@ -10,15 +10,14 @@
 //! a kill has left there. The next start puts it back ([`super::left`]).
 
 use super::aside::{REMOVED, make_folders, place, prune};
+use super::backup::Backup;
 use super::disk::DiskSink;
 use super::expected::Expected;
-use crate::archive::path::{EntryPath, backup_folder, printable};
-use crate::error::{Error, ErrorKind, Result};
+use crate::archive::path::EntryPath;
+use crate::error::{Error, Result};
 use crate::folder::Folder;
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 /// What came of removing something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +28,6 @@ pub enum Outcome {
     Absent,
     /// Something else stands there, or a folder with contents: it stays.
     Changed,
-}
-
-/// A folder that takes what is removed, by its path below the base.
-pub struct Backup {
-    folder: Folder,
-    /// For messages.
-    name: String,
 }
 
 /// One deletion: what it removes goes to a backup folder if it has one. Dropping it removes its
@@ -55,45 +47,6 @@ struct Session {
 }
 
 impl DiskSink {
-    /// Opens the folder that is to take what is removed; made if missing. A relative path is one
-    /// below the base; an absolute one is refused unless `anywhere`, since the sender names it.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`]: the path is none that can be used. Or the system's error.
-    pub fn backup(&self, path: &Path, anywhere: bool) -> Result<Backup> {
-        let name = printable(path.as_os_str().as_bytes());
-        let refuse = |why: &str| {
-            Error::new(ErrorKind::Usage, format!("\"{name}\" cannot be the backup folder: {why}"))
-                .with_hint("name a folder below the receiver's base folder, by a relative path")
-        };
-        let failed = |e: std::io::Error| Error::io(format!("cannot use the backup folder \"{name}\""), e);
-        let folder = if path.is_absolute() {
-            if !anywhere {
-                return Err(refuse(
-                    "it is absolute, and the sender may choose only what lies below the base folder",
-                ));
-            }
-            std::fs::create_dir_all(path).map_err(failed)?;
-            if path.canonicalize().map_err(failed)?.starts_with(self.state_name()) {
-                return Err(refuse("it lies in the receiver's own folder .tar-like"));
-            }
-            Folder::open(path).map_err(failed)?
-        } else {
-            let below = backup_folder(path.as_os_str().as_bytes()).map_err(|why| refuse(&why.to_string()))?;
-            make_folders(&self.base, below.as_bytes(), false).map_err(|e| match e {
-                Errno::LOOP | Errno::NOTDIR => refuse("something that is no folder has its name"),
-                e => failed(e.into()),
-            })?
-        };
-        let device = |fd: &Folder| rustix::fs::fstat(fd).map(|stat| stat.st_dev);
-        if device(&folder).map_err(|e| failed(e.into()))?
-            != device(&self.state).map_err(|e| failed(e.into()))?
-        {
-            return Err(refuse("it is on another file system than .tar-like"));
-        }
-        Ok(Backup { folder, name })
-    }
-
     /// Begins a deletion.
     pub fn removal<'a>(&'a self, backup: Option<&'a Backup>) -> Removal<'a> {
         Removal { sink: self, backup, session: None }
@@ -148,7 +101,7 @@ impl Removal<'_> {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Outcome::Absent),
             other => other.map_err(failed)?,
         };
-        match is(&folder, name, expected).map_err(failed)? {
+        match expected.is_at(&folder, name).map_err(failed)? {
             None => return Ok(Outcome::Absent),
             Some(false) => return Ok(Outcome::Changed),
             Some(true) => {}
@@ -159,7 +112,7 @@ impl Removal<'_> {
         }
         let aside = self.aside(parent).map_err(failed)?;
         let put_back = || place(aside, name, &folder, name).map_err(failed);
-        match is(aside, name, expected) {
+        match expected.is_at(aside, name) {
             Ok(Some(true)) => {}
             Ok(_) => {
                 put_back()?;
@@ -261,21 +214,6 @@ impl Session {
         rustix::fs::mkdirat(&removed, &*name, Mode::from_raw_mode(0o700))?;
         let folder = removed.open_folder(name.as_bytes())?;
         Ok(Self { name, folder, last: None })
-    }
-}
-
-/// Whether `name` is as `expected`; `None` if nothing has that name.
-fn is(folder: &Folder, name: &[u8], expected: &Expected<'_>) -> std::result::Result<Option<bool>, Errno> {
-    let Some(stat) = folder.stat(name)? else { return Ok(None) };
-    if !expected.is(&stat) {
-        return Ok(Some(false));
-    }
-    let Expected::Link(target) = expected else { return Ok(Some(true)) };
-    match rustix::fs::readlinkat(folder, name, Vec::new()) {
-        Ok(now) => Ok(Some(now.as_bytes() == *target)),
-        Err(Errno::INVAL) => Ok(Some(false)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(e) => Err(e),
     }
 }
 

@@ -18,7 +18,13 @@ const NAMES: u32 = 16;
 
 impl Storage for DiskSink {
     fn sync(&self) -> Result<()> {
-        rustix::fs::syncfs(&self.state).map_err(|e| Error::io("cannot sync the base folder's file system", e))
+        rustix::fs::syncfs(&self.state)
+            .map_err(|e| Error::io("cannot sync the base folder's file system", e))?;
+        if !self.records_apart {
+            return Ok(());
+        }
+        rustix::fs::syncfs(&self.records)
+            .map_err(|e| Error::io("cannot sync the state folder's file system", e))
     }
 
     fn free_bytes(&self) -> Result<u64> {

@@ -2,48 +2,30 @@
 //! own folder in it.
 
 use super::disk::DiskSink;
-use super::mount::{is_mounted, is_suspicious};
-use rustix::fs::{AtFlags, Mode, OFlags, StatVfsMountFlags};
+use super::mount::{is_mounted, is_suspicious, write_below};
+use crate::folder::Folder;
+use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
 use std::time::Instant;
 
-/// What has to be in the receiver's own folder.
-const NEEDED: [&str; 4] = ["archives", "staging", "incoming", "journal.sqlite"];
+/// What has to be in the receiver's own folder, and where the journal is.
+const NEEDED: [&str; 2] = ["staging", "incoming"];
+const NEEDED_RECORDS: [&str; 3] = ["archives", "incoming", "journal.sqlite"];
 
 impl DiskSink {
     /// Why nothing can be stored any more, if that is so. Looks only, unless `write` says that it
     /// may also try: a file system that has failed may look as ever.
     #[must_use]
     pub fn loss(&self, write: bool) -> Option<String> {
-        let failed =
-            |e: Errno| is_suspicious(e).then(|| format!("the receiver's own folder cannot be used: {e}"));
-        let linked = match rustix::fs::fstat(&self.state) {
-            Ok(stat) => stat.st_nlink > 0,
-            Err(e) => return failed(e),
+        let own = "the receiver's own folder .tar-like";
+        let [mount, records_mount] = self.mounts;
+        let (records, of_records) = match self.has_state_folder() {
+            true => ("the state folder", "the state folder's"),
+            false => (own, "the base folder's"),
         };
-        if !linked {
-            return Some("the receiver's own folder, .tar-like, was removed".to_string());
-        }
-        for name in NEEDED {
-            match self.state.stat(name.as_bytes()) {
-                Ok(Some(_)) => {}
-                Ok(None) => {
-                    return Some(format!("{name} was removed from the receiver's own folder, .tar-like"));
-                }
-                Err(e) => return failed(e),
-            }
-        }
-        match rustix::fs::fstatvfs(&self.state) {
-            Ok(stat) if stat.f_flag.contains(StatVfsMountFlags::RDONLY) => {
-                return Some("the base folder's file system is read-only".to_string());
-            }
-            Ok(_) => {}
-            Err(e) => return failed(e),
-        }
-        if self.mount.and_then(is_mounted) == Some(false) {
-            return Some("the base folder's file system is not mounted any more".to_string());
-        }
-        write.then(|| self.try_to_write().err().and_then(failed)).flatten()
+        loss_of(&self.state, own, "the base folder's", &NEEDED, mount)
+            .or_else(|| loss_of(&self.records, records, of_records, &NEEDED_RECORDS, records_mount))
+            .or_else(|| write.then(|| self.try_to_write().err().and_then(unusable)).flatten())
     }
 
     /// One thread at a time tries, whose success serves all that have asked before it began: they
@@ -61,13 +43,39 @@ impl DiskSink {
     }
 
     fn write_probe(&self) -> Result<(), Errno> {
-        let folder = self.state.open_folder(b"incoming")?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&folder, "probe", flags, Mode::from_raw_mode(0o600))?;
-        let written = rustix::io::write(&file, b"x");
-        rustix::fs::unlinkat(&folder, "probe", AtFlags::empty())?;
-        written.map(drop)
+        write_below(&self.state)?;
+        if self.has_state_folder() { write_below(&self.records) } else { Ok(()) }
     }
+}
+
+/// Why nothing can be stored in `folder`, as far as looking tells; `name` and `whose` are for the
+/// text.
+fn loss_of(folder: &Folder, name: &str, whose: &str, needed: &[&str], mount: Option<u64>) -> Option<String> {
+    match rustix::fs::fstat(folder) {
+        Ok(stat) if stat.st_nlink == 0 => return Some(format!("{name} was removed")),
+        Ok(_) => {}
+        Err(e) => return unusable(e),
+    }
+    for needed in needed {
+        match folder.stat(needed.as_bytes()) {
+            Ok(Some(_)) => {}
+            Ok(None) => return Some(format!("{needed} was removed from {name}")),
+            Err(e) => return unusable(e),
+        }
+    }
+    match rustix::fs::fstatvfs(folder) {
+        Ok(stat) if stat.f_flag.contains(StatVfsMountFlags::RDONLY) => {
+            return Some(format!("{whose} file system is read-only"));
+        }
+        Ok(_) => {}
+        Err(e) => return unusable(e),
+    }
+    (mount.and_then(is_mounted) == Some(false))
+        .then(|| format!("{whose} file system is not mounted any more"))
+}
+
+fn unusable(error: Errno) -> Option<String> {
+    is_suspicious(error).then(|| format!("the receiver's own folder cannot be used: {error}"))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod ignore_files;
 mod listed;
 
 use crate::archive::path_rules::{PathRule, PathRules, RuleAction, folders_above};
+use crate::archive::shard::Shard;
 use crate::error::Result;
 use crate::telemetry::Counter;
 use std::sync::Arc;
@@ -31,6 +32,9 @@ pub struct FilterOptions {
     pub newer_ns: Option<i64>,
     /// Leave out what is on other file systems than the base.
     pub one_file_system: bool,
+    /// Only this part of the source is copied. What is of other parts is not left out: it is another
+    /// source's.
+    pub shard: Option<Shard>,
 }
 
 /// A rule with where it comes from.
@@ -95,6 +99,12 @@ impl Filter {
     #[must_use]
     pub fn options(&self) -> &FilterOptions {
         &self.0.options
+    }
+
+    /// Whether the entry at `path` is of the part that is copied.
+    #[must_use]
+    pub fn is_of_shard(&self, path: &[u8], is_dir: bool) -> bool {
+        is_dir || self.0.options.shard.is_none_or(|shard| shard.has(path))
     }
 
     /// Whether it may leave out any path because of what the path is.

@@ -12,22 +12,31 @@ pub struct SkippedEntry {
     pub kind: SkipKind,
     /// Why, for people.
     pub reason: String,
+    /// Whether content is missing in the copy because of it.
+    pub has_content: bool,
 }
 
 impl SkippedEntry {
     /// An entry that could not be read.
     pub fn unreadable(path: &[u8], reason: impl Into<String>) -> Self {
-        Self { path: path.to_vec(), kind: SkipKind::Unreadable, reason: reason.into() }
+        Self { path: path.to_vec(), kind: SkipKind::Unreadable, reason: reason.into(), has_content: true }
     }
 
     /// An entry that no index can hold, whatever it contains.
     pub fn unsupported(path: &[u8], reason: impl Into<String>) -> Self {
-        Self { path: path.to_vec(), kind: SkipKind::Unsupported, reason: reason.into() }
+        Self { path: path.to_vec(), kind: SkipKind::Unsupported, reason: reason.into(), has_content: true }
+    }
+
+    /// A FIFO, a socket or a device, as `kind` calls it.
+    pub fn without_content(path: &[u8], kind: &str) -> Self {
+        let reason = format!("it is {kind}, which has no content to copy");
+        Self { has_content: false, ..Self::unsupported(path, reason) }
     }
 
     /// An entry that a filter left out by `limit`.
     pub fn filtered(path: &[u8], limit: &str) -> Self {
-        Self { path: path.to_vec(), kind: SkipKind::Filtered, reason: format!("{limit} leaves it out") }
+        let reason = format!("{limit} leaves it out");
+        Self { path: path.to_vec(), kind: SkipKind::Filtered, reason, has_content: true }
     }
 
     /// Reports it to `monitor`, and counts it as failed. What was left out on purpose is neither.
@@ -35,8 +44,11 @@ impl SkippedEntry {
         if self.kind == SkipKind::Filtered {
             return;
         }
-        monitor.counters().files_failed.add(1);
         let (path, reason) = (printable(&self.path), self.reason.clone());
-        monitor.notice(Notice::Failed { path, reason });
+        monitor.counters().files_failed.add(1);
+        monitor.notice(match self.has_content {
+            true => Notice::Failed { path, reason },
+            false => Notice::Skipped { path, reason },
+        });
     }
 }

@@ -5,7 +5,6 @@ use super::filter::{Filter, IgnoreFiles, PathVerdict, Verdict};
 use super::skipped::SkippedEntry;
 use crate::archive::entry::Meta;
 use crate::archive::path::{EntryPath, LOCK_SUFFIX, MAX_PATH_BYTES, PARTIAL_INFIX, PathError, printable};
-use crate::archive::skipped::SkipKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::folder::{Folder, meta_of, mtime_ns};
 use rustix::fs::{Access, AtFlags, FileType, Stat};
@@ -94,6 +93,10 @@ impl Walk {
     /// The base folder cannot be resolved, or a single file is one of `own_files`.
     pub fn new(base: &Base, path: &Path, filter: Filter, own_files: &[&Path]) -> Result<Self> {
         if let Some(single) = base.single() {
+            if filter.options().shard.is_some() {
+                let message = format!("{} is one file: it has no parts (--shard)", path.display());
+                return Err(Error::new(ErrorKind::Usage, message));
+            }
             if own_files.iter().any(|own| own.canonicalize().is_ok_and(|own| own == single.real_path())) {
                 let message = format!("{} is a database that this command itself uses", path.display());
                 return Err(
@@ -172,7 +175,7 @@ impl Walk {
         names: &mut Vec<WalkedName>,
     ) -> bool {
         let (relative, is_dir) = (self.relative(entry.path()), entry.file_type().is_dir());
-        if self.is_own(relative) {
+        if self.is_own(relative) || !self.filter.is_of_shard(relative, is_dir) {
             self.filter.not_missing(relative);
             return false;
         }
@@ -396,7 +399,7 @@ impl<'a> StatWorker<'a> {
                 }
                 Ok(StatEntry { path, kind, stat, mtime_ns, is_closed })
             }
-            Err((kind, reason)) => Err(SkippedEntry { path: path.as_bytes().to_vec(), kind, reason }),
+            Err(skipped) => Err(skipped),
         }
     }
 
@@ -408,9 +411,10 @@ impl<'a> StatWorker<'a> {
         rustix::fs::accessat(folder, path.split().1, wanted, AtFlags::EACCESS) == Err(Errno::ACCESS)
     }
 
-    fn kind_of(&mut self, path: &EntryPath) -> std::result::Result<(StatKind, Stat), (SkipKind, String)> {
-        let cannot = |e: Errno| (SkipKind::Unreadable, format!("stat failed: {}", std::io::Error::from(e)));
-        let unsupported = |reason: String| Err((SkipKind::Unsupported, reason));
+    fn kind_of(&mut self, path: &EntryPath) -> std::result::Result<(StatKind, Stat), SkippedEntry> {
+        let cannot = |e: Errno| {
+            SkippedEntry::unreadable(path.as_bytes(), format!("stat failed: {}", std::io::Error::from(e)))
+        };
         let (parent, name) = path.split();
         let base = match self.base {
             Base::Single(single) => return Ok((StatKind::File, single.stat().map_err(cannot)?)),
@@ -427,7 +431,8 @@ impl<'a> StatWorker<'a> {
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(folder, name, Vec::new()).map_err(cannot)?.into_bytes();
                 if target.len() > MAX_PATH_BYTES {
-                    return unsupported("the target of the symbolic link is too long".to_string());
+                    let reason = "the target of the symbolic link is too long";
+                    return Err(SkippedEntry::unsupported(path.as_bytes(), reason));
                 }
                 StatKind::Symlink(target)
             }
@@ -437,7 +442,7 @@ impl<'a> StatWorker<'a> {
                     FileType::Socket => "a socket",
                     _ => "a device",
                 };
-                return unsupported(format!("it is {kind}, which has no content to copy"));
+                return Err(SkippedEntry::without_content(path.as_bytes(), kind));
             }
         };
         Ok((kind, stat))

@@ -1,6 +1,6 @@
 //! `sync --adopt`: takes over a copy that another program made.
 
-use crate::support::{Lab, Proxy, Tree, assert_same_tree, http, index, need_tool, wait_until};
+use crate::support::{Lab, Output, Proxy, Tree, assert_same_tree, http, index, need_tool, wait_until};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -24,6 +24,12 @@ fn lab_with_copy(seed: u64) -> (Lab, Tree) {
     (lab, tree)
 }
 
+/// The entries that a run names as deleted.
+fn removed(output: &Output) -> Vec<String> {
+    let lines = output.json().into_iter().filter(|line| line["what"] == "removed");
+    lines.map(|line| line["path"].as_str().unwrap().to_owned()).collect()
+}
+
 #[test]
 fn only_what_differs_is_sent() {
     for remote in [true, false] {
@@ -40,7 +46,10 @@ fn only_what_differs_is_sent() {
         let proxy = remote.then(|| lab.proxy(&dst));
         let to = proxy.as_ref().map_or(dst.clone(), |proxy| (&proxy.url).into());
         let flags = args!["-db", db, "-dbp", lab.path("dbp"), "--json", "--adopt"];
-        let dry = lab.sync(&src, &to, [flags.clone(), args!["--dry-run"]].concat()).code(0).summary();
+        let more = args!["--dry-run", "--delete", "-i"];
+        let dry = lab.sync(&src, &to, [flags.clone(), more].concat()).code(0);
+        let mut going = removed(&dry);
+        let dry = dry.summary();
         let similar = &dry["similarity"];
         assert_eq!((&similar["known_files"], &similar["similar_files"]), (&1.into(), &1.into()), "{dry}");
         assert!(similar["percent"].as_f64().unwrap() > 90.0, "{dry}");
@@ -51,9 +60,12 @@ fn only_what_differs_is_sent() {
         lab.check(&dst, &db, vec![]).code(0);
         // The adopted files are the previous generation: only `--delete` deletes them.
         assert!(dst.join("log").exists() && dst.join("stranger").exists());
-        let summary =
-            lab.sync(&src, &to, args!["-db", db, "--json", "--adopt", "--delete"]).code(0).summary();
-        assert_eq!(summary["sent_bytes"], 0);
+        let output = lab.sync(&src, &to, args!["-db", db, "--json", "--adopt", "--delete", "-i"]).code(0);
+        let summary = output.summary();
+        assert_eq!((&summary["sent_bytes"], &summary["deleted"]), (&0.into(), &dry["deleted"]));
+        going.sort();
+        assert_eq!(going, ["log", "stranger"]);
+        assert_eq!(removed(&output), going);
         assert_same_tree(&src, &dst);
     }
 }

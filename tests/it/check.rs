@@ -2,7 +2,7 @@
 
 use crate::support::{Lab, Tree};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A folder, an index of it, and a true copy of it.
 struct Setting {
@@ -270,4 +270,46 @@ fn odd_names_do_not_break_the_report() {
     assert_eq!(output.stdout.lines().count(), 1, "{:?}", output.stdout);
     assert_eq!(output.stdout.matches('\t').count(), 1, "{:?}", output.stdout);
     assert!(!output.stdout.contains('\x1b'));
+}
+
+/// One index serves all copies of a source. A check of one of them says what it compares with.
+#[test]
+fn a_copy_of_another_generation_or_filter_is_told() {
+    let lab = Lab::new();
+    let (src, one, two) = (lab.path("src"), lab.path("one"), lab.path("two"));
+    Tree::new(&src, 400).file("a", "x").file("b.tmp", "y").file("c.tmp", "z");
+    let sync = |dst: &Path, more| lab.cmd([args!["sync", src, dst], more].concat()).derived().run().code(0);
+    sync(&one, vec![]);
+    let check = |more| lab.run([args!["check", "-b", one, "--source", src], more].concat());
+    let output = check(vec![]).code(0);
+    assert!(!output.stderr.contains("generation") && !output.stderr.contains("without"), "{}", output.stderr);
+    sync(&two, args!["--exclude", "*.tmp", "--max-size", "1M"]);
+    std::fs::write(one.join("b.tmp"), "damaged").unwrap();
+    let output = check(vec![]).code(0).says("1 ok").says("the index is without - *.tmp");
+    output.says("copy of generation 1 of the index, and is compared with generation 2");
+    check(args!["--generation", "1"]).code(1).says("2 ok, 1 different");
+    assert_eq!(check(args!["--json"]).summary()["filter"], "- *.tmp");
+    // The list of indexes has the filter, too.
+    let listed = lab.run(args!["indexes"]).code(0).stdout;
+    assert!(listed.contains("without - *.tmp"), "{listed}");
+    // A run that finds nothing new makes no generation, so the time stays that of the generation.
+    let created = || lab.run(args!["indexes", "--json"]).code(0).json()[0]["created_s"].as_u64().unwrap();
+    let before = created();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    sync(&two, args!["--exclude", "*.tmp"]);
+    assert_eq!(created(), before);
+}
+
+#[test]
+fn a_check_of_nothing_is_no_success() {
+    let lab = Lab::new();
+    let src = lab.dir("src");
+    let db = lab.index(&src);
+    lab.check(&src, &db, vec![]).code(0).says("nothing was compared: the index").says("has no entries");
+    Tree::new(&src, 401).file("a.tmp", "x");
+    lab.run(args!["index", "-c", "-b", src, "-db", db, "-x", "tmp"]).code(0);
+    lab.check(&src, &db, vec![]).code(1).says("nothing was compared").says("the index is without x tmp");
+    let db = lab.index(&src);
+    lab.check(&src, &db, vec![]).code(0);
+    lab.check(&src, &db, args!["-f", "1"]).code(1).says("has no file from block 1 on");
 }

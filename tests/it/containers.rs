@@ -51,10 +51,10 @@ fn missing() -> Option<String> {
     (!is_root()).then(|| "debootstrap needs root".into())
 }
 
-/// A Debian with haproxy as an archive, made once and stored with the other tools.
+/// A Debian with haproxy and Redis as an archive, made once and stored with the other tools.
 fn base_archive() -> PathBuf {
     let tools = root().join("target/tools/containers");
-    let archive = tools.join("bookworm-haproxy-1.tar");
+    let archive = tools.join("bookworm-haproxy-redis-1.tar");
     if archive.exists() {
         return archive;
     }
@@ -63,7 +63,8 @@ fn base_archive() -> PathBuf {
     let work = tempfile::Builder::new().prefix("debian-").tempdir_in(&tools).unwrap();
     let folder = work.path().join("root");
     let mut make = Command::new("debootstrap");
-    make.args(["--variant=minbase", "--include=ca-certificates,haproxy", "bookworm"]).arg(&folder);
+    make.args(["--variant=minbase", "--include=ca-certificates,haproxy,redis-server", "bookworm"])
+        .arg(&folder);
     let output = run(&mut make);
     assert!(output.status.success(), "debootstrap failed:\n{}", String::from_utf8_lossy(&output.stdout));
     let unfinished = work.path().join("tar");
@@ -115,13 +116,20 @@ impl Site {
 
     /// A script of scripts/, with this site's settings.
     fn script(&self, name: &str, args: &[&str]) -> Output {
+        self.script_into("recv-test", name, args)
+    }
+
+    /// The same, where the receivers have the folder `base` of the destination.
+    fn script_into(&self, base: &str, name: &str, args: &[&str]) -> Output {
         let mut command = Command::new(root().join("scripts").join(name));
         command.args(args).env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-        let env: [(&str, &OsStr); 16] = [
+        let env: [(&str, &OsStr); 18] = [
             ("HOME", self.lab.path("home").as_os_str()),
             ("COMPOSE_PROJECT_NAME", self.name.as_ref()),
             ("TARLIKE_IMAGE", self.image("proxy").as_ref()),
             ("TARLIKE_HAPROXY_IMAGE", self.image("base").as_ref()),
+            ("TARLIKE_QUEUE_IMAGE", self.image("base").as_ref()),
+            ("UDIR", format!("/data/rw/{base}").as_ref()),
             ("TARLIKE_SECRETS", self.lab.path("secrets").as_os_str()),
             ("TARLIKE_TOKEN_FILE", self.token().as_os_str()),
             ("TARLIKE_MEMORY", "96m".as_ref()),
@@ -189,10 +197,9 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for service in ["proxy", "proxy-2", "haproxy"] {
-                let id = self.container(service);
-                if !id.is_empty() {
-                    let output = docker(&["logs", "--tail", "30", &id]);
+            for service in ["proxy", "proxy-2", "slice-2", "queue", "worker", "haproxy"] {
+                for id in self.container(service).lines() {
+                    let output = docker(&["logs", "--tail", "30", id]);
                     let (out, err) =
                         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
                     eprintln!("{service}:\n{out}{err}");
@@ -386,6 +393,63 @@ fn the_image_and_the_compose_file() {
     assert_eq!(site.inspect("proxy", "{{.State.Running}}"), "false");
     site.compose(&["--profile", "two", "down", "--volumes"]);
     assert_eq!(site.container("haproxy"), "");
+
+    two_slices_and_three_workers(&site, &mut tree);
+}
+
+/// The profile `scale`: a job that workers share, into one folder, by two receivers.
+fn two_slices_and_three_workers(site: &Site, tree: &mut Tree) {
+    let src = site.lab.path("src");
+    for number in 0..60 {
+        tree.noise(format!("many/{number}"), 1 << 20);
+    }
+    let received = site.lab.path("d/recv-scale");
+    let compose = |args: &[&str]| {
+        let all = [&["--profile", "scale"], args].concat();
+        let output = site.script_into("recv-scale", "docker/proxy-with-haproxy", &all);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    compose(&["up", "-d", "--scale", "worker=3"]);
+    for service in ["proxy", "slice-2", "haproxy", "queue"] {
+        site.wait_healthy(service);
+    }
+    for service in ["proxy", "slice-2", "haproxy", "queue"] {
+        assert_confined(site, service);
+    }
+    let workers = site.container("worker");
+    assert_eq!(workers.lines().count(), 3);
+    // The host that begins is slow; the workers do most. One receiver is killed meanwhile.
+    let job = ["run", "-T", "--rm", "-e", "TARLIKE_BLOCK_SIZE=1M", "-e", "TARLIKE_BWLIMIT=1M", "sync"];
+    std::thread::scope(|scope| {
+        let sync = scope.spawn(|| compose(&job));
+        let slice = received.join(".tar-like/slice-2-of-2");
+        wait_until("slice 2 has taken something in", PATIENCE, || slice.join("handover").exists());
+        site.kill9("slice-2");
+        sync.join().unwrap();
+    });
+    assert_same_files(&src, &received);
+    assert_eq!(site.inspect("slice-2", "{{.State.OOMKilled}} {{.RestartCount}}"), "false 1", "it was killed");
+    wait_until("each worker has sent something", PATIENCE, || {
+        workers.lines().all(|id| {
+            let output = docker(&["logs", id]);
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat())
+                .contains("confirmed by the receiver")
+        })
+    });
+    assert_eq!(compose(&["run", "-T", "--rm", "list"]).trim(), "", "the job is done");
+    // The next run sends what has changed.
+    tree.noise("many/7", 1 << 20);
+    compose(&job);
+    assert_same_files(&src, &received);
+    for id in workers.lines() {
+        let output = docker(&["logs", id]);
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        // Each of them has had one job or two, and time to look for further ones.
+        assert!(said.matches("waiting for a job").count() <= 3, "{said}");
+    }
+    compose(&["down", "--volumes"]);
+    assert_eq!(site.container("slice-2"), "");
 }
 
 /// Bytes that lie in unfinished files of the archive.

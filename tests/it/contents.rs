@@ -60,8 +60,13 @@ fn damaged_contents_are_sent_again() {
         }
         // By size and time nothing has changed.
         assert_eq!(world.sync(&to, vec![])["verified"], Value::Null);
-        let dry = world.sync(&to, args!["--checksum", "--dry-run"]);
+        let flags = args!["-db", world.lab.path("db"), "-s", "200000", "--json", "--checksum", "--dry-run"];
+        let output = world.lab.sync(&world.src, &to, flags).code(0);
+        let dry = output.summary();
         assert_eq!(dry["verified"]["different"], 3, "{dry}");
+        if !remote {
+            output.says("a run would ask for it again");
+        }
         assert_ne!(
             std::fs::read(world.dst.join("large")).unwrap(),
             std::fs::read(world.src.join("large")).unwrap()
@@ -94,7 +99,8 @@ fn other_flags_that_read_everything_find_damage_too() {
         rot(&world.dst.join("other"));
         std::fs::remove_file(world.dst.join("grows")).unwrap();
         let summary = world.sync(&to, args![flag]);
-        assert_eq!(summary["verified"]["different"], 2, "{summary}");
+        let found = &summary["verified"];
+        assert_eq!((&found["different"], &found["missing"]), (&2.into(), &1.into()), "{summary}");
         assert_same_tree(&world.src, &world.dst);
     }
     // What changed in the source goes with it.
@@ -184,9 +190,15 @@ fn a_repair_needs_a_source_and_the_index_of_the_copy() {
         .code(2)
         .says("sync SOURCE URL --checksum");
     check(&world.lab.path("db"), "host:/x".as_ref()).code(2);
-    check(&other, world.src.as_os_str()).code(1).says("is the copy of").says("give the index of this copy");
+    check(&other, world.src.join("a").as_os_str())
+        .code(1)
+        .says("is the copy of")
+        .says("give the index of this copy");
     let proxy = world.lab.proxy(&world.dst);
     rot(&world.dst.join("other"));
+    // Before the check begins.
+    let wrong = check(&world.lab.path("db"), world.lab.dir("wrong").as_os_str()).code(1);
+    assert_eq!(wrong.says("has none of the first files").says("--repair SOURCE").stdout, "");
     check(&world.lab.path("db"), world.src.as_os_str()).code(1);
     drop(proxy);
     check(&world.lab.path("db"), world.src.as_os_str()).code(0);

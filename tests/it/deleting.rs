@@ -230,6 +230,7 @@ fn empty_files_and_links_take_the_place_of_a_folder() {
         let output = replaced.run(&["--delete"]).code(3);
         let summary = output.summary();
         assert!(summary["failed"].to_string().contains("d/sub/foreign"), "{number}: it is named: {summary}");
+        assert_eq!(summary["deletes_nothing"], true, "{number}: {summary}");
         assert!(replaced.all_there() && replaced.dst.join("d/sub/foreign").exists(), "{number}: {summary}");
         std::fs::remove_file(replaced.dst.join("d/sub/foreign")).unwrap();
         let summary = replaced.run(&["--delete", "--backup-dir", "bak"]).code(0).summary();
@@ -238,6 +239,17 @@ fn empty_files_and_links_take_the_place_of_a_folder() {
         std::fs::remove_dir_all(replaced.dst.join("bak")).unwrap();
         assert_same_tree(&replaced.src, &replaced.dst);
     }
+}
+
+/// The further name of an empty file that comes in the same run: neither is there when the folder is to
+/// make way.
+#[test]
+fn a_further_name_of_a_new_empty_file_takes_the_place_of_a_folder() {
+    let mut replaced = Replaced::new(506);
+    replaced.tree.remove("d").file("a-new-one", "").hardlink("d", "a-new-one");
+    let summary = replaced.run(&["--delete"]).code(0).summary();
+    assert_eq!(summary["deleted"], 5, "{summary}");
+    assert_same_tree(&replaced.src, &replaced.dst);
 }
 
 /// Names that differ in case only, at a destination that takes them for one.
@@ -502,4 +514,36 @@ fn keep_0_frees_a_full_receiver() {
     assert_eq!(std::fs::read(disk.path.join("new")).unwrap(), b"new");
     drop(proxy);
     disk.unmount();
+}
+
+/// Also over HTTP, and `--max-delete` and `--backup-dir` beside `--delete-excluded` alone.
+#[test]
+fn an_upload_says_what_it_would_delete() {
+    let lab = Lab::new();
+    let (src, dst, db) = (lab.path("src"), lab.dir("dst"), lab.path("index.sqlite"));
+    let mut tree = Tree::new(&src, 1);
+    tree.file("left", "left").file("goes", "goes").file("stays", "stays");
+    let proxy = lab.proxy(&dst);
+    let index = || lab.run(args!["index", "-b", src, "-db", db]).code(0);
+    index();
+    lab.upload(&src, &db, &proxy.url, args![]).code(0);
+    tree.remove("left");
+    index();
+    lab.upload(&src, &db, &proxy.url, args![]).code(0);
+    tree.remove("goes");
+    index();
+    let dry = |more: Vec<std::ffi::OsString>| {
+        lab.upload(&src, &db, &proxy.url, [args!["-n", "--json"], more].concat())
+    };
+    assert_eq!(dry(args!["--delete"]).code(0).summary()["deleted"], 2);
+    assert_eq!(
+        dry(args!["--delete-excluded", "--max-delete", "1"]).code(25).summary()["too_many_to_delete"],
+        2
+    );
+    let moved = dry(args!["--delete-excluded", "--backup-dir", "old", "--ignore-errors"]).code(0).summary();
+    assert_eq!((&moved["deleted"], &moved["moved_to"]), (&2.into(), &"old".into()), "{moved}");
+    assert_eq!(dry(args!["--max-delete", "1"]).code, 2);
+    assert!(dst.join("left").exists() && dst.join("goes").exists() && !dst.join("old").exists());
+    let did = lab.upload(&src, &db, &proxy.url, args!["--delete-excluded", "--max-delete", "2", "--json"]);
+    assert_eq!(did.code(0).summary()["deleted"], 2);
 }

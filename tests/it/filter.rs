@@ -61,6 +61,9 @@ fn what_is_left_out_is_not_deleted() {
         world.sync(&[]).code(0);
         // The file grows beyond the limit; the copy is still below it.
         world.tree.file("a.tmp", "longer than before").file("d/a.tmp", "longer").remove("goes");
+        let plan = &world.sync(&[&["--json", "-n"], flags].concat()).code(0).summary()["plan"];
+        assert_eq!(plan["removed"]["files"], 1, "{flags:?}: {plan}");
+        assert!(plan["filtered"]["files"].as_u64() >= Some(2), "{flags:?}: {plan}");
         world.deletes(flags, 1);
         assert!(world.has("a.tmp") && world.has("d/a.tmp") && !world.has("goes"), "{flags:?}");
         // The tombstones of an earlier generation count as well.

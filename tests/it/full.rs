@@ -340,8 +340,9 @@ fn a_local_copy_without_room_ends_at_once() {
     assert!(!dst.exists());
     // Where the forecast is wrong, the copy goes as far as there is room.
     let output = sync(args!["--no-space-check"]).code(4);
-    assert!(!output.stderr.contains("the copy needs"), "{}", output.stderr);
-    assert!(!output.stderr.contains("trying again"), "{}", output.stderr);
+    assert!(!output.stderr.contains("trying again") && !output.stderr.contains("WARN"), "{}", output.stderr);
+    let full = format!("{} is full: it has ", dst.display());
+    assert!(output.stderr.contains(&full) && output.stderr.contains("the copy needs "), "{}", output.stderr);
     assert!(nothing_torn(&src, &dst) > 0);
     // What is there already is not needed.
     std::fs::remove_file(&first).unwrap();
@@ -358,6 +359,36 @@ fn a_local_copy_without_room_ends_at_once() {
     // A later run says it, too.
     tree.noise("new", 30_000_000);
     sync(vec![]).code(4).says("the copy needs 30,000,000 bytes");
+    disk.unmount();
+}
+
+/// Also where nothing was sent yet: the source is gone through first. A dry run says the same.
+#[test]
+fn a_first_run_says_what_lacks_before_it_sends() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    Tree::new(&src, 232).noise("large", 20_000_000);
+    let Some(disk) = Mount::tmpfs(&lab.path("mnt"), "size=16m") else { return };
+    let proxy = lab.proxy(&lab.dir("mnt/remote"));
+    let sync = |to: &std::ffi::OsStr, more| {
+        let flags = args!["-db", lab.path("i"), "-dbp", lab.path("p"), "--stall-timeout", "2"];
+        lab.sync(&src, to, [flags, more].concat())
+    };
+    let local = disk.path.join("local");
+    for (to, place) in
+        [(proxy.url.as_ref(), "the receiver's disk"), (local.as_os_str(), local.to_str().unwrap())]
+    {
+        let needs = format!("the copy needs 20,000,000 bytes, and {place} has ");
+        sync(to, args!["-n"]).code(0).says(&needs);
+        let unasked = sync(to, args!["-n", "--no-space-check"]).code(0);
+        assert!(!unasked.stderr.contains("the copy needs"), "{}", unasked.stderr);
+        let output = sync(to, args![]).code(4);
+        assert!(output.stderr.contains(&needs), "{}", output.stderr);
+    }
+    // Also where the receiver has the index, and a part of the content.
+    let db = lab.index(&src);
+    lab.upload(&src, &db, &proxy.url, args!["-n"]).code(0).says("the copy needs ");
+    drop(proxy);
     disk.unmount();
 }
 

@@ -231,11 +231,17 @@ fn no_more_is_deleted_than_allowed() {
 }
 
 #[test]
-fn deleted_files_go_to_the_backup_folder() {
+fn replaced_and_deleted_files_go_to_the_backup_folder() {
     let mut runs = Runs::begin(9, |tree| {
-        tree.file("d/goes", "1").file("stays", "2");
+        tree.file("d/goes", "1").file("stays", "2").file("empty", "").symlink("link", "stays");
     });
-    runs.tree.remove("d");
+    runs.tree.remove("d").file("stays", "3");
+    // Without --delete, what left the source stays.
+    let summary = runs.run(args!["--backup-dir", "replaced"]).code(0).summary();
+    assert_eq!(summary["deleted"], 0, "{summary}");
+    assert_eq!(std::fs::read(runs.dst.join("replaced/stays")).unwrap(), b"2");
+    assert_eq!(std::fs::read_dir(runs.dst.join("replaced")).unwrap().count(), 1);
+    assert_eq!(std::fs::read(runs.dst.join("d/goes")).unwrap(), b"1");
     for bad in ["../out", "/absolute", ".tar-like/held"] {
         assert_ne!(runs.run(args!["--delete", "--backup-dir", bad]).code, 0, "{bad}");
         assert!(runs.dst.join("d/goes").exists(), "{bad}");
@@ -243,6 +249,24 @@ fn deleted_files_go_to_the_backup_folder() {
     runs.run(args!["--delete", "--backup-dir", "old"]).code(0);
     assert_eq!(std::fs::read(runs.dst.join("old/d/goes")).unwrap(), b"1");
     assert!(!runs.dst.join("d").exists());
+    // What was changed in the copy goes there, too, although the source stays the same.
+    let flags: [&[&str]; 3] = [&[], &["--delete"], &["--delete", "--checksum"]];
+    for (folder, flags) in ["e1", "e2", "e3"].into_iter().zip(flags) {
+        std::fs::write(runs.dst.join("stays"), folder).unwrap();
+        std::fs::write(runs.dst.join("empty"), folder).unwrap();
+        std::fs::remove_file(runs.dst.join("link")).unwrap();
+        std::os::unix::fs::symlink(folder, runs.dst.join("link")).unwrap();
+        let flags = flags.iter().map(Into::into).collect();
+        runs.run([args!["--backup-dir", format!("old/{folder}")], flags].concat()).code(0);
+        let old = runs.dst.join("old").join(folder);
+        let read = |name| std::fs::read(old.join(name)).unwrap();
+        assert_eq!((&*read("stays"), &*read("empty")), (folder.as_bytes(), folder.as_bytes()));
+        assert_eq!(std::fs::read_link(old.join("link")).unwrap(), Path::new(folder));
+        assert_eq!(std::fs::read_dir(&old).unwrap().count(), 3, "each once");
+        assert_eq!(std::fs::read(runs.dst.join("stays")).unwrap(), b"3");
+        runs.run(args!["--delete", "--backup-dir", "unused"]).code(0);
+        assert!(!runs.dst.join("unused").exists());
+    }
 }
 
 /// The source is empty, most likely not mounted.
@@ -252,6 +276,11 @@ fn an_empty_source_deletes_nothing() {
         tree.file("a", "1").file("d/b", "2");
     });
     runs.tree.remove("a").remove("d");
+    let warned = runs.run(vec![]).code(0);
+    assert!(
+        warned.stderr.contains("is it mounted?") || warned.stdout.contains("is it mounted?"),
+        "{warned:?}"
+    );
     let refused = runs.run(args!["--delete"]).code(1);
     assert!(refused.stderr.contains("empty") || refused.stdout.contains("empty"), "{refused:?}");
     assert!(runs.dst.join("a").exists() && runs.dst.join("d/b").exists());

@@ -4,6 +4,7 @@ use crate::support::original::OriginalReceiver;
 use crate::support::{Lab, Proxy, Tree, assert_same_tree, index, need_tool};
 use serde_json::Value;
 use std::ffi::OsString;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A source that was copied with `--keep`, a copy of both sides as they were before the last run,
@@ -93,6 +94,12 @@ fn blocks(proxy: Option<&Proxy>) -> u64 {
     proxy.map_or(0, Proxy::blocks_accepted)
 }
 
+/// Mode and time.
+fn metadata_of(path: &Path) -> (u32, i64, i64) {
+    let metadata = path.metadata().unwrap();
+    (metadata.mode(), metadata.mtime(), metadata.mtime_nsec())
+}
+
 #[test]
 fn a_rewind_brings_back_what_was_replaced() {
     for (seed, remote, delete) in [(1, true, true), (2, false, true), (3, true, false)] {
@@ -101,8 +108,9 @@ fn a_rewind_brings_back_what_was_replaced() {
         let to: OsString = proxy.as_ref().map_or(kept.dst.clone().into(), |proxy| (&proxy.url).into());
         kept.run(&to, args!["--keep", "1"]);
         kept.record();
-        let previous = index::digest(&kept.db);
+        let (previous, top) = (index::digest(&kept.db), metadata_of(&kept.src));
         kept.change();
+        std::fs::set_permissions(&kept.src, std::fs::Permissions::from_mode(0o750)).unwrap();
         if delete {
             kept.run(&to, args!["--keep", "1", "--delete"]);
             assert_same_tree(&kept.src, &kept.dst);
@@ -118,6 +126,7 @@ fn a_rewind_brings_back_what_was_replaced() {
         assert_eq!(summary["generation"], 1, "{summary}");
         assert_eq!(blocks(proxy.as_ref()), sent, "nothing is sent");
         assert_same_tree(&kept.before, &kept.dst);
+        assert_eq!(metadata_of(&kept.dst), top, "of the top folder");
         assert_eq!(index::digest(&kept.db), previous);
         kept.lab.check(&kept.dst, &kept.db, args!["--extra"]).code(0);
         assert_eq!(kept.retained_files(), 0);
@@ -320,20 +329,38 @@ fn a_rewind_whose_index_has_its_name_goes_on() {
     connection().execute_batch(mark).unwrap();
     kept.rewind(&kept.dst).code(0);
     assert!(kept.rewind(&kept.dst).code(2).stderr.contains("has none before it"));
-    for dst in [Some(kept.dst.as_path()), None] {
-        connection().execute_batch(mark).unwrap();
-        let target = args!["rewind", "-db", kept.db, "--json"];
-        let summary =
-            kept.lab.run([target, dst.map(Into::into).into_iter().collect()].concat()).code(0).summary();
-        assert_eq!((&summary["abandoned"], &summary["generation"]), (&2.into(), &1.into()), "{summary}");
-        assert_same_tree(&kept.before, &kept.dst);
-        assert!(kept.rewind(&kept.dst).code(2).stderr.contains("has none before it"));
-    }
+    connection().execute_batch(mark).unwrap();
+    let summary = kept.rewind(&kept.dst).code(0).summary();
+    assert_eq!((&summary["abandoned"], &summary["generation"]), (&2.into(), &1.into()), "{summary}");
+    assert_same_tree(&kept.before, &kept.dst);
+    assert!(kept.rewind(&kept.dst).code(2).stderr.contains("has none before it"));
     // The next generation begins without the mark.
     connection().execute_batch(mark).unwrap();
     kept.run(kept.dst.clone(), args!["--keep", "1", "--delete"]);
     assert_eq!(kept.rewind(&kept.dst).code(0).summary()["abandoned"], 3);
     assert_same_tree(&kept.before, &kept.dst);
+}
+
+/// Before, the way back of the copy was shut, and no word was said of the copy.
+#[test]
+fn a_copy_can_go_back_after_its_index() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.path("dst"));
+    let mut tree = Tree::new(&src, 33);
+    let run = |arguments| lab.cmd(arguments).derived().run();
+    tree.file("changes", "one").file("goes", "goes");
+    run(args!["sync", src, dst]).code(0);
+    tree.file("changes", "another").file("new", "new").remove("goes");
+    run(args!["sync", src, dst, "--keep", "1", "--delete"]).code(0);
+    let alone = || run(args!["rewind", "--source", src]);
+    let command = format!("tar-like rewind --source {} DESTINATION", src.display());
+    alone().code(0).says("a copy that has generation 2 still has it").says(&command);
+    assert_same_tree(&src, &dst);
+    alone().code(2).says("has none before it").says("give its DESTINATION");
+    run(args!["rewind", "--source", src, dst]).code(0);
+    assert_eq!(std::fs::read_to_string(dst.join("changes")).unwrap(), "one");
+    assert!(dst.join("goes").exists() && !dst.join("new").exists());
+    run(args!["rewind", "--source", src, dst]).code(2).says("has none before it");
 }
 
 /// An index of an earlier version, or from a backup, does not say what was left out of it: what the
@@ -388,4 +415,39 @@ fn a_rewind_of_another_receiver_is_refused() {
         kept.lab.sync(&kept.src, original.url(), keep).code(2).stderr.contains("does not know how to keep")
     );
     kept.rewind(&proxy.url).code(0);
+}
+
+/// Content that another program has changed is missing after a rewind. The command that is printed
+/// brings it, as it stands there.
+#[test]
+fn the_command_that_completes_a_rewind_works() {
+    for remote in [true, false] {
+        let lab = Lab::new();
+        let (src, dst) = (lab.path("a source"), lab.dir("dst"));
+        let mut tree = Tree::new(&src, 40);
+        tree.file("changes", "one").file("stays", "ok").file("empty", "");
+        let proxy = remote.then(|| lab.proxy(&dst));
+        let to: OsString = proxy.as_ref().map_or(dst.clone().into(), |proxy| (&proxy.url).into());
+        let run = |arguments| lab.cmd(arguments).derived().run();
+        run(args!["sync", src, to, "--keep", "1"]).code(0);
+        tree.file("changes", "another");
+        run(args!["sync", src, to, "--keep", "1"]).code(0);
+        std::fs::write(dst.join("stays"), "changed there").unwrap();
+        let rewound = run(args!["rewind", "--source", src, to]).code(3);
+        let said = format!("{}{}", rewound.stdout, rewound.stderr);
+        assert!(said.contains("misses 1 file with 2 bytes"), "{said}");
+        let (_, command) = said.split_once("complete it with: tar-like ").unwrap();
+        let command = command.lines().next().unwrap();
+        assert_eq!(command.starts_with("upload"), remote, "{command}");
+        let quoted = format!("'{}'", src.display());
+        let words = command.split_once(&quoted).map(|(before, after)| {
+            let split = |text: &str| text.split_whitespace().map(OsString::from).collect::<Vec<_>>();
+            [split(before), vec![src.clone().into()], split(after)].concat()
+        });
+        run(words.unwrap_or_else(|| panic!("{command}"))).code(0);
+        assert_eq!(std::fs::read(dst.join("stays")).unwrap(), b"ok");
+        // upload keeps to the index, sync has also what is new in the source.
+        let changes = if remote { "one" } else { "another" };
+        assert_eq!(std::fs::read_to_string(dst.join("changes")).unwrap(), changes);
+    }
 }

@@ -1,6 +1,6 @@
 //! What is said of a run: its figures, and the names of entries.
 
-use crate::support::{Lab, Output, Tree, index};
+use crate::support::{Lab, Output, Tree, assert_same_tree, index};
 use std::ffi::OsString;
 
 /// A file that was written again has holes in the archive. They are no part of the folder.
@@ -59,9 +59,45 @@ fn what_goes_to_a_backup_folder_is_moved() {
     assert_eq!((&summary["deleted"], &summary["moved_to"]), (&1.into(), &"old".into()), "{summary}");
 }
 
-/// Waits, since files that changed just before an index began count as touched.
-fn let_files_age() {
-    std::thread::sleep(std::time::Duration::from_millis(3100));
+#[test]
+fn what_was_changed_at_the_destination_is_not_deleted_and_named() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.path("dst"));
+    let mut tree = Tree::new(&src, 5);
+    tree.file("f", "1").file("f2", "2").file("d/deep", "3").file("absent", "4").file("goes", "5");
+    tree.file("same", "2").symlink("link", "f").file("empty", "");
+    lab.sync(&src, &dst, vec![]).code(0);
+    for name in ["f2", "d/deep", "f", "empty"] {
+        std::fs::write(dst.join(name), "edited").unwrap();
+    }
+    std::fs::remove_file(dst.join("link")).unwrap();
+    std::os::unix::fs::symlink("edited", dst.join("link")).unwrap();
+    std::fs::remove_file(dst.join("absent")).unwrap();
+    for name in ["f2", "d", "absent", "goes", "empty"] {
+        tree.remove(name);
+    }
+    let kept = "not deleted, because changed at the destination since it was copied: ";
+    let sync = |more: Vec<OsString>| {
+        let output = lab.sync(&src, &dst, [args!["-i", "--delete"], more].concat()).code(0);
+        let line = output.stderr.lines().find(|line| line.contains(kept)).map(str::to_owned);
+        let mut names = names(&output);
+        names.sort();
+        (names, line.unwrap_or_else(|| panic!("{output:?}")), output)
+    };
+    let (would, line, output) = sync(args!["-n"]);
+    let text = &output.stdout;
+    assert!(text.contains("would send 1 block, 1 B") && text.contains("1 would be deleted"), "{text}");
+    for name in ["f2", "d/deep", "empty"] {
+        assert!(line.contains(name), "{line}");
+    }
+    assert!(!line.contains("link") && !line.contains("more"), "{line}");
+    let (did, same_line, _) = sync(vec![]);
+    assert!(!dst.join("goes").exists() && dst.join("f2").exists() && dst.join("d/deep").exists());
+    assert_eq!((&would, &line), (&did, &same_line));
+    assert!(would.contains(&"D\tf\t1\tgoes".to_string()), "{would:?}");
+    // Also in the next run, as long as it is there.
+    let (would, line, _) = sync(args!["-n"]);
+    assert_eq!((would, line), (vec![], same_line));
 }
 
 /// The lines of standard output that name entries.
@@ -88,7 +124,6 @@ fn each_entry_of_a_run_is_named() {
         "N\td\t0\told",
         "N\tf\t1000\tstays",
     ];
-    let_files_age();
     let mut would = names(&sync(args!["-n"]).code(0));
     would.sort_by_key(|line| line.rsplit('\t').next().map(str::to_owned));
     assert_eq!(would, all);
@@ -149,11 +184,9 @@ fn a_destination_that_is_behind_gets_other_names() {
     let (src, one, two) = (lab.path("src"), lab.path("one"), lab.path("two"));
     let mut tree = Tree::new(&src, 5);
     tree.noise("a", 100).noise("b", 100).dir("e");
-    let_files_age();
     let sync = |dst: &std::path::Path, more: Vec<OsString>| lab.sync(&src, dst, [args!["-i"], more].concat());
     sync(&one, vec![]).code(0);
     tree.noise("a", 100).noise("c", 10);
-    let_files_age();
     sync(&two, vec![]).code(0);
     tree.noise("b", 100);
     // One has the first generation, two the second one, three none.
@@ -177,7 +210,6 @@ fn what_the_receiver_lacks_of_an_interrupted_run_is_named() {
     let (src, dst, db) = (lab.path("src"), lab.dir("dst"), lab.path("i.sqlite"));
     let mut tree = Tree::new(&src, 6);
     tree.noise("a", 3000).noise("b", 3000).noise("c", 3000);
-    let_files_age();
     let proxy = lab.proxy(&dst);
     lab.run(args!["index", "-b", src, "-db", db]).code(0);
     lab.upload(&src, &db, &proxy.url, args!["-s", "3000", "-f", "0", "-l", "0"]).code(0);
@@ -251,6 +283,62 @@ fn an_index_of_a_list_is_that_of_the_folder() {
     lab.run(args!["index", "--from-list", "list", "-b", src, "-db", db]).code(2).says("give -c");
 }
 
+/// As sync does.
+#[test]
+fn upload_names_what_it_has_sent() {
+    let lab = Lab::new();
+    let (src, db) = (lab.path("src"), lab.path("db"));
+    let mut tree = Tree::new(&src, 13);
+    tree.noise("a", 300).noise("d/b", 200);
+    let proxy = lab.proxy(&lab.dir("dst"));
+    let upload = |more: Vec<OsString>| {
+        lab.run(args!["index", "-b", src, "-db", db]).code(0);
+        let output = lab.upload(&src, &db, &proxy.url, [args!["-v"], more].concat()).code(0);
+        assert!(!output.stderr.contains("INFO"), "{}", output.stderr);
+        let mut lines: Vec<String> = output.stdout.lines().map(str::to_owned).collect();
+        lines.retain(|line| !line.starts_with("would send"));
+        lines.sort();
+        lines
+    };
+    assert_eq!(upload(args!["-n"]), ["a", "d", "d/b"]);
+    assert_eq!(upload(vec![]), ["a", "d", "d/b"]);
+    assert!(upload(vec![]).is_empty());
+    tree.noise("new", 10);
+    assert_eq!(upload(vec![]), ["new"]);
+    tree.remove("new");
+    assert_eq!(upload(args!["--delete"]), ["deleting new"]);
+}
+
+/// No block brings an empty file: one that is not there must not be made all the same.
+#[test]
+fn a_listed_empty_file_that_is_not_there_fails() {
+    let lab = Lab::new();
+    let (src, dst, db) = (lab.path("src"), lab.dir("dst"), lab.path("i.sqlite"));
+    Tree::new(&src, 12).noise("a", 300).file("empty", "").dir("folder");
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, src.join("fifo"), fifo, 0o600.into(), 0).unwrap();
+    let md5 = |bytes: &[u8]| index::md5_hex(bytes);
+    let mut lines = format!("{} 300 a\n", md5(&std::fs::read(src.join("a")).unwrap()));
+    for name in ["empty", "fifo", "folder", "missing"] {
+        lines.push_str(&format!("{} 0 {name}\n", md5(b"")));
+    }
+    let list = lab.file("list", &lines);
+    lab.run(args!["index", "--from-list", list, "-b", src, "-db", db]).code(0);
+    let proxy = lab.proxy(&dst);
+    for _ in 0..2 {
+        let output = lab.upload(&src, &db, &proxy.url, vec![]).code(3);
+        for (name, why) in
+            [("fifo", "no regular file"), ("folder", "no regular file"), ("missing", "it is gone")]
+        {
+            let line = output.stderr.lines().find(|line| line.starts_with(&format!("failed: {name}: ")));
+            assert!(line.is_some_and(|line| line.contains(why)), "{}", output.stderr);
+            assert!(!dst.join(name).exists(), "{name}");
+        }
+        assert!(dst.join("a").exists() && dst.join("empty").exists());
+        assert!(output.stderr.contains("3 FAILED"), "{}", output.stderr);
+    }
+}
+
 #[test]
 fn figures_at_the_end() {
     let lab = Lab::new();
@@ -276,6 +364,15 @@ fn figures_at_the_end() {
     has(&dry, "to send, at most", "0 B");
     let json = lab.sync(&src, &dst, args!["--stats", "--json"]).code(0);
     assert_eq!(json.summary()["reused_bytes"], 3510);
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, src.join("fifo"), fifo, 0o600.into(), 0).unwrap();
+    let dry = lab.sync(&src, &dst, args!["--stats", "-n", "--exclude", "[bc]"]).code(3).stdout;
+    for (name, value) in [("left out", "2"), ("skipped", "1"), ("removed", "0"), ("filtered", "2")] {
+        has(&dry, name, value);
+    }
+    // No more than there is: a new copy gets nothing of what is left out now.
+    let dry = lab.sync(&src, lab.path("new"), args!["--json", "-n", "--exclude", "[bc]"]).code(3).summary();
+    assert_eq!(dry["sent_bytes"], dry["content_bytes"], "{dry}");
 }
 
 #[test]
@@ -304,4 +401,81 @@ fn ls_lists_an_index() {
     assert_eq!(ls(vec![]).code(0).stdout, "a\na/w\na/x.c\na\\x0ab\naa\nz\n");
     assert_eq!(ls(args!["--generation", "1", "b"]).code(0).stdout, "b\n");
     lab.run(args!["ls", "-db", lab.path("none")]).code(1).says("none");
+}
+
+/// Another program has deleted and changed files there: a run mends that, and a dry run says so.
+#[test]
+fn runs_name_what_became_of_files_at_the_destination() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.path("dst"));
+    let mut tree = Tree::new(&src, 8);
+    tree.noise("goes", 300).noise("changes", 200).noise("stays", 100);
+    let proxy = lab.proxy(&lab.dir("far"));
+    for (to, folder) in [(dst.as_os_str(), &dst), (proxy.url.as_ref(), &lab.path("far"))] {
+        let sync =
+            |more| lab.sync(&src, to, [args!["-i", "-db", folder.with_extension("db")], more].concat());
+        sync(vec![]).code(0);
+        std::fs::remove_file(folder.join("goes")).unwrap();
+        std::fs::write(folder.join("changes"), "another").unwrap();
+        let would = sync(args!["-n"]).code(0);
+        let mut named = names(&would);
+        named.sort();
+        assert_eq!(named, ["M\tf\t200\tchanges", "M\tf\t300\tgoes"], "{would:?}");
+        assert!(would.stdout.contains("would send 1 block, 500 B of 600 B"), "{would:?}");
+        assert!(!folder.join("goes").exists(), "a dry run changes nothing");
+        let alike = |more: Vec<OsString>, expected: &[&str]| {
+            let would = sync([more.clone(), args!["-n"]].concat()).code(0);
+            let did = sync(more).code(0);
+            for output in [would, did] {
+                let mut named = names(&output);
+                named.sort();
+                assert_eq!(named, expected, "{output:?}");
+            }
+            assert_same_tree(&src, folder);
+        };
+        alike(vec![], &["M\tf\t200\tchanges", "M\tf\t300\tgoes"]);
+        alike(vec![], &[]);
+        // Size and time do not tell it.
+        let damage = |name: &str| {
+            let path = folder.join(name);
+            let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+            let damaged: Vec<u8> = std::fs::read(&path).unwrap().iter().map(|byte| !byte).collect();
+            std::fs::write(&path, damaged).unwrap();
+            std::fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        };
+        damage("stays");
+        alike(args!["--checksum"], &["M\tf\t100\tstays"]);
+        // While the source has changed, too.
+        damage("stays");
+        std::fs::remove_file(folder.join("goes")).unwrap();
+        tree.noise("changes", 200);
+        alike(args!["--checksum"], &["C\tf\t200\tchanges", "M\tf\t100\tstays", "M\tf\t300\tgoes"]);
+        std::fs::remove_file(folder.join("goes")).unwrap();
+        tree.noise("changes", 200);
+        alike(vec![], &["C\tf\t200\tchanges", "M\tf\t300\tgoes"]);
+    }
+}
+
+/// After some generations the archive has holes, which nobody sends.
+#[test]
+fn the_figures_of_a_dry_run_are_those_of_the_folder() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    let mut tree = Tree::new(&src, 9);
+    tree.noise("stays", 1000).noise("changes", 7);
+    let (db, dst) = (lab.path("db"), lab.path("dst"));
+    for _ in 0..3 {
+        lab.sync(&src, &dst, args!["-db", db]).code(0);
+        tree.noise("changes", 70_000);
+    }
+    lab.sync(&src, &dst, args!["-db", db]).code(0);
+    let proxy = lab.proxy(&lab.dir("far"));
+    let would = |output: Output| {
+        let summary = output.code(0).summary();
+        (summary["sent_bytes"].as_u64().unwrap(), summary["content_bytes"].as_u64().unwrap())
+    };
+    let more = || args!["-db", db, "-n", "--json"];
+    assert_eq!(would(lab.sync(&src, lab.path("new"), more())), (71_000, 71_000));
+    assert_eq!(would(lab.sync(&src, &proxy.url, more())), (71_000, 71_000));
+    assert_eq!(would(lab.sync(&src, &dst, more())), (0, 71_000));
 }

@@ -1,5 +1,6 @@
 //! What operators are given: systemd units, and the names of metrics in alerts, dashboard and page.
 
+use crate::support::redis::Redis;
 use crate::support::{Lab, Tree, need_tool, skip, wait_until};
 use regex::Regex;
 use std::collections::BTreeSet;
@@ -21,7 +22,12 @@ fn names(text: &str, pattern: &str) -> BTreeSet<String> {
     pattern.find_iter(text).map(|name| name.as_str().to_owned()).collect()
 }
 
-const UNITS: [&str; 3] = ["tar-like-proxy.service", "tar-like-upload@.service", "tar-like-sync@.service"];
+const UNITS: [&str; 4] = [
+    "tar-like-proxy.service",
+    "tar-like-upload@.service",
+    "tar-like-sync@.service",
+    "tar-like-worker@.service",
+];
 const TIMERS: [&str; 2] = ["tar-like-upload@.timer", "tar-like-sync@.timer"];
 
 /// The units in a folder of the lab, with the built program in place of the installed one.
@@ -32,11 +38,17 @@ fn units(lab: &Lab) -> PathBuf {
         // A manual page that is not installed here would count as a fault, too.
         let text: String =
             text.lines().filter(|l| !l.starts_with("Documentation=")).map(|l| format!("{l}\n")).collect();
-        std::fs::write(folder.join(unit), text.replace("/usr/bin/tar-like", env!("CARGO_BIN_EXE_tar-like")))
-            .unwrap();
+        std::fs::write(folder.join(unit), built(&text)).unwrap();
     }
     folder
 }
+
+fn built(unit: &str) -> String {
+    unit.replace("/usr/bin/tar-like", env!("CARGO_BIN_EXE_tar-like"))
+}
+
+/// Drop-ins of the receiver's unit.
+const DROP_INS: [&str; 2] = ["tar-like-proxy-root.conf", "tar-like-proxy-slice.conf"];
 
 fn have_systemd_analyze() -> bool {
     // A container has no systemd, which would be a hundred megabytes for these tests.
@@ -68,8 +80,18 @@ fn systemd_finds_no_fault_with_the_units() {
         let ours: Vec<&str> = output.stderr.lines().filter(|line| line.contains("tar-like")).collect();
         assert!(ours.is_empty() && output.code == 0, "{unit}: {output:?}");
     }
+    // A drop-in counts as if it stood at the end of the unit.
+    for drop_in in DROP_INS {
+        let whole = std::fs::read_to_string(folder.join(UNITS[0])).unwrap()
+            + &built(&read(&format!("systemd/{drop_in}")));
+        let path = lab.dir(drop_in).join(UNITS[0]);
+        std::fs::write(&path, whole).unwrap();
+        let output = analyze(&lab, args!["verify", "--recursive-errors=no", path]);
+        let ours: Vec<&str> = output.stderr.lines().filter(|line| line.contains("tar-like")).collect();
+        assert!(ours.is_empty() && output.code == 0, "{drop_in}: {output:?}");
+    }
     // In tenths: 0 is a service that may do nothing, 100 one that may do everything.
-    for (unit, most) in UNITS.into_iter().zip(["20", "25", "25"]) {
+    for (unit, most) in UNITS.into_iter().zip(["20", "25", "25", "25"]) {
         let path = folder.join(unit);
         analyze(&lab, args!["security", "--offline=yes", format!("--threshold={most}"), path]).code(0);
     }
@@ -79,16 +101,21 @@ fn systemd_finds_no_fault_with_the_units() {
 #[test]
 fn the_units_know_the_program() {
     let lab = Lab::new();
-    for unit in UNITS {
+    for unit in UNITS.into_iter().chain(["tar-like-proxy-slice.conf"]) {
         let text = read(&format!("systemd/{unit}"));
-        let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+        let start = text
+            .lines()
+            .find_map(|line| line.strip_prefix("ExecStart=/").map(|rest| format!("/{rest}")))
+            .unwrap();
         let words: Vec<&str> = start.split(' ').collect();
         assert_eq!(words[0], "/usr/bin/tar-like", "{unit}");
         let help = lab.run(args![words[1], "--help"]).code(0).stdout;
         for option in words.iter().filter(|word| word.starts_with('-')) {
             assert!(help.contains(option), "{unit}: {option} is not in\n{help}");
         }
-        assert!(text.contains("\nRestartPreventExitStatus=2"), "{unit}: wrong usage does not mend itself");
+        let is_unit = !unit.ends_with(".conf");
+        let ends = text.contains("\nRestartPreventExitStatus=2");
+        assert_eq!(ends, is_unit, "{unit}: wrong usage does not mend itself");
     }
 }
 
@@ -143,6 +170,13 @@ fn the_filters_of_the_units_let_our_system_calls_pass() {
         .code(0);
     let sync = args!["sync", src, proxy.url, "--tar-id", "1", "--compress", "zstd"];
     lab.cmd(sync).wrap(traced("sync")).run().code(0);
+    let redis = Redis::start(&lab);
+    let queue = args!["-s", "20000", "--queue", redis.url(), "--tar-id", "2", "--bwlimit", "200K"];
+    let host = lab.upload_cmd(&src, &db, &proxy.url, queue).spawn();
+    wait_until("a job is there", Duration::from_secs(20), || redis.words(&["HKEYS", "tl:jobs"]).len() == 1);
+    let worker = args!["worker", "--queue", redis.url(), "-u", proxy.url, "-b", src];
+    lab.cmd(worker).wrap(traced("worker")).run().code(0);
+    host.wait().code(0);
     assert_eq!(proxy.request("GET", "/metrics", &[], b"").status, 200);
     let pid = proxy.pid();
     proxy.term_and_wait().code(0);
@@ -151,7 +185,7 @@ fn the_filters_of_the_units_let_our_system_calls_pass() {
         trace.lines().any(|line| line.starts_with(&format!("{pid} ")) && line.contains("+++ exited"))
     });
     let call = Regex::new(r"(?m)^\d+ +(?:<\.\.\. )?([a-z_0-9]+)(?:\(| resumed)").unwrap();
-    for (file, unit) in ["proxy", "upload", "sync"].into_iter().zip(UNITS) {
+    for (file, unit) in ["proxy", "upload", "sync", "worker"].into_iter().zip(UNITS) {
         let trace = std::fs::read_to_string(lab.path(file)).unwrap();
         let made: BTreeSet<String> = call.captures_iter(&trace).map(|found| found[1].to_owned()).collect();
         assert!(made.len() > 25 && made.contains("openat"), "the trace is not understood: {made:?}");
@@ -195,9 +229,16 @@ fn every_documented_metric_exists_and_the_page_names_all() {
     let sample = Regex::new(r"(?m)^(tarlike_[a-z_]+)(\{[^}]*\})? ").unwrap();
     let shown: BTreeSet<String> = sample.captures_iter(&text).map(|found| found[1].to_owned()).collect();
     assert!(shown.len() > 10, "{text}");
+    // One of several receivers says which one it is.
+    let slice = lab.proxy_with(&lab.dir("slices"), args!["--slice", "1/2"]);
+    let of_slice = slice.request("GET", "/metrics", &[], b"").text();
+    let shown_by_slices: BTreeSet<String> =
+        sample.captures_iter(&of_slice).map(|found| found[1].to_owned()).collect();
+    assert!(of_slice.contains("\ntarlike_slice_info{slice=\"1\",of=\"2\"} 1\n"), "{of_slice}");
     // From the start on: a counter that appears with its first event hides that event from rate().
     let at_start: BTreeSet<String> = sample.captures_iter(&before).map(|found| found[1].to_owned()).collect();
     assert_eq!(at_start, shown);
+    let shown: BTreeSet<String> = shown.union(&shown_by_slices).cloned().collect();
     for name in ["monitoring/alerts.yaml", "monitoring/grafana.json", "OPERATIONS.md"] {
         let named = names(&read(name), r"\btarlike_[a-z_]+\b");
         assert!(!named.is_empty(), "{name} names no metric");
@@ -236,12 +277,14 @@ fn the_metrics_tell_of_refusals_age_and_space() {
     assert_eq!(proxy.metric("tarlike_max_inflight_blocks"), 16.0);
     lab.upload(&src, &db, &proxy.url, args!["-s", "3000", "-f", "1", "-l", "1"]).code(0);
     assert_eq!(proxy.metric("tarlike_archives{state=\"unfinished\"}"), 1.0);
+    assert_eq!(proxy.metric("tarlike_missing_bytes"), 3000.0);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     let age = now - proxy.metric("tarlike_last_block_timestamp_seconds");
     assert!((-1.0..60.0).contains(&age), "{age}");
     lab.upload(&src, &db, &proxy.url, args!["-s", "3000"]).code(0);
     assert_eq!(proxy.metric("tarlike_archives{state=\"unfinished\"}"), 0.0);
     assert_eq!(proxy.metric("tarlike_archives{state=\"finished\"}"), 1.0);
+    assert_eq!(proxy.metric("tarlike_missing_bytes"), 0.0);
     assert_eq!(proxy.request("GET", "/tar/7/status", &[], b"").status, 404);
     // The 404 before the first index counts, too.
     assert!(proxy.metric("tarlike_http_refusals_total{status=\"404\"}") >= 1.0);

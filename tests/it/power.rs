@@ -5,7 +5,7 @@
 use crate::support::http;
 use crate::support::index::{self, blake3_hex, frame};
 use crate::support::stress::{Mount, chance};
-use crate::support::{Lab, Proxy, Rng, Tree, assert_same_tree, is_root, need_tool, skip, wait_until};
+use crate::support::{Cmd, Lab, Proxy, Rng, Tree, assert_same_tree, is_root, need_tool, skip, wait_until};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -24,21 +24,33 @@ struct Disk {
     image: PathBuf,
     path: PathBuf,
     mount: Option<Mount>,
+    /// Another one, whose power is cut with that of this one.
+    second: Option<Box<Disk>>,
 }
 
 impl Disk {
     /// Makes and mounts a disk; `None`, with a printed reason, where that is not permitted.
     fn new(lab: &Lab, mebibytes: u64) -> Option<Self> {
+        Self::named("disk", lab, mebibytes)
+    }
+
+    /// Two disks: one for a base folder, and the second one for a state folder.
+    fn two(lab: &Lab, mebibytes: u64) -> Option<Self> {
+        let second = Some(Box::new(Self::named("second", lab, mebibytes)?));
+        Some(Self { second, ..Self::named("disk", lab, mebibytes)? })
+    }
+
+    fn named(name: &str, lab: &Lab, mebibytes: u64) -> Option<Self> {
         if !is_root() {
             skip("only root may mount");
             return None;
         }
         need_tool("mkfs.ext4", "apt-get install e2fsprogs");
-        let image = lab.path("disk.img");
+        let image = lab.path(&format!("{name}.img"));
         std::fs::File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
         let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut disk = Self { image, path: lab.path("disk"), mount: None };
+        let mut disk = Self { image, path: lab.path(name), mount: None, second: None };
         disk.on().then_some(disk)
     }
 
@@ -54,6 +66,13 @@ impl Disk {
     fn cut(&mut self, fuse: Fuse, proxy: &mut Proxy) {
         fuse.blow();
         proxy.kill9();
+        self.on_again();
+    }
+
+    fn on_again(&mut self) {
+        if let Some(second) = &mut self.second {
+            second.on_again();
+        }
         self.mount.take().unwrap().unmount();
         let mounted = std::fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(
@@ -64,15 +83,22 @@ impl Disk {
     }
 
     fn fuse(&self) -> Fuse {
-        Fuse::new(&self.path)
+        let second = self.second.as_ref().map(|second| Box::new(second.fuse()));
+        Fuse(second, Fuse::process(&self.path))
+    }
+
+    /// A receiver on the disk, whose journal is on the second one if there is one.
+    fn command(&self, job: &Job) -> Cmd {
+        let state = self.second.as_ref().map(|second| args!["--state", second.path.join("state")]);
+        job.lab.cmd([args!["proxy", "0", "-b", self.path.join("base")], state.unwrap_or_default()].concat())
     }
 }
 
 /// A process that is ready to cut the power: starting one takes longer than a block.
-struct Fuse(Child);
+struct Fuse(Option<Box<Fuse>>, Child);
 
 impl Fuse {
-    fn new(path: &Path) -> Self {
+    fn process(path: &Path) -> Child {
         need_tool("python3", "apt-get install python3");
         // FS_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH.
         let code = "import fcntl, os, struct, sys\n\
@@ -88,12 +114,17 @@ impl Fuse {
             .spawn()
             .unwrap();
         child.stdout.as_mut().unwrap().read_exact(&mut [0]).expect("python3 did not start");
-        Self(child)
+        child
     }
 
+    /// The disk of the journal first: what it says later of content that the other one loses would
+    /// stay, and no power loss does that.
     fn blow(mut self) {
-        self.0.stdin.as_mut().unwrap().write_all(b"x").unwrap();
-        assert!(self.0.wait().unwrap().success(), "the file system cannot be shut down");
+        if let Some(second) = self.0 {
+            second.blow();
+        }
+        self.1.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        assert!(self.1.wait().unwrap().success(), "the file system cannot be shut down");
     }
 }
 
@@ -300,11 +331,11 @@ fn old_content(job: &Job, disk: &Disk) -> PathBuf {
     base
 }
 
-fn cut_again_and_again(job: &Job, cuts: usize) {
+fn cut_again_and_again(job: &Job, disk: Option<Disk>, cuts: usize) {
     let mut rng = chance();
-    let Some(mut disk) = Disk::new(&job.lab, 96) else { return };
+    let Some(mut disk) = disk else { return };
     let base = old_content(job, &disk);
-    let mut proxy = job.lab.proxy(&base);
+    let mut proxy = disk.command(job).serve();
     job.put_index(&proxy);
     let each = job.blocks() / (cuts + 1);
     for cut in 0..cuts {
@@ -335,24 +366,44 @@ fn cut_again_and_again(job: &Job, cuts: usize) {
 
 #[test]
 fn no_acknowledged_block_of_small_files_is_lost() {
-    cut_again_and_again(&Job::small_files(), 8);
+    let job = Job::small_files();
+    cut_again_and_again(&job, Disk::new(&job.lab, 96), 8);
 }
 
 #[test]
 fn no_acknowledged_block_of_large_files_is_lost() {
-    cut_again_and_again(&Job::large_files(), 8);
+    let job = Job::large_files();
+    cut_again_and_again(&job, Disk::new(&job.lab, 96), 8);
 }
 
-/// The index was answered 200: it is there. A second index replaces it completely or not at all.
+/// With `--state`, one sync stands for two file systems.
+#[test]
+fn no_acknowledged_block_is_lost_where_the_journal_is_on_another_disk() {
+    for job in [Job::small_files(), Job::large_files()] {
+        cut_again_and_again(&job, Disk::two(&job.lab, 96), 4);
+    }
+}
+
 #[test]
 fn an_acknowledged_index_is_not_lost() {
     let job = Job::large_files();
-    let Some(mut disk) = Disk::new(&job.lab, 96) else { return };
+    replaced_indexes_are_not_lost(&job, Disk::new(&job.lab, 96));
+}
+
+#[test]
+fn an_acknowledged_index_on_another_disk_is_not_lost() {
+    let job = Job::large_files();
+    replaced_indexes_are_not_lost(&job, Disk::two(&job.lab, 96));
+}
+
+/// The index was answered 200: it is there. A second index replaces it completely or not at all.
+fn replaced_indexes_are_not_lost(job: &Job, disk: Option<Disk>) {
+    let Some(mut disk) = disk else { return };
     let base = disk.path.join("base");
     let other = job.lab.path("other");
     Tree::new(&other, 1).noise("another", 12_345);
     let other_db = job.lab.index(&other);
-    let mut proxy = job.lab.proxy(&base);
+    let mut proxy = disk.command(job).serve();
     for db in [&job.db, &other_db, &job.db] {
         let digest = index::digest(db);
         let headers = [("x-tar-like-index", &*digest)];
@@ -373,8 +424,8 @@ fn an_acknowledged_index_is_not_lost() {
 fn finds_what_is_lost(job: &Job, lies: &[&str]) -> Option<Vec<String>> {
     let mut rng = chance();
     let mut disk = Disk::new(&job.lab, 96)?;
-    let base = old_content(job, &disk);
-    let mut proxy = job.lab.cmd(args!["proxy", "0", "-b", base]).inject(lies, &[]).serve();
+    old_content(job, &disk);
+    let mut proxy = disk.command(job).inject(lies, &[]).serve();
     job.put_index(&proxy);
     Some(cut_once(job, &mut disk, &mut proxy, &mut rng, 20))
 }

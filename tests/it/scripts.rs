@@ -335,7 +335,12 @@ fn haproxy_gets_what_it_needs() {
     let text = String::from_utf8_lossy(&certificate.stdout).into_owned();
     assert!(text.contains("DNS:receiver.example.org") && text.contains("DNS:localhost"), "{text}");
     // A second start changes nothing.
-    bench.asked("proxy-with-haproxy", &["--profile", "two", "up", "-d"]);
+    let asked = bench.asked("proxy-with-haproxy", &["--profile", "two", "up", "-d"]);
+    assert!(!asked.iter().any(|argument| argument.ends_with("scale.yaml")), "{asked:?}");
+    for more in [&["--profile", "scale", "up", "-d"][..], &["--profile=scale", "run", "sync"]] {
+        let asked = bench.asked("proxy-with-haproxy", more);
+        assert!(asked[4] == "--file" && asked[5].ends_with("docker/scale.yaml"), "{asked:?}");
+    }
     assert_eq!(std::fs::read_to_string(secrets.join("token")).unwrap(), token);
 }
 

@@ -221,6 +221,11 @@ fn config_tells_values_and_where_they_are_from() {
     assert_eq!(from("TARLIKE_BLOCK_SIZE"), ("30000000".into(), "default".into()));
     assert_eq!(from("--ignore-ca"), ("no".into(), "default".into()));
     assert_eq!(setting(&lines, "TARLIKE_WORKERS")["flag"], "--no-processes");
+    assert_eq!(from("TARLIKE_TAR_ID"), ("0".into(), "default".into()));
+    let text = lab.run(args!["config", "sync", "--tar-id", "5", "DIR"]).code(0).stdout;
+    assert!(text.contains("\nSOURCE\tDIR\tflag\n") && !text.contains("DESTINATION"), "{text}");
+    assert!(text.contains("TARLIKE_TAR_ID\t5\t") && text.contains("TARLIKE_TOKEN\t"), "{text}");
+    assert!(!lab.run(args!["config", "check"]).code(0).stdout.contains("TARLIKE_TOKEN"));
     lab.run(args!["config", "upload", "--nonsense"]).code(2).says("--nonsense");
     lab.run(args!["config", "nonsense"]).code(2).says("nonsense");
 }
@@ -370,8 +375,20 @@ fn variable_of(flag: &str) -> String {
 }
 
 /// Values of which each flag takes one.
-const VALUES: &[&str] =
-    &["3", "/x", "10%", "4096", "auto", "path", "127.0.0.1", "upload", "2099-01-31", "http://x/tar", "x"];
+const VALUES: &[&str] = &[
+    "3",
+    "/x",
+    "10%",
+    "4096",
+    "auto",
+    "path",
+    "127.0.0.1",
+    "upload",
+    "2099-01-31",
+    "http://x/tar",
+    "1/3",
+    "x",
+];
 
 /// `config COMMAND` lists the flags of the command without its positional arguments, and takes each
 /// variable.
@@ -416,8 +433,15 @@ fn every_variable_of_every_command_counts() {
                 (output.code == 0).then(|| setting(&output.json(), name))
             });
             let found = found.unwrap_or_else(|| panic!("{command:?}: no value for {name}"));
-            let alone =
-                ["TARLIKE_MAX_DELETE", "TARLIKE_BACKUP_DIR", "TARLIKE_TO", "TARLIKE_BLOCKCOPY_BLOCK_SIZE"];
+            let alone = [
+                "TARLIKE_MAX_DELETE",
+                "TARLIKE_TO",
+                "TARLIKE_BLOCKCOPY_BLOCK_SIZE",
+                "TARLIKE_BWLIMIT_TOTAL",
+                "TARLIKE_QUEUE_PASSWORD_FILE",
+                "TARLIKE_QUEUE_CA_FILE",
+                "TARLIKE_PEERS",
+            ];
             let from = if alone.contains(&name) { "default" } else { "environment" };
             assert_eq!(found["from"], from, "{command:?} {found}");
         }

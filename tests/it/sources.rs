@@ -3,7 +3,9 @@
 
 use crate::support::{Lab, Output, Proxy, Tree, index};
 use rusqlite::Connection;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Two sources of 50 files each, with an index each.
@@ -37,6 +39,24 @@ impl Site {
     fn sync(&self, name: &str, dest: impl AsRef<std::ffi::OsStr>, more: Vec<OsString>) -> Output {
         let args = args!["sync", self.lab.path(name), dest, "-db", self.db(name)];
         self.lab.cmd(args).args(more).derived().run()
+    }
+
+    /// A `sync` in which entries fail; a dry run before it says which ones.
+    #[track_caller]
+    fn refused(
+        &self,
+        name: &str,
+        dest: &(impl AsRef<std::ffi::OsStr> + ?Sized),
+        more: Vec<OsString>,
+    ) -> Output {
+        let failed = |output: &Output| {
+            let lines = output.stderr.lines().filter_map(|line| line.strip_prefix("failed: "));
+            lines.filter_map(|line| line.split(':').next()).map(str::to_owned).collect::<BTreeSet<_>>()
+        };
+        let would = self.sync(name, dest, [more.clone(), args!["-n"]].concat()).code(3);
+        let did = self.sync(name, dest, more).code(3);
+        assert_eq!(failed(&would), failed(&did), "{}{}", would.stderr, did.stderr);
+        did
     }
 
     #[track_caller]
@@ -117,7 +137,7 @@ fn a_folder_takes_no_files_place() {
     Tree::new(&site.lab.path("two"), 194).file("p/in", "y").file("q", "a file").dir("s").file("other", "z");
     site.sync("one", &site.base, vec![]).code(0);
     for _ in 0..2 {
-        let refused = site.sync("two", &site.base, vec![]).code(3);
+        let refused = site.refused("two", &site.base, vec![]);
         let refused =
             refused.says("failed: p/in: archive").says("failed: q: archive").says("failed: s: archive");
         refused.says("has put another content");
@@ -184,6 +204,7 @@ fn the_same_path_of_two_sources_is_told_and_stays_as_it_is() {
     for (seed, name) in [(192, "one"), (193, "two")] {
         Tree::new(&site.lab.path(name), seed)
             .file("shared/same", "of both")
+            .mtime("shared/same", 1_700_000_000_000_000_000)
             .file("shared/file", format!("of {name}, {seed}"))
             .file("shared/large", vec![b'0' + (seed % 10) as u8; 3_000_000])
             .file("shared/empty-or-not", if name == "one" { "full" } else { "" })
@@ -205,7 +226,7 @@ fn the_same_path_of_two_sources_is_told_and_stays_as_it_is() {
     };
     let of_one = snapshot();
     for _ in 0..2 {
-        let refused = site.sync("two", &proxy.url, small()).code(3);
+        let refused = site.refused("two", &proxy.url, small());
         for path in ["file", "large", "empty-or-not", "link", "kind"] {
             let line = format!("failed: shared/{path}: archive ");
             let line = refused.stderr.lines().find(|found| found.starts_with(&line));
@@ -227,6 +248,34 @@ fn the_same_path_of_two_sources_is_told_and_stays_as_it_is() {
         let read = |folder: &Path| std::fs::read(folder.join("shared").join(name)).unwrap();
         assert!(read(&site.base) == read(&two), "{name}");
     }
+}
+
+/// The same content with other metadata flipped from run to run.
+#[test]
+fn the_same_content_with_another_mode_is_told_and_stays_as_it_is() {
+    let site = Site::new();
+    let mut trees = ["one", "two"].map(|name| {
+        let mut tree = Tree::new(&site.lab.path(name), 195);
+        tree.file("same", "of both").mtime("same", 1_700_000_000_000_000_000);
+        tree
+    });
+    for name in ["one", "two"] {
+        site.sync(name, &site.base, vec![]).code(0);
+    }
+    let mode = || std::fs::metadata(site.base.join("same")).unwrap().permissions().mode() & 0o777;
+    let before = mode();
+    trees[1].mode("same", 0o600);
+    for _ in 0..2 {
+        let refused = site.refused("two", &site.base, vec![]);
+        refused.says("failed: same: archive ").says("has put the same content with another mode");
+        site.sync("one", &site.base, vec![]).code(0);
+        assert_eq!(mode(), before);
+    }
+    // When both have it, it is done.
+    trees[0].mode("same", 0o600);
+    site.sync("one", &site.base, vec![]).code(0);
+    site.sync("two", &site.base, vec![]).code(0);
+    assert_eq!(mode(), 0o600);
 }
 
 #[test]
@@ -421,4 +470,87 @@ fn a_path_in_the_address_that_means_nothing_is_refused() {
     for path in ["", "/", "/tar", "/tar/"] {
         site.sync("one", format!("{origin}{path}"), vec![]).code(0);
     }
+}
+
+/// What `index` has learned of a source is not replaced by another one, nor sent under its number.
+#[test]
+fn index_does_not_go_on_with_the_index_of_another_source() {
+    let site = Site::new();
+    let (lab, db) = (&site.lab, site.db("one"));
+    let index = |name: &str, more: Vec<OsString>| {
+        lab.run([args!["index", "-b", lab.path(name), "-db", db], more].concat())
+    };
+    index("one", vec![]).code(0);
+    let before = std::fs::read(&db).unwrap();
+    index("two", vec![]).code(1).says("is the index of").says("give -db FILE").says("--clean");
+    assert!(std::fs::read(&db).unwrap() == before);
+    // The folder was moved, or another snapshot of it is here.
+    std::fs::rename(lab.path("one"), lab.path("moved")).unwrap();
+    index("two", vec![]).code(1).says("is the index of");
+    index("moved", vec![]).code(0).says("until now");
+    index("two", args!["-c"]).code(0);
+}
+
+#[test]
+fn a_repair_finds_the_index_of_its_source() {
+    let site = Site::new();
+    let (lab, one, copy) = (&site.lab, site.lab.path("one"), site.lab.path("copy"));
+    lab.cmd(args!["sync", one, copy]).derived().run().code(0);
+    std::fs::write(copy.join("one-7"), "damaged").unwrap();
+    lab.run(args!["check", copy]).code(1).says("--source SOURCE");
+    lab.run(args!["check", copy, "--source", one]).code(1).says("1 different");
+    let plan = lab.run(args!["plan", "--source", one, "--json"]).code(0).summary();
+    assert_eq!((&plan["generation"], &plan["send_bytes"]), (&1.into(), &0.into()), "{plan}");
+    lab.run(args!["check", copy, "--repair", one]).code(0).says("1 different").says("repaired from");
+    assert_eq!(std::fs::read(copy.join("one-7")).unwrap(), b"7 of one");
+}
+
+#[test]
+fn the_first_run_into_a_filled_folder_names_adopt() {
+    let site = Site::new();
+    let (lab, word) = (&site.lab, "With --adopt, what is the same");
+    let copy = lab.dir("copy");
+    let sync = |more: Vec<OsString>| site.sync("one", &copy, more).code(0);
+    assert!(!sync(args!["-n"]).stderr.contains(word));
+    std::fs::copy(lab.path("one/one-1"), copy.join("one-1")).unwrap();
+    sync(args!["-n"]).says(word);
+    assert!(!sync(args!["-n", "--adopt"]).stderr.contains(word));
+    sync(vec![]).says(word);
+    assert!(!sync(vec![]).stderr.contains(word), "it is a copy of ours now");
+    // A receiver says it when it starts.
+    let other = lab.dir("other");
+    lab.file("other/x", "x");
+    let proxy = lab.proxy(&other);
+    assert!(proxy.stderr().contains("sync --adopt takes them for a copy"), "{}", proxy.stderr());
+}
+
+/// docs/guide/restore.md
+#[test]
+fn a_copy_comes_back_and_the_source_goes_on() {
+    let site = Site::new();
+    let (lab, one, copy) = (&site.lab, site.lab.path("one"), site.lab.path("copy"));
+    let sync = |from: &Path, to: &Path, more: Vec<OsString>| {
+        let run = lab.cmd([args!["sync", from, to, "--json"], more].concat()).derived().run();
+        run.code(0).summary()["sent_bytes"].as_u64().unwrap()
+    };
+    sync(&one, &copy, vec![]);
+    std::fs::remove_file(one.join("one-1")).unwrap();
+    std::fs::write(one.join("one-2"), "damaged").unwrap();
+    std::fs::write(one.join("new"), "new").unwrap();
+    std::fs::remove_file(one.join("one-30")).unwrap();
+    let part = args!["--adopt", "--include", "/one-30", "--exclude", "*"];
+    assert_eq!(sync(&copy, &one, part), "30 of one".len() as u64);
+    assert!(one.join("one-30").exists() && !one.join("one-1").exists());
+    std::fs::remove_dir_all(one.join(".tar-like")).unwrap();
+    // Two files of 8 bytes, and a small gap between them; all files have 440.
+    assert!((16..200).contains(&sync(&copy, &one, args!["--adopt"])));
+    assert_eq!(std::fs::read(one.join("one-2")).unwrap(), b"2 of one");
+    assert_eq!(sync(&one, &copy, vec![]), 3, "only the new file");
+    // With a lost index, too, and --delete takes away what the copy does not have.
+    std::fs::remove_dir_all(lab.path("home/.local/state/tar-like")).unwrap();
+    assert_eq!(sync(&one, &copy, vec![]), 0);
+    std::fs::write(one.join("newer"), "newer").unwrap();
+    std::fs::remove_dir_all(one.join(".tar-like")).unwrap();
+    sync(&copy, &one, args!["--adopt", "--delete"]);
+    assert!(one.join("new").exists() && !one.join("newer").exists());
 }

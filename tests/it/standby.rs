@@ -68,15 +68,20 @@ fn without_the_flag_the_refusal_names_it() {
     let lab = Lab::new();
     let dst = lab.dir("dst");
     let _active = lab.proxy(&dst);
-    let refused = lab.run(args!["proxy", "0", "-b", dst]).code(1);
-    let waiting = "waiting up to 5 seconds";
-    for word in ["dst/.tar-like/journal.sqlite", "another tar-like receiver", "--standby", waiting] {
-        assert!(refused.stderr.contains(word), "{word}: {}", refused.stderr);
-    }
-    // The same where sync starts a receiver on a folder: it says at once that it waits, and goes on
-    // when the other one ends.
     let src = lab.path("src");
     Tree::new(&src, 2).noise("a", 3000);
+    let sync = lab.cmd(args!["sync", src, dst, "-db", lab.path("index.sqlite")]).spawn();
+    let refused = lab.run(args!["proxy", "0", "-b", dst]).code(1);
+    let waiting = "waiting up to 5 seconds";
+    for word in ["dst/.tar-like", "another tar-like receiver", "--standby", waiting] {
+        assert!(refused.stderr.contains(word), "{word}: {}", refused.stderr);
+    }
+    // sync has no such flag: it can send to the other one.
+    let refused = sync.wait().code(1);
+    assert!(refused.stderr.contains("in place of the folder"), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("--standby"), "{}", refused.stderr);
+    // The same where sync starts a receiver on a folder: it says at once that it waits, and goes on
+    // when the other one ends.
     let (busy, other) = (lab.dir("busy"), lab.path("other.sqlite"));
     let active = lab.proxy(&busy);
     let sync = lab.cmd(args!["sync", src, busy, "-db", other]).spawn();

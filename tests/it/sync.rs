@@ -119,6 +119,18 @@ fn a_source_that_is_not_there_is_an_error() {
     assert!(!dst.exists());
 }
 
+/// Before, a dry run to such a place found no fault with it.
+#[test]
+fn a_destination_that_cannot_be_made_is_an_error() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    Tree::new(&src, 34).file("a", "a");
+    for flags in [vec![], args!["-n"]] {
+        let refused = lab.sync(&src, "/proc/x/y", flags).code(1);
+        refused.says("cannot make the destination folder /proc/x/y");
+    }
+}
+
 #[test]
 fn a_destination_inside_the_source_does_not_feed_on_itself() {
     let lab = Lab::new();

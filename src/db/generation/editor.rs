@@ -360,13 +360,13 @@ impl Editor {
     ) -> Result<()> {
         let connection = &self.connection;
         let run = || -> rusqlite::Result<()> {
+            // Before the next generation has its number.
+            meta::end_top(connection)?;
             index_state::seal(connection, end, content_bytes, generation)?;
             let without_md5 = "SELECT EXISTS(SELECT 1 FROM tar WHERE hash IS NULL)";
             let is_optional = connection.query_row(without_md5, [], |row| row.get::<_, bool>(0))?;
             meta::HASH.set(connection, &if is_optional { Md5s::Optional } else { Md5s::All })?;
             meta::CREATED.set(connection, &created_s)?;
-            // The top folder was that of the generation that the rows had before.
-            meta::TOP.remove(connection)?;
             meta::REWINDING.remove(connection)?;
             match &self.tombstones {
                 None => belonging::name_rows(connection),

@@ -1,7 +1,9 @@
 //! Going back to the generation that the newest one was made of.
 //!
-//! The index gets its name with a mark in it that the rewind has not ended; the end removes the
-//! mark. A rewind that was cut off in between is found by it, and goes on to its end.
+//! The index gets its name with a mark in it that a copy may still have to go back; the end of a
+//! rewind of a copy removes the mark. A rewind that was cut off in between, or that took back the
+//! index alone, is found by it, and a rewind of a copy goes on to its end. The next generation of
+//! the index begins without the mark.
 
 use super::super::file::open_shared;
 use super::super::index_read::IndexReader;
@@ -11,6 +13,7 @@ use super::apply::{apply, each_record};
 use super::copy::copy;
 use super::history::{Generation, History, Step};
 use crate::archive::change::{ChangeEnd, ChangeRecord};
+use crate::archive::entry::Meta;
 use crate::archive::skipped::SkippedList;
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::Connection;
@@ -27,6 +30,7 @@ pub struct Rewound {
     partial: Option<TempPath>,
     target: PathBuf,
     end: ChangeEnd,
+    has_copy: bool,
     /// What is abandoned.
     pub abandoned: Generation,
     /// What the index goes back to.
@@ -35,30 +39,45 @@ pub struct Rewound {
     pub step: Step,
     /// What was left out of the parent, if that is known.
     pub skipped: Option<SkippedList>,
+    /// How the top folder was then, if that is known.
+    pub top: Option<Meta>,
 }
 
 impl Rewound {
     /// Takes a copy of the index at `database` back to the generation that its active one was made
     /// of. The abandoned one stays in the history, so that a receiver that has it can be taken
-    /// back, too; it is never used again. Goes on with a rewind that was cut off.
+    /// back, too; it is never used again. With `has_copy` a copy goes back, too: that goes on with
+    /// a rewind that was cut off, or that took back the index alone.
     ///
     /// # Errors
     /// There is none before it, or the index was taken back already since it was made.
-    pub fn prepare(database: &Path) -> Result<Self> {
+    pub fn prepare(database: &Path, has_copy: bool) -> Result<Self> {
         let history = History::open(database)?;
         let active = history.active()?.clone();
         let of = |abandoned: Generation, parent: Generation, partial, end| -> Result<Self> {
-            let skipped = IndexReader::open(database)?.skipped_of(parent.number)?;
+            let reader = IndexReader::open(database)?;
+            let skipped = reader.skipped_of(parent.number)?;
+            let top = match partial {
+                Some(_) => reader.top_of(parent.number)?,
+                None => reader.top()?,
+            };
             let step =
                 Step { generation: abandoned.number, undo: true, to: parent.number, appended_bytes: 0 };
             let target = database.to_path_buf();
-            Ok(Self { partial, target, end, abandoned, parent, step, skipped })
+            Ok(Self { partial, target, end, has_copy, abandoned, parent, step, skipped, top })
         };
-        if let Some(abandoned) = cut_off(database, &history, &active)? {
+        let cut_off = cut_off(database, &history, &active)?;
+        if let Some(abandoned) = cut_off.clone().filter(|_| has_copy) {
             let end = active.end();
             return of(abandoned, active, None, end);
         }
-        let parent = parent_of(&active, &history, database)?;
+        let parent = parent_of(&active, &history, database).map_err(|e| match cut_off {
+            None => e,
+            Some(Generation { number, .. }) => e.with_hint(format!(
+                "generation {number} was taken back already; to take a copy back that has it, give its DESTINATION"
+            )),
+        })?;
+        let top = IndexReader::open(database)?.top_of(parent.number)?;
         let partial = copy(database)?;
         // Where the log ended and which ids were used stays as it is.
         let step = Step { generation: active.number, undo: true, to: parent.number, appended_bytes: 0 };
@@ -71,6 +90,7 @@ impl Rewound {
                 .execute(query, [sql_int(number)])
                 .and_then(|_| meta::LAST_GENERATION.set(connection, &number))
                 .and_then(|()| meta::REWINDING.set(connection, &number))
+                .and_then(|()| top.map_or(Ok(()), |top| meta::TOP.set(connection, &top)))
                 .map_err(|e| failed(database, e))
         })?;
         index_state::sync(&partial, database)?;
@@ -99,12 +119,13 @@ impl Rewound {
         Ok(added)
     }
 
-    /// Puts it in the place of the index that it was made of, which ends the rewind.
+    /// Puts it in the place of the index that it was made of. That ends the rewind if a copy went
+    /// back, too; otherwise the mark stays, by which one can follow.
     ///
     /// # Errors
     /// That has become another one meanwhile, or the system's error; it stands as it is then.
     pub fn put_in_place(self) -> Result<ChangeEnd> {
-        let Self { partial, target, end, abandoned, .. } = self;
+        let Self { partial, target, end, abandoned, has_copy, .. } = self;
         if let Some(partial) = partial {
             let now = History::open(&target)?;
             if now.active()? != &abandoned {
@@ -119,12 +140,15 @@ impl Rewound {
             drop(now);
             index_state::put_in_place(partial, &target)?;
         }
-        remove_mark(&target)?;
+        if has_copy {
+            remove_mark(&target)?;
+        }
         Ok(end)
     }
 }
 
-/// The generation that a rewind abandoned which was cut off after the index had got its name.
+/// The generation that a rewind abandoned which was cut off after the index had got its name, or
+/// which took back the index alone.
 fn cut_off(database: &Path, history: &History, active: &Generation) -> Result<Option<Generation>> {
     let Some(number) = IndexReader::open(database)?.rewinding()? else { return Ok(None) };
     let newest = history.generations().last();

@@ -83,7 +83,7 @@ fn bring(ours: &Path, theirs: &Path, from: u64, to: u64) -> crate::error::Result
 }
 
 fn rewind(database: &Path) -> Result<ChangeEnd> {
-    Rewound::prepare(database)?.put_in_place()
+    Rewound::prepare(database, true)?.put_in_place()
 }
 
 fn digest(database: &Path) -> String {
@@ -165,7 +165,7 @@ fn a_generation_keeps_what_did_not_change_and_can_be_taken_back() {
     // Somebody makes another generation while one is taken back.
     let other = ours.with_extension("other");
     std::fs::copy(&ours, &other).unwrap();
-    let rewound = Rewound::prepare(&other).unwrap();
+    let rewound = Rewound::prepare(&other, true).unwrap();
     let mut next = NextGeneration::begin(&other).unwrap();
     next.add_contiguous(file("g", b"y")).unwrap();
     let written = next.finish(11, &SkippedList::default()).unwrap();

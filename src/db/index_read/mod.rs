@@ -3,6 +3,7 @@
 mod at;
 mod chunk_maps;
 mod ids;
+mod owned;
 mod pieces;
 mod reader;
 mod skipped;

@@ -5,6 +5,7 @@ use crate::archive::digest::Md5;
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
 use crate::archive::path::EntryPath;
+use crate::archive::ranges::RangeSet;
 use crate::db::index_rows::{FileRead, first_of, is_leaf, read_files, read_nodes, read_tombstones};
 use crate::db::meta;
 use crate::db::schema::has_table;
@@ -400,5 +401,25 @@ impl IndexReader {
         each: impl FnMut(Piece) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         Side::Live.pieces_of(&self.connection, self.read(), file, each)
+    }
+
+    /// Which bytes of the archive any file has: after some generations there are holes between them.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn used_ranges(&self) -> Result<RangeSet> {
+        let mut used = RangeSet::default();
+        if !self.is_fragmented() {
+            used.insert(0..self.archive_bytes()?);
+            return Ok(used);
+        }
+        self.files(|file| {
+            self.pieces_of(&file, |piece| {
+                used.insert(piece.range);
+                Ok(ControlFlow::Continue(()))
+            })?;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(used)
     }
 }

@@ -8,7 +8,9 @@ mod model;
 pub use model::{CheckOptions, CheckReport, Finding};
 
 use super::pipeline::{Feed, ordered};
+use super::receive::index_digests;
 use crate::archive::layout::BlockLayout;
+use crate::db::generation::History;
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
@@ -16,6 +18,7 @@ use bucket::BucketComparer;
 use folder::FolderComparer;
 use model::{BATCH_BYTES, Entry};
 use std::ops::{ControlFlow, Range};
+use std::path::Path;
 
 /// Batches that may be under way.
 const WINDOW: usize = 256;
@@ -41,10 +44,14 @@ pub fn check(
         .ok_or_else(|| Error::new(ErrorKind::Usage, "the block size must not be 0"))?;
     let whole = options.first == 0 && options.last.is_none();
     let window = layout.window(options.first, options.last);
-    monitor.counters().files_total.set(summary.files);
-    monitor.counters().total_bytes.set(window.end - window.start);
-    let mut totals = CheckReport::default();
     let window = (!whole).then_some(window);
+    let (files, bytes) = match &window {
+        None => (summary.files, summary.content_bytes),
+        Some(window) => totals_of(&index, window.clone())?,
+    };
+    monitor.counters().files_total.set(files);
+    monitor.counters().total_bytes.set(bytes);
+    let mut totals = CheckReport::default();
     ordered(
         options.threads,
         WINDOW,
@@ -79,6 +86,35 @@ pub fn check(
         };
     }
     Ok(totals)
+}
+
+/// The generation of the index at `database` that a receiver has taken into the folder `base`, and
+/// the newest one, if that is another one. `None` also where none of them is known to be there.
+///
+/// # Errors
+/// The index cannot be read.
+pub fn other_generation(base: &Path, database: &Path) -> Result<Option<(u64, u64)>> {
+    let there = index_digests(base);
+    if there.is_empty() {
+        return Ok(None);
+    }
+    let history = History::open(database)?;
+    let newest = history.active()?;
+    if there.contains(&newest.digest) {
+        return Ok(None);
+    }
+    let known = there.iter().filter_map(|digest| history.with_digest(digest)).next();
+    Ok(known.map(|known| (known.number, newest.number)))
+}
+
+/// How many files touch `window` of the archive, and their bytes: all of each is read.
+fn totals_of(index: &IndexReader, window: Range<u64>) -> Result<(u64, u64)> {
+    let (mut files, mut bytes) = (0, 0);
+    index.files_in(window, |file| {
+        (files, bytes) = (files + 1, bytes + file.size);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok((files, bytes))
 }
 
 /// Feeds the rows of the index in batches: all of them, or the files that touch `window` of the
@@ -142,6 +178,46 @@ impl Comparer<'_> {
         match self {
             Self::Folder(_) => None,
             Self::Bucket(comparer) => comparer.outage(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::index::{IndexOptions, index};
+    use crate::telemetry::Silent;
+
+    /// Of an index whose archive has grown over several generations.
+    #[test]
+    fn progress_counts_up_to_the_bytes_of_the_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = IndexOptions::of_folder(folder.path().join("source"), folder.path().join("index"));
+        std::fs::create_dir(&options.base).unwrap();
+        std::fs::write(options.base.join("stays"), [1; 5000]).unwrap();
+        for generation in 1..4 {
+            std::fs::write(options.base.join("changes"), vec![generation; 30_000 * usize::from(generation)])
+                .unwrap();
+            index(&options, &Silent::default()).unwrap();
+        }
+        for (first, last, bytes) in [(0, None, 95_000), (30, Some(30), 5000)] {
+            let monitor = Silent::default();
+            let options = CheckOptions {
+                base: options.base.clone(),
+                bucket: None,
+                database: options.database.clone(),
+                first,
+                last,
+                block_size: 1000,
+                extra: false,
+                metadata: true,
+                threads: 2,
+                scratch: folder.path().to_path_buf(),
+            };
+            let report = check(&options, &monitor, |finding| panic!("{finding:?}")).unwrap();
+            assert!(report.is_equal());
+            let counters = monitor.counters();
+            assert_eq!((counters.total_bytes.get(), counters.done_bytes.get()), (bytes, bytes));
         }
     }
 }

@@ -65,6 +65,12 @@ impl CheckReport {
         (self.different, self.missing, self.extra, self.unverified) == (0, 0, 0, 0)
     }
 
+    /// How many entries of the index were compared.
+    #[must_use]
+    pub fn compared(&self) -> u64 {
+        self.ok + self.different + self.missing + self.unverified
+    }
+
     /// Counts an entry of the index.
     pub(super) fn count(&mut self, finding: Option<&Finding>) {
         let counter = match finding {

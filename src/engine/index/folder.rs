@@ -13,13 +13,14 @@ use super::options::IndexOptions;
 use super::previous::PreviousFiles;
 use super::stat::{HardLinks, StatRow, stat_all, walk_of};
 use crate::archive::entry::FileEntry;
+use crate::archive::shown::counted;
 use crate::archive::skipped::SkippedList;
 use crate::db::index_read::IndexReader;
 use crate::engine::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::base::Base;
 use crate::source::walk::{StatEntry, Walk};
-use crate::telemetry::Monitor;
+use crate::telemetry::{Monitor, Notice};
 
 /// Files in a batch.
 const BATCH_FILES: usize = 1024;
@@ -129,7 +130,16 @@ fn list(
             // The thread that takes the entries has ended with an error of its own.
             Err(Error::new(ErrorKind::Internal, "no more entries are taken"))
         }
-    })
+    })?;
+    let divided = links.unmet();
+    if divided > 0 && walk.filter().options().shard.is_some() {
+        monitor.notice(Notice::Warning(format!(
+            "{} of this part have further names (hard links) in other parts, or outside of the source: each \
+             part copies them as files of their own",
+            counted(divided, "file")
+        )));
+    }
+    Ok(())
 }
 
 /// An entry with what the previous index knows of it, and its size in bytes.

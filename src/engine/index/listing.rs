@@ -27,7 +27,8 @@ pub(in crate::engine) fn list_bucket_reporting(
         skipped_list.add(skipped.kind, &skipped.path);
         skipped.report(monitor);
     })?;
-    if skipped_list.total() + filter.left_out() == 0 && listing.is_empty()? {
+    let is_whole = filter.options().shard.is_none();
+    if is_whole && skipped_list.total() + filter.left_out() == 0 && listing.is_empty()? {
         let text = format!("nothing lies below {}: is the prefix right?", bucket.address());
         monitor.notice(Notice::Warning(text));
     }
@@ -67,6 +68,9 @@ pub(in crate::engine) fn list_bucket(
     filter.restart();
     let mut excluded = Excluded { filter, last_folder: (Vec::new(), false) };
     bucket.list(|listed| {
+        if !filter.is_of_shard(&listed.path, listed.path.ends_with(b"/")) {
+            return Ok(Taken::LeftOut);
+        }
         if excluded.matches(&listed.path) {
             filter.count(&listed.path);
             return Ok(Taken::LeftOut);

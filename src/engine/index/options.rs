@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::source::base::resolved;
 use crate::source::filter::Filter;
 use crate::source::s3::Bucket;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -39,7 +39,8 @@ pub struct IndexOptions {
 
 impl IndexOptions {
     /// The name of the source as an index records it: the folder with all symbolic links resolved,
-    /// or a single file in such a folder, or the address of the bucket.
+    /// or a single file in such a folder, or the address of the bucket; and which part it is
+    /// ([`Shard::name_of`](crate::archive::shard::Shard::name_of)).
     #[must_use]
     pub fn source_name(&self) -> PathBuf {
         PathBuf::from(std::ffi::OsString::from_vec(self.source_bytes()))
@@ -55,10 +56,33 @@ impl IndexOptions {
 
     /// [`IndexOptions::source_name`] as bytes.
     pub(in crate::engine) fn source_bytes(&self) -> Vec<u8> {
-        if let Some(bucket) = &self.bucket {
-            return bucket.address().into_bytes();
+        let name = match &self.bucket {
+            Some(bucket) => bucket.address().into_bytes(),
+            None => resolved(&self.base).unwrap_or_else(|_| self.base.clone()).into_os_string().into_vec(),
+        };
+        match self.filter.options().shard {
+            Some(shard) => shard.name_of(name),
+            None => name,
         }
-        let resolved = resolved(&self.base).unwrap_or_else(|_| self.base.clone());
-        resolved.as_os_str().as_bytes().to_vec()
+    }
+}
+
+#[cfg(test)]
+impl IndexOptions {
+    /// The options of a unit test: the next generation of the index at `database` of all that is in
+    /// the folder `base`.
+    pub(crate) fn of_folder(base: PathBuf, database: PathBuf) -> Self {
+        Self {
+            base,
+            bucket: None,
+            read_contents: true,
+            database,
+            filter: Filter::default(),
+            own_files: Vec::new(),
+            reuse: true,
+            checksum: false,
+            append: Append::default(),
+            threads: 2,
+        }
     }
 }

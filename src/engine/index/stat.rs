@@ -97,6 +97,11 @@ pub(in crate::engine) enum StatRow {
 pub(in crate::engine) struct HardLinks(HashMap<(u64, u64), (EntryPath, u64)>);
 
 impl HardLinks {
+    /// How many files have names that were not met.
+    pub(in crate::engine) fn unmet(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     /// The row of an entry. Entries come in the order of the walk.
     pub(in crate::engine) fn row_of(&mut self, entry: StatEntry) -> StatRow {
         let StatEntry { path, kind, stat, mtime_ns, is_closed } = entry;

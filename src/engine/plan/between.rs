@@ -8,6 +8,7 @@ use super::compare::{
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::layout::BlockLayout;
 use crate::archive::ranges::RangeSet;
+use crate::archive::skipped::{SkippedList, SparedPaths};
 use crate::db::generation::{History, rebuild};
 use crate::db::index_read::{IndexReader, WalkRows};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,6 +30,9 @@ pub struct BetweenOptions {
     pub block_size: u64,
     /// A folder for temporary files.
     pub scratch: PathBuf,
+    /// What a receiver with the older generation has lost of it. A file that has any of this and is
+    /// in both of them is [missing](ChangeKind::Missing).
+    pub missing: RangeSet,
 }
 
 /// Compares two generations, and gives `each` every entry that differs, as [`super::plan`] does.
@@ -51,6 +55,7 @@ pub fn between(
     let previous = PreviousGeneration::new(from_index.path(database), reader, &summary, scratch)?;
     let mut comparison = Comparison::new(Some(previous), Some(scratch), &mut each)?;
     (comparison.plan.from, comparison.plan.to) = (Some(*from), Some(to));
+    comparison.missing = options.missing.clone();
     let now = IndexReader::open(to_index.path(database))?;
     let total_bytes = now.summary()?.total_bytes;
     let mut appended =
@@ -82,7 +87,11 @@ pub fn between(
         comparison.node(&node, |previous| previous == &node)?;
     }
     let ranges = appended.ranges;
-    let mut plan = comparison.finish(content_key)?;
+    let filtered = match now.skipped()?.as_ref().and_then(SkippedList::filtered) {
+        Some(filtered) => SparedPaths::parse(&[], filtered)?,
+        None => SparedPaths::default(),
+    };
+    let mut plan = comparison.finish(content_key, |path, is_dir| filtered.has(path, is_dir))?;
     // All contents are known.
     plan.assumed_bytes = 0;
     let layout = BlockLayout::new(total_bytes, *block_size).ok_or_else(no_block_size)?;

@@ -23,15 +23,32 @@ pub enum ChangeKind {
     Touched,
     /// Its path is gone.
     Removed,
-    /// Its content is equal, but the receiver does not have all of it yet: an earlier run was interrupted.
-    /// No plan counts it as a kind of its own.
+    /// Its path is left out by the filter now. The receiver deletes it only if it is told to.
+    Filtered,
+    /// Its content is equal, but the receiver does not have all of it: an earlier run was
+    /// interrupted, or went elsewhere.
     Missing,
 }
 
 impl ChangeKind {
     /// All that a plan counts, in the order of a report.
-    pub const ALL: [Self; 7] =
-        [Self::Unchanged, Self::New, Self::Changed, Self::Grown, Self::Renamed, Self::Touched, Self::Removed];
+    pub const ALL: [Self; 9] = [
+        Self::Unchanged,
+        Self::New,
+        Self::Changed,
+        Self::Grown,
+        Self::Renamed,
+        Self::Touched,
+        Self::Removed,
+        Self::Filtered,
+        Self::Missing,
+    ];
+
+    /// Whether the next generation does not have the entry.
+    #[must_use]
+    pub fn is_absent(self) -> bool {
+        matches!(self, Self::Removed | Self::Filtered)
+    }
 
     /// Its word in a report.
     #[must_use]
@@ -44,6 +61,7 @@ impl ChangeKind {
             Self::Renamed => "renamed",
             Self::Touched => "touched",
             Self::Removed => "removed",
+            Self::Filtered => "filtered",
             Self::Missing => "missing",
         }
     }
@@ -59,6 +77,7 @@ impl ChangeKind {
             Self::Renamed => 'R',
             Self::Touched => 'T',
             Self::Removed => 'D',
+            Self::Filtered => 'F',
             Self::Missing => 'M',
         }
     }
@@ -150,7 +169,7 @@ pub struct Plan {
     pub total_files: u64,
     /// The sum of their sizes.
     pub total_bytes: u64,
-    /// Bytes to send.
+    /// Bytes to send of what is not [missing](ChangeKind::Missing).
     pub send_bytes: u64,
     /// [`Plan::send_bytes`] is an upper bound: contents were not read.
     pub at_most: bool,
@@ -177,8 +196,8 @@ impl Plan {
     /// Files, directories and links that exist now.
     #[must_use]
     pub fn total_entries(&self) -> u64 {
-        let removed = self.nodes(ChangeKind::Removed);
-        self.total_files + self.nodes.iter().sum::<u64>() - removed
+        let present = ChangeKind::ALL.iter().filter(|kind| !kind.is_absent());
+        self.total_files + present.map(|&kind| self.nodes(kind)).sum::<u64>()
     }
 
     /// Whether there is nothing to do.
@@ -193,7 +212,10 @@ impl Plan {
         tally.files += 1;
         tally.bytes += change.bytes;
         tally.send_bytes += change.send_bytes;
-        self.send_bytes += change.send_bytes;
+        // What the receiver is missing of the newest generation is known without a plan.
+        if change.kind != ChangeKind::Missing {
+            self.send_bytes += change.send_bytes;
+        }
     }
 
     /// Counts a directory or link.

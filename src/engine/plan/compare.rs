@@ -1,13 +1,13 @@
 //! Comparison entries with a previous generation, both in the order of the walk.
 
 use super::changes::{ChangeKind, Plan, PlannedChange};
-use crate::archive::entry::{FileEntry, Node};
+use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::EntryPath;
 use crate::archive::ranges::RangeSet;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::new_paths::{NewPath, NewPaths};
 use crate::engine::index::{PreviousFiles, PreviousNodes};
-use crate::engine::spill::IdSpill;
+use crate::engine::spill::{IdSpill, PathSpill};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::Monitor;
 use std::ops::ControlFlow;
@@ -17,6 +17,9 @@ use std::path::Path;
 pub(super) struct PreviousGeneration {
     files: PreviousFiles,
     nodes: PreviousNodes,
+    /// Those that the walk has passed without finding them. Only its end tells what the filter
+    /// leaves out.
+    vanished_nodes: PathSpill,
     /// Ids of files that the walk has passed without finding them.
     vanished: IdSpill,
     /// Reads the rows of these.
@@ -36,6 +39,7 @@ impl PreviousGeneration {
         Ok(Self {
             files: PreviousFiles::new(reader, summary, vanished.clone(), false)?,
             nodes: PreviousNodes::new(IndexReader::open(database)?)?,
+            vanished_nodes: PathSpill::new(scratch),
             vanished,
             reader: IndexReader::open(database)?,
         })
@@ -113,8 +117,7 @@ impl<'a> Comparison<'a> {
         if let (ChangeKind::Unchanged | ChangeKind::Touched, Some(generation)) = (kind, &self.previous) {
             let missing_bytes = missing_bytes(&generation.reader, previous, &self.missing)?;
             if missing_bytes > 0 {
-                self.plan.add_file(&change);
-                return (self.each)(&PlannedChange::of_file(ChangeKind::Missing, file, missing_bytes));
+                return self.file(&PlannedChange::of_file(ChangeKind::Missing, file, missing_bytes));
             }
         }
         self.file(&change)
@@ -144,50 +147,56 @@ impl<'a> Comparison<'a> {
     pub(super) fn node(&mut self, node: &Node, is_same: impl FnOnce(&Node) -> bool) -> Result<()> {
         let previous =
             self.previous.as_mut().map(|previous| previous.nodes.find(node)).transpose()?.flatten();
-        self.vanished_nodes()?;
-        self.one_node(
-            node,
-            match previous {
-                None => ChangeKind::New,
-                Some(previous) if is_same(&previous) => ChangeKind::Unchanged,
-                Some(_) => ChangeKind::Changed,
-            },
-        )
+        self.spill_vanished_nodes()?;
+        let kind = match previous {
+            None => ChangeKind::New,
+            Some(previous) if is_same(&previous) => ChangeKind::Unchanged,
+            Some(_) => ChangeKind::Changed,
+        };
+        self.one_node(Some(node.kind), &node.path, kind)
     }
 
-    fn one_node(&mut self, node: &Node, kind: ChangeKind) -> Result<()> {
+    fn one_node(&mut self, node: Option<NodeKind>, path: &EntryPath, kind: ChangeKind) -> Result<()> {
         self.plan.add_node(kind);
         if kind == ChangeKind::Unchanged {
             return Ok(());
         }
-        let (node, path) = (Some(node.kind), &node.path);
         (self.each)(&PlannedChange { kind, node, path, from: None, bytes: 0, send_bytes: 0 })
     }
 
-    fn vanished_nodes(&mut self) -> Result<()> {
+    fn spill_vanished_nodes(&mut self) -> Result<()> {
         let Some(previous) = &mut self.previous else { return Ok(()) };
         for node in std::mem::take(&mut previous.nodes.vanished) {
-            self.one_node(&node, ChangeKind::Removed)?;
+            previous.vanished_nodes.push(Some(node.kind), 0, &node.path)?;
         }
         Ok(())
     }
 
     /// All entries were taken. `key` gives the key of a previous file by which a renamed one is
-    /// found.
-    pub(super) fn finish(mut self, key: impl Fn(&FileEntry) -> Option<Vec<u8>>) -> Result<Plan> {
-        self.vanished_nodes()?;
-        let next_node = |previous: &mut PreviousGeneration| previous.nodes.pop();
-        while let Some(node) = self.previous.as_mut().map_or(Ok(None), next_node)? {
-            self.one_node(&node, ChangeKind::Removed)?;
-        }
-        if let Some(previous) = &mut self.previous {
-            previous.files.end()?;
-        }
+    /// found; `is_filtered` says which path the filter leaves out.
+    pub(super) fn finish(
+        mut self,
+        key: impl Fn(&FileEntry) -> Option<Vec<u8>>,
+        is_filtered: impl Fn(&EntryPath, bool) -> bool,
+    ) -> Result<Plan> {
+        let absent = |path: &EntryPath, is_dir| match is_filtered(path, is_dir) {
+            true => ChangeKind::Filtered,
+            false => ChangeKind::Removed,
+        };
+        self.spill_vanished_nodes()?;
         let mut new_paths = self.new_paths.take();
-        if let Some(PreviousGeneration { vanished, reader, .. }) = self.previous.take() {
+        if let Some(mut previous) = self.previous.take() {
+            previous.files.end()?;
+            while let Some(node) = previous.nodes.pop()? {
+                previous.vanished_nodes.push(Some(node.kind), 0, &node.path)?;
+            }
+            previous
+                .vanished_nodes
+                .each(|node, _, path| self.one_node(node, path, absent(path, node == Some(NodeKind::Dir))))?;
+            let PreviousGeneration { vanished, reader, .. } = previous;
             vanished.each(|id| {
                 reader.files_with_ids(id..id + 1, |file| {
-                    self.vanished_file(&file, key(&file), new_paths.as_mut())?;
+                    self.vanished_file(&file, key(&file), absent(&file.path, false), new_paths.as_mut())?;
                     Ok(ControlFlow::Continue(()))
                 })
             })?;
@@ -202,11 +211,13 @@ impl<'a> Comparison<'a> {
         Ok(self.plan)
     }
 
-    /// Takes a previous file whose path is gone, or is no file any more.
+    /// Takes a previous file whose path is gone, or is no file any more. It is `absent`, if it was
+    /// not renamed.
     fn vanished_file(
         &mut self,
         file: &FileEntry,
         key: Option<Vec<u8>>,
+        absent: ChangeKind,
         new_paths: Option<&mut NewPaths>,
     ) -> Result<()> {
         let new = match (new_paths, key) {
@@ -216,7 +227,7 @@ impl<'a> Comparison<'a> {
         let (node, bytes, send_bytes) = (None, file.size, 0);
         match new {
             None => {
-                let (kind, path) = (ChangeKind::Removed, &file.path);
+                let (kind, path) = (absent, &file.path);
                 self.file(&PlannedChange { kind, node, path, from: None, bytes, send_bytes })
             }
             Some(new) => {

@@ -6,7 +6,9 @@ use super::compare::{
 };
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::layout::BlockLayout;
+use crate::archive::path::EntryPath;
 use crate::archive::ranges::RangeSet;
+use crate::archive::skipped::SparedPaths;
 use crate::db::generation::History;
 use crate::db::listing::{ListedObject, Listing};
 use crate::engine::index::{
@@ -15,6 +17,7 @@ use crate::engine::index::{
 };
 use crate::error::Result;
 use crate::source::SkippedEntry;
+use crate::source::filter::Filter;
 use crate::source::s3::Bucket;
 use crate::telemetry::Monitor;
 use std::path::PathBuf;
@@ -36,8 +39,8 @@ pub struct PlanOptions {
 /// differs or is [missing](PlanOptions::missing). It uses only names, sizes, times and owners; of a
 /// bucket, its list.
 ///
-/// Entries come in the order of the walk, with two exceptions: removed directories and links come
-/// later, and new, removed and renamed files come at the end.
+/// Entries come in the order of the walk; new, removed and renamed files, and removed directories
+/// and links, come at the end.
 ///
 /// It holds in memory what a scan holds of files with several names. Files at new paths and the ids
 /// of removed files are on disk, in [`PlanOptions::scratch`].
@@ -69,7 +72,15 @@ pub fn plan(
         None => plan_folder(index, &mut comparison, monitor)?,
         Some(bucket) => plan_bucket(options, bucket, &mut comparison, monitor)?,
     }
-    let mut plan = comparison.finish(moved_key)?;
+    let filtered = match comparison.plan.skipped.filtered() {
+        Some(filtered) => Some(SparedPaths::parse(&[], filtered)?),
+        None => None,
+    };
+    let mut plan = comparison.finish(moved_key, |path, is_dir| match &filtered {
+        Some(filtered) => filtered.has(path, is_dir),
+        // A list of paths leaves out more than the names of.
+        None => leaves_out(&index.filter, path, is_dir),
+    })?;
     plan.at_most = plan.send_bytes > 0;
     plan.excluded = index.filter.left_out();
     let block_layout = end
@@ -79,6 +90,12 @@ pub fn plan(
     let blocks = block_layout.blocks_of(end..u64::MAX);
     plan.blocks = blocks.end - blocks.start;
     Ok(plan)
+}
+
+/// Whether `filter` leaves out a path of which the source has nothing.
+fn leaves_out(filter: &Filter, path: &EntryPath, is_dir: bool) -> bool {
+    let slash: &[u8] = if is_dir { b"/" } else { b"" };
+    filter.leaves_out_key(&[path.as_bytes(), slash].concat())
 }
 
 fn skip(skipped: &SkippedEntry, plan: &mut Plan, monitor: &dyn Monitor) {
@@ -126,10 +143,12 @@ fn by_stat(files: Option<&PreviousFiles>, previous: &FileEntry, now: &FileEntry)
         let kind = if previous.meta == now.meta { ChangeKind::Unchanged } else { ChangeKind::Touched };
         return FileChange::of(kind, now.size, 0);
     }
-    // The next run reads it. Only a program that restores the time changes a content without a new
-    // time. Two empty contents are equal.
+    // The next run reads it: it was written just before its index, or its inode has changed. Only a
+    // program that restores the time changes a content without a new time. Two empty contents are
+    // equal.
     if previous.size == now.size && (time(previous) == time(now) || now.size == 0) {
-        return FileChange::assumed(ChangeKind::Touched, now.size);
+        let kind = if previous.meta == now.meta { ChangeKind::Unchanged } else { ChangeKind::Touched };
+        return FileChange::assumed(kind, now.size);
     }
     if now.size <= previous.size || inode(previous) != inode(now) {
         return FileChange::of(ChangeKind::Changed, now.size, now.size);

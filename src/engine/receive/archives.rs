@@ -42,8 +42,10 @@ struct Unreadable {
 impl Unreadable {
     fn error(&self, tar_id: u64) -> Error {
         let what = format!("archive {tar_id} is not served now: {}", self.reason);
-        Error::new(ErrorKind::Busy, what)
-            .with_hint("look for disk errors and limits (open files) in the system's log of the receiver")
+        Error::new(ErrorKind::Busy, what).with_hint(match self.is_opening {
+            true => "its index is being read; the same request is answered afterwards",
+            false => "look for disk errors and limits (open files) in the system's log of the receiver",
+        })
     }
 }
 
@@ -135,6 +137,17 @@ impl Archives {
         let unserved = self.unserved.lock();
         let first = unserved.unreadable.iter().next();
         first.map_or(Ok(()), |(&tar_id, unreadable)| Err(unreadable.error(tar_id)))
+    }
+
+    /// Makes sure that no archive is being opened: what it has put in place will be known in a
+    /// moment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`]: the index of one is being read.
+    pub(crate) fn check_none_opens(&self) -> Result<()> {
+        let unserved = self.unserved.lock();
+        let opening = unserved.unreadable.iter().find(|(_, unreadable)| unreadable.is_opening);
+        opening.map_or(Ok(()), |(&tar_id, unreadable)| Err(unreadable.error(tar_id)))
     }
 
     /// Makes sure that archive `tar_id` is served, or new.

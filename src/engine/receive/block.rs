@@ -143,6 +143,8 @@ pub(crate) fn put(context: &Context, mut put: BlockPut) -> Result<BlockAnswer> {
 pub(crate) fn check(context: &Context, put: &BlockPut) -> Result<()> {
     context.committer.check()?;
     let archive = open::get(context, put.tar_id)?;
+    // Its files could not get their names.
+    context.archives.check_none_opens()?;
     archive.check_open()?;
     range_of(context, &archive, put).map(drop)
 }
@@ -208,16 +210,24 @@ fn range_of(context: &Context, archive: &Archive, put: &BlockPut) -> Result<Rang
             );
             Error::new(ErrorKind::Malformed, what)
         })?;
-    match &put.part {
-        None => Ok(range),
+    let range = match &put.part {
+        None => range,
         Some(part) if range.start <= part.start && part.start < part.end && part.end <= range.end => {
-            Ok(part.clone())
+            part.clone()
         }
-        Some(_) => Err(Error::new(
-            ErrorKind::Malformed,
-            format!("the part of block {} of {} bytes does not lie in it", put.number, put.block_size),
-        )),
+        Some(_) => {
+            return Err(Error::new(
+                ErrorKind::Malformed,
+                format!("the part of block {} of {} bytes does not lie in it", put.number, put.block_size),
+            ));
+        }
+    };
+    if archive.progress.owns(&range) {
+        return Ok(range);
     }
+    let what =
+        format!("block {} of {} bytes has files that other slices take in", put.number, put.block_size);
+    Err(Error::new(ErrorKind::WrongSlice, what).with_hint("send the parts that are this slice's"))
 }
 
 impl BlockIntake<'_> {

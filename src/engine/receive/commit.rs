@@ -39,9 +39,9 @@ pub(crate) struct Committer {
     named: Mutex<Vec<Record>>,
 }
 
-/// Opens the journal of `sink`.
+/// Opens the journal of `sink`, which says that they belong together if each is new to the other.
 pub(crate) fn open_journal(sink: &DiskSink) -> Result<Journal> {
-    let open = || Journal::open(&sink.state_name().join(JOURNAL));
+    let open = || Journal::open(&sink.records_name().join(JOURNAL));
     let journal = match open() {
         Err(e) if e.kind() == ErrorKind::NoSpace && sink.release() => open()?,
         other => other?,
@@ -49,6 +49,7 @@ pub(crate) fn open_journal(sink: &DiskSink) -> Result<Journal> {
     for name in [JOURNAL, "journal.sqlite-wal"] {
         sink.check_opened(name)?;
     }
+    sink.pair(&journal.receiver_id()?)?;
     Ok(journal)
 }
 

@@ -8,6 +8,8 @@ use super::archives::Archives;
 use super::commit::Committer;
 use super::state_files::index_name;
 use crate::archive::digest::IndexDigest;
+use crate::archive::shown::{counted, separated};
+use crate::archive::slice::{Slice, Stripes};
 use crate::db::is_corrupt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::DiskSink;
@@ -17,18 +19,40 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 
 /// How a receiver behaves.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ReceiverOptions {
     /// Serve senders that know only the original's protocol (FORMAT.md 5.1): they name neither
     /// index nor digest, and never say that they are done.
     pub legacy: bool,
     /// The largest index, in bytes as a SQLite file.
     pub max_index_bytes: u64,
+    /// Which of several receivers on the folder it is.
+    pub slice: Option<SliceOptions>,
+    /// The folder for the journal, the copies of indexes and what is temporary, if it is not
+    /// `.tar-like`.
+    pub state: Option<PathBuf>,
+}
+
+/// One of several receivers on one folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SliceOptions {
+    /// Which one.
+    pub slice: Slice,
+    /// The length of a stripe, in bytes: the same for all.
+    pub stripe_bytes: u64,
+}
+
+impl SliceOptions {
+    /// How files are dealt out.
+    #[must_use]
+    pub fn stripes(self) -> Stripes {
+        Stripes { slices: self.slice.count(), stripe_bytes: self.stripe_bytes }
+    }
 }
 
 impl Default for ReceiverOptions {
     fn default() -> Self {
-        Self { legacy: false, max_index_bytes: 16 << 30 }
+        Self { legacy: false, max_index_bytes: 16 << 30, slice: None, state: None }
     }
 }
 
@@ -68,6 +92,8 @@ pub(crate) enum WatchRequest {
 
 /// What all parts of the receiver share.
 pub(crate) struct Context {
+    /// The number by which senders know this receiver, whatever its address.
+    pub(crate) id: String,
     pub(crate) sink: Arc<DiskSink>,
     pub(crate) committer: Committer,
     pub(crate) archives: Archives,
@@ -89,12 +115,12 @@ pub(crate) const RESERVE_BYTES: u64 = 4 << 20;
 /// Places.
 impl Context {
     pub(crate) fn index_path(&self, tar_id: u64, digest: &IndexDigest, generation: u64) -> PathBuf {
-        self.sink.state_path().join("archives").join(index_name(tar_id, digest, generation))
+        self.sink.records_path().join("archives").join(index_name(tar_id, digest, generation))
     }
 
     /// The folder for what is temporary; emptied at the start.
     pub(crate) fn incoming_path(&self) -> PathBuf {
-        self.sink.state_path().join("incoming")
+        self.sink.records_path().join("incoming")
     }
 
     /// A folder for an index that comes in, removed when it is dropped.
@@ -105,10 +131,21 @@ impl Context {
         tempfile::tempdir_in(self.incoming_path()).map_err(|e| Error::io("cannot make a temporary folder", e))
     }
 
-    /// The text of `error` with the path of the state folder as people know it.
+    /// The text of `error` with the paths of the receiver's own folders as people know them.
     pub(crate) fn text_of(&self, error: &Error) -> String {
-        let (held, name) = (self.sink.state_path(), self.sink.state_name());
-        error.to_string().replace(&*held.to_string_lossy(), &name.to_string_lossy())
+        let (state, records) = (self.sink.state_path(), self.sink.records_path());
+        let text = error.to_string();
+        let text = text.replace(&*state.to_string_lossy(), &self.sink.state_name().to_string_lossy());
+        text.replace(&*records.to_string_lossy(), &self.sink.records_name().to_string_lossy())
+    }
+}
+
+/// Slices.
+impl Context {
+    /// Whether another receiver on the folder has the journal of the whole archive: this one only
+    /// takes in and publishes files that are its own, and hands them over.
+    pub(crate) fn hands_over(&self) -> bool {
+        self.options.slice.is_some_and(|options| !options.slice.is_first())
     }
 }
 
@@ -151,13 +188,12 @@ impl Context {
     pub(crate) fn check_space(&self, needed_bytes: u64) -> Result<()> {
         let free_bytes = self.sink.free_bytes()?;
         let reserve = RESERVE_BYTES.saturating_sub(self.sink.held_bytes());
-        if free_bytes < needed_bytes.saturating_add(reserve) {
-            let what = format!(
-                "no space: {free_bytes} bytes free, {needed_bytes} and a reserve of {reserve} needed"
-            );
-            return Err(Error::new(ErrorKind::NoSpace, what).with_hint("free space on the receiver's disk"));
+        if free_bytes >= needed_bytes.saturating_add(reserve) {
+            return Ok(());
         }
-        Ok(())
+        let (needed, free) = (counted(needed_bytes, "byte"), separated(free_bytes.saturating_sub(reserve)));
+        let what = format!("no space: {needed} needed, {free} free for content");
+        Err(Error::new(ErrorKind::NoSpace, what).with_hint("free space on the receiver's disk"))
     }
 
     /// The same for a change of an index, `needed_bytes` of which take disk: only the change knows

@@ -29,36 +29,47 @@ mod open;
 mod reason;
 mod retention;
 mod reuse;
+mod slice;
 mod state_files;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 pub use block::BlockPut;
-pub use context::{ReceiverCounters, ReceiverOptions};
+pub use context::{ReceiverCounters, ReceiverOptions, SliceOptions};
+pub use finish::candidates::CandidateList;
 pub use finish::contents::ContentCheck;
 pub use finish::jobs::FinishJob;
 pub use gc::{Garbage, collect_garbage};
 pub use index::adopt::{AdoptJob, compare_folder};
 pub use index::change::ChangeOptions;
-pub use state_files::archive_with;
+pub use index::whole::WholeOptions;
+pub use slice::SliceRequest;
+pub use state_files::{archive_with, index_digests};
 
 use super::buffers::Buffers;
 use crate::archive::digest::IndexDigest;
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{
-    AdoptRequest, BlockAnswer, FinishRequest, IndexAnswer, LogAnswer, Similarity, Status, VerifyRequest,
+    AdoptRequest, BlockAnswer, CandidatesRequest, FinishProgress, FinishRequest, IndexAnswer, LogAnswer,
+    PrecheckAnswer, ProposedEntry, STATUS_RANGES, Similarity, SliceStatus, Status, VerifyRequest,
 };
+use crate::archive::slice::Slice;
 use crate::archive::source::SourceClaim;
+use crate::db::journal::{ArchiveState, Journal};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sink::disk::DiskSink;
+use crate::sink::disk::{DiskSink, Places};
 use crate::sink::{Sink, Storage};
+use archive::Archive;
 use archives::Archives;
 use commit::{Committer, open_journal};
 use context::Context;
+use files::handover::forget_taken;
+use finish::candidates::EachFound;
+use finish::conflicts::find_conflicts;
 use finish::contents::ContentChecks;
 use finish::jobs::FinishJobs;
-use index::adopt::Adoptions;
+use index::adopt::{Adoptions, each_found};
 use rand::RngExt;
 use state_files::{active_index_name, staging_name};
 use std::path::{Path, PathBuf};
@@ -107,7 +118,7 @@ impl Receiver {
     pub fn open_when_free(base: &Path, options: ReceiverOptions, tell: impl FnOnce()) -> Result<Arc<Self>> {
         let (start, mut tell) = (Instant::now(), Some(tell));
         loop {
-            match Self::open(base, options) {
+            match Self::open(base, options.clone()) {
                 Err(e) if e.kind() == ErrorKind::InUse && start.elapsed() < IN_USE_TIMEOUT => {
                     if let Some(tell) = tell.take() {
                         tell();
@@ -121,22 +132,18 @@ impl Receiver {
     }
 
     fn take_up(base: &Path, options: ReceiverOptions) -> Result<Arc<Self>> {
-        let sink = Arc::new(DiskSink::open(base)?);
+        let places =
+            Places { slice: options.slice.map(|options| options.slice), state: options.state.clone() };
+        let sink = Arc::new(DiskSink::open_with(base, &places)?);
         let mut journal = open_journal(&sink)?;
+        let id = journal.receiver_id()?;
         let states = journal.archives()?;
-        for state in &states {
-            match journal.compact(state) {
-                // The journal stays as long as it is.
-                Err(e) if e.kind() == ErrorKind::NoSpace => {
-                    tracing::warn!("the journal is not compacted: {e}")
-                }
-                other => other?,
-            }
-        }
+        compact(&mut journal, &states)?;
         let (verifiers, tasks) = mpsc::channel();
         let (watch, requests) = mpsc::sync_channel(watch::MAX_REQUESTS);
         let (buffers, counters) = (Buffers::new(MAX_POOLED_BUFFERS), Arc::<ReceiverCounters>::default());
         let context = Arc::new(Context {
+            id,
             committer: Committer::new(sink.clone(), journal),
             sink,
             archives: Archives::default(),
@@ -149,6 +156,9 @@ impl Receiver {
         });
         let (finishing, adoptions) = (Arc::<FinishJobs>::default(), Arc::<Adoptions>::default());
         files::verify::start(&context, tasks)?;
+        if context.hands_over() {
+            files::handover::start(&context)?;
+        }
         let theirs = Arc::downgrade(&context);
         Watch {
             context: theirs,
@@ -157,7 +167,9 @@ impl Receiver {
             damage_check: None,
         }
         .start(requests)?;
-        empty_state_folder(&context.sink, "incoming", |_| false)?;
+        for folder in [context.sink.state_path(), context.sink.records_path()] {
+            empty_folder(&folder.join("incoming"), |_| false)?;
+        }
         for state in &states {
             context.archives.set_source(state.tar_id, state.source.clone());
         }
@@ -166,7 +178,7 @@ impl Receiver {
         let indexes: Vec<String> = states.iter().map(active_index_name).collect();
         // SQLite's own files beside an index begin with its name.
         let is_of_index = |name: &str| indexes.iter().any(|index| name.starts_with(&**index));
-        empty_state_folder(&context.sink, "archives", is_of_index)?;
+        empty_folder(&context.sink.records_path().join("archives"), is_of_index)?;
         let staging: Vec<String> = states.iter().map(|s| staging_name(s.tar_id, s.generation)).collect();
         context.sink.remove_other_staging(&|name| staging.iter().any(|kept| kept == name))?;
         open::open_all(&context, states)?;
@@ -176,11 +188,24 @@ impl Receiver {
     }
 }
 
+/// Makes the journal as short as it can be.
+fn compact(journal: &mut Journal, states: &[ArchiveState]) -> Result<()> {
+    for state in states {
+        match journal.compact(state) {
+            // The journal stays as long as it is.
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                tracing::warn!("the journal is not compacted: {e}")
+            }
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
 /// Removes what a crash left in a folder of the receiver's state, but for what `keep` names.
-fn empty_state_folder(sink: &DiskSink, name: &str, keep: impl Fn(&str) -> bool) -> Result<()> {
-    let path = sink.state_path().join(name);
+fn empty_folder(path: &Path, keep: impl Fn(&str) -> bool) -> Result<()> {
     let clean = || -> std::io::Result<()> {
-        for entry in std::fs::read_dir(&path)? {
+        for entry in std::fs::read_dir(path)? {
             let entry = entry?;
             if entry.file_name().to_str().is_some_and(&keep) {
                 continue;
@@ -217,25 +242,80 @@ impl Receiver {
         (finalized as u64, (archives.len() - finalized) as u64)
     }
 
-    /// How far archive `tar_id` is; see [`Status`].
+    /// How many bytes all archives together lack.
+    #[must_use]
+    pub fn missing_bytes(&self) -> u64 {
+        self.context.archives.all().iter().map(|archive| archive.progress.missing_bytes()).sum()
+    }
+
+    /// How far archive `tar_id` is; see [`Status`]. With `as_slice`, it is about the files that this
+    /// slice takes in, and no others.
     ///
     /// # Errors
     /// There is no such archive, or the block size is 0.
-    pub fn status(&self, tar_id: u64, block_size: u64, from: u64) -> Result<Status> {
-        let status = open::get(&self.context, tar_id)?.progress.status(block_size, from)?;
+    pub fn status(&self, tar_id: u64, block_size: u64, from: u64, as_slice: bool) -> Result<Status> {
+        let archive = open::get(&self.context, tar_id)?;
+        self.forget_taken(&archive)?;
+        let status = archive.progress.status(block_size, from, as_slice)?;
         let bound = self.context.archives.source_of(tar_id);
         let (source_id, source) = bound.map(|bound| (bound.id.to_string(), bound.name)).unzip();
-        Ok(Status { source_id, source, ..status })
+        let receiver_id = Some(self.context.id.clone());
+        Ok(Status { source_id, source, receiver_id, slice: self.slice_status(), ..status })
+    }
+
+    /// Which of several receivers on the folder it is.
+    #[must_use]
+    pub fn slice(&self) -> Option<Slice> {
+        self.context.options.slice.map(|options| options.slice)
+    }
+
+    fn slice_status(&self) -> Option<SliceStatus> {
+        let SliceOptions { slice, stripe_bytes } = self.context.options.slice?;
+        let tree = self.context.sink.tree().unwrap_or_default().to_string();
+        let (number, count, peers) = (slice.number(), slice.count(), Vec::new());
+        Some(SliceStatus { number, count, stripe_bytes, tree, peers })
+    }
+
+    /// Forgets what the first of several receivers has taken over of `archive`.
+    fn forget_taken(&self, archive: &Archive) -> Result<()> {
+        if !self.context.hands_over() {
+            return Ok(());
+        }
+        let shared = archive.lock_shared_for_block()?;
+        forget_taken(&self.context, archive, &shared)
+    }
+
+    /// The same before another index takes its place, by which ids may mean other files.
+    fn forget_taken_before(&self, tar_id: u64) -> Result<()> {
+        match self.context.archives.get(tar_id) {
+            Some(archive) => self.forget_taken(&archive),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a request that is for another one of several receivers: `asked` is the slice that the
+    /// sender speaks to, if it says one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongSlice`].
+    pub fn check_slice(&self, asked: Option<Slice>, request: SliceRequest) -> Result<()> {
+        slice::check(self.slice(), asked, request)
     }
 
     /// The same, with whether what is missing fits on the disk.
     ///
     /// # Errors
     /// As [`Receiver::status`], or the file system does not answer.
-    pub fn status_with_space(&self, tar_id: u64, block_size: u64, from: u64) -> Result<Status> {
+    pub fn status_with_space(
+        &self,
+        tar_id: u64,
+        block_size: u64,
+        from: u64,
+        as_slice: bool,
+    ) -> Result<Status> {
         let archive = open::get(&self.context, tar_id)?;
         let space = Some(files::space::forecast(&self.context, &archive)?);
-        Ok(Status { space, ..self.status(tar_id, block_size, from)? })
+        Ok(Status { space, ..self.status(tar_id, block_size, from, as_slice)? })
     }
 
     /// Makes everything so far durable and known to the journal: for a graceful stop.
@@ -275,6 +355,14 @@ impl Receiver {
         self.context.sink.release()
     }
 
+    /// The bytes that are free for content.
+    ///
+    /// # Errors
+    /// The file system does not answer.
+    pub fn free_for_content(&self) -> Result<u64> {
+        self.context.free_for_content()
+    }
+
     /// The bytes that are free below the base folder.
     ///
     /// # Errors
@@ -301,10 +389,20 @@ impl Receiver {
         index::whole::answer_if_active(&self.context, &self.adoptions, tar_id, digest, adopt)
     }
 
+    /// The active index of archive `tar_id`, which must be `index`, as a body that a sender could
+    /// put; and its length, in bytes.
+    ///
+    /// # Errors
+    /// There is no such archive, another index is active, all of it is not here yet
+    /// ([`ErrorKind::WrongIndex`]), or there is no space for the copy.
+    pub fn pack_index(&self, tar_id: u64, index: &IndexDigest) -> Result<(std::fs::File, u64)> {
+        index::outgoing::pack(&self.context, tar_id, index)
+    }
+
     /// Takes in an index for archive `tar_id`: validates it and makes it the active one. The same
     /// index again changes nothing; another one replaces what was there, files that are in place
-    /// stay. `expected` is the digest that the sender names; a legacy sender names none. `adopt`
-    /// names the adoption whose result counts as what there was, and `claim` says whose index it is.
+    /// stay. `expected` is the digest that the sender names; a legacy sender names none. `claim` says
+    /// whose index it is.
     ///
     /// # Errors
     /// The number is that of another source ([`ErrorKind::OtherSource`]), the index is refused,
@@ -314,10 +412,11 @@ impl Receiver {
         tar_id: u64,
         uploaded: &Path,
         expected: Option<&IndexDigest>,
-        adopt: Option<u64>,
+        options: &WholeOptions,
         claim: &SourceClaim,
     ) -> Result<IndexAnswer> {
-        index::whole::put(&self.context, &self.adoptions, tar_id, uploaded, expected, adopt, claim)
+        self.forget_taken_before(tar_id)?;
+        index::whole::put(&self.context, &self.adoptions, tar_id, uploaded, expected, options, claim)
     }
 
     /// Makes the index that `expected` names of the one that `from` names, by the change in the
@@ -333,9 +432,10 @@ impl Receiver {
         uploaded: &Path,
         from: &IndexDigest,
         expected: &IndexDigest,
-        options: ChangeOptions,
+        options: &ChangeOptions,
         claim: &SourceClaim,
     ) -> Result<IndexAnswer> {
+        self.forget_taken_before(tar_id)?;
         index::change::put(&self.context, tar_id, uploaded, (from, expected), options, claim)
     }
 
@@ -438,8 +538,8 @@ impl Receiver {
     }
 
     /// Takes the `stat` of each published file of `index`; `name` is what [`FinishRequest::looked`]
-    /// may say then. Ends early when `wanted` says so, or when another index takes this one's
-    /// place.
+    /// may say then. Gives where the files are in the archive that are gone or were changed. Ends
+    /// early when `wanted` says so, or when another index takes this one's place.
     ///
     /// # Errors
     /// There is no such archive, another index is active, or another precheck runs.
@@ -449,8 +549,25 @@ impl Receiver {
         index: &IndexDigest,
         name: u64,
         wanted: &(dyn Fn() -> bool + Sync),
-    ) -> Result<()> {
-        self.finishing.prechecks.run(&self.context, tar_id, index, name, wanted)
+    ) -> Result<PrecheckAnswer> {
+        let changed = self.finishing.prechecks.run(&self.context, tar_id, index, name, wanted)?;
+        let changed = changed.iter().take(STATUS_RANGES).map(|range| (range.start, range.end));
+        Ok(PrecheckAnswer { changed: changed.collect(), ..PrecheckAnswer::default() })
+    }
+
+    /// Says which of `entries` other archives would keep out of their places in archive `tar_id`,
+    /// which need not exist. Without any, says it of the entries of `index` that are not in place.
+    /// Changes nothing.
+    ///
+    /// # Errors
+    /// An entry is malformed, or the index of an archive cannot be read now ([`ErrorKind::Busy`]).
+    pub fn conflicts(
+        &self,
+        tar_id: u64,
+        index: &IndexDigest,
+        entries: &[ProposedEntry],
+    ) -> Result<PrecheckAnswer> {
+        find_conflicts(&self.context, tar_id, index, entries)
     }
 
     /// Starts to read the published files of `index`, or joins the same request that runs already,
@@ -468,6 +585,25 @@ impl Receiver {
         self.content_checks.start(&self.context, tar_id, index, request)
     }
 
+    /// Starts to list what a `finish` of `index` could delete, or gives the list of that name.
+    /// Changes nothing.
+    ///
+    /// # Errors
+    /// There is no such archive, another index is active, the list is not here any more
+    /// ([`ErrorKind::NotFound`]), or too many other senders want one ([`ErrorKind::Busy`]).
+    pub fn candidates(
+        &self,
+        tar_id: u64,
+        index: &IndexDigest,
+        request: CandidatesRequest,
+    ) -> Result<Arc<CandidateList>> {
+        let adopted = request.adopt.map(|name| self.adoptions.get(tar_id, name)).transpose()?;
+        let adopted = adopted.map(|job| -> EachFound {
+            Box::new(move |each| job.index().map_or(Ok(()), |found| each_found(&found, each)))
+        });
+        self.finishing.candidates.start(&self.context, tar_id, index, request, adopted)
+    }
+
     /// Starts to finish an archive, or joins the same `finish` that runs or waits already: there
     /// are never more than one of each for senders that want the same. `index` is what the sender
     /// has sent; a legacy sender names none.
@@ -482,6 +618,14 @@ impl Receiver {
         request: FinishRequest,
     ) -> Result<Arc<FinishJob>> {
         self.finishing.start(&self.context, tar_id, index, request)
+    }
+
+    /// How far `job` is, a `finish` of archive `tar_id`.
+    #[must_use]
+    pub fn finish_progress(&self, tar_id: u64, job: &FinishJob) -> FinishProgress {
+        self.context.archives.get(tar_id).map_or_else(FinishProgress::default, |archive| {
+            job.progress(archive.progress.published().covered(), archive.progress.head().files)
+        })
     }
 
     /// Finishes what an original sender has sent so far. It never says that it is done: what no

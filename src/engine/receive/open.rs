@@ -8,12 +8,13 @@
 //! Rows tell nothing of pages that hold none of them. Such damage shows when the page is needed:
 //! then all pages of all indexes are read, and what is damaged is given up as at the start.
 
-use super::archive::progress::{IndexHead, OpenedIndex, Progress};
+use super::archive::progress::{IndexHead, OpenedIndex, Owned, Progress};
 use super::archive::{Archive, Unpublished};
 use super::context::{Context, WatchRequest};
 use super::retention;
 use super::state_files::{active_index_name, staging_name};
 use crate::archive::digest::IndexDigest;
+use crate::archive::ranges::RangeSet;
 use crate::db::growing::GrowingIndex;
 use crate::db::index_read::{IndexReader, Summary};
 use crate::db::is_damage;
@@ -21,6 +22,7 @@ use crate::db::journal::ArchiveState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::Sink;
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -88,7 +90,7 @@ fn verify_all(context: &Context, opened: impl IntoIterator<Item = Arc<Archive>>)
 }
 
 fn path_of(context: &Context, state: &ArchiveState) -> PathBuf {
-    context.sink.state_path().join("archives").join(active_index_name(state))
+    context.sink.records_path().join("archives").join(active_index_name(state))
 }
 
 /// Opens an archive that this thread has been given to open. Those who wait for verifiers wait until
@@ -127,7 +129,8 @@ fn open(context: &Context, state: ArchiveState) -> Result<Arc<Archive>> {
         IndexReader::open(&path)?.check_rows()?;
     }
     let is_finalized = archive.progress.is_finalized();
-    archive.progress.set_unrecorded_names(!is_finalized);
+    // What a slice does not know of, the first one does.
+    archive.progress.set_unrecorded_names(!is_finalized && !context.hands_over());
     archive.progress.begin_queueing();
     context.archives.serve(archive.clone());
     // A legacy sender puts its index once, and never says that it is done.
@@ -142,7 +145,7 @@ fn open(context: &Context, state: ArchiveState) -> Result<Arc<Archive>> {
 ///
 /// # Errors
 /// The index cannot be read, or is another one than its name says.
-pub(crate) fn load(context: &Context, state: ArchiveState) -> Result<Arc<Archive>> {
+pub(crate) fn load(context: &Context, mut state: ArchiveState) -> Result<Arc<Archive>> {
     let path = path_of(context, &state);
     let log = GrowingIndex::open(&path, context.options.max_index_bytes)?;
     let (head, awaiting_digests, is_whole) = match &log {
@@ -156,11 +159,44 @@ pub(crate) fn load(context: &Context, state: ArchiveState) -> Result<Arc<Archive
     // Opened again when more of the log comes.
     drop(log);
     let staging = context.sink.staging(&staging_name(state.tar_id, state.generation))?;
-    let reverted_generation = IndexReader::open_growing(&path)?.reverted_generation()?;
+    let reader = IndexReader::open_growing(&path)?;
+    let reverted_generation = reader.reverted_generation()?;
+    let owned = owned_of(context, &reader, &mut state.done)?;
+    drop(reader);
     let key = (state.tar_id, state.generation);
-    let index = OpenedIndex { head, stream, awaiting_digests, reverted_generation };
+    let index = OpenedIndex { head, stream, awaiting_digests, reverted_generation, owned };
     let progress = Progress::new(state, index, context.committer.mark());
     Ok(Arc::new(Archive::new(key, path, staging, progress, is_whole, context.caches.clone())))
+}
+
+/// What of `index` is for this receiver to take in, if that is one of several.
+///
+/// # Errors
+/// The index cannot be read.
+fn owned_of(context: &Context, index: &IndexReader, durable: &mut RangeSet) -> Result<Option<Owned>> {
+    let Some(options) = context.options.slice else { return Ok(None) };
+    let bytes = index.owned_bytes(&options.stripes(), options.slice.number())?;
+    let alone = context.hands_over();
+    if !alone {
+        forget_parts(index, &bytes, durable)?;
+    }
+    Ok(Some(Owned { bytes, alone }))
+}
+
+/// Forgets what is here of files that other receivers take in, as far as it is not all: they take
+/// in whole files. So it is when there were fewer receivers, or none but this one.
+fn forget_parts(index: &IndexReader, owned: &RangeSet, durable: &mut RangeSet) -> Result<()> {
+    let borders: Vec<u64> = durable.iter().flat_map(|range| [range.start, range.end]).collect();
+    for border in borders {
+        index.files_in(border..border.saturating_add(1), |file| {
+            let is_cut = !file.fragmented && file.offset < border;
+            if is_cut && !owned.contains(file.range()) {
+                durable.remove(file.range());
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
+    Ok(())
 }
 
 /// What a log comes to: all rows that are there, also those that its stream has not come to again.

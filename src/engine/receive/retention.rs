@@ -5,13 +5,18 @@
 //! Each generation that retains anything has a folder, `<archive>.<generation>`, with the files
 //! that it replaced, by their ids. An id is used once in the life of an archive, until a whole
 //! index takes the active one's place.
+//!
+//! The previous generation has no row of what earlier runs without a deletion had left. A path of
+//! that which the new generation replaces, or its `finish` deletes, is retained by its path, and
+//! comes back with the previous generation.
 
 use super::archive::Archive;
 use super::context::Context;
+use crate::archive::path::EntryPath;
 use crate::db::journal::ArchiveState;
 use crate::error::Result;
-use crate::sink::Kept;
 use crate::sink::disk::{DiskSink, FolderCache};
+use crate::sink::{Backup, Kept};
 
 /// The folder of what generation `generation` of an archive has replaced.
 pub(crate) fn retained_name(tar_id: u64, generation: u64) -> String {
@@ -89,7 +94,10 @@ pub(crate) fn remove(sink: &DiskSink, tar_id: u64, generation: u64) {
 pub(crate) struct Retention<'a> {
     context: &'a Context,
     previous: &'a Archive,
+    generation: u64,
     folder: Kept,
+    /// Where what has no row in the previous generation is retained, once there was any.
+    left: Option<Backup>,
     cache: FolderCache,
 }
 
@@ -103,7 +111,7 @@ impl<'a> Retention<'a> {
         // An attempt that came to nothing may have left it.
         context.sink.remove_kept(&name)?;
         let folder = context.sink.kept(&name)?;
-        Ok(Self { context, previous, folder, cache: FolderCache::default() })
+        Ok(Self { context, previous, generation, folder, left: None, cache: FolderCache::default() })
     }
 
     /// Retains the file `id` if it is published. A file that was changed or removed there is not
@@ -112,7 +120,7 @@ impl<'a> Retention<'a> {
     /// # Errors
     /// The index cannot be read.
     pub(crate) fn retain(&mut self, id: u64) -> Result<()> {
-        let Self { context, previous, folder, cache } = self;
+        let Self { context, previous, folder, cache, .. } = self;
         if !previous.progress.is_published(id) {
             return Ok(());
         }
@@ -125,5 +133,26 @@ impl<'a> Retention<'a> {
             Err(e) => tracing::warn!("{e}: its previous content is lost when it is replaced"),
         }
         Ok(())
+    }
+
+    /// Retains the file or link that has to make way for a new entry at `path` and has no row in the
+    /// previous generation: what an earlier run had left, or another program has put there.
+    pub(crate) fn retain_left(&mut self, path: &EntryPath) {
+        let (sink, previous) = (&self.context.sink, self.previous);
+        let mut keep = || -> Result<()> {
+            let Some(path) = sink.in_the_way(path, None, &mut self.cache)? else { return Ok(()) };
+            if previous.with_index(|index| index.has_path(&path))? {
+                return Ok(());
+            }
+            let left = match self.left.take() {
+                Some(left) => left,
+                None => sink.kept_left(&retained_name(previous.tar_id, self.generation))?,
+            };
+            sink.back_up(self.left.insert(left), &path, &mut self.cache)
+        };
+        // As of a file with a row, one entry must not hold up all others.
+        if let Err(e) = keep() {
+            tracing::warn!("{e}: it is lost when it is replaced");
+        }
     }
 }

@@ -2,10 +2,11 @@
 //! never used twice in an archive, so neither are these names.
 
 use crate::archive::digest::IndexDigest;
-use crate::archive::path::STATE_DIR;
 use crate::db::file;
+use crate::db::index_read::IndexReader;
 use crate::db::journal::ArchiveState;
 use crate::error::{Error, Result};
+use crate::sink::records_of;
 use std::path::{Path, PathBuf};
 
 /// The name of an index in the folder `archives`.
@@ -17,7 +18,7 @@ pub(crate) fn index_name(tar_id: u64, digest: &IndexDigest, generation: u64) -> 
 /// has, that of the only archive there is, whose index may have come as a log.
 #[must_use]
 pub fn archive_with(base: &Path, digest: &IndexDigest) -> Option<u64> {
-    let names = std::fs::read_dir(base.join(STATE_DIR).join("archives")).ok()?;
+    let names = std::fs::read_dir(records_of(base).join("archives")).ok()?;
     let names = names.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let archives: Vec<(u64, bool)> = names
         .filter(|name| name.ends_with(".sqlite"))
@@ -28,6 +29,19 @@ pub fn archive_with(base: &Path, digest: &IndexDigest) -> Option<u64> {
         .collect();
     let named = archives.iter().find(|(_, is_named)| *is_named);
     named.or(archives.first().filter(|_| archives.len() == 1)).map(|(number, _)| *number)
+}
+
+/// The digests of the indexes that are complete in the folder `base` of a receiver.
+#[must_use]
+pub fn index_digests(base: &Path) -> Vec<IndexDigest> {
+    let files = std::fs::read_dir(records_of(base).join("archives"));
+    let paths = files.into_iter().flatten().flatten().map(|entry| entry.path());
+    let indexes = paths.filter(|path| path.extension().is_some_and(|extension| extension == "sqlite"));
+    let digest = |path: PathBuf| {
+        let index = IndexReader::open(&path).ok().filter(IndexReader::is_ours)?;
+        index.summary().ok().map(|summary| summary.digest)
+    };
+    indexes.filter_map(digest).collect()
 }
 
 /// The name of the active index of an archive in the journal.

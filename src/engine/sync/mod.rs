@@ -17,6 +17,7 @@
 
 mod adopt;
 mod checks;
+mod conflicts;
 mod dry_index;
 mod naming;
 mod precheck;
@@ -32,14 +33,16 @@ use super::index_source::refuse_other_source;
 use super::indexes::make_folder;
 use super::plan::{EntrySink, Plan, PlanOptions};
 use super::receive::compare_folder;
+use super::spill::{EntryList, PathSpill};
 use super::stream::stream;
 use super::tasks::{blocking, until_cancelled};
 use super::upload::{
-    ContentScope, DeletePolicy, SpacePolicy, UploadOptions, UploadReport, compare, plan_from_nothing, upload,
+    ContentScope, UploadOptions, UploadReport, compare, plan_from_nothing, upload, when_full,
 };
+use crate::archive::entry::NodeKind;
 use crate::archive::log::LogDigest;
+use crate::archive::path::EntryPath;
 use crate::archive::protocol::{AdoptRequest, Similarity};
-use crate::archive::ranges::RangeSet;
 use crate::db::index_read::check_replaceable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::ReceiverClient;
@@ -47,6 +50,8 @@ use crate::source::Source;
 use crate::source::disk::DiskSource;
 use crate::telemetry::{Monitor, Notice};
 use adopt::Adoption;
+pub use checks::check_places;
+use conflicts::{ConflictCheck, EntryRows};
 use dry_index::DryIndex;
 use naming::Names;
 use precheck::Precheck;
@@ -139,6 +144,7 @@ impl Job {
     fn new(options: SyncOptions, destination: Destination, monitor: Arc<dyn Monitor>) -> Result<Self> {
         let kept = &options.index.database;
         let destination = checks::resolve(destination, &options.index)?;
+        destination.check_new_folder()?;
         if let Some(folder) = &options.index_folder
             && !options.upload.dry_run
             && kept.starts_with(folder)
@@ -193,88 +199,97 @@ impl Job {
 
     /// A dry run that asks the receiver what it has, and compares the source with the index.
     async fn plan(&self) -> Result<SyncReport> {
+        if let Some(folder) = self.destination.unused_folder() {
+            return self.compare(self.upload_to_nothing(folder).await?, None).await;
+        }
         let options = self.upload_options();
-        let mut upload = match self.destination.unused_folder() {
-            Some(_) => self.upload_to_nothing().await?,
-            None => {
-                let ask = async |client| {
-                    let (tar_id, client) = self.archive_of(&client).await?;
-                    self.upload(&client, UploadOptions { tar_id, ..options }).await
-                };
-                self.destination.with_client(ask).await?
-            }
+        let ask = async |client| {
+            let (tar_id, client) = self.archive_of(&client).await?;
+            let upload = self.upload(&client, UploadOptions { tar_id, ..options }).await?;
+            let IndexOptions { bucket, base, database, .. } = &self.options.index;
+            let rows =
+                EntryRows { database: database.clone(), source: bucket.is_none().then(|| base.clone()) };
+            let begin =
+                ConflictCheck::begin(&client, options.block_size, &upload.before, rows, &self.monitor);
+            let conflicts = until_cancelled(&*self.monitor, begin).await?;
+            self.compare(upload, conflicts).await
         };
+        self.destination.with_client(ask).await
+    }
+
+    /// Compares the source with the index; `upload` says what the receiver has.
+    async fn compare(
+        &self,
+        mut upload: UploadReport,
+        conflicts: Option<ConflictCheck>,
+    ) -> Result<SyncReport> {
         self.monitor.notice(Notice::Phase("planning"));
         self.monitor.counters().restart();
         let UploadOptions { block_size, scratch, delete, .. } = self.options.upload.clone();
-        let (index, missing) = (self.index_options(), RangeSet::default());
+        let missing = upload.missing().clone();
+        let (index, entries) = (self.index_options(), self.options.entries.clone());
+        let (mut names, monitor) = (Names::new(entries, &scratch, conflicts), self.monitor.clone());
         let options = PlanOptions { index, block_size, scratch, missing };
-        let (mut names, monitor) = (self.names(), self.monitor.clone());
-        blocking(move || {
-            let plan = names.compare_source(&options, &upload.before, &*monitor)?;
+        let report = blocking(move || {
+            if delete.is_some() {
+                names.record_arriving()?;
+            }
+            let plan = names.compare_source(&options, &mut upload, &*monitor)?;
             if let Some(policy) = delete {
                 let database = &options.index.database;
                 let now = (plan.total_files, plan.total_entries());
                 if let Some(request) = policy.planned_request(database, now, &plan.skipped, &*monitor)? {
-                    names.would_delete(request, &mut upload)?;
+                    names.would_delete_of_source(request, database, &mut upload, &*monitor)?;
                 }
             }
-            Ok(SyncReport::Planned { plan, upload })
-        })
-        .await
+            Ok((plan, upload))
+        });
+        let (plan, upload) = report.await?;
+        self.forecast_more(&upload, plan.send_bytes)?;
+        Ok(SyncReport::Planned { plan, upload })
     }
 
-    fn names(&self) -> Names {
-        Names::new(self.options.entries.clone(), &self.options.upload.scratch)
-    }
-
-    /// Names what was sent, or would be, and what was deleted.
-    async fn name(&self, mut upload: UploadReport) -> Result<UploadReport> {
-        let UploadOptions { dry_run, delete, .. } = &self.options.upload;
-        let policy = delete.clone().filter(|_| *dry_run);
-        let names_all = upload.dry_run || upload.complete || is_all_named(&upload);
-        if !self.upload_options().tells_before || !names_all {
-            return Ok(upload);
-        }
-        let (mut names, monitor, database) = (self.names(), self.monitor.clone(), self.database());
-        blocking(move || {
-            names.compare_generations(&database, &upload, &*monitor)?;
-            let request =
-                policy.map(|policy: DeletePolicy| policy.request(&database, &*monitor)).transpose()?;
-            match request.flatten() {
-                Some(request) => names.would_delete(request, &mut upload)?,
-                None => names.deleted(&upload, &*monitor)?,
-            }
-            Ok(upload)
-        })
-        .await
+    /// Names what was sent, or would be, and what was deleted, or would be.
+    async fn name(
+        &self,
+        upload: UploadReport,
+        client: Option<&Arc<dyn ReceiverClient>>,
+    ) -> Result<UploadReport> {
+        let entries = self.options.entries.clone();
+        name_upload(&self.upload_options(), upload, client, entries, self.monitor.clone()).await
     }
 
     /// A dry run to a folder into which nothing was ever received.
     async fn compare_with_nothing(&self, folder: &Path) -> Result<SyncReport> {
         let index = self.index().await?;
-        let upload = self.name(self.upload_to_nothing().await?).await?;
-        let similarity = match self.adopt.clone() {
-            Some(request) => Some(self.compare_here(folder.to_path_buf(), request).await?),
-            None => None,
-        };
+        let (mut upload, mut similarity) = (self.upload_to_nothing(folder).await?, None);
+        if let Some(request) = self.adopt.clone() {
+            let (found, candidates) = self.compare_here(folder.to_path_buf(), request).await?;
+            (similarity, upload.candidates) = (Some(found), candidates);
+        }
+        let upload = self.name(upload, None).await?;
         Ok(SyncReport::Copied { index, upload, similarity })
     }
 
-    async fn upload_to_nothing(&self) -> Result<UploadReport> {
+    async fn upload_to_nothing(&self, folder: &Path) -> Result<UploadReport> {
         let options = self.upload_options();
-        blocking(move || plan_from_nothing(&options)).await
+        let report = blocking(move || plan_from_nothing(&options)).await?;
+        Ok(UploadReport { space: self.forecast_into(folder, report.content_bytes)?, ..report })
     }
 
-    /// How much of the index is in a folder of this host into which nothing was ever received.
-    async fn compare_here(&self, folder: PathBuf, request: AdoptRequest) -> Result<Similarity> {
+    /// How much of the index is in a folder of this host into which nothing was ever received, and
+    /// what is there.
+    async fn compare_here(&self, folder: PathBuf, request: AdoptRequest) -> Result<(Similarity, EntryList)> {
         self.monitor.notice(Notice::Phase("comparing"));
         let (database, monitor) = (self.database(), self.monitor.clone());
         let parent = self.options.upload.scratch.clone();
         blocking(move || {
             let scratch =
-                tempfile::tempdir_in(parent).map_err(|e| Error::io("cannot make a temporary folder", e))?;
-            compare_folder(&folder, &request, &database, scratch.path(), &*monitor)
+                tempfile::tempdir_in(&parent).map_err(|e| Error::io("cannot make a temporary folder", e))?;
+            let mut found = PathSpill::new(&parent);
+            let each = |node: Option<NodeKind>, bytes, path: &EntryPath| found.push(node, bytes, path);
+            let similar = compare_folder(&folder, &request, &database, scratch.path(), &*monitor, each)?;
+            Ok((similar, EntryList::new(found)))
         })
         .await
     }
@@ -282,9 +297,6 @@ impl Job {
     /// Everything that needs the receiver.
     async fn transfer(&self, tar_id: u64, client: &Arc<dyn ReceiverClient>) -> Result<SyncReport> {
         let mut options = UploadOptions { tar_id, ..self.upload_options() };
-        if let (Destination::Folder { path, .. }, SpacePolicy::Warn) = (&self.destination, &options.space) {
-            options.space = SpacePolicy::Refuse(path.clone());
-        }
         let kept = &self.options.index.database;
         let adoption = match self.adopt.clone() {
             Some(request) => Adoption::begin(kept, request, client.clone(), &*self.monitor).await?,
@@ -322,7 +334,7 @@ impl Job {
                 similarity = Some(compare(&**client, &options, &*self.monitor).await?);
             }
         }
-        let upload = self.name(self.upload(client, options).await?).await?;
+        let upload = self.name(self.upload(client, options).await?, Some(client)).await?;
         Ok(SyncReport::Copied { index, upload, similarity })
     }
 
@@ -340,27 +352,47 @@ impl Job {
     /// where that makes no sense, or the receiver cannot take it.
     async fn stream(&self, client: &Arc<dyn ReceiverClient>) -> Result<Option<(IndexReport, bool)>> {
         let SyncOptions { index, upload, .. } = &self.options;
-        if upload.dry_run || self.adopt.is_some() || (index.reuse && self.has_previous) {
+        // A stream does not know what it replaces before it replaces it, and other hosts cannot help
+        // before there is an index.
+        let needs_index = upload.backup.is_some() || upload.queue.is_some();
+        if upload.dry_run || self.adopt.is_some() || needs_index || (index.reuse && self.has_previous) {
             return Ok(None);
         }
         self.monitor.notice(Notice::Phase("asking"));
         until_cancelled(&*self.monitor, async {
             client.budget().restart();
             let is_new = match client.status(upload.block_size, 0).await {
-                Err(e) if e.kind() == ErrorKind::NotFound => true,
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    if let (None, Some(space)) = (self.destination.folder(), client.space().await?) {
+                        self.check_source_fits(space.free_bytes).await?;
+                    }
+                    true
+                }
                 Ok(None) => return Ok(None),
                 // The receiver has a copy. A stream lays the archive out from its start, a whole
                 // index finds published files by path.
                 Ok(Some(status)) if status.sealed && status.files_published > 0 => return Ok(None),
                 answer => answer?.is_none_or(|status| status.files_published == 0),
             };
+            if client.is_slice() {
+                // Which of several receivers takes a file in is known when there is an index.
+                return Ok(None);
+            }
             let name = LogDigest::from(rand::rng().random::<[u8; 32]>());
             let index = self.index_options();
             let (entries, monitor) = (self.options.entries.clone(), self.monitor.clone());
-            let report = stream(index, upload, name, entries, client.clone(), monitor).await?;
-            Ok(Some((report, is_new)))
+            match stream(index, upload, name, entries, client.clone(), monitor).await {
+                Ok(report) => Ok(Some((report, is_new))),
+                Err(e) => Err(when_full(e, &**client, self.destination.folder(), self.left_bytes()).await),
+            }
         })
         .await
+    }
+
+    /// Bytes that are known to be still to be sent.
+    fn left_bytes(&self) -> u64 {
+        let counters = self.monitor.counters();
+        counters.total_bytes.get().saturating_sub(counters.done_bytes.get())
     }
 
     async fn index(&self) -> Result<IndexReport> {
@@ -394,9 +426,46 @@ impl Job {
 
     fn upload_options(&self) -> UploadOptions {
         let upload = self.options.upload.clone();
-        let tells_before = self.options.entries.is_some() || (upload.dry_run && upload.delete.is_some());
-        UploadOptions { database: self.database(), tells_before, ..upload }
+        let database = self.database();
+        let folder = self.destination.folder().map(Path::to_path_buf);
+        UploadOptions { database, folder, ..upload }.telling(self.options.entries.is_some())
     }
+}
+
+/// Names the entries that an upload has brought to the receiver, or would bring, and counts in the
+/// report of a dry run what the run would delete. The options are those of the upload, which
+/// [tell](UploadOptions::telling) what the receiver had and deleted. A dry run asks the receiver at
+/// `client` what other archives keep out.
+///
+/// # Errors
+/// The receiver refuses, the index cannot be read, or `entries` fails.
+pub async fn name_upload(
+    options: &UploadOptions,
+    mut upload: UploadReport,
+    client: Option<&Arc<dyn ReceiverClient>>,
+    entries: Option<EntrySink>,
+    monitor: Arc<dyn Monitor>,
+) -> Result<UploadReport> {
+    let policy = options.delete.clone().filter(|_| options.dry_run);
+    let names_all = upload.dry_run || upload.complete || is_all_named(&upload);
+    let database = options.database.clone();
+    let conflicts = match client.filter(|_| options.dry_run) {
+        Some(client) => {
+            let rows = EntryRows { database: database.clone(), source: None };
+            let begin = ConflictCheck::begin(client, options.block_size, &upload.before, rows, &monitor);
+            until_cancelled(&*monitor, begin).await?
+        }
+        None => None,
+    };
+    if !names_all || (entries.is_none() && policy.is_none() && conflicts.is_none()) {
+        return Ok(upload);
+    }
+    let mut names = Names::new(entries, &options.scratch, conflicts);
+    blocking(move || {
+        names.of_index(&database, policy.as_ref(), &mut upload, &*monitor)?;
+        Ok(upload)
+    })
+    .await
 }
 
 /// Whether every entry that is not in place is in the report.

@@ -1,9 +1,10 @@
-//! The first copy to a folder of this host: the source is gone through once before a byte is
-//! copied, where it may not fit. Later runs, and other receivers, are asked what they need.
+//! Whether a copy fits where it goes, before it begins. The source of a first copy is gone through
+//! once before a byte is copied, where it may not fit. Later runs are told by the receiver what they
+//! need.
 
 use super::super::plan::{PlanOptions, plan};
 use super::super::tasks::blocking;
-use super::super::upload::{SpacePolicy, UploadOptions, no_room};
+use super::super::upload::{UploadOptions, UploadReport, check_room};
 use super::Job;
 use crate::archive::protocol::Space;
 use crate::archive::ranges::RangeSet;
@@ -18,33 +19,63 @@ impl Job {
     /// back when it is replaced: how much, only the receiver can tell.
     pub(super) async fn check_first_copy(&self) -> Result<()> {
         let index = &self.options.index;
-        let is_checked = self.options.upload.space != SpacePolicy::Ignore
-            && !self.options.upload.dry_run
-            && self.adopt.is_none()
-            && index.bucket.is_none()
-            && !(index.reuse && self.has_previous);
-        let Some(folder) = self.destination.unused_folder().filter(|_| is_checked) else { return Ok(()) };
-        let has_entries = folder.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-        let Some(free_bytes) = free_bytes(folder).filter(|_| !has_entries) else { return Ok(()) };
-        if used_bytes(&index.base).is_some_and(|used| used <= free_bytes) {
+        if self.options.upload.dry_run || self.adopt.is_some() || (index.reuse && self.has_previous) {
+            return Ok(());
+        }
+        match self.destination.unused_folder().and_then(free_of_empty) {
+            Some(free_bytes) => self.check_source_fits(free_bytes).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Says it where all of the source is more than `free_bytes`.
+    ///
+    /// # Errors
+    /// It does not fit into the folder of this host. Or the source cannot be gone through.
+    pub(super) async fn check_source_fits(&self, free_bytes: u64) -> Result<()> {
+        let (index, options) = (&self.options.index, self.upload_options());
+        let is_checked = options.checks_space && index.bucket.is_none();
+        if !is_checked || used_bytes(&index.base).is_some_and(|used| used <= free_bytes) {
             return Ok(());
         }
         self.monitor.notice(Notice::Phase("planning"));
-        let UploadOptions { block_size, scratch, .. } = self.options.upload.clone();
-        let options =
+        let UploadOptions { block_size, scratch, .. } = options.clone();
+        let plan_options =
             PlanOptions { index: self.index_options(), block_size, scratch, missing: RangeSet::default() };
         let monitor = Quiet { counters: Counters::default(), monitor: self.monitor.clone() };
-        let needed_bytes = blocking(move || plan(&options, &monitor, |_| Ok(()))).await?.total_bytes;
-        if needed_bytes <= free_bytes {
-            return Ok(());
-        }
-        Err(no_room(&Space { needed_bytes, free_bytes }, folder))
+        let needed_bytes = blocking(move || plan(&plan_options, &monitor, |_| Ok(()))).await?.total_bytes;
+        check_room(&Space { needed_bytes, free_bytes }, &options, &*self.monitor)
+    }
+
+    /// What a dry run would need in a folder into which nothing was ever received; says so where it
+    /// does not fit.
+    ///
+    /// # Errors
+    /// None, in a dry run.
+    pub(super) fn forecast_into(&self, folder: &Path, needed_bytes: u64) -> Result<Option<Space>> {
+        let options = self.upload_options();
+        let free_bytes = free_of_empty(folder).filter(|_| options.checks_space && self.adopt.is_none());
+        let space = free_bytes.map(|free_bytes| Space { needed_bytes, free_bytes });
+        space.iter().try_for_each(|space| check_room(space, &options, &*self.monitor))?;
+        Ok(space)
+    }
+
+    /// Says it where what `upload` would send fits, but not with `more_bytes` that the source has.
+    ///
+    /// # Errors
+    /// None, in a dry run.
+    pub(super) fn forecast_more(&self, upload: &UploadReport, more_bytes: u64) -> Result<()> {
+        let fits = |space: &Space| space.needed_bytes <= space.free_bytes;
+        let Some(space) = upload.space.filter(fits) else { return Ok(()) };
+        let needed_bytes = space.needed_bytes.saturating_add(more_bytes);
+        check_room(&Space { needed_bytes, ..space }, &self.upload_options(), &*self.monitor)
     }
 }
 
-/// What is free where `folder` is, or is to be.
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let existing = folder.ancestors().find(|folder| folder.exists())?;
+/// What is free where `folder` is, or is to be, if it has no entries.
+fn free_of_empty(folder: &Path) -> Option<u64> {
+    let has_entries = folder.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    let existing = folder.ancestors().find(|folder| folder.exists()).filter(|_| !has_entries)?;
     statvfs(existing).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 

@@ -1,6 +1,8 @@
 //! Preparing and sending one block, and remembering what failed.
 
+mod again;
 mod failures;
+mod own;
 
 use super::super::buffers::{Buffer, Buffers};
 use super::super::compression_policy::{Coding, CompressionPolicy};
@@ -12,10 +14,11 @@ use crate::archive::entry::FileEntry;
 use crate::archive::extent;
 use crate::archive::layout::BlockLayout;
 use crate::archive::ranges::RangeSet;
+use crate::archive::slice::Stripes;
 use crate::db::index_read::IndexReader;
 use crate::db::progress::Progress;
 use crate::error::{Error, ErrorKind, Result};
-use crate::queue::range::RangeQueue;
+use crate::queue::BlockQueue;
 use crate::remote::{BlockBody, Claim, ReceiverClient};
 use crate::source::{Piece, Source};
 use crate::telemetry::{InFlight, Monitor, Notice};
@@ -44,8 +47,22 @@ pub(super) struct BlockSender {
     compression: CompressionPolicy,
     buffers: Arc<Buffers>,
     progress: Mutex<Option<Progress>>,
-    readers: Mutex<Vec<IndexReader>>,
-    state: Mutex<SendState>,
+    readers: Arc<Mutex<Vec<IndexReader>>>,
+    /// What the receiver misses, if it takes parts of blocks.
+    missing: Mutex<Option<RangeSet>>,
+    /// Which files the receiver takes in, if it is one of several.
+    own: Option<OwnFiles>,
+    /// What the senders to all slices have in common.
+    state: Arc<Mutex<SendState>>,
+}
+
+/// The files of a slice.
+#[derive(Clone, Copy)]
+pub(super) struct OwnFiles {
+    /// How files are dealt out.
+    pub(super) stripes: Stripes,
+    /// The number of the slice.
+    pub(super) number: u64,
 }
 
 #[derive(Default)]
@@ -55,8 +72,6 @@ struct SendState {
     failed: RangeSet,
     named: BTreeMap<String, String>,
     failed_total: u64,
-    /// What the receiver misses, if it takes parts of blocks.
-    missing: Option<RangeSet>,
     /// What of the archive does not count as done yet.
     undone: RangeSet,
     /// Files that the receiver refused once; the second time they count as failed.
@@ -64,6 +79,9 @@ struct SendState {
     /// Files that may have given bytes that are not as indexed, by id: who shares these bytes is
     /// read before them.
     suspects: RangeSet,
+    /// Files that were read as a whole, by id, and those of them that are not as indexed.
+    verified: RangeSet,
+    unfit: RangeSet,
 }
 
 /// How many failed files are named in the report.
@@ -106,12 +124,14 @@ struct Prepared {
     coding: Coding,
     /// What of the archive could be read.
     have: RangeSet,
-    /// Every file in it could be read.
+    /// Every file that has bytes in it could be read.
+    has_all: bool,
+    /// All of the block is in it.
     whole: bool,
 }
 
 impl BlockSender {
-    pub(super) fn new(upload: &Upload<'_>, progress: Option<Progress>) -> Self {
+    pub(super) fn new(upload: &Upload, progress: Option<Progress>) -> Self {
         let buffers = Buffers::new(upload.options.workers.max(1) * 2);
         Self {
             source: upload.source.clone(),
@@ -130,21 +150,32 @@ impl BlockSender {
             ),
             buffers,
             progress: Mutex::new(progress),
-            readers: Mutex::default(),
-            state: Mutex::default(),
+            readers: Arc::default(),
+            missing: Mutex::default(),
+            own: None,
+            state: Arc::default(),
         }
     }
 
-    /// Sends the blocks `todo`, at most `workers` at a time. The first error stops all of them.
-    pub(super) async fn send_all(self: &Arc<Self>, todo: &[Range<u64>], workers: usize) -> Result<()> {
-        let queue = Arc::new(RangeQueue::new(todo.iter().cloned()));
-        let workers = usize::try_from(queue.len()).unwrap_or(usize::MAX).min(workers.max(1));
+    /// Sends what the queue gives out, at most `workers` blocks at a time. The first error stops all
+    /// of them.
+    pub(super) async fn send_all(
+        self: &Arc<Self>,
+        queue: &Arc<dyn BlockQueue>,
+        workers: usize,
+    ) -> Result<()> {
         let mut tasks: JoinSet<Result<()>> = JoinSet::new();
-        for _ in 0..workers {
+        for _ in 0..workers.max(1) {
             let (sender, queue) = (self.clone(), queue.clone());
             tasks.spawn(async move {
-                while let Some(number) = queue.claim() {
-                    sender.send(number).await?;
+                while let Some(ticket) = queue.claim().await? {
+                    tokio::select! {
+                        is_whole = sender.send(ticket.number, ticket.again) => match is_whole? {
+                            true => queue.confirm(ticket),
+                            false => queue.fail(ticket).await?,
+                        },
+                        () = ticket.taken() => {}
+                    }
                 }
                 Ok(())
             });
@@ -156,28 +187,33 @@ impl BlockSender {
         Ok(())
     }
 
-    /// Reads and sends what is wanted of block `number`. What is wrong with a file is noted; only
-    /// what stops everything is an error.
-    pub(super) async fn send(self: &Arc<Self>, number: u64) -> Result<()> {
+    /// Reads and sends what is wanted of block `number`; gives whether all of that could be read, and
+    /// was accepted. What is wrong with a file is noted; only what stops everything is an error.
+    /// With `again`, nothing of a file is sent that is not as the index says.
+    async fn send(self: &Arc<Self>, number: u64, again: bool) -> Result<bool> {
         let block = self
             .block_layout
             .range(number)
             .ok_or_else(|| Error::new(ErrorKind::Internal, format!("block {number} lies behind the end")))?;
-        let mut counts = true;
-        for wanted in self.parts_of(&block) {
+        if again {
+            let (this, range) = (self.clone(), block.clone());
+            blocking(move || this.verify_files(&range)).await?;
+        }
+        let (mut counts, mut is_whole) = (true, true);
+        for wanted in self.wanted_of(&block).await? {
             let mut at = wanted.start;
             while at < wanted.end {
                 let claim = self.client.window().claim(wanted.end - at, self.takes_parts).await;
                 match self.send_part(number, &block, at..at + claim.bytes(), &claim, counts).await {
                     // The link carries less than it seemed: in smaller parts.
                     Err(e) if e.kind().is_transient() && claim.is_outdated() => continue,
-                    outcome => outcome?,
+                    outcome => is_whole &= outcome?,
                 }
                 at += claim.bytes();
                 counts = false;
             }
         }
-        Ok(())
+        Ok(is_whole)
     }
 
     /// The same for a part of it, or for all of it, for which `claim` was made. `counts` says that
@@ -189,18 +225,19 @@ impl BlockSender {
         part: Range<u64>,
         claim: &Claim,
         counts: bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         for attempt in 1..=2 {
             let (this, block, range) = (self.clone(), block.clone(), part.clone());
             let prepared = blocking(move || this.prepare(number, &block, range)).await?;
             if prepared.have.covered() == 0 {
-                return Ok(());
+                return Ok(prepared.has_all);
             }
             match self.client.put_block(&prepared.block, &self.digest, claim).await {
                 Ok(answer) => {
                     self.record_sent(&prepared, counts);
                     let rejected = answer.map(|answer| answer.rejected).unwrap_or_default();
-                    return self.record_rejected(&rejected).await;
+                    let is_whole = prepared.has_all && rejected.is_empty();
+                    return self.record_rejected(&rejected).await.map(|()| is_whole);
                 }
                 // Damaged on the way, most likely: read it again and send it once more.
                 Err(e) if e.kind() == ErrorKind::BadBlock && attempt == 1 => {
@@ -209,7 +246,8 @@ impl BlockSender {
                     )));
                 }
                 Err(e) if e.kind() == ErrorKind::BadBlock => {
-                    return self.fail_range(part, format!("block {number} was refused twice: {e}")).await;
+                    let why = format!("block {number} was refused twice: {e}");
+                    return self.fail_range(part, why).await.map(|()| false);
                 }
                 Err(e) if e.kind() == ErrorKind::NotFound => {
                     return Err(e.with_hint(
@@ -219,13 +257,14 @@ impl BlockSender {
                 Err(e) => return Err(e),
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Reads `range`, which lies in block `number`, and codes it.
     fn prepare(&self, number: u64, whole_range: &Range<u64>, range: Range<u64>) -> Result<Prepared> {
         let part = (range != *whole_range).then(|| range.clone());
         let Reading { content, have, lost, .. } = self.read(range)?;
+        let has_all = lost.iter().all(|(lost, _)| have.contains(lost.piece.range.clone()));
         let failed = self.fail_lost(&have, lost);
         let mut hasher = BlockHasher::default();
         hasher.update(&content);
@@ -236,7 +275,7 @@ impl BlockSender {
         let block =
             BlockBody { number, block_size: self.block_size, body, zstd, part, digest, failed, in_flight };
         let whole = have.covered() == whole_range.end - whole_range.start;
-        Ok(Prepared { block, coding, have, whole })
+        Ok(Prepared { block, coding, have, has_all, whole })
     }
 
     /// Reads `range` from the files that have it; suspects come last.
@@ -272,6 +311,10 @@ impl BlockSender {
             let Some(piece) = piece.within(&range).filter(|_| is_next(file.id)) else {
                 return Ok(ControlFlow::Continue(()));
             };
+            if self.is_unfit(file.id) {
+                reading.lost.push(Self::lost(file, piece));
+                return Ok(ControlFlow::Continue(()));
+            }
             let last = wanted.last().map_or(0, |last: &FilePiece| last.piece.range.end);
             if wanted.len() >= MAX_PIECES || piece.range.start < last {
                 self.read_pieces(&mut wanted, reading)?;
@@ -310,8 +353,8 @@ impl BlockSender {
     /// What of a block the receiver misses, if it takes parts of blocks; else, or if it misses
     /// nothing, all of it.
     fn parts_of(&self, block: &Range<u64>) -> Vec<Range<u64>> {
-        let state = self.state.lock();
-        let Some(wanted) = &state.missing else { return vec![block.clone()] };
+        let missing = self.missing.lock();
+        let Some(wanted) = &*missing else { return vec![block.clone()] };
         let have: RangeSet = wanted.missing(block.clone()).collect();
         let mut parts: Vec<Range<u64>> = Vec::new();
         for gap in have.missing(block.clone()) {
@@ -325,12 +368,12 @@ impl BlockSender {
 
     /// Only what is in `missing` is sent from now on.
     pub(super) fn send_only(&self, missing: &RangeSet) {
-        self.state.lock().missing = Some(missing.clone());
+        *self.missing.lock() = Some(missing.clone());
     }
 
     /// Progress starts from what is there already. Of that, what this run has sent itself is not
     /// resumed.
-    pub(super) fn record_present(&self, upload: &Upload<'_>, missing: &RangeSet) {
+    pub(super) fn record_present(&self, upload: &Upload, missing: &RangeSet) {
         let all = std::iter::once(upload.window.clone()).collect();
         self.record_missing(upload, if upload.options.ignore_done { &all } else { missing });
         let counters = self.monitor.counters();
@@ -338,7 +381,7 @@ impl BlockSender {
     }
 
     /// Everything counts as done but `missing`.
-    pub(super) fn record_missing(&self, upload: &Upload<'_>, missing: &RangeSet) {
+    pub(super) fn record_missing(&self, upload: &Upload, missing: &RangeSet) {
         let undone = upload.inside(missing);
         let done_bytes = upload.work_bytes().saturating_sub(undone.covered());
         self.monitor.counters().done_bytes.set(done_bytes);

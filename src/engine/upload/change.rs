@@ -11,7 +11,7 @@ use crate::remote::{ChangeKind, IndexBody, IndexForm};
 use crate::telemetry::Notice;
 use std::path::Path;
 
-impl Upload<'_> {
+impl Upload {
     /// The generation that `digest` names and the way from it to ours, if our history knows it.
     pub(super) async fn steps_from(&self, digest: &str) -> Result<Option<(u64, Vec<Step>)>> {
         let Ok(digest) = digest.parse() else { return Ok(None) };
@@ -42,6 +42,7 @@ impl Upload<'_> {
             let (database, scratch, step) =
                 (self.options.database.clone(), self.options.scratch.clone(), *step);
             let body = blocking(move || change_body(&database, &scratch, &step, kind)).await?;
+            let body = IndexBody { backup: self.options.backup.clone(), ..body };
             match self.client.put_index(&body).await {
                 Ok(answer) if answer.digest == Some(body.digest.to_string()) => {}
                 Ok(_) => return self.put_index().await.map(drop),
@@ -93,5 +94,5 @@ pub(in super::super) fn change_body(
     let (file, length) = index_body::pack_change(scratch, |each| history.batches(step, each))?;
     let work_s = to.files / ROWS_PER_S + to.bytes / COPIED_BYTES_PER_S;
     let form = IndexForm::Change { from: from.digest, kind };
-    Ok(IndexBody { file, length, digest: to.digest, form, work_s })
+    Ok(IndexBody { file, length, digest: to.digest, form, backup: None, work_s })
 }

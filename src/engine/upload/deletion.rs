@@ -3,7 +3,7 @@
 use crate::archive::protocol::DeleteRequest;
 use crate::archive::skipped::{FilteredPaths, SkippedList};
 use crate::db::generation::History;
-use crate::db::index_read::IndexReader;
+use crate::db::index_read::{IndexReader, Summary};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Monitor, Notice};
 use std::path::Path;
@@ -15,7 +15,7 @@ pub struct DeletePolicy {
     /// How many entries may go in one run; `None` means 1,000 or 10 % of the files, whichever is
     /// more.
     pub limit: Option<DeleteLimit>,
-    /// Move what would be deleted into this folder below the receiver's base folder.
+    /// Move what would be deleted to this folder below the receiver's base folder.
     pub backup: Option<String>,
     /// Delete also where parts of the source could not be read. These, and what is below them,
     /// stay.
@@ -63,12 +63,9 @@ impl DeletePolicy {
     ) -> Result<Option<DeleteRequest>> {
         let index = IndexReader::open(database)?;
         let summary = index.summary()?;
-        if index.is_of_one_file(&summary)? {
-            // As rsync does: other files of that folder came from other sources.
+        let what = || format!("index {}", database.display());
+        if !may_delete(&index, &summary, summary.files + summary.nodes, what)? {
             return Ok(None);
-        }
-        if summary.files + summary.nodes == 0 {
-            return Err(empty(&format!("index {}", database.display())));
         }
         let history = History::open(database)?;
         let previous = history.active()?.parent.and_then(|parent| history.generation(parent));
@@ -92,11 +89,8 @@ impl DeletePolicy {
     ) -> Result<Option<DeleteRequest>> {
         let index = IndexReader::open(database)?;
         let summary = index.summary()?;
-        if index.is_of_one_file(&summary)? {
+        if !may_delete(&index, &summary, entries, || format!("source of {}", database.display()))? {
             return Ok(None);
-        }
-        if entries == 0 {
-            return Err(empty(&format!("source of {}", database.display())));
         }
         Ok(self.request_for((summary.files, files), Some(skipped), database, monitor))
     }
@@ -158,10 +152,27 @@ impl DeletePolicy {
     }
 }
 
-fn empty(what: &str) -> Error {
-    let what = format!("the {what} is empty: --delete would leave nothing at the receiver");
-    Error::new(ErrorKind::Source, what)
-        .with_hint("is the source mounted? Delete by hand what really is to go")
+/// Whether anything may be deleted in a run to a state with so many `entries`; `what` has that
+/// state.
+///
+/// # Errors
+/// There are no entries.
+fn may_delete(
+    index: &IndexReader,
+    summary: &Summary,
+    entries: u64,
+    what: impl FnOnce() -> String,
+) -> Result<bool> {
+    if index.is_of_one_file(summary)? {
+        // As rsync does: other files of that folder came from other sources.
+        return Ok(false);
+    }
+    if entries == 0 {
+        let what = format!("the {} is empty: --delete would leave nothing at the receiver", what());
+        return Err(Error::new(ErrorKind::Source, what)
+            .with_hint("is the source mounted? Delete by hand what really is to go"));
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -1,27 +1,30 @@
 //! What the parts of an upload share: what is to be sent, and what its receiver can do.
 
+use super::super::spill::PathSpill;
 use super::super::tasks::blocking;
 use super::options::UploadOptions;
 use super::report::Before;
 use crate::archive::layout::{BlockLayout, intersect};
-use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest, VerifyAnswer};
+use crate::archive::protocol::{DeleteRequest, FinishAnswer, FinishRequest, SliceStatus, VerifyAnswer};
 use crate::archive::ranges::RangeSet;
 use crate::db::index_read::Summary;
 use crate::db::progress::Progress;
-use crate::error::Result;
-use crate::remote::ReceiverClient;
+use crate::error::{Error, ErrorKind, Result};
+use crate::queue::lease::LeaseQueue;
+use crate::remote::{IndexBody, ReceiverClient};
 use crate::source::Source;
 use crate::telemetry::{Monitor, Notice};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// One run of an upload.
-pub(super) struct Upload<'a> {
+pub(super) struct Upload {
     pub(super) source: Arc<dyn Source>,
     pub(super) client: Arc<dyn ReceiverClient>,
-    pub(super) options: &'a UploadOptions,
+    pub(super) options: Arc<UploadOptions>,
     /// What the receiver is to delete, if it can spare what it must.
     pub(super) delete: Option<DeleteRequest>,
     pub(super) monitor: Arc<dyn Monitor>,
@@ -30,6 +33,13 @@ pub(super) struct Upload<'a> {
     pub(super) window: Range<u64>,
     /// What the receiver had, if the report is to have it.
     pub(super) before: Mutex<Before>,
+    /// What of that it has lost.
+    pub(super) lost: Mutex<RangeSet>,
+    /// What the receiver could delete before it was asked to, if the report is to have what it
+    /// deleted.
+    pub(super) candidates: Mutex<Option<PathSpill>>,
+    /// How many entries it has deleted so far.
+    pub(super) deleted: AtomicU64,
     /// The receiver had an index of this archive, or took ours.
     pub(super) has_index: AtomicBool,
     /// The receiver takes parts of blocks.
@@ -42,9 +52,72 @@ pub(super) struct Upload<'a> {
     pub(super) verified: Mutex<Option<VerifyAnswer>>,
     /// The receiver leaves alone what a filter left out.
     pub(super) can_filter: AtomicBool,
+    /// Ids of empty files that the source does not have ([`FinishRequest::failed`]).
+    pub(super) gone: Mutex<String>,
+    /// Which receiver it is.
+    pub(super) receiver_id: Mutex<Option<String>>,
+    /// Which of several receivers it is, if there are several.
+    pub(super) slice: Mutex<Option<SliceStatus>>,
+    /// Of a part of the upload that speaks to a slice: who knows of the whole archive.
+    pub(super) whole: Option<Arc<dyn ReceiverClient>>,
+    /// What all slices share.
+    pub(super) shared: Arc<Shared>,
 }
 
-impl Upload<'_> {
+/// What the parts of an upload have in common that speak to one of several receivers each.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// The queues that other hosts have, too, by the names of their jobs.
+    pub(super) queues: Mutex<BTreeMap<String, Arc<LeaseQueue>>>,
+    /// The index as a body.
+    pub(super) index: tokio::sync::OnceCell<IndexBody>,
+}
+
+impl Upload {
+    /// An upload of the index that `summary` is of.
+    ///
+    /// # Errors
+    /// The block size is 0.
+    pub(super) fn new(
+        source: Arc<dyn Source>,
+        client: Arc<dyn ReceiverClient>,
+        options: Arc<UploadOptions>,
+        monitor: Arc<dyn Monitor>,
+        summary: Summary,
+    ) -> Result<Self> {
+        let block_layout = BlockLayout::new(summary.total_bytes, options.block_size)
+            .ok_or_else(|| Error::new(ErrorKind::Usage, "the block size must not be 0"))?;
+        let window = block_layout.window(options.first, options.last);
+        let (has_index, takes_parts, can_spare, can_filter, can_verify, verified, gone) = Default::default();
+        let (delete, before, lost, candidates, deleted) = Default::default();
+        let (receiver_id, slice, whole, shared) = Default::default();
+        Ok(Self {
+            source,
+            client,
+            options,
+            delete,
+            monitor,
+            summary,
+            block_layout,
+            window,
+            before,
+            lost,
+            candidates,
+            deleted,
+            has_index,
+            takes_parts,
+            can_spare,
+            can_verify,
+            verified,
+            can_filter,
+            gone,
+            receiver_id,
+            slice,
+            whole,
+            shared,
+        })
+    }
+
     /// The blocks of this run that hold anything of `missing`, or all of them.
     pub(super) fn blocks_of(&self, missing: Option<&RangeSet>) -> Vec<Range<u64>> {
         let mut blocks = RangeSet::default();
@@ -103,9 +176,24 @@ impl Upload<'_> {
         }
     }
 
+    /// Remembers what the receiver misses `now`, and did not miss at `first`.
+    pub(super) fn record_lost(&self, first: &RangeSet, now: &RangeSet) {
+        if self.options.tells_before {
+            let mut lost = now.clone();
+            first.iter().for_each(|range| lost.remove(range));
+            let mut all = self.lost.lock();
+            lost.iter().for_each(|range| all.insert(range));
+        }
+    }
+
     pub(super) async fn finish(&self, request: FinishRequest) -> Result<FinishAnswer> {
         self.monitor.notice(Notice::Phase("verifying"));
-        self.client.finish(&self.summary.digest, request).await
+        let failed = self.gone.lock().clone();
+        let request = FinishRequest { failed, backup: self.options.backup.clone(), ..request };
+        let answer = self.client.finish(&self.summary.digest, request).await?;
+        // A folder may have been emptied for a file before another file was sent again.
+        self.deleted.fetch_add(answer.deleted, Ordering::Relaxed);
+        Ok(answer)
     }
 
     /// The progress database; `clear` empties it. It is a cache: where it cannot be used, the run

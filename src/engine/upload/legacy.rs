@@ -15,7 +15,7 @@ use crate::telemetry::Notice;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-impl Upload<'_> {
+impl Upload {
     /// Our own record of what it accepted is all there is.
     pub(super) async fn run_legacy(&self) -> Result<UploadReport> {
         let database = self.options.database.clone();
@@ -49,7 +49,7 @@ impl Upload<'_> {
         sender.record_present(self, &missing);
         let todo = self.blocks_of(Some(&missing));
         self.monitor.notice(Notice::Phase("sending"));
-        sender.send_all(&todo, self.options.workers).await?;
+        sender.send_all(&self.queue(&todo, 1)?, self.options.workers).await?;
         let undeleted = self.delete.is_some();
         if undeleted {
             self.monitor.notice(Notice::Warning(

@@ -1,7 +1,13 @@
 //! What an upload ends with.
 
-use crate::archive::protocol::VerifyAnswer;
+use crate::archive::protocol::{EntryPaths, Space, VerifyAnswer};
 use crate::archive::ranges::RangeSet;
+use crate::archive::shown::separated;
+use crate::engine::spill::EntryList;
+use crate::telemetry::{Monitor, Notice};
+
+/// A warning names so many entries.
+const MAX_NAMED: usize = 3;
 
 /// A file that is not at the receiver as the index says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +68,8 @@ pub struct UploadReport {
     pub moved_to: Option<String>,
     /// So many would have had to be deleted, more than was allowed: none was.
     pub too_many: Option<u64>,
+    /// A deletion was asked for, and none was made, since not everything is in place.
+    pub deletes_nothing: bool,
     /// Of what failed, so many would get their places at the receiver if more were allowed to be
     /// deleted.
     pub blocked: u64,
@@ -76,6 +84,46 @@ pub struct UploadReport {
     pub verified: Option<VerifyAnswer>,
     /// Nothing was sent: this is a plan.
     pub dry_run: bool,
+    /// What would be needed at the receiver, and what is free there, where a dry run can tell.
+    pub space: Option<Space>,
     /// What the receiver had before; only with [`super::UploadOptions::tells_before`].
     pub before: Before,
+    /// What it did not have any more of what it had put in place: files that were removed or changed
+    /// there. Where it had [the same](Before::Same), `before` has what a dry run has found of that.
+    pub lost: RangeSet,
+    /// What the receiver deleted. Of a dry run: what it could delete beside what the source does
+    /// not have any more. Only with [`super::UploadOptions::lists_deleted`].
+    pub candidates: EntryList,
+    /// What the receiver did not delete because it was changed there. Of a dry run, before that is
+    /// compared with the source: also what the source still has.
+    pub changed: EntryPaths,
+    /// Of a dry run: what the receiver had in place of its index, and was removed there.
+    pub absent: EntryPaths,
+}
+
+impl UploadReport {
+    /// Which bytes the receiver misses of the newest generation, as far as it has that.
+    #[must_use]
+    pub fn missing(&self) -> &RangeSet {
+        match &self.before {
+            Before::Same(missing) | Before::Other(missing) => missing,
+            Before::Generation(_) => &self.lost,
+        }
+    }
+}
+
+/// Says what a deletion leaves alone because it was changed.
+pub fn warn_of_changed(changed: &EntryPaths, monitor: &dyn Monitor) {
+    if changed.is_empty() {
+        return;
+    }
+    let named: Vec<&str> = changed.paths.iter().take(MAX_NAMED).map(String::as_str).collect();
+    let more = match changed.total.saturating_sub(named.len() as u64) {
+        0 => String::new(),
+        more => format!(" and {} more", separated(more)),
+    };
+    monitor.notice(Notice::Warning(format!(
+        "not deleted, because changed at the destination since it was copied: {}{more}",
+        named.join(", ")
+    )));
 }

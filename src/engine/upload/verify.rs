@@ -3,6 +3,7 @@
 
 use super::job::Upload;
 use super::options::ContentScope;
+use crate::archive::digest::IndexDigest;
 use crate::archive::protocol::{VerifyAnswer, VerifyRequest};
 use crate::archive::ranges::RangeSet;
 use crate::archive::shown::counted;
@@ -12,17 +13,18 @@ use crate::telemetry::Notice;
 use rand::RngExt;
 use std::sync::atomic::Ordering;
 
-impl Upload<'_> {
+impl Upload {
     /// Has the receiver read what it has published, if that is wanted, so that it misses what is not
     /// as the index says. Gives what it misses: `missing`, and that.
     pub(super) async fn verify_contents(&self, missing: RangeSet) -> Result<RangeSet> {
-        match self.read_contents().await? {
-            Some(found) if found.different > 0 && !self.options.dry_run => self.missing().await,
+        match self.read_contents(&self.summary.digest).await? {
+            Some(found) if found.different > 0 => self.missing().await,
             _ => Ok(missing),
         }
     }
 
-    async fn read_contents(&self) -> Result<Option<VerifyAnswer>> {
+    /// Has the receiver read what it has published of its index, if that is wanted.
+    pub(super) async fn read_contents(&self, index: &IndexDigest) -> Result<Option<VerifyAnswer>> {
         let paths = match &self.options.verify {
             // An adoption has read everything a moment ago.
             _ if self.options.adopt.is_some() => return Ok(None),
@@ -39,7 +41,7 @@ impl Upload<'_> {
         counters.total_bytes.set(IndexReader::open(&self.options.database)?.content_bytes()?);
         let request = VerifyRequest { name: rand::rng().random(), paths, dry_run: self.options.dry_run };
         let found = loop {
-            let (has_ended, answer) = self.client.verify(&self.summary.digest, &request).await?;
+            let (has_ended, answer) = self.client.verify(index, &request).await?;
             counters.done_bytes.set(answer.bytes);
             if has_ended {
                 break answer;
@@ -48,16 +50,23 @@ impl Upload<'_> {
         counters.done_bytes.set(0);
         counters.total_bytes.set(self.work_bytes());
         self.tell(&found);
-        *self.verified.lock() = Some(found);
+        *self.verified.lock() = Some(found.clone());
         Ok(Some(found))
     }
 
     fn tell(&self, found: &VerifyAnswer) {
-        if found.different > 0 {
-            let files = counted(found.different, "file");
+        let again = if self.options.dry_run { "" } else { ", and sent again" };
+        if found.missing > 0 {
             self.monitor.notice(Notice::Warning(format!(
-                "the receiver read {files} whose contents are not what the index says: they were changed or damaged there{}",
-                if self.options.dry_run { "" } else { ", and are sent again" }
+                "the receiver misses {} that it had: removed there{again}",
+                counted(found.missing, "file")
+            )));
+        }
+        let changed = found.different.saturating_sub(found.missing);
+        if changed > 0 {
+            self.monitor.notice(Notice::Warning(format!(
+                "the receiver read {} whose contents are not what the index says: changed or damaged there{again}",
+                counted(changed, "file")
             )));
         }
         if found.unreadable > 0 {

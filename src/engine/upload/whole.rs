@@ -21,18 +21,28 @@ pub(super) const ROWS_PER_S: u64 = 10_000;
 pub(super) const EDITED_INDEX: &str =
     "the index was edited or damaged after it was made; make a new one with: tar-like index -c";
 
-impl Upload<'_> {
+impl Upload {
     /// Puts the index. False says that the receiver's answer is that of the original program.
     pub(super) async fn put_index(&self) -> Result<bool> {
         self.monitor.notice(Notice::Phase("sending the index"));
         let (options, summary) = (self.options.clone(), self.summary.clone());
-        let body = blocking(move || index_body(&options, &summary, options.adopt)).await?;
-        let answer = match self.client.put_index(&body).await {
+        let made = blocking(move || index_body(&options, &summary, options.adopt));
+        // All slices but the first get the same.
+        let (own, body);
+        let body = match self.whole {
+            Some(_) => self.shared.index.get_or_try_init(|| made).await?,
+            None => {
+                own = made.await?;
+                body = &own;
+                body
+            }
+        };
+        let answer = match self.client.put_index(body).await {
             // It may have been damaged on the way.
             Err(e) if matches!(e.kind(), ErrorKind::BadBlock | ErrorKind::BadIndex) => {
                 self.monitor
                     .notice(Notice::Warning(format!("the index was refused and is sent again ({e})")));
-                self.client.put_index(&body).await.map_err(|e| match e.kind() {
+                self.client.put_index(body).await.map_err(|e| match e.kind() {
                     ErrorKind::BadBlock | ErrorKind::BadIndex if e.hint().is_none() => {
                         e.with_hint(EDITED_INDEX)
                     }
@@ -66,6 +76,7 @@ fn index_body(options: &UploadOptions, summary: &Summary, adopt: Option<u64>) ->
         digest: summary.digest,
         // A whole index ends what is retained: only that it has to go first needs to be said.
         form: IndexForm::Whole { adopt, prune: options.keep == Some(0) },
+        backup: options.backup.clone(),
         work_s,
     })
 }

@@ -232,6 +232,7 @@ impl Access {
             Need::Archive(_, tar_id) if !entry.is_for(tar_id) => format!("is not for archive {tar_id}"),
             Need::Archive(scope, _) if entry.has(scope) => return Ok(Some(entry.name.clone())),
             Need::Archive(Scope::Upload, _) => "is not for uploads".to_string(),
+            Need::Archive(Scope::Index, _) => "is not for indexes".to_string(),
             Need::Archive(..) => "is not for the status".to_string(),
         };
         self.refusals.forbidden.add(1);

@@ -10,8 +10,8 @@ use time::format_description::well_known::Rfc3339;
 /// What the file begins with when it is made.
 pub const TOKENS_HEADER: &str = "\
 # The tokens of a tar-like proxy, for --tokens. One a line:
-#   name=NAME hash=blake3:HEX scope=upload,status,metrics tar-id=0,1 [expires=2027-01-31]
-# upload includes the status of the same archives; tar-id=* is every archive; a token is good to the end (UTC) of the day that it
+#   name=NAME hash=blake3:HEX scope=upload,index,status,metrics tar-id=0,1 [expires=2027-01-31]
+# upload includes the status of the same archives; index lets a worker read their index; tar-id=* is every archive; a token is good to the end (UTC) of the day that it
 # expires on, or to a time such as 2027-01-31T12:00:00Z. A running proxy notices changes. Make a token with: tar-like token new
 ";
 
@@ -24,14 +24,20 @@ const MAX_NAME_BYTES: usize = 64;
 pub enum Scope {
     /// To send an archive.
     Upload,
+    /// To read the index of an archive, as a worker does.
+    Index,
     /// To ask how far an archive is.
     Status,
     /// To read the counters.
     Metrics,
 }
 
-const SCOPES: [(Scope, &str); 3] =
-    [(Scope::Upload, "upload"), (Scope::Status, "status"), (Scope::Metrics, "metrics")];
+const SCOPES: [(Scope, &str); 4] = [
+    (Scope::Upload, "upload"),
+    (Scope::Index, "index"),
+    (Scope::Status, "status"),
+    (Scope::Metrics, "metrics"),
+];
 
 impl Scope {
     fn name(self) -> &'static str {
@@ -46,7 +52,7 @@ impl FromStr for Scope {
         let known = SCOPES.iter().find(|(_, name)| *name == text).map(|(scope, _)| *scope);
         known.ok_or_else(|| {
             wrong(format!(
-                "\"{text}\" is no scope: there are upload, status and metrics, with commas between"
+                "\"{text}\" is no scope: there are upload, index, status and metrics, with commas between"
             ))
         })
     }

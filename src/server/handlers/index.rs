@@ -2,7 +2,9 @@
 
 use super::super::body::{self, Incoming, Saved};
 use super::super::call::{Call, TURN_TIMEOUT};
-use super::super::headers::{claim_header, digest_header, length_header, number_header, required_digest};
+use super::super::headers::{
+    backup_header, claim_header, digest_header, length_header, number_header, required_digest,
+};
 use super::super::permits::busy;
 use super::super::state::Server;
 use crate::archive::codec::{self, frame_bound};
@@ -14,17 +16,34 @@ use crate::archive::protocol::{
 };
 use crate::archive::source::SourceClaim;
 use crate::engine::index_body::{self, Kind};
-use crate::engine::receive::{ChangeOptions, Receiver};
+use crate::engine::receive::{ChangeOptions, Receiver, WholeOptions};
 use crate::engine::tasks::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use axum::Json;
 use axum::body::Body;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use std::time::Duration;
 
 /// How long the answer to an original sender's index waits for empty files and folders to be made.
 const LEGACY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The active index, as a sender could have put it.
+pub(super) async fn get_index(call: &Call<'_>, tar_id: u64) -> Result<Response> {
+    let server = call.server;
+    server.check_running()?;
+    let index = required_digest(call.headers, HEADER_INDEX)?;
+    let permit = server.indexes.acquire(call.requester.clone(), TURN_TIMEOUT).await;
+    let permit = permit.ok_or_else(|| busy("indexes"))?;
+    let receiver = server.receiver.clone();
+    let (file, length) = blocking(move || {
+        let packed = receiver.pack_index(tar_id, &index);
+        drop(permit);
+        packed
+    })
+    .await?;
+    Ok(([(header::CONTENT_LENGTH, length)], body::of_file(file)).into_response())
+}
 
 /// A batch of an index that grows.
 pub(super) async fn append_log(call: &Call<'_>, tar_id: u64, body: Body) -> Result<Response> {
@@ -95,7 +114,8 @@ impl IndexPut {
             ));
         }
         let prune = keep == Some(0) && compare.is_none();
-        let options = ChangeOptions { keep: keep == Some(1), prune, rewind: rewind == Some(1) };
+        let backup = backup_header(headers)?;
+        let options = ChangeOptions { keep: keep == Some(1), prune, rewind: rewind == Some(1), backup };
         Ok(Self { expected, from, adopt, compare, options, claim: claim_header(headers)? })
     }
 
@@ -144,14 +164,15 @@ impl IndexPut {
                 return Ok(Json(receiver.compare(tar_id, &unpacked, expected, name)?).into_response());
             }
             (Some(from), Some(expected)) => {
-                receiver.put_change(tar_id, &unpacked, from, expected, self.options, &self.claim)?
+                receiver.put_change(tar_id, &unpacked, from, expected, &self.options, &self.claim)?
             }
             (Some(_), None) => {
                 let what = "a change of an index comes without its digest";
                 return Err(Error::new(ErrorKind::Malformed, what));
             }
             (None, expected) => {
-                receiver.put_index(tar_id, &unpacked, expected.as_ref(), self.adopt, &self.claim)?
+                let options = WholeOptions { adopt: self.adopt, backup: self.options.backup.clone() };
+                receiver.put_index(tar_id, &unpacked, expected.as_ref(), &options, &self.claim)?
             }
         };
         Ok(Json(answer).into_response())

@@ -1,10 +1,11 @@
 use super::*;
 use crate::archive::path::{MAX_NAME_BYTES, MAX_PATH_BYTES};
+use crate::error::ErrorKind;
 use crate::folder::mtime_ns;
 use crate::sink::Sink;
 use rustix::fs::OFlags;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 struct Setting {
@@ -296,7 +297,7 @@ fn the_longest_path_is_put_back_and_leaves_nothing() {
     let places: Vec<_> = left.iter().map(|left| left.place.as_deref()).collect();
     assert_eq!(places, [Some(path.as_path())]);
     setting.sink.put_back(&left);
-    assert_eq!(is(&folder, name, &expected), Ok(Some(true)));
+    assert_eq!(expected.is_at(&folder, name), Ok(Some(true)));
     assert_eq!(setting.names(".tar-like/removed"), [""; 0]);
 
     assert_eq!(setting.sink.removal(None).remove(&path, &expected).unwrap(), Outcome::Removed);

@@ -2,7 +2,6 @@
 
 use crate::archive::path::printable;
 use crate::archive::path_rules::{PathRules, RuleAction};
-use crate::archive::skipped::SkipKind;
 use crate::error::Error;
 use crate::source::SkippedEntry;
 use std::ffi::OsStr;
@@ -67,7 +66,7 @@ impl<'w> IgnoreFiles<'w> {
         }
         let rules = self.read(folder).unwrap_or_else(|e| {
             let reason = format!("this file of rules cannot be used, and leaves out nothing: {e}");
-            failed(SkippedEntry { path: self.path_in(folder), kind: SkipKind::Unreadable, reason });
+            failed(SkippedEntry::unreadable(&self.path_in(folder), reason));
             PathRules::default()
         });
         self.open.push((folder.to_vec(), rules));

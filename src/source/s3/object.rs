@@ -134,15 +134,17 @@ pub struct ObjectState {
 }
 
 impl ObjectState {
-    /// The state that the index records for a file.
+    /// The state that the index records for a file. An index that comes from a receiver records
+    /// none: any state then, since the receiver compares the content with the digest.
     ///
     /// # Errors
-    /// The index records none.
+    /// The index records neither a state nor a digest.
     pub(super) fn of_file(file: &FileEntry, key: Vec<u8>) -> Result<Self, String> {
-        let object = file.object.as_deref().cloned();
-        let object =
-            object.ok_or("the index does not say which object it was: it is no index of a bucket")?;
-        Ok(Self { key, size: file.size, object })
+        match (file.object.as_deref().cloned(), file.md5) {
+            (Some(object), _) => Ok(Self { key, size: file.size, object }),
+            (None, Some(_)) => Ok(Self { size: file.size, ..Self::any(&key) }),
+            (None, None) => Err("the index says neither which object it was, nor its md5".to_string()),
+        }
     }
 
     /// The state that a list describes.

@@ -46,7 +46,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_smithy_runtime_api", &["source"]),
     ("aws_smithy_types", &["source"]),
     ("reqwest", &["remote", "source"]),
-    ("futures_util", &["remote", "source"]),
+    ("futures_util", &["engine", "remote", "server", "source"]),
+    ("redis", &["queue"]),
     ("rusqlite", &["db"]),
     ("walkdir", &["source"]),
     ("rustix", &["commands", "error", "folder", "source", "sink", "engine"]),
@@ -82,7 +83,10 @@ fn sources_of_program() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
-    files.retain(|path| path.file_name().is_some_and(|name| name != "tests.rs"));
+    let is_of_tests = |path: &PathBuf| {
+        path.strip_prefix(&root).unwrap().iter().any(|name| name == "tests" || name == "tests.rs")
+    };
+    files.retain(|path| !is_of_tests(path));
     let text = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
     let below = |path: &PathBuf| path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
     files.iter().map(|path| (below(path), text(path))).collect()

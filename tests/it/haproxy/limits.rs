@@ -33,6 +33,7 @@ fn only_the_requests_of_the_protocol_pass() {
         "PUT /0/1/2",
         "POST /tar/0/log",
         "POST /tar/0/look",
+        "POST /tar/0/candidates",
         "POST /tar/0/finish",
         "GET /healthz",
         "GET /readyz",

@@ -3,6 +3,7 @@
 
 mod failover;
 mod limits;
+mod slices;
 mod slow;
 mod smuggling;
 mod transfer;

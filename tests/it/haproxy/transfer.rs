@@ -11,9 +11,19 @@ fn the_configuration_is_valid_without_warnings() {
     let lab = Lab::new();
     let addresses: Vec<_> = (1..=4).map(|port| ([192, 0, 2, 1], 8000 + port).into()).collect();
     let no_socket = [("HAPROXY_STATS_SOCKET", ""), ("HAPROXY_USER", ""), ("HAPROXY_LOG", "127.0.0.1:514")];
-    for (proxies, more) in
-        [(0, &[][..]), (1, &[]), (2, &no_socket), (4, &[("HAPROXY_BIND", "127.0.0.1:18443")])]
-    {
+    let slices: Vec<(String, &str)> = (2..=8)
+        .flat_map(|n| [format!("TARLIKE_SLICE_{n}"), format!("TARLIKE_SLICE_{n}_STANDBY")])
+        .map(|name| (name, "192.0.2.2:8000"))
+        .collect();
+    let slices: Vec<(&str, &str)> = slices.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    for (proxies, more) in [
+        (0, &[][..]),
+        (1, &[]),
+        (2, &no_socket),
+        (4, &[("HAPROXY_BIND", "127.0.0.1:18443")]),
+        (1, &slices[..1]),
+        (2, &slices),
+    ] {
         let env = environment(&lab, &addresses[..proxies], more);
         let output =
             command(&env).args(["-c", "-V", "-f"]).arg(root().join("haproxy/haproxy.cfg")).output().unwrap();

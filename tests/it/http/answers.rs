@@ -239,14 +239,16 @@ fn a_precheck_counts_once_and_for_its_requester() {
             .as_bool()
             .unwrap()
     };
+    // Gives how many ranges of the archive it found to be gone or changed.
     let precheck = |setting: &Setting| {
         let named = [("x-tar-like-index", &*setting.digest)];
         let answer = setting.proxy.request("POST", "/tar/0/look", &named, br#"{"name":7}"#);
-        assert_eq!((answer.status, answer.body.len()), (204, 0), "{}", answer.text());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["changed"].as_array().unwrap().len()
     };
     // With another name than that of the precheck, or none, `finish` compares the files again.
     for other in [r#"{"looked":8}"#, "{}"] {
-        precheck(&setting);
+        assert_eq!(precheck(&setting), 0);
         std::fs::remove_file(&name).unwrap();
         assert!(!finish(&setting, other), "{other}");
         upload(&setting);
@@ -258,7 +260,7 @@ fn a_precheck_counts_once_and_for_its_requester() {
     upload(&setting);
     // A precheck that finds a missing file changes nothing, and `finish` compares that file again.
     std::fs::remove_file(&name).unwrap();
-    precheck(&setting);
+    assert_eq!(precheck(&setting), 1);
     assert_eq!(setting.proxy.status(0)["complete"], true);
     assert!(!name.exists() && !finish(&setting, r#"{"looked":7}"#));
     upload(&setting);
@@ -283,6 +285,72 @@ fn refused_prechecks() {
     for body in [&b""[..], b"{}", br#"{"name":-1}"#, b"7", &[b' '; 100_000]] {
         assert!(matches!(look(&named, body).status, 400 | 413));
     }
-    assert_eq!(look(&named, br#"{"name":7}"#).status, 204);
+    assert_eq!(look(&named, br#"{"name":7}"#).status, 200);
+    let entries = |entry: &str| format!(r#"{{"name":7,"entries":[{entry}]}}"#);
+    let alone = serde_json::json!({"changed": [], "conflicts_total": 0});
+    assert_eq!(look(&named, entries("").as_bytes()).json(), alone);
+    // Another archive: what it is asked of need not exist.
+    let of_two =
+        |entry: &str| setting.proxy.request("POST", "/tar/1/look", &named, entries(entry).as_bytes());
+    for (entry, status) in [
+        (r#"{"path":"a","kind":"f"}"#, 200),
+        (r#"{"path":"../a","kind":"f"}"#, 400),
+        (r#"{"path":"a","kind":"x"}"#, 400),
+        (r#"{"path":"a","kind":"l"}"#, 400),
+        (r#"{"path":"a","kind":"f","md5":"z"}"#, 400),
+    ] {
+        assert_eq!(of_two(entry).status, status, "{entry}");
+    }
     refused(&setting.proxy.request("GET", "/tar/0/look", &[], b""), 405);
+}
+
+#[test]
+fn refused_lists_of_candidates() {
+    let setting = Setting::new(vec![]);
+    let named = [("x-tar-like-index", &*setting.digest)];
+    let ask = |headers: &[(&str, &str)], body: &[u8]| {
+        setting.proxy.request("POST", "/tar/0/candidates", headers, body)
+    };
+    refused(&ask(&named, br#"{"name":7}"#), 404);
+    setting.lab.upload(&setting.src, &setting.db, &setting.proxy.url, vec![]).code(0);
+    refused(&ask(&[], br#"{"name":7}"#), 400);
+    refused(&ask(&[("x-tar-like-index", &"ab".repeat(32))], br#"{"name":7}"#), 409);
+    for body in [&b""[..], b"{}", br#"{"name":-1}"#, b"7", &[b' '; 100_000]] {
+        assert!(matches!(ask(&named, body).status, 400 | 413));
+    }
+    refused(&ask(&named, br#"{"name":7,"page":1}"#), 404);
+    refused(&setting.proxy.request("GET", "/tar/0/candidates", &[], b""), 405);
+    // Nothing could be deleted but for another index.
+    let list = ask(&named, br#"{"name":7}"#);
+    assert_eq!((list.status, list.json()), (200, serde_json::json!({"entries": [], "more": false})));
+    let all = ask(&named, br#"{"name":8,"all":true}"#).json();
+    let files = [("a", 1500), ("b", 200), ("c", 1800), ("empty", 0)];
+    let files: Vec<_> = files.iter().map(|(path, size)| serde_json::json!(["f", size, path])).collect();
+    assert_eq!(all, serde_json::json!({"entries": files, "more": false}));
+    for page in ["1", "18446744073709551615"] {
+        let body = format!(r#"{{"name":8,"all":true,"page":{page}}}"#);
+        assert_eq!(ask(&named, body.as_bytes()).json()["entries"], serde_json::json!([]));
+    }
+    // A list for each of a few senders.
+    for name in 9..20 {
+        let status = ask(&named, format!(r#"{{"name":{name}}}"#).as_bytes()).status;
+        assert_eq!(status, if name < 15 { 200 } else { 503 }, "{name}");
+    }
+}
+
+/// A sender names the folder, and it is one below the base folder, or nothing is taken in.
+#[test]
+fn refused_backup_folders() {
+    let setting = Setting::new(vec![]);
+    std::fs::write(setting.dst.join("a"), "of somebody").unwrap();
+    let put = |folder: &str| {
+        let headers = [("x-tar-like-index", &*setting.digest), ("x-tar-like-backup", folder)];
+        setting.put("/tar/0/db", &headers, &index::frame_of(&setting.db))
+    };
+    for folder in ["../out", "%2e%2e/out", "/tmp/out", "%2Ftmp", ".tar-like/held", "a", "%zz", "%ff"] {
+        refused(&put(folder), 400);
+    }
+    assert_eq!(setting.proxy.request("GET", "/tar/0/status", &[], b"").status, 404);
+    assert_eq!(put("b%20ak").status, 200);
+    assert_eq!(std::fs::read(setting.dst.join("b ak/a")).unwrap(), b"of somebody");
 }

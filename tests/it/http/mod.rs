@@ -3,11 +3,12 @@
 mod answers;
 mod many;
 mod refusals;
+mod slices;
 mod slow;
 
 use crate::support::http::Response;
 use crate::support::index::{self, blake3_hex, frame};
-use crate::support::{Lab, Proxy, Tree};
+use crate::support::{Cmd, Lab, Proxy, Tree};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -26,11 +27,16 @@ struct Setting {
 impl Setting {
     /// A receiver without any index; the archive has 3500 bytes.
     fn new(more: Vec<OsString>) -> Self {
+        Self::serving(|proxy| proxy.args(more))
+    }
+
+    /// The same with a receiver whose command `change` has changed.
+    fn serving(change: impl FnOnce(Cmd) -> Cmd) -> Self {
         let lab = Lab::new();
         let (src, dst) = (lab.path("src"), lab.dir("dst"));
         Tree::new(&src, 80).noise("a", 1500).noise("b", 200).noise("c", 1800).file("empty", "");
         let db = lab.index(&src);
-        let proxy = lab.proxy_with(&dst, more);
+        let proxy = change(lab.cmd(args!["proxy", "0", "-b", dst])).serve();
         let (archive, digest) = (index::archive(&src, &db), index::digest(&db));
         Self { lab, proxy, src, dst, db, archive, digest }
     }

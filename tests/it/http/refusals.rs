@@ -91,7 +91,7 @@ fn no_file_is_ever_served() {
         }
     }
     refused(&proxy.request("GET", "/secret.txt", &[], b""), 404);
-    refused(&proxy.request("GET", "/tar/0/db", &[], b""), 405);
+    refused(&proxy.request("GET", "/tar/0/db", &[], b""), 400);
     refused(&proxy.request("PUT", "/tar/0/status", &[], b""), 405);
     refused(&proxy.request("GET", "/tar/0/finish", &[], b""), 405);
 }

@@ -226,7 +226,7 @@ fn missing_and_wrong_settings_are_named() {
     std::fs::write(folder.join("file"), "content").unwrap();
     job.lab.run(args!["index", "-b", folder, "-db", job.db()]).code(0);
     let proxy = job.proxy();
-    job.upload(&proxy, vec![]).code(3).says("it is no index of a bucket");
+    job.upload(&proxy, vec![]).code(3).says("failed: file: ");
     // Another user's bucket.
     job.cmd(args!["sync", "s3://other/x", job.lab.path("elsewhere"), "-db", job.lab.path("o.sqlite")])
         .run()

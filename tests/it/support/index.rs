@@ -66,7 +66,8 @@ pub(crate) fn write_original(path: &Path, rows: &[Row]) {
 
 /// Opens a database for reading only.
 pub(crate) fn open(path: &Path) -> Connection {
-    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
+    // What a killed process has left beside it is taken back, which needs the right to write.
+    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap()
 }
 
 /// All rows of table `tar`, by id.

@@ -141,7 +141,7 @@ fn no_secret_is_in_any_log() {
     let url = format!("https://receiver.test:{}/tar", proxy.addr.port());
     let mut said = String::new();
     for (token, code) in [(wrong, 1), (&made_secret, 0)] {
-        let upload = site.trusting(&url, args!["-vvv", "--ignore-done"]).env("TARLIKE_TOKEN", token);
+        let upload = site.trusting(&url, args!["-vvvv", "--ignore-done"]).env("TARLIKE_TOKEN", token);
         let output = upload.env("HTTPS_PROXY", &environment).run().code(code);
         said += &(output.stderr + &output.stdout);
     }

@@ -9,8 +9,9 @@
 //! 3. [`gate::Gate`]: shared to write, exclusive to change what is written for
 //! 4. [`gate::Claim`]: the bytes that are written
 //! 5. [`super::names::Names`]: to place or to delete names
-//! 6. [`progress::Progress`], inside its methods
-//! 7. [`super::commit::Committer`], inside its methods
+//! 6. [`Archive::handed_over`]
+//! 7. [`progress::Progress`], inside its methods
+//! 8. [`super::commit::Committer`], inside its methods
 
 pub(crate) mod caches;
 pub(crate) mod gate;
@@ -44,6 +45,8 @@ pub(crate) struct Archive {
     pub(crate) progress: Progress,
     /// The index came as a whole, or as a log: ids of earlier generations have other meanings.
     pub(crate) is_whole: bool,
+    /// The files that were handed over last, where another receiver takes them over.
+    pub(crate) handed_over: Mutex<RangeSet>,
     caches: Arc<Caches>,
     finish: Mutex<()>,
     gate: Gate,
@@ -90,8 +93,19 @@ impl Archive {
         is_whole: bool,
         caches: Arc<Caches>,
     ) -> Self {
-        let (finish, gate) = Default::default();
-        Self { tar_id, generation, staging, index_path, progress, is_whole, caches, finish, gate }
+        let (finish, gate, handed_over) = Default::default();
+        Self {
+            tar_id,
+            generation,
+            staging,
+            index_path,
+            progress,
+            is_whole,
+            handed_over,
+            caches,
+            finish,
+            gate,
+        }
     }
 
     /// Which index this is, among all.

@@ -7,22 +7,25 @@
 //! published here first, and its record waits for the sync that makes its name safe; what is
 //! invalidated is so in the journal first.
 
+mod answers;
+pub(crate) mod hashing;
+
 use super::super::commit::{Committer, Mark};
 use super::super::names::{Names, Placing};
 use super::gate::{Claim, Exclusive};
-use super::hashes::{Hashes, Known, PrefixCheck};
+use super::hashes::Hashes;
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
 use crate::archive::failures::FailureList;
-use crate::archive::layout::BlockLayout;
+use crate::archive::layout::intersect;
 use crate::archive::log::LogDigest;
-use crate::archive::protocol::{FailedFile, STATUS_RANGES, Status};
+use crate::archive::protocol::FailedFile;
 use crate::archive::ranges::RangeSet;
 use crate::db::generation::Placed;
 use crate::db::journal::{ArchiveState, Change, Record};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -48,6 +51,16 @@ pub(crate) struct OpenedIndex {
     pub(crate) awaiting_digests: BTreeSet<u64>,
     /// The generation that was reverted to come to this one.
     pub(crate) reverted_generation: Option<u64>,
+    /// What of it is for this receiver to take in, if that is one of several.
+    pub(crate) owned: Option<Owned>,
+}
+
+/// What of an archive one of several receivers is to take in.
+pub(crate) struct Owned {
+    /// The bytes of files that are its own.
+    pub(crate) bytes: RangeSet,
+    /// Nothing else of the archive is known here.
+    pub(crate) alone: bool,
 }
 
 /// Where the content of a file is in the archive.
@@ -78,20 +91,12 @@ struct State {
     nodes_made: bool,
     /// An earlier process may have given names that the journal does not know of.
     has_unrecorded_names: bool,
+    owned: Option<Owned>,
     /// The last mark at which the index was known to be stored.
     index_stored: Mark,
     /// Why files are not published, and entries not in place.
     failed: FailureList,
     hashes: Hashes,
-}
-
-/// How far an archive is, for the answer to `finish`.
-pub(crate) struct Summary {
-    pub(crate) missing_bytes: u64,
-    pub(crate) published_files: u64,
-    pub(crate) failed: FailureList,
-    /// All bytes are durable, all files published, and nothing has failed.
-    pub(crate) is_complete: bool,
 }
 
 /// What does not count any more of an archive.
@@ -105,24 +110,6 @@ pub(crate) struct Invalid {
     pub(crate) sharing: RangeSet,
 }
 
-/// A thread's turn to hash a file: no other thread hashes it meanwhile. What is in `known` at the
-/// end is remembered.
-pub(crate) struct Hashing<'a> {
-    progress: &'a Progress,
-    id: u64,
-    pub(crate) known: Known,
-    /// The file need not be verified any more.
-    pub(crate) is_settled: bool,
-}
-
-impl Drop for Hashing<'_> {
-    fn drop(&mut self) {
-        let known = std::mem::take(&mut self.known);
-        self.progress.state.lock().hashes.end(self.id, known, self.is_settled);
-        self.progress.hashed.notify_all();
-    }
-}
-
 /// Whether all of `pieces` is durable.
 fn are_durable(durable: &RangeSet, pieces: &[Range<u64>]) -> bool {
     pieces.iter().all(|piece| durable.contains(piece.clone()))
@@ -134,7 +121,30 @@ impl State {
     }
 
     fn missing_bytes(&self) -> u64 {
-        self.head.total_bytes.saturating_sub(self.durable.covered())
+        self.missing_bytes_of(false)
+    }
+
+    /// How much is missing of the archive; as a slice, of the files that are its own.
+    fn missing_bytes_of(&self, as_slice: bool) -> u64 {
+        match self.is_about_own(as_slice) {
+            true => self.missing_in(0..u64::MAX, as_slice).map(|range| range.end - range.start).sum(),
+            false => self.head.total_bytes.saturating_sub(self.durable.covered()),
+        }
+    }
+
+    fn is_about_own(&self, as_slice: bool) -> bool {
+        self.owned.as_ref().is_some_and(|owned| as_slice || owned.alone)
+    }
+
+    /// What is missing in `window` of the archive; as a slice, of the files that are its own.
+    fn missing_in(&self, window: Range<u64>, as_slice: bool) -> Box<dyn Iterator<Item = Range<u64>> + '_> {
+        match self.owned.as_ref().filter(|_| self.is_about_own(as_slice)) {
+            Some(owned) => {
+                let within = owned.bytes.iter().map(move |range| intersect(&range, &window));
+                Box::new(within.flat_map(|range| self.durable.missing(range)))
+            }
+            None => Box::new(self.durable.missing(window)),
+        }
     }
 
     fn is_complete(&self) -> bool {
@@ -155,6 +165,7 @@ impl Progress {
             finalized: recorded.finished,
             nodes_made: recorded.made,
             has_unrecorded_names: false,
+            owned: index.owned,
             index_stored,
             failed: FailureList::default(),
             hashes: Hashes::default(),
@@ -257,6 +268,11 @@ impl Progress {
     /// The ranges within `range` that are not durable.
     pub(crate) fn missing(&self, range: &Range<u64>) -> RangeSet {
         self.state().durable.missing(range.clone()).collect()
+    }
+
+    /// Whether this receiver is to take in `range`.
+    pub(crate) fn owns(&self, range: &Range<u64>) -> bool {
+        self.state().owned.as_ref().is_none_or(|owned| owned.bytes.contains(range.clone()))
     }
 
     /// Whether all of `pieces` is durable.
@@ -368,6 +384,31 @@ impl Progress {
         committer.renamed(ids.iter().map(|range| self.record(Change::Published(range))));
     }
 
+    /// Records that another receiver has put the files `ids` in place, which have `bytes`: all of that
+    /// is on stable storage.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub(crate) fn take_over(
+        &self,
+        committer: &Committer,
+        ids: &RangeSet,
+        bytes: &RangeSet,
+        _: &Placing<'_>,
+    ) -> Result<()> {
+        let done = bytes.iter().map(|range| self.record(Change::Done(range)));
+        let published = ids.iter().map(|range| self.record(Change::Published(range)));
+        committer.record(done.chain(published).collect())?;
+        let mut state = self.state();
+        bytes.iter().for_each(|range| state.durable.insert(range));
+        for range in ids.iter() {
+            state.published.insert(range.clone());
+            state.failed.retain(|failed| failed.id.is_none_or(|id| !range.contains(&id)));
+        }
+        state.hashes.forget(ids);
+        Ok(())
+    }
+
     /// Records that directories and links are about to be made: what is there after a crash may be
     /// deleted when the source has it no more.
     ///
@@ -398,6 +439,11 @@ impl Progress {
             self.state().finalized = finalized;
         }
         Ok(())
+    }
+
+    /// The generation that was reverted to come here, until [`Self::take_reverted_generation`].
+    pub(crate) fn reverted_generation(&self) -> Option<u64> {
+        self.state().reverted_generation
     }
 
     /// The generation that was reverted to come here, asked for once.
@@ -443,177 +489,5 @@ impl Progress {
     /// Whether the file `id` is named among the failures.
     pub(crate) fn is_named_failure(&self, id: u64) -> bool {
         self.state().failed.names(id)
-    }
-}
-
-/// Hashing and verification.
-impl Progress {
-    /// Begins to hash file `id`, after waiting for another thread that hashes it.
-    pub(crate) fn begin_hashing(&self, id: u64) -> Hashing<'_> {
-        let mut state = self.state();
-        self.hashed.wait_while(&mut state, |state| state.hashes.is_hashing(id));
-        Hashing { progress: self, id, known: state.hashes.begin(id), is_settled: false }
-    }
-
-    /// Waits until no file is being hashed, none waits for it, and none is about to be queued.
-    pub(crate) fn wait_for_verifiers(&self) {
-        let mut state = self.state();
-        self.hashed.wait_while(&mut state, |state| !state.hashes.are_idle());
-    }
-
-    /// Queues `file` for verification if all of its bytes are durable and its digests known; false
-    /// if it need not be.
-    pub(crate) fn queue_if_durable(&self, file: &FileEntry) -> bool {
-        let mut state = self.state();
-        file.size > 0
-            && state.durable.contains(file.range())
-            && !state.is_published(file.id)
-            && state.hashes.queue(file.id)
-    }
-
-    /// Queues file `id` for verification.
-    pub(crate) fn queue(&self, id: u64) {
-        self.state().hashes.queue(id);
-    }
-
-    /// A thread begins to look for files to queue: those that wait for verifiers wait for it, too.
-    pub(crate) fn begin_queueing(&self) {
-        self.state().hashes.begin_queueing();
-    }
-
-    /// The thread has found all of them.
-    pub(crate) fn end_queueing(&self) {
-        self.state().hashes.end_queueing();
-        self.hashed.notify_all();
-    }
-
-    /// The file `id` is not to be verified any more: another index has taken this one's place.
-    pub(crate) fn unqueue(&self, id: u64) {
-        self.state().hashes.unqueue(id);
-        self.hashed.notify_all();
-    }
-
-    /// These files are resumed.
-    pub(crate) fn resume(&self, prefixes: BTreeMap<u64, PrefixCheck>) {
-        let mut state = self.state();
-        prefixes.into_iter().for_each(|(id, check)| state.hashes.resume(id, check));
-    }
-
-    /// Whether no thread writes to file `id` any more: it is published, or is being verified.
-    pub(crate) fn has_all(&self, id: u64) -> bool {
-        let state = self.state();
-        state.is_published(id) || state.hashes.is_queued(id)
-    }
-
-    /// Whether file `id` can be hashed before all of it is there, as far as its digests go:
-    /// `known_digest` says whether the index has one that is computed from the start.
-    pub(crate) fn is_awaiting_digests(&self, id: u64) -> bool {
-        self.state().awaiting_digests.contains(&id)
-    }
-
-    /// Whether the file `id` waits for its name, and no thread is about to give it: neither
-    /// published nor queued, and its digests are known.
-    pub(crate) fn is_unattended(&self, id: u64) -> bool {
-        let state = self.state();
-        !state.awaiting_digests.contains(&id) && !state.hashes.is_queued(id) && !state.is_published(id)
-    }
-
-    /// Whether a queued file can be verified now. What the thread knows of it is dropped if bytes
-    /// of it may have been written again.
-    pub(crate) fn check_verifiable(&self, hashing: &mut Hashing<'_>, pieces: &[Range<u64>]) -> Verifiable {
-        let state = self.state();
-        if state.hashes.is_stale(hashing.id) {
-            hashing.known = Known::Nothing;
-        }
-        let is_queued = state.hashes.is_queued(hashing.id);
-        let is_here = are_durable(&state.durable, pieces) && !state.awaiting_digests.contains(&hashing.id);
-        match (is_queued, is_here) {
-            (false, _) => Verifiable::NotQueued,
-            (true, false) => Verifiable::Incomplete,
-            (true, true) => Verifiable::Now,
-        }
-    }
-}
-
-/// Whether a file can be verified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verifiable {
-    Now,
-    /// Bytes of it were invalidated since it was queued.
-    Incomplete,
-    /// It was not complete when it was to be hashed: a later block queues it.
-    NotQueued,
-}
-
-/// Answers.
-impl Progress {
-    /// How far the archive is, for the answer to `finish`.
-    pub(crate) fn summary(&self) -> Summary {
-        let state = self.state();
-        Summary {
-            missing_bytes: state.missing_bytes(),
-            published_files: state.published.covered(),
-            failed: state.failed.clone(),
-            is_complete: state.is_complete(),
-        }
-    }
-
-    /// The durable ranges within `range`, at most as many as an answer has.
-    pub(crate) fn held(&self, range: &Range<u64>) -> Vec<(u64, u64)> {
-        let state = self.state();
-        let missing: Vec<Range<u64>> = state.durable.missing(range.clone()).collect();
-        let starts = std::iter::once(range.start).chain(missing.iter().map(|gap| gap.end));
-        let ends = missing.iter().map(|gap| gap.start).chain(std::iter::once(range.end));
-        starts.zip(ends).filter(|(start, end)| start < end).take(STATUS_RANGES).collect()
-    }
-
-    /// How far the archive is; `missing` starts at byte `from`. The source is not known here.
-    ///
-    /// # Errors
-    /// The block size is 0.
-    pub(crate) fn status(&self, block_size: u64, from: u64) -> Result<Status> {
-        let state = self.state();
-        let head = &state.head;
-        let layout = BlockLayout::new(head.total_bytes, block_size)
-            .ok_or_else(|| Error::new(ErrorKind::Malformed, "the block size must not be 0"))?;
-        let mut missing: Vec<(u64, u64)> = state
-            .durable
-            .missing(from.min(head.total_bytes)..head.total_bytes)
-            .take(STATUS_RANGES + 1)
-            .map(|range| (range.start, range.end))
-            .collect();
-        let next = (missing.len() > STATUS_RANGES).then(|| missing[STATUS_RANGES].0);
-        missing.truncate(STATUS_RANGES);
-        // Whole blocks within the durable ranges; the last block may be short.
-        let whole_blocks = |range: Range<u64>| {
-            let is_last = range.end == head.total_bytes;
-            let end = if is_last { layout.blocks() } else { range.end / block_size };
-            end.saturating_sub(range.start.div_ceil(block_size))
-        };
-        Ok(Status {
-            tar_id: self.tar_id,
-            generation: self.generation,
-            digest: head.digest.to_string(),
-            total_bytes: head.total_bytes,
-            done_bytes: state.durable.covered(),
-            missing,
-            next,
-            blk_size: block_size,
-            blocks_total: layout.blocks(),
-            blocks_done: state.durable.iter().map(whole_blocks).sum(),
-            files_total: head.files,
-            files_published: state.published.covered(),
-            parts: true,
-            spares: true,
-            filters: true,
-            keeps: true,
-            verifies: true,
-            failed: state.failed.clone().into_named(),
-            complete: state.finalized,
-            sealed: head.sealed,
-            source_id: None,
-            source: None,
-            space: None,
-        })
     }
 }

@@ -5,6 +5,7 @@ use super::super::archive::Archive;
 use super::super::context::Context;
 use super::super::reason::reason;
 use super::invalidate::{MAX_INVALIDATED_AT_ONCE, invalidate};
+use super::others::{Leaf, refuse_conflict};
 use super::publish::record_published;
 use super::published::mend;
 use crate::archive::entry::{FileEntry, Meta};
@@ -91,8 +92,11 @@ pub(crate) fn apply_updates(context: &Context, archive: &Archive, updates: &mut 
         let Some(file) = archive.file(id)? else { return Ok(()) };
         // It was looked at before, but much may have been copied since.
         let expected = Expected::File { size: file.size, mtime_ns: previous.map(|meta| meta.mtime_ns) };
-        let set = context.sink.apply_file_meta(&file, Some((expected, previous)), &mut cache);
-        match set.and_then(|set| Ok(set || mend(&context.sink, &file, &mut cache)?)) {
+        let set = refuse_conflict(context, archive.tar_id, Leaf::File(&file), &mut cache).and_then(|()| {
+            let set = context.sink.apply_file_meta(&file, Some((expected, previous)), &mut cache)?;
+            Ok(set || mend(&context.sink, &file, &mut cache)?)
+        });
+        match set {
             Ok(true) => done.insert(id..id + 1),
             // Something else has its name, or nothing.
             Ok(false) => lost.push(file),

@@ -29,7 +29,7 @@ pub(crate) fn publish_staged(
 ) -> Result<()> {
     let mut cache = FolderCache::default();
     let leaves: Vec<Leaf<'_>> = files.iter().map(Leaf::File).collect();
-    let mut conflicts = conflicts(context, archive, &leaves, &mut cache)?;
+    let mut conflicts = conflicts(context, archive.tar_id, &leaves, &mut cache)?;
     for files in files.chunks(MAX_NAMED_AT_ONCE) {
         let (placing, mut named) = (context.archives.names.place(), RangeSet::default());
         let outcome = files.iter().try_for_each(|file| {
@@ -67,7 +67,7 @@ pub(crate) fn publish_one(
     file: &FileEntry,
     cache: &mut FolderCache,
 ) -> Result<()> {
-    refuse_conflict(context, archive, Leaf::File(file), cache)?;
+    refuse_conflict(context, archive.tar_id, Leaf::File(file), cache)?;
     let placing = context.archives.names.place();
     context.sink.publish(&archive.staging, file.id, &file.path, cache)?;
     record_published(context, archive, &std::iter::once(file.id..file.id + 1).collect(), &placing);

@@ -3,6 +3,7 @@
 
 use super::super::archive::Archive;
 use super::super::context::Context;
+use super::super::reason::reason;
 use super::content::is_as_indexed;
 use super::publish::record_published;
 use crate::archive::entry::FileEntry;
@@ -68,6 +69,41 @@ pub(crate) fn mend(sink: &DiskSink, file: &FileEntry, cache: &mut FolderCache) -
     }
     sink.mend_meta(&opened, file)?;
     Ok(true)
+}
+
+/// Whether a published file is in place, with its metadata, which are set again if they were changed.
+///
+/// # Errors
+/// What is not the fault of the file.
+pub(crate) fn is_in_place(
+    context: &Context,
+    archive: &Archive,
+    file: &FileEntry,
+    cache: &mut FolderCache,
+) -> Result<bool> {
+    let found = condition(&context.sink, file, cache).and_then(|found| match found {
+        Condition::Unmodified => Ok(true),
+        Condition::OtherMetadata => {
+            tracing::info!("owner or permissions of \"{}\" were changed; they are set again", file.path);
+            mend(&context.sink, file, cache)
+        }
+        Condition::Replaced => Ok(false),
+    });
+    match found.map_err(|e| context.judged(e)) {
+        Ok(is_in_place) => {
+            if is_in_place {
+                // It may have been out of sight the last time.
+                archive.progress.clear_failure(file.id);
+            }
+            Ok(is_in_place)
+        }
+        Err(e) if !e.kind().is_of_one_file() => Err(e),
+        Err(e) => {
+            // Its folder forbids even to look: the receiver can neither confirm nor replace it.
+            archive.progress.fail(file.id, &file.path, reason(&e));
+            Ok(true)
+        }
+    }
 }
 
 /// Opens a published file; `None` if it was modified since.

@@ -4,12 +4,13 @@
 
 use super::super::archive::gate::Shared;
 use super::super::archive::hashes::{Known, PartialHash, Stamp};
-use super::super::archive::progress::{Hashing, Verifiable};
+use super::super::archive::progress::hashing::{Hashing, Verifiable};
 use super::super::archive::{Archive, Unpublished};
 use super::super::context::{Context, VerifyTask};
 use super::super::reason::reason;
 use super::content::{NOT_AS_INDEXED, is_as_indexed};
 use super::invalidate::{MAX_INVALIDATED_AT_ONCE, invalidate};
+use super::others::{Leaf, refuse_conflict};
 use super::publish::{publish_one, record_published};
 use super::published::is_unmodified;
 use crate::archive::entry::FileEntry;
@@ -247,6 +248,7 @@ fn verify(context: &Context, archive: &Archive, file: &FileEntry, known: &mut Kn
     let is_there = match context.sink.open_final(&file.path) {
         Ok(Some(named)) => {
             is_as_indexed(&named, file)? && {
+                refuse_conflict(context, archive.tar_id, Leaf::File(file), &mut FolderCache::default())?;
                 context.sink.apply_opened_meta(&named, file)?;
                 true
             }

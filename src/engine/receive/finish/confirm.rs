@@ -5,18 +5,16 @@ use super::super::archive::Archive;
 use super::super::archive::gate::Shared;
 use super::super::context::Context;
 use super::super::files::invalidate::invalidate;
-use super::super::files::published::{Condition, condition, mend};
-use super::super::reason::reason;
-use super::precheck::{PART_FILES, in_parts};
-use crate::archive::entry::FileEntry;
+use super::super::files::parts::{PART_FILES, in_parts};
+use super::super::files::published::is_in_place;
 use crate::archive::ranges::RangeSet;
 use crate::error::Result;
-use crate::sink::disk::FolderCache;
+use crate::telemetry::Counter;
 use std::ops::ControlFlow;
 
 /// Takes the `stat` of each published file, and invalidates those that are not in place. Left out
 /// are the files of `skipped`: a precheck has confirmed them, or they share their place with
-/// another file and would be sent again in each run.
+/// another file and would be sent again in each run. Both count in `confirmed`.
 ///
 /// # Errors
 /// What is not the fault of one file.
@@ -25,9 +23,12 @@ pub(super) fn confirm(
     archive: &Archive,
     shared: &Shared<'_>,
     skipped: &[&RangeSet],
+    confirmed: &Counter,
 ) -> Result<()> {
     let mut published = archive.progress.published();
+    let all = published.covered();
     skipped.iter().flat_map(|ids| ids.iter()).for_each(|ids| published.remove(ids));
+    confirmed.add(all - published.covered());
     in_parts(&published, PART_FILES, |ids, cache| {
         let mut lost = Vec::new();
         archive.with_index(|index| {
@@ -48,38 +49,8 @@ pub(super) fn confirm(
             // Files that are gone together with their storage are not asked for again.
             return Err(lost_storage);
         }
-        invalidate(context, archive, shared, &lost)
+        invalidate(context, archive, shared, &lost)?;
+        confirmed.add(ids.covered());
+        Ok(())
     })
-}
-
-/// Whether a published file is in place, with its metadata.
-fn is_in_place(
-    context: &Context,
-    archive: &Archive,
-    file: &FileEntry,
-    cache: &mut FolderCache,
-) -> Result<bool> {
-    let found = condition(&context.sink, file, cache).and_then(|found| match found {
-        Condition::Unmodified => Ok(true),
-        Condition::OtherMetadata => {
-            tracing::info!("owner or permissions of \"{}\" were changed; they are set again", file.path);
-            mend(&context.sink, file, cache)
-        }
-        Condition::Replaced => Ok(false),
-    });
-    match found.map_err(|e| context.judged(e)) {
-        Ok(is_in_place) => {
-            if is_in_place {
-                // It may have been out of sight the last time.
-                archive.progress.clear_failure(file.id);
-            }
-            Ok(is_in_place)
-        }
-        Err(e) if !e.kind().is_of_one_file() => Err(e),
-        Err(e) => {
-            // Its folder forbids even to look: the receiver can neither confirm nor replace it.
-            archive.progress.fail(file.id, &file.path, reason(&e));
-            Ok(true)
-        }
-    }
 }

@@ -10,14 +10,14 @@ use super::super::archive::Archive;
 use super::super::context::Context;
 use super::super::files::content::is_as_indexed_while;
 use super::super::files::invalidate::invalidate;
+use super::super::files::parts::in_parts;
 use super::super::job::Job;
 use super::super::open;
 use super::collide::collisions;
-use super::precheck::in_parts;
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
 use crate::archive::path::{EntryPath, unprintable};
-use crate::archive::protocol::{VerifyAnswer, VerifyRequest};
+use crate::archive::protocol::{STATUS_RANGES, VerifyAnswer, VerifyRequest};
 use crate::archive::ranges::RangeSet;
 use crate::error::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
@@ -45,6 +45,8 @@ pub struct ContentCheck {
     asked: Mutex<Instant>,
     cancelled: AtomicBool,
     tally: Mutex<VerifyAnswer>,
+    /// Where the files are in the archive that differ, if that is only to be said.
+    changed: Mutex<RangeSet>,
     job: Job<()>,
 }
 
@@ -52,14 +54,16 @@ pub struct ContentCheck {
 enum Finding {
     Same,
     Different,
+    /// There is no such file.
+    Missing,
     Unreadable,
 }
 
 impl ContentCheck {
     fn new(request: VerifyRequest, index: IndexDigest) -> Self {
-        let (cancelled, tally, job) = Default::default();
+        let (cancelled, tally, changed, job) = Default::default();
         let names = Mutex::new(vec![request.name]);
-        Self { request, names, index, asked: Mutex::new(Instant::now()), cancelled, tally, job }
+        Self { request, names, index, asked: Mutex::new(Instant::now()), cancelled, tally, changed, job }
     }
 
     /// Whether this check answers `request`: a sender that wants the same joins one that runs.
@@ -89,7 +93,13 @@ impl ContentCheck {
         *self.asked.lock() = Instant::now();
         self.job.wait(timeout).await;
         let has_ended = self.job.result(|()| ())?.is_some();
-        Ok((has_ended, *self.tally.lock()))
+        let mut answer = self.tally.lock().clone();
+        if has_ended {
+            let changed = self.changed.lock();
+            answer.changed =
+                changed.iter().take(STATUS_RANGES).map(|range| (range.start, range.end)).collect();
+        }
+        Ok((has_ended, answer))
     }
 
     fn is_abandoned(&self) -> bool {
@@ -123,18 +133,38 @@ impl ContentCheck {
                 match finding {
                     Finding::Same => {}
                     Finding::Unreadable => tally.unreadable += 1,
-                    Finding::Different => {
+                    Finding::Different | Finding::Missing => {
                         tally.different += 1;
                         tally.different_bytes += file.size;
-                        tracing::warn!(
-                            "the content of \"{}\" is not what the index says any more; it is asked for again",
-                            file.path
-                        );
+                        if matches!(finding, Finding::Missing) {
+                            // The sender hears how many there are; another program has removed them.
+                            tally.missing += 1;
+                            tracing::debug!("\"{}\" is missing; it is asked for again", file.path);
+                        } else {
+                            let then = match self.request.dry_run {
+                                true => "a run would ask for it again",
+                                false => "it is asked for again",
+                            };
+                            tracing::warn!(
+                                "the content of \"{}\" is not what the index says any more; {then}",
+                                file.path
+                            );
+                        }
                         different.push(file);
                     }
                 }
             }
-            if different.is_empty() || self.request.dry_run {
+            if self.request.dry_run {
+                let pieces = different.iter().map(|file| archive.pieces_of(file));
+                let pieces = pieces.collect::<Result<Vec<_>>>()?;
+                let mut changed = self.changed.lock();
+                pieces
+                    .iter()
+                    .flat_map(|pieces| pieces.iter())
+                    .for_each(|range| changed.insert(range.clone()));
+                return Ok(());
+            }
+            if different.is_empty() {
                 return Ok(());
             }
             // Files that are gone together with their storage are not asked for again.
@@ -182,7 +212,7 @@ impl ContentCheck {
     fn read(&self, context: &Context, file: &FileEntry) -> Result<Finding> {
         let opened = match context.sink.open_final(&file.path) {
             Ok(Some(opened)) => opened,
-            Ok(None) => return Ok(Finding::Different),
+            Ok(None) => return Ok(Finding::Missing),
             Err(_) => return Ok(Finding::Unreadable),
         };
         let is_same = is_as_indexed_while(&opened, file, |bytes| {

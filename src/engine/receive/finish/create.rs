@@ -8,6 +8,7 @@ use super::cache::WalkCache;
 use super::failures::Failures;
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::path::EntryPath;
+use crate::archive::ranges::RangeSet;
 use crate::db::index_read::IndexReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::disk::{DiskSink, FolderCache};
@@ -17,22 +18,37 @@ use std::ops::ControlFlow;
 /// changed their times.
 const MAX_REMEMBERED: usize = 4096;
 
-/// Makes empty files, then directories and links.
+/// Makes empty files, but for those of the ids `failed`, then directories and links.
 ///
 /// # Errors
 /// What is not the fault of one entry.
-pub(super) fn create(context: &Context, archive: &Archive, failures: &mut Failures<'_>) -> Result<()> {
-    empty_files(context, archive, failures)?;
+pub(super) fn create(
+    context: &Context,
+    archive: &Archive,
+    failed: &RangeSet,
+    failures: &mut Failures<'_>,
+) -> Result<()> {
+    empty_files(context, archive, failed, failures)?;
     nodes(context, archive, failures)
 }
 
-fn empty_files(context: &Context, archive: &Archive, failures: &mut Failures<'_>) -> Result<()> {
+fn empty_files(
+    context: &Context,
+    archive: &Archive,
+    failed: &RangeSet,
+    failures: &mut Failures<'_>,
+) -> Result<()> {
     let mut cache = FolderCache::default();
     archive.with_index(|index| {
         index.empty_files(|file| {
-            if !archive.progress.is_published(file.id)
-                && let Err(e) = empty_file(context, archive, &file, &mut cache)
-            {
+            if archive.progress.is_published(file.id) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let made = match failed.contains(file.id..file.id + 1) {
+                true => Err(Error::new(ErrorKind::Source, "the sender could not read it")),
+                false => empty_file(context, archive, &file, &mut cache),
+            };
+            if let Err(e) = made {
                 failures.add(Some(file.id), &file.path, e)?;
             }
             Ok(ControlFlow::Continue(()))
@@ -83,7 +99,10 @@ fn make_node(
     cache: &mut FolderCache,
 ) -> Result<bool> {
     let (sink, meta) = (&context.sink, node.meta.as_ref());
-    let before = || refuse_conflict(context, archive, Leaf::Node(node), &mut FolderCache::default());
+    let before = || {
+        let leaf = Leaf::Node(node, archive);
+        refuse_conflict(context, archive.tar_id, leaf, &mut FolderCache::default())
+    };
     match node.kind {
         NodeKind::Dir => match sink.folder_stands(&node.path, meta, cache) {
             Ok(true) => Ok(false),

@@ -4,11 +4,13 @@
 use super::super::context::Context;
 use super::super::job::Job;
 use super::super::open;
+use super::candidates::CandidateLists;
 use super::precheck::Prechecks;
 use super::run;
 use crate::archive::digest::{Blake3, IndexDigest, blake3};
-use crate::archive::protocol::{FinishAnswer, FinishRequest};
+use crate::archive::protocol::{FinishAnswer, FinishProgress, FinishRequest};
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::Counter;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,6 +26,8 @@ pub struct FinishJob {
     generation: u64,
     /// The index that it is about.
     index: IndexDigest,
+    /// Files that were confirmed.
+    confirmed: Counter,
 }
 
 #[derive(Default)]
@@ -46,7 +50,14 @@ impl FinishJob {
     fn new(request: &FinishRequest, generation: u64, index: IndexDigest) -> Self {
         let state = JobState { names: request.name.into_iter().collect(), durable_bytes: None };
         let (job, state, wanted) = (Job::default(), Mutex::new(state), digest_of(request));
-        Self { job, state, wanted, generation, index }
+        Self { job, state, wanted, generation, index, confirmed: Counter::default() }
+    }
+
+    /// How far the job is of an archive of which so many files have their final names.
+    pub(crate) fn progress(&self, files_published: u64, files_total: u64) -> FinishProgress {
+        // What is invalidated on the way was confirmed, and is not published any more.
+        let files_done = (files_published + self.confirmed.get()) / 2;
+        FinishProgress { files_done: files_done.min(files_total), files_total }
     }
 
     /// Waits until the job ends, at most for `timeout`. `None` says that it still runs.
@@ -95,11 +106,21 @@ pub(crate) struct FinishJobs {
     jobs: Mutex<HashMap<u64, Vec<Arc<FinishJob>>>>,
     /// What is looked at ahead of them.
     pub(crate) prechecks: Arc<Prechecks>,
+    /// What they could delete.
+    pub(crate) candidates: CandidateLists,
 }
 
 /// What can be made is made, although content is missing.
-const PARTIAL: FinishRequest =
-    FinishRequest { partial: true, looked: None, delete: None, keep: None, top: None, name: None };
+const PARTIAL: FinishRequest = FinishRequest {
+    partial: true,
+    looked: None,
+    delete: None,
+    keep: None,
+    backup: None,
+    top: None,
+    failed: String::new(),
+    name: None,
+};
 
 impl FinishJobs {
     /// Starts to finish an archive, or joins the same `finish` that runs or waits already: there
@@ -145,7 +166,8 @@ impl FinishJobs {
                 // once.
                 let _finish = archive.lock_finish();
                 theirs.state.lock().durable_bytes = Some(archive.progress.durable_bytes());
-                run(&context, &archive, &index, &request, &prechecks).map_err(|e| context.judged(e))
+                let watched = (&*prechecks, &theirs.confirmed);
+                run(&context, &archive, &index, &request, watched).map_err(|e| context.judged(e))
             });
         };
         std::thread::Builder::new().name("finish".into()).spawn(work).map_err(Error::thread)?;
@@ -175,6 +197,17 @@ mod tests {
     /// A job that was asked for by the name 1, and waits.
     fn waiting_job() -> FinishJob {
         FinishJob::new(&request(1), 1, Digest::from([1; 32]))
+    }
+
+    #[test]
+    fn a_file_counts_half_before_it_is_confirmed() {
+        let job = waiting_job();
+        let done = |published| job.progress(published, 10).files_done;
+        assert_eq!((done(0), done(10)), (0, 5));
+        job.confirmed.add(4);
+        assert_eq!((done(10), job.progress(10, 10).files_total), (7, 10));
+        job.confirmed.add(8);
+        assert_eq!(done(10), 10, "some were confirmed twice");
     }
 
     #[test]

@@ -2,33 +2,42 @@
 //! links are made, metadata set, and what the source has no more is deleted.
 
 mod cache;
+pub(crate) mod candidates;
 mod collide;
 mod confirm;
+pub(crate) mod conflicts;
 pub(crate) mod contents;
 mod create;
 mod delete;
 mod failures;
 pub(crate) mod jobs;
 pub(crate) mod precheck;
+mod restore;
 
 use super::archive::gate::Shared;
 use super::archive::{Archive, Unpublished};
 use super::context::Context;
+use super::files::handover::{forget_taken, hand_over};
+use super::files::published::record_names;
+use super::files::replaced::back_up_replaced;
+use super::files::take_over::take_over;
 use super::files::verify::publish_complete;
 use super::retention;
 use crate::archive::digest::IndexDigest;
-use crate::archive::protocol::{FailedFile, FinishAnswer, FinishRequest};
+use crate::archive::protocol::{FailedFile, FinishAnswer, FinishRequest, parse_ids};
 use crate::archive::ranges::RangeSet;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::Counter;
 use collide::{COLLIDES, collisions};
 use confirm::confirm;
 use create::{create, reset_folder_metadata};
 use delete::{Deleted, Deletion};
 use failures::Failures;
 use precheck::Prechecks;
+use restore::restore_left;
 use std::ops::ControlFlow;
 
-/// Finishes `archive`, if `index` is what it has.
+/// Finishes `archive`, if `index` is what it has. Files that were confirmed count in `confirmed`.
 ///
 /// # Errors
 /// Another index is active, or what is not the fault of one entry.
@@ -37,8 +46,11 @@ fn run(
     archive: &Archive,
     index: &IndexDigest,
     request: &FinishRequest,
-    prechecks: &Prechecks,
+    (prechecks, confirmed): (&Prechecks, &Counter),
 ) -> Result<FinishAnswer> {
+    if context.hands_over() {
+        return run_as_slice(context, archive, index, confirmed);
+    }
     let mark = context.committer.mark();
     if let Some(count) = request.keep {
         // First of all: the disk may be full. But only for the index that this is about: one that
@@ -49,12 +61,23 @@ fn run(
     }
     let unmodified = prechecks.take(archive, request.looked);
     archive.progress.wait_for_verifiers();
+    if request.backup.is_some() {
+        record_names(context, archive)?;
+    }
     let shared = archive.lock_shared()?;
     // A stream that begins again waits until `finish` has ended; one that began before has taken
     // this index away.
     archive.check_active(index)?;
     let colliding = record_collisions(context, archive)?;
-    confirm(context, archive, &shared, &[&unmodified, &colliding])?;
+    let taken = take_over(context, archive, &shared)?;
+    confirm(context, archive, &shared, &[&unmodified, &colliding, &taken], confirmed)?;
+    if let Some(folder) = &request.backup {
+        // Before the sender hears what is missing, and before empty files and links are made.
+        let mut published = archive.progress.published();
+        // The place of these is that of another file of the index.
+        colliding.iter().for_each(|ids| published.insert(ids));
+        archive.with_index(|index| back_up_replaced(context, index, &published, folder))?;
+    }
     let mut failures = Failures::new(context);
     let deleted = put_in_place(context, archive, &shared, request, &colliding, &mut failures)?;
     // What is in place where no program can find it is not in place.
@@ -73,6 +96,28 @@ fn run(
     Ok(answer)
 }
 
+/// The same for one of several receivers that only takes in files: publishes what is whole, and
+/// hands over what is in place. What the archive misses, the first receiver knows.
+fn run_as_slice(
+    context: &Context,
+    archive: &Archive,
+    index: &IndexDigest,
+    confirmed: &Counter,
+) -> Result<FinishAnswer> {
+    archive.progress.wait_for_verifiers();
+    let shared = archive.lock_shared()?;
+    archive.check_active(index)?;
+    forget_taken(context, archive, &shared)?;
+    confirm(context, archive, &shared, &[], confirmed)?;
+    publish_complete(context, archive, &shared)?;
+    if let Some(lost) = context.lost_storage() {
+        return Err(lost);
+    }
+    hand_over(context, archive)?;
+    let answer = answer(context, archive, Failures::new(context), Deleted::default())?;
+    Ok(FinishAnswer { complete: answer.failed_total == 0, missing_bytes: 0, ..answer })
+}
+
 /// Publishes files, makes directories and links, deletes what is to go, and sets the metadata of
 /// the base folder.
 fn put_in_place(
@@ -83,7 +128,8 @@ fn put_in_place(
     colliding: &RangeSet,
     failures: &mut Failures<'_>,
 ) -> Result<Deleted> {
-    let deletion = request.delete.as_ref().map(|request| Deletion::begin(context, archive, request));
+    let retains = request.keep.is_some_and(|count| count > 0);
+    let deletion = request.delete.as_ref().map(|request| Deletion::begin(context, archive, request, retains));
     let mut deletion = deletion.transpose()?;
     publish_complete(context, archive, shared)?;
     let makes_nodes = archive.progress.missing_bytes() == 0 || request.partial;
@@ -94,12 +140,18 @@ fn put_in_place(
     }
     if makes_nodes {
         archive.progress.make_nodes(&context.committer, &context.archives.names)?;
-        create(context, archive, failures)?;
+        create(context, archive, &failed_ids(request)?, failures)?;
         record_collisions(context, archive)?;
     }
     let is_in_place = failures.list.total() == 0 && archive.progress.is_complete();
     if let Some(deletion) = deletion.as_mut().filter(|_| is_in_place) {
         delete_all(context, archive, shared, deletion, colliding, failures)?;
+    }
+    // Also where the index is not all in place: what comes back here may have the place of its entry.
+    if let Some(generation) = archive.progress.reverted_generation()
+        && restore_left(context, archive, shared, generation, failures)?
+    {
+        reset_folder_metadata(context, archive, failures)?;
     }
     if is_in_place {
         apply_top(context, archive, request);
@@ -107,6 +159,12 @@ fn put_in_place(
     let mut deleted = deletion.map(Deletion::end).unwrap_or_default();
     failures.list.append(std::mem::take(&mut deleted.failed));
     Ok(deleted)
+}
+
+/// The empty files that the sender does not have.
+fn failed_ids(request: &FinishRequest) -> Result<RangeSet> {
+    parse_ids(&request.failed)
+        .ok_or_else(|| Error::new(ErrorKind::Malformed, "what the sender does not have is no list of ids"))
 }
 
 /// Deletes everything that may go. All of the index is in place.
@@ -122,8 +180,8 @@ fn delete_all(
     let has_deleted = deletion.deleted().count > 0;
     if has_deleted && deletion.folds() {
         // A name that went may have led to something of the index all the same: that comes again.
-        confirm(context, archive, shared, &[colliding])?;
-        create(context, archive, failures)?;
+        confirm(context, archive, shared, &[colliding], &Counter::default())?;
+        create(context, archive, &RangeSet::default(), failures)?;
     }
     if context.sink.take_opened_up() || has_deleted {
         reset_folder_metadata(context, archive, failures)?;
@@ -169,6 +227,7 @@ fn answer(
         failed_total,
         deleted: deleted.count,
         too_many: deleted.too_many,
+        changed: deleted.changed,
         lost: context.archives.lost(archive.tar_id),
         blocked: if deleted.blocked > 0 { deleted.blocked + failures.consequences } else { 0 },
     })

@@ -10,7 +10,7 @@ use super::super::reuse::Reusable;
 use super::super::reuse::in_place::same_by_path;
 use super::super::reuse::similar::{ContentMatches, SimilarFiles, similarity};
 use crate::archive::digest::IndexDigest;
-use crate::archive::entry::FileEntry;
+use crate::archive::entry::{FileEntry, NodeKind};
 use crate::archive::path::EntryPath;
 use crate::archive::path_rules::{PathRule, PathRules, RuleAction, RuleSyntax};
 use crate::archive::protocol::{AdoptAnswer, AdoptRequest, Similarity};
@@ -24,6 +24,7 @@ use crate::telemetry::{Counters, Monitor, Notice};
 use crate::unix_time::now_s;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,7 +63,7 @@ struct AdoptMonitor {
 
 impl Monitor for AdoptMonitor {
     fn notice(&self, notice: Notice) {
-        if let Notice::Failed { path, reason } = notice {
+        if let Notice::Failed { path, reason } | Notice::Skipped { path, reason } = notice {
             tracing::info!("\"{path}\" is not taken for anything that is here: {reason}");
         }
     }
@@ -113,7 +114,7 @@ impl AdoptJob {
     }
 
     /// The index of what was found, if there is anything.
-    pub(super) fn index(&self) -> Option<PathBuf> {
+    pub(crate) fn index(&self) -> Option<PathBuf> {
         let path = |found: &Found| found.has_any.then(|| found.folder.path().join(INDEX));
         self.job.result(path).ok().flatten().flatten()
     }
@@ -166,7 +167,7 @@ impl Adoptions {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`]: there is none.
-    pub(super) fn get(&self, tar_id: u64, name: u64) -> Result<Arc<AdoptJob>> {
+    pub(crate) fn get(&self, tar_id: u64, name: u64) -> Result<Arc<AdoptJob>> {
         let job = self.jobs.lock().get(&tar_id).filter(|job| job.request.name == name).cloned();
         job.iter().for_each(|job| *job.asked.lock() = Instant::now());
         job.filter(|job| job.job.has_ended() && !job.job.has_failed()).ok_or_else(|| {
@@ -301,18 +302,41 @@ fn find(base: &Path, wanted: AdoptFilter, target: &Path, monitor: &dyn Monitor) 
 }
 
 /// How much of the index at `index` there is of what `request` wants in the folder `base`, where
-/// nothing was ever received. The folder `scratch` is for what is temporary.
+/// nothing was ever received. The folder `scratch` is for what is temporary. Gives `each` entry that
+/// is there.
 ///
 /// # Errors
-/// Something cannot be read, or the temporary folder cannot be written to.
+/// Something cannot be read, or the temporary folder cannot be written to; or an error of `each`.
 pub fn compare_folder(
     base: &Path,
     request: &AdoptRequest,
     index: &Path,
     scratch: &Path,
     monitor: &dyn Monitor,
+    each: impl FnMut(Option<NodeKind>, u64, &EntryPath) -> Result<()>,
 ) -> Result<Similarity> {
     let target = scratch.join(INDEX);
     let has_any = base.is_dir() && find(base, AdoptFilter::of(request)?, &target, monitor)?;
+    if has_any {
+        each_found(&target, each)?;
+    }
     similarity(scratch, has_any.then_some(&*target), &IndexReader::open(index)?, index)
+}
+
+/// Gives each entry of the index at `found` of what is below a base folder: the kind of a directory
+/// or link, the size of a file, and the path. What is in a directory comes before it.
+///
+/// # Errors
+/// The index cannot be read, or an error of `each`.
+pub(crate) fn each_found(
+    found: &Path,
+    mut each: impl FnMut(Option<NodeKind>, u64, &EntryPath) -> Result<()>,
+) -> Result<()> {
+    let index = IndexReader::open(found)?;
+    index.files(|file| each(None, file.size, &file.path).map(ControlFlow::Continue))?;
+    index.nodes(|node| match node.kind {
+        NodeKind::Dir => Ok(ControlFlow::Continue(())),
+        _ => each(Some(node.kind), 0, &node.path).map(ControlFlow::Continue),
+    })?;
+    index.directories_deepest_first(|node| each(Some(node.kind), 0, &node.path).map(ControlFlow::Continue))
 }

@@ -5,6 +5,7 @@ use super::super::archive::Archive;
 use super::super::context::Context;
 use super::super::files::metadata::MetadataUpdate;
 use super::super::files::published::may_be_unmodified;
+use super::super::files::replaced::ReplacedEntries;
 use super::super::open;
 use super::super::reuse::Reusable;
 use super::super::reuse::prefix::GrownFiles;
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What comes with a change of an index.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ChangeOptions {
     /// What it replaces or takes away is retained.
     pub keep: bool,
@@ -38,6 +39,8 @@ pub struct ChangeOptions {
     pub prune: bool,
     /// It reverts the newest generation, and must not begin what it cannot end.
     pub rewind: bool,
+    /// The folder below the base folder that gets what is about to be replaced.
+    pub backup: Option<String>,
 }
 
 /// The batches of a change in a file: each is its length as u32, little-endian, and so many bytes.
@@ -95,7 +98,7 @@ pub(crate) fn put(
     tar_id: u64,
     uploaded: &Path,
     (from, expected): (&IndexDigest, &IndexDigest),
-    options: ChangeOptions,
+    options: &ChangeOptions,
     claim: &SourceClaim,
 ) -> Result<IndexAnswer> {
     let transition = context.archives.transition(tar_id);
@@ -131,7 +134,7 @@ fn make(
     replacement: Replacement<'_>,
     previous: &Archive,
     uploaded: &Path,
-    options: ChangeOptions,
+    options: &ChangeOptions,
 ) -> Result<Arc<Archive>> {
     let folder = context.temporary_folder()?;
     let copy = folder.path().join("index.sqlite");
@@ -155,11 +158,24 @@ fn make(
     let index = IndexReader::open_growing(&replacement.path)?;
     stage(context, previous, &index, &prefixes, &staging, options.rewind, &mut reusable)?;
     drop(index);
+    if let Some(folder) = &options.backup {
+        let mut replaced = ReplacedEntries::new(context, folder);
+        each_record(ChangeBatches::open(uploaded)?, |record| match record {
+            ChangeRecord::AddFile(file) => replaced.by_file(&file),
+            ChangeRecord::PutNode(node) => replaced.by_node(&node),
+            _ => Ok(()),
+        })?;
+    }
     if options.keep {
         let mut retention = replacement.retention(previous)?;
-        each_record(ChangeBatches::open(uploaded)?, |record| match record {
-            ChangeRecord::RemoveFile(id) => retention.retain(id),
-            _ => Ok(()),
+        each_record(ChangeBatches::open(uploaded)?, |record| {
+            match record {
+                ChangeRecord::RemoveFile(id) => retention.retain(id)?,
+                ChangeRecord::AddFile(file) => retention.retain_left(&file.path),
+                ChangeRecord::PutNode(node) => retention.retain_left(&node.path),
+                _ => {}
+            }
+            Ok(())
         })?;
     }
     replacement.commit(reusable)
@@ -199,6 +215,10 @@ fn stage(
     rewind: bool,
     reusable: &mut Reusable,
 ) -> Result<()> {
+    if context.hands_over() {
+        // The first of several receivers finds what there is.
+        return reusable.find_missing(index);
+    }
     let before = previous.progress.published();
     // Files as they were before come back only where a generation is reverted.
     let mut retained = RetainedFiles::list(context, previous.tar_id)?;

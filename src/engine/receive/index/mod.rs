@@ -3,6 +3,7 @@
 
 pub(crate) mod adopt;
 pub(crate) mod change;
+pub(crate) mod outgoing;
 pub(crate) mod replace;
 pub(crate) mod stream;
 pub(crate) mod whole;

@@ -34,6 +34,7 @@ use super::super::commit::Mark;
 use super::super::context::Context;
 use super::super::files::metadata::apply_updates;
 use super::super::files::published::record_names;
+use super::super::files::take_over::take_over;
 use super::super::open::{self, head_of, load, loss_of};
 use super::super::retention::{self, Retention};
 use super::super::reuse::Reusable;
@@ -128,6 +129,11 @@ impl<'a> Replacement<'a> {
     /// The previous index cannot be read, or was replaced.
     pub(crate) fn close_previous(&mut self) -> Result<()> {
         if let Some(previous) = self.previous {
+            {
+                // What other receivers have put in place may have to be deleted, too.
+                let shared = previous.lock_shared()?;
+                take_over(self.context, previous, &shared)?;
+            }
             record_names(self.context, previous)?;
             self.closing = Some(previous.close()?);
             // What the last blocks renamed must have its name for good: the journal will say so of

@@ -3,6 +3,7 @@
 use super::super::archive::Archive;
 use super::super::archive::progress::IndexHead;
 use super::super::context::Context;
+use super::super::files::replaced::back_up_replaced;
 use super::super::open;
 use super::super::reuse::Reusable;
 use super::super::reuse::in_place::published_by_path;
@@ -58,10 +59,19 @@ pub(super) fn answer(digest: &IndexDigest, complete: bool) -> IndexAnswer {
     IndexAnswer { rc: "ok".to_string(), digest: Some(digest.to_string()), complete }
 }
 
+/// What comes with a whole index.
+#[derive(Debug, Clone, Default)]
+pub struct WholeOptions {
+    /// The adoption whose result counts as the previous index.
+    pub adopt: Option<u64>,
+    /// The folder below the base folder that gets what is about to be replaced.
+    pub backup: Option<String>,
+}
+
 /// Takes in an index for archive `tar_id`: validates it and makes it the active one. The same index
 /// again changes nothing; another one replaces what was there, and files that are in place stay.
-/// `expected` is the digest that the sender names; a legacy sender names none. `adopt` names the
-/// adoption whose result counts as the previous index, and `claim` says whose index it is.
+/// `expected` is the digest that the sender names; a legacy sender names none. `claim` says whose
+/// index it is.
 ///
 /// # Errors
 /// The index is refused, there is no such adoption ([`ErrorKind::NotFound`]), or storage fails.
@@ -71,11 +81,11 @@ pub(crate) fn put(
     tar_id: u64,
     uploaded: &Path,
     expected: Option<&IndexDigest>,
-    adopt: Option<u64>,
+    options: &WholeOptions,
     claim: &SourceClaim,
 ) -> Result<IndexAnswer> {
     check(context, expected)?;
-    let adopted = adopt.map(|name| adoptions.get(tar_id, name)).transpose()?;
+    let adopted = options.adopt.map(|name| adoptions.get(tar_id, name)).transpose()?;
     let folder = context.temporary_folder()?;
     let imported = folder.path().join("index.sqlite");
     let mark = context.committer.mark();
@@ -105,6 +115,10 @@ pub(crate) fn put(
     // A legacy sender's index says nothing by which its files could be known again.
     let previous = previous.as_deref().filter(|_| expected.is_some());
     let reusable = find_reusable(context, &replacement, uploaded, previous, adopted.as_deref())?;
+    if let Some(folder) = &options.backup {
+        let index = IndexReader::open_growing(&replacement.path)?;
+        back_up_replaced(context, &index, &reusable.published, folder)?;
+    }
     replacement.commit(reusable)?;
     tracing::info!(
         "archive {tar_id}: index {} with {} files, {} bytes",

@@ -112,7 +112,7 @@ pub(crate) fn check_all_here(index: &IndexReader, published: &RangeSet, staging:
         counted(count, "file")
     );
     Err(Error::new(ErrorKind::WrongIndex, what).with_hint(
-        "only passes with --keep leave it here; where the source can be set back, take back the index alone (rewind without a \
-         destination), and send with: tar-like upload",
+        "only runs with --keep leave it here; where the source can be set back, set it back and repeat the run of sync, or \
+         of index and upload: it needs no rewind",
     ))
 }

@@ -13,7 +13,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 impl BlockSender {
-    pub(super) fn fail(&self, file: &FileEntry, reason: String) {
+    pub(in super::super) fn fail(&self, file: &FileEntry, reason: String) {
         // What it shares with others may still come from them, but is not asked for again on its
         // account.
         let pieces = if file.fragmented { self.pieces_of(file) } else { Vec::new() };

@@ -2,10 +2,11 @@
 //! them may go.
 
 use super::super::super::files::verify::verify_now;
+use super::Deletion;
 use super::form::{Form, form_of};
 use super::live::Live;
 use super::others::DeletionCandidate;
-use super::{Deletion, remove};
+use super::remover::Remover;
 use crate::archive::entry::FileEntry;
 use crate::archive::path::EntryPath;
 use crate::archive::protocol::FAILED_NAMES;
@@ -69,8 +70,9 @@ impl Deletion<'_> {
     fn can_be_made(&self, path: &EntryPath) -> Result<bool> {
         self.archive.with_index(|index| {
             let Some(target) = index.hardlink_at(path)? else { return Ok(true) };
-            let id = index.id_of(&target)?;
-            Ok(id.is_some_and(|id| self.archive.progress.is_published(id)))
+            // An empty file is made in the same run, before the links.
+            let file = index.file_at(&target)?;
+            Ok(file.is_some_and(|file| file.size == 0 || self.archive.progress.is_published(file.id)))
         })
     }
 
@@ -86,15 +88,15 @@ impl Deletion<'_> {
                 "a folder stands in its place, and {count} entries would have to be deleted, more than --max-delete allows"
             )));
         }
+        let Some(places) = &self.places else { return Ok(None) };
         let (mut deleted, sink) = (std::mem::take(&mut self.deleted), &self.context.sink);
-        let mut removal = sink.removal(self.backup.as_ref());
+        let mut remover = Remover::new(self.context, self.archive, places);
         // A folder was found before what is in it.
         let outcome = inside.iter().rev().try_for_each(|path| {
             let Some(stat) = sink.stat(path, &mut FolderCache::default())? else { return Ok(()) };
-            self.known(path, &stat, |form| remove(self.context, &mut deleted, &mut removal, path, form))
-                .map(drop)
+            self.known(path, &stat, |form| remover.remove(&mut deleted, path, &form)).map(drop)
         });
-        drop(removal);
+        drop(remover);
         self.deleted = deleted;
         outcome.map(|()| None)
     }

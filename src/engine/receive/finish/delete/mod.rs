@@ -8,10 +8,16 @@
 //! name that leads to an entry of this index or of another archive's, whatever its spelling, is no
 //! candidate.
 
+mod changed;
 mod clear;
 mod form;
 mod live;
 mod others;
+mod remover;
+mod withdraw;
+
+pub(super) use remover::Deleted;
+pub(super) use withdraw::withdraw;
 
 use super::super::archive::Archive;
 use super::super::context::Context;
@@ -19,36 +25,20 @@ use super::super::reason::reason;
 use super::cache::WalkCache;
 use super::collide::each_live;
 use crate::archive::entry::NodeKind;
-use crate::archive::failures::FailureList;
 use crate::archive::path::EntryPath;
-use crate::archive::protocol::{DeleteRequest, FailedFile};
+use crate::archive::protocol::{CandidatesRequest, DeleteRequest, EntryPaths, FailedFile};
 use crate::archive::skipped::SparedPaths;
 use crate::db::index_read::{IndexReader, Row};
 use crate::error::{Error, Result};
 use crate::folder::{Folder, is_kind};
-use crate::sink::{Backup, Outcome, Removal, Scratch};
+use crate::sink::Scratch;
 use form::{Form, form_of, leaf_above};
 use live::Live;
 use others::{DeletionCandidate, Unclaimed, each_live_of_others, has_our_content, unclaimed};
+use remover::{BackupPlaces, Remover};
 use rustix::fs::{FileType, Stat};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::path::Path;
-
-/// What deleting came to.
-#[derive(Default)]
-pub(super) struct Deleted {
-    /// Files, links and folders that were deleted.
-    pub(super) count: u64,
-    /// The number of candidates, if it was more than the request allows: none was deleted.
-    pub(super) too_many: Option<u64>,
-    /// Entries of the index that could get their places if more could be deleted.
-    pub(super) blocked: u64,
-    /// Why a folder stands in the place of an entry of the index, by its path as it is shown.
-    pub(super) in_the_way: BTreeMap<String, String>,
-    /// What could not be deleted.
-    pub(super) failed: FailureList,
-}
 
 /// A deletion for one request.
 pub(super) struct Deletion<'a> {
@@ -57,9 +47,14 @@ pub(super) struct Deletion<'a> {
     /// Candidates were there before this generation of the receiver; `None` if nothing may be
     /// deleted.
     since: Option<u64>,
+    /// What the index has in place is a candidate, too: another index is to come.
+    all: bool,
+    /// Why nothing may be deleted.
+    refused: Option<String>,
     /// What the sender wants left alone.
     spared: SparedPaths,
-    backup: Option<Backup>,
+    /// Open if there was any candidate at the beginning.
+    places: Option<BackupPlaces>,
     most: u64,
     /// How many candidates there are.
     seen: u64,
@@ -71,6 +66,56 @@ pub(super) struct Deletion<'a> {
     deleted: Deleted,
 }
 
+/// An entry that a deletion would take away.
+pub(super) struct Listed<'a> {
+    pub(super) path: &'a EntryPath,
+    /// The kind of a directory or link; `None` for a file.
+    pub(super) node: Option<NodeKind>,
+    /// The size of a file.
+    pub(super) bytes: u64,
+}
+
+/// What a deletion would leave alone.
+#[derive(Clone, Default)]
+pub(super) struct Unlisted {
+    /// Why nothing would be deleted, if that is so.
+    pub(super) refused: Option<String>,
+    /// If the request wants it: what was changed since it was put in place.
+    pub(super) changed: EntryPaths,
+    /// The same: what the index had in place, and was removed.
+    pub(super) absent: EntryPaths,
+}
+
+/// Gives what a deletion with no limit would take away now; with `all`, what it would take away if
+/// an index without any entry was active. Changes nothing.
+///
+/// # Errors
+/// The index cannot be read, or an error of `each`.
+pub(super) fn list(
+    context: &Context,
+    archive: &Archive,
+    CandidatesRequest { all, changed, .. }: CandidatesRequest,
+    mut each: impl FnMut(Listed<'_>) -> Result<()>,
+) -> Result<Unlisted> {
+    let mut deletion = Deletion { all, ..Deletion::new(context, archive, &DeleteRequest::default())? };
+    if !all {
+        deletion.find_places()?;
+    }
+    deletion.each_free(
+        |_, _| {},
+        |row, _, _| {
+            let (node, bytes) = match row {
+                Row::File(file) => (None, file.size),
+                Row::Node(node) => (Some(node.kind), 0),
+            };
+            each(Listed { path: row.path(), node, bytes })
+        },
+    )?;
+    deletion.all = true;
+    let (changed, absent) = if changed { deletion.changed()? } else { Default::default() };
+    Ok(Unlisted { refused: deletion.refused, changed, absent })
+}
+
 /// So many are looked up in the other archives, and removed, before these may put anything in place
 /// again.
 const PAGE: usize = 1024;
@@ -80,7 +125,34 @@ const MAX_REPLACEMENTS: usize = 1 << 16;
 
 impl<'a> Deletion<'a> {
     /// Counts what would go.
-    pub(super) fn begin(context: &'a Context, archive: &'a Archive, request: &DeleteRequest) -> Result<Self> {
+    ///
+    /// With `retains`, what earlier runs had left is retained, for a rewind of the active
+    /// generation.
+    pub(super) fn begin(
+        context: &'a Context,
+        archive: &'a Archive,
+        request: &DeleteRequest,
+        retains: bool,
+    ) -> Result<Self> {
+        let mut deletion = Self::new(context, archive, request)?;
+        if let Some(reason) = deletion.refused.take() {
+            // What other archives have put here cannot be told from this one's. Everything else goes
+            // on.
+            deletion.deleted.failed.add(FailedFile { id: None, path: ".".to_string(), reason });
+        }
+        deletion.find_places()?;
+        deletion.count()?;
+        if !request.only_reverted {
+            deletion.deleted.changed = deletion.changed()?.0;
+        }
+        if deletion.seen > 0 {
+            // Not earlier: a run that deletes nothing makes no folder.
+            deletion.places = Some(BackupPlaces::open(context, archive, request, retains)?);
+        }
+        Ok(deletion)
+    }
+
+    fn new(context: &'a Context, archive: &'a Archive, request: &DeleteRequest) -> Result<Self> {
         let spared = SparedPaths::parse(&request.spare, &request.filtered)?;
         let mut since = match request.only_reverted {
             false => Some(0),
@@ -89,29 +161,22 @@ impl<'a> Deletion<'a> {
         if !archive.progress.is_finalized() && !archive.with_index(IndexReader::tombstones_are_placed)? {
             since = None;
         }
-        let mut deleted = Deleted::default();
-        if let Err(e) = context.archives.check_all_served() {
-            // What it has put here cannot be told from this archive's. Everything else goes on.
-            let (path, reason) = (".".to_string(), format!("nothing is deleted: {}", reason(&e)));
-            deleted.failed.add(FailedFile { id: None, path, reason });
-            since = None;
-        }
-        let backup = request.backup.as_deref().map(|name| context.sink.backup(Path::new(name), false));
-        let mut deletion = Self {
+        let served = context.archives.check_all_served();
+        let refused = served.err().map(|e| format!("nothing is deleted: {}", reason(&e)));
+        Ok(Self {
             context,
             archive,
-            since,
+            since: since.filter(|_| refused.is_none()),
+            all: false,
+            refused,
             spared,
-            backup: backup.transpose()?,
+            places: None,
             most: request.most,
             seen: 0,
             folds: context.sink.folds_names() || context.sink.folds_names_in(b""),
             replacements: BTreeSet::new(),
-            deleted,
-        };
-        deletion.find_places()?;
-        deletion.count()?;
-        Ok(deletion)
+            deleted: Deleted::default(),
+        })
     }
 
     /// Learns how many candidates there are, and where.
@@ -120,8 +185,8 @@ impl<'a> Deletion<'a> {
         let (mut replacements, mut parent) = (BTreeSet::new(), Vec::new());
         self.candidates(
             |_, _| {},
-            |path, _, _| {
-                let folder = path.split().0;
+            |row, _, _| {
+                let folder = row.path().split().0;
                 if parent != folder {
                     folds = folds || self.folds_above(folder, &parent);
                     if replacements.len() < MAX_REPLACEMENTS {
@@ -174,9 +239,10 @@ impl<'a> Deletion<'a> {
     fn each_free(
         &self,
         mut failed: impl FnMut(&EntryPath, &Error),
-        mut each: impl FnMut(&EntryPath, &Stat, Form<'_>) -> Result<()>,
+        mut each: impl FnMut(&Row, &Stat, Form<'_>) -> Result<()>,
     ) -> Result<()> {
-        if !self.folds {
+        // Of all that is in place, the sender says what stays.
+        if !self.folds || self.all {
             return self.candidates(failed, each);
         }
         let parts = self.seen / PART_CANDIDATES + 1;
@@ -188,10 +254,10 @@ impl<'a> Deletion<'a> {
                         failed(path, e);
                     }
                 },
-                |path, stat, form| {
+                |row, stat, form| {
                     let goes =
-                        part_of(stat, parts) == part && live.is_free(&self.context.sink, path, stat)?;
-                    if goes { each(path, stat, form) } else { Ok(()) }
+                        part_of(stat, parts) == part && live.is_free(&self.context.sink, row.path(), stat)?;
+                    if goes { each(row, stat, form) } else { Ok(()) }
                 },
             )?;
         }
@@ -204,15 +270,14 @@ impl<'a> Deletion<'a> {
     fn candidates(
         &self,
         mut failed: impl FnMut(&EntryPath, &Error),
-        mut each: impl FnMut(&EntryPath, &Stat, Form<'_>) -> Result<()>,
+        mut each: impl FnMut(&Row, &Stat, Form<'_>) -> Result<()>,
     ) -> Result<()> {
         let Some(since) = self.since else { return Ok(()) };
         let (mut cache, mut scratch) = (WalkCache::default(), Scratch::default());
         let (mut last, mut page) = (None, Vec::new());
         let mut add = |row: Row| -> Result<()> {
             // A path may have had several files; one row is enough to know the one that is there.
-            let is_dir = matches!(&row, Row::Node(node) if node.kind == NodeKind::Dir);
-            if last.as_ref() == Some(row.path()) || self.spared.has(row.path(), is_dir) {
+            if last.as_ref() == Some(row.path()) || self.is_spared(&row) {
                 return Ok(());
             }
             // A `stat` that fails hinders no other candidate.
@@ -224,21 +289,8 @@ impl<'a> Deletion<'a> {
             if form_of(self.context, self.archive, &row, &stat, &mut scratch)?.is_none() {
                 return Ok(());
             }
-            // A name that was one of a file's, and later a further one of another file, is there
-            // once.
-            if matches!(&row, Row::Node(node) if node.kind == NodeKind::Hardlink) {
-                let mut was_file = false;
-                self.archive.with_index(|index| {
-                    index.file_tombstones_at(row.path(), since, |file| {
-                        let row = Row::File(file);
-                        let form = form_of(self.context, self.archive, &row, &stat, &mut scratch)?;
-                        was_file |= form.is_some();
-                        Ok(ControlFlow::Continue(()))
-                    })
-                })?;
-                if was_file {
-                    return Ok(());
-                }
+            if self.is_of_file_too(&row, &stat, since, &mut scratch)? {
+                return Ok(());
             }
             last = Some(row.path().clone());
             // Files of which the content is looked at come last of a page, and before the folders
@@ -253,18 +305,53 @@ impl<'a> Deletion<'a> {
             page.push(DeletionCandidate { row, stat, has_our_content: false });
             Ok(())
         };
-        self.archive.with_index(|index| {
-            index.file_tombstones(since, |file| add(Row::File(file)).map(ControlFlow::Continue))?;
-            index.node_tombstones(since, |node| add(Row::Node(node)).map(ControlFlow::Continue))
-        })?;
+        self.each_row(since, |row, _| add(row))?;
         self.turn(&mut page, &mut each)
+    }
+
+    /// Gives everything that previous generations left, and with `all` what the index has in place;
+    /// and whether it is the latter.
+    fn each_row(&self, since: u64, mut add: impl FnMut(Row, bool) -> Result<()>) -> Result<()> {
+        self.archive.with_index(|index| {
+            if self.all {
+                let placed = self.archive.progress.placed();
+                index
+                    .files_of(&placed.files, |file| add(Row::File(file), true).map(ControlFlow::Continue))?;
+                let add_node = |node| add(Row::Node(node), true).map(ControlFlow::Continue);
+                if placed.nodes { index.nodes(add_node) } else { Ok(()) }?;
+            }
+            index.file_tombstones(since, |file| add(Row::File(file), false).map(ControlFlow::Continue))?;
+            index.node_tombstones(since, |node| add(Row::Node(node), false).map(ControlFlow::Continue))
+        })
+    }
+
+    /// Whether the sender wants what `row` says left alone.
+    fn is_spared(&self, row: &Row) -> bool {
+        self.spared.has(row.path(), matches!(row, Row::Node(node) if node.kind == NodeKind::Dir))
+    }
+
+    /// Whether `row`, of a further name, is of what a tombstone of a file has given already: a name
+    /// that was one of a file's, and later a further one of another file, is there once.
+    fn is_of_file_too(&self, row: &Row, stat: &Stat, since: u64, scratch: &mut Scratch) -> Result<bool> {
+        if !matches!(row, Row::Node(node) if node.kind == NodeKind::Hardlink) {
+            return Ok(false);
+        }
+        let mut was_file = false;
+        self.archive.with_index(|index| {
+            index.file_tombstones_at(row.path(), since, |file| {
+                let row = Row::File(file);
+                was_file |= form_of(self.context, self.archive, &row, stat, scratch)?.is_some();
+                Ok(ControlFlow::Continue(()))
+            })
+        })?;
+        Ok(was_file)
     }
 
     /// Gives what is on the page, but for what is another archive's.
     fn turn(
         &self,
         page: &mut Vec<DeletionCandidate>,
-        each: &mut impl FnMut(&EntryPath, &Stat, Form<'_>) -> Result<()>,
+        each: &mut impl FnMut(&Row, &Stat, Form<'_>) -> Result<()>,
     ) -> Result<()> {
         let (mut scratch, mut page) = (Scratch::default(), std::mem::take(page));
         while !page.is_empty() {
@@ -273,7 +360,7 @@ impl<'a> Deletion<'a> {
                 unclaimed(self.context, self.archive.tar_id, page, &deleting)?;
             for DeletionCandidate { row, stat, .. } in ours {
                 if let Some(form) = form_of(self.context, self.archive, &row, &stat, &mut scratch)? {
-                    each(row.path(), &stat, form)?;
+                    each(&row, &stat, form)?;
                 }
             }
             drop(deleting);
@@ -293,8 +380,8 @@ impl<'a> Deletion<'a> {
         let mut inodes = Vec::new();
         self.candidates(
             |_, _| {},
-            |path, stat, _| {
-                if wanted(path, stat) {
+            |row, stat, _| {
+                if wanted(row.path(), stat) {
                     inodes.push(stat.st_ino);
                 }
                 Ok(())
@@ -315,16 +402,16 @@ impl<'a> Deletion<'a> {
             // Of what has got its place since some leads there.
             self.count()?;
         }
-        if self.deleted.too_many.is_some() {
+        let Some(places) = self.places.as_ref().filter(|_| self.deleted.too_many.is_none()) else {
             return Ok(());
-        }
+        };
         let (mut deleted, mut unseen) = (std::mem::take(&mut self.deleted), Deleted::default());
-        let mut removal = self.context.sink.removal(self.backup.as_ref());
+        let mut remover = Remover::new(self.context, self.archive, places);
         let outcome = self.each_free(
             |path, e| unseen.fail(path, e),
-            |path, _, form| remove(self.context, &mut deleted, &mut removal, path, form),
+            |row, _, form| remover.remove(&mut deleted, row.path(), &form),
         );
-        drop(removal);
+        drop(remover);
         deleted.failed.append(unseen.failed);
         self.deleted = deleted;
         outcome
@@ -337,38 +424,11 @@ impl<'a> Deletion<'a> {
 
     /// What it came to.
     pub(super) fn end(self) -> Deleted {
+        if let Some(places) = self.places {
+            places.close(self.context);
+        }
         self.deleted
     }
-}
-
-impl Deleted {
-    fn fail(&mut self, path: &EntryPath, error: &Error) {
-        self.failed.add(FailedFile { id: None, path: path.to_string(), reason: reason(error) });
-    }
-}
-
-/// Removes a leaf, or a folder if it is empty. Only a full disk or storage that fails is an error.
-fn remove(
-    context: &Context,
-    deleted: &mut Deleted,
-    removal: &mut Removal<'_>,
-    path: &EntryPath,
-    form: Form<'_>,
-) -> Result<()> {
-    let outcome = match form {
-        Form::Leaf(expected) => removal.remove(path, &expected),
-        Form::Folder => context.sink.remove_folder_if_empty(path),
-    };
-    match outcome.map_err(|e| context.judged(e)) {
-        Ok(Outcome::Removed) => {
-            deleted.count += 1;
-            tracing::info!("deleted \"{path}\"");
-        }
-        Ok(Outcome::Absent | Outcome::Changed) => {}
-        Err(e) if !e.kind().is_of_one_file() => return Err(e),
-        Err(e) => deleted.fail(path, &e),
-    }
-    Ok(())
 }
 
 /// Which part a candidate is of. All folders are of the last one: what is in a folder goes before

@@ -1,0 +1,359 @@
+//! Several receivers on one folder.
+
+use super::*;
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+
+/// A stripe that a few small files fill.
+const STRIPE_BYTES: u64 = 40;
+
+impl World {
+    fn open_slices(&self, count: u64) -> Vec<Arc<Receiver>> {
+        self.open_slices_with(count, STRIPE_BYTES)
+    }
+
+    fn open_slices_with(&self, count: u64, stripe_bytes: u64) -> Vec<Arc<Receiver>> {
+        let options = |number| {
+            let slice = Slice::new(number, count).unwrap();
+            let slice = Some(SliceOptions { slice, stripe_bytes });
+            ReceiverOptions { slice, ..ReceiverOptions::default() }
+        };
+        (1..=count).map(|number| self.open_with("base", &options(number))).collect()
+    }
+
+    /// Puts the index at all of them.
+    fn put_at_all(&self, slices: &[Arc<Receiver>], digest: &IndexDigest) {
+        slices.iter().for_each(|slice| drop(self.put_whole(slice, digest, None).unwrap()));
+    }
+
+    /// Sends each slice what it misses, as far as the first one knows.
+    fn send_to_slice(&self, slices: &[Arc<Receiver>], number: usize, digest: &IndexDigest) {
+        let missing = |receiver: &Receiver, as_slice| -> RangeSet {
+            let status = receiver.status(TAR_ID, BLOCK_SIZE, 0, as_slice).unwrap();
+            status.missing.into_iter().map(|(start, end)| start..end).collect()
+        };
+        let (all, own) = (missing(&slices[0], false), missing(&slices[number], true));
+        for range in own.iter().flat_map(|range| all.common(range).collect::<Vec<_>>()) {
+            self.try_send_range(&slices[number], digest, range).unwrap();
+        }
+    }
+
+    fn finish_at_all(&self, slices: &[Arc<Receiver>], digest: &IndexDigest) -> FinishAnswer {
+        for slice in &slices[1..] {
+            let answer = self.finish(slice, digest, None);
+            assert!(answer.complete && answer.failed.is_empty(), "{answer:?}");
+        }
+        self.finish(&slices[0], digest, Some(5))
+    }
+
+    fn complete_slices(&self, slices: &[Arc<Receiver>], digest: &IndexDigest) {
+        let mut answer = FinishAnswer::default();
+        for _ in 0..3 {
+            (0..slices.len()).for_each(|number| self.send_to_slice(slices, number, digest));
+            answer = self.finish_at_all(slices, digest);
+            if answer.complete {
+                break;
+            }
+        }
+        assert!(answer.complete, "{answer:?}");
+        assert_eq!(tree(&self.path("base")), tree(&self.path("source")));
+    }
+}
+
+fn published(receiver: &Receiver) -> u64 {
+    receiver.status(TAR_ID, BLOCK_SIZE, 0, true).unwrap().files_published
+}
+
+/// A source of files that all slices have some of, and its index.
+fn many_files() -> (World, IndexDigest) {
+    let world = World::new();
+    (0..30).for_each(|number| world.write(&format!("f{number:02}"), format!("content of file {number}")));
+    world.write("empty", "");
+    world.write("large", vec![b'x'; 500]);
+    std::os::unix::fs::symlink("f01", world.path("source/link")).unwrap();
+    std::fs::hard_link(world.path("source/f29"), world.path("source/second")).unwrap();
+    let digest = world.index();
+    (world, digest)
+}
+
+#[test]
+fn slices_make_one_tree_and_the_first_one_knows_it() {
+    for count in 1..=4 {
+        let (world, digest) = many_files();
+        let slices = world.open_slices(count);
+        world.put_at_all(&slices, &digest);
+        world.complete_slices(&slices, &digest);
+        // The others know nothing any more, and the first one all.
+        assert_eq!(published(&slices[0]), 32);
+        assert!(slices[1..].iter().all(|slice| published(slice) == 0));
+        assert!(slices[1..].iter().all(|slice| slice.counters.files_published.get() > 0), "{count}");
+    }
+}
+
+#[test]
+fn a_file_of_another_slice_is_refused() {
+    let (world, digest) = many_files();
+    let slices = world.open_slices(2);
+    world.put_at_all(&slices, &digest);
+    for slice in &slices {
+        let own: Vec<_> = slice.status(TAR_ID, BLOCK_SIZE, 0, true).unwrap().missing;
+        let (start, end) = own[0];
+        let kind = |range| world.try_send_range(slice, &digest, range).unwrap_err().kind();
+        assert_eq!(kind(start..end + 1), ErrorKind::WrongSlice);
+        assert_eq!(kind(end..end + 1), ErrorKind::WrongSlice);
+        world.try_send_range(slice, &digest, start..end).unwrap();
+    }
+}
+
+/// What was taken over is in the journal of the first slice, and what was not stays with the others.
+#[test]
+fn restarts_lose_nothing_of_what_was_handed_over() {
+    let (world, digest) = many_files();
+    let mut slices = world.open_slices(3);
+    let restart = |slices: &mut Vec<Arc<Receiver>>| {
+        slices.clear();
+        *slices = world.open_slices(3);
+    };
+    world.put_at_all(&slices, &digest);
+    world.send_to_slice(&slices, 1, &digest);
+    restart(&mut slices);
+    let theirs = published(&slices[1]);
+    assert!(theirs > 0);
+    assert!(world.finish(&slices[1], &digest, None).complete);
+    restart(&mut slices);
+    // Handed over, and not taken yet.
+    assert_eq!((published(&slices[1]), published(&slices[0])), (theirs, 0));
+    assert!(!world.finish(&slices[0], &digest, None).complete);
+    restart(&mut slices);
+    assert_eq!((published(&slices[1]), published(&slices[0])), (0, theirs));
+    world.complete_slices(&slices, &digest);
+}
+
+#[test]
+fn how_many_slices_there_are_may_change() {
+    let (world, digest) = many_files();
+    let mut in_place = 0;
+    for (count, sent) in [(3, 2), (1, 0), (2, 1), (4, 3)] {
+        let slices = world.open_slices(count);
+        world.put_at_all(&slices, &digest);
+        assert!(published(&slices[0]) >= in_place);
+        world.send_to_slice(&slices, sent, &digest);
+        world.finish_at_all(&slices, &digest);
+        in_place = published(&slices[0]);
+        assert!(in_place > 0);
+    }
+    // Parts that one receiver had of a file of another one are no use.
+    let slices = world.open_slices(2);
+    world.put_at_all(&slices, &digest);
+    world.complete_slices(&slices, &digest);
+}
+
+#[test]
+fn a_part_of_a_file_that_another_slice_gets_is_asked_for_again() {
+    let (world, digest) = many_files();
+    {
+        let alone = world.open("base");
+        world.put_whole(&alone, &digest, None).unwrap();
+        let total = alone.status(TAR_ID, BLOCK_SIZE, 0, false).unwrap().total_bytes;
+        (0..total - 1).step_by(100).for_each(|start| {
+            let range = start..(start + 50).min(total);
+            world.try_send_range(&alone, &digest, range).unwrap();
+        });
+    }
+    let slices = world.open_slices(3);
+    world.put_at_all(&slices, &digest);
+    world.complete_slices(&slices, &digest);
+}
+
+#[test]
+fn generations_are_deleted_renamed_and_taken_back_across_slices() {
+    let (world, first) = many_files();
+    let slices = world.open_slices(3);
+    world.put_at_all(&slices, &first);
+    world.complete_slices(&slices, &first);
+    let before = tree(&world.path("source"));
+    std::fs::remove_file(world.path("source/f03")).unwrap();
+    std::fs::rename(world.path("source/f17"), world.path("source/d/renamed")).unwrap();
+    std::fs::rename(world.path("source/large"), world.path("source/d/larger")).unwrap();
+    (5..25).for_each(|number| world.write(&format!("f{number:02}"), format!("other content {number}")));
+    (0..20).for_each(|number| world.write(&format!("d/new{number:02}"), format!("quite new {number}")));
+    let second = world.index();
+    for slice in &slices {
+        world.put_change(slice, 1, 2, &RETAINING).unwrap();
+    }
+    world.complete_slices(&slices, &second);
+    assert!(slices[1..].iter().all(|slice| slice.counters.files_published.get() > 5));
+    assert_ne!(tree(&world.path("base")), before);
+}
+
+/// An interrupted run leaves files that a later one has to delete.
+#[test]
+fn what_a_slice_has_put_in_place_is_known_to_the_next_generation() {
+    let (world, first) = many_files();
+    let slices = world.open_slices(2);
+    world.put_at_all(&slices, &first);
+    world.send_to_slice(&slices, 1, &first);
+    assert!(published(&slices[1]) > 0);
+    (0..30).for_each(|number| std::fs::remove_file(world.path(&format!("source/f{number:02}"))).unwrap());
+    std::fs::remove_file(world.path("source/second")).unwrap();
+    let second = world.index();
+    let handover = world.path("base/.tar-like/slice-2-of-2/handover");
+    let start = std::time::Instant::now();
+    while names_in(&handover).is_empty() {
+        assert!(start.elapsed() < PATIENCE, "nothing is handed over");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for slice in &slices {
+        world.put_change(slice, 1, 2, &RETAINING).unwrap();
+    }
+    world.complete_slices(&slices, &second);
+}
+
+/// Content that is damaged behind the receivers' backs comes again, whichever slice had it.
+#[test]
+fn damage_that_the_first_slice_finds_is_mended_by_another_one() {
+    let (world, digest) = many_files();
+    let slices = world.open_slices(3);
+    world.put_at_all(&slices, &digest);
+    world.complete_slices(&slices, &digest);
+    for number in 0..30 {
+        let path = world.path(&format!("base/f{number:02}"));
+        let time = path.metadata().unwrap().modified().unwrap();
+        let content = std::fs::read(&path).unwrap().to_ascii_uppercase();
+        std::fs::write(&path, content).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    }
+    let request = VerifyRequest { name: 1, ..VerifyRequest::default() };
+    let check = slices[0].verify(TAR_ID, &digest, request).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (ready, answer) = runtime.block_on(check.wait(PATIENCE)).unwrap();
+    assert!(ready, "{answer:?}");
+    world.complete_slices(&slices, &digest);
+}
+
+/// A path that another archive has put there stays, whichever slices the two files are of.
+#[test]
+fn archives_do_not_take_the_place_of_each_other() {
+    let (world, first) = many_files();
+    let slices = world.open_slices(3);
+    world.put_at_all(&slices, &first);
+    world.complete_slices(&slices, &first);
+    let before = tree(&world.path("base"));
+    for number in 0..30 {
+        world.write(&format!("f{number:02}"), format!("another source {number}"));
+    }
+    let second = world.fresh_index();
+    let claim = SourceClaim::default();
+    for slice in &slices {
+        slice
+            .put_index(
+                TAR_ID + 1,
+                &world.path("index.sqlite"),
+                Some(&second),
+                &WholeOptions::default(),
+                &claim,
+            )
+            .unwrap();
+    }
+    for slice in &slices {
+        for (start, end) in slice.status(TAR_ID + 1, BLOCK_SIZE, 0, true).unwrap().missing {
+            world.try_send_to(slice, TAR_ID + 1, &second, start..end).unwrap();
+        }
+    }
+    assert_eq!(tree(&world.path("base")), before);
+}
+
+/// What the property says of one run: how many slices there are, how long a stripe is, and what
+/// orders of parts come of a seed.
+#[derive(Debug, Clone)]
+struct SliceRun {
+    count: u64,
+    stripe_bytes: u64,
+    seed: u64,
+}
+
+fn slice_run() -> impl Strategy<Value = SliceRun> {
+    (1u64..5, 1u64..300, any::<u64>()).prop_map(|(count, stripe_bytes, seed)| SliceRun {
+        count,
+        stripe_bytes,
+        seed,
+    })
+}
+
+impl World {
+    /// Sends what is missing in parts of random lengths, in a random order, some of them twice, to the
+    /// slices that take them in, with a `finish` now and then.
+    fn send_shuffled(&self, slices: &[Arc<Receiver>], digest: &IndexDigest, rng: &mut StdRng) {
+        let mut parts = Vec::new();
+        for (number, slice) in slices.iter().enumerate() {
+            for (start, end) in slice.status(TAR_ID, BLOCK_SIZE, 0, true).unwrap().missing {
+                let mut at = start;
+                while at < end {
+                    let next = end.min(at + rng.random_range(1..200));
+                    parts.extend(std::iter::repeat_n((number, at..next), rng.random_range(1..3)));
+                    at = next;
+                }
+            }
+        }
+        parts.shuffle(rng);
+        for (number, range) in parts {
+            self.try_send_range(&slices[number], digest, range).unwrap();
+            if rng.random_range(0..20) == 0 {
+                let slice = rng.random_range(0..slices.len());
+                self.finish(&slices[slice], digest, None);
+            }
+        }
+    }
+
+    /// A source of random files, and what it is after random changes.
+    fn shuffle_source(&self, rng: &mut StdRng) {
+        for number in 0..12 {
+            let path = self.path(&format!("source/f{number:02}"));
+            match rng.random_range(0..4) {
+                0 => drop(std::fs::remove_file(path)),
+                1 if path.exists() => {
+                    std::fs::rename(path, self.path(&format!("source/d/r{number:02}"))).unwrap();
+                }
+                2 => {
+                    let content: Vec<u8> = (0..rng.random_range(0..400)).map(|_| rng.random()).collect();
+                    self.write(&format!("f{number:02}"), content);
+                }
+                _ => {}
+            }
+        }
+        self.write("always", rng.random::<u64>().to_string());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Any layout, any number of slices, another one in each run, and any order of parts: the tree is
+    /// that of the source.
+    #[test]
+    fn any_slices_make_the_tree(runs in proptest::collection::vec(slice_run(), 1..4)) {
+        let world = World::new();
+        let mut last = None;
+        for (generation, run) in (1..).zip(runs) {
+            let mut rng = StdRng::seed_from_u64(run.seed);
+            world.shuffle_source(&mut rng);
+            let digest = world.index();
+            let slices = world.open_slices_with(run.count, run.stripe_bytes);
+            for slice in &slices {
+                // A slice that is new has not the previous index.
+                let has_previous = last.is_some_and(|last: IndexDigest| {
+                    slice.status(TAR_ID, BLOCK_SIZE, 0, true).is_ok_and(|status| status.digest == last.to_string())
+                });
+                match has_previous {
+                    true => drop(world.put_change(slice, generation - 1, generation, &RETAINING).unwrap()),
+                    false => drop(world.put_whole(slice, &digest, None).unwrap()),
+                }
+            }
+            world.send_shuffled(&slices, &digest, &mut rng);
+            world.complete_slices(&slices, &digest);
+            last = Some(digest);
+        }
+    }
+}

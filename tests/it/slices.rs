@@ -1,0 +1,278 @@
+//! Senders and several receivers on one folder (`--slice`). What one of them answers is in
+//! `http::slices`, faults in any order are in `queue::rounds`.
+
+use crate::support::redis::Redis;
+use crate::support::stress::free_port;
+use crate::support::{Lab, Proxy, Tree, assert_same_tree, wait_until};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const HOST: &str = "127.0.0.1";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A source, and receivers on one folder.
+struct Setting {
+    lab: Lab,
+    src: PathBuf,
+    dst: PathBuf,
+    tree: Tree,
+    slices: Vec<Proxy>,
+}
+
+/// Files of the same size.
+fn many(tree: &mut Tree, name: &str, numbers: std::ops::Range<u64>, size: usize) {
+    for number in numbers {
+        tree.noise(format!("{name}{number:02}"), size);
+    }
+}
+
+impl Setting {
+    fn new(seed: u64, count: usize) -> Self {
+        let lab = Lab::new();
+        let (src, dst) = (lab.path("src"), lab.dir("dst"));
+        let mut tree = Tree::new(&src, seed);
+        tree.rich(60_000).noise("large", 300_000).file("d/goes", "it goes").file("turns", "a file");
+        many(&mut tree, "many/f", 0..40, 3000);
+        tree.hardlink("second", "many/f01").symlink("link", "many/f02").dir("hollow");
+        let slices = lab.slices(&dst, count, HOST, &[]);
+        Self { lab, src, dst, tree, slices }
+    }
+
+    /// Every kind of change.
+    fn change(&mut self) {
+        let Self { tree, .. } = self;
+        tree.remove("d/goes").remove("many/f03").remove("turns").noise("turns/into-a-folder", 5000);
+        tree.remove("hollow").noise("hollow", 30_000);
+        many(tree, "many/f", 10..20, 4000);
+        many(tree, "new/f", 0..30, 2500);
+        std::fs::rename(tree.path("many/f04"), tree.path("many/renamed")).unwrap();
+        std::fs::rename(tree.path("large"), tree.path("new/larger")).unwrap();
+        tree.times();
+    }
+
+    fn sync(&self, more: Vec<OsString>) -> crate::support::Output {
+        self.lab.sync(&self.src, &self.slices[0].url, more)
+    }
+
+    #[track_caller]
+    fn is_same(&self) {
+        assert_same_tree(&self.src, &self.dst);
+    }
+
+    fn published(&self) -> Vec<u64> {
+        (0..self.slices.len()).map(|number| self.published_of(number)).collect()
+    }
+
+    fn published_of(&self, number: usize) -> u64 {
+        self.slices[number].metric("tarlike_files_published_total") as u64
+    }
+
+    /// Stops all receivers, and starts so many.
+    fn restart(&mut self, count: usize) {
+        self.slices.drain(..).for_each(|proxy| drop(proxy.term_and_wait()));
+        self.slices = match count {
+            1 => vec![self.lab.proxy(&self.dst)],
+            _ => self.lab.slices(&self.dst, count, HOST, &[]),
+        };
+    }
+}
+
+/// The life of a copy: first run, nothing to do, changes with deletions.
+#[test]
+fn a_copy_lives_on_any_number_of_slices() {
+    for count in 1..=3 {
+        let mut setting = Setting::new(200 + count as u64, count);
+        let first = setting.sync(args!["--json", "--keep", "5"]).code(0).summary();
+        setting.is_same();
+        assert!(setting.published().iter().all(|&files| files > 5), "{:?}", setting.published());
+        assert_eq!(first["sent_bytes"], first["total_bytes"], "{first}");
+        let unchanged = setting.published();
+        let asked = |proxy: &Proxy| proxy.metric("tarlike_http_responses_total{class=\"2xx\"}");
+        let requests: Vec<f64> = setting.slices[1..].iter().map(asked).collect();
+        let again = setting.sync(args!["--json", "--keep", "5"]).code(0).summary();
+        assert_eq!((&again["sent_bytes"], setting.published()), (&0.into(), unchanged));
+        // The metrics themselves were asked for twice more.
+        for (proxy, before) in setting.slices[1..].iter().zip(requests) {
+            assert!(asked(proxy) - before <= 4.0, "an unchanged source is no other slice's business");
+        }
+        setting.change();
+        setting.sync(args!["--keep", "5", "--delete"]).code(0);
+        setting.is_same();
+        setting
+            .slices
+            .iter()
+            .for_each(|proxy| assert!(!proxy.stderr().contains("ERROR"), "{}", proxy.stderr()));
+    }
+}
+
+#[test]
+fn a_slice_that_is_down_takes_only_its_files() {
+    let mut setting = Setting::new(210, 3);
+    setting.slices[1].kill9();
+    let failed = setting.sync(args!["--stall-timeout", "3"]).code(1);
+    let address = setting.slices[1].url.trim_end_matches("/tar").to_string();
+    assert!(failed.stderr.contains("slice 2/3") && failed.stderr.contains(&address), "{}", failed.stderr);
+    let published = [setting.published_of(0), setting.published_of(2)];
+    assert!(published.iter().all(|&files| files > 5), "{published:?}");
+    // What can be made is made.
+    assert!(setting.dst.join("link").is_symlink() && setting.dst.join("hollow").is_dir());
+    setting.slices[1].restart();
+    setting.sync(args![]).code(0);
+    setting.is_same();
+    // What was there was not sent again.
+    assert_eq!([setting.published_of(0), setting.published_of(2)], published);
+}
+
+#[test]
+fn how_many_slices_there_are_may_change_between_runs() {
+    let mut setting = Setting::new(220, 3);
+    setting.sync(args!["--keep", "5"]).code(0);
+    for (count, seed) in [(1, 1), (2, 2), (4, 3), (3, 4)] {
+        setting.restart(count);
+        Tree::new(&setting.src, 230 + seed)
+            .noise(format!("many/f{:02}", 20 + seed), 5000)
+            .noise(format!("more/{seed}"), 90_000)
+            .remove(format!("many/f{:02}", 30 + seed));
+        let run = setting.sync(args!["--json", "--keep", "5", "--delete"]).code(0).summary();
+        setting.is_same();
+        assert!(run["sent_bytes"].as_u64().unwrap() < 200_000, "what is published stays: {run}");
+    }
+}
+
+#[test]
+fn receivers_that_are_no_slices_of_one_folder_are_refused() {
+    let lab = Lab::new();
+    let src = lab.path("src");
+    let mut tree = Tree::new(&src, 240);
+    many(&mut tree, "f", 0..30, 3000);
+    let ports: Vec<u16> = (0..2).map(|_| free_port()).collect();
+    let peers = ports.iter().map(|port| format!("http://{HOST}:{port}")).collect::<Vec<_>>().join(",");
+    let slice = |number: usize, base: &str, more: Vec<OsString>| {
+        let flags = args!["--slice", format!("{number}/2"), "--peers", peers];
+        lab.proxy_cmd(ports[number - 1], &lab.dir(base)).args(flags).args(more).serve()
+    };
+    let small = || args!["--stripe-size", "20K"];
+    let first = slice(1, "one", small());
+    for (base, more) in [("other", small()), ("one", args!["--stripe-size", "30K"])] {
+        let mut second = slice(2, base, more);
+        let refused = lab.sync(&src, &first.url, args!["--stall-timeout", "3"]).code(2);
+        let urls = peers.split(',').all(|url| refused.stderr.contains(url));
+        assert!(refused.stderr.contains("not slices of one folder") && urls, "{}", refused.stderr);
+        second.kill9();
+    }
+    // The address of another slice than the first.
+    let second = slice(2, "one", small());
+    lab.sync(&src, &second.url, args!["--stall-timeout", "3"]).code(1).says("slice 2/2");
+    lab.sync(&src, &first.url, args![]).code(0);
+    assert_same_tree(&src, &lab.path("one"));
+    // None of several.
+    drop(first);
+    let plain = lab.proxy(&lab.dir("one"));
+    lab.sync(&src, &plain.url, args![]).code(0);
+}
+
+/// What says where the slices are may say it in another order than theirs.
+#[test]
+fn peers_in_another_order_are_put_in_order() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    Tree::new(&src, 250).rich(100_000);
+    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    let url = |number: usize| format!("http://{HOST}:{}", ports[number]);
+    let slices = lab.slices_named(&dst, &ports, &[url(2), url(0), url(1)].join(","), &[]);
+    lab.sync(&src, &slices[0].url, args![]).code(0);
+    assert_same_tree(&src, &dst);
+}
+
+#[test]
+fn damage_is_repaired_and_an_edited_copy_comes_back() {
+    let setting = Setting::new(260, 3);
+    let db = setting.lab.path("index.sqlite");
+    setting.sync(args!["-db", db]).code(0);
+    for number in 0..40 {
+        let path = setting.dst.join(format!("many/f{number:02}"));
+        let time = path.metadata().unwrap().modified().unwrap();
+        let mut content = std::fs::read(&path).unwrap();
+        content[100] ^= 1;
+        std::fs::write(&path, content).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    }
+    setting.sync(args!["-db", db, "--checksum"]).code(0);
+    setting.is_same();
+    (0..20)
+        .for_each(|number| std::fs::write(setting.dst.join(format!("many/f{number:02}")), "edited").unwrap());
+    (20..30).for_each(|number| std::fs::remove_file(setting.dst.join(format!("many/f{number:02}"))).unwrap());
+    setting.sync(args!["-db", db]).code(0);
+    setting.is_same();
+}
+
+#[test]
+fn a_rewind_takes_all_slices_back() {
+    let mut setting = Setting::new(270, 3);
+    let (db, before) = (setting.lab.path("index.sqlite"), setting.lab.path("before"));
+    let flags = || args!["-db", db, "--keep", "3", "--delete"];
+    setting.sync(flags()).code(0);
+    let copied = std::process::Command::new("cp").arg("-aT").args([&setting.src, &before]).status();
+    assert!(copied.unwrap().success());
+    setting.change();
+    setting.sync(flags()).code(0);
+    setting.is_same();
+    let url = &setting.slices[0].url;
+    setting.lab.run(args!["rewind", "-db", db, url]).code(0);
+    assert_same_tree(&before, &setting.dst);
+}
+
+#[test]
+fn a_copy_of_another_program_is_adopted() {
+    let mut setting = Setting::new(280, 2);
+    let copied = std::process::Command::new("cp").arg("-aT").args([&setting.src, &setting.dst]).status();
+    assert!(copied.unwrap().success());
+    setting.change();
+    let run = setting.sync(args!["--adopt", "--delete", "--json"]).code(0).summary();
+    setting.is_same();
+    assert!(run["sent_bytes"].as_u64() < run["total_bytes"].as_u64(), "{run}");
+}
+
+#[test]
+fn an_upload_with_its_queue_and_workers() {
+    let setting = Setting::new(290, 2);
+    let (lab, db) = (&setting.lab, setting.lab.index(&setting.src));
+    let redis = Redis::start(lab);
+    let (queue, url) = (redis.url(), &setting.slices[0].url);
+    let worker = |name: &str| {
+        let cmd = lab.cmd(args!["worker", "--follow", "-b", &setting.src, "-u", url, "--queue", queue]);
+        cmd.env("XDG_CACHE_HOME", lab.path(name)).spawn()
+    };
+    let workers = [worker("one"), worker("two")];
+    let more = args!["--queue", queue, "-s", "4000", "--bwlimit", "100K", "--compress", "none", "--json"];
+    let report = lab.upload(&setting.src, &db, url, more).code(0).summary();
+    setting.is_same();
+    assert!(report["sent_bytes"].as_u64() < report["total_bytes"].as_u64(), "workers sent nothing: {report}");
+    lab.run(args!["worker", "drain", "--all", "--queue", queue]).code(0);
+    for worker in workers {
+        worker.wait().code(0);
+    }
+}
+
+/// A worker finds the job also where nothing but another slice's files is missing.
+#[test]
+fn a_worker_helps_where_only_another_slice_misses_something() {
+    let mut setting = Setting::new(295, 2);
+    let db = setting.lab.index(&setting.src);
+    setting.slices[1].kill9();
+    let url = setting.slices[0].url.clone();
+    setting.lab.upload(&setting.src, &db, &url, args!["--stall-timeout", "2"]).code(1);
+    setting.slices[1].restart();
+    let (lab, redis) = (&setting.lab, Redis::start(&setting.lab));
+    let queue = redis.url();
+    let more = args!["--queue", queue, "-s", "2000", "--bwlimit", "15K", "--compress", "none"];
+    let first = lab.upload_cmd(&setting.src, &db, &url, more).spawn();
+    wait_until("a job is there", PATIENCE, || !redis.words(&["HKEYS", "tl:jobs"]).is_empty());
+    let worker = lab.cmd(args!["worker", "-b", &setting.src, "-u", url, "--queue", queue, "--json"]);
+    let worker = worker.env("XDG_CACHE_HOME", lab.path("cache")).run().code(0);
+    first.wait().code(0);
+    setting.is_same();
+    let sent = worker.json().iter().filter_map(|line| line["sent_bytes"].as_u64()).max();
+    assert!(sent.is_some_and(|sent| sent > 0), "{worker:?}");
+}
