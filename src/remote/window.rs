@@ -30,6 +30,9 @@ const MIN_RATE: u64 = 32 << 10;
 pub struct Window {
     state: Mutex<WindowState>,
     freed: Notify,
+    /// Whose claim is next: the first one that waits has it, so that small bodies do not pass a large
+    /// one for ever.
+    turn: tokio::sync::Mutex<()>,
     bodies: u64,
     /// The limit never becomes more than this.
     max_bytes: u64,
@@ -58,6 +61,7 @@ impl Window {
         Arc::new(Self {
             state: Mutex::new(state),
             freed: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
             bodies: bodies.max(1) as u64,
             max_bytes,
         })
@@ -68,8 +72,9 @@ impl Window {
     }
 
     /// Waits until `bytes` may be sent, or some of them where they are too many for the link and
-    /// `divisible`.
+    /// `divisible`. Claims are granted in the order in which they were made.
     pub async fn claim(self: &Arc<Self>, bytes: u64, divisible: bool) -> Claim {
+        let _turn = self.turn.lock().await;
         loop {
             // Before looking: what is freed in between is not missed.
             let freed = self.freed.notified();
@@ -275,6 +280,31 @@ mod tests {
             most = claims.len();
         }
         assert_eq!(most, 5);
+    }
+
+    /// Small bodies leave no room for a large one, as long as they pass it.
+    #[test]
+    fn a_large_body_is_not_passed_for_ever() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let window = Window::new(5, Some(10_000));
+            assert_eq!(window.claim(100_000, true).await.bytes(), 100_000);
+            let mut small = tokio::task::JoinSet::new();
+            for offset in 0..3 {
+                let window = window.clone();
+                small.spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(offset * 300)).await;
+                    loop {
+                        let _claim = window.claim(30_000, false).await;
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                });
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let large = tokio::time::timeout(Duration::from_secs(5), window.claim(90_000, false)).await;
+            assert_eq!(large.map(|claim| claim.bytes()).ok(), Some(90_000));
+        });
     }
 
     /// A link that becomes slow in the middle, and recovers.
