@@ -186,9 +186,6 @@ fn file(from: &mut Reader<'_>) -> Result<FileEntry, Fault> {
     if fragmented && size == 0 {
         return invalid("is fragmented and empty");
     }
-    if md5.is_none() && blake3.is_some() {
-        return invalid("has a BLAKE3 and no md5");
-    }
     Ok(FileEntry { id, path, size, offset, fragmented, md5, blake3, meta, origin: None, object: None })
 }
 
@@ -361,7 +358,7 @@ mod tests {
         assert!(!refused(ChangeRecord::AddFile(good.clone())));
         assert!(refused(ChangeRecord::AddFile(FileEntry { offset: u64::MAX, ..good.clone() })));
         assert!(refused(ChangeRecord::AddFile(FileEntry { id: u64::MAX, ..good.clone() })));
-        assert!(refused(ChangeRecord::AddFile(FileEntry { md5: None, ..good.clone() })));
+        assert!(!refused(ChangeRecord::AddFile(FileEntry { md5: None, ..good.clone() })));
         assert!(refused(ChangeRecord::AddFile(FileEntry { size: 0, fragmented: true, ..good })));
         assert_eq!(
             records(b"r\x02\0.."),

@@ -8,7 +8,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest<const N: usize>([u8; N]);
 
-/// md5 of a file's content: what the index promises and `check` verifies.
+/// md5 of a file's content: what the original program verifies.
 pub type Md5 = Digest<16>;
 /// BLAKE3 of a file's content or of an uncompressed block: what the receiver verifies.
 pub type Blake3 = Digest<32>;
@@ -105,31 +105,32 @@ pub fn md5_of_each(contents: &[&[u8]]) -> Vec<Md5> {
     super::md5::digest_many(contents).into_iter().map(Digest).collect()
 }
 
-/// Computes both digests of a content in one pass.
-#[derive(Default)]
+/// Computes the digests of a content in one pass.
 pub struct ContentHasher {
-    md5: super::md5::Stream,
+    md5: Option<super::md5::Stream>,
     blake3: blake3::Hasher,
 }
 
-/// Takes the next bytes of two contents, which is faster than one after the other.
-pub fn update_pair(a: (&mut ContentHasher, &[u8]), b: (&mut ContentHasher, &[u8])) {
-    super::md5::update_pair((&mut a.0.md5, a.1), (&mut b.0.md5, b.1));
-    a.0.blake3.update(a.1);
-    b.0.blake3.update(b.1);
-}
-
 impl ContentHasher {
+    /// Computes BLAKE3, and `md5` as well if that is wanted.
+    #[must_use]
+    pub fn new(md5: bool) -> Self {
+        Self { md5: md5.then(Default::default), blake3: blake3::Hasher::new() }
+    }
+
     /// Takes the next bytes of the content.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.md5.update(bytes);
+        if let Some(md5) = &mut self.md5 {
+            md5.update(bytes);
+        }
         self.blake3.update(bytes);
     }
 
     /// The digests of all bytes so far.
     #[must_use]
-    pub fn finish(self) -> (Md5, Blake3) {
-        (Digest(self.md5.finish()), Digest(*self.blake3.finalize().as_bytes()))
+    pub fn finish(self) -> (Option<Md5>, Blake3) {
+        let md5 = self.md5.map(|md5| Digest(md5.finish()));
+        (md5, Digest(*self.blake3.finalize().as_bytes()))
     }
 }
 
@@ -147,9 +148,11 @@ mod tests {
         assert_eq!("900150983cd24fb0d6963f7d28e17f72".parse(), Ok(md5(b"abc")));
         assert_eq!("900150983CD24FB0D6963F7D28E17F72".parse::<Md5>(), Err(NotADigest));
         assert_eq!("90".parse::<Md5>(), Err(NotADigest));
-        let mut both = ContentHasher::default();
-        both.update(b"a");
-        both.update(b"bc");
-        assert_eq!(both.finish(), (md5(b"abc"), blake3(b"abc")));
+        for with_md5 in [true, false] {
+            let mut hasher = ContentHasher::new(with_md5);
+            hasher.update(b"a");
+            hasher.update(b"bc");
+            assert_eq!(hasher.finish(), (with_md5.then(|| md5(b"abc")), blake3(b"abc")));
+        }
     }
 }

@@ -44,8 +44,8 @@ pub struct FileEntry {
     /// Its content is not one range of the archive at [`FileEntry::offset`], but lies in extents
     /// that the index lists apart ([`super::extent`]).
     pub fragmented: bool,
-    /// md5 of the content. Absent only where the user left it out, so that the content cannot be
-    /// verified.
+    /// md5 of the content; absent where the user left it out. Without a BLAKE3 as well, the content
+    /// cannot be verified.
     pub md5: Option<Md5>,
     /// BLAKE3 of the content; absent in an index that the original program wrote, and where the
     /// content is known by an object's ETag.

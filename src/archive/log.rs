@@ -9,12 +9,13 @@
 //! | `F` a file | path, size u64, meta, digests |
 //! | `N` a directory or link | letter u8 (`d`, `l`, `h`), path, target, meta |
 //! | `H` digests of a file whose record has none | id u64, md5 16 bytes, BLAKE3 32 bytes |
+//! | `B` the same for a file without md5 | id u64, BLAKE3 32 bytes |
 //! | `E` the end | index digest 32 bytes, files u64, nodes u64, archive length u64 |
 //!
 //! with path and target as a u16 length and so many bytes, meta as `0` or `1`, mode u32, mtime i64
-//! (ns since 1970), uid u32, gid u32, and digests as `0` or `1`, md5 16 bytes, BLAKE3 32 bytes. Ids
-//! and offsets are not sent: files are numbered in their order, and each starts where the previous
-//! one ends. Files and nodes come in the one order of [`EntryPath::sort_key`].
+//! (ns since 1970), uid u32, gid u32, and digests as `0`, or `1`, md5 16 bytes, BLAKE3 32 bytes, or
+//! `2`, BLAKE3 32 bytes. Ids and offsets are not sent: files are numbered in their order, and each
+//! starts where the previous one ends. Files and nodes come in the one order of [`EntryPath::sort_key`].
 
 use super::digest::{Blake3, Digest, IndexDigest, Md5};
 use super::entry::{Meta, Node};
@@ -42,8 +43,8 @@ pub enum LogRecord {
     End(LogEnd),
 }
 
-/// Both digests of a content.
-pub type Digests = (Md5, Blake3);
+/// The digests of a content; md5 only where the index is to have it.
+pub type Digests = (Option<Md5>, Blake3);
 
 /// A file in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,16 +110,30 @@ impl Record for LogRecord {
                 to.text(file.path.as_bytes());
                 to.u64(file.size);
                 to.meta(file.meta);
-                to.optional(file.digests.as_ref(), push_digests);
+                match &file.digests {
+                    None => to.byte(0),
+                    Some((Some(md5), blake3)) => {
+                        to.byte(1);
+                        to.digest(md5);
+                        to.digest(blake3);
+                    }
+                    Some((None, blake3)) => {
+                        to.byte(2);
+                        to.digest(blake3);
+                    }
+                }
             }
             Self::Node(node) => {
                 to.byte(b'N');
                 to.node(node);
             }
-            Self::Digests(id, digests) => {
-                to.byte(b'H');
+            Self::Digests(id, (md5, blake3)) => {
+                to.byte(if md5.is_some() { b'H' } else { b'B' });
                 to.u64(*id);
-                push_digests(to, digests);
+                if let Some(md5) = md5 {
+                    to.digest(md5);
+                }
+                to.digest(blake3);
             }
             Self::End(LogEnd { digest, files, nodes, total_bytes }) => {
                 to.byte(b'E');
@@ -133,14 +148,20 @@ impl Record for LogRecord {
             b'F' => {
                 let (path, size) = (from.path()?, from.u64()?);
                 let meta = from.meta(format_args!("\"{path}\""))?;
-                let digests = from.optional(digests)?;
+                let digests = match from.byte()? {
+                    0 => None,
+                    1 => Some((Some(from.digest()?), from.digest()?)),
+                    2 => Some((None, from.digest()?)),
+                    _ => return Err(Fault::Malformed),
+                };
                 if size == 0 && digests.is_none() {
                     return Err(Fault::Invalid(format!("\"{path}\" is empty and has no digests")));
                 }
                 Self::File(FileRow { path, size, meta, digests })
             }
             b'N' => Self::Node(from.node()?),
-            b'H' => Self::Digests(from.u64()?, digests(from)?),
+            b'H' => Self::Digests(from.u64()?, (Some(from.digest()?), from.digest()?)),
+            b'B' => Self::Digests(from.u64()?, (None, from.digest()?)),
             b'E' => Self::End(LogEnd {
                 digest: from.digest()?,
                 files: from.u64()?,
@@ -150,15 +171,6 @@ impl Record for LogRecord {
             _ => return Err(Fault::Malformed),
         })
     }
-}
-
-fn push_digests(to: &mut Writer<'_>, (md5, blake3): &Digests) {
-    to.digest(md5);
-    to.digest(blake3);
-}
-
-fn digests(from: &mut Reader<'_>) -> Result<Digests, Fault> {
-    Ok((from.digest()?, from.digest()?))
 }
 
 #[cfg(test)]
@@ -178,7 +190,7 @@ mod tests {
 
     fn sample() -> Vec<LogRecord> {
         let meta = Some(Meta { mode: 0o4755, mtime_ns: -7, uid: 1000, gid: 4_000_000_000 });
-        let digests = Some((md5(b"abc"), blake3(b"abc")));
+        let digests = Some((Some(md5(b"abc")), blake3(b"abc")));
         let node = |kind, name: &str, target: &[u8]| {
             LogRecord::Node(Node { kind, path: path(name), target: target.into(), meta })
         };
@@ -188,7 +200,7 @@ mod tests {
             LogRecord::File(FileRow { path: path("d/b"), size: 1 << 40, meta: None, digests: None }),
             node(NodeKind::Hardlink, "d/c", b"d/a"),
             node(NodeKind::Symlink, "d/e", b"../x"),
-            LogRecord::Digests(1, (md5(b""), blake3(b""))),
+            LogRecord::Digests(1, (Some(md5(b"")), blake3(b""))),
             LogRecord::End(LogEnd { digest: blake3(b"x"), files: 2, nodes: 3, total_bytes: (1 << 40) + 3 }),
         ]
     }
@@ -204,6 +216,18 @@ mod tests {
         let digest = next_digest(&first_digest(&Digest::from([7; 32])), &batch);
         assert_eq!(digest.to_string(), "265840efe78704d73ccf4997e42759d7a9639fc8de6e4d1bad729d92c2fa39a3");
         assert_ne!(digest, next_digest(&first_digest(&Digest::from([8; 32])), &batch));
+    }
+
+    #[test]
+    fn files_without_md5_come_back() {
+        let file =
+            |name, size, digests| LogRecord::File(FileRow { path: path(name), size, meta: None, digests });
+        let records_before =
+            vec![file("a", 3, Some((None, blake3(b"abc")))), LogRecord::Digests(7, (None, blake3(b"x")))];
+        let mut batch = Vec::new();
+        records_before.iter().for_each(|record| push(&mut batch, record));
+        assert_eq!(batch.len(), (1 + 2 + 1 + 8 + 1 + 1 + 32) + (1 + 8 + 32));
+        assert_eq!(records(&batch).unwrap(), records_before);
     }
 
     #[test]

@@ -328,6 +328,9 @@ pub struct AdoptRequest {
     /// Rules for such paths ([`super::path_rules::PathRule::to_text`]), in place of `exclude`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<String>,
+    /// Every file of the index has a BLAKE3, by which it is found: md5 need not be computed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blake3: bool,
 }
 
 /// Answer to `POST adopt`.

@@ -1,6 +1,7 @@
 //! `tar-like check`
 
 use super::args;
+use super::digest::DigestArgs;
 use super::environment::threads;
 use super::index_file::{IndexFile, warn_of_overwritten};
 use super::output::{Outcome, Output, human_count};
@@ -74,6 +75,8 @@ pub(super) struct CheckArgs {
     /// Compare names and contents only, not permissions, times and owners
     #[arg(long)]
     no_metadata: bool,
+    #[command(flatten)]
+    digest: DigestArgs,
     /// Take what differs or is missing from here again: the folder that was copied, or
     /// s3://bucket/prefix. No receiver may be running on the copy
     #[arg(long, value_name = "SOURCE", conflicts_with_all = ["use_s3", "generation"])]
@@ -86,11 +89,7 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
     args::block_range(args.first_block, args.last_block)?;
     let base = args.folder.unwrap_or(args.base_folder);
     if !args.use_s3 && base == Path::new(DEFAULT_BASE) && !base.exists() {
-        let what = format!("no folder to compare is given, and {DEFAULT_BASE} is not there");
-        return Err(Error::new(ErrorKind::Usage, what).with_hint(
-            "give the folder of the copy: tar-like check FOLDER. Without it, the original program's default \
-             counts, which is that path below the present folder",
-        ));
+        return Err(no_folder());
     }
     let bucket = args.s3.bucket(args.use_s3, &base, DEFAULT_BASE, output).await?;
     let mut database = index_of(args.index, args.repair.as_deref())?;
@@ -121,6 +120,7 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
         block_size: args.block_size,
         extra: args.extra,
         metadata: !args.no_metadata,
+        md5: args.digest.has_md5(),
         threads: threads(),
         scratch: std::env::temp_dir(),
     };
@@ -138,9 +138,18 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
     if report.compared() == 0 {
         output.notice(Notice::Warning(compared_nothing(&index, args.first_block, args.last_block)?));
     }
-    let is_all = is_unlimited(filter.as_deref(), args.first_block, args.last_block);
-    let has_compared = is_all || report.compared() > 0;
+    let has_compared =
+        report.compared() > 0 || is_unlimited(filter.as_deref(), args.first_block, args.last_block);
     Ok(outcome(&report, has_compared, args.extra, filter.as_deref(), repaired.as_ref()))
+}
+
+/// No folder is given, and that of the original program is not there.
+fn no_folder() -> Error {
+    let what = format!("no folder to compare is given, and {DEFAULT_BASE} is not there");
+    Error::new(ErrorKind::Usage, what).with_hint(
+        "give the folder of the copy: tar-like check FOLDER. Without it, the original program's default \
+         counts, which is that path below the present folder",
+    )
 }
 
 /// The index to compare with.

@@ -4,6 +4,7 @@ use super::index_file::IndexFile;
 use super::output::{Outcome, Output, counted, human_bytes};
 use super::signals::interruptible;
 use crate::db::generation::{Compacted, compact};
+use crate::db::index_read::IndexReader;
 use crate::engine::index_lock::IndexLock;
 use crate::error::Result;
 use crate::telemetry::Monitor;
@@ -38,6 +39,14 @@ pub(super) async fn run(args: CompactArgs, output: &Arc<Output>) -> Result<Outco
     let path = database.clone();
     let compacted = interruptible(output, move || compact(&path, created_s)).await?;
     let Compacted { written, generation, previous, dropped, database_bytes, unchanged } = compacted;
+    let without_md5 = IndexReader::open(&database)?.without_md5()?;
+    if without_md5 > 0 {
+        output.notice(Notice::Warning(format!(
+            "the index has no md5 of {}: the original program cannot compare them with it. For an index that it \
+             can use: tar-like index -c --digest md5,blake3",
+            counted(without_md5, "file")
+        )));
+    }
     let text = if unchanged {
         format!("{}: generation {generation} is compact already", database.display())
     } else {

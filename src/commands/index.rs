@@ -1,6 +1,7 @@
 //! `tar-like index`
 
 use super::append::AppendArgs;
+use super::digest::DigestArgs;
 use super::environment::{default_database, default_progress, threads};
 use super::filter_flags::FilterFlags;
 use super::output::{Outcome, Output};
@@ -67,6 +68,8 @@ pub(super) struct IndexArgs {
     #[command(flatten)]
     append: AppendArgs,
     #[command(flatten)]
+    digest: DigestArgs,
+    #[command(flatten)]
     filter: FilterFlags<true>,
     #[command(flatten)]
     s3: S3Args,
@@ -86,6 +89,7 @@ pub(super) async fn run(args: IndexArgs, output: &Arc<Output>) -> Result<Outcome
         reuse: !args.clean,
         checksum: args.checksum,
         append: args.append.append(),
+        md5: args.digest.has_md5(),
         threads: threads(),
     };
     let _lock = IndexLock::take(&options.database)?;

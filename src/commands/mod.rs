@@ -27,6 +27,7 @@ mod config;
 mod connect;
 mod credential_reloader;
 mod destination;
+mod digest;
 mod environment;
 mod filter_flags;
 mod gc;

@@ -129,6 +129,7 @@ pub(super) async fn run(args: PlanArgs, output: &Arc<Output>) -> Result<Outcome>
         reuse: true,
         checksum: false,
         append: Append::default(),
+        md5: true,
         threads: threads(),
     };
     if let Some(path) = &args.explain {

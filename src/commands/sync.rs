@@ -3,6 +3,7 @@
 use super::address::{is_filled_by_others, refuse_remote_source};
 use super::append::AppendArgs;
 use super::destination::destination;
+use super::digest::DigestArgs;
 use super::environment::{index_folder, threads};
 use super::filter_flags::FilterFlags;
 use super::index_file::{confirm_clean, database_of_source};
@@ -84,6 +85,8 @@ pub(super) struct SyncArgs {
     checksum: bool,
     #[command(flatten)]
     append: AppendArgs,
+    #[command(flatten)]
+    digest: DigestArgs,
     #[command(flatten)]
     filter: FilterFlags<false>,
     /// Say which rule decides whether PATH of the source is copied, and do nothing else
@@ -254,6 +257,7 @@ impl SyncArgs {
             reuse: !self.clean,
             checksum: self.checksum,
             append: self.append.append(),
+            md5: self.digest.has_md5(),
             threads: threads(),
         })
     }

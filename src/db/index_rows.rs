@@ -1,7 +1,7 @@
 //! Rows of an index as entries, every column checked: the index may have come from anybody.
 
 use super::{db_error, sql_int, text_or_blob};
-use crate::archive::digest::{Digest, Md5};
+use crate::archive::digest::{Blake3, Digest, Md5};
 use crate::archive::entry::{FileEntry, Meta, Node, NodeKind, ObjectId, Origin};
 use crate::archive::path::{EntryPath, printable};
 use crate::error::{Error, ErrorKind, Result};
@@ -203,22 +203,14 @@ fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<FileEntry, 
     if !fragmented && signed(row, 4) != Some(sql_int(end) - 1) {
         return Err(at("its offset_end is not offset + size - 1"));
     }
-    let hex = bytes(row, 5);
-    let is_null = matches!(row.get_ref(5), Ok(ValueRef::Null));
-    let md5 = match read.kind {
-        Kind::Growing | Kind::Tombstones { md5_is_optional: false } if is_null => Some(PENDING_MD5),
-        kind if is_null && kind.beside().md5_is_optional => None,
-        _ => Some(
-            hex.and_then(|hex| std::str::from_utf8(hex).ok()?.parse().ok())
-                .ok_or_else(|| at("its hash is no lowercase md5"))?,
-        ),
-    };
-    let (blake3, meta_unknown, origin, object) = (None, None, None, None);
+    let (md5, blake3) = hash_of(row, read.kind).ok_or_else(|| at("its hash is no lowercase md5"))?;
+    let (meta_unknown, origin, object) = (None, None, None);
     let mut file =
         FileEntry { id, path, size, offset, fragmented, md5, blake3, meta: meta_unknown, origin, object };
     if read.kind.is_ours() {
         file.blake3 = match row.get_ref(6) {
-            Ok(ValueRef::Null) => None,
+            Ok(ValueRef::Null) => file.blake3,
+            _ if file.md5.is_none() => return Err(at("it has no md5, and a BLAKE3 in the wrong place")),
             Ok(ValueRef::Blob(blob)) => {
                 let bytes = <[u8; 32]>::try_from(blob).map_err(|_| at("its BLAKE3 has the wrong length"))?;
                 Some(Digest::from(bytes))
@@ -232,9 +224,6 @@ fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<FileEntry, 
             }
             _ => None,
         };
-        if file.md5.is_none() && file.blake3.is_some() {
-            return Err(at("it has a BLAKE3 and no md5"));
-        }
     }
     if read.kind.beside().objects
         && let Some(etag) = text(row, 14)
@@ -242,6 +231,26 @@ fn file_of(row: &Row<'_>, read: FileRead<'_>) -> std::result::Result<FileEntry, 
         file.object = Some(Box::new(ObjectId { etag, version: text(row, 15), modified_ns: signed(row, 16) }));
     }
     Ok(file)
+}
+
+/// The column `hash`: an md5, or the BLAKE3 of a file without md5, or none of them. `None` if it is
+/// something else.
+fn hash_of(row: &Row<'_>, kind: Kind) -> Option<(Option<Md5>, Option<Blake3>)> {
+    let hex = match row.get_ref(5) {
+        Ok(ValueRef::Null) => {
+            return match kind {
+                Kind::Growing | Kind::Tombstones { md5_is_optional: false } => {
+                    Some((Some(PENDING_MD5), None))
+                }
+                kind => kind.beside().md5_is_optional.then_some((None, None)),
+            };
+        }
+        _ => std::str::from_utf8(bytes(row, 5)?).ok()?,
+    };
+    match hex.parse() {
+        Ok(md5) => Some((Some(md5), None)),
+        Err(_) => Some((None, Some(hex.parse().ok().filter(|_| kind.is_ours())?))),
+    }
 }
 
 fn node_of(row: &Row<'_>) -> std::result::Result<Node, String> {

@@ -8,7 +8,7 @@ use super::meta::{self, Md5s};
 use super::running::RunningDigest;
 use super::{db_error, schema, sql_int, text_or_blob};
 use crate::archive::change::ChangeEnd;
-use crate::archive::digest::IndexDigest;
+use crate::archive::digest::{Blake3, IndexDigest, Md5};
 use crate::archive::entry::{FileEntry, Meta, Node, ObjectId};
 use crate::archive::index_digest::IndexDigester;
 use crate::archive::log::Digests;
@@ -56,13 +56,13 @@ pub(super) fn insert_file(connection: &Connection, file: &FileEntry, known: bool
         sql_int(file.size),
         sql_int(file.offset),
         offset_end,
-        file.md5.filter(|_| known).map(|md5| md5.to_string()),
+        known.then(|| hash_column(file.md5, file.blake3)).flatten(),
     ])?;
     if file.blake3.is_some() || file.meta.is_some() || !known {
         let ([mode, mtime_ns, uid, gid], origin) = (meta_columns(file.meta), file.origin);
         connection.prepare_cached("INSERT INTO tarlike_file VALUES(?,?,?,?,?,?,?,?,?)")?.execute(params![
             sql_int(file.id),
-            file.blake3.as_ref().map(|d| &d.as_bytes()[..]),
+            blake3_column(file.md5, file.blake3.as_ref()),
             mode,
             mtime_ns,
             uid,
@@ -76,14 +76,24 @@ pub(super) fn insert_file(connection: &Connection, file: &FileEntry, known: bool
     Ok(())
 }
 
+/// The column `hash`: a content without md5 is found by its BLAKE3 instead.
+pub(super) fn hash_column(md5: Option<Md5>, blake3: Option<Blake3>) -> Option<String> {
+    md5.map(|md5| md5.to_string()).or_else(|| blake3.map(|blake3| blake3.to_string()))
+}
+
+/// The column `blake3`, which has what `hash` does not.
+fn blake3_column(md5: Option<Md5>, blake3: Option<&Blake3>) -> Option<&[u8]> {
+    blake3.filter(|_| md5.is_some()).map(|digest| &digest.as_bytes()[..])
+}
+
 /// Adds the digests of file `id`, whose row came without or with others.
 pub(super) fn set_digests(connection: &Connection, id: u64, digests: &Digests) -> rusqlite::Result<()> {
     connection
         .prepare_cached("UPDATE tar SET hash=? WHERE rowid=?")?
-        .execute(params![digests.0.to_string(), sql_int(id + 1)])?;
+        .execute(params![hash_column(digests.0, Some(digests.1)), sql_int(id + 1)])?;
     connection
         .prepare_cached("UPDATE tarlike_file SET blake3=? WHERE id=?")?
-        .execute(params![&digests.1.as_bytes()[..], sql_int(id)])?;
+        .execute(params![blake3_column(digests.0, Some(&digests.1)), sql_int(id)])?;
     Ok(())
 }
 
@@ -209,7 +219,7 @@ impl IndexWriter {
                 || Error::new(ErrorKind::BadIndex, "the archive would be larger than 2^63 bytes"),
             )?;
         insert_file(&self.connection, file, known).map_err(|e| self.error(e))?;
-        self.has_unprovable |= known && file.md5.is_none();
+        self.has_unprovable |= known && file.md5.is_none() && file.blake3.is_none();
         if let Some(object) = &file.object {
             self.object(file.id, object).map_err(|e| self.error(e))?;
         }

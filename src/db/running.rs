@@ -62,7 +62,7 @@ impl RunningDigest {
             Some(row) => match row {
                 Row::Pending(file) => {
                     self.waiting_bytes = self.waiting_bytes.saturating_sub(ROW_BYTES + pending_bytes(file));
-                    *row = Row::of(&FileEntry { md5: Some(*md5), blake3: Some(*blake3), ..file.clone() });
+                    *row = Row::of(&FileEntry { md5: *md5, blake3: Some(*blake3), ..file.clone() });
                     self.waiting_bytes += row.bytes();
                 }
                 Row::Known(_) => return self.restart(),

@@ -24,6 +24,10 @@ pub(super) const ALL_INDEXES: &str = "
 /// Finds files by their content.
 pub(super) const HASH_INDEX: &str = "CREATE INDEX IF NOT EXISTS idx_tar_hash ON tar(hash);";
 
+/// Finds files that have an md5 by their BLAKE3, which is in the column `hash` of others.
+pub(super) const BLAKE3_INDEX: &str =
+    "CREATE INDEX IF NOT EXISTS tarlike_file_blake3 ON tarlike_file(blake3) WHERE blake3 IS NOT NULL;";
+
 /// Finds rows by their path. An index with tombstones needs both, since a tombstone is compared
 /// with what has its path now.
 pub(super) const PATH_INDEXES: &str = "

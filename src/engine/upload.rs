@@ -67,7 +67,7 @@ pub async fn upload(
     .await?;
     if unprovable > 0 {
         monitor.notice(Notice::Warning(format!(
-            "the index has no md5 of {}: sent, but the contents cannot be verified",
+            "the index has no digest of {}: sent, but the contents cannot be verified",
             counted(unprovable, "file")
         )));
     }

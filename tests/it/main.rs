@@ -23,6 +23,7 @@ mod contents;
 mod damaged;
 mod defects;
 mod deleting;
+mod digests;
 mod documents;
 mod filter;
 mod full;

@@ -9,8 +9,8 @@ use crate::archive::md5;
 /// The digests of a content, and its chunk map.
 #[derive(Debug, Clone)]
 pub struct Hashed {
-    /// Its md5.
-    pub md5: Md5,
+    /// Its md5, if that was wanted.
+    pub md5: Option<Md5>,
     /// Its BLAKE3.
     pub blake3: Blake3,
     /// BLAKE3 of its prefix, if one was asked for and the content is that long.
@@ -23,7 +23,7 @@ pub struct Hashed {
 
 /// Takes the bytes of a content in order. Two threads may feed its two parts.
 pub struct ChunkMapHasher {
-    md5: Md5Part,
+    md5: Option<Md5Part>,
     content: ContentPart,
 }
 
@@ -53,44 +53,42 @@ pub struct ContentPart {
 
 impl ChunkMapHasher {
     /// With the mean chunk size `mean`, in bytes, out of [`super::mean_chunk_for`]. With `prefix`,
-    /// digests of so many bytes at the start are computed, too.
+    /// digests of so many bytes at the start are computed, too. Without `md5`, there is none.
     #[must_use]
-    pub fn new(mean: u32, prefix: Option<u64>) -> Self {
-        let md5 = Md5Part::new(md5::Stream::default(), 0, 0, prefix);
+    pub fn new(mean: u32, prefix: Option<u64>, md5: bool) -> Self {
+        let md5 = md5.then(|| Md5Part::new(md5::Stream::default(), 0, 0, prefix));
         Self { md5, content: ContentPart::new(mean, prefix) }
     }
 
-    pub(super) fn of_parts(md5: Md5Part, content: ContentPart) -> Self {
+    pub(super) fn of_parts(md5: Option<Md5Part>, content: ContentPart) -> Self {
         Self { md5, content }
     }
 
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.md5.update(bytes);
+        if let Some(md5) = &mut self.md5 {
+            md5.update(bytes);
+        }
         self.content.update(bytes);
     }
 
-    /// Both parts. The caller feeds the same bytes to each.
-    pub fn parts(&mut self) -> (&mut Md5Part, &mut ContentPart) {
-        (&mut self.md5, &mut self.content)
+    /// Its parts. The caller feeds the same bytes to each.
+    pub fn parts(&mut self) -> (Option<&mut Md5Part>, &mut ContentPart) {
+        (self.md5.as_mut(), &mut self.content)
     }
 
     /// The digests and the chunk map of all bytes.
     #[must_use]
     pub fn finish(self) -> Hashed {
         let (blake3, prefix, chunk_map) = self.content.finish();
-        let (md5, prefix_md5, md5_state) = self.md5.finish();
+        let (md5, prefix_md5, md5_state) = match self.md5.map(Md5Part::finish) {
+            Some((md5, prefix, state)) => (Some(md5), prefix, state),
+            None => (None, None, None),
+        };
         // A BLAKE3 is missing only if nothing was fed after a resume, which `Resume` rules out.
         let blake3 = blake3.unwrap_or(Digest::ZERO);
         Hashed { md5, blake3, prefix, prefix_md5, chunk_map: ChunkMap { md5_state, ..chunk_map } }
     }
-}
-
-/// Takes the next bytes of two contents. Two md5 together take little longer than one.
-pub fn update_pair(a: (&mut ChunkMapHasher, &[u8]), b: (&mut ChunkMapHasher, &[u8])) {
-    Md5Part::update_pair((&mut a.0.md5, a.1), (&mut b.0.md5, b.1));
-    a.0.content.update(a.1);
-    b.0.content.update(b.1);
 }
 
 /// BLAKE3 and chunk map of a content in memory. The chunk map has no state of md5, so it cannot be

@@ -39,7 +39,7 @@ mod tree;
 
 pub use diff::{Run, diff};
 pub use format::ChunkMapError;
-pub use hasher::{ChunkMapHasher, ContentPart, Hashed, Md5Part, chunk_map_of, update_pair};
+pub use hasher::{ChunkMapHasher, ContentPart, Hashed, Md5Part, chunk_map_of};
 pub use map::{Chunk, ChunkMap, MEANS, MIN_CHUNK_MAP_BYTES, mean_chunk_for};
 pub use prefix::{KnownPrefix, ResumedBlake3};
 pub(super) use resume::MAX_SAMPLE_BYTES;

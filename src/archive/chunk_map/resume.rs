@@ -14,17 +14,20 @@ pub struct Resume {
 }
 
 impl Resume {
-    /// Goes on behind the content of `previous`, if that has a state of md5. Bytes before
-    /// [`Resume::start`] are taken for unchanged.
+    /// Goes on behind the content of `previous`; with `md5`, only if that has a state of it. Bytes
+    /// before [`Resume::start`] are taken for unchanged.
     #[must_use]
-    pub fn new(previous: &ChunkMap) -> Option<Self> {
+    pub fn new(previous: &ChunkMap, md5: bool) -> Option<Self> {
         let groups = groups_before(previous.size);
         let group_start = groups * GROUP_BYTES;
         let mut chunks = previous.chunks.clone();
         let last = chunks.pop()?;
         let chunk_start = previous.size.checked_sub(last.length.into())?;
         let start = group_start.min(chunk_start);
-        let md5 = Md5Part::resume(group_start, previous.md5_state?, group_start - start, previous.size);
+        let md5 = match (md5, previous.md5_state) {
+            (false, _) => None,
+            (true, state) => Some(Md5Part::resume(group_start, state?, group_start - start, previous.size)),
+        };
         let tree = Tree::resume(groups, previous.subtrees.clone(), Some(previous.size));
         let chunker = Chunker::new(previous.mean, chunks);
         let content = ContentPart::resume((tree, group_start - start), (chunker, chunk_start - start));
@@ -39,7 +42,7 @@ impl Resume {
 
     /// Takes the bytes from [`Resume::start`] on, and gives digests and chunk map of the whole
     /// content. [`prefix`](super::Hashed::prefix) and [`prefix_md5`](super::Hashed::prefix_md5) are
-    /// of as many bytes as the previous content had. If they differ from its digests, the content
+    /// of as many bytes as the previous content had, the latter with md5 only. If they differ from its digests, the content
     /// does not begin with it, or the chunk map is of another one. They are `None` if the content
     /// has become shorter; no digest is valid then.
     #[must_use]

@@ -20,7 +20,7 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
 }
 
 fn hashed(content: &[u8]) -> Hashed {
-    let mut hasher = ChunkMapHasher::new(MEAN, None);
+    let mut hasher = ChunkMapHasher::new(MEAN, None, true);
     hasher.update(content);
     hasher.finish()
 }
@@ -43,7 +43,7 @@ fn pieces<'a>(content: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> 
 }
 
 fn assert_right(hashed: &Hashed, content: &[u8]) {
-    assert_eq!((hashed.md5, hashed.blake3), (md5(content), blake3(content)), "{} bytes", content.len());
+    assert_eq!((hashed.md5, hashed.blake3), (Some(md5(content)), blake3(content)), "{} bytes", content.len());
     let chunk_map = &hashed.chunk_map;
     assert_eq!(chunk_map.size(), content.len() as u64);
     let mut rest = content;
@@ -244,7 +244,7 @@ fn samples_show_what_changed() {
 fn what_has_become_shorter_is_noticed() {
     let content = noise(3 * MIB + 10, 1);
     let resumed = |size: usize| {
-        let resume = Resume::new(&chunk_map(&content)).unwrap();
+        let resume = Resume::new(&chunk_map(&content), true).unwrap();
         let start = resume.start() as usize;
         let mut hasher = resume.into_hasher();
         hasher.update(&content[start..size]);
@@ -269,7 +269,7 @@ proptest! {
         let whole = hashed(&content);
         assert_right(&whole, &content);
         let prefix = if beyond { length + 1 } else { prefix.index(length + 1) };
-        let mut hasher = ChunkMapHasher::new(MEAN, Some(prefix as u64));
+        let mut hasher = ChunkMapHasher::new(MEAN, Some(prefix as u64), true);
         pieces(&content, &cuts).into_iter().for_each(|piece| hasher.update(piece));
         let again = hasher.finish();
         prop_assert_eq!((again.md5, again.blake3), (whole.md5, whole.blake3));
@@ -279,7 +279,12 @@ proptest! {
         if length > 0 {
             prop_assert_eq!(ChunkMap::decode(&again.chunk_map.encode()), Ok(again.chunk_map));
         }
+        let mut hasher = ChunkMapHasher::new(MEAN, Some(prefix as u64), false);
+        hasher.update(&content);
+        let of_blake3 = hasher.finish();
+        prop_assert_eq!((of_blake3.md5, of_blake3.prefix_md5, of_blake3.prefix), (None, None, again.prefix));
         let (digest, without) = chunk_map_of(&content, MEAN);
+        prop_assert_eq!(&of_blake3.chunk_map, &without);
         prop_assert_eq!((digest, without), (whole.blake3, ChunkMap { md5_state: None, ..whole.chunk_map }));
     }
 
@@ -290,9 +295,12 @@ proptest! {
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
         let contents = [noise(lengths.0, seed), noise(lengths.1, !seed)];
-        let [mut a, mut b] = [(); 2].map(|()| ChunkMapHasher::new(MEAN, None));
+        let [mut a, mut b] = [(); 2].map(|()| ChunkMapHasher::new(MEAN, None, true));
         for (a_piece, b_piece) in pieces(&contents[0], &cuts).into_iter().zip(pieces(&contents[1], &cuts)) {
-            update_pair((&mut a, a_piece), (&mut b, b_piece));
+            let (((a_md5, a), (b_md5, b)), pieces) = ((a.parts(), b.parts()), (a_piece, b_piece));
+            Md5Part::update_pair((a_md5.unwrap(), pieces.0), (b_md5.unwrap(), pieces.1));
+            a.update(a_piece);
+            b.update(b_piece);
         }
         for (hashed_one, content) in [a, b].map(ChunkMapHasher::finish).into_iter().zip(&contents) {
             assert_right(&hashed_one, content);
@@ -309,7 +317,7 @@ proptest! {
     ) {
         prop_assume!(previous > 0);
         let content = noise(previous + more, seed);
-        let resume = Resume::new(&chunk_map(&content[..previous])).unwrap();
+        let resume = Resume::new(&chunk_map(&content[..previous]), true).unwrap();
         let start = resume.start() as usize;
         prop_assert!(start < previous);
         prop_assert!(previous - start <= MIB + 4 * MEAN as usize);

@@ -9,7 +9,6 @@ use super::editor::Editor;
 use super::history::{Generation, History};
 use crate::archive::change::{self, BATCH_BYTES, ChangeEnd, ChangeRecord};
 use crate::archive::chunk_map::KnownPrefix;
-use crate::archive::digest::{Blake3, Md5};
 use crate::archive::entry::{FileEntry, Node, NodeKind};
 use crate::archive::extent::{Extents, Piece};
 use crate::archive::path::EntryPath;
@@ -106,13 +105,22 @@ impl NextGeneration {
         self.changed
     }
 
-    /// A file with this very content, of this generation or of the previous one.
+    /// A file with the very content of `sought`, of this generation or of the previous one.
     ///
     /// # Errors
     /// SQLite fails.
-    pub fn find_content(&self, size: u64, md5: &Md5, blake3: &Blake3) -> Result<Option<FileEntry>> {
-        let accept = |file: &FileEntry| file.blake3 == Some(*blake3);
-        find_content(&self.editor.connection, self.read(), size, md5, accept)
+    pub fn find_content(&self, sought: &FileEntry) -> Result<Option<FileEntry>> {
+        let Some(blake3) = &sought.blake3 else { return Ok(None) };
+        let connection = &self.editor.connection;
+        let accept = |file: &FileEntry| file.blake3.as_ref() == Some(blake3);
+        let found = find_content(connection, self.read(), sought, accept)?;
+        if found.is_some() || sought.md5.is_some() {
+            return Ok(found);
+        }
+        connection.execute_batch(schema::BLAKE3_INDEX).map_err(|e| self.editor.error(e))?;
+        let values = params![&blake3.as_bytes()[..], sql_int(sought.size)];
+        let tail = "WHERE f.blake3 = ? AND tar.size = ? ORDER BY tar.rowid";
+        first_of(|each| read_files(connection, self.read(), tail, values, each))
     }
 
     fn read(&self) -> FileRead<'_> {

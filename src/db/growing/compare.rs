@@ -88,7 +88,7 @@ fn advance(head: &mut Head, path: &EntryPath, is_folder: bool) -> Result<()> {
 }
 
 fn has_digests(file: &FileEntry, digests: &Digests) -> bool {
-    (file.md5, file.blake3) == (Some(digests.0), Some(digests.1))
+    (file.md5, file.blake3) == (digests.0, Some(digests.1))
 }
 
 fn is_same(row: &FileRow, file: &FileEntry, known: bool) -> bool {

@@ -432,7 +432,7 @@ fn entry_of(row: &FileRow, at: &Head) -> FileEntry {
         size: row.size,
         offset: at.end,
         fragmented: false,
-        md5: Some(row.digests.map_or(PENDING_MD5, |(md5, _)| md5)),
+        md5: row.digests.map_or(Some(PENDING_MD5), |(md5, _)| md5),
         blake3: row.digests.map(|(_, blake3)| blake3),
         meta: row.meta,
         origin: None,

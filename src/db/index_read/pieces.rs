@@ -1,12 +1,12 @@
 //! Which files have a piece in a range of the archive, and which pieces a file has.
 
 use super::IndexReader;
-use crate::archive::digest::Md5;
 use crate::archive::entry::{FileEntry, Node};
 use crate::archive::extent::{Extent, MAX_EXTENT_BYTES, Piece};
 use crate::archive::path::EntryPath;
 use crate::archive::ranges::RangeSet;
 use crate::db::index_rows::{FileRead, first_of, is_leaf, read_files, read_nodes, read_tombstones};
+use crate::db::index_write::hash_column;
 use crate::db::meta;
 use crate::db::schema::has_table;
 use crate::db::{db_error, from_sql_int, sql_int, text_or_blob};
@@ -24,17 +24,18 @@ pub(in super::super) enum Side {
     Tombstone,
 }
 
-/// The first file of this size and md5 that `accept` takes.
+/// The first file that `accept` takes among those that may have the content of `sought`. Of one
+/// without md5, rows that have one are not found.
 pub(in super::super) fn find_content(
     connection: &Connection,
     read: FileRead<'_>,
-    size: u64,
-    md5: &Md5,
+    sought: &FileEntry,
     accept: impl Fn(&FileEntry) -> bool,
 ) -> Result<Option<FileEntry>> {
     let mut found = None;
-    let tail = "WHERE tar.hash = ? AND tar.size = ? ORDER BY tar.rowid";
-    read_files(connection, read, tail, params![md5.to_string(), sql_int(size)], |file| {
+    let tail = "WHERE tar.hash IN (?, ?) AND tar.size = ? ORDER BY tar.rowid";
+    let [md5, blake3] = [hash_column(sought.md5, None), hash_column(None, sought.blake3)];
+    read_files(connection, read, tail, params![md5, blake3, sql_int(sought.size)], |file| {
         if !accept(&file) {
             return Ok(ControlFlow::Continue(()));
         }
@@ -362,15 +363,14 @@ impl IndexReader {
         first_of(|each| self.each_file("WHERE tar.path = ?", [path], each))
     }
 
-    /// The first file that has the content of `file`, of another index; without its md5 that is not
-    /// found.
+    /// The first file that has the content of `file`, of another index. If that has no md5, no file
+    /// with one is found.
     ///
     /// # Errors
     /// As [`IndexReader::files`].
     pub fn find_content_of(&self, file: &FileEntry) -> Result<Option<FileEntry>> {
-        let Some(md5) = &file.md5 else { return Ok(None) };
         let accept = |other: &FileEntry| other.has_content_of(file);
-        find_content(&self.connection, self.read(), file.size, md5, accept)
+        find_content(&self.connection, self.read(), file, accept)
     }
 
     /// Gives the fragmented files with ids from `from` on, ascending.

@@ -127,6 +127,15 @@ impl IndexReader {
         let query = "SELECT count(*) FROM tar WHERE hash IS NULL AND size > 0";
         self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
     }
+
+    /// How many files have a BLAKE3 and no md5, so that the original program cannot verify them.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub fn without_md5(&self) -> Result<u64> {
+        let query = "SELECT count(*) FROM tar WHERE length(hash) > 32";
+        self.connection.query_row(query, [], |row| row.get(0).map(from_sql_int)).map_err(|e| self.error(e))
+    }
 }
 
 #[cfg(test)]

@@ -154,7 +154,7 @@ impl<'a> BucketComparer<'a> {
             outcomes[*at] = Ok(match head {
                 Err(reason) => unreadable(reason),
                 Ok(head) => {
-                    digest_difference(file, (md5, blake3(content))).or_else(|| self.meta(file, &head))
+                    digest_difference(file, (Some(md5), blake3(content))).or_else(|| self.meta(file, &head))
                 }
             });
         }
@@ -162,7 +162,7 @@ impl<'a> BucketComparer<'a> {
 
     fn large(&self, file: &FileEntry, object: &ListedObject) -> Difference {
         let mut reader = ObjectReader::new(self.bucket.clone(), self.state(object), PART_BYTES);
-        let (mut hasher, parts) = (ContentHasher::default(), Buffers::new(usize::MAX));
+        let (mut hasher, parts) = (ContentHasher::new(true), Buffers::new(usize::MAX));
         while let Some(part) = reader.next_part(|| parts.take()) {
             match part {
                 Err(reason) => return unreadable(reason),

@@ -1,6 +1,8 @@
 //! Comparing a folder, or a file or block device alone, with an index.
 
-use super::model::{BATCH_BYTES, CheckOptions, Difference, Entry, Finding, digest_difference, unreadable};
+use super::model::{
+    BATCH_BYTES, CheckOptions, Difference, Entry, Finding, digest_difference, needs_md5, unreadable,
+};
 use crate::archive::digest::{Blake3, ContentHasher, Md5, blake3, md5_of_each};
 use crate::archive::entry::{FileEntry, Meta, Node, NodeKind};
 use crate::archive::path::{EntryPath, printable};
@@ -26,6 +28,8 @@ const READ_BYTES: usize = 256 << 10;
 pub(super) struct FolderComparer<'a> {
     base: Base,
     metadata: bool,
+    /// Compare md5 also where the index has a BLAKE3.
+    md5: bool,
     /// The process may read and set any owner.
     is_root: bool,
     monitor: &'a dyn Monitor,
@@ -37,7 +41,7 @@ enum FileContent {
     Differs(String),
     /// The content is in this range of the buffer.
     Small(Stat, Range<usize>),
-    Hashed(Stat, (Md5, Blake3)),
+    Hashed(Stat, (Option<Md5>, Blake3)),
     /// The index has no digest of it, so it was not read.
     Unverifiable,
     /// The user has cancelled the run.
@@ -49,6 +53,7 @@ impl<'a> FolderComparer<'a> {
         Ok(Self {
             base: Base::open(&options.base)?,
             metadata: options.metadata,
+            md5: options.md5,
             is_root: rustix::process::geteuid().is_root(),
             monitor,
         })
@@ -76,11 +81,13 @@ impl<'a> FolderComparer<'a> {
                 }
             });
         }
-        let contents: Vec<&[u8]> = small.iter().map(|(.., range)| &buffer[range.clone()]).collect();
-        for ((position, file, stat, _), (md5, content)) in
-            small.iter().zip(md5_of_each(&contents).into_iter().zip(&contents))
-        {
-            outcomes[*position] = Ok(self.verdict(file, stat, (md5, blake3(content))));
+        let with_md5 = small.iter().filter(|(_, file, ..)| needs_md5(file, self.md5));
+        let contents: Vec<&[u8]> = with_md5.map(|(.., range)| &buffer[range.clone()]).collect();
+        let mut md5s = md5_of_each(&contents).into_iter();
+        for (position, file, stat, range) in &small {
+            let md5 = if needs_md5(file, self.md5) { md5s.next() } else { None };
+            let digests = (md5, blake3(&buffer[range.clone()]));
+            outcomes[*position] = Ok(self.verdict(file, stat, digests));
         }
         entries.iter().zip(outcomes).map(|(entry, outcome)| finding(entry, outcome)).collect()
     }
@@ -157,7 +164,7 @@ impl<'a> FolderComparer<'a> {
 
     fn hash_large(&self, file: &FileEntry, opened: &File, stat: Stat) -> std::io::Result<FileContent> {
         let mut reader = opened.take(file.size.saturating_add(1));
-        let (mut hasher, mut piece) = (ContentHasher::default(), vec![0; READ_BYTES]);
+        let (mut hasher, mut piece) = (ContentHasher::new(needs_md5(file, self.md5)), vec![0; READ_BYTES]);
         loop {
             match reader.read(&mut piece) {
                 Ok(0) => return Ok(FileContent::Hashed(stat, hasher.finish())),
@@ -172,7 +179,7 @@ impl<'a> FolderComparer<'a> {
         }
     }
 
-    fn verdict(&self, file: &FileEntry, stat: &Stat, digests: (Md5, Blake3)) -> Difference {
+    fn verdict(&self, file: &FileEntry, stat: &Stat, digests: (Option<Md5>, Blake3)) -> Difference {
         digest_difference(file, digests).or_else(|| self.meta(stat, file.meta.as_ref(), true))
     }
 

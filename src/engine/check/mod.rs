@@ -211,6 +211,7 @@ mod tests {
                 block_size: 1000,
                 extra: false,
                 metadata: true,
+                md5: true,
                 threads: 2,
                 scratch: folder.path().to_path_buf(),
             };

@@ -24,6 +24,8 @@ pub struct CheckOptions {
     pub extra: bool,
     /// Compare also permissions, times and (as root) owners.
     pub metadata: bool,
+    /// Compare md5 also where the index has a BLAKE3.
+    pub md5: bool,
     /// Hashing threads.
     pub threads: usize,
     /// A folder for temporary files.
@@ -115,12 +117,21 @@ impl Entry {
 }
 
 /// How content with these digests differs from the content of `file`.
-pub(super) fn digest_difference(file: &FileEntry, (md5, blake3): (Md5, Blake3)) -> Difference {
-    if let Some(expected) = file.md5.filter(|&expected| expected != md5) {
-        return Some(format!("its md5 is {md5}, not {expected}"));
+pub(super) fn digest_difference(file: &FileEntry, (md5, blake3): (Option<Md5>, Blake3)) -> Difference {
+    if let Some((expected, found)) = file.md5.zip(md5).filter(|(expected, found)| expected != found) {
+        return Some(format!("its md5 is {found}, not {expected}"));
     }
-    file.blake3.filter(|&expected| expected != blake3)?;
-    Some("its BLAKE3 differs although its md5 does not".to_string())
+    let expected = file.blake3.filter(|&expected| expected != blake3)?;
+    Some(match file.md5.and(md5) {
+        Some(_) => "its BLAKE3 differs although its md5 does not".to_string(),
+        None => format!("its BLAKE3 is {blake3}, not {expected}"),
+    })
+}
+
+/// Whether the md5 of a content is needed to compare it with `file`. With `all`, that is so wherever
+/// the index has one.
+pub(super) fn needs_md5(file: &FileEntry, all: bool) -> bool {
+    file.md5.is_some() && (all || file.blake3.is_none())
 }
 
 pub(super) fn unreadable(reason: impl std::fmt::Display) -> Difference {

@@ -47,9 +47,10 @@ impl Append {
 pub const SAMPLES: usize = 64;
 
 impl PreviousContent {
-    /// Whether these are its digests.
-    pub(super) fn has_digests(&self, digests: &Digests) -> bool {
-        self.digests == *digests
+    /// Whether these are its digests; an md5 that one of both has not is not compared.
+    pub(super) fn has_digests(&self, (md5, blake3): &Digests) -> bool {
+        let has_md5 = self.digests.0.zip(*md5).is_none_or(|(one, other)| one == other);
+        has_md5 && self.digests.1 == *blake3
     }
 
     /// Whether `content` begins with it.
@@ -70,11 +71,13 @@ pub(super) struct Resumer {
     /// The previous index.
     chunk_maps: Mutex<IndexReader>,
     append: Append,
+    /// The md5 is wanted, too.
+    md5: bool,
 }
 
 impl Resumer {
-    pub(super) fn new(previous: IndexReader, append: Append) -> Self {
-        Self { chunk_maps: Mutex::new(previous), append }
+    pub(super) fn new(previous: IndexReader, append: Append, md5: bool) -> Self {
+        Self { chunk_maps: Mutex::new(previous), append, md5 }
     }
 
     /// The hash state behind the previous content, if `file`, which has the attributes `stat`, need
@@ -99,7 +102,7 @@ impl Resumer {
         if mean_chunk_for(size_of(stat), Some(chunk_map.mean())) != chunk_map.mean() {
             return None;
         }
-        let resume = Resume::new(&chunk_map)?;
+        let resume = Resume::new(&chunk_map, self.md5)?;
         if self.append == Append::Spot && !has_samples(&chunk_map, file, monitor) {
             return None;
         }

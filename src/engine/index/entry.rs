@@ -99,7 +99,7 @@ impl PreviousContent {
     /// The content of a previous row, if a file of `size` bytes that begins with it can share its
     /// extents.
     pub(super) fn of(file: &FileEntry, size: u64) -> Option<Self> {
-        let digests = file.md5.zip(file.blake3)?;
+        let digests = (file.md5, file.blake3?);
         let FileEntry { id, origin, .. } = *file;
         (MIN_CHUNK_MAP_BYTES..size).contains(&file.size).then_some(Self {
             id,
@@ -203,6 +203,8 @@ pub(in crate::engine) struct LargeFile {
     pub(super) resume: Option<Box<Resume>>,
     /// A file that only grows while it is read counts as unmodified.
     pub(super) may_grow: bool,
+    /// Compute md5 beside BLAKE3.
+    pub(super) md5: bool,
 }
 
 pub(super) enum LargeContent {
@@ -223,17 +225,16 @@ pub(super) struct LargeObject {
 }
 
 impl LargeFile {
-    /// An open file with its attributes. If it `may_grow`, it counts as unmodified if it only grows
-    /// while it is read.
-    pub(super) fn of_file(entry: FileEntry, mean_chunk: u32, file: File, stat: Stat, may_grow: bool) -> Self {
+    /// An open file with its attributes.
+    pub(super) fn of_file(entry: FileEntry, mean_chunk: u32, file: File, stat: Stat) -> Self {
         let content = LargeContent::File(file, Box::new(stat));
-        Self { entry, mean_chunk, content, previous: None, resume: None, may_grow }
+        Self { entry, mean_chunk, content, previous: None, resume: None, may_grow: false, md5: true }
     }
 
     /// An object of a bucket.
     pub(super) fn of_object(entry: FileEntry, object: LargeObject) -> Self {
         let (mean_chunk, content) = (object.mean_chunk, LargeContent::Object(object));
-        Self { entry, mean_chunk, content, previous: None, resume: None, may_grow: false }
+        Self { entry, mean_chunk, content, previous: None, resume: None, may_grow: false, md5: true }
     }
 
     /// It may begin with `previous`, which is smaller. With `resume` reading starts behind that.

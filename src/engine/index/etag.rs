@@ -40,7 +40,9 @@ impl LargeObject {
 
     /// Verifies the `first` read of it.
     pub(super) fn verified(&self, first: Hashed) -> Result<Hashed, String> {
-        verified(self.etag, first, |hashed| hashed.md5, || self.hash_once(SECOND_PART_BYTES, |_| Ok(())))
+        // An object's md5 is always computed.
+        let md5 = |hashed: &Hashed| hashed.md5.unwrap_or(Md5::ZERO);
+        verified(self.etag, first, md5, || self.hash_once(SECOND_PART_BYTES, |_| Ok(())))
     }
 
     fn hash_once(
@@ -49,7 +51,7 @@ impl LargeObject {
         mut record: impl FnMut(usize) -> Result<(), String>,
     ) -> Result<Hashed, String> {
         let mut reader = ObjectReader::new(self.bucket.clone(), self.state.clone(), part_bytes);
-        let mut hasher = ChunkMapHasher::new(self.mean_chunk, None);
+        let mut hasher = ChunkMapHasher::new(self.mean_chunk, None, true);
         let parts = Buffers::new(usize::MAX);
         while let Some(part) = reader.next_part(|| parts.take()) {
             let part = part?;

@@ -30,7 +30,7 @@ pub(super) fn entry_of(path: &EntryPath, stat: &Stat, digests: Option<Digests>) 
         size: size_of(stat),
         offset: 0,
         fragmented: false,
-        md5: digests.map(|(md5, _)| md5),
+        md5: digests.and_then(|(md5, _)| md5),
         blake3: digests.map(|(_, blake3)| blake3),
         meta: Some(meta_of(stat)),
         origin: Some(Origin { dev: stat.st_dev, ino: stat.st_ino, ctime_ns: ctime_ns(stat) }),

@@ -45,6 +45,8 @@ pub(super) struct FileHasher<'a> {
     pub(super) resumer: Option<Resumer>,
     /// A file that only grows while it is read counts as unmodified, with its size before.
     pub(super) may_grow: bool,
+    /// Compute md5 beside BLAKE3.
+    pub(super) md5: bool,
 }
 
 type FileCandidate = Candidate<FileSource>;
@@ -215,7 +217,8 @@ impl FileHasher<'_> {
         };
         let entry = entry_of(&candidate.source.path, &stat, None);
         let mean_chunk = mean_chunk_for(size, candidate.mean_chunk);
-        let large = LargeFile::of_file(entry, mean_chunk, file, stat, self.may_grow);
+        let Self { may_grow, md5, .. } = *self;
+        let large = LargeFile { may_grow, md5, ..LargeFile::of_file(entry, mean_chunk, file, stat) };
         match previous {
             Some(previous) => large.with_previous(*previous, resume),
             None => large,
@@ -321,7 +324,7 @@ impl BatchWork<'_> {
             return;
         }
         let (md5, blake3) = hashed.digests;
-        let file = FileEntry { md5: Some(md5), blake3: Some(blake3), ..entry };
+        let file = FileEntry { md5, blake3: Some(blake3), ..entry };
         let hashed =
             HashedFile { chunk_map: hashed.chunk_map, growth: hashed.growth, ..HashedFile::new(file) };
         self.outcomes[at] = Some(hashed.into());
@@ -331,7 +334,11 @@ impl BatchWork<'_> {
     fn hash_small(self) -> Vec<ScanOutcome> {
         let Self { hasher, buffer, mut outcomes, small, .. } = self;
         let slices: Vec<&[u8]> = small.iter().map(|file| &buffer[file.range.clone()]).collect();
-        let md5s = md5_of_each(&slices);
+        let md5s = if hasher.md5 {
+            md5_of_each(&slices).into_iter().map(Some).collect()
+        } else {
+            vec![None; small.len()]
+        };
         let mut hashed = Vec::with_capacity(small.len());
         for ((md5, content), file) in md5s.into_iter().zip(slices).zip(&small) {
             let (blake3, chunk_map) = blake3_and_chunk_map(content, file.mean_chunk);

@@ -38,6 +38,7 @@ pub(in crate::engine) struct FolderScan {
     resumer: Option<Resumer>,
     /// A file that only grows while it is read counts as unmodified.
     may_grow: bool,
+    md5: bool,
 }
 
 impl FolderScan {
@@ -49,11 +50,11 @@ impl FolderScan {
         let (base, walk) = walk_of(options)?;
         let may_grow = options.append != Append::Full;
         let resumer = if may_grow && !options.checksum && previous.is_some() && !base.is_device() {
-            Some(Resumer::new(IndexReader::open(&options.database)?, options.append))
+            Some(Resumer::new(IndexReader::open(&options.database)?, options.append, options.md5))
         } else {
             None
         };
-        Ok(Self { walk, base, previous, contents, resumer, may_grow })
+        Ok(Self { walk, base, previous, contents, resumer, may_grow, md5: options.md5 })
     }
 
     /// Whether the base is a device ([`Base::is_device`]).
@@ -81,6 +82,7 @@ impl FolderScan {
             parallel: threads > 1,
             resumer: self.resumer.take(),
             may_grow: self.may_grow,
+            md5: self.md5,
         };
         // Of a large file, only a piece at a time is in memory, and two files are hashed side by
         // side.

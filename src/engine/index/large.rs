@@ -71,7 +71,7 @@ impl LargeReader {
         let previous_size = large.previous.as_ref().map(|previous| previous.size);
         let hasher = match large.resume {
             Some(resume) => resume.into_hasher(),
-            None => ChunkMapHasher::new(large.mean_chunk, previous_size),
+            None => ChunkMapHasher::new(large.mean_chunk, previous_size, large.md5),
         };
         let content = match large.content {
             LargeContent::File(file, before) => ReaderContent::File(file, before),
@@ -149,10 +149,10 @@ impl LargeReader {
         let (mut md5s, mut contents) = (Vec::new(), Vec::new());
         for (reader, bytes) in readers {
             let (md5, content) = reader.hasher.parts();
-            md5s.push((md5, *bytes));
+            md5s.extend(md5.map(|md5| (md5, *bytes)));
             contents.push((content, *bytes));
         }
-        if parallel {
+        if parallel && !md5s.is_empty() {
             // The first thread to take the work does it: this one, if the system gives no other.
             let contents = Mutex::new(Some(contents));
             let take = || {
@@ -183,7 +183,7 @@ impl LargeReader {
         if let ReaderContent::Object(_, object) = &self.content
             && consistent
         {
-            let md5 = object.etag.unwrap_or(hashed.md5);
+            let md5 = object.etag.or(hashed.md5);
             match object.verified(hashed.clone()) {
                 Ok(verified) => hashed = verified,
                 Err(reason) => {
@@ -195,7 +195,7 @@ impl LargeReader {
         let Hashed { md5, blake3, prefix, prefix_md5, chunk_map } = hashed;
         let chunk_map = if consistent { chunk_map.stored() } else { None };
         // For a resumed chunk map, this verifies the states of both digests, too.
-        let prefix = prefix_md5.zip(prefix);
+        let prefix = prefix.map(|blake3| (prefix_md5, blake3));
         let has_grown =
             self.previous.is_some_and(|previous| prefix.is_some_and(|prefix| previous.has_digests(&prefix)));
         let growth = match (has_grown, self.is_resumed) {

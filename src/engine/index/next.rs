@@ -66,10 +66,10 @@ impl NextRows {
         let next = self.next()?;
         let previous = next.file_at(&file.path)?.filter(|previous| previous.id < first_new_id);
         if let Some(previous) = &previous
-            && (previous.size, previous.md5, previous.blake3) == (file.size, file.md5, file.blake3)
-            && file.is_verifiable()
+            && is_same_content(previous, &file)
         {
-            let mut now = FileEntry { id: previous.id, ..file };
+            // Digests that the row has are still right: it keeps them.
+            let mut now = FileEntry { id: previous.id, md5: previous.md5, ..file };
             if let (true, Some(now), Some(previous)) = (keeps_time, &mut now.meta, &previous.meta) {
                 now.mtime_ns = previous.mtime_ns;
             }
@@ -105,10 +105,7 @@ impl NextRows {
         let append = self.append;
         let next = self.next()?;
         let start = next.log_end();
-        let known = match (file.md5, file.blake3) {
-            (Some(md5), Some(blake3)) if file.size > 0 => next.find_content(file.size, &md5, &blake3)?,
-            _ => None,
-        };
+        let known = if file.size > 0 { next.find_content(&file)? } else { None };
         let mut extents = Extents::default();
         match (&known, previous, chunk_map) {
             (Some(known), ..) => {
@@ -210,4 +207,12 @@ impl NextRows {
         }
         Ok((Some(next.finish(started_s, skipped)?), self.changes, self.summary))
     }
+}
+
+/// Whether a previous row says the same of a content as `file`, or more.
+fn is_same_content(previous: &FileEntry, file: &FileEntry) -> bool {
+    // Where both have the BLAKE3, one of the runs may have been without md5.
+    (previous.size, previous.blake3) == (file.size, file.blake3)
+        && (file.blake3.is_some() || previous.md5 == file.md5)
+        && file.is_verifiable()
 }

@@ -190,7 +190,8 @@ impl ObjectHasher<'_> {
             self.add_progress(bytes as u64);
             if self.monitor.is_cancelled() { Err("interrupted".to_string()) } else { Ok(()) }
         })?;
-        let file = entry_of(object, head, Some((hashed.md5, Some(hashed.blake3))));
+        let digests = hashed.md5.map(|md5| (md5, Some(hashed.blake3)));
+        let file = entry_of(object, head, digests);
         Ok(HashedFile { chunk_map: hashed.chunk_map.stored(), ..HashedFile::new(file) })
     }
 

@@ -33,6 +33,8 @@ pub struct IndexOptions {
     pub checksum: bool,
     /// How grown files are read; with `checksum` they are read whole. Ignored for a bucket.
     pub append: Append,
+    /// Compute the md5 of contents beside their BLAKE3. Objects of a bucket always have one.
+    pub md5: bool,
     /// Hashing threads.
     pub threads: usize,
 }
@@ -82,6 +84,7 @@ impl IndexOptions {
             reuse: true,
             checksum: false,
             append: Append::default(),
+            md5: true,
             threads: 2,
         }
     }

@@ -246,11 +246,12 @@ pub(super) fn moved_key(file: &FileEntry) -> Option<Vec<u8>> {
     Some(numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
 }
 
-/// The key of a content: size and digests. All empty files are equal, so that they have none.
+/// The key of a content: size and BLAKE3, or md5 where there is no other. All empty files are equal, so that they have none.
 pub(super) fn content_key(file: &FileEntry) -> Option<Vec<u8>> {
-    let md5 = file.md5.filter(|_| file.size > 0)?;
-    let blake3 = file.blake3.as_ref().map(|digest| &digest.as_bytes()[..]).unwrap_or_default();
-    Some([&file.size.to_le_bytes()[..], md5.as_bytes(), blake3].concat())
+    let blake3 = file.blake3.as_ref().map(|digest| &digest.as_bytes()[..]);
+    let digest =
+        blake3.or(file.md5.as_ref().map(|digest| &digest.as_bytes()[..])).filter(|_| file.size > 0)?;
+    Some([&file.size.to_le_bytes()[..], digest].concat())
 }
 
 /// How many bytes of `file` lie in `missing` ranges of the archive.

@@ -152,7 +152,7 @@ impl World {
             LogEnd { digest: *digest, files: 0, nodes: 0, total_bytes: reader.archive_bytes().unwrap() };
         reader
             .files(|file| {
-                let digests = file.md5.zip(file.blake3);
+                let digests = file.blake3.map(|blake3| (file.md5, blake3));
                 let row = FileRow { path: file.path.clone(), size: file.size, meta: file.meta, digests };
                 records.insert(file.path.sort_key(), LogRecord::File(row));
                 end.files += 1;

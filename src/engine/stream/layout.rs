@@ -278,7 +278,7 @@ impl Layout<'_> {
         } else {
             self.writer.file_without_digests(&file)?;
         }
-        let digests = if known { file.md5.zip(file.blake3) } else { None };
+        let digests = file.blake3.filter(|_| known).map(|blake3| (file.md5, blake3));
         let (offset, end) = (file.offset, file.range().end);
         let row = FileRow { path: file.path, size: file.size, meta: file.meta, digests };
         log::push(&mut self.records, &LogRecord::File(row));

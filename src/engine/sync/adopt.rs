@@ -34,6 +34,7 @@ pub(super) fn request(index: &IndexOptions) -> Result<AdoptRequest> {
         only,
         exclude: Vec::new(),
         rules: index.filter.rule_texts(),
+        blake3: index.bucket.is_none(),
     })
 }
 

@@ -8,6 +8,7 @@ use super::report::UploadReport;
 use crate::archive::entry::NodeKind;
 use crate::archive::path::EntryPath;
 use crate::archive::ranges::RangeSet;
+use crate::archive::shown::counted;
 use crate::db::index_read::IndexReader;
 use crate::db::progress::Progress;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,14 +20,24 @@ impl Upload {
     /// Our own record of what it accepted is all there is.
     pub(super) async fn run_legacy(&self) -> Result<UploadReport> {
         let database = self.options.database.clone();
-        if blocking(move || Ok(IndexReader::open(&database)?.is_fragmented())).await? {
-            let what = format!(
-                "the receiver knows only the original protocol, and {} is a later generation, which that cannot read",
-                self.options.database.display()
-            );
-            return Err(
-                Error::new(ErrorKind::Source, what).with_hint("compact the archive with: tar-like compact")
-            );
+        let (is_fragmented, without_md5) = blocking(move || {
+            let index = IndexReader::open(&database)?;
+            Ok((index.is_fragmented(), index.without_md5()?))
+        })
+        .await?;
+        let refuse = |why: String, hint| {
+            let index = self.options.database.display();
+            let what = format!("the receiver knows only the original protocol, and {index} {why}");
+            Err(Error::new(ErrorKind::Source, what).with_hint(hint))
+        };
+        if is_fragmented {
+            let why = "is a later generation, which that cannot read".to_string();
+            return refuse(why, "compact the archive with: tar-like compact");
+        }
+        if without_md5 > 0 {
+            let files = counted(without_md5, "file");
+            let why = format!("has no md5 of {files}, by which the original program compares them");
+            return refuse(why, "make a new index with: tar-like index -c --digest md5,blake3");
         }
         self.monitor.notice(Notice::Warning(
             "the receiver knows only the original protocol: it cannot say what it has, nor verify what it got; \

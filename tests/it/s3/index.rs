@@ -100,7 +100,7 @@ fn left_out_md5s_are_unverified_and_never_ok() {
     assert!(!job.stub.take().iter().any(|request| request.method == "GET" && !request.key.is_empty()));
     assert_eq!((hash(&job, "parts"), hash(&job, "plain")), (None, Some(md5_hex(b"plain"))));
     let proxy = job.proxy();
-    let uploaded = job.upload(&proxy, vec![]).code(0).says("no md5 of 1 file:").says("cannot be verified");
+    let uploaded = job.upload(&proxy, vec![]).code(0).says("no digest of 1 file:").says("cannot be verified");
     assert!(uploaded.stderr.contains("warning"), "{}", uploaded.stderr);
     assert_eq!(job.arrived("parts").unwrap(), b"content");
     let local = job.lab.check(&job.dest(), &job.db(), vec![]).code(1).says("UNVERIFIED");

@@ -41,7 +41,7 @@ fn log_of(stream: &LogDigest, numbers: impl Iterator<Item = u64> + Clone) -> (Ve
         last_key: Vec::new(),
         last_is_folder: true,
     };
-    let digests = Some((md5(b"x"), blake3(b"x")));
+    let digests = Some((Some(md5(b"x")), blake3(b"x")));
     let meta = Some(Meta { mode: 0o644, mtime_ns: 5, uid: 0, gid: 0 });
     for number in numbers.clone() {
         let row = FileRow { path: entry(format!("f{number:08}")), size: 1, meta, digests };

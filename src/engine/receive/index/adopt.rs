@@ -249,10 +249,12 @@ fn top_name(name: &str) -> Result<EntryPath> {
         .ok_or_else(|| Error::new(ErrorKind::Malformed, "what is to be adopted is no name of a file"))
 }
 
-/// What is to be adopted.
+/// What is to be adopted, and how it is read.
 struct AdoptFilter {
     only: Option<EntryPath>,
     filter: Filter,
+    /// Files are looked for by their md5, too.
+    md5: bool,
 }
 
 impl AdoptFilter {
@@ -268,7 +270,7 @@ impl AdoptFilter {
         let rules = rules.map(|rule| FilterRule { rule, name: String::new(), file: None }).collect();
         let filter = Filter::new(FilterOptions { rules, ..FilterOptions::default() })
             .map_err(|e| Error::new(ErrorKind::Malformed, e.to_string()))?;
-        Ok(Self { only: request.only.as_deref().map(top_name).transpose()?, filter })
+        Ok(Self { only: request.only.as_deref().map(top_name).transpose()?, filter, md5: !request.blake3 })
     }
 }
 
@@ -296,6 +298,7 @@ fn find(base: &Path, wanted: AdoptFilter, target: &Path, monitor: &dyn Monitor) 
         reuse: false,
         checksum: false,
         append: Append::Full,
+        md5: wanted.md5,
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     index(&options, monitor).map(|_| true)
