@@ -201,7 +201,7 @@ mod receive {
                 let sink = DiskSink::open(base.path()).unwrap();
                 let (staging, mut cache) = (sink.staging("0.1").unwrap(), FolderCache::default());
                 for file in &files {
-                    staging.write_whole(file, &content).unwrap();
+                    staging.write_whole(file, [&content[..]]).unwrap();
                 }
                 sink.sync().unwrap();
                 for file in &files {

@@ -3,6 +3,7 @@
 //! XXH3 costs a fifth of BLAKE3, which older senders use here.
 
 use super::digest::{Blake3, Digest, NotADigest, blake3};
+use bytes::Bytes;
 use std::fmt;
 use std::str::FromStr;
 use twox_hash::XxHash3_128;
@@ -18,6 +19,14 @@ pub enum BlockDigest {
 }
 
 impl BlockDigest {
+    /// The digest of a content that comes in pieces.
+    #[must_use]
+    pub fn of(content: &[Bytes]) -> Self {
+        let mut hasher = XxHash3_128::default();
+        content.iter().for_each(|piece| hasher.write(piece));
+        Self::Xxh3(Digest::from(hasher.finish_128().to_be_bytes()))
+    }
+
     /// Whether `content` is what this is the digest of.
     #[must_use]
     pub fn is_of(&self, content: &[u8]) -> bool {
@@ -45,23 +54,6 @@ impl FromStr for BlockDigest {
     }
 }
 
-/// Computes the digest of a block that comes in pieces.
-#[derive(Default)]
-pub struct BlockHasher(XxHash3_128);
-
-impl BlockHasher {
-    /// Takes the next bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.0.write(bytes);
-    }
-
-    /// The digest of all bytes so far.
-    #[must_use]
-    pub fn finish(&self) -> BlockDigest {
-        BlockDigest::Xxh3(self.0.finish_128().to_be_bytes().into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,9 +64,8 @@ mod tests {
         for (content, hex) in
             [(&b"abc"[..], "06b05ab6733a618578af5f94892f3950"), (b"", "99aa06d3014798d86001c324468d497f")]
         {
-            let mut hasher = BlockHasher::default();
-            content.chunks(2).for_each(|piece| hasher.update(piece));
-            assert_eq!(hasher.finish().to_string(), hex);
+            let pieces: Vec<Bytes> = content.chunks(2).map(Bytes::from_static).collect();
+            assert_eq!(BlockDigest::of(&pieces).to_string(), hex);
             assert!(hex.parse::<BlockDigest>().unwrap().is_of(content));
             assert!(!hex.parse::<BlockDigest>().unwrap().is_of(b"abd"));
         }

@@ -1,10 +1,10 @@
-//! A frame that is ready to be sent, in pieces, so that stored content need not be copied together
+//! A body that is ready to be sent, in pieces, so that stored content need not be copied together
 //! first.
 
 use super::codec::{STORED_FLAG, STORED_HEADER, STORED_PIECE};
 use bytes::Bytes;
 
-/// One LZ4 frame.
+/// One frame, or bare content.
 #[derive(Debug, Clone, Default)]
 pub struct Frame {
     pieces: Vec<Bytes>,
@@ -18,6 +18,14 @@ impl From<Bytes> for Frame {
 }
 
 impl Frame {
+    /// The content itself, for who shares this memory.
+    #[must_use]
+    pub fn bare(content: Vec<Bytes>) -> Self {
+        let mut frame = Self::default();
+        content.into_iter().for_each(|piece| frame.push(piece));
+        frame
+    }
+
     /// A frame that holds `content`, one piece after the other, as it is.
     #[must_use]
     pub fn stored(content: &[Bytes]) -> Self {

@@ -20,6 +20,7 @@ pub mod log;
 pub mod md5;
 pub mod path;
 pub mod path_rules;
+pub mod pieces;
 pub mod protocol;
 pub mod ranges;
 pub(crate) mod record;

@@ -48,11 +48,11 @@ impl Verifier {
     }
 }
 
-/// Whether `content` is the whole content that the index says of `file`.
+/// Whether `content`, one piece after the other, is the whole content that the index says of `file`.
 #[must_use]
-pub fn is_content_of(file: &FileEntry, content: &[u8]) -> bool {
+pub fn is_content_of<'a>(file: &FileEntry, content: impl IntoIterator<Item = &'a [u8]>) -> bool {
     let mut verifier = Verifier::of(file);
-    verifier.update(content);
+    content.into_iter().for_each(|piece| verifier.update(piece));
     verifier.is_verified()
 }
 
@@ -76,10 +76,14 @@ mod tests {
             origin: None,
             object: None,
         };
-        assert!(is_content_of(&f, b"abc") && !is_content_of(&f, b"abd") && !is_content_of(&f, b"ab"));
+        let is = |f: &FileEntry, content: &[u8]| {
+            let (start, end) = content.split_at(1);
+            is_content_of(f, [content]) && is_content_of(f, [start, end])
+        };
+        assert!(is(&f, b"abc") && !is(&f, b"abd") && !is(&f, b"ab"));
         f.blake3 = None;
-        assert!(is_content_of(&f, b"abc") && !is_content_of(&f, b"abd"));
+        assert!(is(&f, b"abc") && !is(&f, b"abd"));
         f.md5 = None;
-        assert!(is_content_of(&f, b"abd") && !is_content_of(&f, b"ab") && !f.is_verifiable());
+        assert!(is(&f, b"abd") && !is(&f, b"ab") && !f.is_verifiable());
     }
 }

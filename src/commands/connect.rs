@@ -3,7 +3,10 @@
 use super::output::Output;
 use super::tls::TlsArgs;
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::{Bandwidth, Client, ClientOptions, ReceiverClient, is_readable_on_the_way};
+use crate::engine::receive::Receiver;
+use crate::remote::{
+    Bandwidth, Client, ClientOptions, LocalReceiver, ReceiverClient, is_readable_on_the_way,
+};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
 use std::env::VarError;
@@ -84,7 +87,7 @@ impl Connection {
         token: Option<String>,
         bandwidth: Option<Arc<Bandwidth>>,
     ) -> Result<Arc<dyn ReceiverClient>> {
-        self.client_for(url, token, bandwidth, false)
+        self.client_for(url, token, bandwidth, None)
     }
 
     /// Warns of what is not protected on the way to the receiver at `url`.
@@ -97,10 +100,16 @@ impl Connection {
         }
     }
 
-    /// The same for a receiver in this process: no other process frees space for it meanwhile.
-    pub(super) fn local_client(&self, url: String, token: String) -> Result<Arc<dyn ReceiverClient>> {
+    /// The same for `receiver`, which is in this process: no other process frees space for it
+    /// meanwhile. A limit on what is sent is kept on the usual way.
+    pub(super) fn local_client(
+        &self,
+        url: String,
+        token: String,
+        receiver: Arc<Receiver>,
+    ) -> Result<Arc<dyn ReceiverClient>> {
         self.warn(&url, Some(&token));
-        self.client_for(url, Some(token), self.bandwidth.clone(), true)
+        self.client_for(url, Some(token), self.bandwidth.clone(), Some(receiver))
     }
 
     fn client_for(
@@ -108,7 +117,7 @@ impl Connection {
         url: String,
         token: Option<String>,
         bandwidth: Option<Arc<Bandwidth>>,
-        ends_when_full: bool,
+        receiver: Option<Arc<Receiver>>,
     ) -> Result<Arc<dyn ReceiverClient>> {
         let connect = &self.connect;
         let client = ClientOptions {
@@ -117,7 +126,8 @@ impl Connection {
             tls: connect.tls.options(),
             connections: self.connections,
             block_deadline: Duration::from_secs(connect.block_timeout),
-            ends_when_full,
+            ends_when_full: receiver.is_some(),
+            receiver: receiver.filter(|_| bandwidth.is_none()).map(|receiver| receiver as Arc<dyn LocalReceiver>),
             bandwidth,
         };
         let stall_timeout = Duration::from_secs(connect.stall_timeout);

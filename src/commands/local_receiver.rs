@@ -60,11 +60,11 @@ impl LocalReceiver {
             ..ServerOptions::new(Arc::new(access))
         };
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = tokio::spawn(server::run(listener, receiver, options, async {
+        let server = tokio::spawn(server::run(listener, receiver.clone(), options, async {
             // An error says that the sender was dropped, which is a reason to stop, too.
             let _ = stopped.await;
         }));
-        let client = self.connection.local_client(format!("http://{address}/tar"), token)?;
+        let client = self.connection.local_client(format!("http://{address}/tar"), token, receiver)?;
         let stop = Box::pin(async move {
             // An error says that the server has ended already; its own outcome says why.
             let _ = stop.send(());

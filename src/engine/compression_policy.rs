@@ -72,6 +72,8 @@ pub(super) struct CompressionPolicy {
     throughput: Throughput,
     /// The receiver is on this host: there is no link between.
     is_local: bool,
+    /// The receiver shares the memory of this process.
+    is_in_process: bool,
     takes_zstd: Arc<AtomicBool>,
     cores: f64,
     buffers: Arc<Buffers>,
@@ -96,6 +98,7 @@ impl CompressionPolicy {
             option,
             throughput: client.throughput().clone(),
             is_local: client.is_local(),
+            is_in_process: client.is_in_process(),
             takes_zstd: client.takes_zstd(),
             cores: cores as f64,
             buffers,
@@ -108,6 +111,9 @@ impl CompressionPolicy {
 
     /// Makes the body of a block, whose content comes in pieces; gives the coding that it has.
     pub(super) fn encode(&self, mut pieces: Vec<Bytes>) -> (Frame, Coding) {
+        if self.is_in_process {
+            return (Frame::bare(pieces), Coding::Stored);
+        }
         let coding = self.choose(self.throughput.bytes_per_second());
         if coding == Coding::Stored {
             return (Frame::stored(&pieces), coding);
@@ -249,6 +255,7 @@ mod tests {
             option,
             throughput: Throughput::default(),
             is_local,
+            is_in_process: false,
             takes_zstd: Arc::new(AtomicBool::new(takes_zstd)),
             cores: 2.0,
             buffers: Buffers::new(1),

@@ -1,11 +1,9 @@
 //! For tests: a client that calls a receiver of this process, without HTTP.
 
-use super::buffers::Buffers;
 use super::index_body::{Kind, unpack};
-use super::receive::{BlockPut, ChangeOptions, Receiver, ReceiverOptions, WholeOptions};
+use super::receive::{ChangeOptions, Receiver, ReceiverOptions, WholeOptions};
 use crate::archive::codec;
 use crate::archive::digest::IndexDigest;
-use crate::archive::intake::{Intake, Taken};
 use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, CandidatesAnswer, CandidatesRequest, FinishAnswer, FinishRequest,
     IndexAnswer, LogAnswer, PrecheckAnswer, ProposedEntry, Similarity, Space, Status, VerifyAnswer,
@@ -16,7 +14,7 @@ use crate::archive::source::SourceClaim;
 use crate::engine::destination::{Destination, StartReceiver, StartedReceiver};
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{
-    Answer, BlockBody, ChangeKind, Claim, IndexBody, IndexForm, LogBatch, ReceiverClient, Throughput, Window,
+    Answer, BlockBody, ChangeKind, Claim, IndexBody, IndexForm, LocalReceiver, LogBatch, ReceiverClient, Throughput, Window,
 };
 use crate::retry_budget::RetryBudget;
 use std::fs::File;
@@ -161,6 +159,10 @@ impl ReceiverClient for DirectClient {
         true
     }
 
+    fn is_in_process(&self) -> bool {
+        true
+    }
+
     fn takes_zstd(&self) -> Arc<AtomicBool> {
         Arc::default()
     }
@@ -232,25 +234,7 @@ impl ReceiverClient for DirectClient {
         _: &'a Claim,
     ) -> Answer<'a, Option<BlockAnswer>> {
         self.request("put_block", move |receiver| {
-            let (mut intake, mut body) = (Intake::default(), Buffers::new(0).take());
-            block.body.pieces().iter().for_each(|piece| intake.feed(piece, &mut body));
-            let taken = match block.zstd {
-                true => Taken::Zstd,
-                false => intake.finish(&mut body).unwrap(),
-            };
-            let put = BlockPut {
-                tar_id: self.tar_id,
-                block_size: block.block_size,
-                number: block.number,
-                body,
-                taken,
-                wire_bytes: block.body.length(),
-                part: block.part.clone(),
-                index: Some(*index),
-                digest: Some(block.digest),
-                failed: block.failed.iter().map(|&id| id..id + 1).collect(),
-            };
-            receiver.put_block(put).map(Some)
+            LocalReceiver::put_block(&**receiver, self.tar_id, block, index).map(Some)
         })
     }
 

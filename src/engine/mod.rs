@@ -12,6 +12,7 @@ pub mod destination;
 mod direct;
 pub mod history;
 pub mod identity;
+mod in_process;
 pub mod index;
 pub mod index_body;
 pub mod index_lock;

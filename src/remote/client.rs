@@ -4,7 +4,7 @@ use super::answer::{self, Who};
 use super::body;
 use super::connect::{self, TlsOptions};
 use super::limit::Bandwidth;
-use super::port::{Answer, ReceiverClient};
+use super::port::{Answer, LocalReceiver, ReceiverClient};
 use super::request::{BlockBody, IndexBody, LogBatch};
 use super::retry::{self, Failed, retry};
 use super::stall_timeout::StallTimeout;
@@ -49,6 +49,8 @@ pub struct ClientOptions {
     pub bandwidth: Option<Arc<Bandwidth>>,
     /// A receiver without space is an error at once, and not waited for.
     pub ends_when_full: bool,
+    /// The receiver itself, if it is in this process: blocks take no other way then.
+    pub receiver: Option<Arc<dyn LocalReceiver>>,
 }
 
 /// A receiver, seen from a sender.
@@ -69,6 +71,7 @@ pub struct Client {
     block_deadline: Duration,
     bandwidth: Option<Arc<Bandwidth>>,
     ends_when_full: bool,
+    receiver: Option<Arc<dyn LocalReceiver>>,
     window: Arc<Window>,
     budget: RetryBudget,
     monitor: Arc<dyn Monitor>,
@@ -124,6 +127,7 @@ impl Client {
             block_deadline: options.block_deadline,
             bandwidth: options.bandwidth,
             ends_when_full: options.ends_when_full,
+            receiver: options.receiver,
             budget: retry::budget(stall_timeout),
             monitor,
             throughput: Throughput::default(),
@@ -345,6 +349,57 @@ impl Client {
         .await
     }
 
+    /// Sends a block once.
+    async fn send_block(
+        &self,
+        block: &BlockBody,
+        index: &IndexDigest,
+        timeout: StallTimeout,
+    ) -> std::result::Result<Option<BlockAnswer>, Failed> {
+        let tail = format!("{}/{}", block.block_size, block.number);
+        let mut request = self
+            .request(Method::PUT, &tail, None)?
+            .header(header::CONTENT_LENGTH, block.body.length())
+            .header(HEADER_INDEX, index.to_string());
+        if let Some(digest) = &block.digest {
+            request = request.header(HEADER_DIGEST, digest.to_string());
+        }
+        if block.zstd {
+            request = request.header(header::CONTENT_ENCODING, zstd::CODING);
+        }
+        if let Some(part) = &block.part {
+            request = request.header(HEADER_RANGE, format!("{}-{}", part.start, part.end));
+        }
+        if !block.failed.is_empty() {
+            request = request.header(HEADER_FAILED, format_ids(&block.failed));
+        }
+        let departure = block.in_flight.begin(block.body.length());
+        let request = request.body(self.frame_body(&block.body, &timeout, Some(departure)));
+        let exchange = async {
+            let response = self.accepted(self.send(request).await?).await?;
+            match self.who(&response) {
+                Who::Ours => self.read(response).await.map(Some),
+                _ => Ok(None),
+            }
+        };
+        timeout.watch(self.standstill(), exchange).await
+    }
+
+    /// Gives a block to a receiver in this process, once.
+    fn hand_over(
+        &self,
+        receiver: &dyn LocalReceiver,
+        block: &BlockBody,
+        index: &IndexDigest,
+    ) -> std::result::Result<Option<BlockAnswer>, Failed> {
+        let put = || receiver.put_block(self.tar_id, block, index);
+        tokio::task::block_in_place(put).map(Some).map_err(|error| {
+            let kind = error.kind().as_answered();
+            let is_final = self.ends_when_full && kind == ErrorKind::NoSpace;
+            Failed { answered: true, is_final, ..error.of_receiver().with_kind(kind).into() }
+        })
+    }
+
     fn frame_body(&self, frame: &Frame, timeout: &StallTimeout, departure: Option<Departure>) -> Body {
         body::of_frame(frame, self.bandwidth.clone(), self.throughput.begin(), timeout, departure)
     }
@@ -365,6 +420,10 @@ impl ReceiverClient for Client {
 
     fn is_local(&self) -> bool {
         self.local && self.bandwidth.is_none()
+    }
+
+    fn is_in_process(&self) -> bool {
+        self.receiver.is_some()
     }
 
     fn for_archive(&self, tar_id: u64, claim: SourceClaim) -> Arc<dyn ReceiverClient> {
@@ -390,6 +449,7 @@ impl ReceiverClient for Client {
             local: connect::is_loopback(&base),
             http: connect::build(http)?,
             base,
+            receiver: None,
             slice: Some(slice),
             ..self.clone()
         };
@@ -497,33 +557,11 @@ impl ReceiverClient for Client {
         Box::pin(async move {
             let movement = self.budget.movement(block.body.length());
             retry(&self.budget, &*self.monitor, || async {
-                let tail = format!("{}/{}", block.block_size, block.number);
-                let mut request = self
-                    .request(Method::PUT, &tail, None)?
-                    .header(header::CONTENT_LENGTH, block.body.length())
-                    .header(HEADER_INDEX, index.to_string())
-                    .header(HEADER_DIGEST, block.digest.to_string());
-                if block.zstd {
-                    request = request.header(header::CONTENT_ENCODING, zstd::CODING);
-                }
-                if let Some(part) = &block.part {
-                    request = request.header(HEADER_RANGE, format!("{}-{}", part.start, part.end));
-                }
-                if !block.failed.is_empty() {
-                    request = request.header(HEADER_FAILED, format_ids(&block.failed));
-                }
-                let timeout = StallTimeout::new(movement.clone());
-                let departure = block.in_flight.begin(block.body.length());
-                let request = request.body(self.frame_body(&block.body, &timeout, Some(departure)));
-                let exchange = async {
-                    let response = self.accepted(self.send(request).await?).await?;
-                    match self.who(&response) {
-                        Who::Ours => self.read(response).await.map(Some),
-                        _ => Ok(None),
-                    }
-                };
                 let start = Instant::now();
-                let outcome = timeout.watch(self.standstill(), exchange).await;
+                let outcome = match &self.receiver {
+                    Some(receiver) => self.hand_over(&**receiver, block, index),
+                    None => self.send_block(block, index, StallTimeout::new(movement.clone())).await,
+                };
                 self.monitor.counters().wire_bytes.add(block.body.length());
                 self.record_time(claim, start.elapsed(), &outcome);
                 outcome.map_err(|failed| {

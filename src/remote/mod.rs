@@ -17,7 +17,7 @@ pub use client::{Client, ClientOptions};
 pub use connect::{TlsOptions, is_readable_on_the_way};
 pub use health::health;
 pub use limit::{Bandwidth, Grant, SharedLimit};
-pub use port::{Answer, ReceiverClient};
+pub use port::{Answer, LocalReceiver, ReceiverClient};
 pub use request::{BlockBody, ChangeKind, IndexBody, IndexForm, LogBatch};
 pub use throughput::Throughput;
 pub use window::{Claim, Window};

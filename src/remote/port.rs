@@ -22,6 +22,16 @@ use std::sync::atomic::AtomicBool;
 /// What a request ends with, once it has ended.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
+/// A receiver in this process. It takes blocks out of the memory in which their sender has them;
+/// all other requests take the same way to it as to any receiver.
+pub trait LocalReceiver: Send + Sync {
+    /// Takes in a block of archive `tar_id`, whose body is its content. It blocks.
+    ///
+    /// # Errors
+    /// As the receiver would answer.
+    fn put_block(&self, tar_id: u64, block: &BlockBody, index: &IndexDigest) -> Result<BlockAnswer>;
+}
+
 /// One archive of a receiver. Each request is repeated until it succeeds, is refused for good, or
 /// the retry budget is used up.
 pub trait ReceiverClient: Send + Sync {
@@ -45,6 +55,8 @@ pub trait ReceiverClient: Send + Sync {
     fn window(&self) -> &Arc<Window>;
     /// Whether the receiver is on this host, and nothing limits the rate.
     fn is_local(&self) -> bool;
+    /// Whether blocks go to a [`LocalReceiver`].
+    fn is_in_process(&self) -> bool;
     /// Whether the receiver takes blocks as Zstandard frames: false until it has said so.
     fn takes_zstd(&self) -> Arc<AtomicBool>;
     /// Whether the receiver is one of several: false until it has said so.

@@ -14,14 +14,14 @@ pub struct BlockBody {
     pub number: u64,
     /// The block size, in bytes.
     pub block_size: u64,
-    /// One LZ4 frame …
+    /// One LZ4 frame; the content itself to a receiver [in this process](super::LocalReceiver) …
     pub body: Frame,
     /// … or, to a receiver that [takes](super::ReceiverClient::takes_zstd) it, one Zstandard frame.
     pub zstd: bool,
     /// The bytes of the archive that are sent, if they are not all of the block.
     pub part: Option<std::ops::Range<u64>>,
-    /// The digest of the content.
-    pub digest: BlockDigest,
+    /// The digest of the content; none is needed within this process.
+    pub digest: Option<BlockDigest>,
     /// Ids, ascending, of files whose bytes are zeros because they could not be read.
     pub failed: Vec<u64>,
     /// Its content that is not done yet: the client says what leaves, and the caller that it is

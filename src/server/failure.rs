@@ -56,7 +56,7 @@ pub(super) fn refusal(error: &Error) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::block_digest::BlockHasher;
+    use crate::archive::block_digest::BlockDigest;
     use crate::archive::digest::Digest;
     use crate::archive::protocol::{HEADER_SERVER, VERSION};
     use crate::remote::{BlockBody, Client, ClientOptions, ReceiverClient, TlsOptions};
@@ -75,6 +75,7 @@ mod tests {
 
     fn options(url: String) -> ClientOptions {
         ClientOptions {
+            receiver: None,
             ends_when_full: false,
             url,
             token: None,
@@ -129,7 +130,7 @@ mod tests {
             body: content.clone().into(),
             zstd: false,
             part: None,
-            digest: BlockHasher::default().finish(),
+            digest: Some(BlockDigest::of(std::slice::from_ref(&content))),
             failed: Vec::new(),
             in_flight: InFlight::new(Arc::<Silent>::default(), 7),
         };

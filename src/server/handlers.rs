@@ -28,7 +28,7 @@ use crate::archive::protocol::{
 use crate::archive::skipped::MAX_SPARED_BYTES;
 use crate::archive::zstd;
 use crate::engine::buffers::Buffers;
-use crate::engine::receive::BlockPut;
+use crate::engine::receive::{BlockContent, BlockPut};
 use crate::engine::tasks::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use axum::body::Body;
@@ -161,8 +161,7 @@ async fn answer(
                     tar_id,
                     block_size,
                     number,
-                    body: Buffers::new(0).take(),
-                    taken: coding_header(&parts.headers)?,
+                    content: BlockContent::Body(Buffers::new(0).take(), coding_header(&parts.headers)?),
                     wire_bytes: 0,
                     index: digest_header(&parts.headers, HEADER_INDEX)?,
                     digest: digest_header::<BlockDigest>(&parts.headers, HEADER_DIGEST)?,
@@ -347,14 +346,17 @@ async fn put_block(call: &Call<'_>, put: Result<BlockPut>, mut body: Incoming) -
         }
     };
     put.wire_bytes = length;
-    put.body = server.receiver.buffers.take();
-    if put.taken == Taken::Zstd {
-        body.read(Some(&permit), &mut put.body).await?;
-    } else {
-        put.taken = body.take_in(&permit, &mut put.body).await?.map_err(|e| {
+    let mut whole = server.receiver.buffers.take();
+    let taken = match put.content {
+        BlockContent::Body(_, Taken::Zstd) => {
+            body.read(Some(&permit), &mut whole).await?;
+            Taken::Zstd
+        }
+        _ => body.take_in(&permit, &mut whole).await?.map_err(|e| {
             Error::new(ErrorKind::BadBlock, format!("block {} of {} bytes: {e}", put.number, put.block_size))
-        })?;
-    }
+        })?,
+    };
+    put.content = BlockContent::Body(whole, taken);
     let receiver = server.receiver.clone();
     let answer = blocking(move || {
         let outcome = receiver.put_block(put);

@@ -295,7 +295,7 @@ mod tests {
                 origin: None,
                 object: None,
             };
-            staging.write_at(&file, 1 << 20, &noise(100_000)).unwrap();
+            staging.write_at(&file, 1 << 20, [&noise(100_000)[..]]).unwrap();
             staging.copy_from(1, &source, 0, 64 << 20, 0).unwrap();
             assert!(copied(base) == std::fs::read(base.join("source")).unwrap());
             let blocks = std::fs::metadata(base.join(".tar-like/staging/0.1/1")).unwrap().blocks();

@@ -66,14 +66,18 @@ impl Staging {
         id.to_string()
     }
 
-    /// Stages a whole file, metadata included.
+    /// Stages a whole file, metadata included; its content comes in pieces.
     ///
     /// # Errors
     /// The system's error; nothing is left behind then.
-    pub fn write_whole(&self, file: &FileEntry, content: &[u8]) -> Result<()> {
+    pub fn write_whole<'a>(
+        &self,
+        file: &FileEntry,
+        content: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<()> {
         let name = Self::name(file.id);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let write = || -> std::io::Result<()> {
+        let write = move || -> std::io::Result<()> {
             // No other user can enter the staging folder, whatever the modes of the files in it.
             let born = file.meta.filter(|meta| self.is_born_with(meta));
             let mode = Mode::from_raw_mode(match (born, file.meta) {
@@ -91,7 +95,7 @@ impl Staging {
                 other => other?,
             };
             let mut staged = File::from(fd);
-            staged.write_all(content)?;
+            content.into_iter().try_for_each(|piece| staged.write_all(piece))?;
             match (born, &file.meta) {
                 (Some(meta), _) => rustix::fs::futimens(&staged, &timestamps(&meta))?,
                 (None, Some(meta)) => apply_meta(&staged, meta, self.owner)?,
@@ -105,14 +109,23 @@ impl Staging {
         })
     }
 
-    /// Writes a piece of a file that more than one block holds.
+    /// Writes bytes, in pieces, of a file that more than one block holds.
     ///
     /// # Errors
     /// The system's error.
-    pub fn write_at(&self, file: &FileEntry, file_offset: u64, piece: &[u8]) -> Result<()> {
-        let write = || -> std::io::Result<()> {
+    pub fn write_at<'a>(
+        &self,
+        file: &FileEntry,
+        file_offset: u64,
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<()> {
+        let write = move || -> std::io::Result<()> {
             let staged = File::from(self.open_for_writing(file.id)?);
-            staged.write_all_at(piece, file_offset)?;
+            let mut at = file_offset;
+            for piece in pieces {
+                staged.write_all_at(piece, at)?;
+                at += piece.len() as u64;
+            }
             self.sync_one(&staged)
         };
         write().map_err(|e| Error::io(format!("cannot write \"{}\" at {file_offset}", file.path), e))

@@ -47,7 +47,7 @@ fn file(id: u64, path: &str, size: usize) -> FileEntry {
 
 fn stage(destination: &impl Destination, file: &FileEntry, content: &[u8]) -> super::disk::Staging {
     let staging = destination.sink().staging("0.1").unwrap();
-    staging.write_whole(file, content).unwrap();
+    staging.write_whole(file, [content]).unwrap();
     staging
 }
 
@@ -66,7 +66,7 @@ fn staged(staging: &super::disk::Staging, id: u64) -> Option<Vec<u8>> {
 pub(crate) fn staged_content_is_invisible_until_it_is_published(to: &impl Destination) {
     let (small, large) = (file(1, "folder/small", 5), file(2, "large", 9));
     let staging = stage(to, &small, b"small");
-    staging.write_at(&large, 4, b"piece").unwrap();
+    staging.write_at(&large, 4, [&b"piece"[..]]).unwrap();
     to.sink().sync().unwrap();
     assert_eq!((to.names(), to.content("folder/small")), (vec![], None));
     let mut cache = FolderCache::default();
@@ -81,10 +81,10 @@ pub(crate) fn ranges_read_back_what_was_written(to: &impl Destination) {
     let large = file(7, "large", content.len());
     let staging = to.sink().staging("0.1").unwrap();
     for (start, end) in [(60_000, 100_000), (0, 10), (30_001, 60_000), (10, 30_001)] {
-        staging.write_at(&large, start as u64, &content[start..end]).unwrap();
+        staging.write_at(&large, start as u64, [&content[start..end]]).unwrap();
     }
     assert!(staged(&staging, 7).unwrap() == content);
-    staging.write_at(&large, 5, b"other").unwrap();
+    staging.write_at(&large, 5, [&b"other"[..]]).unwrap();
     let mut content = content;
     content[5..10].copy_from_slice(b"other");
     to.sink().publish(&staging, 7, &large.path, &mut FolderCache::default()).unwrap();
@@ -94,7 +94,7 @@ pub(crate) fn ranges_read_back_what_was_written(to: &impl Destination) {
 pub(crate) fn a_whole_file_leaves_nothing_of_what_was_staged_before(to: &impl Destination) {
     let file = file(1, "file", 3);
     let staging = stage(to, &file, b"longer than what comes");
-    staging.write_whole(&file, b"new").unwrap();
+    staging.write_whole(&file, [&b"new"[..]]).unwrap();
     assert_eq!(staged(&staging, 1).as_deref(), Some(&b"new"[..]));
     staging.remove(1);
     assert_eq!(staged(&staging, 1), None);
@@ -142,7 +142,7 @@ pub(crate) fn staging_folders_are_apart(to: &impl Destination) {
     let (sink, file) = (to.sink(), file(1, "file", 3));
     let names = ["0.1", "0.2", "1.1"];
     for name in names {
-        sink.staging(name).unwrap().write_whole(&file, name.as_bytes()).unwrap();
+        sink.staging(name).unwrap().write_whole(&file, [name.as_bytes()]).unwrap();
     }
     let content = |name: &str| staged(&sink.staging(name).unwrap(), 1).map(|c| String::from_utf8(c).unwrap());
     assert_eq!(names.map(content), names.map(|name| Some(name.to_string())));

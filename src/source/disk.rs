@@ -90,7 +90,7 @@ impl Source for DiskSource {
         // A new time alone does not make the file fail. If the buffer has all of it, its digest is
         // compared here; a larger file is verified by the receiver.
         let has_new_time = file.meta.is_some_and(|meta| meta.mtime_ns != mtime_ns(&before));
-        if has_new_time && buffer.len() as u64 == file.size && !is_content_of(file, buffer) {
+        if has_new_time && buffer.len() as u64 == file.size && !is_content_of(file, [&buffer[..]]) {
             return Err("its content changed after it was indexed".to_string());
         }
         Ok(())

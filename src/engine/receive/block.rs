@@ -1,6 +1,6 @@
 //! Taking in one block.
 
-use super::super::buffers::{Buffer, Buffers};
+use super::super::buffers::Buffer;
 use super::archive::Archive;
 use super::commit::Mark;
 use super::context::Context;
@@ -15,6 +15,7 @@ use crate::archive::entry::FileEntry;
 use crate::archive::extent::Piece;
 use crate::archive::intake::Taken;
 use crate::archive::layout::BlockLayout;
+use crate::archive::pieces::Pieces;
 use crate::archive::protocol::BlockAnswer;
 use crate::archive::ranges::RangeSet;
 use crate::archive::source::SourceClaim;
@@ -22,6 +23,7 @@ use crate::archive::verify::is_content_of;
 use crate::archive::zstd;
 use crate::error::{Error, ErrorKind, Result};
 use crate::unix_time::now_s;
+use bytes::Bytes;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
@@ -36,20 +38,26 @@ pub struct BlockPut {
     pub block_size: u64,
     /// The block's number.
     pub number: u64,
-    /// What came: its content, or one frame.
-    pub body: Buffer,
-    /// Which of these.
-    pub taken: Taken,
+    /// What came.
+    pub content: BlockContent,
     /// Length of what came, in bytes.
     pub wire_bytes: u64,
     /// The bytes of the archive that came, if they are not all of the block.
     pub part: Option<Range<u64>>,
     /// The index that the sender works by; a legacy sender names none.
     pub index: Option<IndexDigest>,
-    /// Of the uncompressed block; a legacy sender names none.
+    /// Of the uncompressed block; a legacy sender names none, nor does one in this process.
     pub digest: Option<BlockDigest>,
     /// Ids of files whose bytes in this block are zeros because they could not be read.
     pub failed: RangeSet,
+}
+
+/// How the content of a block came.
+pub enum BlockContent {
+    /// As the body of a request, which is what the second says.
+    Body(Buffer, Taken),
+    /// In the memory of a sender in this process, one piece after the other.
+    Pieces(Vec<Bytes>),
 }
 
 /// Whole files of a block that are staged and wait for the next sync before they get their names. A
@@ -114,7 +122,7 @@ pub(crate) fn put(context: &Context, mut put: BlockPut) -> Result<BlockAnswer> {
     archive.with_index(|index| {
         index.pieces_in(&range, |file, piece| {
             if let Some(piece) = piece.within(&range) {
-                intake.piece(&put, &range, &content, &missing, file, piece)?;
+                intake.piece(&put, &content, &missing, file, piece)?;
             }
             Ok(ControlFlow::Continue(()))
         })
@@ -150,33 +158,46 @@ pub(crate) fn check(context: &Context, put: &BlockPut) -> Result<()> {
 }
 
 /// The content of the block, of which nothing is left in `put`.
-fn content_of(context: &Context, put: &mut BlockPut, range: &Range<u64>) -> Result<Buffer> {
+fn content_of(context: &Context, put: &mut BlockPut, range: &Range<u64>) -> Result<Pieces> {
     let bad = |why: String| {
         Error::new(ErrorKind::BadBlock, format!("block {} of {} bytes: {why}", put.number, put.block_size))
     };
     let length = usize::try_from(range.end - range.start).map_err(|e| bad(e.to_string()))?;
-    let body = std::mem::replace(&mut put.body, Buffers::new(0).take());
-    let content = match put.taken {
-        Taken::Content if body.len() == length => body,
-        Taken::Content => return Err(bad(FrameError::WrongLength.to_string())),
-        Taken::Body => {
-            let mut content = context.buffers.take();
-            codec::decode(&body, length, &mut content).map_err(|e| bad(format!("as an LZ4 frame: {e}")))?;
-            content
-        }
-        Taken::Zstd => {
-            let mut content = context.buffers.take();
-            zstd::decode(&body, length, &mut content)
-                .map_err(|e| bad(format!("as a Zstandard frame: {e}")))?;
-            content
+    let content = match std::mem::replace(&mut put.content, BlockContent::Pieces(Vec::new())) {
+        BlockContent::Pieces(pieces) => pieces,
+        BlockContent::Body(body, taken) => {
+            let content = decoded(context, body, taken, length).map_err(bad)?;
+            match &put.digest {
+                Some(digest) if !digest.is_of(&content) => {
+                    return Err(bad("its digest is wrong: it was changed on the way".to_string()));
+                }
+                _ => vec![Bytes::from_owner(content)],
+            }
         }
     };
-    match &put.digest {
-        Some(digest) if !digest.is_of(&content) => {
-            Err(bad("its digest is wrong: it was changed on the way".to_string()))
-        }
-        _ => Ok(content),
+    let content = Pieces::new(range.start, content);
+    match content.range() == *range {
+        true => Ok(content),
+        false => Err(bad(FrameError::WrongLength.to_string())),
     }
+}
+
+/// The content of a block of `length` bytes that came as `body`, or what is wrong with that.
+fn decoded(
+    context: &Context,
+    body: Buffer,
+    taken: Taken,
+    length: usize,
+) -> std::result::Result<Buffer, String> {
+    if taken == Taken::Content {
+        return Ok(body);
+    }
+    let mut content = context.buffers.take();
+    let decoded = match taken {
+        Taken::Zstd => zstd::decode(&body, length, &mut content).map_err(|e| ("a Zstandard frame", e)),
+        _ => codec::decode(&body, length, &mut content).map_err(|e| ("an LZ4 frame", e)),
+    };
+    decoded.map(|()| content).map_err(|(what, e)| format!("as {what}: {e}"))
 }
 
 /// The bytes of the archive that the block is, by the index that it names.
@@ -235,8 +256,7 @@ impl BlockIntake<'_> {
     fn piece(
         &mut self,
         put: &BlockPut,
-        block: &Range<u64>,
-        content: &[u8],
+        content: &Pieces,
         missing: &RangeSet,
         file: &FileEntry,
         piece: Piece,
@@ -254,30 +274,22 @@ impl BlockIntake<'_> {
             }
             return Ok(());
         }
-        let bytes = |part: &Range<u64>| {
-            &content[(part.start - block.start) as usize..(part.end - block.start) as usize]
-        };
         let is_whole =
             !file.fragmented && piece.range == file.range() && !self.awaiting_digests.contains(&file.id);
         match is_whole {
-            true => self.whole_file(file, bytes(&piece.range), is_published),
-            false => self.part_of_file(file, &piece, bytes),
+            true => self.whole_file(file, content, is_published),
+            false => self.part_of_file(file, &piece, content),
         }
     }
 
     /// Stages the missing bytes of a file that is verified later.
-    fn part_of_file<'b>(
-        &mut self,
-        file: &FileEntry,
-        piece: &Piece,
-        bytes: impl Fn(&Range<u64>) -> &'b [u8],
-    ) -> Result<()> {
+    fn part_of_file(&mut self, file: &FileEntry, piece: &Piece, content: &Pieces) -> Result<()> {
         // Durable bytes stay: they may be hashed already, and no thread would see that they
         // changed.
         for gap in self.archive.progress.missing(&piece.range).iter() {
             if !self.archive.progress.has_all(file.id) {
                 let at = piece.file_offset_of(gap.start);
-                let written = self.archive.staging.write_at(file, at, bytes(&gap));
+                let written = self.archive.staging.write_at(file, at, content.slices(&gap));
                 if !self.staged_or_failed(file, written)? {
                     return Ok(());
                 }
@@ -291,8 +303,9 @@ impl BlockIntake<'_> {
     }
 
     /// Verifies and stages a file that the block has whole.
-    fn whole_file(&mut self, file: &FileEntry, bytes: &[u8], is_published: bool) -> Result<()> {
-        if !is_content_of(file, bytes) {
+    fn whole_file(&mut self, file: &FileEntry, content: &Pieces, is_published: bool) -> Result<()> {
+        let content = content.slices(&file.range());
+        if !is_content_of(file, content.clone()) {
             if !is_published {
                 self.archive.progress.fail(file.id, &file.path, NOT_AS_INDEXED);
                 self.rejected.push(file.id);
@@ -303,7 +316,7 @@ impl BlockIntake<'_> {
             self.accepted.insert(file.range());
             return Ok(());
         }
-        if !self.staged_or_failed(file, self.archive.staging.write_whole(file, bytes))? {
+        if !self.staged_or_failed(file, self.archive.staging.write_whole(file, content))? {
             return Ok(());
         }
         self.staged_bytes += file.path.as_bytes().len() + STAGED_ENTRY_BYTES;

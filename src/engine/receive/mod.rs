@@ -35,7 +35,7 @@ mod state_files;
 mod tests;
 mod watch;
 
-pub use block::BlockPut;
+pub use block::{BlockContent, BlockPut};
 pub use context::{ReceiverCounters, ReceiverOptions, SliceOptions};
 pub use finish::candidates::CandidateList;
 pub use finish::contents::ContentCheck;

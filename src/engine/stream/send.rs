@@ -6,7 +6,7 @@ use super::super::tasks::blocking;
 use super::super::upload::UploadOptions;
 use super::assemble::Block;
 use super::layout::LogPart;
-use crate::archive::block_digest::BlockHasher;
+use crate::archive::block_digest::BlockDigest;
 use crate::archive::codec::{self, Compression};
 use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
@@ -215,8 +215,7 @@ impl StreamSender {
                 );
             }
         }
-        let mut hasher = BlockHasher::default();
-        pieces.iter().for_each(|piece| hasher.update(piece));
+        let digest = (!self.client.is_in_process()).then(|| BlockDigest::of(&pieces));
         let (body, coding) = self.compression.encode(pieces);
         let content_bytes = block.good_bytes_before(part.end) - block.good_bytes_before(part.start);
         let body = BlockBody {
@@ -225,7 +224,7 @@ impl StreamSender {
             body,
             zstd: matches!(coding, Coding::Zstd(_)),
             part: (part != block.range).then_some(part),
-            digest: hasher.finish(),
+            digest,
             failed: block.failed.clone(),
             in_flight: InFlight::new(self.monitor.clone(), content_bytes),
         };

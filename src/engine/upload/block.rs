@@ -8,7 +8,7 @@ use super::super::buffers::{Buffer, Buffers};
 use super::super::compression_policy::{Coding, CompressionPolicy};
 use super::super::tasks::blocking;
 use super::job::Upload;
-use crate::archive::block_digest::BlockHasher;
+use crate::archive::block_digest::BlockDigest;
 use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
 use crate::archive::extent;
@@ -266,10 +266,9 @@ impl BlockSender {
         let Reading { content, have, lost, .. } = self.read(range)?;
         let has_all = lost.iter().all(|(lost, _)| have.contains(lost.piece.range.clone()));
         let failed = self.fail_lost(&have, lost);
-        let mut hasher = BlockHasher::default();
-        hasher.update(&content);
-        let digest = hasher.finish();
-        let (body, coding) = self.compression.encode(vec![bytes::Bytes::from_owner(content)]);
+        let content = vec![bytes::Bytes::from_owner(content)];
+        let digest = (!self.client.is_in_process()).then(|| BlockDigest::of(&content));
+        let (body, coding) = self.compression.encode(content);
         let zstd = matches!(coding, Coding::Zstd(_));
         let in_flight = InFlight::new(self.monitor.clone(), self.undone_bytes(&have));
         let block =

@@ -57,7 +57,7 @@ fn empty_files(
 }
 
 fn empty_file(context: &Context, archive: &Archive, file: &FileEntry, cache: &mut FolderCache) -> Result<()> {
-    archive.staging.write_whole(file, &[])?;
+    archive.staging.write_whole(file, [])?;
     publish_one(context, archive, file, cache)
 }
 
