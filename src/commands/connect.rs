@@ -2,8 +2,8 @@
 
 use super::output::Output;
 use super::tls::TlsArgs;
-use crate::error::{Error, ErrorKind, Result};
 use crate::engine::receive::Receiver;
+use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{
     Bandwidth, Client, ClientOptions, LocalReceiver, ReceiverClient, is_readable_on_the_way,
 };
@@ -127,7 +127,9 @@ impl Connection {
             connections: self.connections,
             block_deadline: Duration::from_secs(connect.block_timeout),
             ends_when_full: receiver.is_some(),
-            receiver: receiver.filter(|_| bandwidth.is_none()).map(|receiver| receiver as Arc<dyn LocalReceiver>),
+            receiver: receiver
+                .filter(|_| bandwidth.is_none())
+                .map(|receiver| receiver as Arc<dyn LocalReceiver>),
             bandwidth,
         };
         let stall_timeout = Duration::from_secs(connect.stall_timeout);

@@ -14,7 +14,8 @@ use crate::archive::source::SourceClaim;
 use crate::engine::destination::{Destination, StartReceiver, StartedReceiver};
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{
-    Answer, BlockBody, ChangeKind, Claim, IndexBody, IndexForm, LocalReceiver, LogBatch, ReceiverClient, Throughput, Window,
+    Answer, BlockBody, ChangeKind, Claim, IndexBody, IndexForm, LocalReceiver, LogBatch, ReceiverClient,
+    Throughput, Window,
 };
 use crate::retry_budget::RetryBudget;
 use std::fs::File;
@@ -225,6 +226,10 @@ impl ReceiverClient for DirectClient {
             codec::decode(&batch.body.pieces().concat(), batch.length as usize, &mut records).unwrap();
             receiver.append_log(self.tar_id, &batch.stream, &batch.before, &records, &self.claim)
         })
+    }
+
+    fn clone_file(&self, id: u64, source: &File) -> Option<File> {
+        LocalReceiver::clone_file(&*self.receiver, self.tar_id, id, source)
     }
 
     fn put_block<'a>(

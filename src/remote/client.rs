@@ -548,6 +548,10 @@ impl ReceiverClient for Client {
         })
     }
 
+    fn clone_file(&self, id: u64, source: &File) -> Option<File> {
+        self.receiver.as_ref()?.clone_file(self.tar_id, id, source)
+    }
+
     fn put_block<'a>(
         &'a self,
         block: &'a BlockBody,

@@ -30,6 +30,10 @@ pub trait LocalReceiver: Send + Sync {
     /// # Errors
     /// As the receiver would answer.
     fn put_block(&self, tar_id: u64, block: &BlockBody, index: &IndexDigest) -> Result<BlockAnswer>;
+    /// Has the receiver share the blocks of `source` as the content of the file `id` of archive
+    /// `tar_id`, and gives this copy, which does not change any more. `None` where that cannot be: the
+    /// content has to be sent then. It blocks.
+    fn clone_file(&self, tar_id: u64, id: u64, source: &File) -> Option<File>;
 }
 
 /// One archive of a receiver. Each request is repeated until it succeeds, is refused for good, or
@@ -105,6 +109,8 @@ pub trait ReceiverClient: Send + Sync {
     /// # Errors
     /// The receiver refuses it, or what the retries ended with.
     fn append_log<'a>(&'a self, batch: &'a LogBatch) -> Answer<'a, LogAnswer>;
+    /// As [`LocalReceiver::clone_file`], if the receiver is one. It has acknowledged the file's row.
+    fn clone_file(&self, id: u64, source: &File) -> Option<File>;
     /// Puts a block, for which `claim` was made, and tells its [`InFlight`](crate::telemetry::InFlight)
     /// what leaves; gives what our receiver answers, or `None` where a
     /// receiver of the original's kind accepted it.

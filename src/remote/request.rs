@@ -24,6 +24,9 @@ pub struct BlockBody {
     pub digest: Option<BlockDigest>,
     /// Ids, ascending, of files whose bytes are zeros because they could not be read.
     pub failed: Vec<u64>,
+    /// Ids, ascending, of files whose bytes a receiver in this process has: they were read out of
+    /// [its own copy](super::LocalReceiver::clone_file).
+    pub staged: Vec<u64>,
     /// Its content that is not done yet: the client says what leaves, and the caller that it is
     /// confirmed.
     pub in_flight: InFlight,

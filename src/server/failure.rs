@@ -132,6 +132,7 @@ mod tests {
             part: None,
             digest: Some(BlockDigest::of(std::slice::from_ref(&content))),
             failed: Vec::new(),
+            staged: Vec::new(),
             in_flight: InFlight::new(Arc::<Silent>::default(), 7),
         };
         let claim = client.window().claim(7, false).await;

@@ -25,6 +25,7 @@ use crate::archive::protocol::{
     AdoptRequest, CandidatesAnswer, CandidatesRequest, FinishRequest, HEADER_DIGEST, HEADER_FREE,
     HEADER_INDEX, HEADER_SERVER, HEADER_SLICE, PrecheckRequest, Status, VERSION, VerifyRequest,
 };
+use crate::archive::ranges::RangeSet;
 use crate::archive::skipped::MAX_SPARED_BYTES;
 use crate::archive::zstd;
 use crate::engine::buffers::Buffers;
@@ -167,6 +168,7 @@ async fn answer(
                     digest: digest_header::<BlockDigest>(&parts.headers, HEADER_DIGEST)?,
                     part: range_header(&parts.headers)?,
                     failed: failed_header(&parts.headers)?,
+                    staged: RangeSet::default(),
                 })
             };
             let length = body::declared_length(&parts.headers)?;

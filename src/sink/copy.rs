@@ -36,6 +36,27 @@ impl Staging {
         outcome.is_ok()
     }
 
+    /// Makes the staged file `id` a clone of `source`, which shares its blocks, whatever was staged of
+    /// it before; opened for reading. `None` where the file system cannot do that, or `source` does not
+    /// have `length` bytes: nothing is staged then.
+    #[must_use]
+    pub fn clone_from(&self, id: u64, source: &File, length: u64) -> Option<File> {
+        // Never written through: it may be linked elsewhere.
+        self.remove(id);
+        let clone = || -> std::io::Result<bool> {
+            let target = File::from(self.open_for_writing(id)?);
+            rustix::fs::ioctl_ficlone(&target, source)?;
+            self.sync_one(&target)?;
+            Ok(target.metadata()?.len() == length)
+        };
+        let is_cloned = clone().unwrap_or(false);
+        let cloned = self.open(id).ok().flatten().filter(|_| is_cloned);
+        if cloned.is_none() {
+            self.remove(id);
+        }
+        cloned
+    }
+
     /// Copies `length` bytes of `source` from `source_offset` on into the staged file `id`, to
     /// `target_offset`. Holes stay holes.
     ///

@@ -178,6 +178,17 @@ impl Staging {
         .map_err(|e| Error::io(format!("cannot set mode, owner or time of \"{}\"", file.path), e))
     }
 
+    /// Gives a staged file whose content is complete its metadata; false if it is not there.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn complete(&self, file: &FileEntry) -> Result<bool> {
+        let Some(staged) = self.open(file.id)? else { return Ok(false) };
+        self.apply_meta(&staged, file)?;
+        self.sync_one(&staged).map_err(|e| Error::io(format!("cannot write \"{}\"", file.path), e))?;
+        Ok(true)
+    }
+
     /// Removes a staged file, if it is there.
     pub fn remove(&self, id: u64) {
         let _ = rustix::fs::unlinkat(&self.folder, &*Self::name(id), AtFlags::empty());

@@ -43,6 +43,7 @@ mod inject;
 mod keep;
 mod kill;
 mod legacy;
+mod local;
 mod model;
 mod names;
 mod operations;

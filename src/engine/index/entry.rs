@@ -9,6 +9,7 @@
 //!
 //! An entry may be left out at each stage ([`SkippedEntry`]).
 
+use super::file_stat::is_unmodified;
 use crate::archive::chunk_map::{MIN_CHUNK_MAP_BYTES, Resume};
 use crate::archive::digest::Md5;
 use crate::archive::entry::{FileEntry, Node, Origin};
@@ -16,9 +17,10 @@ use crate::archive::log::Digests;
 use crate::archive::path::EntryPath;
 use crate::engine::buffers::Buffers;
 use crate::source::SkippedEntry;
+use crate::source::base::restat;
 use crate::source::s3::{Bucket, ObjectState};
 use bytes::Bytes;
-use rustix::fs::Stat;
+use rustix::fs::{Stat, fstat};
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
@@ -245,6 +247,23 @@ impl LargeFile {
     /// The offset at which reading starts.
     pub(super) fn start(&self) -> u64 {
         self.resume.as_ref().map_or(0, |resume| resume.start())
+    }
+
+    /// The same file read out of a snapshot, and whether it is: `take` makes one of the open file,
+    /// where that can be. A file that was modified since it was opened is read as it is.
+    pub(in crate::engine) fn snapshot(mut self, take: impl FnOnce(&File) -> Option<File>) -> (Self, bool) {
+        let (LargeContent::File(file, before), None) = (&self.content, &self.resume) else {
+            return (self, false);
+        };
+        let Some(snapshot) = take(file) else { return (self, false) };
+        let is_unmodified = restat(file, before).is_ok_and(|after| is_unmodified(before, &after));
+        match fstat(&snapshot) {
+            Ok(stat) if is_unmodified => {
+                self.content = LargeContent::File(snapshot, Box::new(stat));
+                (self, true)
+            }
+            _ => (self, false),
+        }
     }
 
     /// Its row without digests.

@@ -26,6 +26,7 @@ use crate::unix_time::now_s;
 use bytes::Bytes;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,6 +51,14 @@ pub struct BlockPut {
     pub digest: Option<BlockDigest>,
     /// Ids of files whose bytes in this block are zeros because they could not be read.
     pub failed: RangeSet,
+    /// Ids of files whose bytes in this block were read out of their [clones](clone_file).
+    pub staged: RangeSet,
+}
+
+impl BlockPut {
+    fn is_staged(&self, id: u64) -> bool {
+        self.staged.contains(id..id + 1)
+    }
 }
 
 /// How the content of a block came.
@@ -142,6 +151,24 @@ pub(crate) fn put(context: &Context, mut put: BlockPut) -> Result<BlockAnswer> {
         in_len: put.wire_bytes,
         rejected: intake.rejected,
     })
+}
+
+/// Stages the file `id`, nothing of which has come, as a clone of `source`; gives it to be read by a
+/// sender in this process. `None` where that cannot be.
+///
+/// # Errors
+/// The archive cannot be used.
+pub(crate) fn clone_file(context: &Context, tar_id: u64, id: u64, source: &File) -> Result<Option<File>> {
+    context.committer.check()?;
+    let archive = open::get(context, tar_id)?;
+    let shared = archive.lock_shared_for_block()?;
+    let Some(file) = archive.file(id)?.filter(|file| !file.fragmented) else { return Ok(None) };
+    let _claim = shared.claim(file.range());
+    let is_untouched = archive.progress.missing(&file.range()).covered() == file.size;
+    if !is_untouched || archive.progress.has_all(id) {
+        return Ok(None);
+    }
+    Ok(archive.staging.clone_from(id, source, file.size))
 }
 
 /// Refuses a block before its body is there, if what is known of it is enough for that.
@@ -277,17 +304,23 @@ impl BlockIntake<'_> {
         let is_whole =
             !file.fragmented && piece.range == file.range() && !self.awaiting_digests.contains(&file.id);
         match is_whole {
-            true => self.whole_file(file, content, is_published),
-            false => self.part_of_file(file, &piece, content),
+            true => self.whole_file(put, file, content, is_published),
+            false => self.part_of_file(put, file, &piece, content),
         }
     }
 
     /// Stages the missing bytes of a file that is verified later.
-    fn part_of_file(&mut self, file: &FileEntry, piece: &Piece, content: &Pieces) -> Result<()> {
+    fn part_of_file(
+        &mut self,
+        put: &BlockPut,
+        file: &FileEntry,
+        piece: &Piece,
+        content: &Pieces,
+    ) -> Result<()> {
         // Durable bytes stay: they may be hashed already, and no thread would see that they
         // changed.
         for gap in self.archive.progress.missing(&piece.range).iter() {
-            if !self.archive.progress.has_all(file.id) {
+            if !put.is_staged(file.id) && !self.archive.progress.has_all(file.id) {
                 let at = piece.file_offset_of(gap.start);
                 let written = self.archive.staging.write_at(file, at, content.slices(&gap));
                 if !self.staged_or_failed(file, written)? {
@@ -303,7 +336,13 @@ impl BlockIntake<'_> {
     }
 
     /// Verifies and stages a file that the block has whole.
-    fn whole_file(&mut self, file: &FileEntry, content: &Pieces, is_published: bool) -> Result<()> {
+    fn whole_file(
+        &mut self,
+        put: &BlockPut,
+        file: &FileEntry,
+        content: &Pieces,
+        is_published: bool,
+    ) -> Result<()> {
         let content = content.slices(&file.range());
         if !is_content_of(file, content.clone()) {
             if !is_published {
@@ -316,7 +355,11 @@ impl BlockIntake<'_> {
             self.accepted.insert(file.range());
             return Ok(());
         }
-        if !self.staged_or_failed(file, self.archive.staging.write_whole(file, content))? {
+        let staged = match put.is_staged(file.id) {
+            true => self.archive.staging.complete(file)?,
+            false => self.staged_or_failed(file, self.archive.staging.write_whole(file, content))?,
+        };
+        if !staged {
             return Ok(());
         }
         self.staged_bytes += file.path.as_bytes().len() + STAGED_ENTRY_BYTES;

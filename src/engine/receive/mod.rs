@@ -72,6 +72,7 @@ use finish::jobs::FinishJobs;
 use index::adopt::{Adoptions, each_found};
 use rand::RngExt;
 use state_files::{active_index_name, staging_name};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -517,6 +518,15 @@ impl Receiver {
     /// As [`Receiver::put_block`].
     pub fn check_block(&self, put: &BlockPut) -> Result<()> {
         block::check(&self.context, put)
+    }
+
+    /// Stages the file `id` of archive `tar_id`, nothing of which has come yet, as a clone of `source`
+    /// that shares its blocks; opened for reading. `None` where that cannot be.
+    ///
+    /// # Errors
+    /// As [`Receiver::put_block`].
+    pub fn clone_file(&self, tar_id: u64, id: u64, source: &File) -> Result<Option<File>> {
+        block::clone_file(&self.context, tar_id, id, source)
     }
 
     /// Takes in a block: verifies it, writes it to staging, makes it durable, gives files that are

@@ -233,6 +233,7 @@ impl World {
             index: Some(*digest),
             digest: None,
             failed: RangeSet::default(),
+            staged: RangeSet::default(),
         };
         assert!(receiver.put_block(put)?.rejected.is_empty());
         Ok(())

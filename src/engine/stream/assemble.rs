@@ -20,7 +20,9 @@ pub(super) struct Block {
     pub(super) pieces: Vec<Bytes>,
     /// Ids, ascending, of files whose bytes in it mean nothing.
     pub(super) failed: Vec<u64>,
-    /// How many of its bytes do.
+    /// Ids, ascending, of files whose bytes in it the receiver has.
+    pub(super) staged: Vec<u64>,
+    /// How many of its bytes mean something.
     pub(super) good_bytes: u64,
     /// Held as long as the block takes memory.
     pub(super) slot: Option<OwnedSemaphorePermit>,
@@ -36,6 +38,17 @@ impl Block {
     }
 }
 
+/// What bytes are that become part of a block.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// The source.
+    Source,
+    /// The copy that the receiver has of this file.
+    Staged(u64),
+    /// None: they could not be read of this file.
+    Failed(u64),
+}
+
 /// No task takes blocks any more.
 #[derive(Debug)]
 pub(super) struct Closed;
@@ -45,7 +58,14 @@ struct Building {
     pieces: BTreeMap<u64, Bytes>,
     filled_bytes: u64,
     failed: Vec<u64>,
+    staged: Vec<u64>,
     bad_bytes: u64,
+}
+
+fn insert(ids: &mut Vec<u64>, id: u64) {
+    if let Err(at) = ids.binary_search(&id) {
+        ids.insert(at, id);
+    }
 }
 
 /// The blocks that are not complete yet.
@@ -71,9 +91,8 @@ impl Assembler {
         Self { block_size, state: Mutex::default(), ready, slots: Arc::new(Semaphore::new(slots)), runtime }
     }
 
-    /// Adds bytes of the archive, each exactly once; `bad` names the file that they were meant to
-    /// be of.
-    pub(super) fn add(&self, mut offset: u64, mut bytes: Bytes, bad: Option<u64>) -> Result<(), Closed> {
+    /// Adds bytes of the archive, each exactly once.
+    pub(super) fn add(&self, mut offset: u64, mut bytes: Bytes, origin: Origin) -> Result<(), Closed> {
         while !bytes.is_empty() {
             let number = offset / self.block_size;
             let room = (number + 1).saturating_mul(self.block_size) - offset;
@@ -84,10 +103,12 @@ impl Assembler {
                 let building = state.open.entry(number).or_default();
                 building.filled_bytes += length;
                 building.pieces.insert(offset, piece);
-                if let Some(id) = bad {
-                    building.bad_bytes += length;
-                    if let Err(at) = building.failed.binary_search(&id) {
-                        building.failed.insert(at, id);
+                match origin {
+                    Origin::Source => {}
+                    Origin::Staged(id) => insert(&mut building.staged, id),
+                    Origin::Failed(id) => {
+                        building.bad_bytes += length;
+                        insert(&mut building.failed, id);
                     }
                 }
                 self.take_if_complete(&mut state, number)
@@ -125,6 +146,7 @@ impl Assembler {
             range,
             pieces: built.pieces.into_values().collect(),
             failed: built.failed,
+            staged: built.staged,
             slot: None,
         })
     }
@@ -169,7 +191,7 @@ mod tests {
             let assembler = Assembler::new(block_size, ready, 10_000, runtime.handle().clone());
             let end_first = order % 2 == 0;
             if end_first { assembler.end(at as u64).unwrap(); }
-            for (offset, piece) in pieces { assembler.add(offset, piece, None).unwrap(); }
+            for (offset, piece) in pieces { assembler.add(offset, piece, Origin::Source).unwrap(); }
             if !end_first { assembler.end(at as u64).unwrap(); }
             drop(assembler);
             let mut found = BTreeMap::new();

@@ -7,20 +7,24 @@ use super::super::index::{
     LargeFile, LargeReader, SIDE_BY_SIDE, Scan, ScannedEntry,
 };
 use super::super::plan::{ChangeKind, EntrySink, PlannedChange};
-use super::assemble::{Assembler, Block, Closed};
+use super::assemble::{Assembler, Block, Closed, Origin};
+use crate::archive::digest::IndexDigest;
 use crate::archive::entry::FileEntry;
-use crate::archive::log::{self, FileRow, LogEnd, LogRecord};
+use crate::archive::log::{self, FileRow, LogDigest, LogEnd, LogRecord, first_digest};
 use crate::archive::skipped::SkippedList;
 use crate::db::index_write::IndexWriter;
 use crate::error::{Error, ErrorKind, Result};
+use crate::remote::ReceiverClient;
 use crate::telemetry::Monitor;
 use crate::unix_time::now_s;
 use parking_lot::Mutex;
+use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender as AsyncSender;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// A part of the log.
 pub(super) struct LogPart {
@@ -29,6 +33,25 @@ pub(super) struct LogPart {
     pub(super) end: u64,
     /// Rows of the whole index, if it is the last part.
     pub(super) rows: Option<u64>,
+}
+
+/// The log as far as the receiver has it: its name, and where the archive ends in it.
+#[derive(Clone, Copy)]
+pub(super) struct Acknowledged {
+    pub(super) prefix: IndexDigest,
+    pub(super) end: u64,
+}
+
+impl Acknowledged {
+    /// Nothing of a stream.
+    pub(super) fn nothing(stream: &LogDigest) -> Self {
+        Self { prefix: first_digest(stream), end: 0 }
+    }
+
+    /// Whether the receiver knows what lies in the archive before `end`.
+    pub(super) fn covers(&self, end: u64) -> bool {
+        self.end >= end
+    }
 }
 
 /// What to lay out, and where it goes.
@@ -41,6 +64,9 @@ pub(super) struct Plan {
     /// Told when the receiver has all of the log.
     pub(super) log_taken: oneshot::Receiver<()>,
     pub(super) blocks: AsyncSender<Block>,
+    /// How far the receiver has the log.
+    pub(super) acknowledged: watch::Receiver<Acknowledged>,
+    pub(super) client: Arc<dyn ReceiverClient>,
     /// Complete blocks that may exist at once.
     pub(super) slots: usize,
     pub(super) runtime: Handle,
@@ -75,10 +101,20 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
     let writer = IndexWriter::create(&plan.index.database)?;
     writer.source(&plan.index.identity()?.id)?;
     let scan = Scan::new(&plan.index, None, ContentUse::Contents(pool.clone()))?;
-    let assembler = Assembler::new(plan.block_size, plan.blocks, plan.slots, plan.runtime);
+    let assembler = Assembler::new(plan.block_size, plan.blocks, plan.slots, plan.runtime.clone());
     let (jobs_in, jobs_out) = sync_channel::<Job>(0);
     let (done_in, done_out) = channel::<Done>();
     let jobs_out = Arc::new(Mutex::new(jobs_out));
+    let large = LargeFiles {
+        pool: &pool,
+        assembler: &assembler,
+        parallel: plan.index.threads > 1,
+        can_clone: AtomicBool::new(plan.client.is_in_process()),
+        client: &*plan.client,
+        acknowledged: plan.acknowledged,
+        runtime: plan.runtime,
+        monitor,
+    };
     std::thread::scope(|scope| {
         // In here, so that it goes before the threads are waited for: they end when nobody has work
         // for them.
@@ -94,11 +130,9 @@ pub(super) fn run(plan: Plan, monitor: &dyn Monitor) -> Result<IndexReport> {
             outstanding: 0,
             held: None,
         };
-        let parallel = plan.index.threads > 1;
         for _ in 0..LARGE_THREADS.min(plan.index.threads / SIDE_BY_SIDE).max(1) {
-            let done_in = done_in.clone();
-            let (jobs_out, assembler, pool) = (jobs_out.clone(), &assembler, &pool);
-            let read = move || read_large(&jobs_out, assembler, pool, &done_in, parallel, monitor);
+            let (done_in, jobs_out, large) = (done_in.clone(), jobs_out.clone(), &large);
+            let read = move || large.read(&jobs_out, &done_in);
             std::thread::Builder::new().spawn_scoped(scope, read).map_err(Error::thread)?;
         }
         // Only they hold these from now on: when they have given up, laying out learns that.
@@ -114,68 +148,91 @@ struct Reading {
     /// Where in the archive its next piece belongs.
     at: u64,
     reader: LargeReader,
+    /// It is the receiver's own copy that is read.
+    is_staged: bool,
 }
 
-impl From<Job> for Reading {
-    fn from(Job { id, offset, large }: Job) -> Self {
-        Self { id, at: offset, reader: LargeReader::new(*large, PIECE_BYTES) }
-    }
-}
-
-fn read_large(
-    jobs: &Mutex<Receiver<Job>>,
-    assembler: &Assembler,
-    pool: &Arc<Buffers>,
-    done: &Sender<Done>,
+/// What the threads that read large files have in common.
+struct LargeFiles<'a> {
+    pool: &'a Arc<Buffers>,
+    assembler: &'a Assembler,
     parallel: bool,
-    monitor: &dyn Monitor,
-) {
-    let mut under_way: Vec<Reading> = Vec::new();
-    loop {
-        let more = match under_way.len() {
-            0 => jobs.lock().recv().ok(),
-            SIDE_BY_SIDE.. => None,
-            // Another thread that has nothing to do may wait there.
-            _ => jobs.try_lock().and_then(|jobs| jobs.try_recv().ok()),
-        };
-        under_way.extend(more.map(Reading::from));
-        if under_way.is_empty() {
-            return;
-        }
-        // No task takes blocks any more. The thread that lays out learns it from its closed
-        // channel.
-        if monitor.is_cancelled() || read_on(&mut under_way, assembler, pool, done, parallel).is_err() {
-            return;
-        }
-    }
+    /// The receiver has not refused to make a clone so far.
+    can_clone: AtomicBool,
+    client: &'a dyn ReceiverClient,
+    acknowledged: watch::Receiver<Acknowledged>,
+    runtime: Handle,
+    monitor: &'a dyn Monitor,
 }
 
-/// Reads, hashes and hands over a piece of each file; tells of those that are at their end.
-fn read_on(
-    under_way: &mut Vec<Reading>,
-    assembler: &Assembler,
-    pool: &Arc<Buffers>,
-    done: &Sender<Done>,
-    parallel: bool,
-) -> std::result::Result<(), Closed> {
-    let pieces: Vec<_> = under_way.iter_mut().map(|file| file.reader.piece(pool)).collect();
-    let mut to_hash: Vec<(&mut LargeReader, &[u8])> = under_way
-        .iter_mut()
-        .zip(&pieces)
-        .filter_map(|(file, piece)| Some((&mut file.reader, &*piece.as_ref()?.bytes)))
-        .collect();
-    LargeReader::hash(&mut to_hash, parallel);
-    for (file, piece) in std::mem::take(under_way).into_iter().zip(pieces) {
-        let Some(piece) = piece else {
-            let read = file.reader.finish();
-            done.send(Done { id: file.id, read }).map_err(|_| Closed)?;
-            continue;
-        };
-        let length = piece.bytes.len() as u64;
-        assembler.add(file.at, piece.bytes, piece.failed.then_some(file.id))?;
-        under_way.push(Reading { at: file.at + length, ..file });
+impl LargeFiles<'_> {
+    /// Reads the files of `jobs` until there are no more.
+    fn read(&self, jobs: &Mutex<Receiver<Job>>, done: &Sender<Done>) {
+        let mut under_way: Vec<Reading> = Vec::new();
+        loop {
+            let more = match under_way.len() {
+                0 => jobs.lock().recv().ok(),
+                SIDE_BY_SIDE.. => None,
+                // Another thread that has nothing to do may wait there.
+                _ => jobs.try_lock().and_then(|jobs| jobs.try_recv().ok()),
+            };
+            under_way.extend(more.map(|job| self.begin(job)));
+            if under_way.is_empty() {
+                return;
+            }
+            // No task takes blocks any more. The thread that lays out learns it from its closed
+            // channel.
+            if self.monitor.is_cancelled() || self.read_on(&mut under_way, done).is_err() {
+                return;
+            }
+        }
     }
-    Ok(())
+
+    fn begin(&self, Job { id, offset, large }: Job) -> Reading {
+        let end = offset + large.entry().size;
+        let (large, is_staged) = large.snapshot(|source| self.clone_at_receiver(id, end, source));
+        Reading { id, at: offset, reader: LargeReader::new(large, PIECE_BYTES), is_staged }
+    }
+
+    /// The copy of a file that ends at `end` in the archive, if the receiver can share its blocks.
+    fn clone_at_receiver(&self, id: u64, end: u64, source: &File) -> Option<File> {
+        if !self.can_clone.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut acknowledged = self.acknowledged.clone();
+        // It has to know the file first. If sending has ended, so does all of this.
+        self.runtime.block_on(acknowledged.wait_for(|known| known.covers(end))).ok()?;
+        let clone = self.client.clone_file(id, source);
+        self.can_clone.store(clone.is_some(), Ordering::Relaxed);
+        clone
+    }
+
+    /// Reads, hashes and hands over a piece of each file; tells of those that are at their end.
+    fn read_on(&self, under_way: &mut Vec<Reading>, done: &Sender<Done>) -> std::result::Result<(), Closed> {
+        let pieces: Vec<_> = under_way.iter_mut().map(|file| file.reader.piece(self.pool)).collect();
+        let mut to_hash: Vec<(&mut LargeReader, &[u8])> = under_way
+            .iter_mut()
+            .zip(&pieces)
+            .filter_map(|(file, piece)| Some((&mut file.reader, &*piece.as_ref()?.bytes)))
+            .collect();
+        LargeReader::hash(&mut to_hash, self.parallel);
+        for (file, piece) in std::mem::take(under_way).into_iter().zip(pieces) {
+            let Some(piece) = piece else {
+                let read = file.reader.finish();
+                done.send(Done { id: file.id, read }).map_err(|_| Closed)?;
+                continue;
+            };
+            let length = piece.bytes.len() as u64;
+            let origin = match (piece.failed, file.is_staged) {
+                (true, _) => Origin::Failed(file.id),
+                (false, true) => Origin::Staged(file.id),
+                (false, false) => Origin::Source,
+            };
+            self.assembler.add(file.at, piece.bytes, origin)?;
+            under_way.push(Reading { at: file.at + length, ..file });
+        }
+        Ok(())
+    }
 }
 
 struct Layout<'a> {
@@ -265,7 +322,7 @@ impl Layout<'_> {
 
     fn release(&mut self) -> Result<()> {
         if let Some((offset, BatchContent { batch, range })) = self.held.take() {
-            self.assembler.add(offset, batch.slice(range), None)?;
+            self.assembler.add(offset, batch.slice(range), Origin::Source)?;
         }
         Ok(())
     }

@@ -8,6 +8,9 @@
 //!                                     └─▶ assemble blocks ────┴──▶ PUT
 //! ```
 //!
+//! A receiver in this process may share the blocks of a large file's content instead
+//! (`clone_file`): this copy is read then, which cannot change any more, and is not written again.
+//!
 //! A block or file that fails here stays missing at the receiver. The upload that follows asks what
 //! is missing, and sends it.
 
@@ -24,9 +27,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::remote::ReceiverClient;
 use crate::telemetry::{Monitor, Notice};
 use assemble::Block;
-use layout::LogPart;
+use layout::{Acknowledged, LogPart};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Parts of the log that may wait to be sent, at most [`layout::PART_BYTES`] each.
 const LOG_PARTS: usize = 16;
@@ -56,6 +59,7 @@ pub async fn stream(
     let slots = upload.workers.saturating_sub(1).max(1);
     let (blocks_in, blocks_out) = mpsc::channel::<Block>(slots);
     let (log_taken_in, log_taken) = oneshot::channel();
+    let (tell, acknowledged) = watch::channel(Acknowledged::nothing(&stream));
     let plan = layout::Plan {
         index: index.clone(),
         block_size: upload.block_size,
@@ -63,6 +67,8 @@ pub async fn stream(
         log: log_in,
         blocks: blocks_in,
         log_taken,
+        acknowledged,
+        client: client.clone(),
         slots,
         runtime: tokio::runtime::Handle::current(),
     };
@@ -72,7 +78,7 @@ pub async fn stream(
     // well.
     let (laid_out, sent) = tokio::join!(
         blocking(move || layout::run(plan, &*theirs)),
-        sender.run(log_out, log_taken_in, blocks_out)
+        sender.run(log_out, log_taken_in, tell, blocks_out)
     );
     sent?;
     // A sender that was cancelled may have closed the channels before the other thread saw it.

@@ -5,10 +5,9 @@ use super::super::compression_policy::{Coding, CompressionPolicy};
 use super::super::tasks::blocking;
 use super::super::upload::UploadOptions;
 use super::assemble::Block;
-use super::layout::LogPart;
+use super::layout::{Acknowledged, LogPart};
 use crate::archive::block_digest::BlockDigest;
 use crate::archive::codec::{self, Compression};
-use crate::archive::digest::IndexDigest;
 use crate::archive::frame::Frame;
 use crate::archive::layout::intersect;
 use crate::archive::log::{LogDigest, first_digest, next_digest};
@@ -41,13 +40,6 @@ pub(super) struct StreamSender {
     held: Mutex<RangeSet>,
 }
 
-/// The log as far as the receiver has it: its name, and where the archive ends in it.
-#[derive(Clone, Copy)]
-struct Acknowledged {
-    prefix: IndexDigest,
-    end: u64,
-}
-
 impl StreamSender {
     pub(super) fn new(
         options: &UploadOptions,
@@ -74,15 +66,16 @@ impl StreamSender {
         })
     }
 
-    /// Sends until both channels end. The first error stops everything.
+    /// Sends until both channels end; `tell` is told how far the log is. The first error stops
+    /// everything.
     pub(super) async fn run(
         self: Arc<Self>,
         log: mpsc::Receiver<LogPart>,
         log_taken: oneshot::Sender<()>,
+        tell: watch::Sender<Acknowledged>,
         blocks: mpsc::Receiver<Block>,
     ) -> Result<()> {
-        let start = Acknowledged { prefix: first_digest(&self.stream), end: 0 };
-        let (tell, acknowledged) = watch::channel(start);
+        let acknowledged = tell.subscribe();
         let blocks = Arc::new(tokio::sync::Mutex::new(blocks));
         let mut tasks: JoinSet<Result<()>> = JoinSet::new();
         for _ in 0..self.workers {
@@ -151,7 +144,7 @@ impl StreamSender {
         mut acknowledged: watch::Receiver<Acknowledged>,
     ) -> Result<()> {
         let until = block.range.end;
-        let covered = acknowledged.wait_for(|known| known.end >= until).await;
+        let covered = acknowledged.wait_for(|known| known.covers(until)).await;
         // The log's own task says why it ended.
         let Ok(Acknowledged { prefix, .. }) = covered.map(|known| *known) else { return Ok(()) };
         let counters = self.monitor.counters();
@@ -226,6 +219,7 @@ impl StreamSender {
             part: (part != block.range).then_some(part),
             digest,
             failed: block.failed.clone(),
+            staged: block.staged.clone(),
             in_flight: InFlight::new(self.monitor.clone(), content_bytes),
         };
         (body, coding)

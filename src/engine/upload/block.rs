@@ -271,8 +271,8 @@ impl BlockSender {
         let (body, coding) = self.compression.encode(content);
         let zstd = matches!(coding, Coding::Zstd(_));
         let in_flight = InFlight::new(self.monitor.clone(), self.undone_bytes(&have));
-        let block =
-            BlockBody { number, block_size: self.block_size, body, zstd, part, digest, failed, in_flight };
+        let (block_size, staged) = (self.block_size, Vec::new());
+        let block = BlockBody { number, block_size, body, zstd, part, digest, failed, staged, in_flight };
         let whole = have.covered() == whole_range.end - whole_range.start;
         Ok(Prepared { block, coding, have, has_all, whole })
     }
