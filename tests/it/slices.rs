@@ -34,6 +34,9 @@ impl Setting {
         let mut tree = Tree::new(&src, seed);
         tree.rich(60_000).noise("large", 300_000).file("d/goes", "it goes").file("turns", "a file");
         many(&mut tree, "many/f", 0..40, 3000);
+        // Folders that become files, and the other way round, of all slices.
+        many(&mut tree, "kinds/file", 0..12, 2000);
+        (0..12).for_each(|number| many(&mut tree, &format!("kinds/folder{number:02}/f"), 0..2, 900));
         tree.hardlink("second", "many/f01").symlink("link", "many/f02").dir("hollow");
         let slices = lab.slices(&dst, count, HOST, &[]);
         Self { lab, src, dst, tree, slices }
@@ -44,6 +47,11 @@ impl Setting {
         let Self { tree, .. } = self;
         tree.remove("d/goes").remove("many/f03").remove("turns").noise("turns/into-a-folder", 5000);
         tree.remove("hollow").noise("hollow", 30_000);
+        for number in 0..12 {
+            let (file, folder) = (format!("kinds/file{number:02}"), format!("kinds/folder{number:02}"));
+            tree.remove(&file).noise(format!("{file}/in it"), 5000 + number).remove(&folder);
+            tree.noise(folder, 6000 + number);
+        }
         many(tree, "many/f", 10..20, 4000);
         many(tree, "new/f", 0..30, 2500);
         std::fs::rename(tree.path("many/f04"), tree.path("many/renamed")).unwrap();
@@ -122,6 +130,69 @@ fn a_slice_that_is_down_takes_only_its_files() {
     setting.is_same();
     // What was there was not sent again.
     assert_eq!([setting.published_of(0), setting.published_of(2)], published);
+}
+
+/// A folder gives way to a file, whichever slice has the file, also where an earlier run did not
+/// delete. What it holds of others keeps it.
+#[test]
+fn a_folder_gives_way_to_a_file_of_another_slice() {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    let stripes = args!["--stripe-size", "64K"];
+    let slices = lab.slices(&dst, 2, HOST, &stripes);
+    let sync = |more: &[&str]| lab.sync(&src, &slices[0].url, more.iter().map(OsString::from).collect());
+    let mut tree = Tree::new(&src, 215);
+    for name in ["at-once", "later", "strange", "limited"] {
+        tree.file(format!("{name}/x/y"), "in a folder").file(format!("{name}/z"), "beside it");
+    }
+    sync(&["--delete"]).code(0);
+    let published = || slices[1].metric("tarlike_files_published_total");
+    // How many files slice 2 has to have put in place at last: it gets the file, and what follows,
+    // and slice 1 what comes before it.
+    let mut becomes_a_file = |name: &str| {
+        tree.noise(format!("a-{name}"), 64 << 10).noise(format!("z-{name}"), 64 << 10);
+        tree.remove(name).file(name, format!("{name} is a file"));
+        published() + 2.0
+    };
+    let last = becomes_a_file("at-once");
+    sync(&["--delete"]).code(0);
+    assert_eq!(published(), last);
+    assert_same_tree(&src, &dst);
+    let last = becomes_a_file("later");
+    sync(&[]).code(3).says("\"later\"");
+    sync(&["--delete"]).code(0);
+    assert_eq!(published(), last);
+    assert_same_tree(&src, &dst);
+    let last = becomes_a_file("strange");
+    std::fs::write(dst.join("strange/x/not ours"), "somebody's").unwrap();
+    for _ in 0..2 {
+        sync(&["--delete"]).code(3).says("strange/x/not ours").says("is not of this archive");
+        assert!(dst.join("strange/x/y").exists() && dst.join("strange/z").exists());
+    }
+    std::fs::remove_file(dst.join("strange/x/not ours")).unwrap();
+    sync(&["--delete"]).code(0);
+    assert_eq!(published(), last);
+    assert_same_tree(&src, &dst);
+    let last = becomes_a_file("limited");
+    sync(&["--delete", "--max-delete", "2"]).code(25).says("limited");
+    assert!(dst.join("limited/x/y").exists() && dst.join("limited/z").exists());
+    sync(&["--delete"]).code(0);
+    assert_eq!(published(), last);
+    assert_same_tree(&src, &dst);
+}
+
+/// What somebody has put among the handovers of a slice hinders nothing.
+#[test]
+fn what_is_no_handover_is_passed_over() {
+    let setting = Setting::new(217, 2);
+    let handovers = setting.dst.join(".tar-like/slice-2-of-2/handover");
+    let name = format!("0.{}.{}", "5".repeat(64), "d".repeat(16));
+    std::fs::create_dir_all(handovers.join(&name)).unwrap();
+    std::fs::create_dir_all(handovers.join(format!("{name}.taken"))).unwrap();
+    setting.sync(args!["--delete"]).code(0);
+    setting.is_same();
+    let (said, shown) = (setting.slices[0].stderr(), handovers.join(&name));
+    assert!(said.contains(&*shown.to_string_lossy()) && !said.contains("/proc/"), "{said}");
 }
 
 #[test]

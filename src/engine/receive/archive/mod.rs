@@ -45,11 +45,21 @@ pub(crate) struct Archive {
     pub(crate) progress: Progress,
     /// The index came as a whole, or as a log: ids of earlier generations have other meanings.
     pub(crate) is_whole: bool,
-    /// The files that were handed over last, where another receiver takes them over.
-    pub(crate) handed_over: Mutex<RangeSet>,
+    /// What was handed over last, where another receiver takes it over; `None` if that is not known.
+    pub(crate) handed_over: Mutex<Option<Offer>>,
     caches: Arc<Caches>,
     finish: Mutex<()>,
     gate: Gate,
+}
+
+/// What one of several receivers hands over to the first one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Offer {
+    /// Ids of files that it has put in place.
+    pub(crate) published: RangeSet,
+    /// Ids of files that are complete, and verified, and have not got their names because a folder
+    /// stands in their place.
+    pub(crate) waiting: RangeSet,
 }
 
 /// A place among the files of [`Archive::each_unpublished`].

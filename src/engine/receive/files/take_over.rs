@@ -12,13 +12,22 @@ use crate::error::Result;
 use parking_lot::Mutex;
 use std::ops::ControlFlow;
 
-/// Takes over what other receivers have published of the active index; gives the ids of files that
-/// were seen in place. Also what was published when there were more receivers, or fewer.
+/// What other receivers hand over.
+#[derive(Default)]
+pub(crate) struct TakenOver {
+    /// Ids of files that were seen in place.
+    pub(crate) ids: RangeSet,
+    /// Ids of files that wait at another receiver for a folder to leave their place.
+    pub(crate) waiting: RangeSet,
+}
+
+/// Takes over what other receivers have published of the active index. Also what was published when
+/// there were more receivers, or fewer.
 ///
 /// # Errors
 /// What is not the fault of one file.
-pub(crate) fn take_over(context: &Context, archive: &Archive, _: &Shared<'_>) -> Result<RangeSet> {
-    let mut taken = RangeSet::default();
+pub(crate) fn take_over(context: &Context, archive: &Archive, _: &Shared<'_>) -> Result<TakenOver> {
+    let mut taken = TakenOver::default();
     if context.hands_over() {
         return Ok(taken);
     }
@@ -26,7 +35,10 @@ pub(crate) fn take_over(context: &Context, archive: &Archive, _: &Shared<'_>) ->
     for handover in offered(context, archive.tar_id)? {
         if handover.index == index {
             let ids = take(context, archive, &handover)?;
-            ids.iter().for_each(|ids| taken.insert(ids));
+            ids.iter().for_each(|ids| taken.ids.insert(ids));
+            // Former slices do not come to put anything there.
+            let waiting = handover.offer.waiting.iter().filter(|_| !handover.is_former);
+            waiting.for_each(|ids| taken.waiting.insert(ids));
         } else if handover.is_former {
             // It says nothing of this index, and its folder is not removed before.
             handover.set_taken()?;
@@ -37,7 +49,7 @@ pub(crate) fn take_over(context: &Context, archive: &Archive, _: &Shared<'_>) ->
 
 fn take(context: &Context, archive: &Archive, handover: &Handover) -> Result<RangeSet> {
     let published = archive.progress.published();
-    let wanted = handover.ids.iter().flat_map(|ids| published.missing(ids)).collect();
+    let wanted = handover.offer.published.iter().flat_map(|ids| published.missing(ids)).collect();
     let taken = Mutex::new(RangeSet::default());
     in_parts(&wanted, PART_FILES, |part, cache| {
         let (mut ids, mut bytes) = (RangeSet::default(), RangeSet::default());
@@ -59,7 +71,7 @@ fn take(context: &Context, archive: &Archive, handover: &Handover) -> Result<Ran
         Ok(())
     })?;
     let published = archive.progress.published();
-    if handover.ids.iter().all(|ids| published.contains(ids)) {
+    if handover.offer.published.iter().all(|ids| published.contains(ids)) {
         handover.set_taken()?;
     } else {
         // Its receiver finds that, too, and takes them in again.

@@ -17,10 +17,10 @@ mod restore;
 use super::archive::gate::Shared;
 use super::archive::{Archive, Unpublished};
 use super::context::Context;
-use super::files::handover::{forget_taken, hand_over};
+use super::files::handover::{forget_taken, hand_over, waiting};
 use super::files::published::record_names;
 use super::files::replaced::back_up_replaced;
-use super::files::take_over::take_over;
+use super::files::take_over::{TakenOver, take_over};
 use super::files::verify::publish_complete;
 use super::retention;
 use crate::archive::digest::IndexDigest;
@@ -70,7 +70,7 @@ fn run(
     archive.check_active(index)?;
     let colliding = record_collisions(context, archive)?;
     let taken = take_over(context, archive, &shared)?;
-    confirm(context, archive, &shared, &[&unmodified, &colliding, &taken], confirmed)?;
+    confirm(context, archive, &shared, &[&unmodified, &colliding, &taken.ids], confirmed)?;
     if let Some(folder) = &request.backup {
         // Before the sender hears what is missing, and before empty files and links are made.
         let mut published = archive.progress.published();
@@ -79,7 +79,7 @@ fn run(
         archive.with_index(|index| back_up_replaced(context, index, &published, folder))?;
     }
     let mut failures = Failures::new(context);
-    let deleted = put_in_place(context, archive, &shared, request, &colliding, &mut failures)?;
+    let deleted = put_in_place(context, archive, &shared, request, (&colliding, &taken), &mut failures)?;
     // What is in place where no program can find it is not in place.
     if let Some(lost) = context.lost_storage() {
         return Err(lost);
@@ -113,7 +113,7 @@ fn run_as_slice(
     if let Some(lost) = context.lost_storage() {
         return Err(lost);
     }
-    hand_over(context, archive)?;
+    hand_over(context, archive, Some(waiting(context, archive)?))?;
     let answer = answer(context, archive, Failures::new(context), Deleted::default())?;
     Ok(FinishAnswer { complete: answer.failed_total == 0, missing_bytes: 0, ..answer })
 }
@@ -125,7 +125,7 @@ fn put_in_place(
     archive: &Archive,
     shared: &Shared<'_>,
     request: &FinishRequest,
-    colliding: &RangeSet,
+    (colliding, taken): (&RangeSet, &TakenOver),
     failures: &mut Failures<'_>,
 ) -> Result<Deleted> {
     let retains = request.keep.is_some_and(|count| count > 0);
@@ -135,7 +135,7 @@ fn put_in_place(
     let makes_nodes = archive.progress.missing_bytes() == 0 || request.partial;
     if let Some(deletion) = &mut deletion {
         // A file may have taken the place of a folder.
-        deletion.clear_the_way(makes_nodes)?;
+        deletion.clear_the_way(&taken.waiting, makes_nodes)?;
         failures.reasons.clone_from(&deletion.deleted().in_the_way);
     }
     if makes_nodes {

@@ -10,6 +10,7 @@ use super::remover::Remover;
 use crate::archive::entry::FileEntry;
 use crate::archive::path::EntryPath;
 use crate::archive::protocol::FAILED_NAMES;
+use crate::archive::ranges::RangeSet;
 use crate::db::index_read::Row;
 use crate::error::Result;
 use crate::folder::is_kind;
@@ -21,9 +22,10 @@ use std::ops::ControlFlow;
 
 impl Deletion<'_> {
     /// Empties folders that stand where files or links of the index belong, if these are staged and
-    /// verified, and puts the files there. `others` says whether what no block brings is made in
-    /// this run.
-    pub(crate) fn clear_the_way(&mut self, others: bool) -> Result<()> {
+    /// verified, and puts the files there. Those of the ids `waiting` are so at other receivers,
+    /// which put them there the next time that they finish. `others` says whether what no block
+    /// brings is made in this run.
+    pub(crate) fn clear_the_way(&mut self, waiting: &RangeSet, others: bool) -> Result<()> {
         let replacements = std::mem::take(&mut self.replacements);
         let mut live = None;
         if self.folds && !replacements.is_empty() {
@@ -34,16 +36,20 @@ impl Deletion<'_> {
                 continue;
             }
             let file = self.archive.with_index(|index| index.file_at(&path))?.filter(|file| file.size > 0);
+            let waits = file.as_ref().is_some_and(|file| waiting.contains(file.id..file.id + 1));
             let ready = match &file {
-                Some(file) => self.is_staged(file)?,
+                Some(file) => waits || self.is_staged(file)?,
                 None => others && self.can_be_made(&path)?,
             };
             if !ready {
                 continue;
             }
             let Some(why) = self.clear(&path, &mut live)? else {
-                if let Some(file) = &file {
-                    verify_now(self.context, self.archive, file)?;
+                match &file {
+                    // What was in the way before is not any more.
+                    Some(file) if waits => self.archive.progress.clear_failure(file.id),
+                    Some(file) => drop(verify_now(self.context, self.archive, file)?),
+                    None => {}
                 }
                 continue;
             };
