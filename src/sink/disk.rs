@@ -32,6 +32,8 @@ pub struct DiskSink {
     base_path: PathBuf,
     pub(super) state: Folder,
     state_path: PathBuf,
+    /// `.tar-like`, also where the receiver has a folder of its own in it.
+    pub(super) own: Folder,
     /// The folder for the journal, the copies of indexes and what is temporary: the same, unless it
     /// has a place of its own.
     pub(super) records: Folder,
@@ -85,7 +87,7 @@ impl DiskSink {
         let base_path = base
             .canonicalize()
             .map_err(|e| Error::io(format!("cannot resolve the base folder {}", base.display()), e))?;
-        let OwnFolders { state, state_path, records, records_path, tree, lock } =
+        let OwnFolders { own, state, state_path, records, records_path, tree, lock } =
             places::open(&folder, &base_path, places)?;
         let (mounts, owner) =
             ([watched_mount(&state), watched_mount(&records)], rustix::process::geteuid().is_root());
@@ -105,6 +107,7 @@ impl DiskSink {
             base_path,
             state,
             state_path,
+            own,
             records,
             records_path,
             records_apart,

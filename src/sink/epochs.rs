@@ -6,6 +6,7 @@ use super::pairing;
 use super::shared::LOCK;
 use crate::archive::path::STATE_DIR;
 use crate::archive::slice::{FOLDER_PREFIX, Slice};
+use crate::error::{Error, Result};
 use crate::folder::Folder;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -22,10 +23,23 @@ fn slice_of(name: &[u8]) -> Option<Slice> {
 }
 
 impl DiskSink {
+    /// The slices other than the first one that have a folder here, however many there are now.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn other_slices(&self) -> Result<Vec<Slice>> {
+        let names = self.own.names().map_err(|e| Error::io("cannot read .tar-like", e))?;
+        Ok(names.iter().filter_map(|name| slice_of(name)).filter(|slice| !slice.is_first()).collect())
+    }
+
     /// Removes what slices of another number of slices than that of `slice` have left, which is this
     /// receiver, if it is one.
     pub(super) fn remove_former(&self, slice: Option<Slice>) {
-        let Some(slice) = slice else { return };
+        let Some(slice) = slice else {
+            // Alone, it is the first one: what former slices read says nothing any more.
+            let first = former(&self.state, |found| found.is_first());
+            return self.remove_folders(first);
+        };
         if slice.is_first() {
             self.remove_former_slices(slice);
         }
@@ -35,7 +49,11 @@ impl DiskSink {
     /// Removes their folders below `.tar-like`. A folder that a receiver uses stays, and one that hands something over: the next `finish` takes
     /// it. What cannot be removed costs space only.
     fn remove_former_slices(&self, slice: Slice) {
-        for (former, name) in former(&self.state, slice) {
+        self.remove_folders(former(&self.state, |found| found.count() != slice.count()));
+    }
+
+    fn remove_folders(&self, former: Vec<(Slice, String)>) {
+        for (former, name) in former {
             match self.remove_unused(&name) {
                 Ok(true) => tracing::info!("removed what slice {former} had in .tar-like"),
                 Ok(false) => {}
@@ -54,7 +72,7 @@ impl DiskSink {
         };
         let Some((path, root)) = path.and_then(|path| Some((path, Folder::open(path).ok()?))) else { return };
         let Ok(own) = self.base.open_folder(STATE_DIR.as_bytes()) else { return };
-        for (former, name) in former(&root, slice) {
+        for (former, name) in former(&root, |found| found.count() != slice.count()) {
             let is_gone = matches!(own.stat(name.as_bytes()), Ok(None));
             let is_of_base =
                 root.open_folder(name.as_bytes()).is_ok_and(|state| pairing::is_of(&state, tree));
@@ -102,17 +120,17 @@ fn is_offered(name: &[u8]) -> bool {
     !name.ends_with(b".taken") && !name.starts_with(b"written-")
 }
 
-/// The folders in `folder` of slices of another number of slices than that of `slice`.
-fn former(folder: &Folder, slice: Slice) -> Vec<(Slice, String)> {
+/// The folders in `folder` of slices that are no more, which `is_former` tells.
+fn former(folder: &Folder, is_former: impl Fn(Slice) -> bool) -> Vec<(Slice, String)> {
     let names = folder.names().unwrap_or_default();
     let former = names.iter().filter_map(|name| slice_of(name));
-    former.filter(|found| found.count() != slice.count()).map(|found| (found, found.folder_name())).collect()
+    former.filter(|&found| is_former(found)).map(|found| (found, found.folder_name())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{ErrorKind, Result};
+    use crate::error::ErrorKind;
     use crate::sink::disk::Places;
     use std::path::PathBuf;
 

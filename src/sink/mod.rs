@@ -8,6 +8,7 @@ pub mod device;
 pub mod disk;
 mod epochs;
 mod expected;
+mod fence;
 mod folding;
 mod kept;
 mod left;
@@ -28,6 +29,7 @@ mod times;
 
 pub use backup::Backup;
 pub use expected::Expected;
+pub use fence::PublishLock;
 pub use kept::Kept;
 pub use left::LeftOver;
 pub use mount::is_suspicious;

@@ -39,6 +39,8 @@ impl Places {
 
 /// The opened folders.
 pub(super) struct OwnFolders {
+    /// `.tar-like`.
+    pub(super) own: Folder,
     /// `.tar-like`, or the folder of a slice in it.
     pub(super) state: Folder,
     pub(super) state_path: PathBuf,
@@ -71,6 +73,7 @@ pub(super) fn open(base: &Folder, base_path: &Path, places: &Places) -> Result<O
     let needs_tree = places.slice.is_some() || places.state.is_some();
     let tree = needs_tree.then(|| tree_of(&state)).transpose();
     let tree = tree.map_err(|e| cannot_make(&state_path.join(TREE), e))?;
+    let own = state.open_folder(b"").map_err(|e| cannot_make(&state_path, e))?;
     if let Some(name) = places.slice_folder() {
         state_path = state_path.join(&name);
         state = state.make_folder(&name, 0o700).map_err(|e| cannot_make(&state_path, e))?;
@@ -105,7 +108,7 @@ pub(super) fn open(base: &Folder, base_path: &Path, places: &Places) -> Result<O
     if places.slice.is_some() {
         shared::probe(&state, &state_path)?;
     }
-    Ok(OwnFolders { state, state_path, records, records_path, tree, lock })
+    Ok(OwnFolders { own, state, state_path, records, records_path, tree, lock })
 }
 
 /// The error that nothing can be stored below `path`, which is a `folder` of this name, if `error`

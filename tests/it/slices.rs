@@ -6,7 +6,7 @@ use crate::support::stress::free_port;
 use crate::support::{Lab, Proxy, Tree, assert_same_tree, wait_until};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const HOST: &str = "127.0.0.1";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -178,6 +178,85 @@ fn a_folder_gives_way_to_a_file_of_another_slice() {
     assert!(dst.join("limited/x/y").exists() && dst.join("limited/z").exists());
     sync(&["--delete"]).code(0);
     assert_eq!(published(), last);
+    assert_same_tree(&src, &dst);
+}
+
+/// How a run ends in the middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Killed,
+    Interrupted,
+    /// Slice 2 is killed with the sender.
+    WithSlice,
+    /// Slice 2 stands still while the next run begins, and goes on afterwards.
+    SliceStopped,
+}
+
+/// What an interrupted run has put in place goes with the next one, where the source does not have
+/// it any more, and what slice 2 was about to put there does not come.
+#[test]
+fn what_an_interrupted_run_has_put_in_place_goes() {
+    for (number, end) in [End::Killed, End::Interrupted, End::WithSlice, End::SliceStopped].iter().enumerate()
+    {
+        an_interrupted_run_leaves_nothing(300 + number as u64, *end);
+    }
+}
+
+fn an_interrupted_run_leaves_nothing(seed: u64, end: End) {
+    let lab = Lab::new();
+    let (src, dst) = (lab.path("src"), lab.dir("dst"));
+    let mut tree = Tree::new(&src, seed);
+    many(&mut tree, "f", 0..80, 70_000);
+    let stripes = args!["--stripe-size", "100K"];
+    let mut slices = lab.slices(&dst, 2, HOST, &stripes);
+    let url = slices[0].url.clone();
+    let sync = |more: Vec<OsString>| lab.cmd(args!["sync", src, url]).args(more);
+    let slow = args!["-s", "100000", "--bwlimit", "1500K", "--compress", "none"];
+    let mut first = sync(slow).spawn();
+    let in_place = || std::fs::read_dir(&dst).unwrap().count();
+    wait_until("some files are in place", PATIENCE, || in_place() > 30);
+    if end == End::SliceStopped {
+        slices[1].signal(rustix::process::Signal::STOP);
+    }
+    match end {
+        End::Interrupted => {
+            first.signal(rustix::process::Signal::INT);
+            first.wait().code(130);
+        }
+        _ => first.kill9(),
+    }
+    if end == End::WithSlice {
+        slices[1].kill9();
+    }
+    let before = slices[0].status(0)["digest"].clone();
+    for number in 0..80u64 {
+        let name = format!("f{number:02}");
+        match number {
+            0..60 if number % 10 != 0 => drop(tree.remove(name)),
+            70..80 => drop(tree.noise(name, 70_000)),
+            _ => {}
+        }
+    }
+    tree.file("new", "a new file");
+    let deletes = || args!["--delete", "--max-delete", "100%", "--stall-timeout", "60"];
+    match end {
+        End::Killed | End::Interrupted => drop(sync(deletes()).run().code(0)),
+        End::WithSlice => {
+            sync(args!["--delete", "--max-delete", "100%", "--stall-timeout", "2"]).run().code(1);
+            slices[1].restart();
+            sync(deletes()).run().code(0);
+        }
+        End::SliceStopped => {
+            let second = sync(deletes()).spawn();
+            let start = Instant::now();
+            // Where it was stopped as it was about to rename a file, the index waits for it.
+            while slices[0].status(0)["digest"] == before && start.elapsed() < Duration::from_secs(15) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            slices[1].signal(rustix::process::Signal::CONT);
+            second.wait().code(0);
+        }
+    }
     assert_same_tree(&src, &dst);
 }
 

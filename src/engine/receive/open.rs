@@ -11,6 +11,7 @@
 use super::archive::progress::{IndexHead, OpenedIndex, Owned, Progress};
 use super::archive::{Archive, Unpublished};
 use super::context::{Context, WatchRequest};
+use super::files::fence;
 use super::retention;
 use super::state_files::{active_index_name, staging_name};
 use crate::archive::digest::IndexDigest;
@@ -59,9 +60,11 @@ pub(crate) fn get(context: &Context, tar_id: u64) -> Result<Arc<Archive>> {
 /// Opens all archives of the journal; what takes long goes on in a thread.
 ///
 /// # Errors
-/// No thread can be started.
+/// No thread can be started, or the folder cannot be written to.
 pub(crate) fn open_all(context: &Arc<Context>, states: Vec<ArchiveState>) -> Result<()> {
     let (mut later, mut opened) = (Vec::new(), Vec::new());
+    let known: Vec<u64> = states.iter().map(|state| state.tar_id).collect();
+    fence::forget_but(context, &known)?;
     for state in states {
         context.archives.add_unserved(state.clone());
         let path = path_of(context, &state);
@@ -128,13 +131,13 @@ fn open(context: &Context, state: ArchiveState) -> Result<Arc<Archive>> {
     if archive.progress.head().sealed {
         IndexReader::open(&path)?.check_rows()?;
     }
-    let is_finalized = archive.progress.is_finalized();
-    // What a slice does not know of, the first one does.
-    archive.progress.set_unrecorded_names(!is_finalized && !context.hands_over());
+    let (head, is_finalized) = (archive.progress.head(), archive.progress.is_finalized());
+    archive.progress.set_unrecorded_names(!is_finalized);
+    fence::lower(context, tar_id, head.sealed.then_some(&head.digest))?;
     archive.progress.begin_queueing();
     context.archives.serve(archive.clone());
     // A legacy sender puts its index once, and never says that it is done.
-    if context.options.legacy && archive.progress.head().sealed && !is_finalized {
+    if context.options.legacy && head.sealed && !is_finalized {
         // Fails only when the watching thread has ended, and it ends with the receiver.
         let _ = context.watch.send(WatchRequest::FinishLegacy(tar_id));
     }

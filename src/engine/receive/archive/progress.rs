@@ -275,6 +275,11 @@ impl Progress {
         self.state().owned.as_ref().is_none_or(|owned| owned.bytes.contains(range.clone()))
     }
 
+    /// Whether other receivers on the folder take in files of it.
+    pub(crate) fn is_of_several(&self) -> bool {
+        self.state().owned.is_some()
+    }
+
     /// Whether all of `pieces` is durable.
     pub(crate) fn are_durable(&self, pieces: &[Range<u64>]) -> bool {
         are_durable(&self.state().durable, pieces)

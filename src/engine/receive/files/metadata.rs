@@ -4,6 +4,7 @@
 use super::super::archive::Archive;
 use super::super::context::Context;
 use super::super::reason::reason;
+use super::fence::permit;
 use super::invalidate::{MAX_INVALIDATED_AT_ONCE, invalidate};
 use super::others::{Leaf, refuse_conflict};
 use super::publish::record_published;
@@ -93,6 +94,7 @@ pub(crate) fn apply_updates(context: &Context, archive: &Archive, updates: &mut 
         // It was looked at before, but much may have been copied since.
         let expected = Expected::File { size: file.size, mtime_ns: previous.map(|meta| meta.mtime_ns) };
         let set = refuse_conflict(context, archive.tar_id, Leaf::File(&file), &mut cache).and_then(|()| {
+            let _permit = permit(context, archive)?;
             let set = context.sink.apply_file_meta(&file, Some((expected, previous)), &mut cache)?;
             Ok(set || mend(&context.sink, &file, &mut cache)?)
         });

@@ -3,6 +3,7 @@
 //! [`invalidate`]; neither calls back.
 
 pub(crate) mod content;
+pub(crate) mod fence;
 pub(crate) mod handover;
 pub(crate) mod invalidate;
 pub(crate) mod metadata;

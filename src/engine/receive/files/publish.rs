@@ -4,10 +4,11 @@ use super::super::archive::Archive;
 use super::super::context::Context;
 use super::super::names::Placing;
 use super::super::reason::reason;
+use super::fence::permit;
 use super::others::{Leaf, conflicts, refuse_conflict};
 use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sink::Sink;
 use crate::sink::disk::FolderCache;
 
@@ -31,11 +32,13 @@ pub(crate) fn publish_staged(
     let leaves: Vec<Leaf<'_>> = files.iter().map(Leaf::File).collect();
     let mut conflicts = conflicts(context, archive.tar_id, &leaves, &mut cache)?;
     for files in files.chunks(MAX_NAMED_AT_ONCE) {
+        let permit = permit(context, archive);
         let (placing, mut named) = (context.archives.names.place(), RangeSet::default());
         let outcome = files.iter().try_for_each(|file| {
-            let outcome = match conflicts.remove(&file.path) {
-                Some(conflict) => Err(conflict),
-                None => context.sink.publish(&archive.staging, file.id, &file.path, &mut cache),
+            let outcome = match (&permit, conflicts.remove(&file.path)) {
+                (Err(refusal), _) => Err(Error::new(refusal.kind(), reason(refusal))),
+                (Ok(_), Some(conflict)) => Err(conflict),
+                (Ok(_), None) => context.sink.publish(&archive.staging, file.id, &file.path, &mut cache),
             };
             match outcome {
                 Ok(()) => named.insert(file.id..file.id + 1),
@@ -60,7 +63,8 @@ pub(crate) fn publish_staged(
 /// Gives one staged file, which is verified, its name.
 ///
 /// # Errors
-/// Another archive has put another content there, or the system's error.
+/// Another archive has put another content there, the first of several receivers has another index,
+/// or the system's error.
 pub(crate) fn publish_one(
     context: &Context,
     archive: &Archive,
@@ -68,6 +72,7 @@ pub(crate) fn publish_one(
     cache: &mut FolderCache,
 ) -> Result<()> {
     refuse_conflict(context, archive.tar_id, Leaf::File(file), cache)?;
+    let _permit = permit(context, archive)?;
     let placing = context.archives.names.place();
     context.sink.publish(&archive.staging, file.id, &file.path, cache)?;
     record_published(context, archive, &std::iter::once(file.id..file.id + 1).collect(), &placing);

@@ -5,13 +5,15 @@ use super::super::archive::Archive;
 use super::super::context::Context;
 use super::super::reason::reason;
 use super::content::is_as_indexed;
-use super::publish::record_published;
+use super::fence::permit;
+use super::parts::{PART_FILES, in_parts};
 use crate::archive::entry::FileEntry;
 use crate::archive::ranges::RangeSet;
 use crate::db::index_read::IndexReader;
 use crate::error::Result;
 use crate::sink::Expected;
 use crate::sink::disk::{DiskSink, FolderCache};
+use parking_lot::Mutex;
 use std::fs::File;
 use std::ops::ControlFlow;
 
@@ -85,6 +87,7 @@ pub(crate) fn is_in_place(
         Condition::Unmodified => Ok(true),
         Condition::OtherMetadata => {
             tracing::info!("owner or permissions of \"{}\" were changed; they are set again", file.path);
+            let _permit = permit(context, archive)?;
             mend(&context.sink, file, cache)
         }
         Condition::Replaced => Ok(false),
@@ -140,33 +143,58 @@ pub(crate) fn each_unpublished(
     })
 }
 
-/// Records names that an earlier process gave and that its journal missed, before another index
-/// takes the place of this one: what that one does not have may be deleted only if it was put
-/// there. A crash may have come between a rename and the journal; files whose bytes were received
-/// are known by their content.
+/// Records names that the journal missed, before another index takes the place of this one: what
+/// that one does not have may be deleted only if it was put there. A crash may have come between a
+/// rename and the journal, and other receivers on the folder have put files in place that they have
+/// not handed over. Such files are known by their content.
 ///
 /// # Errors
 /// The index cannot be read, or another index has taken this one's place.
 pub(crate) fn record_names(context: &Context, archive: &Archive) -> Result<()> {
     archive.progress.wait_for_verifiers();
-    if !archive.progress.has_unrecorded_names() {
+    if context.hands_over() {
+        // What a slice does not know of, the first one does.
+        return Ok(());
+    }
+    let others = context.sink.other_slices()?;
+    let count = context.options.slice.map_or(1, |options| options.slice.count());
+    // Former slices had other files.
+    let of_all = archive.progress.has_unrecorded_names() || others.iter().any(|slice| slice.count() != count);
+    if !of_all && others.is_empty() {
         return Ok(());
     }
     let _shared = archive.lock_shared()?;
-    let (mut cache, mut named, sink) = (FolderCache::default(), RangeSet::default(), &context.sink);
-    archive.with_index(|index| {
-        each_unpublished(index, &archive.progress.published(), |file| {
-            let is_named = file.meta.is_some()
-                && file.is_verifiable()
-                && is_unmodified(sink, &file, &mut cache).unwrap_or(false)
-                && has_content_of(sink, &file);
-            if is_named {
-                named.insert(file.id..file.id + 1);
-            }
-            Ok(())
+    let (mark, sink) = (context.committer.mark(), &context.sink);
+    let wanted = archive.with_index(IndexReader::next_id)?;
+    let wanted: RangeSet = archive.progress.published().missing(0..wanted).collect();
+    let found = Mutex::new((RangeSet::default(), RangeSet::default()));
+    in_parts(&wanted, PART_FILES, |part, cache| {
+        archive.with_index(|index| {
+            index.files_of(part, |file| {
+                let is_named = (of_all || !archive.progress.owns(&file.range()))
+                    && file.meta.is_some()
+                    && file.is_verifiable()
+                    && is_unmodified(sink, &file, cache).unwrap_or(false)
+                    && has_content_of(sink, &file);
+                if is_named {
+                    let (ids, bytes) = &mut *found.lock();
+                    ids.insert(file.id..file.id + 1);
+                    // The receiver that has it is not sent it again. What several files share is
+                    // the first one's.
+                    if !others.is_empty() && !file.fragmented {
+                        bytes.insert(file.range());
+                    }
+                }
+                Ok(ControlFlow::Continue(()))
+            })
         })
     })?;
-    record_published(context, archive, &named, &context.archives.names.place());
+    let (ids, bytes) = found.into_inner();
+    if ids.covered() > 0 {
+        // The names are on stable storage before the journal says so.
+        context.committer.sync(mark)?;
+        archive.progress.take_over(&context.committer, &ids, &bytes, &context.archives.names.place())?;
+    }
     archive.progress.set_unrecorded_names(false);
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::super::archive::{Archive, Unpublished};
 use super::super::context::{Context, VerifyTask};
 use super::super::reason::reason;
 use super::content::{NOT_AS_INDEXED, is_as_indexed};
+use super::fence::permit;
 use super::invalidate::{MAX_INVALIDATED_AT_ONCE, invalidate};
 use super::others::{Leaf, refuse_conflict};
 use super::publish::{publish_one, record_published};
@@ -249,6 +250,7 @@ fn verify(context: &Context, archive: &Archive, file: &FileEntry, known: &mut Kn
         Ok(Some(named)) => {
             is_as_indexed(&named, file)? && {
                 refuse_conflict(context, archive.tar_id, Leaf::File(file), &mut FolderCache::default())?;
+                let _permit = permit(context, archive)?;
                 context.sink.apply_opened_meta(&named, file)?;
                 true
             }

@@ -11,7 +11,7 @@
 //!
 //! | step | after a crash |
 //! |---|---|
-//! | 1. [`Replacement::close_previous`]: names are recorded, writers are kept out | the previous index is active |
+//! | 1. [`Replacement::close_previous`]: other receivers are kept out, names are recorded, writers are kept out | the previous index is active |
 //! | 2. [`Replacement::write`]: the new index gets its place in the folder `archives` | the same; the file is removed |
 //! | 3. staging: reused bytes are copied | the same; the folder is removed |
 //! | 4. retention: files that are replaced get one more name | the same; the folder is removed |
@@ -32,6 +32,7 @@ use super::super::archive::gate::Closing;
 use super::super::archive::log::OpenLog;
 use super::super::commit::Mark;
 use super::super::context::Context;
+use super::super::files::fence;
 use super::super::files::metadata::apply_updates;
 use super::super::files::published::record_names;
 use super::super::files::take_over::take_over;
@@ -122,12 +123,16 @@ impl<'a> Replacement<'a> {
         })
     }
 
-    /// Records the names that the previous archive has given, and waits until no thread writes for
-    /// it: what is published now is what there is to reuse.
+    /// Has other receivers put nothing in place any more, records the names that the previous archive
+    /// has given, and waits until no thread writes for it: what is published now is what there is to
+    /// reuse.
     ///
     /// # Errors
-    /// The previous index cannot be read, or was replaced.
+    /// The previous index cannot be read, or was replaced; another receiver does not end putting
+    /// something in place ([`crate::error::ErrorKind::Busy`]).
     pub(crate) fn close_previous(&mut self) -> Result<()> {
+        // What is in place now is all that will be.
+        fence::raise(self.context, self.tar_id)?;
         if let Some(previous) = self.previous {
             {
                 // What other receivers have put in place may have to be deleted, too.
@@ -226,6 +231,9 @@ impl<'a> Replacement<'a> {
         if context.sink.syncs_each_file() {
             archive.store_index()?;
         }
+        // Others get the index when it is active here, so that none puts anything of it in place yet.
+        let head = archive.progress.head();
+        fence::lower(context, self.tar_id, head.sealed.then_some(&head.digest))?;
         context.committer.rewrite(|journal| journal.activate(&state))?;
         self.is_active = true;
         context.archives.set_source(self.tar_id, self.source.clone());
@@ -253,6 +261,11 @@ impl Drop for Replacement<'_> {
             tracing::warn!("{e}");
         }
         retention::remove(&self.context.sink, self.tar_id, self.generation);
+        let previous = self.previous.map(|previous| previous.progress.head()).filter(|head| head.sealed);
+        let lowered = fence::lower(self.context, self.tar_id, previous.as_ref().map(|head| &head.digest));
+        if let Err(e) = lowered {
+            tracing::warn!("the other slices put nothing in place before another index is active: {e}");
+        }
     }
 }
 
@@ -341,6 +354,9 @@ pub(crate) fn give_up(context: &Context, archive: &Arc<Archive>, damage: &Error)
     }
     let Ok(closing) = archive.close() else { return };
     log.close();
+    if let Err(e) = fence::lower(context, archive.tar_id, None) {
+        tracing::warn!("{e}");
+    }
     context.archives.give_up(archive.tar_id, loss_of(context, archive.tar_id, damage));
     closing.for_good();
 }

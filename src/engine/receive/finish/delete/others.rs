@@ -110,6 +110,8 @@ pub(super) fn each_live_of_others(
 /// What `other` says of each of `found`.
 fn claims_of(other: &Archive, found: &[DeletionCandidate]) -> Result<Vec<PathClaim>> {
     let placed = other.progress.placed();
+    // Of several receivers, none knows at once what the others put in place.
+    let is_sliced = other.progress.is_of_several();
     let mut claims = vec![PathClaim::default(); found.len()];
     let mut numbers: HashMap<&[u8], Vec<usize>> = HashMap::new();
     for (number, candidate) in found.iter().enumerate() {
@@ -121,7 +123,7 @@ fn claims_of(other: &Archive, found: &[DeletionCandidate]) -> Result<Vec<PathCla
             for &number in numbers.get(row.path().as_bytes()).into_iter().flatten() {
                 let is_placed = match &row {
                     _ if !is_live => true,
-                    Row::File(file) => placed.files.contains(file.id..file.id + 1),
+                    Row::File(file) => is_sliced || placed.files.contains(file.id..file.id + 1),
                     Row::Node(_) => placed.nodes,
                 };
                 claims[number].is_live |= is_live;
