@@ -201,8 +201,7 @@ impl Upload {
             // Another sender may have sent the rest since the answer: then it is asked for once more.
             let is_all_here = missing.covered() == 0;
             if (todo.is_empty() && !is_all_here) || round >= self.rounds() {
-                slices.name_failures(&missing).await?;
-                return self.end_incomplete(sender, &missing, &reachable, &answer).await;
+                return self.end_incomplete((sender, &*slices), &missing, &reachable, &answer).await;
             }
             sender.add_suspects(&self.inside(&missing)).await?;
             self.monitor.notice(Notice::Info(format!(
@@ -262,7 +261,7 @@ impl Upload {
     /// `reachable` is what receivers that answer were to take in.
     async fn end_incomplete(
         &self,
-        sender: &Arc<BlockSender>,
+        (sender, slices): (&Arc<BlockSender>, &Slices<'_>),
         missing: &RangeSet,
         reachable: &RangeSet,
         answer: &FinishAnswer,
@@ -275,11 +274,14 @@ impl Upload {
         if others_bytes > 0 {
             // The host that ends last finishes. The receiver's list names the failures of every
             // host: only ours count here.
+            slices.name_failures(missing).await?;
             sender.give_up(&self.inside(reachable)).await?;
             return Ok(sender.report(&self.summary, false, others_bytes));
         }
-        // The receiver's own reason, if it has one, is better than our guess.
+        // The receiver's own reason, if it has one, is better than our guess, and the first slice
+        // knows more than the others.
         sender.record_receiver_failures(answer);
+        slices.name_failures(missing).await?;
         sender.give_up(&self.inside(reachable)).await?;
         let answer = self.finish(FinishRequest { partial: true, ..FinishRequest::default() }).await?;
         self.conclude(sender, answer).await

@@ -9,7 +9,7 @@ use super::others::DeletionCandidate;
 use super::remover::Remover;
 use crate::archive::entry::FileEntry;
 use crate::archive::path::EntryPath;
-use crate::archive::protocol::FAILED_NAMES;
+use crate::archive::protocol::{FAILED_NAMES, FailedFile};
 use crate::archive::ranges::RangeSet;
 use crate::db::index_read::Row;
 use crate::error::Result;
@@ -45,16 +45,19 @@ impl Deletion<'_> {
                 continue;
             }
             let Some(why) = self.clear(&path, &mut live)? else {
-                match &file {
-                    // What was in the way before is not any more.
-                    Some(file) if waits => self.archive.progress.clear_failure(file.id),
-                    Some(file) => drop(verify_now(self.context, self.archive, file)?),
-                    None => {}
+                if let Some(file) = file.as_ref().filter(|_| !waits) {
+                    verify_now(self.context, self.archive, file)?;
                 }
                 continue;
             };
-            if let Some(file) = &file {
-                self.archive.progress.fail(file.id, &path, &why);
+            match &file {
+                // Another receiver has it, and may put it in place without this one.
+                Some(file) if waits => {
+                    let (id, path, reason) = (Some(file.id), path.to_string(), why.clone());
+                    self.deleted.failed.add(FailedFile { id, path, reason });
+                }
+                Some(file) => self.archive.progress.fail(file.id, &path, &why),
+                None => {}
             }
             if self.deleted.in_the_way.len() < FAILED_NAMES {
                 self.deleted.in_the_way.insert(path.to_string(), why);
