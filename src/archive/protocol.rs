@@ -1,6 +1,6 @@
 //! The messages between sender and receiver over HTTP (FORMAT.md 5.1 and 8).
 
-use super::digest::IndexDigest;
+use super::digest::{Blake3, IndexDigest, blake3};
 use super::entry::Meta;
 use super::ranges::RangeSet;
 use super::skipped::FilteredPaths;
@@ -65,6 +65,9 @@ pub const HEADER_SOURCE_ID: &str = "x-tar-like-source-id";
 /// With [`HEADER_SOURCE_ID`]: what people call the source
 /// ([`super::source::SourceIdentity::name`]), percent-encoded.
 pub const HEADER_SOURCE: &str = "x-tar-like-source";
+/// With [`HEADER_SOURCE_ID`]: [`source_digest`] of both. A number that was bound to a source that no
+/// sender has would be refused to all.
+pub const HEADER_SOURCE_DIGEST: &str = "x-tar-like-source-digest";
 /// With [`HEADER_SOURCE_ID`], with the value 1: the number is taken from the source that it is
 /// bound to.
 pub const HEADER_REPLACE_SOURCE: &str = "x-tar-like-replace-source";
@@ -72,6 +75,13 @@ pub const HEADER_REPLACE_SOURCE: &str = "x-tar-like-replace-source";
 /// On the 404 of a status that asks for space, where the archive has no index yet: what is free for
 /// content ([`Space::free_bytes`]), in decimal.
 pub const HEADER_FREE: &str = "x-tar-like-free";
+
+/// The value of [`HEADER_SOURCE_DIGEST`]: the digest of the values of [`HEADER_SOURCE_ID`] and
+/// [`HEADER_SOURCE`], one behind the other.
+#[must_use]
+pub fn source_digest(id: &[u8], name: &[u8]) -> Blake3 {
+    blake3(&[id, name].concat())
+}
 
 /// How many missing ranges one status answer has. The sender asks for the rest with `from`.
 pub const STATUS_RANGES: usize = 10_000;

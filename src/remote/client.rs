@@ -16,8 +16,9 @@ use crate::archive::protocol::{
     AdoptAnswer, AdoptRequest, BlockAnswer, CandidatesAnswer, CandidatesRequest, FinishAnswer,
     FinishProgress, FinishRequest, HEADER_ADOPT, HEADER_COMPARE, HEADER_DIGEST, HEADER_FAILED, HEADER_FREE,
     HEADER_INDEX, HEADER_LENGTH, HEADER_RANGE, HEADER_REPLACE_SOURCE, HEADER_SERVER, HEADER_SLICE,
-    HEADER_SOURCE, HEADER_SOURCE_ID, HEADER_STREAM, IndexAnswer, LogAnswer, PrecheckAnswer, PrecheckRequest,
-    ProposedEntry, Similarity, Space, Status, VERSION, VerifyAnswer, VerifyRequest, format_ids,
+    HEADER_SOURCE, HEADER_SOURCE_DIGEST, HEADER_SOURCE_ID, HEADER_STREAM, IndexAnswer, LogAnswer,
+    PrecheckAnswer, PrecheckRequest, ProposedEntry, Similarity, Space, Status, VERSION, VerifyAnswer,
+    VerifyRequest, format_ids, source_digest,
 };
 use crate::archive::slice::Slice;
 use crate::archive::source::{SourceClaim, encode_name};
@@ -182,9 +183,11 @@ impl Client {
     /// The same request with what the sender says of its source.
     fn claiming(&self, mut request: RequestBuilder) -> RequestBuilder {
         if let Some(source) = &self.claim.source {
+            let (id, name) = (source.id.to_string(), encode_name(&source.name));
             request = request
-                .header(HEADER_SOURCE_ID, source.id.to_string())
-                .header(HEADER_SOURCE, encode_name(&source.name));
+                .header(HEADER_SOURCE_DIGEST, source_digest(id.as_bytes(), name.as_bytes()).to_string())
+                .header(HEADER_SOURCE_ID, id)
+                .header(HEADER_SOURCE, name);
         }
         if self.claim.replaces { request.header(HEADER_REPLACE_SOURCE, 1) } else { request }
     }

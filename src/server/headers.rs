@@ -1,10 +1,11 @@
 //! What the headers of a request say.
 
+use crate::archive::digest::Blake3;
 use crate::archive::intake::Taken;
 use crate::archive::log::LogDigest;
 use crate::archive::protocol::{
     HEADER_BACKUP, HEADER_FAILED, HEADER_LENGTH, HEADER_RANGE, HEADER_REPLACE_SOURCE, HEADER_SLICE,
-    HEADER_SOURCE, HEADER_SOURCE_ID, parse_ids,
+    HEADER_SOURCE, HEADER_SOURCE_DIGEST, HEADER_SOURCE_ID, parse_ids, source_digest,
 };
 use crate::archive::ranges::RangeSet;
 use crate::archive::slice::Slice;
@@ -52,11 +53,17 @@ pub(super) fn only_header<'h>(headers: &'h HeaderMap, name: &str) -> Result<Opti
 /// What the sender says of the source whose archive it sends.
 pub(super) fn claim_header(headers: &HeaderMap) -> Result<SourceClaim> {
     let replaces = number_header(headers, HEADER_REPLACE_SOURCE)? == Some(1);
+    let value = |name| only_header(headers, name).map(|value| value.map_or(&[][..], HeaderValue::as_bytes));
+    let (id, name) = (value(HEADER_SOURCE_ID)?, value(HEADER_SOURCE)?);
+    // A number that was bound to another source than the sender's would be refused to it for ever.
+    let digest = digest_header::<Blake3>(headers, HEADER_SOURCE_DIGEST)?;
+    if digest.is_some_and(|digest| digest != source_digest(id, name)) {
+        return Err(Error::new(ErrorKind::BadBlock, "the identity of the source was changed on the way"));
+    }
     let Some(id) = digest_header(headers, HEADER_SOURCE_ID)? else {
         return Ok(SourceClaim { source: None, replaces });
     };
-    let name =
-        only_header(headers, HEADER_SOURCE)?.map_or(Some(String::new()), |name| decode_name(name.as_bytes()));
+    let name = decode_name(name);
     let name =
         name.ok_or_else(|| Error::new(ErrorKind::Malformed, format!("header {HEADER_SOURCE} is no name")))?;
     Ok(SourceClaim { source: Some(SourceIdentity { id, name }), replaces })

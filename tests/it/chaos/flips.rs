@@ -1,6 +1,6 @@
 //! Bits that flip on the way, in requests and answers: each flip is noticed.
 
-use super::{Job, SIZE, shared, wrong};
+use super::{Job, Message, SIZE, shared, wrong};
 use crate::support::index::{self, blake3_hex, frame};
 use crate::support::relay::{Fate, Relay};
 use crate::support::stress::chance;
@@ -105,6 +105,33 @@ fn the_index_is_damaged() {
             assert_eq!(output.code, 0, "round {round}: {}\n{:#?}", output.stderr, relay.log());
         }
         assert_same_tree(&job.src, &dst);
+    }
+}
+
+/// A number that was bound to a damaged source would be refused to its own one from then on.
+#[test]
+fn the_source_of_an_index_is_damaged() {
+    let job = Job::new(4_000);
+    for (round, name) in ["x-tar-like-source-id: ", "x-tar-like-source: "].iter().enumerate() {
+        for always in [false, true] {
+            let hit = Mutex::new(false);
+            let decide = move |_, request: &Message| {
+                let at = request.head.windows(name.len()).position(|window| window == name.as_bytes());
+                let first = |at| (at, !std::mem::replace(&mut *hit.lock().unwrap(), true));
+                match at.map(first) {
+                    Some((at, first)) if first || always => {
+                        let mut changed = request.clone();
+                        // Another digit, and another letter.
+                        let byte = &mut changed.head[at + name.len()];
+                        *byte = if *byte == b'0' { b'1' } else { b'0' };
+                        Fate::Changed(changed)
+                    }
+                    _ => Fate::Pass,
+                }
+            };
+            let (code, _) = job.one_trouble(&format!("source-{round}-{always}"), decide);
+            assert_eq!(code, i32::from(always), "{name}");
+        }
     }
 }
 
