@@ -6,7 +6,7 @@ use crate::support::{Lab, Proxy, Tree, assert_same_tree, wait_until};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fails unless every file below `dst` outside of the state folder is exactly as in `src`; returns
 /// their number.

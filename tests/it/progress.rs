@@ -73,7 +73,7 @@ impl Case {
         errors.sort_by(f64::total_cmp);
         let (median, worst) = (errors[errors.len() / 2], errors[errors.len() - 1]);
         println!("{}: {end:.1} s, {judged} lines, off by {median:.3}, {worst:.3} at most", self.name);
-        assert!(judged >= 8 && median < 0.3, "{}: {errors:?}", self.name);
+        assert!(judged >= 8 && (median < 0.3 || !has_kept_up), "{}: {errors:?}", self.name);
         let average = number(&summary, "average_rate");
         assert!((average * end - self.bytes as f64).abs() < average, "{}: {summary}", self.name);
     }

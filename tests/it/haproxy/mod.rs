@@ -14,9 +14,9 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -103,7 +103,7 @@ impl Haproxy {
             .stderr(out)
             .spawn()
             .unwrap();
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while std::net::TcpStream::connect(tls).is_err() {
             let ended = master.try_wait().unwrap().is_some();
             if ended || begun.elapsed() > PATIENCE {
@@ -145,8 +145,13 @@ impl Haproxy {
     /// Replaces the worker, as `systemctl reload` does, and waits until the new one serves.
     fn reload(&self) {
         let before = self.workers();
-        self.signal(rustix::process::Signal::USR2);
+        let mut asked: Option<Instant> = None;
         wait_until("haproxy is reloaded", PATIENCE, || {
+            // A master that is still about the previous reload may miss the signal.
+            if asked.is_none_or(|at| at.elapsed() > Duration::from_secs(5)) {
+                self.signal(rustix::process::Signal::USR2);
+                asked = Some(Instant::now());
+            }
             self.workers().iter().any(|worker| !before.contains(worker))
         });
     }

@@ -100,9 +100,25 @@ async fn drip(from: Ipv4Addr, to: SocketAddr, begin: Vec<u8>, reads: bool, opene
     }
 }
 
-/// Sends the index and every block of an archive, twenty times. Each request must be answered soon,
-/// except for the slowest one in a hundred.
+/// How often the time is taken at most: a busy machine may make anybody wait. Who has to wait for
+/// slow clients does so each time.
+const MAX_ROUNDS: usize = 4;
+
+/// Sends the index and every block of an archive, many times. Each request must be answered soon,
+/// except for the slowest one.
 fn is_served(what: &str, proxy: &Proxy, tar_id: u64, setting: &Setting) {
+    for round in 1..=MAX_ROUNDS {
+        let took = times(what, proxy, tar_id, setting);
+        println!("{what}: median {:?}, slowest {:?}", took[took.len() / 2], &took[took.len() - 3..]);
+        if took[took.len() - 2] < SOON {
+            return;
+        }
+        assert!(round < MAX_ROUNDS, "{what}: {:?}", &took[took.len() - 5..]);
+    }
+}
+
+/// How long each of its requests took, ascending.
+fn times(what: &str, proxy: &Proxy, tar_id: u64, setting: &Setting) -> Vec<Duration> {
     let mut took = Vec::new();
     let mut ask = |method: &str, path: String, headers: &[(&str, &str)], body: &[u8]| {
         let begun = Instant::now();
@@ -123,8 +139,7 @@ fn is_served(what: &str, proxy: &Proxy, tar_id: u64, setting: &Setting) {
         }
     }
     took.sort();
-    println!("{what}: median {:?}, slowest {:?}", took[took.len() / 2], &took[took.len() - 3..]);
-    assert!(took[took.len() - 2] < SOON, "{what}: {:?}", &took[took.len() - 5..]);
+    took
 }
 
 /// A receiver with a large archive 5, whose blocks have long bodies.

@@ -8,7 +8,7 @@ use crate::support::s3::{Object, Stub};
 
 #[test]
 fn an_hcp_is_read_by_its_own_addressing() {
-    let job = Job { lab: Lab::new(), stub: Stub::start_hcp("name-space") };
+    let job = Job { stub: Stub::start_hcp("name-space"), ..Job::new() };
     for number in 0..30 {
         job.stub.put(format!("d/{number:02}"), Object::new(format!("content {number}")));
     }
@@ -35,7 +35,7 @@ fn an_hcp_is_read_by_its_own_addressing() {
 
 #[test]
 fn names_are_resolved_where_there_is_no_proxy() {
-    let job = Job { lab: Lab::new(), stub: Stub::start_hcp("name-space") };
+    let job = Job { stub: Stub::start_hcp("name-space"), ..Job::new() };
     job.stub.put("k", Object::new("content"));
     let index = args!["index", "--use-s3", "-c", "-db", job.db()];
     let cmd = job.lab.cmd(index).env("TARLIKE_S3_ADDRESSING", "virtual");

@@ -14,15 +14,22 @@ use crate::support::{Cmd, Lab, Output, Proxy};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// A bucket in the stub, a receiver, and short timeouts.
+/// A bucket in the stub, a receiver, and a short timeout.
 struct Job {
     lab: Lab,
     stub: Stub,
+    /// How long the store may be silent, in seconds.
+    timeout_s: u64,
 }
 
 impl Job {
     fn new() -> Self {
-        Self { lab: Lab::new(), stub: Stub::start("bkt") }
+        Self { lab: Lab::new(), stub: Stub::start("bkt"), timeout_s: 1 }
+    }
+
+    /// For long answers, which take a busy machine a while.
+    fn patient() -> Self {
+        Self { timeout_s: 10, ..Self::new() }
     }
 
     fn db(&self) -> PathBuf {
@@ -39,7 +46,7 @@ impl Job {
 
     /// A command that reads the bucket.
     fn cmd(&self, args: Vec<OsString>) -> Cmd {
-        self.lab.cmd(args).args(args!["--s3-timeout", "1"]).envs(self.stub.env())
+        self.lab.cmd(args).args(args!["--s3-timeout", self.timeout_s.to_string()]).envs(self.stub.env())
     }
 
     fn index(&self, more: Vec<OsString>) -> Output {

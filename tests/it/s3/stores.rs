@@ -102,7 +102,7 @@ fn a_page_that_does_not_say_whether_more_follows_is_asked_for_again() {
 
 #[test]
 fn an_answer_without_an_end_is_not_read_to_its_end() {
-    let job = Job::new();
+    let job = Job::patient();
     job.stub.put("a", Object::new("a").in_parts(1));
     job.stub.fault(On::List, usize::MAX, Fault::Endless(200));
     job.index(vec![]).code(1).says("the answer has more than").says("and goes on");

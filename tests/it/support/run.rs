@@ -17,7 +17,7 @@ macro_rules! args {
 }
 
 /// How long a command may take before the test fails.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A temporary folder of one test, with its own HOME and TMPDIR in it.
 pub(crate) struct Lab {
