@@ -2,6 +2,7 @@
 //! debootstrap makes, and the compose file with haproxy, TLS and a token. It is one test, since an
 //! engine is slow. It removes everything that it made, also after a failure.
 
+use crate::support::stress::free_port;
 use crate::support::{Lab, Tree, assert_same_files, is_root, need_tool, skip, wait_until};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -252,10 +253,6 @@ fn gateway() -> String {
     let address = String::from_utf8(output.stdout).unwrap();
     assert!(address != "127.0.0.1", "the engine does not tell the address of its network");
     address
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A line of /proc/PID/status.

@@ -181,7 +181,7 @@ fn a_receiver_that_is_down() {
     let src = lab.path("src");
     Tree::new(&src, 103).noise("a", 1000);
     let db = lab.index(&src);
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = crate::support::stress::free_port();
     let url = format!("http://127.0.0.1:{port}/tar");
     let start = Instant::now();
     let output = lab.upload(&src, &db, &url, args!["--stall-timeout", "2"]).code(1);

@@ -1,7 +1,7 @@
 //! Processes that are killed, streams that lie, terminals.
 
 use super::{Copy, NONE, OURS, PATIENCE, Who, command, pair, step, wait};
-use crate::support::{Lab, need_tool};
+use crate::support::{Lab, need_tool, wait_until};
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 use std::time::Instant;
@@ -87,10 +87,10 @@ fn a_killed_copy_is_undone() {
             let mut save = save.stdin(Stdio::piped()).spawn().unwrap();
             let mut stdin = save.stdin.take().unwrap();
             std::io::Write::write_all(&mut stdin, &std::fs::read(&data).unwrap()).unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            // The beginning of the backup is written in one go.
+            wait_until("there is a backup", PATIENCE, || backup.metadata().is_ok_and(|file| file.len() > 0));
             if cut > 100 {
-                let patience = std::time::Duration::from_secs(30);
-                crate::support::wait_until("something is overwritten", patience, || copy.result() != old);
+                wait_until("something is overwritten", PATIENCE, || copy.result() != old);
             }
             save.kill().unwrap();
             wait(save);

@@ -2,6 +2,7 @@
 
 use super::http::{self, Response};
 use super::run::{Cmd, Output, Running};
+use super::stress::free_port;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,7 +20,14 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
+    /// Starts it; port 0 stands for one that no other process takes while it is restarted.
     pub(crate) fn start(cmd: Cmd) -> Self {
+        let cmd = cmd.map_args(|args| {
+            let port = args.iter().position(|arg| arg == "proxy").and_then(|at| args.get_mut(at + 1));
+            if let Some(port) = port.filter(|port| *port == "0") {
+                *port = OsString::from(free_port().to_string());
+            }
+        });
         let running = cmd.clone().spawn();
         let origin = running.stderr.wait_for(PATIENCE, |text| {
             let line = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
@@ -39,7 +47,7 @@ impl Proxy {
     /// Starts it again as it was, on the same port. It must have ended.
     pub(crate) fn restart(&mut self) {
         assert!(self.running.has_ended(), "the proxy still runs");
-        *self = Self::start(self.cmd.clone().port(self.addr.port()));
+        *self = Self::start(self.cmd.clone().with_port(self.addr.port()));
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -110,7 +118,7 @@ impl Proxy {
 
 impl Cmd {
     /// The same `proxy` command on a fixed port.
-    fn port(self, port: u16) -> Self {
+    fn with_port(self, port: u16) -> Self {
         self.map_args(|args| {
             let at = args.iter().position(|arg| arg == "proxy").unwrap() + 1;
             args[at] = OsString::from(port.to_string());

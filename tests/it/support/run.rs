@@ -333,6 +333,14 @@ impl Running {
         self.stderr.text()
     }
 
+    /// Whether a SIGINT would not just kill it.
+    pub(crate) fn catches_sigint(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.is_some_and(|mask| mask >> (rustix::process::Signal::INT.as_raw() - 1) & 1 == 1)
+    }
+
     /// Whether it has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()

@@ -6,6 +6,7 @@ use super::{Proxy, Rng, is_root, need_tool, skip};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Random numbers from a printed seed. `TARLIKE_TEST_SEED` repeats a test.
@@ -23,9 +24,22 @@ pub(crate) fn sleep_some(rng: &mut Rng, longest: Duration) {
     std::thread::sleep(Duration::from_micros(rng.below(longest.as_micros() as u64)));
 }
 
-/// A port that was free a moment ago.
+/// Below the ports that Linux gives to connections and to listeners without a port of their own:
+/// none of these takes it, even while its listener is away.
+const PORTS: std::ops::Range<u32> = 10_000..32_000;
+
+/// A port that was free a moment ago, another one each time.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Other test processes begin elsewhere.
+    let start = std::process::id().wrapping_mul(7919);
+    loop {
+        let number = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = (PORTS.start + number % (PORTS.end - PORTS.start)) as u16;
+        if std::net::TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 impl Lab {
