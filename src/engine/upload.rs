@@ -283,8 +283,10 @@ impl Upload {
         sender.record_receiver_failures(answer);
         slices.name_failures(missing).await?;
         sender.give_up(&self.inside(reachable)).await?;
-        let answer = self.finish(FinishRequest { partial: true, ..FinishRequest::default() }).await?;
-        self.conclude(sender, answer).await
+        let last = self.finish(FinishRequest { partial: true, ..FinishRequest::default() }).await?;
+        // That one deletes nothing, so it does not say what waits for more deletions.
+        let (too_many, blocked) = (answer.too_many, answer.blocked);
+        self.conclude(sender, FinishAnswer { too_many, blocked, ..last }).await
     }
 
     async fn ask(&self) -> Result<Receiver> {
