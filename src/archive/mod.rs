@@ -18,6 +18,7 @@ pub mod intake;
 pub mod layout;
 pub mod log;
 pub mod md5;
+pub mod part;
 pub mod path;
 pub mod path_rules;
 pub mod pieces;

@@ -1,6 +1,7 @@
 //! Parts of a source, for hosts that share it without knowing of each other: which files are of
 //! which part follows from their paths alone.
 
+use super::part::Part;
 use std::fmt;
 use std::str::FromStr;
 use twox_hash::XxHash3_64;
@@ -9,10 +10,7 @@ use twox_hash::XxHash3_64;
 /// subfolders, are of one part: the XXH3 of the folder's path, 64 bits, modulo the number of parts.
 /// Folders are of all parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shard {
-    number: u64,
-    count: u64,
-}
+pub struct Shard(Part<MAX_COUNT>);
 
 /// The most parts.
 const MAX_COUNT: u64 = 10_000;
@@ -26,20 +24,20 @@ impl Shard {
     #[must_use]
     pub fn has(self, path: &[u8]) -> bool {
         let end = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-        XxHash3_64::oneshot(&path[..end]) % self.count == self.number - 1
+        XxHash3_64::oneshot(&path[..end]) % self.0.count() == self.0.number() - 1
     }
 
     /// The range of `blocks` that is this part, where the archive is cut, not the source.
     #[must_use]
     pub fn of_blocks(self, blocks: u64) -> std::ops::Range<u64> {
-        let at = |number: u64| (u128::from(blocks) * u128::from(number) / u128::from(self.count)) as u64;
-        at(self.number - 1)..at(self.number)
+        let at = |number: u64| (u128::from(blocks) * u128::from(number) / u128::from(self.0.count())) as u64;
+        at(self.0.number() - 1)..at(self.0.number())
     }
 
     /// The name of this part of the source `name`: it is a source of its own.
     #[must_use]
     pub fn name_of(self, name: Vec<u8>) -> Vec<u8> {
-        [&name[..], format!("{MARK}{}-of-{}", self.number, self.count).as_bytes()].concat()
+        [&name[..], format!("{MARK}{}-of-{}", self.0.number(), self.0.count()).as_bytes()].concat()
     }
 
     /// The source of which `name` is a part, or `name` itself.
@@ -52,7 +50,7 @@ impl Shard {
 
 impl fmt::Display for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.number, self.count)
+        self.0.fmt(f)
     }
 }
 
@@ -60,15 +58,7 @@ impl FromStr for Shard {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("\"{text}\" is no part: give I/N, from 1/N to N/N, with N up to {MAX_COUNT}");
-        let (number, count) = text.split_once('/').ok_or_else(wrong)?;
-        let number_of = |text: &str| match text.bytes().all(|b| b.is_ascii_digit()) {
-            true => text.parse::<u64>().map_err(|_| wrong()),
-            false => Err(wrong()),
-        };
-        let (number, count) = (number_of(number)?, number_of(count)?);
-        let is_part = (1..=MAX_COUNT).contains(&count) && (1..=count).contains(&number);
-        is_part.then_some(Self { number, count }).ok_or_else(wrong)
+        Part::parse(text).map(Self).ok_or_else(|| Part::<MAX_COUNT>::refusal(text, "part"))
     }
 }
 
@@ -128,7 +118,7 @@ mod tests {
         assert_eq!(name, b"/srv/photos//shard-2-of-3");
         assert_eq!(Shard::whole_of(&name), b"/srv/photos");
         assert_eq!(Shard::whole_of(b"/srv/photos"), b"/srv/photos");
-        for wrong in ["", "1", "0/3", "4/3", "1/0", "1/10001", "a/b", "+1/3", "1/3/3", "-1/3"] {
+        for wrong in ["", "0/3", "4/3", "1/10001", "01/3"] {
             assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
         }
     }

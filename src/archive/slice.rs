@@ -3,19 +3,18 @@
 //!
 //! The first receiver keeps the journal of the whole archive, and does all that is not the content
 //! of a file: empty files, directories, links, what is deleted, retained, adopted or compared. The
-//! others take in and publish files that are theirs, and hand them over to the first one. So a file that has its name is known in one place, and how many receivers there
-//! are may change from run to run.
+//! others take in and publish files that are theirs, and hand them over to the first one. So a file
+//! that has its name is known in one place, and how many receivers there are may change from run to
+//! run.
 
 use super::entry::FileEntry;
+use super::part::Part;
 use std::fmt;
 use std::str::FromStr;
 
 /// One of several receivers on one folder, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slice {
-    number: u64,
-    count: u64,
-}
+pub struct Slice(Part<MAX_SLICES>);
 
 /// How the name of each slice's folder below `.tar-like` begins.
 pub const FOLDER_PREFIX: &str = "slice-";
@@ -27,49 +26,48 @@ impl Slice {
     /// The slice `number` of `count`, if that is one.
     #[must_use]
     pub fn new(number: u64, count: u64) -> Option<Self> {
-        let is_slice = (1..=MAX_SLICES).contains(&count) && (1..=count).contains(&number);
-        is_slice.then_some(Self { number, count })
+        Part::new(number, count).map(Self)
     }
 
     /// Its number, from 1 on.
     #[must_use]
     pub fn number(self) -> u64 {
-        self.number
+        self.0.number()
     }
 
     /// How many slices there are.
     #[must_use]
     pub fn count(self) -> u64 {
-        self.count
+        self.0.count()
     }
 
     /// Whether it is the first one, whose receiver has the journal of the whole archive.
     #[must_use]
     pub fn is_first(self) -> bool {
-        self.number == 1
+        self.number() == 1
     }
 
     /// The slice `number` of as many.
     #[must_use]
     pub fn sibling(self, number: u64) -> Option<Self> {
-        Self::new(number, self.count)
+        Self::new(number, self.count())
     }
 
     /// All slices of as many.
     pub fn all(self) -> impl Iterator<Item = Self> {
-        (1..=self.count).map(move |number| Self { number, ..self })
+        (1..=self.count()).filter_map(move |number| self.sibling(number))
     }
 
     /// The name of its folder below `.tar-like`.
     #[must_use]
     pub fn folder_name(self) -> String {
-        format!("{FOLDER_PREFIX}{}-of-{}", self.number, self.count)
+        format!("{FOLDER_PREFIX}{}-of-{}", self.number(), self.count())
     }
 }
 
 impl fmt::Display for Slice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.number, self.count)
+        self.0.fmt(f)
     }
 }
 
@@ -77,14 +75,7 @@ impl FromStr for Slice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("\"{text}\" is no slice: give I/N, from 1/N to N/N, with N up to {MAX_SLICES}");
-        let (number, count) = text.split_once('/').ok_or_else(wrong)?;
-        let number_of = |text: &str| match text.bytes().all(|b| b.is_ascii_digit()) {
-            true => text.parse::<u64>().map_err(|_| wrong()),
-            false => Err(wrong()),
-        };
-        Self::new(number_of(number)?, number_of(count)?).ok_or_else(wrong)
+        Part::parse(text).map(Self).ok_or_else(|| Part::<MAX_SLICES>::refusal(text, "slice"))
     }
 }
 
@@ -117,13 +108,15 @@ mod tests {
 
     #[test]
     fn slices_are_written_as_parts_of_a_whole() {
-        for (text, number, count) in [("1/1", 1, 1), ("2/3", 2, 3), ("1000/1000", 1000, 1000)] {
+        for (text, is_first) in [("1/1", true), ("1/3", true), ("2/3", false), ("1000/1000", false)] {
             let slice: Slice = text.parse().unwrap();
-            assert_eq!((slice.number(), slice.count(), slice.to_string()), (number, count, text.to_string()));
-            assert_eq!(slice.is_first(), number == 1);
+            assert_eq!((slice.is_first(), slice.to_string()), (is_first, text.to_string()));
         }
-        for bad in ["", "1", "0/2", "3/2", "1/0", "1/1001", "+1/2", "1/2/3", " 1/2", "1/ 2", "a/b", "-1/2"] {
-            assert!(bad.parse::<Slice>().is_err(), "{bad}");
+        for bad in ["", "0/2", "1/1001", "02/2", "1/02"] {
+            assert_eq!(
+                bad.parse::<Slice>().unwrap_err().split(':').next(),
+                Some(&*format!("\"{bad}\" is no slice"))
+            );
         }
         let slice: Slice = "2/3".parse().unwrap();
         let all: Vec<String> = slice.all().map(|slice| slice.to_string()).collect();

@@ -137,7 +137,8 @@ fn a_part_with_bytes_of_another_slice_is_refused() {
 #[test]
 fn headers_and_flags_that_are_no_slice() {
     let setting = slice(1);
-    for bad in ["", "1", "0/2", "3/2", "1/0", "+1/2", "1/2/3", "x", "1/99999"] {
+    for bad in ["", "1", "0/2", "3/2", "1/0", "+1/2", "1/2/3", "x", "1/99999", "01/2", "1/02", "1/+2", "1/ 2"]
+    {
         refused(&setting.proxy.request("GET", "/tar/0/status", &[(SLICE, bad)], b""), 400);
     }
     refused(&setting.proxy.request("GET", "/tar/0/status", &[(SLICE, "1/2"), (SLICE, "1/2")], b""), 400);
