@@ -3,9 +3,10 @@
 
 use super::disk::DiskSink;
 use super::pairing;
+use super::running::slice_of;
 use super::shared::LOCK;
 use crate::archive::path::STATE_DIR;
-use crate::archive::slice::{FOLDER_PREFIX, Slice};
+use crate::archive::slice::Slice;
 use crate::error::{Error, Result};
 use crate::folder::Folder;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -13,14 +14,6 @@ use rustix::io::Errno;
 
 /// The folder of a slice in which the first slice finds what it may take over (FORMAT.md 9).
 const HANDOVER: &str = "handover";
-
-/// The slice that has a folder of this name.
-fn slice_of(name: &[u8]) -> Option<Slice> {
-    let text = std::str::from_utf8(name).ok()?;
-    let (number, count) = text.strip_prefix(FOLDER_PREFIX)?.split_once("-of-")?;
-    let slice = Slice::new(number.parse().ok()?, count.parse().ok()?)?;
-    (slice.folder_name() == text).then_some(slice)
-}
 
 impl DiskSink {
     /// The slices other than the first one that have a folder here, however many there are now.
@@ -46,8 +39,8 @@ impl DiskSink {
         self.remove_former_states(slice);
     }
 
-    /// Removes their folders below `.tar-like`. A folder that a receiver uses stays, and one that hands something over: the next `finish` takes
-    /// it. What cannot be removed costs space only.
+    /// Removes their folders below `.tar-like`. A folder that a receiver uses stays, and one that
+    /// hands something over: the next `finish` takes it. What cannot be removed costs space only.
     fn remove_former_slices(&self, slice: Slice) {
         self.remove_folders(former(&self.state, |found| found.count() != slice.count()));
     }
@@ -161,17 +154,6 @@ mod tests {
     }
 
     #[test]
-    fn names_of_slices_are_told_from_others() {
-        let slice = |name: &str| slice_of(name.as_bytes()).map(|slice| slice.to_string());
-        assert_eq!(slice("slice-2-of-3").as_deref(), Some("2/3"));
-        for other in
-            ["slice-0-of-3", "slice-4-of-3", "slice-02-of-3", "slice-2-of-3x", "slice-2", "staging", ""]
-        {
-            assert_eq!(slice(other), None, "{other}");
-        }
-    }
-
-    #[test]
     fn the_first_slice_removes_what_former_slices_have_left() {
         let world = World::new();
         drop([world.open("1/3", false).unwrap(), world.open("2/3", false).unwrap()]);
@@ -188,14 +170,21 @@ mod tests {
             names.sort();
             names
         };
+        // As long as one of them runs, other slices do not.
+        for other in ["2/4", "1/4", "1/1"] {
+            let error = world.open(other, false).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::InUse, "{other}");
+            assert!(error.to_string().contains("slices run: 3/3"), "{error}");
+        }
+        drop(used);
+        std::fs::remove_dir_all(world.own().join("slice-2-of-4")).unwrap();
         // Slices of as many stay, and another slice than the first removes nothing.
         drop(world.open("2/4", false).unwrap());
         let others =
             ["slice-2-of-3", "slice-2-of-4", "slice-2-of-5", "slice-2-of-6", "slice-3-of-3", "slice-x"];
         assert_eq!(there(), others);
         drop(world.open("1/4", false).unwrap());
-        assert_eq!(there(), ["slice-2-of-4", "slice-2-of-5", "slice-3-of-3", "slice-x"]);
-        drop(used);
+        assert_eq!(there(), ["slice-2-of-4", "slice-2-of-5", "slice-x"]);
         // The first slice has taken it over, and something was cut off.
         std::fs::rename(hands_over.join("0"), hands_over.join("0.taken")).unwrap();
         std::fs::write(hands_over.join("written-0"), "").unwrap();
@@ -216,9 +205,19 @@ mod tests {
             }
         }
         assert_eq!(kind(DiskSink::open(&world.folder.path().join("base"))), Some(ErrorKind::InUse));
+        drop(second);
+        // The first slice says of how many it is one.
+        assert_eq!(kind(world.open("2/4", false)), Some(ErrorKind::InUse));
+        let second = world.open("2/3", false).unwrap();
         drop(first);
-        drop(DiskSink::open(&world.folder.path().join("base")).unwrap());
         assert_eq!(kind(world.open("2/3", false)), Some(ErrorKind::InUse));
+        let alone = || DiskSink::open(&world.folder.path().join("base"));
+        assert_eq!(kind(alone()), Some(ErrorKind::InUse));
+        drop(second);
+        let alone = alone().unwrap();
+        assert_eq!(kind(world.open("2/3", false)), Some(ErrorKind::InUse));
+        drop(alone);
+        drop(world.open("2/4", false).unwrap());
     }
 
     #[test]

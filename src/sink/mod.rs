@@ -20,6 +20,7 @@ mod places;
 mod port;
 mod remove;
 mod reserve;
+mod running;
 mod shared;
 mod staging;
 mod storage;

@@ -8,6 +8,7 @@
 
 use super::mount::{is_network, is_suspicious};
 use super::pairing;
+use super::running;
 use super::shared::{self, LOCK};
 use crate::archive::path::STATE_DIR;
 use crate::archive::slice::Slice;
@@ -80,6 +81,7 @@ pub(super) fn open(base: &Folder, base_path: &Path, places: &Places) -> Result<O
         check_private(&state, &state_path)?;
     }
     let lock = take_lock(&state, &state_path, base_path, places)?;
+    refuse_other_slices(&own, base_path, places.slice)?;
     let (records, records_path) = match &places.state {
         None => {
             pairing::refuse_without_state(&state, base_path)?;
@@ -152,10 +154,30 @@ fn take_lock(state: &Folder, state_path: &Path, base_path: &Path, places: &Place
     // The first slice removes the folders of slices that are no more, with their locks.
     let mine = rustix::fs::fstat(&file).map_err(|e| Error::io(what(), e))?;
     match state.stat(LOCK.as_bytes()) {
-        Ok(Some(named)) if (named.st_dev, named.st_ino) == (mine.st_dev, mine.st_ino) => Ok(file),
+        Ok(Some(named)) if (named.st_dev, named.st_ino) == (mine.st_dev, mine.st_ino) => {
+            running::sign(&file, places.slice);
+            Ok(file)
+        }
         Ok(_) => Err(in_use()),
         Err(e) => Err(Error::io(what(), e)),
     }
+}
+
+/// Fails if a slice of another number of slices runs on the base folder, whose `.tar-like` is `top`.
+///
+/// # Errors
+/// [`ErrorKind::InUse`], with its name.
+fn refuse_other_slices(top: &Folder, base_path: &Path, slice: Option<Slice>) -> Result<()> {
+    let others: Vec<String> = running::others_running(top, slice).iter().map(ToString::to_string).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let own =
+        slice.map_or_else(|| "a receiver without --slice".to_string(), |slice| format!("slice {slice}"));
+    let what =
+        format!("{own} cannot use {}, on which other slices run: {}", base_path.display(), others.join(", "));
+    Err(Error::new(ErrorKind::InUse, what)
+        .with_hint("stop all slices before you start others; or give this one the same N"))
 }
 
 /// Opens the folder `path` for the journal of a receiver on `base_path`.
