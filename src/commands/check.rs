@@ -81,12 +81,16 @@ pub(super) struct CheckArgs {
     /// s3://bucket/prefix. No receiver may be running on the copy
     #[arg(long, value_name = "SOURCE", conflicts_with_all = ["use_s3", "generation"])]
     repair: Option<PathBuf>,
+    /// The folder that the --state of the copy's proxy names, where it has one: needed for --repair
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
     #[command(flatten)]
     s3: S3Args,
 }
 
 pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome> {
-    args::block_range(args.first_block, args.last_block)?;
+    let (first, last) = (args.first_block, args.last_block);
+    args::block_range(first, last)?;
     let base = args.folder.unwrap_or(args.base_folder);
     if !args.use_s3 && base == Path::new(DEFAULT_BASE) && !base.exists() {
         return Err(no_folder());
@@ -104,9 +108,12 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
         }
         None => None,
     };
-    warn_of_other_generation(&base, &database, args.generation.is_some() || bucket.is_some(), output)?;
+    let is_chosen = args.generation.is_some() || bucket.is_some();
+    warn_of_other_generation(&base, args.state.as_deref(), &database, is_chosen, output)?;
     let source = match args.repair {
-        Some(given) => Some((repair::source(&given, &base, &database, args.s3, output).await?, given)),
+        Some(given) => {
+            Some(repair::source(given, (&base, args.state.as_deref()), &database, args.s3, output).await?)
+        }
         None => None,
     };
     let index = database.clone();
@@ -115,8 +122,8 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
         base: base.clone(),
         bucket,
         database,
-        first: args.first_block,
-        last: args.last_block,
+        first,
+        last,
         block_size: args.block_size,
         extra: args.extra,
         metadata: !args.no_metadata,
@@ -129,17 +136,16 @@ pub(super) async fn run(args: CheckArgs, output: &Arc<Output>) -> Result<Outcome
     let (report, damage) = compare(options, output).await?;
     let repaired = match source {
         Some((source, given)) if damage.count > 0 => {
-            let job = repair::run(source, base, index.clone(), damage, output.clone());
+            let job = repair::run(source, (base, args.state), index.clone(), damage, output.clone());
             Some((cancelled_by_signal(output, job).await?, given))
         }
         _ => None,
     };
     drop(watch);
     if report.compared() == 0 {
-        output.notice(Notice::Warning(compared_nothing(&index, args.first_block, args.last_block)?));
+        output.notice(Notice::Warning(compared_nothing(&index, first, last)?));
     }
-    let has_compared =
-        report.compared() > 0 || is_unlimited(filter.as_deref(), args.first_block, args.last_block);
+    let has_compared = report.compared() > 0 || is_unlimited(filter.as_deref(), first, last);
     Ok(outcome(&report, has_compared, args.extra, filter.as_deref(), repaired.as_ref()))
 }
 
@@ -170,8 +176,15 @@ fn index_of(named: IndexFile, repair: Option<&Path>) -> Result<PathBuf> {
 
 /// Warns where the copy in `base` is of another generation than the newest one, with which it is
 /// compared: the last run was one to another destination, perhaps with another filter.
-fn warn_of_other_generation(base: &Path, database: &Path, is_chosen: bool, output: &Output) -> Result<()> {
-    let Some((theirs, newest)) = (if is_chosen { None } else { other_generation(base, database)? }) else {
+fn warn_of_other_generation(
+    base: &Path,
+    state: Option<&Path>,
+    database: &Path,
+    is_chosen: bool,
+    output: &Output,
+) -> Result<()> {
+    let Some((theirs, newest)) = (if is_chosen { None } else { other_generation(base, state, database)? })
+    else {
         return Ok(());
     };
     output.notice(Notice::Warning(format!(

@@ -26,7 +26,7 @@ pub(super) fn destination(given: &Path, connection: Connection) -> Result<Destin
             refuse_remote(given)?;
             Ok(Destination::Folder {
                 path: given.to_path_buf(),
-                starter: Arc::new(LocalReceiver { connection, in_use_hint: IN_USE_HINT }),
+                starter: Arc::new(LocalReceiver { connection, state: None, in_use_hint: IN_USE_HINT }),
             })
         }
     }

@@ -19,6 +19,8 @@ const MAX_BLOCK_BYTES: u64 = 1 << 32;
 /// Starts receivers that listen on loopback, with a token that only this process knows.
 pub(super) struct LocalReceiver {
     pub(super) connection: Connection,
+    /// Its state folder, if it is not `.tar-like`.
+    pub(super) state: Option<PathBuf>,
     /// What to do where another receiver uses the folder.
     pub(super) in_use_hint: &'static str,
 }
@@ -41,9 +43,8 @@ pub(super) fn tell_in_use(folder: &Path, output: &Output) {
 impl LocalReceiver {
     async fn listen(&self, folder: PathBuf) -> Result<StartedReceiver> {
         let output = self.connection.output.clone();
-        let open = move || {
-            Receiver::open_when_free(&folder, ReceiverOptions::default(), || tell_in_use(&folder, &output))
-        };
+        let options = ReceiverOptions { state: self.state.clone(), ..ReceiverOptions::default() };
+        let open = move || Receiver::open_when_free(&folder, options, || tell_in_use(&folder, &output));
         let receiver = tokio::task::spawn_blocking(open)
             .await
             .map_err(|e| Error::new(ErrorKind::Internal, "the receiver crashed").with_source(e))?

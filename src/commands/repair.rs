@@ -12,6 +12,7 @@ use crate::engine::index_source::refuse_other_base;
 use crate::engine::repair::{archive_number, repair};
 use crate::engine::upload::{ContentScope, UploadOptions, UploadReport};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sink::refuse_base_without_state;
 use crate::source::Source;
 use crate::source::disk::DiskSource;
 use crate::source::s3::Bucket;
@@ -24,6 +25,9 @@ const MAX_PATHS_BYTES: usize = 512 << 10;
 
 const IN_USE_HINT: &str = "if a proxy receives into this folder, stop it; or let it run, and send to its address with: tar-like sync SOURCE \
                            http://HOST:8000/tar --checksum";
+
+const STATE_HINT: &str = "run check on that host, with --state FOLDER; or let the receiver run, and send to its address with: tar-like sync \
+                          SOURCE http://HOST:8000/tar --checksum";
 
 /// Paths that are to be repaired.
 #[derive(Default)]
@@ -49,17 +53,35 @@ impl Damage {
     }
 }
 
-/// Where the files of the copy `base` come from, which is compared with the index at `database`.
+/// Refuses to repair a copy whose receiver's journal is elsewhere, as long as `state` does not say
+/// where that is: a check of hours would have been in vain.
+fn check_state(base: &Path, state: Option<&Path>) -> Result<()> {
+    let Some(state) = state else {
+        return refuse_base_without_state(base).map_err(|e| e.with_hint(STATE_HINT));
+    };
+    match state.join("journal.sqlite").is_file() {
+        true => Ok(()),
+        false => {
+            let what = format!("{} is no state folder of a receiver: it has no journal", state.display());
+            Err(Error::new(ErrorKind::Usage, what).with_hint(STATE_HINT))
+        }
+    }
+}
+
+/// The source `given` of the copy `base`, which is compared with the index at `database`, and whose
+/// receiver has the state folder `state`, if that is not `.tar-like`.
 ///
 /// # Errors
-/// `given` cannot be read, or is no source of this index: a check of hours would have been in vain.
+/// It cannot be read, is no source of this index, or the receiver cannot be started: a check of
+/// hours would have been in vain.
 pub(super) async fn source(
-    given: &Path,
-    base: &Path,
+    given: PathBuf,
+    (base, state): (&Path, Option<&Path>),
     database: &Path,
     s3: S3Args,
     output: &Arc<Output>,
-) -> Result<Arc<dyn Source>> {
+) -> Result<(Arc<dyn Source>, PathBuf)> {
+    check_state(base, state)?;
     if !base.is_dir() {
         let what = format!("{} is not a folder", base.display());
         return Err(Error::new(ErrorKind::Usage, what).with_hint("only a folder can be repaired"));
@@ -73,7 +95,7 @@ pub(super) async fn source(
         ));
     }
     let refuse_other = |bucket: Option<&Bucket>| {
-        let warning = refuse_other_base(database, given, bucket).map_err(|e| match e.kind() {
+        let warning = refuse_other_base(database, &given, bucket).map_err(|e| match e.kind() {
             ErrorKind::Source => e.with_hint(
                 "give the source that was copied: --repair SOURCE; or the index of this copy: -db FILE or \
                  --source SOURCE",
@@ -86,23 +108,23 @@ pub(super) async fn source(
     if let Some(place) = Place::of_url(text) {
         let bucket = s3.connect(place, output).await?;
         refuse_other(Some(&bucket))?;
-        return Ok(bucket);
+        return Ok((bucket, given));
     }
-    refuse_remote_source(given)?;
-    let source = DiskSource::open(given)?;
+    refuse_remote_source(&given)?;
+    let source = DiskSource::open(&given)?;
     refuse_other(None)?;
-    Ok(Arc::new(source))
+    Ok((Arc::new(source), given))
 }
 
-/// Brings `base` to what the index at `database` says.
+/// Brings `base`, whose receiver has the state folder `state`, if that is not `.tar-like`, to what the index at `database` says.
 pub(super) async fn run(
     source: Arc<dyn Source>,
-    base: PathBuf,
+    (base, state): (PathBuf, Option<PathBuf>),
     database: PathBuf,
     damage: Damage,
     output: Arc<Output>,
 ) -> Result<UploadReport> {
-    let tar_id = archive_number(&base, &database)?;
+    let tar_id = archive_number(&base, state.as_deref(), &database)?;
     let scratch = std::env::temp_dir();
     let own = tempfile::tempdir_in(&scratch).map_err(|e| Error::io("cannot make a temporary folder", e))?;
     let options = UploadOptions {
@@ -114,6 +136,6 @@ pub(super) async fn run(
         ..UploadOptions::default()
     };
     let connection = Connection::of_this_process(&output);
-    let starter = Arc::new(LocalReceiver { connection, in_use_hint: IN_USE_HINT });
+    let starter = Arc::new(LocalReceiver { connection, state, in_use_hint: IN_USE_HINT });
     repair(source, Destination::Folder { path: base, starter }, tar_id, options, output).await
 }

@@ -22,12 +22,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The number under which a receiver has taken the index at `database` into the folder `base`;
-/// `None` if none has.
+/// `None` if none has. `state` is the receiver's state folder, if it is known.
 ///
 /// # Errors
 /// The index cannot be read.
-pub fn archive_number(base: &Path, database: &Path) -> Result<Option<u64>> {
-    Ok(archive_with(base, &IndexReader::open(database)?.summary()?.digest))
+pub fn archive_number(base: &Path, state: Option<&Path>, database: &Path) -> Result<Option<u64>> {
+    Ok(archive_with(base, state, &IndexReader::open(database)?.summary()?.digest))
 }
 
 /// Sends from `source` to the folder `destination` what `options.verify` names of the index at

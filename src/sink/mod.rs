@@ -35,7 +35,7 @@ pub use kept::Kept;
 pub use left::LeftOver;
 pub use mount::is_suspicious;
 pub use names::NameKey;
-pub use pairing::{is_used, records_of};
+pub use pairing::{is_used, records_of, refuse_base_without_state};
 pub use port::{Sink, Storage};
 pub use remove::{Outcome, Removal};
 pub use times::Scratch;

@@ -201,13 +201,28 @@ pub(super) fn is_of(records: &Folder, tree: &str) -> bool {
     matches!(read::<Marker>(records, MARKER, Path::new("")), Ok(Some(marker)) if marker.tree == tree)
 }
 
-/// Where the journal and the copies of indexes of a receiver on `base` are, as far as that is said
-/// there.
+/// Where the journal and the copies of indexes of a receiver on `base` are: in `state`, if that is
+/// given, else as far as that is said there.
 #[must_use]
-pub fn records_of(base: &Path) -> std::path::PathBuf {
+pub fn records_of(base: &Path, state: Option<&Path>) -> std::path::PathBuf {
+    if let Some(state) = state {
+        return state.to_owned();
+    }
     let own = base.join(crate::archive::path::STATE_DIR);
     let pointer = Folder::open(&own).ok().and_then(|state| read::<Pointer>(&state, POINTER, base).ok()?);
     pointer.map_or(own, |pointer| pointer.folder.into())
+}
+
+/// Refuses a base folder whose journal is in a state folder where none is given.
+///
+/// # Errors
+/// [`ErrorKind::Usage`]: it is, and the error says where.
+pub fn refuse_base_without_state(base: &Path) -> Result<()> {
+    match Folder::open(&base.join(crate::archive::path::STATE_DIR)) {
+        Ok(state) => refuse_without_state(&state, base),
+        // No receiver has used it, or opening it says what is wrong.
+        Err(_) => Ok(()),
+    }
 }
 
 /// Whether a receiver has ever been opened on `base`.

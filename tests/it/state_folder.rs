@@ -133,6 +133,34 @@ fn gc_finds_what_is_left_in_both_folders() {
 }
 
 #[test]
+fn a_copy_is_repaired_by_the_journal_in_its_state_folder() {
+    let world = World::new();
+    let World { lab, src, db, dst, state } = &world;
+    let proxy = world.proxy();
+    world.upload(&proxy, vec![]);
+    let damage = || std::fs::write(dst.join("small"), "damaged").unwrap();
+    let repair = |more| lab.check(dst, db, [args!["--repair", src], more].concat());
+    damage();
+    let running = repair(args!["--state", state]).code(1);
+    assert!(running.stderr.contains("if a proxy receives into this folder"), "{}", running.stderr);
+    proxy.term_and_wait().code(0);
+    // Nothing is read before it is known that nothing can be repaired.
+    let unnamed = repair(args![]).code(2);
+    let names = unnamed.stderr.contains(state.to_str().unwrap()) && unnamed.stderr.contains("--state");
+    assert!(names && !unnamed.stdout.contains("small"), "{unnamed:?}");
+    repair(args!["--state", lab.path("other")]).code(2).says("no state folder of a receiver");
+    repair(args!["--state", state]).code(0).says("repaired from");
+    assert_same_tree(src, dst);
+    // The copy is of the generation that the journal there names, wherever that is now.
+    let moved = lab.path("moved");
+    std::fs::rename(state, &moved).unwrap();
+    damage();
+    repair(args!["--state", moved]).code(0);
+    assert_same_tree(src, dst);
+    assert_eq!(world.command(Some(&moved)).serve().status(0)["complete"], true);
+}
+
+#[test]
 fn a_journal_and_a_base_folder_that_are_no_pair_are_refused() {
     let world = World::new();
     let World { lab, dst, state, src, .. } = &world;

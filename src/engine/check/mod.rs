@@ -90,11 +90,12 @@ pub fn check(
 
 /// The generation of the index at `database` that a receiver has taken into the folder `base`, and
 /// the newest one, if that is another one. `None` also where none of them is known to be there.
+/// `state` is the receiver's state folder, if it is known.
 ///
 /// # Errors
 /// The index cannot be read.
-pub fn other_generation(base: &Path, database: &Path) -> Result<Option<(u64, u64)>> {
-    let there = index_digests(base);
+pub fn other_generation(base: &Path, state: Option<&Path>, database: &Path) -> Result<Option<(u64, u64)>> {
+    let there = index_digests(base, state);
     if there.is_empty() {
         return Ok(None);
     }

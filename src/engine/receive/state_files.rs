@@ -15,10 +15,11 @@ pub(crate) fn index_name(tar_id: u64, digest: &IndexDigest, generation: u64) -> 
 }
 
 /// The number of the archive whose index in the folder `base` of a receiver has this digest; if none
-/// has, that of the only archive there is, whose index may have come as a log.
+/// has, that of the only archive there is, whose index may have come as a log. `state` is the
+/// receiver's state folder, if it is known.
 #[must_use]
-pub fn archive_with(base: &Path, digest: &IndexDigest) -> Option<u64> {
-    let names = std::fs::read_dir(records_of(base).join("archives")).ok()?;
+pub fn archive_with(base: &Path, state: Option<&Path>, digest: &IndexDigest) -> Option<u64> {
+    let names = std::fs::read_dir(records_of(base, state).join("archives")).ok()?;
     let names = names.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let archives: Vec<(u64, bool)> = names
         .filter(|name| name.ends_with(".sqlite"))
@@ -31,10 +32,11 @@ pub fn archive_with(base: &Path, digest: &IndexDigest) -> Option<u64> {
     named.or(archives.first().filter(|_| archives.len() == 1)).map(|(number, _)| *number)
 }
 
-/// The digests of the indexes that are complete in the folder `base` of a receiver.
+/// The digests of the indexes that are complete in the folder `base` of a receiver, whose state
+/// folder is `state`, if that is known.
 #[must_use]
-pub fn index_digests(base: &Path) -> Vec<IndexDigest> {
-    let files = std::fs::read_dir(records_of(base).join("archives"));
+pub fn index_digests(base: &Path, state: Option<&Path>) -> Vec<IndexDigest> {
+    let files = std::fs::read_dir(records_of(base, state).join("archives"));
     let paths = files.into_iter().flatten().flatten().map(|entry| entry.path());
     let indexes = paths.filter(|path| path.extension().is_some_and(|extension| extension == "sqlite"));
     let digest = |path: PathBuf| {
