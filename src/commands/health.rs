@@ -4,6 +4,7 @@ use super::output::{Outcome, Output};
 use super::tls::TlsArgs;
 use crate::error::Result;
 use crate::remote::health;
+use crate::telemetry::{Monitor, Notice};
 use clap::Args;
 use serde_json::json;
 use std::sync::Arc;
@@ -34,6 +35,10 @@ pub(super) struct HealthArgs {
 
 pub(super) async fn run(args: HealthArgs, output: &Arc<Output>) -> Result<Outcome> {
     args.tls.warn(output);
-    health(&args.url, &args.tls.options(), Duration::from_secs(args.timeout)).await?;
-    Ok(Outcome { command: "health", exit: 0, text: "ready".to_string(), fields: json!({}) })
+    let is_full = health(&args.url, &args.tls.options(), Duration::from_secs(args.timeout)).await?;
+    if is_full {
+        let what = "the receiver has no space: it takes no block in until there is some";
+        output.notice(Notice::Warning(what.to_string()));
+    }
+    Ok(Outcome { command: "health", exit: 0, text: "ready".to_string(), fields: json!({"full": is_full}) })
 }

@@ -17,12 +17,15 @@ const MAX_WORD_CHARS: usize = 80;
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 const NO_PATH: &str = "give the receiver's address, http://host:8000 or http://host:8000/tar for example";
 
+/// What a receiver says that is ready, and has no room.
+const FULL: &str = "full";
+
 /// Asks, again only where a connection was closed before it could be used; anything but 200 within
-/// `timeout` is an error.
+/// `timeout` is an error. Gives whether the receiver is full.
 ///
 /// # Errors
 /// There is no answer, or another one.
-pub async fn health(url: &str, tls: &TlsOptions, timeout: Duration) -> Result<()> {
+pub async fn health(url: &str, tls: &TlsOptions, timeout: Duration) -> Result<bool> {
     let url = with_path(connect::address(url)?);
     let http = connect::build(connect::builder(&url, tls)?.timeout(timeout))?;
     let mut left = ATTEMPTS;
@@ -37,10 +40,10 @@ pub async fn health(url: &str, tls: &TlsOptions, timeout: Duration) -> Result<()
         }
     };
     let status = response.status();
-    if status == StatusCode::OK {
-        return Ok(());
-    }
     let body = answer::body(response, MAX_ANSWER_BYTES).await.ok().flatten().unwrap_or_default();
+    if status == StatusCode::OK {
+        return Ok(String::from_utf8_lossy(&body).trim() == FULL);
+    }
     let own_hint = (status == StatusCode::NOT_FOUND).then_some(NO_PATH);
     Err(refusal(&format!("{url} answered {}", status.as_u16()), &body, own_hint))
 }

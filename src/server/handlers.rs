@@ -182,6 +182,9 @@ fn ready(server: &Server) -> Response {
         "degraded\n"
     } else if server.is_stopping() {
         "stopping\n"
+    } else if server.receiver.is_full() {
+        // It is served: some requests make room, and the others hear what is full.
+        return "full\n".into_response();
     } else {
         return "ready\n".into_response();
     };

@@ -116,6 +116,9 @@ impl Page {
         // Where the file system does not answer, no number is better than a wrong one.
         if let Ok(free_bytes) = server.receiver.free_bytes() {
             self.gauge("free_bytes", "Bytes free below the base folder.", free_bytes);
+        if let Some(free_bytes) = server.receiver.free_state_bytes() {
+            self.gauge("state_free_bytes", "Bytes free in the state folder.", free_bytes);
+        }
         }
         let version = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
         self.labelled("build_info", "gauge", "The program's version.", [(version, 1)]);

@@ -183,6 +183,12 @@ impl DiskSink {
         if held.exists() { held } else { self.base_path.clone() }
     }
 
+    /// The path that the base folder had when it was opened.
+    #[must_use]
+    pub fn base_name(&self) -> &Path {
+        &self.base_path
+    }
+
     /// A random number that the base folder of slices has for ever, in hexadecimal: receivers on one
     /// folder say the same, and those on others do not. Without slices and a state folder, there is
     /// none.

@@ -59,6 +59,14 @@ impl Storage for DiskSink {
 }
 
 impl DiskSink {
+    /// The bytes that are free for the journal where that is on another file system than the base
+    /// folder; `None` also where it does not answer.
+    #[must_use]
+    pub fn free_records_bytes(&self) -> Option<u64> {
+        let stat = self.records_apart.then(|| rustix::fs::fstatvfs(&self.records).ok()).flatten()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     fn has_room_for(&self, bytes: u64) -> bool {
         rustix::fs::fstatvfs(&self.state).is_ok_and(|stat| {
             // Some file systems make inodes as they need them, and say that there are none.

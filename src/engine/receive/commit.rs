@@ -54,7 +54,7 @@ pub(crate) fn open_journal(sink: &DiskSink) -> Result<Journal> {
 }
 
 /// What a few transactions of the journal may take, in bytes.
-const JOURNAL_BYTES: u64 = 1 << 20;
+pub(crate) const JOURNAL_BYTES: u64 = 1 << 20;
 
 const JOURNAL: &str = "journal.sqlite";
 

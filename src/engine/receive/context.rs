@@ -5,7 +5,7 @@ use super::super::buffers::Buffers;
 use super::archive::caches::Caches;
 use super::archive::{Archive, Unpublished};
 use super::archives::Archives;
-use super::commit::Committer;
+use super::commit::{Committer, JOURNAL_BYTES};
 use super::state_files::index_name;
 use crate::archive::digest::IndexDigest;
 use crate::archive::shown::{counted, separated};
@@ -16,6 +16,7 @@ use crate::sink::disk::DiskSink;
 use crate::sink::{Storage, is_suspicious};
 use crate::telemetry::Counter;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 /// How a receiver behaves.
@@ -104,6 +105,8 @@ pub(crate) struct Context {
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) counters: Arc<ReceiverCounters>,
     pub(crate) verifiers: mpsc::Sender<VerifyTask>,
+    /// There is no room to take anything in, as was last seen.
+    pub(crate) is_full: AtomicBool,
     pub(crate) watch: mpsc::SyncSender<WatchRequest>,
 }
 
@@ -179,6 +182,40 @@ impl Context {
     pub(crate) fn free_for_content(&self) -> Result<u64> {
         let reserve = RESERVE_BYTES.saturating_sub(self.sink.held_bytes());
         Ok(self.sink.free_bytes()?.saturating_sub(reserve))
+    }
+
+    /// The folder of the receiver that has no room, for people: nothing is taken in then.
+    fn full_folder(&self) -> Option<String> {
+        if self.sink.free_records_bytes().is_some_and(|free_bytes| free_bytes < JOURNAL_BYTES) {
+            return Some(format!("the state folder {}", self.sink.records_name().display()));
+        }
+        let is_full = self.free_for_content().is_ok_and(|free_bytes| free_bytes == 0);
+        is_full.then(|| format!("the base folder {}", self.sink.base_name().display()))
+    }
+
+    /// Looks whether there is room, and says when that changes.
+    pub(crate) fn watch_space(&self) {
+        let full = self.full_folder();
+        let was_full = self.is_full.swap(full.is_some(), Ordering::Relaxed);
+        match full {
+            Some(folder) if !was_full => {
+                tracing::warn!("{folder} has no space left: nothing is taken in until there is some");
+            }
+            None if was_full => tracing::warn!("there is space again"),
+            _ => {}
+        }
+    }
+
+    /// The error that there is no space, with where that is. The state folder may be what is full,
+    /// which a sender would not think of.
+    fn with_place(&self, error: Error) -> Error {
+        let Some(folder) = self.full_folder() else { return error };
+        let is_known = error.hint().is_some() && !folder.starts_with("the state");
+        if is_known {
+            return error;
+        }
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        error.with_hint(format!("free space on the disk of {folder} of the receiver on {host}"))
     }
 
     /// Checks that `needed_bytes` fit on the disk.
@@ -264,6 +301,9 @@ impl Context {
         if matches!(error.kind(), ErrorKind::Io | ErrorKind::Database | ErrorKind::Source) {
             // The thread has enough to do if there is no room for this.
             let _ = self.watch.try_send(WatchRequest::CheckStorage);
+        }
+        if error.kind() == ErrorKind::NoSpace {
+            return self.with_place(error);
         }
         self.doubt_indexes(error)
     }

@@ -74,6 +74,7 @@ use rand::RngExt;
 use state_files::{active_index_name, staging_name};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use watch::Watch;
@@ -153,6 +154,7 @@ impl Receiver {
             buffers: buffers.clone(),
             counters: counters.clone(),
             verifiers,
+            is_full: AtomicBool::default(),
             watch,
         });
         let (finishing, adoptions) = (Arc::<FinishJobs>::default(), Arc::<Adoptions>::default());
@@ -184,6 +186,7 @@ impl Receiver {
         context.sink.remove_other_staging(&|name| staging.iter().any(|kept| kept == name))?;
         open::open_all(&context, states)?;
         watch::hold_reserve(&context);
+        context.watch_space();
         let content_checks = ContentChecks::default();
         Ok(Arc::new(Self { context, finishing, adoptions, content_checks, buffers, counters }))
     }
@@ -227,6 +230,20 @@ impl Receiver {
     #[must_use]
     pub fn is_degraded(&self) -> bool {
         self.context.committer.is_degraded()
+    }
+
+    /// Whether there is no room to take anything in, as was seen within the last seconds. Requests
+    /// that make room are served.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.context.is_full.load(Ordering::Relaxed)
+    }
+
+    /// The bytes that are free in the state folder, if that is on another file system than the base
+    /// folder, and answers.
+    #[must_use]
+    pub fn free_state_bytes(&self) -> Option<u64> {
+        self.context.sink.free_records_bytes()
     }
 
     /// The folder in which a request body may be kept while it comes in; emptied at the start.

@@ -1,6 +1,6 @@
 //! The thread that watches over the receiver. It notices when storage is gone: the receiver is
-//! degraded then, so that a standby takes over, and senders hear of it. It holds the reserve of
-//! free space, has damaged indexes given up, and drops results that no sender asks for.
+//! degraded then, so that a standby takes over, and senders hear of it. It says when there is no
+//! space, holds the reserve of free space, has damaged indexes given up, and drops results that no sender asks for.
 
 use super::context::{Context, RESERVE_BYTES, WatchRequest};
 use super::finish::jobs::FinishJobs;
@@ -55,6 +55,7 @@ impl Watch {
     fn turn(&mut self, context: &Arc<Context>, asked: &[WatchRequest]) {
         context.check_storage(!asked.is_empty());
         hold_reserve(context);
+        context.watch_space();
         self.adoptions.drop_forgotten();
         for request in asked {
             match *request {
