@@ -100,12 +100,11 @@ impl Page {
         let degraded = u64::from(server.receiver.is_degraded());
         self.gauge("degraded", "1 after storage failed, until a restart.", degraded);
         self.gauge("stopping", "1 while the receiver stops.", u64::from(server.is_stopping()));
-        let (finished, unfinished) = server.receiver.archives_by_state();
-        let states = [("{state=\"finished\"}", finished), ("{state=\"unfinished\"}", unfinished)];
-        self.labelled("archives", "gauge", "Archives by state.", states);
-        // What a slice misses is known to the first one: the others forget what that one has taken
-        // over.
+        // How far an archive is, the first slice knows: the others forget what that one has taken over.
         if server.receiver.slice().is_none_or(Slice::is_first) {
+            let (finished, unfinished) = server.receiver.archives_by_state();
+            let states = [("{state=\"finished\"}", finished), ("{state=\"unfinished\"}", unfinished)];
+            self.labelled("archives", "gauge", "Archives by state.", states);
             let help = "Bytes that archives lack; of a first slice, as far as others have handed over.";
             self.gauge("missing_bytes", help, server.receiver.missing_bytes());
         }
@@ -116,9 +115,9 @@ impl Page {
         // Where the file system does not answer, no number is better than a wrong one.
         if let Ok(free_bytes) = server.receiver.free_bytes() {
             self.gauge("free_bytes", "Bytes free below the base folder.", free_bytes);
+        }
         if let Some(free_bytes) = server.receiver.free_state_bytes() {
             self.gauge("state_free_bytes", "Bytes free in the state folder.", free_bytes);
-        }
         }
         let version = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
         self.labelled("build_info", "gauge", "The program's version.", [(version, 1)]);

@@ -276,7 +276,7 @@ impl DiskSink {
             return Ok(folder);
         }
         let folder = Arc::new(self.base.make_folders(parent, &self.opened_up, &mut |replaced| {
-            tracing::warn!("replaced \"{}\", which was no folder, by a folder", printable(replaced));
+            tracing::info!("replaced \"{}\", which was no folder, by a folder", printable(replaced));
         })?);
         self.make_usable(&folder)?;
         cache.insert(parent, &folder);
@@ -376,7 +376,7 @@ impl DiskSink {
     pub fn make_folder(&self, path: &EntryPath) -> Result<()> {
         self.base
             .make_folders(path.as_bytes(), &self.opened_up, &mut |replaced| {
-                tracing::warn!("replaced \"{}\", which was no folder, by a folder", printable(replaced));
+                tracing::info!("replaced \"{}\", which was no folder, by a folder", printable(replaced));
             })
             .map(drop)
             .map_err(|e| Error::io(format!("cannot make the folder \"{path}\""), e))
