@@ -48,7 +48,7 @@ pub fn separated(count: u64) -> String {
 #[must_use]
 pub fn counted(count: u64, noun: &str) -> String {
     let number = separated(count);
-    match (noun.strip_suffix('y'), noun.strip_suffix('x')) {
+    match (noun.strip_suffix('y'), noun.strip_suffix(['x', 's'])) {
         _ if count == 1 => format!("{number} {noun}"),
         (Some(stem), _) => format!("{number} {stem}ies"),
         (_, Some(_)) => format!("{number} {noun}es"),

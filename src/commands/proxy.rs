@@ -13,6 +13,7 @@ use crate::db::index_read::IndexReader;
 use crate::engine::identity::identity_of_index;
 use crate::engine::receive::{Receiver, ReceiverOptions, SliceOptions, WholeOptions};
 use crate::error::{Error, ErrorKind, Result};
+use crate::remote::receiver_address;
 use crate::server::{self, Access, AccessOptions, Network, ServerOptions, Tls, TlsFiles};
 use crate::telemetry::{Monitor, Notice};
 use clap::Args;
@@ -216,12 +217,34 @@ async fn serve(
 fn checked_peers(args: &ProxyArgs) -> Result<Vec<String>> {
     let count = args.slice.map_or(0, Slice::count);
     let given = args.peers.len() as u64;
-    if given == 0 || given == count {
-        return Ok(args.peers.clone());
+    if given == 0 {
+        return Ok(Vec::new());
     }
-    let what =
-        format!("--peers has {}, and there are {}", counted(given, "address"), counted(count, "slice"));
-    Err(Error::new(ErrorKind::Usage, what).with_hint("give the address of each slice, in their order"))
+    let wrong = |what: String| {
+        Error::new(ErrorKind::Usage, what).with_hint(
+            "give the address of each slice, in their order: --peers http://HOST:8000,http://HOST-2:8000",
+        )
+    };
+    if given != count {
+        let (given, slices) = (counted(given, "address"), counted(count, "slice"));
+        return Err(wrong(format!("--peers has {given}, and there are {slices}")));
+    }
+    let mut peers: Vec<String> = Vec::new();
+    for (number, peer) in (1..).zip(&args.peers) {
+        let address = match peer.trim() {
+            "" => return Err(wrong(format!("--peers has no address for slice {number}/{count}"))),
+            peer => {
+                receiver_address(peer).map_err(|e| wrong(format!("--peers, slice {number}/{count}: {e}")))?
+            }
+        };
+        if let Some(other) = peers.iter().position(|other| *other == address) {
+            let what =
+                format!("--peers has {address} for slice {}/{count} and slice {number}/{count}", other + 1);
+            return Err(wrong(what));
+        }
+        peers.push(address);
+    }
+    Ok(peers)
 }
 
 /// The tokens that senders may give.

@@ -49,6 +49,15 @@ pub(super) fn address(text: &str) -> Result<Url> {
     Ok(url)
 }
 
+/// The address of a receiver's archives as all clients write it: two addresses that are written
+/// alike are those of one receiver.
+///
+/// # Errors
+/// As of a client: it is no address, or not that of a receiver.
+pub fn receiver_address(text: &str) -> Result<String> {
+    base(text).map(|url| url.as_str().trim_end_matches('/').to_owned())
+}
+
 /// The address of a receiver's archives, with a slash at its end. Without a path it is that of a
 /// receiver without a prefix.
 ///

@@ -14,7 +14,7 @@ mod throughput;
 mod window;
 
 pub use client::{Client, ClientOptions};
-pub use connect::{TlsOptions, is_readable_on_the_way};
+pub use connect::{TlsOptions, is_readable_on_the_way, receiver_address};
 pub use health::health;
 pub use limit::{Bandwidth, Grant, SharedLimit};
 pub use port::{Answer, LocalReceiver, ReceiverClient};

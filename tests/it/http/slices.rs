@@ -148,6 +148,18 @@ fn headers_and_flags_that_are_no_slice() {
     let proxy = |more| lab.cmd(args!["proxy", "0", "-b", lab.path("other")]).args(more).run().code(2);
     proxy(args!["--slice", "3/2"]).says("no slice");
     proxy(args!["--slice", "1/2", "--peers", "http://a:8000"]).says("--peers has 1 address");
+    for (peers, why) in [
+        ("http://a:8000,", "no address for slice 2/2"),
+        (",http://a:8000", "no address for slice 1/2"),
+        ("http://a:8000,ftp://b:8000", "is no http or https address"),
+        ("http://a:8000,b", "is no address"),
+        ("http://a:8000,http://b:8000/photos", "ends in /tar"),
+        ("http://a:8000,http://a:8000", "http://a:8000/tar for slice 1/2 and slice 2/2"),
+        ("http://a:80,http://A/tar/", "http://a/tar for slice 1/2 and slice 2/2"),
+        ("http://a,http://b,http://c", "--peers has 3 addresses, and there are 2 slices"),
+    ] {
+        proxy(args!["--slice", "1/2", "--peers", peers]).says(why).says("--peers http://HOST:8000");
+    }
     proxy(args!["--slice", "1/2", "--legacy"]);
     proxy(args!["--peers", "http://a:8000"]);
     assert!(!lab.path("other").exists());
