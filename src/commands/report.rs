@@ -7,7 +7,7 @@ use crate::archive::protocol::Similarity;
 use crate::engine::index::{Explanation, IndexReport};
 use crate::engine::plan::{ChangeKind, EntrySink, Plan, PlannedChange, Tally};
 use crate::engine::sync::SyncReport;
-use crate::engine::upload::UploadReport;
+use crate::engine::upload::{FailedSlice, UploadReport};
 use crate::error::{ErrorKind, Result};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -166,7 +166,20 @@ pub(super) fn upload_text(report: &UploadReport) -> String {
         "NOT confirmed by the receiver".to_string()
     };
     let (blocks, wire) = (blocks_text(report), human_bytes(report.wire_bytes));
-    format!("sent {blocks} ({wire} on the wire){deleted}{}; {state}", verified_text(report))
+    let (verified, slices) = (verified_text(report), failed_slices_text(report));
+    format!("sent {blocks} ({wire} on the wire){deleted}{verified}; {state}{slices}")
+}
+
+/// Which of several receivers have not all of their files, and what to do.
+fn failed_slices_text(report: &UploadReport) -> String {
+    let Some(FailedSlice { slice, address, error, hint }) = report.failed_slices.first() else {
+        return String::new();
+    };
+    let more = match report.failed_slices.len() as u64 {
+        1 => String::new(),
+        count => format!(" (and {} more)", counted(count - 1, "slice")),
+    };
+    format!("; slice {slice} at {address} lacks files: {error}{more}: {hint}")
 }
 
 /// What the receiver found when it read its files, if it did.
@@ -220,6 +233,11 @@ fn deleted_text(report: &UploadReport) -> String {
 pub(super) fn upload_fields(report: &UploadReport) -> Map<String, Value> {
     let failed: Vec<Value> =
         report.failed.iter().map(|entry| json!({"path": entry.path, "reason": entry.reason})).collect();
+    let slice = |failed: &FailedSlice| {
+        let FailedSlice { slice, address, error, hint } = failed;
+        json!({"slice": slice.to_string(), "address": address, "error": error, "hint": hint})
+    };
+    let failed_slices: Vec<Value> = report.failed_slices.iter().map(slice).collect();
     object(json!({
         "tar_id": report.tar_id, "files": report.files, "total_bytes": report.total_bytes,
         "content_bytes": report.content_bytes, "sent_blocks": report.sent_blocks,
@@ -227,7 +245,7 @@ pub(super) fn upload_fields(report: &UploadReport) -> Map<String, Value> {
         "wire_bytes": report.wire_bytes, "stored_blocks": report.stored_blocks,
         "zstd_blocks": report.zstd_blocks,
         "retries": report.retries, "failed": failed, "failed_total": report.failed_total,
-        "complete": report.complete, "others_bytes": report.others_bytes, "legacy": report.legacy,
+        "failed_slices": failed_slices, "complete": report.complete, "others_bytes": report.others_bytes, "legacy": report.legacy,
         "dry_run": report.dry_run, "deleted": report.deleted, "moved_to": report.moved_to,
         "too_many_to_delete": report.too_many, "deletes_nothing": report.deletes_nothing,
         "verified": report.verified.as_ref().map(|found| json!({

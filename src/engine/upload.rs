@@ -19,7 +19,7 @@ mod whole;
 pub(super) use change::change_body;
 pub use deletion::{DeleteLimit, DeletePolicy};
 pub use options::{ContentScope, QueueOptions, TotalLimit, UploadOptions};
-pub use report::{Before, FailedEntry, UploadReport, warn_of_changed};
+pub use report::{Before, FailedEntry, FailedSlice, UploadReport, warn_of_changed};
 pub use space::{check_room, when_full};
 pub use whole::compare;
 
@@ -184,6 +184,9 @@ impl Upload {
                 return Ok(sender.report(&self.summary, false, others_bytes));
             }
             let answer = self.finish_round(round == 1 && todo.is_empty()).await?;
+            if answer.missing_bytes == 0 {
+                slices.record_missing(&RangeSet::default()).await?;
+            }
             let is_explained = answer.complete || answer.failed_total > 0 || answer.too_many.is_some();
             if answer.missing_bytes == 0 && (is_explained || round >= self.rounds()) {
                 return self.conclude(sender, answer).await;
@@ -195,18 +198,20 @@ impl Upload {
             }
             missing = self.missing().await?;
             self.record_lost(&first, &missing);
-            sender.record_missing(self, &missing);
-            let reachable = slices.reachable(&missing).await?;
+            slices.record_missing(&missing).await?;
+            let lacking = slices.lacking(&missing).await?;
+            sender.record_missing(self, &lacking);
+            let reachable = slices.reachable(&lacking).await?;
             todo = self.remaining(sender.failed_ranges(), &reachable);
             // Another sender may have sent the rest since the answer: then it is asked for once more.
             let is_all_here = missing.covered() == 0;
             if (todo.is_empty() && !is_all_here) || round >= self.rounds() {
                 return self.end_incomplete((sender, &*slices), &missing, &reachable, &answer).await;
             }
-            sender.add_suspects(&self.inside(&missing)).await?;
+            sender.add_suspects(&self.inside(&lacking)).await?;
             self.monitor.notice(Notice::Info(format!(
                 "the receiver still misses {} bytes; sending them again",
-                missing.covered()
+                lacking.covered()
             )));
         }
         Err(Error::new(ErrorKind::Internal, "the rounds of an upload never end"))

@@ -1,6 +1,9 @@
 //! Senders and several receivers on one folder (`--slice`). What one of them answers is in
 //! `http::slices`, faults in any order are in `queue::rounds`.
 
+mod failures;
+mod flags;
+
 use crate::support::redis::Redis;
 use crate::support::stress::free_port;
 use crate::support::{Lab, Proxy, Tree, assert_same_tree, wait_until};
@@ -107,10 +110,18 @@ fn a_copy_lives_on_any_number_of_slices() {
         setting.change();
         setting.sync(args!["--keep", "5", "--delete"]).code(0);
         setting.is_same();
-        setting
-            .slices
-            .iter()
-            .for_each(|proxy| assert!(!proxy.stderr().contains("ERROR"), "{}", proxy.stderr()));
+        setting.slices.iter().for_each(|proxy| {
+            assert!(
+                !proxy.stderr().contains(" WARN ") && !proxy.stderr().contains("ERROR"),
+                "{}",
+                proxy.stderr()
+            )
+        });
+        assert_eq!(setting.slices[0].metric("tarlike_archives{state=\"unfinished\"}"), 0.0);
+        for other in &setting.slices[1..] {
+            let metrics = other.request("GET", "/metrics", &[], b"").text();
+            assert!(!metrics.contains("tarlike_archives"), "the first slice knows: {metrics}");
+        }
     }
 }
 
@@ -118,9 +129,23 @@ fn a_copy_lives_on_any_number_of_slices() {
 fn a_slice_that_is_down_takes_only_its_files() {
     let mut setting = Setting::new(210, 3);
     setting.slices[1].kill9();
-    let failed = setting.sync(args!["--stall-timeout", "3"]).code(1);
+    let failed = setting.sync(args!["--stall-timeout", "3", "--json"]).code(3);
     let address = setting.slices[1].url.trim_end_matches("/tar").to_string();
-    assert!(failed.stderr.contains("slice 2/3") && failed.stderr.contains(&address), "{}", failed.stderr);
+    let summary = failed.summary();
+    let of_slice = &summary["failed_slices"][0];
+    assert_eq!(of_slice["slice"], "2/3", "{summary}");
+    let says = |key: &str, what: &str| of_slice[key].as_str().is_some_and(|text| text.contains(what));
+    assert!(says("address", &address) && says("error", "gave up after"), "{summary}");
+    assert!(says("hint", "run the same command again"), "{summary}");
+    let files = summary["failed"].as_array().unwrap();
+    assert!(files.len() > 5 && summary["failed_total"] == files.len(), "{summary}");
+    for file in files {
+        let reason = file["reason"].as_str().unwrap();
+        // A hard link of one of them fails with it.
+        let is_link = reason.contains("of which it is another name");
+        let is_named = reason.starts_with("slice 2/3 at ") && reason.contains(&address);
+        assert!(is_named || is_link, "{file}");
+    }
     let published = [setting.published_of(0), setting.published_of(2)];
     assert!(published.iter().all(|&files| files > 5), "{published:?}");
     // What can be made is made.
@@ -242,7 +267,7 @@ fn an_interrupted_run_leaves_nothing(seed: u64, end: End) {
     match end {
         End::Killed | End::Interrupted => drop(sync(deletes()).run().code(0)),
         End::WithSlice => {
-            sync(args!["--delete", "--max-delete", "100%", "--stall-timeout", "2"]).run().code(1);
+            sync(args!["--delete", "--max-delete", "100%", "--stall-timeout", "2"]).run().code(3);
             slices[1].restart();
             sync(deletes()).run().code(0);
         }
@@ -317,7 +342,7 @@ fn receivers_that_are_no_slices_of_one_folder_are_refused() {
     lab.sync(&src, &first.url, args![]).code(0);
     assert_same_tree(&src, &lab.path("one"));
     // None of several.
-    drop(first);
+    drop((first, second));
     let plain = lab.proxy(&lab.dir("one"));
     lab.sync(&src, &plain.url, args![]).code(0);
 }
@@ -412,7 +437,7 @@ fn a_worker_helps_where_only_another_slice_misses_something() {
     let db = setting.lab.index(&setting.src);
     setting.slices[1].kill9();
     let url = setting.slices[0].url.clone();
-    setting.lab.upload(&setting.src, &db, &url, args!["--stall-timeout", "2"]).code(1);
+    setting.lab.upload(&setting.src, &db, &url, args!["--stall-timeout", "2"]).code(3).says("slice 2/2 at");
     setting.slices[1].restart();
     let (lab, redis) = (&setting.lab, Redis::start(&setting.lab));
     let queue = redis.url();

@@ -3,6 +3,7 @@
 use crate::archive::protocol::{EntryPaths, Space, VerifyAnswer};
 use crate::archive::ranges::RangeSet;
 use crate::archive::shown::separated;
+use crate::archive::slice::Slice;
 use crate::engine::spill::EntryList;
 use crate::telemetry::{Monitor, Notice};
 
@@ -16,6 +17,19 @@ pub struct FailedEntry {
     pub path: String,
     /// Why.
     pub reason: String,
+}
+
+/// One of several receivers that did not take in all of its files: these are among the failed ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedSlice {
+    /// Which one.
+    pub slice: Slice,
+    /// Its address.
+    pub address: String,
+    /// Why.
+    pub error: String,
+    /// What the user can do.
+    pub hint: String,
 }
 
 /// What the receiver had of the archive when an upload began.
@@ -62,6 +76,8 @@ pub struct UploadReport {
     pub failed: Vec<FailedEntry>,
     /// How many failed.
     pub failed_total: u64,
+    /// Of several receivers, those that failed.
+    pub failed_slices: Vec<FailedSlice>,
     /// Entries of previous generations that the receiver deleted, or moved to `moved_to`.
     pub deleted: u64,
     /// The folder below the receiver's base folder to which entries are moved instead.

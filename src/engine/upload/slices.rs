@@ -8,14 +8,14 @@
 //! slice 1:                    blocks of its files in W ───────────┴─▶ finish ─▶ W
 //! ```
 //!
-//! A slice that fails takes only its files with it: the run ends with its error when everything else
-//! is in place.
+//! A slice that fails takes only its files with it: they are named with its error when everything
+//! else is in place.
 
 use super::block::{BlockSender, OwnFiles};
 use super::job::Upload;
 use super::missing::missing_of;
 use super::options::{ContentScope, UploadOptions};
-use super::report::UploadReport;
+use super::report::{FailedSlice, UploadReport};
 use crate::archive::protocol::{FinishAnswer, FinishRequest, SliceStatus};
 use crate::archive::ranges::RangeSet;
 use crate::archive::shown::counted;
@@ -23,9 +23,17 @@ use crate::archive::slice::{Slice, Stripes};
 use crate::engine::tasks::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{NamedMonitor, Notice};
-use futures_util::future::try_join_all;
+use futures_util::StreamExt;
+use futures_util::future::{join_all, try_join_all};
+use futures_util::stream::FuturesUnordered;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// A slice that is looked for at several addresses answers within this time.
+const FIND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Blocks that are on their way to all slices together, at most, unless there are more slices: each
 /// takes memory.
@@ -38,6 +46,8 @@ pub(super) struct Slices<'a> {
     /// What the first one has said of them; without it, there is one receiver.
     status: Option<SliceStatus>,
     members: Vec<Member<'a>>,
+    /// The slices whose files are missing, by what the first one has last said.
+    behind: BTreeSet<u64>,
     /// The receiver was none of several, and refused what came: it has become one.
     refusal: Option<Error>,
 }
@@ -61,7 +71,8 @@ struct Member<'a> {
 
 impl<'a> Slices<'a> {
     pub(super) fn new(upload: &'a Upload, sender: &'a Arc<BlockSender>) -> Self {
-        Self { upload, sender, status: None, members: Vec::new(), refusal: None }
+        let (status, members, behind, refusal) = Default::default();
+        Self { upload, sender, status, members, behind, refusal }
     }
 
     /// Makes the members that the newest status of the first slice names, if these are others than
@@ -72,7 +83,6 @@ impl<'a> Slices<'a> {
             return Ok(());
         }
         self.members.clear();
-        self.refusal = None;
         if let Some(status) = &status {
             if !status.peers.is_empty() && status.peers.len() as u64 != status.count {
                 let what = format!(
@@ -110,29 +120,35 @@ impl<'a> Slices<'a> {
         let (upload, workers) = (self.upload, self.upload.options.workers);
         let Some(stripes) = self.stripes() else {
             let sent = self.sender.send_all(&upload.queue(todo, round)?, workers).await;
-            return match sent {
-                // It has become one of several: the next round is for all of them.
-                Err(e) if e.kind() == ErrorKind::WrongSlice => {
-                    self.refusal = Some(e);
-                    Ok(())
-                }
-                other => other,
-            };
+            // It has become one of several: the next round is for all of them.
+            let is_refused = sent.as_ref().is_err_and(|e| e.kind() == ErrorKind::WrongSlice);
+            self.refusal = if is_refused { sent.err() } else { sent.map(|()| None)? };
+            return Ok(());
         };
+        self.refusal = None;
         // What is missing of no other slice costs it no request.
-        let (sender, wanted) = (self.sender.clone(), missing.clone());
-        let owners = blocking(move || sender.owners_of(&stripes, &wanted)).await?;
+        self.record_missing(missing).await?;
+        let behind = &self.behind;
         let sends_all = upload.options.ignore_done && round == 1;
         // One job has the limit that hosts share: before anything is sent.
         if let Some(first) = self.members.first() {
             first.upload.join_queue()?;
         }
         let workers = workers.min(usize::try_from(MAX_SIDE_BY_SIDE / stripes.slices).unwrap_or(1).max(1));
-        let members = self.members.iter_mut();
-        let asked = members
-            .filter(|member| !member.is_over && (sends_all || owners.contains(&member.slice.number())));
-        try_join_all(asked.map(|member| async move {
-            let outcome = member.run(missing, round, workers).await;
+        let is_asked = |member: &&mut Member<'_>| {
+            !member.is_over && (sends_all || behind.contains(&member.slice.number()))
+        };
+        let asked: Vec<&mut Member<'_>> = self.members.iter_mut().filter(is_asked).collect();
+        let sending = &AtomicUsize::new(asked.len());
+        try_join_all(asked.into_iter().map(|member| async move {
+            let sent = member.send(missing, round, workers).await;
+            if sending.fetch_sub(1, Ordering::Relaxed) == 1 && !upload.has_stopped() {
+                upload.monitor.notice(Notice::Phase("verifying"));
+            }
+            let outcome = match sent {
+                Ok(()) => member.finish().await,
+                Err(e) => Err(e),
+            };
             member.record(outcome)
         }))
         .await?;
@@ -141,6 +157,43 @@ impl<'a> Slices<'a> {
             Some(first) => first.failure.take().map_or(Ok(()), Err),
             None => Ok(()),
         }
+    }
+
+    /// Takes note of what the first slice misses now of the archive. A slice that failed and has no
+    /// file in it has done its work all the same.
+    pub(super) async fn record_missing(&mut self, missing: &RangeSet) -> Result<()> {
+        let Some(stripes) = self.stripes() else { return Ok(()) };
+        let (sender, missing) = (self.sender.clone(), missing.clone());
+        self.behind = blocking(move || sender.owners_of(&stripes, &missing)).await?;
+        Ok(())
+    }
+
+    /// What of `missing` no slice has. A file of which other runs send the rest is not handed over
+    /// yet, so the first slice misses all of it.
+    pub(super) async fn lacking(&self, missing: &RangeSet) -> Result<RangeSet> {
+        let (Some(stripes), false) = (self.stripes(), self.upload.is_whole()) else {
+            return Ok(missing.clone());
+        };
+        let is_asked = |member: &&Member<'_>| {
+            !member.is_over && !member.slice.is_first() && self.behind.contains(&member.slice.number())
+        };
+        let asked = self.members.iter().filter(is_asked).map(|member| async {
+            let Upload { client, options, summary, .. } = &member.upload;
+            let theirs = missing_of(&**client, options.block_size, &summary.digest).await.ok()?;
+            Some((member.slice.number(), theirs))
+        });
+        let said: BTreeMap<u64, RangeSet> = join_all(asked).await.into_iter().flatten().collect();
+        let (sender, missing) = (self.sender.clone(), missing.clone());
+        blocking(move || {
+            let mut lacking = missing.clone();
+            for (number, theirs) in said {
+                let mut held = sender.bytes_of(&stripes, &missing, |owner| owner == number)?;
+                theirs.iter().for_each(|range| held.remove(range));
+                held.iter().for_each(|range| lacking.remove(range));
+            }
+            Ok(lacking)
+        })
+        .await
     }
 
     /// What of `missing` is for slices that can take it in.
@@ -155,8 +208,8 @@ impl<'a> Slices<'a> {
     /// The run ends and `missing` is missing: files fail for what their slices say.
     pub(super) async fn name_failures(&self, missing: &RangeSet) -> Result<()> {
         for member in &self.members {
-            if let Some(failure) = &member.failure {
-                let reason = member.named(failure).to_string();
+            if let Some(failure) = self.failure_of(member) {
+                let reason = format!("{}: {failure}", member.name());
                 self.sender.fail_slice(member.own(), &self.upload.inside(missing), &reason).await?;
             } else if let Some(answer) = &member.answer {
                 self.sender.record_receiver_failures(answer);
@@ -165,25 +218,36 @@ impl<'a> Slices<'a> {
         Ok(())
     }
 
-    /// What the run ends with: the error of a slice that failed, unless everything is in place.
-    pub(super) fn end(self, report: UploadReport) -> Result<UploadReport> {
+    /// Why the slice has not all of its files.
+    fn failure_of<'m>(&self, member: &'m Member<'_>) -> Option<&'m Error> {
+        member.failure.as_ref().filter(|_| self.behind.contains(&member.slice.number()))
+    }
+
+    /// The report of the run, with the slices that failed.
+    ///
+    /// # Errors
+    /// The receiver has become one of several again and again.
+    pub(super) fn end(mut self, report: UploadReport) -> Result<UploadReport> {
         if report.complete {
             return Ok(report);
         }
-        let mut failed =
-            self.members.iter().filter_map(|member| Some(member.named(member.failure.as_ref()?)));
-        let Some(error) = failed.next().or(self.refusal) else { return Ok(report) };
-        let more = match failed.count() as u64 {
-            0 => String::new(),
-            more => format!(" (and {} more)", counted(more, "slice")),
+        if let Some(refusal) = self.refusal.take() {
+            return Err(refusal);
+        }
+        let failed = |member: &Member<'_>| {
+            let error = self.failure_of(member)?;
+            Some(FailedSlice {
+                slice: member.slice,
+                address: member.upload.client.address().to_owned(),
+                error: error.to_string(),
+                hint: error
+                    .hint()
+                    .unwrap_or("look at that receiver, then run the same command again")
+                    .to_owned(),
+            })
         };
-        let what = format!(
-            "{error}{more}; what other slices take in was sent, and {} failed",
-            counted(report.failed_total, "file")
-        );
-        let hint =
-            error.hint().unwrap_or("look at that receiver, then run the same command again").to_string();
-        Err(Error::new(error.kind(), what).with_hint(hint))
+        let failed_slices = self.members.iter().filter_map(failed).collect();
+        Ok(UploadReport { failed_slices, ..report })
     }
 }
 
@@ -206,11 +270,12 @@ impl<'a> Member<'a> {
         OwnFiles { stripes: stripes_of(&self.status), number: self.slice.number() }
     }
 
-    /// Brings it what it misses of `wanted`; gives what it answers when it is to finish, except for
-    /// the first one, which finishes after the others.
-    async fn run(&mut self, wanted: &RangeSet, round: usize, workers: usize) -> Result<Option<FinishAnswer>> {
+    /// Sends it what it misses of `wanted`.
+    async fn send(&mut self, wanted: &RangeSet, round: usize, workers: usize) -> Result<()> {
         let missing = match self.misses().await {
-            Err(e) if e.kind() == ErrorKind::WrongSlice => self.find(e).await?,
+            Err(e) if matches!(e.kind(), ErrorKind::WrongSlice | ErrorKind::Unreachable) => {
+                self.find(e).await?
+            }
             other => other?,
         };
         let missing = missing.in_common(wanted);
@@ -221,12 +286,17 @@ impl<'a> Member<'a> {
         };
         if !upload.options.ignore_done {
             self.sender.send_only(&missing);
+            self.sender.record_held(wanted, &missing, round == 1).await?;
         }
-        self.sender.send_all(&upload.queue(&todo, round)?, workers).await?;
-        if self.slice.is_first() || upload.has_stopped() {
+        self.sender.send_all(&upload.queue(&todo, round)?, workers).await
+    }
+
+    /// Has it put in place what it has; gives its answer. The first one finishes after the others.
+    async fn finish(&self) -> Result<Option<FinishAnswer>> {
+        if self.slice.is_first() || self.upload.has_stopped() {
             return Ok(None);
         }
-        upload.finish(FinishRequest::default()).await.map(Some)
+        self.upload.finish(FinishRequest::default()).await.map(Some)
     }
 
     /// What it misses of its files, once it has the index.
@@ -247,25 +317,46 @@ impl<'a> Member<'a> {
         Ok(missing.unwrap_or_default())
     }
 
-    /// Looks for the slice at the other addresses: they may be in another order.
+    /// Looks for the slice at the other addresses, at all of them at the same time: they may be in
+    /// another order, and one that is down holds up no other.
     async fn find(&mut self, refusal: Error) -> Result<RangeSet> {
-        let own = OwnFiles { stripes: stripes_of(&self.status), number: self.slice.number() };
         let tried = self.upload.client.address().to_owned();
+        let mut asked = FuturesUnordered::new();
         for address in self.status.peers.iter().filter(|_| !self.slice.is_first()) {
             let upload = self.of.for_slice(self.slice, Some(address))?;
             if upload.client.address() == tried {
                 continue;
             }
-            let before = std::mem::replace(&mut self.upload, upload);
-            match self.misses().await {
-                Err(e) if e.kind() == ErrorKind::WrongSlice => self.upload = before,
-                outcome => {
-                    self.sender = self.all.of_slice(&self.upload, own);
-                    return outcome;
+            asked.push(async move {
+                let status = upload.client.status(upload.options.block_size, 0);
+                let answer = tokio::time::timeout(FIND_TIMEOUT, status).await;
+                (answer, upload)
+            });
+        }
+        let mut silent = None;
+        while let Some((answer, upload)) = asked.next().await {
+            let is_there = match answer {
+                Ok(Ok(status)) => status.is_some(),
+                Ok(Err(e)) if e.kind() == ErrorKind::WrongSlice => false,
+                Ok(Err(e)) if e.kind() == ErrorKind::NotFound => true,
+                _ => {
+                    silent = Some(upload.client.address().to_owned());
+                    false
                 }
+            };
+            if is_there {
+                self.upload = upload;
+                self.sender = self.all.of_slice(&self.upload, self.own());
+                return self.misses().await;
             }
         }
-        Err(refusal)
+        match silent.filter(|_| refusal.kind() == ErrorKind::WrongSlice) {
+            Some(address) => {
+                let what = format!("{tried} is another slice, and {address} does not answer");
+                Err(Error::new(ErrorKind::Unreachable, what).with_source(refusal))
+            }
+            None => Err(refusal),
+        }
     }
 
     /// Refuses a receiver that is not on the folder of the first one, or deals out files in another
@@ -318,20 +409,15 @@ impl<'a> Member<'a> {
         if self.is_over && !self.slice.is_first() {
             self.of
                 .monitor
-                .notice(Notice::Warning(format!("{}; the other slices go on", self.named(&error))));
+                .notice(Notice::Warning(format!("{}: {error}; the other slices go on", self.name())));
         }
         self.failure = Some(error);
         Ok(())
     }
 
-    /// The error as one of this slice.
-    fn named(&self, error: &Error) -> Error {
-        let what = format!("slice {} at {}: {error}", self.slice, self.upload.client.address());
-        let named = Error::new(error.kind(), what);
-        match error.hint() {
-            Some(hint) => named.with_hint(hint),
-            None => named,
-        }
+    /// What it is called in messages.
+    fn name(&self) -> String {
+        format!("slice {} at {}", self.slice, self.upload.client.address())
     }
 }
 

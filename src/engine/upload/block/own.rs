@@ -64,6 +64,33 @@ impl BlockSender {
         .await
     }
 
+    /// What its slice has of `wanted`, all but `missing`, counts as done, though the first slice does
+    /// not know of it yet; `is_before` says that this run has sent nothing of it.
+    pub(in super::super) async fn record_held(
+        self: &Arc<Self>,
+        wanted: &RangeSet,
+        missing: &RangeSet,
+        is_before: bool,
+    ) -> Result<()> {
+        let Some(own) = self.own else { return Ok(()) };
+        let (this, wanted, missing) = (self.clone(), wanted.clone(), missing.clone());
+        blocking(move || {
+            let mut held = this.bytes_of(&own.stripes, &wanted, |owner| owner == own.number)?;
+            missing.iter().for_each(|range| held.remove(range));
+            let counters = this.monitor.counters();
+            let mut state = this.state.lock();
+            let before = state.undone.covered();
+            held.iter().for_each(|range| state.undone.remove(range));
+            let bytes = before - state.undone.covered();
+            counters.done_bytes.add(bytes);
+            if is_before {
+                counters.resumed_bytes.add(bytes);
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// What of `ranges` files have of slices that `is_meant` names.
     pub(in super::super) fn bytes_of(
         &self,
