@@ -215,7 +215,10 @@ fn an_interrupted_run_is_cleaned_up(hands_over: bool, is_lost: bool) {
     }
     if is_lost {
         slices.truncate(1);
-        std::fs::remove_dir_all(world.path("base/.tar-like/slice-2-of-2/handover")).ok();
+        if !names_in(&handover).is_empty() {
+            // On a busy machine it had the time to hand over, and nothing is lost.
+            return an_interrupted_run_is_cleaned_up(hands_over, is_lost);
+        }
     }
     world.put_change(&slices[0], 1, 2, &RETAINING).unwrap();
     if is_lost {
