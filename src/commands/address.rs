@@ -23,9 +23,9 @@ pub(super) fn no_destination(address: &str) -> Error {
                 .to_string()
         }
         "file" => format!("for a folder of this host, type its path: {}", &rest[place.len()..]),
-        "rsync" | "ssh" | "sftp" | "ftp" | "ftps" | "scp" | "webdav" | "dav" | "davs" => format!(
-            "{scheme} is not spoken. Start `tar-like proxy -b FOLDER` on {host}, and give its address, \
-             http://{host}:8000/tar"
+        "rsync" | "sftp" | "ftp" | "ftps" | "scp" | "webdav" | "dav" | "davs" => format!(
+            "{scheme} is not spoken. Over ssh, type {host}:/FOLDER; or start `tar-like proxy -b FOLDER` on {host}, \
+             and give its address, http://{host}:8000/tar"
         ),
         _ => "a destination is a folder of this host, or the address of a receiver, http://HOST:8000/tar"
             .to_string(),
@@ -92,20 +92,19 @@ pub(super) fn refuse_mistyped(given: &Path) -> Result<()> {
 }
 
 /// Refuses a path with a colon before the first slash, which is a place on another host to rsync,
-/// scp and rclone. As a path it would make a folder that the user did not want.
+/// scp and rclone, where one of this host is wanted.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`], with what to type for a path of that name, and for a receiver.
+/// [`ErrorKind::Usage`], with what to type for a path of that name.
 pub(super) fn refuse_remote(given: &Path) -> Result<()> {
     let text = given.to_string_lossy();
     let first = text.split('/').next().unwrap_or_default();
-    let Some((host, rest)) = first.rsplit_once(':') else { return Ok(()) };
-    let host = host.rsplit('@').next().unwrap_or(host).trim_end_matches(':');
-    let port = if !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()) { rest } else { "8000" };
+    let Some((host, _)) = first.rsplit_once(':') else { return Ok(()) };
+    let host = host.trim_end_matches(':');
     let error = Error::new(ErrorKind::Usage, format!("{text} looks like a place on another host"));
     Err(error.with_hint(format!(
-        "ssh is not spoken yet. For a receiver (tar-like proxy) give its address, \
-         http://{host}:{port}/tar; for a path of this host, ./{text}"
+        "only a destination may be on another host: run tar-like sync on {host}, to a folder here by ssh or to a \
+         receiver. For a path of this host, type ./{text}"
     )))
 }
 
@@ -149,7 +148,7 @@ mod tests {
         {
             assert!(refuse_mistyped(Path::new(right)).is_ok(), "{right}");
         }
-        let hint = refuse_remote(Path::new("root@web:9000/tar")).unwrap_err().hint().map(str::to_owned);
-        assert!(hint.unwrap().contains("http://web:9000/tar"));
+        let hint = refuse_remote(Path::new("root@web:/srv")).unwrap_err().hint().map(str::to_owned);
+        assert!(hint.unwrap().contains("on root@web, to"));
     }
 }

@@ -4,6 +4,7 @@ use super::output::Output;
 use super::tls::TlsArgs;
 use crate::engine::receive::Receiver;
 use crate::error::{Error, ErrorKind, Result};
+use crate::remote::ssh::SshPlace;
 use crate::remote::{
     Bandwidth, Client, ClientOptions, LocalReceiver, ReceiverClient, is_readable_on_the_way,
 };
@@ -44,6 +45,16 @@ impl ConnectArgs {
         }
         flags
     }
+}
+
+/// What leads to a receiver.
+enum Reach {
+    /// Its address.
+    Address,
+    /// A Unix socket; and what its address is to people.
+    Socket(PathBuf, String),
+    /// It is in this process.
+    Process(Arc<Receiver>),
 }
 
 /// How receivers are reached.
@@ -87,7 +98,14 @@ impl Connection {
         token: Option<String>,
         bandwidth: Option<Arc<Bandwidth>>,
     ) -> Result<Arc<dyn ReceiverClient>> {
-        self.client_for(url, token, bandwidth, None)
+        self.client_for(url, token, bandwidth, Reach::Address)
+    }
+
+    /// The same for a receiver at `place` that was started for this run, and is reached by `socket`.
+    pub(super) fn ssh_client(&self, place: &SshPlace, socket: PathBuf) -> Result<Arc<dyn ReceiverClient>> {
+        let url = format!("http://{}/tar", place.host());
+        let reach = Reach::Socket(socket, place.to_string());
+        self.client_for(url, None, self.bandwidth.clone(), reach)
     }
 
     /// Warns of what is not protected on the way to the receiver at `url`.
@@ -109,7 +127,7 @@ impl Connection {
         receiver: Arc<Receiver>,
     ) -> Result<Arc<dyn ReceiverClient>> {
         self.warn(&url, Some(&token));
-        self.client_for(url, Some(token), self.bandwidth.clone(), Some(receiver))
+        self.client_for(url, Some(token), self.bandwidth.clone(), Reach::Process(receiver))
     }
 
     fn client_for(
@@ -117,19 +135,25 @@ impl Connection {
         url: String,
         token: Option<String>,
         bandwidth: Option<Arc<Bandwidth>>,
-        receiver: Option<Arc<Receiver>>,
+        reach: Reach,
     ) -> Result<Arc<dyn ReceiverClient>> {
         let connect = &self.connect;
+        // No other process frees space for a receiver of this run alone.
+        let ends_when_full = !matches!(reach, Reach::Address);
+        let (socket, receiver) = match reach {
+            Reach::Address => (None, None),
+            Reach::Socket(path, address) => (Some((path, address)), None),
+            Reach::Process(receiver) => (None, Some(receiver as Arc<dyn LocalReceiver>)),
+        };
         let client = ClientOptions {
             url,
+            socket,
             token,
             tls: connect.tls.options(),
             connections: self.connections,
             block_deadline: Duration::from_secs(connect.block_timeout),
-            ends_when_full: receiver.is_some(),
-            receiver: receiver
-                .filter(|_| bandwidth.is_none())
-                .map(|receiver| receiver as Arc<dyn LocalReceiver>),
+            ends_when_full,
+            receiver: receiver.filter(|_| bandwidth.is_none()),
             bandwidth,
         };
         let stall_timeout = Duration::from_secs(connect.stall_timeout);

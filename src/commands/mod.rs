@@ -59,6 +59,8 @@ mod s3;
 mod settings;
 mod several;
 mod signals;
+mod ssh;
+mod stdio;
 mod sync;
 mod systemd;
 mod terminal;
@@ -116,7 +118,7 @@ enum Command {
     /// Compare a folder with an index
     Check(check::CheckArgs),
     /// Index, send and verify in one command
-    Sync(sync::SyncArgs),
+    Sync(Box<sync::SyncArgs>),
     /// List the generations of an index, save it to a backup, restore it: history | backup |
     /// restore | compact
     History(history::HistoryArgs),
@@ -224,7 +226,7 @@ fn run(command: Command, settings: &Settings, output: &Arc<Output>) -> Result<Ou
             Command::Upload(args) => upload::run(args, output).await.map_err(Error::as_sender),
             Command::Worker(args) => worker::run(args, output).await.map_err(Error::as_sender),
             Command::Check(args) => check::run(args, output).await.map_err(Error::as_sender),
-            Command::Sync(args) => sync::run(args, output).await.map_err(Error::as_sender),
+            Command::Sync(args) => sync::run(*args, output).await.map_err(Error::as_sender),
             Command::History(args) => history::run(args, output).await.map_err(Error::as_sender),
             Command::Indexes(args) => indexes::run(&args, output),
             Command::Ls(args) => ls::run(args, output).await.map_err(Error::as_sender),

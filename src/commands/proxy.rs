@@ -6,7 +6,7 @@ use super::credential_reloader::CredentialReloader;
 use super::local_receiver::tell_in_use;
 use super::output::{Outcome, Output, counted};
 use super::settings::Settings;
-use super::{args, connect::read_token, signals::stop_signal};
+use super::{args, connect::read_token, signals::stop_signal, stdio};
 use crate::archive::slice::Slice;
 use crate::archive::source::SourceClaim;
 use crate::db::index_read::IndexReader;
@@ -102,6 +102,10 @@ pub(super) struct ProxyArgs {
     /// all slices
     #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = args::some_bytes)]
     stripe_size: u64,
+    /// Serve the one sender that holds standard input and output, and end with it. A sender starts
+    /// this over ssh by itself, and says which folder it wants
+    #[arg(long, conflicts_with_all = ["slice", "standby", "legacy", "state", "database", "tls_cert"])]
+    stdio: bool,
     /// The largest block to accept, in bytes; K, M, G are powers of 1024, KB, MB, GB of 1000
     #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = args::some_bytes)]
     max_block_size: u64,
@@ -114,6 +118,9 @@ pub(super) struct ProxyArgs {
 }
 
 pub(super) async fn run(args: ProxyArgs, settings: &Settings, output: &Arc<Output>) -> Result<Outcome> {
+    if args.stdio {
+        return stdio::run(args.max_index_size, output).await;
+    }
     let peers = checked_peers(&args)?;
     let access = Arc::new(load_access(&args, output)?);
     let tls = load_tls(&args)?.map(Arc::new);

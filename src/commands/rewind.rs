@@ -6,6 +6,7 @@ use super::destination::destination;
 use super::index_file::{IndexFile, database_of_source};
 use super::output::{Outcome, Output, counted, human_count};
 use super::signals::cancelled_by_signal;
+use super::ssh::SshArgs;
 use crate::archive::protocol::FinishAnswer;
 use crate::db::index_read::IndexReader;
 use crate::engine::rewind::{RewindDestination, RewindReport, RewoundReceiver, rewind};
@@ -40,13 +41,16 @@ or degraded, 130 interrupted.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct RewindArgs {
-    /// The receiver (http://host:8000/tar) or the folder on this host that goes back, too
+    /// The receiver (http://host:8000/tar) or the folder, on this host or another one
+    /// (user@host:/folder), that goes back, too
     #[arg(value_name = "DESTINATION")]
     destination: Option<PathBuf>,
     #[command(flatten)]
     index: IndexFile,
     #[command(flatten)]
     connect: ConnectArgs,
+    #[command(flatten)]
+    ssh: SshArgs,
 }
 
 pub(super) async fn run(args: RewindArgs, output: &Arc<Output>) -> Result<Outcome> {
@@ -56,7 +60,8 @@ pub(super) async fn run(args: RewindArgs, output: &Arc<Output>) -> Result<Outcom
     let given = args.destination.clone();
     let connection =
         Connection { connect: args.connect, connections: 1, bandwidth: None, output: output.clone() };
-    let destination = args.destination.map(|given| destination(&given, connection)).transpose()?;
+    let destination =
+        args.destination.map(|given| destination(&given, connection, &args.ssh, false)).transpose()?;
     let destination = destination.map(|destination| RewindDestination { destination, tar_id });
     let job = rewind(database.clone(), destination, std::env::temp_dir(), output.clone());
     let RewindReport { abandoned, generation, index, receiver } = cancelled_by_signal(output, job).await?;

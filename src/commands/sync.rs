@@ -14,6 +14,7 @@ use super::rsync_flags::RsyncFlags;
 use super::s3::{Place, S3Args};
 use super::several::{self, Total};
 use super::signals::cancelled_by_signal;
+use super::ssh::SshArgs;
 use super::transfer::TransferArgs;
 use crate::engine::destination::Destination;
 use crate::engine::index::{IndexOptions, explain};
@@ -42,6 +43,7 @@ code 3). --delete deletes what the same source had put there. With several exit 
 of these counts: 130, 141, 2, 1, 4, 3, 25, 0.
 
 Examples:
+  tar-like sync /data backup:/srv/data
   tar-like sync /data http://backup:8000/tar
   tar-like sync /data /mnt/disk/data
   tar-like sync a.txt b.txt /mnt/disk
@@ -64,8 +66,8 @@ pub(super) struct SyncArgs {
     /// The folder, file or block device to copy, or s3://bucket/prefix; there may be several
     #[arg(value_name = "SOURCE")]
     source: PathBuf,
-    /// A receiver (http://host:8000/tar) or a folder on this host. All arguments but the last one
-    /// are sources
+    /// A folder on this host, one on another host that ssh reaches (user@host:/folder), or a
+    /// receiver (http://host:8000/tar). All arguments but the last one are sources
     #[arg(value_name = "DESTINATION", required = true)]
     destination: Vec<PathBuf>,
     /// Where the index is kept, also -db [default: a file for each source, which tar-like indexes
@@ -109,6 +111,8 @@ pub(super) struct SyncArgs {
     #[command(flatten)]
     transfer: TransferArgs,
     #[command(flatten)]
+    ssh: SshArgs,
+    #[command(flatten)]
     s3: S3Args,
     #[command(flatten)]
     rsync: RsyncFlags,
@@ -128,12 +132,12 @@ pub(super) async fn run(args: SyncArgs, output: &Arc<Output>) -> Result<Outcome>
     if let Some(limit) = queue.as_ref().and_then(|queue| queue.limit.clone()) {
         connection.bandwidth = Some(limit.own);
     }
-    let destination = destination(given, connection)?;
+    let destination = destination(given, connection, &args.ssh, args.transfer.dry_run)?;
     refuse_queue(queue.is_some(), &args, &destination)?;
     let is_remote = matches!(destination, Destination::Receiver(_));
     if queue.is_some() && !is_remote {
         output.notice(Notice::Warning(
-            "the queue is not used: other hosts cannot send to a folder of this host".to_string(),
+            "the queue is not used: other hosts cannot send to a receiver of this run alone".to_string(),
         ));
     }
     let filter = args.filter.filter(sources.iter().any(|source| bucket_of(source).is_some()), output)?;
@@ -205,8 +209,7 @@ fn refuse_queue(is_given: bool, args: &SyncArgs, destination: &Destination) -> R
             "leave out one of them: with a queue, hosts share the work by themselves",
         ),
         // TARLIKE_QUEUE may stand for other runs.
-        Destination::Folder { .. } => Ok(()),
-        Destination::Receiver(_) => Ok(()),
+        Destination::Folder { .. } | Destination::Remote { .. } | Destination::Receiver(_) => Ok(()),
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct TransferArgs {
     no_space_check: bool,
     /// Change nothing; say what would be sent
     #[arg(short = 'n', long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// How blocks are compressed: auto goes by the speed of the link and the cores; lz4; zstd, if
     /// the receiver takes it; none
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Compress::Auto)]

@@ -156,11 +156,6 @@ const FLAGS: Hints = &[
     (&["-c"], "rsync's -c is --checksum here; --clean drops the index and reads everything"),
     (&["-u", "--update"], "a newer file in the destination is replaced as well"),
     (
-        &["-e", "--rsh", "--rsync-path"],
-        "ssh is not spoken yet: start `tar-like proxy -b FOLDER` on that host and give its address, \
-         http://HOST:8000/tar",
-    ),
-    (
         &["-I", "--ignore-times", "--size-only", "--modify-window"],
         "a file is read again if its size or one of its times has changed; --checksum reads every file",
     ),

@@ -1,5 +1,5 @@
-//! Where a run sends to: a receiver that answers already, or a folder of this host on which one is
-//! started for the run.
+//! Where a run sends to: a receiver that answers already, or a folder on which one is started for
+//! the run.
 
 use crate::archive::path::STATE_DIR;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,9 +22,16 @@ pub enum Destination {
         /// Starts the receiver.
         starter: Arc<dyn StartReceiver>,
     },
+    /// A folder of another host, on which one is started for the run.
+    Remote {
+        /// Its path over there.
+        path: PathBuf,
+        /// Starts the receiver.
+        starter: Arc<dyn StartReceiver>,
+    },
 }
 
-/// Starts a receiver on a folder of this host. The server is a layer above the engine, so the front
+/// Starts a receiver on a folder. The server is a layer above the engine, so the front
 /// end brings it along.
 pub trait StartReceiver: Send + Sync {
     /// Starts a receiver on `folder`, which exists.
@@ -47,7 +54,7 @@ impl Destination {
     pub(super) fn folder(&self) -> Option<&Path> {
         match self {
             Self::Folder { path, .. } => Some(path),
-            Self::Receiver(_) => None,
+            Self::Receiver(_) | Self::Remote { .. } => None,
         }
     }
 
@@ -64,7 +71,7 @@ impl Destination {
     ) -> Result<T> {
         let (path, starter) = match self {
             Self::Receiver(client) => return work(client.clone()).await,
-            Self::Folder { path, starter } => (path.clone(), starter),
+            Self::Folder { path, starter } | Self::Remote { path, starter } => (path.clone(), starter),
         };
         let StartedReceiver { client, stop } = starter.start(path).await?;
         let outcome = work(client).await;
@@ -82,11 +89,7 @@ impl Destination {
     /// It cannot be made.
     pub(super) fn make_folder(&self) -> Result<Option<NewFolder>> {
         let Self::Folder { path, .. } = self else { return Ok(None) };
-        if path.exists() {
-            return Ok(None);
-        }
-        std::fs::create_dir_all(path).map_err(|e| cannot_make(path, e))?;
-        Ok(Some(NewFolder(path.clone())))
+        NewFolder::make(path)
     }
 
     /// Says ahead of [`make_folder`](Self::make_folder) where it fails, and makes nothing.
@@ -116,12 +119,24 @@ fn cannot_make(path: &Path, error: std::io::Error) -> Error {
 }
 
 /// A destination folder that was made for this run.
-pub(super) struct NewFolder(PathBuf);
+pub struct NewFolder(PathBuf);
 
 impl NewFolder {
+    /// Makes the folder `path`; `None` if it is there.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn make(path: &Path) -> Result<Option<Self>> {
+        if path.exists() {
+            return Ok(None);
+        }
+        std::fs::create_dir_all(path).map_err(|e| cannot_make(path, e))?;
+        Ok(Some(Self(path.to_path_buf())))
+    }
+
     /// Removes the folder if the receiver has not even got an index. Entries that others have put
     /// into it stay, and the folder with them.
-    pub(super) fn remove_if_unused(&self) {
+    pub fn remove_if_unused(&self) {
         let state = self.0.join(STATE_DIR);
         let is_unused =
             std::fs::read_dir(state.join("archives")).is_ok_and(|mut indexes| indexes.next().is_none());

@@ -29,6 +29,7 @@ use crate::telemetry::{Departure, Monitor, NamedMonitor};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::de::DeserializeOwned;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -38,6 +39,8 @@ use tokio::time::Instant;
 pub struct ClientOptions {
     /// The base address, `http://host:port/tar` by default.
     pub url: String,
+    /// The Unix socket that leads there, and what its address is to people.
+    pub socket: Option<(PathBuf, String)>,
     /// The receiver's token, if it wants one.
     pub token: Option<String>,
     /// Whom to trust, and how to be trusted.
@@ -59,6 +62,8 @@ pub struct ClientOptions {
 pub struct Client {
     http: reqwest::Client,
     base: Url,
+    /// For people.
+    address: String,
     /// The HTTP proxy of the environment that leads there.
     proxy: Option<String>,
     tar_id: u64,
@@ -110,13 +115,19 @@ impl Client {
     pub fn new(options: ClientOptions, stall_timeout: Duration, monitor: Arc<dyn Monitor>) -> Result<Self> {
         let base = connect::base(&options.url)?;
         let local = connect::is_loopback(&base);
-        let proxy = connect::proxy_of(&base);
+        let proxy = connect::proxy_of(&base).filter(|_| options.socket.is_none());
         let window = Window::new(options.connections, options.bandwidth.as_ref().map(|limit| limit.rate()));
-        let http = connect::builder(&base, &options.tls)?.pool_max_idle_per_host(options.connections);
+        let mut http = connect::builder(&base, &options.tls)?.pool_max_idle_per_host(options.connections);
+        let mut address = base.as_str().trim_end_matches('/').to_owned();
+        if let Some((socket, name)) = options.socket {
+            http = http.unix_socket(socket);
+            address = name;
+        }
         let http = connect::build(http)?;
         Ok(Self {
             http,
             base,
+            address,
             proxy,
             window,
             tar_id: 0,
@@ -410,7 +421,7 @@ impl Client {
 
 impl ReceiverClient for Client {
     fn address(&self) -> &str {
-        self.base.as_str().trim_end_matches('/')
+        &self.address
     }
 
     fn throughput(&self) -> &Throughput {

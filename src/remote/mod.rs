@@ -1,4 +1,4 @@
-//! HTTP out: the client of a receiver. The only place for reqwest, and the only retry driver.
+//! HTTP out: the client of a receiver, and the way to one by ssh. The only place for reqwest, and the only retry driver.
 
 mod answer;
 mod body;
@@ -9,6 +9,7 @@ mod limit;
 mod port;
 mod request;
 mod retry;
+pub mod ssh;
 mod stall_timeout;
 mod throughput;
 mod window;

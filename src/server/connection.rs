@@ -6,6 +6,7 @@ use super::state::Server;
 use super::tls::Tls;
 use crate::archive::protocol::{ErrorAnswer, HEADER_SERVER, VERSION};
 use crate::error::{Error, ErrorKind};
+use crate::remote::ssh::MuxStream;
 use axum::Router;
 use hyper::server::conn::http1::Builder;
 use hyper::service::Service;
@@ -59,11 +60,22 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) async fn serve(self, stream: TcpStream) {
+        // Answers are small and wait for nothing: the kernel must not hold them back.
+        let _ = stream.set_nodelay(true);
         // The kernel, too, gives up a peer that reads nothing, or is no longer there.
         let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(2 * WRITE_TIMEOUT));
         let slot = self.slot.slot.clone();
         tokio::select! {
             () = self.serve_on(WriteDeadline::new(stream, WRITE_TIMEOUT)) => {}
+            () = slot.evicted() => tracing::debug!("connection ended: its slot goes to another one"),
+        }
+    }
+
+    /// Serves one that has no socket of its own, nor needs TLS.
+    pub(super) async fn serve_stream(self, stream: MuxStream) {
+        let slot = self.slot.slot.clone();
+        tokio::select! {
+            () = self.speak(WriteDeadline::new(stream, WRITE_TIMEOUT)) => {}
             () = slot.evicted() => tracing::debug!("connection ended: its slot goes to another one"),
         }
     }

@@ -78,6 +78,7 @@ mod tests {
             receiver: None,
             ends_when_full: false,
             url,
+            socket: None,
             token: None,
             tls: TlsOptions::default(),
             connections: 1,

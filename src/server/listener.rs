@@ -7,11 +7,12 @@ use super::{handlers, standby};
 use crate::engine::receive::Receiver;
 use crate::engine::tasks::blocking;
 use crate::error::Result;
+use crate::remote::ssh::{Incoming, MuxStream};
 use axum::Router;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::TokioTimer;
 use hyper_util::server::graceful::GracefulShutdown;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -26,8 +27,30 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 /// mostly.
 const ACCEPT_DELAY: Duration = Duration::from_millis(100);
 
+/// Where connections come from.
+pub(super) enum Source {
+    Tcp(TcpListener),
+    Streams(tokio::sync::Mutex<Incoming>),
+}
+
+/// A new connection, and where it comes from.
+pub(super) enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Stream(MuxStream),
+}
+
+impl Accepted {
+    fn peer(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(_, peer) => *peer,
+            // It comes from a process that this host's sshd, or its user, has started.
+            Self::Stream(_) => (Ipv4Addr::LOCALHOST, 0).into(),
+        }
+    }
+}
+
 pub(super) struct Listener {
-    listener: TcpListener,
+    source: Source,
     options: ServerOptions,
     http: Builder,
     graceful: GracefulShutdown,
@@ -40,12 +63,12 @@ pub(super) struct Listener {
 
 impl Listener {
     /// A listener whose receiver is still to be opened: every request is told to come back.
-    pub(super) fn new(listener: TcpListener, options: ServerOptions) -> Self {
+    pub(super) fn new(source: Source, options: ServerOptions) -> Self {
         let mut http = Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
         let slots = Slots::new(options.max_connections);
         let (graceful, stopping) = (GracefulShutdown::new(), watch::Sender::new(false));
-        Self { listener, options, http, graceful, slots, stopping, server: None, router: standby::router() }
+        Self { source, options, http, graceful, slots, stopping, server: None, router: standby::router() }
     }
 
     /// Serves `receiver` on new connections.
@@ -65,10 +88,18 @@ impl Listener {
 
     /// The next connection. One more than allowed waits in the kernel's queue until another one has
     /// ended.
-    pub(super) async fn accept(&self) -> Option<(TcpStream, SocketAddr)> {
+    pub(super) async fn accept(&self) -> Option<Accepted> {
         self.slots.wait().await;
-        match self.listener.accept().await {
-            Ok(accepted) => Some(accepted),
+        let listener = match &self.source {
+            Source::Tcp(listener) => listener,
+            Source::Streams(incoming) => match incoming.lock().await.next().await {
+                Some(stream) => return Some(Accepted::Stream(stream)),
+                // No more come; the server is about to be stopped.
+                None => return std::future::pending().await,
+            },
+        };
+        match listener.accept().await {
+            Ok((stream, peer)) => Some(Accepted::Tcp(stream, peer)),
             Err(e) => {
                 tracing::warn!("cannot accept a connection: {e}");
                 tokio::time::sleep(ACCEPT_DELAY).await;
@@ -78,10 +109,9 @@ impl Listener {
     }
 
     /// Serves a connection in a task of its own.
-    pub(super) fn spawn(&self, stream: TcpStream, peer: SocketAddr) {
+    pub(super) fn spawn(&self, accepted: Accepted) {
+        let peer = accepted.peer();
         let slot = self.slots.take(peer.ip(), self.options.access.is_trusted_proxy(peer.ip()));
-        // Answers are small and wait for nothing: the kernel must not hold them back.
-        let _ = stream.set_nodelay(true);
         let server = self.server.clone();
         let connection = Connection {
             server: server.clone(),
@@ -96,7 +126,10 @@ impl Listener {
         tokio::spawn(async move {
             let count = server.as_ref().map(|server| &server.connections);
             count.inspect(|count| count.add(1));
-            connection.serve(stream).await;
+            match accepted {
+                Accepted::Tcp(stream, _) => connection.serve(stream).await,
+                Accepted::Stream(stream) => connection.serve_stream(stream).await,
+            }
             count.inspect(|count| count.sub(1));
         });
     }
@@ -104,7 +137,7 @@ impl Listener {
     /// Finishes what is in flight, at most [`STOP_TIMEOUT`], and makes it durable. Gives the
     /// receiver, if it was opened.
     pub(super) async fn stop(self) -> Result<Option<Arc<Receiver>>> {
-        drop(self.listener);
+        drop(self.source);
         if let Some(server) = &self.server {
             server.stop();
         }

@@ -29,7 +29,8 @@ pub use tls::{Tls, TlsFiles};
 
 use crate::engine::receive::Receiver;
 use crate::error::Result;
-use listener::Listener;
+use crate::remote::ssh::Incoming;
+use listener::{Listener, Source};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -52,6 +53,21 @@ pub async fn run(
     run_when_open(listener, std::future::ready(Ok(receiver)), options, shutdown).await.map(drop)
 }
 
+/// Serves `receiver` on connections that have no socket of their own, as those over standard input
+/// and output, until `shutdown` is ready; then as [`run`].
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on_streams(
+    incoming: Incoming,
+    receiver: Arc<Receiver>,
+    options: ServerOptions,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let listener = Listener::new(Source::Streams(tokio::sync::Mutex::new(incoming)), options);
+    serve(listener, std::future::ready(Ok(receiver)), false, shutdown).await.map(drop)
+}
+
 /// The same for a receiver that is still to be opened: until then every request is told to come
 /// back. Gives the receiver, if there ever was one.
 ///
@@ -63,9 +79,17 @@ pub async fn run_when_open(
     options: ServerOptions,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Option<Arc<Receiver>>> {
-    let mut degraded_check = tokio::time::interval(DEGRADED_INTERVAL);
     let stop_degraded = options.stop_degraded;
-    let mut listener = Listener::new(listener, options);
+    serve(Listener::new(Source::Tcp(listener), options), opening, stop_degraded, shutdown).await
+}
+
+async fn serve(
+    mut listener: Listener,
+    opening: impl Future<Output = Result<Arc<Receiver>>>,
+    stop_degraded: bool,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Option<Arc<Receiver>>> {
+    let mut degraded_check = tokio::time::interval(DEGRADED_INTERVAL);
     tokio::pin!(opening, shutdown);
     loop {
         tokio::select! {
@@ -79,8 +103,8 @@ pub async fn run_when_open(
                 }
             }
             accepted = listener.accept() => {
-                if let Some((stream, peer)) = accepted {
-                    listener.spawn(stream, peer);
+                if let Some(accepted) = accepted {
+                    listener.spawn(accepted);
                 }
             }
         }

@@ -71,6 +71,7 @@ mod single;
 mod skipped;
 mod slices;
 mod sources;
+mod ssh;
 mod standby;
 mod state_folder;
 mod stream;

@@ -46,6 +46,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_smithy_runtime_api", &["source"]),
     ("aws_smithy_types", &["source"]),
     ("reqwest", &["remote", "source"]),
+    ("tokio_util", &["remote"]),
+    ("yamux", &["remote"]),
     ("futures_util", &["engine", "remote", "server", "source"]),
     ("redis", &["queue"]),
     ("rusqlite", &["db"]),

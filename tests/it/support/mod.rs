@@ -22,6 +22,7 @@ pub(crate) mod relay;
 pub(crate) mod s3;
 pub(crate) mod same;
 pub(crate) mod slices;
+pub(crate) mod sshd;
 pub(crate) mod stop;
 pub(crate) mod stress;
 pub(crate) mod terminal;
