@@ -1,7 +1,7 @@
 //! The life of a receiver: start, one receiver for each folder, a given index, stop.
 
 use crate::support::index::{self, blake3_hex, frame};
-use crate::support::{Lab, Proxy, Tree, assert_same_tree, wait_until};
+use crate::support::{Lab, Proxy, Tree, assert_same_tree};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -101,8 +101,8 @@ fn a_stop_finishes_what_is_in_flight() {
         let (archive, digest) = (index::archive(&src, &db), index::digest(&db));
         proxy.request("PUT", "/tar/0/db", &[("x-tar-like-index", &digest)], &index::frame_of(&db));
         let (mut stream, rest) = half_a_block(&proxy, &digest, &archive);
-        let is_taken_in = || proxy.metric("tarlike_inflight_blocks") > 0.0;
-        wait_until("it is taken in", Duration::from_secs(60), is_taken_in);
+        // Nothing tells that a body of this size has begun: it is read before it gets a permit.
+        std::thread::sleep(Duration::from_secs(1));
         proxy.signal(signal);
         std::thread::sleep(Duration::from_millis(300));
         stream.write_all(&rest).unwrap();
