@@ -327,7 +327,7 @@ impl World {
     /// also missed changes finds files that kept their paths, and no more is promised.
     fn renew_index(&mut self) {
         self.index_is_new = true;
-        self.second_has = self.second_has.take().map(|_| Model::default());
+        self.second_has = None;
         self.second_missed.clear();
     }
 
