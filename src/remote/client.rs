@@ -62,8 +62,8 @@ pub struct ClientOptions {
 pub struct Client {
     http: reqwest::Client,
     base: Url,
-    /// For people.
-    address: String,
+    /// What its address is to people, where a Unix socket leads there.
+    place: Option<String>,
     /// The HTTP proxy of the environment that leads there.
     proxy: Option<String>,
     tar_id: u64,
@@ -118,16 +118,16 @@ impl Client {
         let proxy = connect::proxy_of(&base).filter(|_| options.socket.is_none());
         let window = Window::new(options.connections, options.bandwidth.as_ref().map(|limit| limit.rate()));
         let mut http = connect::builder(&base, &options.tls)?.pool_max_idle_per_host(options.connections);
-        let mut address = base.as_str().trim_end_matches('/').to_owned();
+        let mut place = None;
         if let Some((socket, name)) = options.socket {
             http = http.unix_socket(socket);
-            address = name;
+            place = Some(name);
         }
         let http = connect::build(http)?;
         Ok(Self {
             http,
             base,
-            address,
+            place,
             proxy,
             window,
             tar_id: 0,
@@ -421,7 +421,7 @@ impl Client {
 
 impl ReceiverClient for Client {
     fn address(&self) -> &str {
-        &self.address
+        self.place.as_deref().unwrap_or_else(|| self.base.as_str().trim_end_matches('/'))
     }
 
     fn throughput(&self) -> &Throughput {
@@ -463,6 +463,7 @@ impl ReceiverClient for Client {
             local: connect::is_loopback(&base),
             http: connect::build(http)?,
             base,
+            place: None,
             receiver: None,
             slice: Some(slice),
             ..self.clone()
