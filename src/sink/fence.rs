@@ -173,15 +173,16 @@ mod tests {
         }
         one.set_active_of_others(first, &[3]).unwrap();
         assert_eq!((says(3).as_deref(), says(33).as_deref()), (Some("def"), Some("")));
-        // Slices of another number hear nothing any more.
-        drop(one);
+        // Slices of another number hear nothing any more. They run only when these have ended.
+        drop((one, two));
         for opened in ["1/3", ""] {
             open(base.path(), "1/2").set_active(first, 3, Some("abc")).unwrap();
             match opened {
                 "" => drop(DiskSink::open(base.path()).unwrap()),
                 slice => drop(open(base.path(), slice)),
             }
-            assert_eq!(says(3), None, "{opened}");
+            let two = open(base.path(), "2/2");
+            assert_eq!(two.active_at(first, 3).unwrap(), None, "{opened}");
         }
     }
 
