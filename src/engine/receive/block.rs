@@ -51,7 +51,7 @@ pub struct BlockPut {
     pub digest: Option<BlockDigest>,
     /// Ids of files whose bytes in this block are zeros because they could not be read.
     pub failed: RangeSet,
-    /// Ids of files whose bytes in this block were read out of their [clones](clone_file).
+    /// Ids of files whose bytes in this block were read out of their clones.
     pub staged: RangeSet,
 }
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Nothing listens over there, and no token is needed: who holds the pipes is the sender. Nothing
-//! of a run stands on a command line there; it goes over standard input ([`hello`]).
+//! of a run stands on a command line there; it goes over standard input.
 
 mod bridge;
 mod hello;
