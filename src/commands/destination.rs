@@ -13,7 +13,7 @@ use std::sync::Arc;
 const IN_USE_HINT: &str = "if a proxy receives into this folder, give its address, http://HOST:8000/tar, in place of the folder; or stop it";
 
 /// A receiver where `given` is an http(s) address, a folder of another host where it is such a
-/// place, otherwise a folder of this host. Nothing is changed over there in a `dry_run`.
+/// place, otherwise a folder of this host. A `dry_run` changes nothing on that host.
 ///
 /// # Errors
 /// The address is of another kind, or the client cannot be made.

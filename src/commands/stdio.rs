@@ -63,7 +63,7 @@ async fn serve(
     max_index_bytes: u64,
     end: impl Future<Output = ()>,
 ) -> Result<()> {
-    // Who holds standard input is the sender, and nobody else can connect.
+    // Who holds standard input is the sender, and no other process can connect.
     let access = Access::load(AccessOptions::default())?;
     let options = ServerOptions {
         max_block_bytes: MAX_BLOCK_BYTES,

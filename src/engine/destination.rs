@@ -24,7 +24,7 @@ pub enum Destination {
     },
     /// A folder of another host, on which one is started for the run.
     Remote {
-        /// Its path over there.
+        /// Its path on that host.
         path: PathBuf,
         /// Starts the receiver.
         starter: Arc<dyn StartReceiver>,

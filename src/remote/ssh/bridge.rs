@@ -1,4 +1,4 @@
-//! The Unix socket that stands for a receiver over there. Each connection to it becomes one of the
+//! The Unix socket that stands for a remote receiver. Each connection to it becomes one of the
 //! mux; where ssh has ended, it is started again.
 
 use super::session::{Session, Shell};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinHandle};
 
-/// A receiver that ssh has started. It ends, over there too, when this is dropped.
+/// A receiver that ssh has started. It ends when this is dropped.
 pub struct SshReceiver {
     folder: TempDir,
     bridge: Arc<Bridge>,
@@ -32,7 +32,7 @@ impl SshReceiver {
     /// # Errors
     /// ssh fails, the receiver does not start, or this host has no temporary folder.
     pub async fn start(shell: Shell, monitor: Arc<dyn Monitor>) -> Result<Self> {
-        // Made for this user alone: nobody else reaches the socket in it.
+        // Made for this user alone: no other user reaches the socket in it.
         let folder = tempfile::Builder::new()
             .prefix("tar-like-ssh-")
             .tempdir()
@@ -52,7 +52,7 @@ impl SshReceiver {
         self.folder.path().join(SOCKET)
     }
 
-    /// Ends it, and waits until everything is on stable storage over there.
+    /// Ends it, and waits until everything is on the remote host's stable storage.
     ///
     /// # Errors
     /// The receiver says that it is not.

@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWr
 
 /// What goes over standard input and output in this version.
 const PROTOCOL: u32 = 1;
-/// What the receiver's line begins with: what comes before it is of the shell over there.
+/// What the receiver's line begins with: what comes before it is of the remote shell.
 const MARK: &str = "tar-like-stdio ";
 /// The longest line, in bytes.
 const MAX_LINE_BYTES: u64 = 64 << 10;
@@ -131,7 +131,7 @@ impl Greeting {
                 continue;
             };
             let greeting: Self = serde_json::from_str(said).map_err(|e| {
-                Error::new(ErrorKind::Malformed, "tar-like over there does not greet as it should")
+                Error::new(ErrorKind::Malformed, "the remote tar-like does not greet as it should")
                     .with_source(e)
                     .with_hint("use the same version of tar-like on both hosts")
             })?;

@@ -6,7 +6,7 @@
 //! client ── Unix socket ── mux ── ssh … sshd ── mux ── tar-like proxy --stdio
 //! ```
 //!
-//! Nothing listens over there, and no token is needed: who holds the pipes is the sender. Nothing
+//! Nothing listens on that host, and no token is needed: who holds the pipes is the sender. Nothing
 //! of a run stands on a command line there; it goes over standard input.
 
 mod bridge;

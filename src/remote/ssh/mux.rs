@@ -90,7 +90,7 @@ impl Mux {
             }
             driver_end.send_replace(true);
         });
-        // A stream is known over there by its first byte: no other one may be opened before that.
+        // The other side learns of a stream by its first byte: no other one may be opened before that.
         let mut life = match side {
             Side::Starter => mux.open().await?,
             Side::Started => incoming.next().await.ok_or_else(gone)?,
@@ -153,7 +153,7 @@ async fn beat(life: &mut MuxStream, side: Side) -> io::Result<()> {
     tokio::time::timeout(MAX_SILENCE, exchange).await?
 }
 
-/// Moves everything, and ends with the link or when nobody can open anything more.
+/// Moves everything, and ends with the link or when every handle that opens streams is dropped.
 async fn drive<T: futures_util::AsyncRead + futures_util::AsyncWrite + Unpin>(
     mut connection: Connection<T>,
     mut asked: mpsc::Receiver<oneshot::Sender<yamux::Stream>>,
@@ -188,7 +188,7 @@ async fn drive<T: futures_util::AsyncRead + futures_util::AsyncWrite + Unpin>(
             }
             match connection.poll_next_inbound(context) {
                 Poll::Ready(Some(stream)) => {
-                    // Where nobody takes them any more, the stream is closed.
+                    // Where the receiving end is dropped, the stream is closed.
                     let _ = inbound.send(stream?);
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(())),

@@ -1,4 +1,4 @@
-//! One run of the user's ssh, which starts the receiver over there.
+//! One run of the user's ssh, which starts the remote receiver.
 
 use super::hello::{Greeting, Hello};
 use super::mux::{Mux, Side};
@@ -24,7 +24,7 @@ const SSH_FAILED: i32 = 255;
 const KEPT_LINES: usize = 4;
 /// The receiver finishes what is in flight in 25 s; after this time it is left alone.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a session that is started again may take to greet: nobody is there to type a password.
+/// How long a session that is started again may take to greet: no user waits to type a password.
 const AGAIN_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// How the other host's shell is reached, and what it is to start.
@@ -32,7 +32,7 @@ const AGAIN_TIMEOUT: Duration = Duration::from_secs(40);
 pub struct Shell {
     /// The program and its arguments, as `ssh`.
     pub rsh: Vec<String>,
-    /// The program over there, as its shell takes it.
+    /// The remote program, as its shell takes it.
     pub remote_path: String,
     /// The host and the folder.
     pub place: SshPlace,
@@ -54,7 +54,7 @@ impl Shell {
         let mut command = Command::new(program);
         command.args(arguments);
         if self.is_ssh() {
-            // No terminal over there. A session that begins again by itself must not ask for a password.
+            // No remote terminal. A session that begins again by itself must not ask for a password.
             command.arg("-T");
             if again {
                 command.args(["-o", "BatchMode=yes"]);
@@ -69,7 +69,7 @@ impl Shell {
     }
 }
 
-/// A receiver over there, as long as ssh runs.
+/// A remote receiver, as long as ssh runs.
 pub(super) struct Session {
     pub(super) mux: Mux,
     child: Child,
@@ -88,7 +88,7 @@ struct SaidState {
 }
 
 impl Session {
-    /// Starts ssh, and waits until the receiver greets. `again` says that nobody is asked for a
+    /// Starts ssh, and waits until the receiver greets. `again` says that no user is asked for a
     /// password.
     ///
     /// # Errors
@@ -161,7 +161,7 @@ impl Session {
 }
 
 impl Said {
-    /// Passes on what ssh and the program over there write to standard error.
+    /// Passes on what ssh and the remote program write to standard error.
     async fn listen(self, errors: ChildStderr, login: String, monitor: Arc<dyn Monitor>) {
         let mut lines = BufReader::new(errors).split(b'\n');
         while let Ok(Some(line)) = lines.next_segment().await {
@@ -209,7 +209,7 @@ fn of_other_host(shell: &Shell, error: Error) -> Error {
     }
 }
 
-/// Why there is no receiver: ssh, or the shell over there, has ended before it greeted.
+/// Why there is no receiver: ssh, or the remote shell, has ended before it greeted.
 fn no_receiver(shell: &Shell, status: Option<ExitStatus>, said: &Said, noise: &[String]) -> Error {
     let (host, tail, program) = (&shell.place.login, said.tail(), &shell.remote_path);
     let noise = noise.iter().find(|line| !line.trim().is_empty());

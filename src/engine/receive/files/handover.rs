@@ -164,7 +164,7 @@ impl Handover {
 
 /// What the file at `path` says; `None` if it is no handover.
 fn read(path: &Path) -> std::io::Result<Option<Offer>> {
-    // Nothing else can be opened without waiting for somebody, or leads to a place of its own.
+    // Nothing else can be opened without waiting for another process, or leads to a place of its own.
     if !std::fs::symlink_metadata(path)?.is_file() {
         return Ok(None);
     }
